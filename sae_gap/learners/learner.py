@@ -163,13 +163,7 @@ def batches(
     The last, smaller batch is padded with samples of weight zero.
     """
     num_batches = -(-num_samples // batch_size)
-    padded = num_batches * batch_size
-    order = jnp.resize(jax.random.permutation(key, num_samples), (padded,)).reshape(
-        num_batches, batch_size
-    )
-    real = (
-        (jnp.arange(padded) < num_samples)
-        .reshape(num_batches, batch_size)
-        .astype(jnp.zeros(()).dtype)
-    )
+    shape = num_batches, batch_size
+    order = jnp.resize(jax.random.permutation(key, num_samples), shape)
+    real = jnp.arange(num_batches * batch_size).reshape(shape) < num_samples
     return order, real / jnp.sum(real, axis=1, keepdims=True)

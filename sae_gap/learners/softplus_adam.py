@@ -5,7 +5,7 @@ import functools
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 
 from sae_gap.core import Model, option
 from sae_gap.data.activations import outliers
@@ -16,10 +16,6 @@ from sae_gap.learners import Learner, live_share, random_atoms
 START = -10.0
 # The rate at the start, and its bounds.
 RATE, LEAST_RATE, GREATEST_RATE = 1e-3, 1e-6, 1.0
-
-
-# The signals that the dictionary is fitted to, and any that only codes are found for.
-SoftplusAdamData = tuple[Float[Array, "n input_dim"], ...]
 
 
 class SoftplusAdamState(eqx.Module):
@@ -91,13 +87,14 @@ class SoftplusAdam(Learner):
         return Lookup(self.lam) if self.split == "id" else None
 
     def select(self, task):
+        """Returns the signals that the dictionary is fitted to, and any that only codes are found
+        for.
+        """
         if self.split == "train":
             return (outliers.scale_down(task.train.signals),)
         return task.id.signals, task.ood.signals
 
-    def init(
-        self, data: SoftplusAdamData, *, num_latents: int, key: PRNGKeyArray
-    ) -> SoftplusAdamState:
+    def init(self, data, *, num_latents, key):
         dtype = data[0].dtype
         keys = jax.random.split(key, 3)
         dictionary = random_atoms(keys[0], data[0], num_latents)
@@ -119,7 +116,7 @@ class SoftplusAdam(Learner):
             updates=count,
         )
 
-    def step(self, data: SoftplusAdamData, state: SoftplusAdamState) -> SoftplusAdamState:
+    def step(self, data, state):
         end = state.updates + self.block
 
         def unfinished(state):
@@ -127,10 +124,10 @@ class SoftplusAdam(Learner):
 
         return jax.lax.while_loop(unfinished, functools.partial(self._update, data), state)
 
-    def done(self, state: SoftplusAdamState):
+    def done(self, state):
         return (state.updates > self.least_updates) & (state.waited >= self.patience)
 
-    def model(self, state: SoftplusAdamState) -> Model:
+    def model(self, state):
         dictionary, free = state.free
         bias = jnp.zeros(dictionary.shape[0], dictionary.dtype)
         if state.known is None:
@@ -139,15 +136,18 @@ class SoftplusAdam(Learner):
             dictionary, bias, LookupParameters(state.known, jax.nn.softplus(jnp.concatenate(free)))
         )
 
-    def _loss(self, free, data: SoftplusAdamData):
-        dictionary, codes = free
-        live = live_share(data[0])
-        loss = _term(data[0], dictionary, codes[0], self.lam, live)
-        for signals, others in zip(data[1:], codes[1:], strict=True):
-            loss += _term(signals, jax.lax.stop_gradient(dictionary), others, self.lam, live)
+    def _loss(self, free, data):
+        dictionary, parts = free
+        live, loss = live_share(data[0]), 0.0
+        for signals, part in zip(data, parts, strict=True):
+            codes, lengths = jax.nn.softplus(part), jnp.linalg.norm(dictionary, axis=0)
+            error = jnp.mean((signals - codes @ dictionary.T) ** 2) / live
+            loss += error + self.lam * jnp.mean(codes * lengths)
+            # The other samples leave the dictionary alone.
+            dictionary = jax.lax.stop_gradient(dictionary)
         return loss
 
-    def _update(self, data: SoftplusAdamData, state: SoftplusAdamState) -> SoftplusAdamState:
+    def _update(self, data, state):
         loss, gradient = jax.value_and_grad(self._loss)(state.free, data)
         direction, adam = _adam().update(gradient, state.adam)
         free = jax.tree.map(
@@ -176,9 +176,3 @@ def _adam():
     import optax
 
     return optax.scale_by_adam()
-
-
-def _term(signals, dictionary, free, lam, live):
-    codes = jax.nn.softplus(free)
-    lengths = jnp.linalg.norm(dictionary, axis=0)
-    return jnp.mean((signals - codes @ dictionary.T) ** 2) / live + lam * jnp.mean(codes * lengths)

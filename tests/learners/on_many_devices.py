@@ -2,8 +2,6 @@
 `test_sharding.py` starts.
 """
 
-import re
-
 import equinox as eqx
 import jax
 import numpy as np
@@ -14,10 +12,6 @@ from sae_gap import Setting, Split, draw, fit_stream
 from sae_gap.core import Model
 from sae_gap.learners import Families, OnlineDictionary
 from sae_gap.runtime import devices
-from sae_gap.storage import Checkpoint
-
-KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute"
-COLLECTIVE = re.compile(rf' = (.*?) ({KINDS})\(.*op_name="([^"]*)"')
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +46,7 @@ def shared(learner, signals, state, mesh):
     with jax.set_mesh(mesh):
         state = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
         signals = devices.place(signals, mesh)
-        program = learn.lower(learner, signals, state).compile()
-        return program, program(learner, signals, state)
+        return learn(learner, signals, state)
 
 
 def test_families_are_counted_alike(task):
@@ -63,8 +56,7 @@ def test_families_are_counted_alike(task):
     base = Model(task.dictionary, jax.numpy.full(task.input_dim, 0.01))
     state = begin(learner, signals, 60, base=base)
     one = learn(learner, signals, state)
-    many = shared(learner, signals, state, mesh_of(4))[1]
-    compare(one, many)
+    compare(one, shared(learner, signals, state, mesh_of(4)))
 
 
 def test_a_pool_is_learned_from_alike(task):
@@ -77,47 +69,27 @@ def test_a_pool_is_learned_from_alike(task):
     copied = truth.at[:, -3:].set(truth[:, -6:-3])
     state = eqx.tree_at(lambda s: (s.dictionary, s.round), state, (copied, state.round + 6))
     one = learn(learner, signals, state)
-    program, many = shared(learner, signals, state, mesh_of(4))
+    many = shared(learner, signals, state, mesh_of(4))
     compare(one, many, "energy", "change", "mean")
-    found = [
-        (kind, shape, name) for shape, kind, name in COLLECTIVE.findall(program.compiled.as_text())
-    ]
-    a_minibatch = [kind for kind, _, name in found if "shard_map/while" in name]
-    assert a_minibatch == ["all-reduce"], found
-    # What is gathered are numbers that tell whose residuals are largest, and no samples.
-    gathered = [shape for kind, shape, _ in found if kind != "all-reduce"]
-    assert len(gathered) <= 1 and all("," not in shape for shape in gathered), found
 
 
-def test_a_stream_is_shared_and_goes_on_without_compiling_again(task, tmp_path, caplog):
+def test_a_stream_is_shared(task):
     signals = np.asarray(task.train.signals)
     # In so few rounds no atom restarts.
     learner = OnlineDictionary(
         num_steps=4, batch_size=50, centred=True, num_rounds=1, replace=False
     )
-    options = {"num_latents": 60, "key": jax.random.key(0), "num_samples": 200}
-    asked = []
-
-    def source(start, count):
-        asked.append((start, count))
-        return signals[start : start + count]
-
-    class KilledError(Exception):
-        pass
-
-    def kill(state):
-        if int(state.round) == 3:
-            raise KilledError
-
-    one = fit_stream(learner, source, mesh=mesh_of(1), **options)
-    save = Checkpoint(tmp_path, every=0)
-    with pytest.raises(KilledError):
-        fit_stream(learner, source, mesh=mesh_of(8), checkpoint=save, watch=kill, **options)
-    with jax.log_compiles():
-        many = fit_stream(learner, source, mesh=mesh_of(8), checkpoint=save, **options)
-    assert "jit(_fingerprint)" not in caplog.text and "jit(_round)" not in caplog.text
+    one, many = (
+        fit_stream(
+            learner,
+            lambda start, count: signals[start : start + count],
+            mesh=mesh_of(count),
+            num_latents=60,
+            key=jax.random.key(0),
+            num_samples=200,
+        )
+        for count in (1, 8)
+    )
     np.testing.assert_allclose(one.dictionary, many.dictionary, atol=1e-5)
     np.testing.assert_allclose(one.bias, many.bias, atol=1e-6)
-    # Every minibatch whole: after the kill the first, by which the fit is known, and the last.
-    assert asked == [(50 * turn, 50) for turn in (*range(4), *range(4), 0, 3)]
     assert len(many.dictionary.devices()) == 1

@@ -1,19 +1,36 @@
-"""Principal components and training samples against scikit-learn and NumPy."""
+"""Learners without steps of their own, and those of other libraries: against scikit-learn, SPAMS and
+NumPy.
+"""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import spams
+from scipy.sparse import csr_array
 from sklearn import decomposition
+from sklearn.linear_model import RidgeCV
 
-from sae_gap import Split, Task, fit
-from sae_gap.encoders import Linear
-from sae_gap.learners import PCA, Samples
+from sae_gap import Setting, Split, Task, draw, fit, match_atoms, sparse_code
+from sae_gap.core import Model
+from sae_gap.encoders import Linear, TopK, unit_atoms
+from sae_gap.learners import (
+    PCA,
+    LinearProbe,
+    Oracle,
+    Samples,
+    SklearnMiniBatch,
+    SpamsTrainDL,
+    Surgery,
+)
+
+KEY = jax.random.key(0)
 
 
 def learned(learner, task, num_samples, num_latents):
     train = Split(task.train.signals[:num_samples])
     small = Task(train, task.id, task.ood, width=num_latents)
-    return fit(learner, [small], [jax.random.key(0)])[0].end.model, np.asarray(train.signals)
+    return fit(learner, [small], [KEY])[0].end.model, np.asarray(train.signals)
 
 
 # No more than latents, samples or dimensions.
@@ -40,3 +57,105 @@ def test_samples_are_rows_less_their_mean(task):
     cosines = rows @ np.asarray(model.dictionary)
     np.testing.assert_allclose(cosines.max(axis=0), 1, rtol=1e-5)
     assert len({*cosines.argmax(axis=0)}) == 20
+
+
+# The more noise, the larger the penalty that is best; with fewer samples than dimensions every fit
+# without one is exact; a direction may depend on another, or have no data.
+@pytest.mark.parametrize(
+    ("n", "noise", "alpha", "third"),
+    [
+        (200, 0, 1e-6, 1),
+        (200, 0.3, 1e-2, 1),
+        (40, 30.0, 10.0, 1),
+        (9, 0.5, 1.0, 1),
+        (8, 0.01, 1e-6, 1),
+        (50, 0.1, None, "second"),
+        (50, 0.1, None, 0),
+    ],
+)
+def test_against_scikit_learn(n, noise, alpha, third):
+    rng = np.random.default_rng(0)
+    signals = rng.normal(size=(n, 12))
+    codes = signals @ rng.normal(size=(12, 5)) + noise * rng.normal(size=(n, 5))
+    signals[:, 3] = signals[:, 2] if third == "second" else third * signals[:, 3]
+    train = Split(jnp.asarray(signals, jnp.float32), jnp.asarray(codes, jnp.float32))
+    task = Task(train, train, train, width=5)
+    model = fit(LinearProbe(), [task], [KEY])[0].end.model
+    peer = RidgeCV(LinearProbe().alphas, fit_intercept=False, alpha_per_target=False).fit(
+        signals, codes
+    )
+    assert alpha in (None, peer.alpha_)
+    atol = 5e-3 * np.abs(peer.coef_).max()
+    np.testing.assert_allclose(model.encoder.weight, peer.coef_.T, atol=atol)
+    found, atol = Linear()(model, train.signals), 2e-3 * np.abs(codes).max()
+    np.testing.assert_allclose(found, peer.predict(signals), atol=atol)
+
+
+def test_sparse_codes_give_the_weights_of_the_dense_ones():
+    rng = np.random.default_rng(0)
+    signals, codes = rng.normal(size=(60, 12)), rng.normal(size=(60, 5))
+    # Latents that are never on.
+    codes[:, [0, 3]] = 0
+    splits = [Split(jnp.asarray(signals), form) for form in (jnp.asarray(codes), csr_array(codes))]
+    tasks = [Task(split, split, split, width=5) for split in splits]
+    dense, sparse = (fit(LinearProbe(), [task], [0])[0].end.model.encoder.weight for task in tasks)
+    np.testing.assert_allclose(sparse, dense, atol=1e-6)
+    assert not sparse[:, [0, 3]].any()
+
+
+@pytest.mark.parametrize("columns", ["renormed", "oracle_norms"])
+def test_lengths_alone_are_changed(task, columns):
+    """True atoms of many lengths in another order, with others and signs, and as many again at
+    random, which match none.
+    """
+    rng = np.random.default_rng(0)
+    wanted, order = np.linspace(0.5, 2, 20), rng.permutation(20)
+    truth = np.asarray(task.dictionary) * wanted
+    other = rng.uniform(0.1, 2, 20) * rng.choice([-1, 1], 20)
+    atoms = np.concatenate([truth[:, order] * other, rng.normal(size=truth.shape)], axis=1)
+    base = TopK(3).parameters(jnp.asarray(atoms), KEY)
+    base = Model(jnp.asarray(atoms, jnp.float32), jnp.ones(len(atoms)), base)
+    learner = Surgery(columns, base=Oracle())
+    data = learner.select(Task(task.train, task.id, task.ood, jnp.asarray(truth), width=40))
+    found = learner.learn(data, num_latents=40, key=None, base=base)
+    lengths = np.concatenate([wanted[order], np.linalg.norm(atoms[:, 20:], axis=0)])
+    np.testing.assert_allclose(
+        np.linalg.norm(found.dictionary, axis=0),
+        1 if columns == "renormed" else lengths,
+        rtol=1e-5,
+    )
+    np.testing.assert_allclose(
+        unit_atoms(found.dictionary)[0], unit_atoms(base.dictionary)[0], atol=1e-6
+    )
+    assert found.bias is base.bias and found.encoder is base.encoder
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return draw(Setting(20, 3, 1_000))
+
+
+@pytest.mark.parametrize("peer", [SpamsTrainDL, SklearnMiniBatch])
+def test_a_peer_recovers_a_small_dictionary(peer, drawn):
+    end = fit(peer(batch_size=64, num_steps=40), [drawn], [KEY])[0].end
+    np.testing.assert_allclose(np.linalg.norm(end.model.dictionary, axis=0), 1, atol=1e-3)
+    assert np.abs(match_atoms(end.model.dictionary, drawn.dictionary).cosine).mean() > 0.8
+    assert end.step == 40 and not np.any(end.model.bias)
+
+
+def test_their_weight_is_ours(drawn):
+    """At one λ the codes that each library trains on are those of our lasso, and at another they
+    are not.
+    """
+
+    signals, atoms = np.asarray(drawn.id.signals[:20]), np.asarray(drawn.dictionary)
+    ours = np.asarray(sparse_code(signals, atoms, 0.1).codes)
+    columns = np.asfortranarray(signals.T)
+    options = {"lambda1": 0.1, "mode": 2, "pos": True, "numThreads": 1}
+    theirs = spams.lasso(columns, D=np.asfortranarray(atoms), **options).toarray().T
+    np.testing.assert_allclose(theirs, ours, atol=2e-3)
+    for lam, same in ((0.1, True), (0.1 * len(atoms), False)):
+        peer = SklearnMiniBatch(lam, num_steps=1)
+        estimator = peer.train(signals, atoms, np.random.default_rng(0))
+        estimator.components_ = np.ascontiguousarray(atoms.T, np.float64)
+        assert np.allclose(estimator.transform(signals.astype(np.float64)), ours, atol=1e-2) == same

@@ -52,28 +52,8 @@ def test_rounds_against_numpy(task, lam, dies):
         np.testing.assert_array_equal(learner.model(state).dictionary, state.dictionary)
 
 
-def test_few_latents_are_coded_on_the_host_where_one_cpu_has_all_samples(monkeypatch):
-    learner = DLFista()
-
-    def on_host(num_samples, num_latents):
-        # An abstract mesh has no devices on which zeros could be made.
-        data = Split(jax.ShapeDtypeStruct((num_samples, 3), jnp.float32))
-        state = jax.eval_shape(
-            lambda data: learner.init(data, num_latents=num_latents, key=KEY), data
-        )
-        return "pure_callback" in str(jax.make_jaxpr(learner.step)(data, state))
-
-    assert on_host(10, 20) and not on_host(9, 20)
-    with jax.sharding.use_abstract_mesh(jax.sharding.AbstractMesh((2,), ("samples",))):
-        assert not on_host(10, 20)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert not on_host(10, 20)
-
-
 # Any change is below a tolerance of 1e9, but the first ten rounds are run all the same.
-@pytest.mark.parametrize(
-    ("tol", "num_steps", "expected"), [(1e9, 40, 11), (1e9, 4, 4), (0.0, 15, 15)]
-)
-def test_when_it_stops(task, tol, num_steps, expected):
-    learner = DLFista(num_steps=num_steps, num_iterations=5, tol=tol)
+@pytest.mark.parametrize(("tol", "expected"), [(1e9, 11), (0.0, 15)])
+def test_when_it_stops(task, tol, expected):
+    learner = DLFista(num_steps=15, num_iterations=5, tol=tol)
     assert fit(learner, [task], [KEY])[0].end.step == expected

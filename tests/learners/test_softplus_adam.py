@@ -9,8 +9,6 @@ import numpy as np
 import optax
 import pytest
 
-from sae_gap import fit
-from sae_gap.encoders import Lasso
 from sae_gap.learners import SoftplusAdam
 
 KEY = jax.random.key(0)
@@ -48,47 +46,29 @@ def descend(parts, data, updates):
 
 @pytest.mark.parametrize("split", ["train", "id"])
 def test_updates_against_numpy(task, split):
+    """Dimensions of zeros count for nothing."""
     with jax.enable_x64(True):
         task = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), task)
         learner = SoftplusAdam(split=split, block=100)
-        data = learner.select(task)
+        bare = learner.select(task)
+        data = tuple(jnp.pad(signals, ((0, 0), (0, 4))) for signals in bare)
         state = begin(learner, data)
         dictionary, codes = state.free
         assert len(codes) == (2 if split == "id" else 1)
-        parts, rates, best = descend([dictionary, *codes], data, 200)
+        parts, rates, best = descend([dictionary[:12], *codes], bare, 200)
         for _ in range(2):
             state = take_step(learner, data, state)
         model = learner.model(state)
     # The rate both rose and fell on the way.
     assert max(rates) > 2e-3 and (np.diff(rates) < 0).any()
     np.testing.assert_allclose([state.rate, state.best, state.updates], [rates[-1], best, 200])
-    for ours, theirs in zip([state.free[0], *state.free[1]], parts, strict=True):
+    for ours, theirs in zip([state.free[0][:12], *state.free[1]], parts, strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
     np.testing.assert_array_equal(model.dictionary, state.free[0])
     if split == "id":
         codes = np.logaddexp(np.concatenate(parts[1:]), 0)
         np.testing.assert_allclose(model.encoder.codes, codes, atol=1e-6)
         np.testing.assert_array_equal(model.encoder.signals, np.concatenate(data))
-
-
-def test_its_loss_is_the_lassos_at_the_equivalent_weight(task):
-    """Given the dictionary that it ends with, no codes have a lower loss than those of the lasso at
-    `λ input_dim / (2 n)`.
-    """
-    learner = SoftplusAdam(num_steps=2, block=200)
-    model = fit(learner, [task], [KEY])[0].end.model
-    (signals,) = learner.select(task)
-
-    def loss(weight):
-        codes = np.asarray(Lasso(weight)(model, signals), np.float64)
-        with jax.enable_x64(True):
-            free = np.log(np.expm1(np.maximum(codes, 1e-12)))
-            dictionary, target = (
-                np.asarray(part, np.float64) for part in (model.dictionary, signals)
-            )
-            return float(loss_of([dictionary, free], (target,)))
-
-    assert min((0.02, 0.03, 0.045), key=loss) == 0.03
 
 
 @pytest.mark.parametrize(
@@ -104,4 +84,3 @@ def test_when_it_stops(task, least_updates, patience, expected):
     for _ in range(5):
         state = take_step(learner, data, state)
     assert int(state.updates) == expected
-    assert fit(learner, [task], [KEY])[0].end.step == -(-expected // 20)

@@ -12,28 +12,8 @@ from jaxtyping import Array, Float, Int
 
 from sae_gap.core import Look, Model, Split, option
 from sae_gap.encoders import unit_atoms
-from sae_gap.learners import (
-    Atoms,
-    Cooccurrence,
-    GradientSums,
-    Learner,
-    Seeds,
-    add_missing_parents,
-    base_of,
-    count,
-    decorrelate_children,
-    drop_atoms,
-    energy_product,
-    idle_energy,
-    live_share,
-    num_visited,
-    part_from_parents,
-    split_merged_parents,
-    turn_pairs,
-    uses_of,
-    usual_energy,
-)
-from sae_gap.learners.online import gradient_sums, renewal
+from sae_gap.learners import Learner, base_of, decorrelate_children, live_share
+from sae_gap.learners.online import cooccurrence, family, gradient_sums, renewal
 
 # Visits are counted per latent, for at least so many latents: it takes many samples to tell which
 # atoms are on together.
@@ -138,7 +118,9 @@ class Families(Learner):
 
     def minibatches(self, num_samples: int, num_latents: int) -> tuple[int, int]:
         """Returns the minibatches of a round, which is 1, and the samples in it."""
-        return 1, num_visited(self.visits, num_samples, max(num_latents, LEAST_LATENTS))
+        return 1, gradient_sums.num_visited(
+            self.visits, num_samples, max(num_latents, LEAST_LATENTS)
+        )
 
     def init(self, data, *, num_latents, key, base=None):
         signals, dtype = data.signals, data.signals.dtype
@@ -170,20 +152,20 @@ class Families(Learner):
         own = (jnp.arange(minibatches.shape[1]) < size)[:, None]
         signals = jnp.where(own, minibatches[0] - state.bias, 0)
         sums, codes, seeds = gradient_sums.by_samples(_code, self, signals, state)
-        uses = uses_of(*codes, state.dictionary.shape[1])
-        counts = count(uses, *codes, size)
+        uses = cooccurrence.uses_of(*codes, state.dictionary.shape[1])
+        counts = cooccurrence.count(uses, *codes, size)
         squares = ENERGY_MEMORY * state.squares + sums.squares
-        idle = idle_energy(squares)
+        idle = family.idle_energy(squares)
         # The last round that rearranges.
         settled = (self.num_steps - LAST - 1) // PERIOD * PERIOD
         rate = 2 / (jnp.maximum(state.round - settled, 1) + 1)
 
         def rearrange(dictionary, counts):
-            (dictionary, moved), free = repair(dictionary, counts, idle)
+            (dictionary, moved), free = family.repair(dictionary, counts, idle)
             # Replace an atom whose total energy is below the residual's.
             worth = jnp.where(moved, jnp.inf, free)
             dictionary, new = renewal.restart(dictionary, worth, seeds, must_gain=True)
-            return dictionary, drop_atoms(counts, moved | new), moved | new
+            return dictionary, cooccurrence.drop_atoms(counts, moved | new), moved | new
 
         def solve(dictionary, counts):
             # Positive even for zero signals, which have no energy and nothing to solve for.
@@ -193,7 +175,10 @@ class Families(Learner):
             # Scaled to about 1, to stay within the range of floats.
             unit = jnp.max(sums.squares) + ridge
             step, _ = jax.scipy.sparse.linalg.cg(
-                lambda rows: energy_product(uses, rows / unit, len(codes[0])) + ridge / unit * rows,
+                lambda rows: (
+                    cooccurrence.energy_product(uses, rows / unit, len(codes[0]))
+                    + ridge / unit * rows
+                ),
                 sums.gradient / unit,
                 M=lambda rows: rows / ((sums.squares + ridge) / unit)[:, None],
                 maxiter=SOLVE_STEPS,
@@ -204,7 +189,7 @@ class Families(Learner):
         dictionary, counts, moved = lax.cond(rearranges, rearrange, solve, state.dictionary, counts)
         dictionary = decorrelate_children(dictionary, counts, rate * self.weight)
         # An atom that moved counts as used until its uses are known.
-        squares = jnp.where(moved, usual_energy(squares), squares)
+        squares = jnp.where(moved, family.usual_energy(squares), squares)
         scales = gradient_sums.scales(sums, size, len(dictionary), state.live)
         return FamiliesState(dictionary, state.bias, squares, *scales, state.live, state.round + 1)
 
@@ -212,44 +197,16 @@ class Families(Learner):
         return Model(state.dictionary, state.bias)
 
 
-def repair(
-    dictionary: Float[Array, "input_dim num_latents"],
-    counts: Cooccurrence,
-    idle: Float[Array, " num_latents"],
-) -> tuple[Atoms, Float[Array, " num_latents"]]:
-    """Repairs parents that decorrelation cannot: those that are merged with a child, have no atom,
-    are turned, or recur in a child. An atom moves at most once.
-
-    Args:
-      dictionary: (input_dim, num_latents), of unit atoms.
-      counts: the co-occurrence of its atoms.
-      idle: `idle_energy`; finite for atoms that are free for other concepts, the least first.
-
-    Returns:
-      The atoms, and `idle`, set to 0 for atoms whose concept has another atom.
-    """
-    atoms = Atoms(dictionary, jnp.zeros(dictionary.shape[1], bool))
-    atoms = split_merged_parents(atoms, counts, idle)
-    atoms = add_missing_parents(atoms, counts, idle)
-    atoms, twice = part_from_parents(turn_pairs(atoms, counts), counts)
-    return atoms, jnp.where(twice, 0, idle)
-
-
-def _code(
-    learner: Families, signals, state: FamiliesState, axes
-) -> tuple[GradientSums, tuple[Int[Array, "n slots"], Float[Array, "n slots"]], Seeds]:
+def _code(learner: Families, signals, state: FamiliesState, axes):
     """Returns the sums over a round's samples and their codes by slot, for all devices together."""
     num_latents = state.dictionary.shape[1]
     least = gradient_sums.threshold(state.noise, state.amplitude, learner.margin, learner.floor)
     sums, found = gradient_sums.accumulate(
         signals, state.dictionary, least, EPSILON * least, num_slots=learner.num_slots
     )
-    own = renewal.collect(
-        renewal.empty_seeds(renewal.most_restarts(num_latents, len(signals)), signals),
-        found.residual,
-    )
     most = renewal.most_restarts(num_latents, len(signals) * lax.axis_size(axes))
-    codes = found.places, found.codes
+    seeds = renewal.largest(found.residual, min(most, len(signals)))
     if axes:
-        codes = lax.all_gather(codes, axes, tiled=True)
-    return lax.psum(sums, axes), codes, renewal.merge(own, most, axes)
+        codes, seeds = lax.all_gather((found[:2], seeds), axes, tiled=True)
+        return lax.psum(sums, axes), codes, renewal.largest(seeds, most)
+    return sums, found[:2], seeds

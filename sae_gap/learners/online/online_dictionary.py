@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sae_gap.core import Look, Model, Split, option
 from sae_gap.encoders import unit_atoms
-from sae_gap.learners import GradientSums, Learner, decorrelate_atoms, live_share, random_atoms
+from sae_gap.learners import Learner, decorrelate_atoms, live_share, random_atoms
 from sae_gap.learners.online import gradient_sums, renewal
 
 # Rates if samples are visited many times, and if each is seen once.
@@ -277,7 +277,7 @@ def _round(
     """Runs a device's round on its rows of each minibatch of `size` samples, in step with the
     devices along some axes.
     """
-    count, rows, _ = minibatches.shape
+    count, rows, dim = minibatches.shape
     num_latents = state.dictionary.shape[1]
     if learner.centred:
         row = jnp.arange(rows) + rows * lax.axis_index(axes)
@@ -287,30 +287,27 @@ def _round(
     seeding = min(count, max(1, SEED_SAMPLES * num_latents // size))
     most = renewal.most_restarts(num_latents, seeding * size)
 
+    def collect(seeds, residual):
+        return renewal.largest(jnp.concatenate([seeds, residual]), len(seeds))
+
     def learn(carry, minibatch):
         state, energy, uses, seeds = carry
         turn, signals, progress = minibatch
-        sums, residual = _code(learner, state, signals, progress)
-        sums = lax.psum(sums, axes)
+        state, sums, residual = _advance(learner, state, signals, size, progress, axes)
         wanted = restarts & (turn >= count - seeding)
-        seeds = lax.cond(wanted, renewal.collect, lambda seeds, _: seeds, seeds, residual)
-        return (
-            _advance(learner, state, sums, size, progress),
-            energy + sums.squares,
-            uses + sums.uses,
-            seeds,
-        ), None
+        seeds = lax.cond(wanted, collect, lambda seeds, _: seeds, seeds, residual)
+        return (state, energy + sums.squares, uses + sums.uses, seeds), None
 
     zeros = jnp.zeros(num_latents, minibatches.dtype)
-    first = state, zeros, zeros, renewal.empty_seeds(min(most, seeding * rows), minibatches)
+    seeds = jnp.zeros((min(most, seeding * rows), dim), minibatches.dtype)
     (new, energy, uses, seeds), _ = lax.scan(
-        learn, first, (jnp.arange(count), minibatches, progress)
+        learn, (state, zeros, zeros, seeds), (jnp.arange(count), minibatches, progress)
     )
     change = jnp.linalg.norm(new.dictionary - state.dictionary) / jnp.linalg.norm(state.dictionary)
 
     def restart(dictionary, running):
         weak = (0.0 if learner.visits is None else WEAK) if learner.weak is None else learner.weak
-        whole = renewal.merge(seeds, most, axes)
+        whole = renewal.largest(lax.all_gather(seeds, axes, tiled=True), most)
         dictionary, fresh = renewal.restart_wasted_atoms(
             dictionary, energy, uses, whole, weak=weak, axes=axes
         )
@@ -335,10 +332,10 @@ def _is_due(
     return (progress > between[0]) & (progress < between[1]) & (round % PERIOD == turn)
 
 
-def _code(
-    learner: OnlineDictionary, state: OnlineState, signals, progress
-) -> tuple[GradientSums, Float[Array, "n input_dim"]]:
-    """Returns a minibatch's gradient sums, and its residual."""
+def _advance(learner: OnlineDictionary, state: OnlineState, signals, size, progress, axes):
+    """Returns the state after a minibatch of `size` samples, its gradient sums, and the residual
+    of this device's part of it.
+    """
     early, late = learner.floors
     floor = _anneal(early, early, late, progress, learner.settle)
     least = gradient_sums.threshold(state.noise, state.amplitude, learner.margin, floor)
@@ -346,21 +343,11 @@ def _code(
     sums, found = gradient_sums.accumulate(
         signals, state.dictionary, least, least, num_slots=slots, num_rounds=rounds
     )
-    return sums, found.residual
-
-
-def _advance(
-    learner: OnlineDictionary, state: OnlineState, sums: GradientSums, size: int, progress
-) -> OnlineState:
-    """Returns the state after a minibatch of `size` samples."""
+    sums = lax.psum(sums, axes)
     energy = ENERGY_MEMORY * state.energy + (1 - ENERGY_MEMORY) * sums.squares
     forgotten = ENERGY_MEMORY * state.forgotten
     typical = energy / (1 - forgotten)
-    rates = (
-        (RATES_ONCE if learner.visits is None else RATES)
-        if learner.rates is None
-        else learner.rates
-    )
+    rates = learner.rates or (RATES_ONCE if learner.visits is None else RATES)
     curvature = typical + learner.damping * jnp.mean(typical)
     step = (
         _anneal(*rates, progress, learner.settle)
@@ -371,7 +358,7 @@ def _advance(
     noise = jnp.sqrt(MEMORY * state.noise**2 + (1 - MEMORY) * left / state.live)
     active = jnp.sqrt(jnp.sum(sums.squares) / jnp.maximum(jnp.sum(sums.uses), 1))
     amplitude = MEMORY * state.amplitude + (1 - MEMORY) * active
-    return dataclasses.replace(
+    state = dataclasses.replace(
         state,
         dictionary=unit_atoms(state.dictionary + step)[0],
         energy=energy,
@@ -379,6 +366,7 @@ def _advance(
         noise=noise,
         amplitude=amplitude,
     )
+    return state, sums, found.residual
 
 
 def _anneal(first, middle, last, progress, settle):

@@ -1,7 +1,5 @@
 """Restarts wasted atoms from the samples that the dictionary explains worst."""
 
-from typing import NamedTuple
-
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float
@@ -16,49 +14,21 @@ ONE_IN = 20
 GRAM_COLUMNS = 256
 
 
-class Seeds(NamedTuple):
-    """The largest residuals so far, in falling order, with their squared lengths; -1 marks a free
-    place.
-    """
-
-    squares: Float[Array, " some"]
-    residuals: Float[Array, "some input_dim"]
-
-
 def most_restarts(num_latents: int, num_samples: int) -> int:
     """Returns the most atoms that restart at once: each needs a sample to start from."""
     return min(max(1, num_latents // ONE_IN), num_samples)
 
 
-def empty_seeds(most: int, like: Float[Array, "... input_dim"]) -> Seeds:
-    """Makes room for `most` seeds."""
-    return Seeds(jnp.full(most, -1, like.dtype), jnp.zeros((most, like.shape[-1]), like.dtype))
-
-
-def collect(seeds: Seeds, residuals: Float[Array, "n input_dim"]) -> Seeds:
-    """Returns the largest of the seeds and some residuals, as many as there is room for."""
-    squares = jnp.concatenate([seeds.squares, jnp.sum(residuals**2, axis=1)])
-    squares, chosen = lax.top_k(squares, len(seeds.squares))
-    return Seeds(squares, jnp.concatenate([seeds.residuals, residuals])[chosen])
-
-
-def merge(seeds: Seeds, most: int, axes: tuple[str, ...]) -> Seeds:
-    """Returns, on all devices, the largest seeds that the devices along some mesh axes have
-    collected.
-    """
-    own = len(seeds.squares)
-    squares, chosen = lax.top_k(lax.all_gather(seeds.squares, axes, tiled=True), most)
-    mine = chosen // own == lax.axis_index(axes)
-    return Seeds(
-        squares, lax.psum(jnp.where(mine[:, None], seeds.residuals[chosen % own], 0), axes)
-    )
+def largest(rows: Float[Array, "n input_dim"], most: int) -> Float[Array, "most input_dim"]:
+    """Returns the longest of some residuals, which atoms restart from, in falling order."""
+    return rows[lax.top_k(jnp.sum(rows**2, axis=1), most)[1]]
 
 
 def restart_wasted_atoms(
     dictionary: Float[Array, "input_dim num_latents"],
     energy: Float[Array, " num_latents"],
     uses: Float[Array, " num_latents"],
-    seeds: Seeds,
+    seeds: Float[Array, "some input_dim"],
     *,
     weak: float,
     axes: tuple[str, ...] = (),
@@ -69,7 +39,7 @@ def restart_wasted_atoms(
       dictionary: (input_dim, num_latents), of unit atoms.
       energy: each atom's squared codes, summed over a round.
       uses: the number of non-zero codes among them.
-      seeds: where atoms restart from; at most as many restart.
+      seeds: `largest` residuals, where atoms restart from; zeros start none.
       weak: codes are weak if their mean square is at most this share of that of all non-zero codes;
         an unused atom's always are.
       axes: mesh axes that the search for duplicates is split over; each device does the rest for
@@ -86,7 +56,7 @@ def restart_wasted_atoms(
 def restart(
     dictionary: Float[Array, "input_dim num_latents"],
     worth: Float[Array, " num_latents"],
-    seeds: Seeds,
+    seeds: Float[Array, "some input_dim"],
     *,
     must_gain: bool = False,
 ) -> tuple[Float[Array, "input_dim num_latents"], Bool[Array, " num_latents"]]:
@@ -95,21 +65,21 @@ def restart(
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
       worth: the worth of each atom; infinite worth keeps an atom.
-      seeds: where atoms restart from; at most as many restart.
+      seeds: `largest` residuals, where atoms restart from; zeros start none.
       must_gain: whether an atom only restarts if its worth is below the square of its seed.
 
     Returns:
       The dictionary, and a mask of the new atoms.
     """
-    num_latents = dictionary.shape[1]
-    worst, places = lax.top_k(-worth, len(seeds.squares))
-    atoms = unit_atoms(seeds.residuals.T)[0]
-    alike = jnp.any(jnp.tril(atoms.T @ atoms > ALIKE, -1), axis=1) | (seeds.squares <= 0)
+    num_latents, squares = dictionary.shape[1], jnp.sum(seeds**2, axis=1)
+    worst, places = lax.top_k(-worth, len(seeds))
+    atoms = unit_atoms(seeds.T)[0]
+    alike = jnp.any(jnp.tril(atoms.T @ atoms > ALIKE, -1), axis=1) | (squares <= 0)
     # Usable seeds come first, and each goes to one of the worst atoms.
     order = jnp.argsort(alike, stable=True)
     starts = (worst > -jnp.inf) & ~alike[order]
     if must_gain:
-        starts &= -worst < seeds.squares[order]
+        starts &= -worst < squares[order]
     # JAX drops assignments to num_latents, which is no atom.
     target = jnp.where(starts, places, num_latents)
     new = jnp.zeros(num_latents, bool).at[target].set(True, mode="drop")

@@ -1,4 +1,11 @@
-"""The rules of families, each where it acts and just where it does not, and their thresholds."""
+"""Counts of which atoms are used together, and the rules of families, each where it acts and just
+where it does not.
+
+A family has orthonormal concepts: a parent p and children c_1 … c_4, which are on with p one at a
+time. All tests have atoms of one shape, so that their program is compiled once: rows of zeros are
+no dimensions, and atoms that a test does not name are orthogonal to all others and used by
+themselves.
+"""
 
 import re
 from pathlib import Path
@@ -8,32 +15,172 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.learners.online import cooccurrence
-from sae_gap.learners.online.family import (
-    add_missing_parents,
-    atoms,
-    part_from_parents,
-    split_merged_parents,
-    turn_pairs,
+from sae_gap.learners import PARTNERS, Cooccurrence
+from sae_gap.learners.online import cooccurrence, decorrelation, family
+
+ROWS, WIDTH = 200, 14
+# Unrelated directions, the last of which are left to the atoms that fill up.
+WIDE, NARROW = (
+    np.pad(
+        np.linalg.qr(np.random.default_rng(0).standard_normal((dim, 28)))[0],
+        ((0, ROWS - dim), (0, 0)),
+    )
+    for dim in (ROWS, 60)
 )
-from tests.learners.online.examples import (
-    NARROW,
-    ROWS,
-    WIDE,
-    WIDTH,
-    counted,
-    filled,
-    of_tables,
-    repair,
-    unit,
+
+
+@jax.jit
+def repair(dictionary, counts):
+    idle = family.idle_energy(counts.squares)
+    (found, moved), idle = family.repair(dictionary, counts, idle)
+    return found, moved, idle
+
+
+def unit(atoms):
+    return atoms / np.linalg.norm(atoms, axis=0)
+
+
+def filled(atoms):
+    spare = (WIDE if atoms[100:].any() else NARROW)[:, atoms.shape[1] - WIDTH :]
+    return np.concatenate([atoms, spare], axis=1).astype(np.float32)
+
+
+def counted(codes, number=None):
+    """The counts of dense codes, beside 100 samples for each atom that fills up, among four times
+    as many.
+    """
+    spare = WIDTH - codes.shape[1]
+    codes = np.pad(codes, ((0, 100 * spare), (0, spare))).astype(np.float32)
+    codes[len(codes) - 100 * spare :, WIDTH - spare :] = 1.5 * np.tile(np.eye(spare), (100, 1))
+    return of_codes(codes, number or 4 * len(codes))
+
+
+def of_codes(codes, number):
+    on = (codes > 0).astype(np.float32)
+    return of_pairs(on.T @ on, codes.T @ codes, codes.sum(axis=0), number)
+
+
+def of_pairs(together, products, sums, number):
+    """The counts of all pairs, in tables of which each column's largest shares are kept."""
+    uses = np.diag(together)
+    share = np.float32(together / np.maximum(uses, 1)) * (1 - np.eye(len(uses)))
+    partners = np.where(np.float32(PARTNERS) < share.T, np.arange(len(uses)), len(uses))
+    partners.sort(axis=1)
+    tables = (
+        np.take_along_axis(np.pad(table.T, ((0, 0), (0, 1))), partners, axis=1)
+        for table in (together, products)
+    )
+    own = uses, sums, np.diag(products), number
+    return Cooccurrence(jnp.asarray(partners), *(jnp.float32(each) for each in (*tables, *own)))
+
+
+def of_tables(together, number=1_000):
+    """The counts of codes that are all 1."""
+    table = np.diag([60.0] * WIDTH)
+    table[: len(together), : len(together)] = together
+    return of_pairs(table, table, np.diag(table), number)
+
+
+@pytest.mark.parametrize(("num_latents", "slots"), [(12, 8), (600, 40)])
+def test_counts_are_those_of_dense_codes(num_latents, slots):
+    """Of more atoms than are counted at once, in more samples, with free slots of any place."""
+    rng = np.random.default_rng(0)
+    rate = np.where(np.arange(num_latents) % 30 == 0, 0.3, 3 / num_latents)
+    on = rng.random((900, num_latents)) < rate
+    # One atom is nearly always on beside another, and one beside it in less than two fifths.
+    on[:, 3] |= on[:, 0] & (rng.random(900) < 0.9)
+    on[:, 5] = on[:, 0] & (rng.random(900) < 0.3)
+    on &= np.cumsum(on, axis=1) <= slots - 1
+    codes = np.where(on, 0.5 + rng.random(on.shape), 0).astype(np.float32)
+    places = np.argsort(-codes, axis=1)[:, rng.permutation(slots)]
+    by_slot = np.take_along_axis(codes, places, axis=1)
+    places = np.where(by_slot > 0, places, rng.integers(num_latents + 9, size=places.shape))
+    uses = cooccurrence.uses_of(places, by_slot, num_latents)
+    counts = jax.jit(cooccurrence.count)(uses, jnp.asarray(places), jnp.asarray(by_slot), 1_000)
+    wanted = of_codes(codes, 1_000)
+    assert (np.asarray(wanted.partners) < num_latents).sum() > 5
+    for name, found in counts._asdict().items():
+        given = np.asarray(getattr(wanted, name))
+        if given.ndim == 2:
+            assert (given[:, slots:] == given[-1, -1]).all()
+            given = given[:, :slots]
+        np.testing.assert_allclose(found, given, rtol=1e-5, err_msg=name)
+    rows = jnp.asarray(rng.standard_normal((num_latents, 7)), jnp.float32)
+    found = cooccurrence.energy_product(uses, rows, len(codes))
+    np.testing.assert_allclose(found, codes.T @ (codes @ rows), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("table", "number", "wanted"),
+    [
+        # The least used of those that include an atom, and are used more.
+        ([[300, 200, 100], [200, 200, 100], [100, 100, 100]], 1_000, [WIDTH, 0, 1]),
+        ([[101, 100], [100, 100]], 1_000, [WIDTH, WIDTH]),
+        ([[103, 100], [100, 100]], 1_000, [WIDTH, 0]),
+        # What is nearly always on includes nothing by that alone.
+        ([[90, 45], [45, 50]], 1_000, [WIDTH, 0]),
+        ([[90, 45], [45, 50]], 100, [WIDTH, WIDTH]),
+        ([[9, 6], [6, 6]], 1_000, [WIDTH, 0]),
+        ([[9, 5], [5, 5]], 1_000, [WIDTH, WIDTH]),
+    ],
 )
+def test_the_parent_of_an_atom(table, number, wanted):
+    assert cooccurrence.parents(of_tables(table, number))[: len(table)].tolist() == wanted
+
+
+@pytest.mark.parametrize(("input_dim", "padding"), [(200, 0), (30, 170)])
+def test_coherent_atoms_lose_what_they_share_with_more_central_ones(input_dim, padding):
+    """At cosines above .3 and above four standard deviations of chance; opposite atoms are not
+    coherent, and padding makes none.
+    """
+    rng = np.random.default_rng(0)
+    one = unit(rng.standard_normal((input_dim, 25)))
+    added = one[:, :12] + 0.8 * one[:, 3:15], one[:, :6] - 0.8 * one[:, 12:18]
+    atoms = unit(np.concatenate([one, *added], axis=1))
+    gram, least = atoms.T @ atoms - np.eye(43), max(0.3, 4 / input_dim**0.5)
+    much = np.where(gram > least, gram, 0)
+    central = much.sum(axis=0)
+    taken = atoms @ np.where(central[:, None] > central, much, 0)
+    most = (atoms * taken).sum(axis=0) / np.maximum((taken**2).sum(axis=0), 1e-12)
+    # Some are just below and some are opposite.
+    assert ((gram > least - 0.1) & (gram < least)).any() and (gram < -0.3).any()
+    wanted = unit(atoms - np.minimum(0.5, most) * taken)
+    assert np.abs(wanted - atoms).max() > 0.01
+    given = jnp.pad(jnp.float32(atoms), ((0, padding), (0, 0)))
+    found = decorrelation.decorrelate_atoms(given)
+    np.testing.assert_allclose(found[:input_dim], wanted, atol=2e-6)
+
+
+# Seven pairs in 60 dimensions, where chance makes .13: uses of both, of the first, of the second,
+# their cosine, and whether the second moves.
+PAIRS = [
+    (50, 100, 50, 0.25, True),
+    (50, 100, 50, -0.25, True),
+    (50, 100, 50, 0.12, False),
+    # On in 76 % of the child's uses.
+    (38, 100, 50, 0.25, False),
+    # Of two that are used as often none is the child.
+    (95, 100, 100, 0.25, False),
+    (95, 101, 100, 0.25, True),
+    (5, 100, 5, 0.25, False),
+]
+
+
+def test_a_child_is_decorrelated_from_what_includes_it():
+    atoms, together = NARROW[:, :WIDTH].copy(), np.zeros((WIDTH, WIDTH))
+    wanted = atoms.copy()
+    for i, (both, first, second, cosine, moves) in zip(range(0, WIDTH, 2), PAIRS, strict=True):
+        together[i : i + 2, i : i + 2] = [[first, both], [both, second]]
+        rest = (1 - cosine**2) ** 0.5 * atoms[:, i + 1]
+        atoms[:, i + 1] = rest + cosine * atoms[:, i]
+        wanted[:, i + 1] = unit(rest + cosine * (0.5 if moves else 1) * atoms[:, i])
+    found = decorrelation.decorrelate_children(jnp.float32(atoms), of_tables(together), 0.5)
+    np.testing.assert_allclose(found, wanted, atol=1e-6)
+
 
 HALF = 0.5**0.5
 E = np.eye(WIDTH)
 ALL = [0, 1, 2, 3, 4]
-turn, part = (
-    jax.jit(rule) for rule in (turn_pairs.turn_pairs, part_from_parents.part_from_parents)
-)
 
 
 def stack(*columns):
@@ -100,46 +247,6 @@ def with_factor(cosine):
     return stack(p, cosine**0.5 * NARROW[:, 5:6] + (1 - cosine) ** 0.5 * NARROW[:, 1:5])
 
 
-def two_families():
-    """The parent of the second has an atom without a use, which the first may not take."""
-    first, second = (WIDE[:, a : a + 1] + WIDE[:, a + 1 : a + 5] for a in (0, 5))
-    return stack(first, second, unit(second).sum(axis=1) + 0.1 * WIDE[:, 10], WIDE[:, 11])
-
-
-def parent_of_two():
-    """Cosines of .365 in each family and of .2995 between them, not coherent; and .905 with the sum
-    of all, an atom without a use.
-    """
-    cosines = np.kron(0.0655 * np.eye(2) + 0.2995, np.ones((6, 6)))
-    np.fill_diagonal(cosines, 1)
-    family = WIDE[:, :12] @ np.linalg.cholesky(cosines).T
-    return stack(family, family.sum(axis=1))
-
-
-def followers():
-    """Three atoms around b, which is alike to c, around which there are more: only those around c
-    are a family.
-    """
-    c, b, *rest = WIDE[:, :12].T
-    b = 0.5 * c + 0.75**0.5 * b
-    # cos(a, b) = .54, cos(a, a') = .7 and cos(a, c) = .27, which is not coherent.
-    near = 0.54 * b + (0.7 - 0.54**2) ** 0.5 * rest[0]
-    around_b = [near + 0.3**0.5 * each for each in rest[1:4]]
-    around_c = [0.75 * c + (1 - 0.75**2) ** 0.5 * each for each in rest[4:9]]
-    return stack(*around_b, b, c, *around_c, rest[9])
-
-
-def generations():
-    """Atom 0 is always on, and one of 1, 2 and 3, which are alike; beside 1 one of 4, 5 and 6,
-    which are alike: of a parent and its own parent one is split.
-    """
-    shared = np.repeat(NARROW[:, [9, 7, 8]] * [0, 0.8, 0.8], [1, 3, 3], axis=1)
-    others = np.eye(6)
-    return stack(NARROW[:, :7] + shared), rows(
-        *([1, *others[i] + (others[j] if i == 0 else 0)] for i in range(3) for j in (3, 4, 5))
-    )
-
-
 # Atoms, codes, which atoms move, and what they become where that is simple.
 CASES = {
     # A parent without an atom gets one without a use or of little.
@@ -148,15 +255,10 @@ CASES = {
     # An atom that is there, and apart, is one more ray of the family; in 60 % of the uses of its
     # children it is not apart.
     "there": (rays(WIDE, there), more(lone, last), ALL),
-    "there and on": (rays(WIDE, there), changed(lone, np.s_[:240, 4], 1), ALL, of_rays(WIDE)),
     "busy": (rays(WIDE, wide), more(lone, last), []),
-    "idle child": (rays(WIDE, wide), changed(more(lone, last), np.s_[:320, 3], 0), []),
     "no family": (rays(WIDE, wide), changed(lone, np.s_[:, 2:4], 0), []),
     "on together": (rays(WIDE, wide), rows(*(1 - E[:4, :5]) * [1, 1, 1, 1, 0]), []),
     "coherent by chance": (rays(NARROW, c[3]), lone, []),
-    "a place and a parent": (two_families(), rows(*E[:8, :10]), [*range(10)]),
-    "parent of two": (parent_of_two(), rows(*E[:12, :13]), [*range(6), 12]),
-    "followers": (followers(), rows(*E[:10, :11]), [*range(3, 10)]),
     # A parent is taken out of a child that is used in its place; not of a sibling, of which p is a
     # half, nor of an atom that is hardly used.
     "child": (child, of_child, [1], WIDE[:, :2]),
@@ -167,21 +269,9 @@ CASES = {
     # without a use or of little, if there is any but its siblings.
     "merged": (merged, of_merged, ALL, split),
     "merged, idle": (merged, changed(of_merged, np.s_[:20, 4], 0.5), ALL, split),
-    # A child is on in 8 samples.
-    "merged, rare child": (
-        merged,
-        np.delete(more(of_merged, 1.5 * last), np.flatnonzero(of_merged[:, 3])[8:], axis=0),
-        ALL[:4],
-        split,
-    ),
     "not merged": (stack(p, *c[:4]), of_merged, []),
     # .92 of the code without children.
     "large codes": (merged, np.where(of_merged == HALF, 1.3, of_merged), []),
-    "split of none on together": (
-        merged,
-        more(rows([2 * HALF, 0, 0, 0, 0], times=300), *([HALF, *row, 0] for row in 1 - E[:3, :3])),
-        [],
-    ),
     # A mean cosine of .09.
     "not alike": (
         stack(merged[:, 0], NARROW[:, 2:5] + 0.3145 * NARROW[:, 6:7], c[3]),
@@ -196,7 +286,6 @@ CASES = {
     "pair, no place": (pair, more(of_pair, [0, 0, 1.5]), []),
     "pair, seldom": (pair, more(of_pair, [3 * HALF, 0, 0]), []),
     "pair, small": (pair, of_pair / 2, []),
-    "pair, as large": (pair, np.where([1, 0, 0] * (of_pair > 0), 4 * HALF, of_pair), []),
     # A parent is kept if its loading, 1 / √(1 + cosine), is that of the common factor.
     "factor": (with_factor(0.13), rows(E[0, :5], *beside(0.8 * E[:4, :4], 0.8)), []),
     "no factor": (with_factor(0.2), rows(E[0, :5], *beside(0.8 * E[:4, :4], 0.8)), ALL),
@@ -206,10 +295,12 @@ CASES = {
         np.pad(rows(*beside(0.8 * E[:4, :4], 0.8)), ((0, 0), (0, 1))),
         ALL,
     ),
-    "generations": (*generations(), [0, 1, 2, 3]),
     # Atoms `p + c` and `p - c`, of which the first is on wherever p is.
     "turned": (turned, of_turned(25), [0, 1], NARROW[:, [1, 0, 2]]),
     "turned as often": (turned, of_turned(50), [0, 1], NARROW[:, [1, 0, 2]]),
+    # The ray of v is some .85 long, that of u .85 or 1.04.
+    "turned by length": (stack(p, q), rows([1, 0], [0.6, 0.6]), [0, 1]),
+    "too long": (stack(p, HALF * p + HALF * q), rows([1, 0], [0.6, 0.6]), []),
     # Where the child is on too, the signals of both atoms are longer.
     "not turned": (NARROW[:, :2], more(rows([1, 0], times=10), [1, 1], times=90), []),
 }
@@ -225,68 +316,6 @@ def test_atoms_move_where_a_rule_says_so(case):
         np.testing.assert_allclose(found[:, wanted], became[0][:, wanted], atol=1e-5)
 
 
-def by(rule, dictionary, codes, taken=WIDTH):
-    """The atoms after one rule, which may have moved before, and which of them have then."""
-    given = atoms.Atoms(filled(dictionary), np.arange(WIDTH) == taken)
-    found = rule(given, counted(codes))
-    found = found[0] if rule is part else found
-    return found.dictionary, np.flatnonzero(found.moved).tolist()
-
-
-# The ray of v is some .85 long, that of u .85, 1.04 or, with smaller codes, .8; the last is too
-# close to that of v.
-@pytest.mark.parametrize(
-    ("cosine", "both", "turns"), [(0, 0.6, True), (0.5, 0.6, False), (0.999, 0.4, False)]
-)
-def test_a_pair_is_turned_if_its_rays_differ_and_that_of_the_new_base_is_short(cosine, both, turns):
-    other = cosine * p + (1 - cosine**2) ** 0.5 * q
-    assert by(turn, stack(p, other), rows([1, 0], [both, both]))[1] == [0, 1] * turns
-
-
-@pytest.mark.parametrize("taken", [0, 1])
-def test_a_pair_is_not_turned_in_the_round_in_which_one_of_it_has_moved(taken):
-    assert by(turn, turned, of_turned(25), taken)[1] == [taken]
-
-
-def test_of_many_pairs_the_best_are_turned():
-    """Atoms 0 and 2 include 1, which is more often with 2; 3 and 4 include each other alike; of 5
-    and 6 one has fewer uses; 8 is on in .6 of the uses of 7, which it does not include.
-    """
-    together, products = np.zeros((2, 9, 9))
-    # Both atoms of a pair are small where they are on together.
-    together[:3, :3] = [[100, 90, 90], [90, 90, 90], [90, 90, 95]]
-    products[:3, :3] = [[100, 40, 40], [40, 40, 40], [40, 40, 95]]
-    for at, first, second, both in ((3, 100, 100, 90), (5, 95, 100, 90), (7, 75, 100, 45)):
-        of_two = np.s_[at : at + 2, at : at + 2]
-        together[of_two] = [[first, both], [both, second]]
-        product = 40 if both == 90 else 20
-        products[of_two] = [[first, product], [product, second]]
-    wanted = filled(WIDE[:, :9])
-    # JAX may read an array after the call.
-    found, moved, _ = repair(wanted.copy(), of_tables(together, products))
-    for u, v in ((1, 2), (4, 3), (5, 6)):
-        # The mean signal where u is on, and what v has beside it.
-        wanted[:, u] = unit(products[u, u] * WIDE[:, u] + products[u, v] * WIDE[:, v])
-        wanted[:, v] = unit(WIDE[:, v] - wanted[:, u] * (wanted[:, u] @ WIDE[:, v]))
-    np.testing.assert_allclose(found, wanted, atol=1e-5)
-    assert np.flatnonzero(moved).tolist() == [1, 2, 3, 4, 5, 6]
-
-
-def test_one_parent_is_taken_out_of_an_atom():
-    p, q, c = WIDE[:, :3].T
-    # That of a parent which is itself parted stays, lest what the second keeps is no longer there.
-    chain = stack(p, p + q, p + q + c)
-    found, moved = by(part, chain, rows(*np.diag([1, 2**0.5, 3**0.5])))
-    np.testing.assert_allclose(found[:, :3], stack(p, q, q + c), atol=1e-5)
-    assert moved == [1, 2]
-    # Of two the longer.
-    child = 1.1 * p + 1.2 * q + 0.8 * c
-    codes = rows(*np.diag([1.1, 1.2, np.linalg.norm(child)]))
-    found, moved = by(part, stack(p, q, child), codes)
-    np.testing.assert_allclose(found[:, 2], unit(1.1 * p + 0.8 * c), atol=1e-5)
-    assert moved == [2]
-
-
 def test_of_two_atoms_of_one_concept_the_longer_is_free():
     """At a cosine of .9; it stays where nothing else needs an atom."""
     twins = filled(stack(p_wide, 0.9 * p_wide + 0.19**0.5 * wide))
@@ -296,35 +325,15 @@ def test_of_two_atoms_of_one_concept_the_longer_is_free():
 
 
 def test_idle_atoms_have_a_tenth_of_the_median_energy_of_those_that_have_any():
-    squares = jnp.array([0.0, 10.0, 0.0, 0.9, 12.0, 1.1, 0.0, 11.0, 0.0, 0.0])
-    wanted = [0, np.inf, 0, 0.9, np.inf, np.inf, 0, np.inf, 0, 0]
-    np.testing.assert_allclose(atoms.idle_energy(squares), wanted)
-    assert not atoms.idle_energy(jnp.zeros(3)).any()
-    assert float(atoms.usual_energy(squares)) == pytest.approx(10)
-
-
-def test_atoms_are_alike_only_if_neither_is_on_in_half_of_the_uses_of_the_other():
-    """Of three like atoms with 300, 100 and 100 uses the second is on beside the first in 60, the
-    third in 20; a fourth has hardly any use, and a fifth has moved.
-    """
-    table = np.diag([300.0, 100, 100, 3, 100])
-    table[0, 1:3] = table[1:3, 0] = 60, 20
-    like = filled(unit(np.full((ROWS, 5), 1.0) + np.eye(ROWS, 5)))
-    others = np.tile(np.arange(WIDTH), (WIDTH, 1))
-    given = atoms.Atoms(jnp.asarray(like), jnp.arange(WIDTH) == 4)
-    found, cosines = atoms.alike_pairs(given, of_tables(table), jnp.asarray(others), 0.5)
-    np.testing.assert_allclose(cosines, like.T @ like, atol=1e-5)
-    assert np.argwhere(found).tolist() == [[0, 2], [1, 2], [2, 0], [2, 1]]
+    squares = jnp.array([0, 10, 0, 0.9, 12, 1.1, 11])
+    wanted = [0, np.inf, 0, 0.9, np.inf, np.inf, np.inf]
+    np.testing.assert_allclose(family.idle_energy(squares), wanted)
+    assert not family.idle_energy(jnp.zeros(3)).any()
 
 
 def test_the_page_of_mathematics_has_the_thresholds():
     page = Path(cooccurrence.__file__).with_name("README.md").read_text()
     table = dict(re.findall(r"^\| `(\w+)` \| ([\d.]+) \|", page, re.MULTILINE))
-    rules = add_missing_parents, part_from_parents, split_merged_parents, turn_pairs
-    constants = {
-        name: value for file in (cooccurrence, atoms, *rules) for name, value in vars(file).items()
-    }
+    constants = vars(cooccurrence) | vars(family)
     assert len(table) == 13
     assert all(constants[name.upper()] == float(value) for name, value in table.items())
-    # Pairs of smaller shares are not counted.
-    assert min(constants[name] for name in ("INCLUDES", "APART")) >= constants["PARTNERS"]

@@ -1,5 +1,5 @@
-"""The online learner: its step against numpy, its schedule, which atoms restart, and that it
-recovers the truth.
+"""The online learner: its step against numpy, its schedule, which atoms restart, that it recovers
+the truth, and a dictionary cut to the atoms that carry the most energy.
 """
 
 import dataclasses
@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from sae_gap import Setting, Split, draw, match_atoms
-from sae_gap.learners import OnlineDictionary
-from sae_gap.learners.online import gradient_sums, online_dictionary
+from sae_gap.core import Model
+from sae_gap.learners import OnlineDictionary, Oracle, Pruned
+from sae_gap.learners.online import online_dictionary, renewal
 from sae_gap.solvers import atom_rows, default_slots
 from sae_gap.solvers.reweighted import pursue
 
@@ -20,8 +21,6 @@ from sae_gap.solvers.reweighted import pursue
 SHORT = OnlineDictionary(num_steps=10, replace=False)
 # One that hardly moves an atom.
 COLD = OnlineDictionary(num_steps=100, rates=(1e-4, 1e-4, 1e-4))
-order = jax.jit(online_dictionary._order, static_argnums=(2, 3))
-pursued = jax.jit(pursue, static_argnames="num_slots")
 
 
 @eqx.filter_jit
@@ -31,8 +30,10 @@ def take_step(learner, signals, state):
 
 @eqx.filter_jit
 def take_minibatch(learner, state, signals, progress):
-    sums, left = online_dictionary._code(learner, state, signals, progress)
-    return online_dictionary._advance(learner, state, sums, len(signals), progress), left
+    state, _, left = online_dictionary._advance(
+        learner, state, signals, len(signals), progress, axes=()
+    )
+    return state, left
 
 
 @eqx.filter_jit
@@ -40,15 +41,10 @@ def take_round(learner, minibatches, state):
     return learner.round(minibatches, state, minibatches.shape[1])
 
 
-@eqx.filter_jit
-def _start(learner, signals, num_latents):
-    return learner.init(Split(signals), num_latents=num_latents, key=jax.random.key(0))
-
-
 def begin(learner, signals, num_latents=60, **past):
     """A state, some numbers of which are those of rounds before."""
-    state = _start(learner, signals, num_latents)
-    like = {name: np.asarray(given, getattr(state, name).dtype) for name, given in past.items()}
+    state = learner.init(Split(signals), num_latents=num_latents, key=jax.random.key(0))
+    like = {name: jnp.asarray(given, getattr(state, name).dtype) for name, given in past.items()}
     return dataclasses.replace(state, **like)
 
 
@@ -99,7 +95,7 @@ def test_a_step_is_the_one_that_is_documented(noisy, begun, options, progress, r
     assert floor > 2.5 * 0.02
     slots = default_slots(*begun.dictionary.shape)
     rows = atom_rows(begun.dictionary, slots)
-    found = pursued(signals, rows, floor, floor, num_slots=slots)
+    found = pursue(signals, rows, floor, floor, num_slots=slots)
     codes, atoms = np.zeros((40, 60)), np.asarray(begun.dictionary, float)
     np.add.at(codes, (np.arange(40)[:, None], np.asarray(found.places)), np.asarray(found.codes))
     residual = np.asarray(signals) - codes @ atoms.T
@@ -114,17 +110,6 @@ def test_a_step_is_the_one_that_is_documented(noisy, begun, options, progress, r
         0.9 + 0.1 * np.sqrt(squares.sum() / (codes != 0).sum()),
     )
     np.testing.assert_allclose([new.noise, new.amplitude], scales, rtol=1e-5)
-
-
-def test_a_round_goes_on_minibatch_by_minibatch(noisy, begun):
-    begun = dataclasses.replace(begun, round=np.int32(5))
-    batches = np.asarray(noisy.train.signals[:80]).reshape(2, 40, -1)
-    whole = take_round(SHORT, batches, begun)
-    for late, same in ((0.55, True), (0.5, False)):
-        state, _ = take_minibatch(SHORT, begun, batches[0], np.float32(0.5))
-        state, _ = take_minibatch(SHORT, state, batches[1], np.float32(late))
-        assert np.allclose(whole.dictionary, state.dictionary, atol=2e-5) is same
-    assert int(whole.round) == 6
 
 
 def test_atoms_restart_and_are_decorrelated_in_every_third_round_of_their_time():
@@ -145,7 +130,7 @@ def test_a_fit_that_refines_and_no_longer_moves_is_done(begun, round, change, do
 @pytest.mark.parametrize(("total", "num_samples"), [(7, 3), (6, 3), (3, 3), (2, 5)])
 def test_samples_take_turns(total, num_samples):
     orders = [
-        np.asarray(order(jax.random.key(turn), turn, num_samples, total))
+        np.asarray(online_dictionary._order(jax.random.key(turn), turn, num_samples, total))
         for turn in range(num_samples)
     ]
     counts = [np.bincount(each, minlength=num_samples) for each in orders]
@@ -157,7 +142,6 @@ def test_samples_take_turns(total, num_samples):
     ("options", "num_samples", "num_latents", "expected"),
     [
         ({}, 2_500, 1_000, (20, 200)),
-        ({}, 10**6, 1_000, (20, 200)),
         ({}, 2_500, 100, (100, 20)),
         ({"visits": None}, 10**5, 1_000, (5, 200)),
         ({"visits": None}, 150, 1_000, (1, 1)),
@@ -166,20 +150,6 @@ def test_samples_take_turns(total, num_samples):
 )
 def test_minibatches_of_a_round(options, num_samples, num_latents, expected):
     assert OnlineDictionary(**options).minibatches(num_samples, num_latents) == expected
-
-
-@pytest.mark.parametrize(
-    ("visits", "num_samples", "num_latents", "number"),
-    [(3, 10_000, 1_000, 3_000), (3, 10_000, 20, 1_500), (3, 700, 20, 700), (1e-6, 700, 20, 1)],
-)
-def test_visits_are_per_latent_or_per_each_of_500(visits, num_samples, num_latents, number):
-    assert gradient_sums.num_visited(visits, num_samples, num_latents) == number
-
-
-def test_the_threshold_is_the_larger_of_noise_and_floor():
-    found = [gradient_sums.threshold(noise, 0.5, 4.0, 0.18) for noise in (0.1, 0.0)]
-    np.testing.assert_allclose(found, [0.4, 0.09], rtol=1e-6)
-    assert 0 < float(gradient_sums.threshold(0.0, 0.0, 4.0, 0.18)) < 1e-15
 
 
 @pytest.mark.parametrize(
@@ -236,3 +206,77 @@ def test_centred_is_the_same_as_learning_from_centred_signals(noisy):
     np.testing.assert_allclose(whole.dictionary, apart.dictionary, atol=1e-3)
     np.testing.assert_allclose(whole.noise, apart.noise, rtol=1e-4)
     np.testing.assert_allclose(learner.model(whole).bias, mean, rtol=1e-5, atol=1e-6)
+
+
+AXES = np.eye(8, dtype="float32")
+RESIDUALS = jnp.asarray(AXES[[6, 5, 4, 4]] * np.array([[2], [1], [2.5], [3]], "float32"))
+USES = jnp.asarray([10.0, 10.0, 10.0, 0.0])
+
+
+def seeds(most):
+    return renewal.largest(RESIDUALS, most)
+
+
+IDLE = [0, 1, 2, 3], [0.5, 4.0, 6.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("atoms", "energy", "most", "weak", "wanted"),
+    [
+        # The weaker of two copies; copies first, by seeds that differ.
+        ([0, 0, 1, 2], [5.0, 4.0, 6.0, 1.0], 1, 0.25, [0, 4, 1, 2]),
+        ([0, 0, 1, 2], [5.0, 4.0, 6.0, 0.0], 4, 0.25, [0, 4, 1, 6]),
+        # Of two copies of one energy the second.
+        ([0, 0, 1, 2], [5.0, 5.0, 6.0, 5.0], 1, 0.25, [0, 4, 1, 2]),
+        # Mean squares of .05, .4, .6 and none, of .35 for all uses: weak are those below a share.
+        (*IDLE, 4, 0.13, [0, 1, 2, 4]),
+        (*IDLE, 4, 0.15, [6, 1, 2, 4]),
+    ],
+)
+def test_copies_and_weak_atoms_restart(atoms, energy, most, weak, wanted):
+    given = jnp.asarray(AXES[:, atoms])
+    new, fresh = renewal.restart_wasted_atoms(
+        given, jnp.asarray(energy), USES, seeds(most), weak=weak
+    )
+    np.testing.assert_array_equal(fresh, np.not_equal(new, given).any(axis=0))
+    np.testing.assert_allclose(new, AXES[:, wanted])
+
+
+# Seeds that differ have squares of 9, 4 and 1.
+@pytest.mark.parametrize(
+    ("worth", "gain", "fresh"),
+    [
+        ([5.0, 3.0, 8.0, np.inf], True, [1]),
+        ([5.0, 3.0, 0.5, np.inf], True, [1, 2]),
+        ([5.0, 3.0, 8.0, np.inf], False, [0, 1, 2]),
+    ],
+)
+def test_where_a_seed_must_gain_each_atom_is_compared_with_its_own(worth, gain, fresh):
+    new = renewal.restart(jnp.asarray(AXES[:, :4]), jnp.asarray(worth), seeds(4), must_gain=gain)[1]
+    assert np.flatnonzero(new).tolist() == fresh
+
+
+FRAME = np.linalg.qr(np.random.default_rng(0).standard_normal((30, 12)))[0].astype(np.float32)
+
+
+@pytest.mark.parametrize(("share", "number"), [(0.3, 4), (0.01, 1)])
+def test_the_atoms_of_most_energy_are_kept_in_their_order(share, number):
+    energy = jnp.array([5.0, 1, 9, 2, 8, 3, 12, 4, 11, 6, 10, 7])
+    kept = Pruned(share=share, base=Oracle()).model((FRAME, jnp.zeros(30), energy)).decoder
+    np.testing.assert_array_equal(kept, FRAME[:, energy > 12 - number])
+
+
+def test_energy_is_that_of_three_samples_for_each_of_500_latents():
+    """Less the bias, on unit atoms, by codes that hardly shrink: the first 1,500 samples do not use
+    all atoms.
+    """
+    rng = np.random.default_rng(0)
+    codes = (rng.random((2_000, 12)) < 0.2) * rng.uniform(0.9, 1.1, (2_000, 12))
+    codes[:1_500, :3] = 0
+    bias = jnp.linspace(-1, 1, 30)
+    noise = 0.01 * rng.standard_normal((2_000, 30))
+    data = Split(jnp.asarray(codes @ FRAME.T + noise, jnp.float32) + bias)
+    learner, base = Pruned(num_slots=12, base=Oracle()), Model(2 * jnp.asarray(FRAME), bias)
+    state = learner.init(data, num_latents=12, key=None, base=base)
+    np.testing.assert_allclose(state[2], (codes[:1_500] ** 2).sum(axis=0), rtol=0.1)
+    np.testing.assert_array_equal(learner.model(state).bias, bias)
