@@ -1,12 +1,9 @@
 # The names that other folders take from here, and where each is defined.
 
-from sae_gap.data.activations.array_files import read_npy as read_npy
-from sae_gap.data.activations.array_files import read_npz as read_npz
-from sae_gap.data.activations.array_files import read_pt as read_pt
-from sae_gap.data.activations.array_files import read_safetensors as read_safetensors
-from sae_gap.data.activations.arrow_files import read_arrow as read_arrow
-from sae_gap.data.activations.arrow_files import read_arrow_table as read_arrow_table
 from sae_gap.data.activations.fetching import fetched as fetched
+from sae_gap.data.activations.files import READERS as READERS
+from sae_gap.data.activations.files import map_npy as map_npy
+from sae_gap.data.activations.files import read_arrow_table as read_arrow_table
 from sae_gap.data.activations.opening import open_activations as open_activations
 from sae_gap.data.activations.opening import save_activations as save_activations
 from sae_gap.data.activations.outliers import Outliers as Outliers
@@ -15,12 +12,10 @@ from sae_gap.data.activations.outliers import norms as norms
 from sae_gap.data.activations.rows import Activations as Activations
 from sae_gap.data.activations.tables import ACTIVATIONS as ACTIVATIONS
 from sae_gap.data.activations.tables import DOCUMENTS as DOCUMENTS
-from sae_gap.data.activations.tables import Array as Array
 from sae_gap.data.activations.tables import RefusedError as RefusedError
 from sae_gap.data.activations.tables import Table as Table
 from sae_gap.data.activations.tables import as_table as as_table
 from sae_gap.data.activations.tables import choose as choose
-from sae_gap.data.activations.tables import in_memory as in_memory
 from sae_gap.data.digest import file_digest as file_digest
 from sae_gap.data.held_out import TENTH as TENTH
 from sae_gap.data.held_out import HeldOut as HeldOut

@@ -147,7 +147,9 @@ def test_codes_of_very_many_latents_are_sparse(monkeypatch, change):
 def test_subsets_are_distinct_and_equally_likely(monkeypatch, k, size, at_once):
     monkeypatch.setattr(paper, "_DRAWS_AT_ONCE", at_once)
     subsets = paper._distinct(10_001, k, size, np.random.default_rng(0))
-    assert subsets.shape == (10_001, k) and all(len({*row} & {*range(size)}) == k for row in subsets)
+    assert subsets.shape == (10_001, k) and all(
+        len({*row} & {*range(size)}) == k for row in subsets
+    )
     assert k == size or is_even(np.bincount(subsets.ravel(), minlength=size))
     if k == 2:
         counts = np.unique(np.sort(subsets, axis=1), axis=0, return_counts=True)[1]

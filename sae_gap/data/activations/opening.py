@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,29 +12,16 @@ from sae_gap.core import as_matrix, as_real, check_path, check_type, check_unmas
 from sae_gap.data import (
     ACTIVATIONS,
     DOCUMENTS,
+    READERS,
     Activations,
     RefusedError,
     Table,
     as_table,
+    choose,
     fetched,
-    in_memory,
-    read_arrow,
-    read_npy,
-    read_npz,
-    read_pt,
-    read_safetensors,
+    map_npy,
 )
 from sae_gap.storage import brief
-
-# The reader for each file ending; it takes the path and the name of the array, or None.
-READERS: dict[str, Callable[[pathlib.Path, str | None], Table]] = {
-    ".npy": read_npy,
-    ".npz": read_npz,
-    ".safetensors": read_safetensors,
-    ".pt": read_pt,
-    ".arrow": read_arrow,
-    ".parquet": read_arrow,
-}
 
 
 def open_activations(
@@ -78,14 +64,11 @@ def open_activations(
     if not isinstance(source, Activations | str | os.PathLike):
         if key is not None:
             raise ValueError(f"an array in memory has no name; leave out the key {key!r}.")
-        names = (
-            None
-            if documents is None
-            else in_memory(as_real("documents", documents, "a vector of integers"))
-        )
         form = "rows of floating-point numbers, documents of unequal lengths joined"
-        array = in_memory(as_real("the array", source, form))
-        return _activations([as_table("the array", array, names)])
+        array = as_real("the array", source, form)
+        if documents is not None:
+            documents = as_real("documents", documents, "a vector of integers")
+        return _activations([as_table("the array", array, documents)])
     if documents is not None:
         raise ValueError(
             "a file names its own documents; leave documents out, or give the array itself."
@@ -155,8 +138,15 @@ def _read_file(path: pathlib.Path, key: str | None) -> Table:
         raise ValueError(
             f"{path} has no ending that tells its kind; rename it to one of {', '.join(READERS)}."
         )
+    beside = path.with_suffix(f".{DOCUMENTS}.npy")
     try:
-        return READERS[path.suffix](path, key)
+        arrays = READERS[path.suffix](path)
+        name = choose(path, [*arrays], key)
+        if DOCUMENTS in arrays:
+            documents = arrays[DOCUMENTS]()
+        else:
+            documents = map_npy(beside) if beside.is_file() else None
+        return as_table(path, arrays[name](), documents)
     except RefusedError:
         raise
     except Exception as error:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from sae_gap.core import RUNS, check_number, check_seed, check_size, evenly_spaced, runs
-from sae_gap.data import Outliers, Table, find_outliers, in_memory, norms
+from sae_gap.data import Outliers, Table, find_outliers, norms
 from sae_gap.storage import digest
 
 # Most numbers that are held in memory as one array of rows.
@@ -167,7 +167,7 @@ class Activations:
         tables = [
             table
             if isinstance(table.path, pathlib.Path)
-            else table._replace(read=in_memory(np.array(table.read(0, table.num_rows))).read)
+            else table._replace(array=np.array(table.array))
             for table in self._tables
         ]
         return dataclasses.replace(self, _tables=tuple(tables))

@@ -7,7 +7,7 @@ import pathlib
 import numpy as np
 import pytest
 
-from sae_gap.data import Activations, Table, in_memory
+from sae_gap.data import Activations, Table
 
 ROWS = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
 # Documents of unequal sizes, one of them in two places.
@@ -19,8 +19,7 @@ def rows(values=ROWS, documents=DOCUMENTS, cut=25):
     tables = []
     for place, part in enumerate(np.split(values, [cut])):
         named = documents if documents is None else np.split(documents, [cut])[place]
-        path, read = pathlib.Path(f"{place}.npy"), in_memory(part).read
-        tables.append(Table(path, len(part), values.shape[1], read, named))
+        tables.append(Table(pathlib.Path(f"{place}.npy"), part, named))
     return Activations(tuple(tables), np.arange(len(values)))
 
 
