@@ -3,7 +3,6 @@ pyarrow, from the extra `arrow`. All are memory-mapped, but a compressed .npz is
 Parquet file is mapped as a temporary copy in Arrow's format.
 """
 
-import json
 import pathlib
 import tempfile
 import zipfile
@@ -11,25 +10,16 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 
 from sae_gap.data import ACTIVATIONS, DOCUMENTS, RefusedError
-from sae_gap.storage import map_pt, member_start, tensors_of
+from sae_gap.storage import map_pt, map_safetensors, member_start, tensors_of
 
 # For the name of each array, a function that maps it: anything with a shape, a type and slices.
 Arrays = dict[str, Callable[[], Any]]
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
-}
-_TENSORS = {
-    "F16": np.float16,
-    "BF16": ml_dtypes.bfloat16,
-    "F32": np.float32,
-    "F64": np.float64,
-    "I32": np.int32,
-    "I64": np.int64,
 }
 
 
@@ -59,23 +49,6 @@ def _read_pt(path: pathlib.Path) -> Arrays:
     held = map_pt(path)
     tensors = {ACTIVATIONS: held} if isinstance(held, np.ndarray) else tensors_of(held)
     return {name: partial(tensors.get, name) for name in tensors}
-
-
-def _read_safetensors(path: pathlib.Path) -> Arrays:
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        start = file.tell()
-
-    def tensor(name):
-        entry = header[name]
-        if entry["dtype"] not in _TENSORS:
-            raise RefusedError(
-                f"{name!r} in {path} has the type {entry['dtype']}; save it as float32."
-            )
-        place, shape = start + entry["data_offsets"][0], tuple(entry["shape"])
-        return np.memmap(path, _TENSORS[entry["dtype"]], "r", place, shape)
-
-    return {name: partial(tensor, name) for name in header if name != "__metadata__"}
 
 
 def read_arrow_table(path: pathlib.Path) -> Any:
@@ -142,7 +115,7 @@ class _Lists:
 READERS: dict[str, Callable[[pathlib.Path], Arrays]] = {
     ".npy": lambda path: {ACTIVATIONS: partial(map_npy, path)},
     ".npz": _read_npz,
-    ".safetensors": _read_safetensors,
+    ".safetensors": map_safetensors,
     ".pt": _read_pt,
     ".arrow": _read_arrow,
     ".parquet": _read_arrow,

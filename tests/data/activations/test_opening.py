@@ -171,7 +171,7 @@ BAD = [
     ("npy", by(np.save, TRAP), "they are object"),
     ("npz", by(np.savez_compressed, TRAP), "allow_pickle=False"),
     ("npz", by(np.savez, a=ROWS, documents=TRAP), "60 integers"),
-    ("safetensors", lambda path: save_file({"a": ROWS.astype(np.uint8)}, path), "has the type U8"),
+    ("safetensors", lambda path: save_file({"a": ROWS.astype(np.uint8)}, path), "are uint8"),
     ("npz", by(np.savez, a=ROWS, b=ROWS), "several arrays, 'a', 'b'"),
     ("npz", by(np.savez, documents=DOCUMENTS), "holds no activations"),
     ("arrow", column([1.0, 2.0], [3.0]), "lists of [1, 2] numbers"),
