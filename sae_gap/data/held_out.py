@@ -83,7 +83,7 @@ class HeldOut:
     def _split_seed(self) -> int:
         return self.seed if self.split_seed is None else self.split_seed
 
-    def _split(self, rows: Activations) -> tuple[Activations, Activations]:
+    def _split(self, rows):
         return rows.split(self.held_out, self._split_seed)  # type: ignore[arg-type]
 
     @property
@@ -142,7 +142,7 @@ class HeldOut:
         """What a transcoder reads of the held-out rows to score."""
         return self._read(self._inside)
 
-    def _read(self, numbers: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n num_inputs"] | None:
+    def _read(self, numbers):
         """What a transcoder reads of rows, by their numbers among all rows of the files."""
         return None if self.inputs is None else self.inputs.take(numbers)
 

@@ -56,12 +56,12 @@ def draw(setting: Any) -> Task:
     )
     padding = (setting.padded_dim or len(dictionary)) - len(dictionary)
 
-    def put(array: Any, *sides: tuple[int, int]) -> Any:
+    def put(array, *sides):
         """Returns an array on the device; `asarray` would compile a program for each shape."""
         array = np.pad(array, sides) if padding and sides else array
         return jax.device_put(array) if isinstance(array, np.ndarray) else array
 
-    def split(signals: np.ndarray, codes: Any = None) -> Split:
+    def split(signals, codes=None):
         return Split(put(signals, (0, 0), (0, padding)), put(codes))
 
     if setting.stream:
@@ -81,9 +81,7 @@ def draw(setting: Any) -> Task:
     )
 
 
-def _draw_samples(
-    setting: Setting, active: np.ndarray, atoms: np.ndarray, supports: np.ndarray, rng, noise_rng
-) -> tuple[np.ndarray, Any]:
+def _draw_samples(setting, active, atoms, supports, rng, noise_rng):
     """Returns signals and codes for given supports; `atoms` has the atoms of the latents `active`,
     as rows.
     """
@@ -101,7 +99,7 @@ def _draw_samples(
     return signals.astype(values.dtype), codes.toarray() if dense else codes
 
 
-def _sparse(values: np.ndarray, supports: np.ndarray, setting: Setting) -> sparse.csr_array:
+def _sparse(values, supports, setting):
     n, k = supports.shape
     ends = np.arange(0, supports.size + 1, k)
     return sparse.csr_array((values.ravel(), supports.ravel(), ends), (n, setting.num_latents))
@@ -140,7 +138,7 @@ class Stream:
             found[place] = self._piece(index)[rows]
         return found
 
-    def _draw(self, index: int) -> np.ndarray:
+    def _draw(self, index):
         setting, dtype = self._setting, self._atoms.dtype
         rng = np.random.default_rng([setting.seed, 4, index])
         supports = _id_supports(setting, _PIECE, rng)
@@ -150,7 +148,7 @@ class Stream:
         return signals
 
 
-def _draw_dictionary(setting: Setting, active: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _draw_dictionary(setting, active):
     """Draws the dictionary in the default float type, and the atoms of the active latents as rows,
     in float64.
 
@@ -182,7 +180,7 @@ def _draw_dictionary(setting: Setting, active: np.ndarray) -> tuple[np.ndarray, 
     return dictionary, atoms
 
 
-def _id_supports(setting: Setting, n: int, rng: np.random.Generator) -> np.ndarray:
+def _id_supports(setting, n, rng):
     """Draws the active latents of n in-distribution samples, (n, k)."""
     heads = rng.random(n) < 0.5
     with_zero = _with_latent_zero(setting, n, 1, setting.num_latents - setting.num_ood - 1, rng)
@@ -190,23 +188,19 @@ def _id_supports(setting: Setting, n: int, rng: np.random.Generator) -> np.ndarr
     return np.where(heads[:, None], with_zero, without_zero)
 
 
-def _ood_supports(setting: Setting, n: int, rng: np.random.Generator) -> np.ndarray:
+def _ood_supports(setting, n, rng):
     """Draws the active latents of n out-of-distribution samples, (n, k)."""
     return _with_latent_zero(
         setting, n, setting.num_latents - setting.num_ood, setting.num_ood, rng
     )
 
 
-def _with_latent_zero(
-    setting: Setting, n: int, first: int, size: int, rng: np.random.Generator
-) -> np.ndarray:
+def _with_latent_zero(setting, n, first, size, rng):
     others = first + _distinct(n, setting.sparsity - 1, size, rng, setting.stream)
     return np.concatenate([np.zeros((n, 1), others.dtype), others], axis=1)
 
 
-def _distinct(
-    n: int, k: int, size: int, rng: np.random.Generator, stream: bool = False
-) -> np.ndarray:
+def _distinct(n, k, size, rng, stream=False):
     """Draws n uniformly random k-subsets of range(size), one a row."""
     if k == 0:
         return np.zeros((n, 0), np.int64)

@@ -6,7 +6,6 @@ import pathlib
 import typing
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -70,10 +69,10 @@ def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -
             "give width."
         )
 
-    def matrix(name: str, rows: int) -> jax.Array | None:
+    def matrix(name, rows):
         return jnp.asarray(tensors.take(name, rows, widths[0])) if name in tensors else None
 
-    def split(name: str) -> Split:
+    def split(name):
         signals = tensors.take(f"Y_{name}", tensors.shape(f"Y_{name}")[0], input_dim)
         return Split(jnp.asarray(signals), matrix(f"Z_{name}", len(signals)))
 
@@ -107,7 +106,7 @@ class Recording:
         """Returns the splits of the file, with the seed of this recording."""
         return dataclasses.replace(self._content()[0], seed=self.seed)
 
-    def _content(self) -> tuple[Task, str]:
+    def _content(self):
         modified = self.path.stat().st_mtime_ns if self.path.is_file() else 0
         return _read(self.path, self.width, modified)
 
@@ -141,7 +140,7 @@ def _read(path: pathlib.Path, width: int | None, modified: int) -> tuple[Task, s
     return load(path, width=width), file_digest(path)
 
 
-def _true_latents(task: Task) -> int:
+def _true_latents(task):
     """Returns the number of true latents, or of those to learn if the truth is unknown."""
     known = (task.dictionary, *(split.codes for split in (task.train, task.id, task.ood)))
     return next((part.shape[1] for part in known if part is not None), task.width)

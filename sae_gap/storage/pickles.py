@@ -40,7 +40,7 @@ _NESTED = ("ae", "state_dict", "model", "model_state_dict")
 class _Named:
     """A name in a pickle that nothing calls: a type of storage, or of number."""
 
-    def __init__(self, dtype: Any = None):
+    def __init__(self, dtype=None):
         self.dtype = None if dtype is None else np.dtype(dtype)
 
 
@@ -114,7 +114,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
         return np.memmap(self._path, kind.dtype, "r", place, size // kind.dtype.itemsize)
 
 
-def _rebuild(storage, offset, shape, strides, *rest) -> np.ndarray:
+def _rebuild(storage, offset, shape, strides, *rest):
     """A tensor with any strides as a view of its storage."""
     if not isinstance(storage, np.ndarray) or math.prod(shape) > storage.size:
         raise ValueError(f"a tensor of shape {shape} does not fit in its storage")

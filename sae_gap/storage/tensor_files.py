@@ -127,7 +127,7 @@ class Tensors:
                 "over."
             )
 
-    def _named(self, name: str) -> np.ndarray:
+    def _named(self, name):
         if name not in self._arrays:
             fault = (
                 f"{self.path} has no tensor {name}, but "
@@ -266,7 +266,7 @@ class Config:
         """An entry that is an object itself; empty if it is missing."""
         return Config(self.path, self._typed(name, {}, dict, "an object"))
 
-    def _typed(self, name: str, default: Any, kind: type, wanted: str) -> Any:
+    def _typed(self, name, default, kind, wanted):
         value = self._value(name, default)
         if not isinstance(value, kind):
             raise ValueError(f"{name} in {self.path} must be {wanted}, but it is {shown(value)}.")
@@ -275,7 +275,7 @@ class Config:
     flag = partialmethod(_typed, kind=bool, wanted="true or false")
     text = partialmethod(_typed, kind=str, wanted="a text")
 
-    def _value(self, name: str, default: Any) -> Any:
+    def _value(self, name, default):
         value = self.entries.get(name)
         return default if value is None else value
 
@@ -295,7 +295,7 @@ def printable(text: str, most: int = 80) -> str:
     return kept if len(text) <= most else f"{kept}..."
 
 
-def _listed(names: list[str]) -> str:
+def _listed(names):
     return ", ".join(map(printable, names[:8])) + (
         f" and {len(names) - 8} more" if len(names) > 8 else ""
     )

@@ -147,21 +147,21 @@ class Checkpoint:
             self.folder.remove(self.name)
 
 
-def _named(tree: PyTree) -> list[tuple[str, Any]]:
+def _named(tree):
     return [
         (jax.tree_util.keystr(path) or "tree", leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     ]
 
 
-def _arrays(tree: PyTree) -> dict[str, np.ndarray]:
+def _arrays(tree):
     return {
         name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
         for name, leaf in _named(tree)
     }
 
 
-def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
+def _checksum(arrays):
     """A checksum of the numbers: safetensors has none of its own."""
     total = 0
     for name in sorted(arrays):
@@ -169,11 +169,11 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
     return total
 
 
-def _is_key(leaf) -> bool:
+def _is_key(leaf):
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _form(leaf) -> tuple[tuple[int, ...], np.dtype]:
+def _form(leaf):
     """Shape and type of an array in a file, where a random key is stored as its words."""
     if _is_key(leaf):
         words = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
@@ -181,11 +181,11 @@ def _form(leaf) -> tuple[tuple[int, ...], np.dtype]:
     return tuple(leaf.shape), np.dtype(leaf.dtype)
 
 
-def _told(form: tuple[tuple[int, ...], np.dtype] | None) -> str:
+def _told(form):
     return "missing" if form is None else f"{form[1]} of shape {form[0]}"
 
 
-def _restored(saved: np.ndarray, like) -> jax.Array:
+def _restored(saved, like):
     """An array on the devices of `like`, if that is committed to any."""
     array = jax.random.wrap_key_data(jax.numpy.asarray(saved)) if _is_key(like) else saved
     # Keep uncommitted arrays uncommitted: JAX compiles again for each array that becomes committed.

@@ -32,20 +32,20 @@ def map_npy(path: pathlib.Path, begin: int = 0) -> np.ndarray:
         return np.memmap(path, dtype, "r", file.tell(), shape, order)
 
 
-def _read_npz(path: pathlib.Path) -> Arrays:
+def _read_npz(path):
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     return {info.filename.removesuffix(".npy"): partial(_member, path, info) for info in members}
 
 
-def _member(path, info) -> np.ndarray:
+def _member(path, info):
     if info.compress_type == zipfile.ZIP_STORED:
         return map_npy(path, member_start(path, info)[0])
     with zipfile.ZipFile(path) as archive, archive.open(info) as file:
         return np.lib.format.read_array(file)
 
 
-def _read_pt(path: pathlib.Path) -> Arrays:
+def _read_pt(path):
     held = map_pt(path)
     tensors = {ACTIVATIONS: held} if isinstance(held, np.ndarray) else tensors_of(held)
     return {name: partial(tensors.get, name) for name in tensors}
@@ -77,7 +77,7 @@ def read_arrow_table(path: pathlib.Path) -> Any:
         return pyarrow.ipc.open_file(source).read_all()
 
 
-def _read_arrow(path: pathlib.Path) -> Arrays:
+def _read_arrow(path):
     """Reads columns whose entries are lists of numbers, and the documents."""
     table = read_arrow_table(path)
     from pyarrow.types import is_nested
@@ -106,7 +106,7 @@ class _Lists:
         self.shape, self.dtype = (len(column), int(widths[0])), np.dtype(kind.to_pandas_dtype())
         self._column = column
 
-    def __getitem__(self, part: slice) -> np.ndarray:
+    def __getitem__(self, part):
         flat = self._column[part].combine_chunks().flatten()
         return flat.to_numpy(zero_copy_only=False).reshape(-1, self.shape[1])
 

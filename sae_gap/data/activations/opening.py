@@ -85,11 +85,11 @@ def open_activations(
     return _activations([_read_file(path, key)])
 
 
-def _activations(tables: list[Table]) -> Activations:
+def _activations(tables):
     return Activations(tuple(tables), np.arange(sum(table.num_rows for table in tables)))
 
 
-def _read_folder(folder: pathlib.Path, key: str | None) -> list[Table]:
+def _read_folder(folder, key):
     """Reads the files of activations in a folder, in the order of their names."""
     entries = sorted(folder.iterdir())
     companion = f".{DOCUMENTS}.npy"
@@ -124,7 +124,7 @@ def _read_folder(folder: pathlib.Path, key: str | None) -> list[Table]:
     return tables
 
 
-def _form(file: pathlib.Path, table: Table) -> str:
+def _form(file, table):
     """Describes the properties that all files of a folder must share."""
     documents = "no documents" if table.documents is None else "documents"
     return (
@@ -133,7 +133,7 @@ def _form(file: pathlib.Path, table: Table) -> str:
     )
 
 
-def _read_file(path: pathlib.Path, key: str | None) -> Table:
+def _read_file(path, key):
     if path.suffix not in READERS:
         raise ValueError(
             f"{path} has no ending that tells its kind; rename it to one of {', '.join(READERS)}."

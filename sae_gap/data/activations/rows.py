@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from sae_gap.core import RUNS, check_number, check_seed, check_size, evenly_spaced, runs
 from sae_gap.data import Outliers, Table, find_outliers, norms
@@ -246,7 +246,7 @@ class Activations:
             self._tables, self.numbers[held]
         )
 
-    def _drawn(self, held_out: float, seed: int) -> Bool[np.ndarray, " num_samples"]:
+    def _drawn(self, held_out, seed):
         """Marks the rows that are held out."""
         names, member, sizes = np.unique(self.groups, return_inverse=True, return_counts=True)
         if len(names) < 2:
@@ -265,7 +265,7 @@ class Activations:
             held[smallest] = not held[smallest]
         return held[member]
 
-    def _gather(self, places: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows input_dim"]:
+    def _gather(self, places):
         """Reads the rows at ascending places, in spans that end at wide gaps."""
         gathered = np.empty((len(places), self.input_dim), np.float32)
         done = first = 0

@@ -116,7 +116,7 @@ class Law:
         if self.folder is None:
             self._check_trees()
 
-    def _check_trees(self) -> None:
+    def _check_trees(self):
         alone = self.dense + 2 * self.antipodal
         if alone > self.num_latents:
             raise ValueError(
@@ -153,7 +153,7 @@ class Law:
         return " ".join(["synthsae", *(f"{name}={_said(getattr(self, name))}" for name in differ)])
 
 
-def _said(value: Any) -> str:
+def _said(value):
     return ",".join(map(_said, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -187,7 +187,7 @@ def parse_law(entries: Sequence[str]) -> dict[str, Any]:
     return parts
 
 
-def _parse(value: str, kind: type) -> Any:
+def _parse(value, kind):
     if kind is tuple:
         return tuple(map(float, value.split(":", 1)))
     return {"true": True, "false": False}[value] if kind is bool else kind(value)

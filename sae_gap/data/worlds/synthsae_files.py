@@ -80,9 +80,7 @@ def read_firing(folder: pathlib.Path) -> dict[str, Any]:
     )
 
 
-def _check_range(
-    name: str, values: np.ndarray, least: float, most: float, path: pathlib.Path
-) -> None:
+def _check_range(name, values, least, most, path):
     low, high = values.min(), values.max()
     # NaN lies between no bounds.
     if not (least <= low and high <= most):
@@ -93,13 +91,11 @@ def _check_range(
         )
 
 
-def _config(folder: pathlib.Path) -> Config:
+def _config(folder):
     return Config(folder / _CONFIG, read_json(folder / _CONFIG))
 
 
-def _magnitudes(
-    config: Config, name: str, default: float, number: int, stream: int
-) -> Float[np.ndarray, " N"]:
+def _magnitudes(config, name, default, number, stream):
     """Returns the mean or the deviation of each feature's magnitude, by the rule in the
     configuration.
 
@@ -155,13 +151,13 @@ def torch_normal(seed: int, number: int) -> Float[np.ndarray, " number"]:
     return found
 
 
-def _box_muller(uniform: Float[np.ndarray, " blocks"]) -> Float[np.ndarray, " blocks"]:
+def _box_muller(uniform):
     pairs = uniform.astype(np.float64).reshape(-1, 2, _BLOCK // 2)
     radius, angle = np.sqrt(-2 * np.log1p(-pairs[:, 0])), 2 * np.pi * pairs[:, 1]
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()
 
 
-def _trees(path: pathlib.Path, number: int) -> dict[str, np.ndarray]:
+def _trees(path, number):
     """Reads parents, levels and the two flags of every node."""
     parent, level = np.full(number, -1), np.full(number, -1)
     exclusive, scaled = np.zeros(number, bool), np.zeros(number, bool)
@@ -182,7 +178,7 @@ def _trees(path: pathlib.Path, number: int) -> dict[str, np.ndarray]:
     return {"parent": parent, "level": level, "exclusive": exclusive, "scaled": scaled}
 
 
-def _nodes(found: Any, path: pathlib.Path) -> list[dict[str, Any]]:
+def _nodes(found, path):
     if not isinstance(found, list) or not all(isinstance(node, dict) for node in found):
         raise ValueError(
             f"{path} must hold lists of trees, from its entry roots on; download it again."

@@ -112,7 +112,7 @@ class World(Law):
         train = WorldStream(self)
         firing = firing_of(self.law)
 
-        def scored(split: str) -> Split:
+        def scored(split):
             signals, codes = WorldStream(self, split).samples(0, self.num_scored)
             return Split(jnp.asarray(signals), codes)
 
@@ -181,7 +181,7 @@ class WorldStream:
             codes.append(their_codes[rows])
         return signals, sparse.csr_array(sparse.vstack(codes, format="csr"))
 
-    def _draw(self, index: int) -> tuple[Float[np.ndarray, "piece input_dim"], sparse.csr_array]:
+    def _draw(self, index):
         rng = np.random.default_rng([*self._seed, index])
         codes = self._sampler.codes(rng, PIECE).astype(self.atoms.dtype)
         signals = codes @ self.atoms
