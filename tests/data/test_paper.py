@@ -3,7 +3,6 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
@@ -65,15 +64,11 @@ def test_signals_are_the_dictionary_times_uniform_codes(large, name):
 
 
 @pytest.mark.parametrize(("num_samples", "sizes"), [(4, (2, 2, 2)), (101, (50, 51, 50))])
-@pytest.mark.parametrize("x64", [False, True])
-def test_splits_have_their_sizes_and_a_dictionary_that_outlives_them(task, num_samples, sizes, x64):
-    with jax.enable_x64(x64):
+def test_splits_have_their_sizes_and_a_dictionary_that_outlives_them(task, num_samples, sizes):
+    with jax.enable_x64():
         few = draw(Setting(20, 3, num_samples, noise_db=10.0))
-    for name, size in zip(SPLITS, sizes, strict=True):
-        split = getattr(few, name)
-        assert split.signals.shape == (size, 12) and split.codes.shape == (size, 20)
-    assert {leaf.dtype for leaf in jax.tree.leaves(few)} == {jnp.dtype(f"float{64 if x64 else 32}")}
-    assert (few.width, few.input_dim, few.seed) == (20, 12, 0)
+    assert tuple(len(getattr(few, name).codes) for name in SPLITS) == sizes
+    assert {leaf.dtype for leaf in jax.tree.leaves(few)} == {np.dtype(float)}
     np.testing.assert_array_equal(few.dictionary.astype(np.float32), task.dictionary)
 
 
@@ -99,10 +94,8 @@ def test_codes_of_a_stream_are_few_uniform_values_on_atoms_and_those_of_training
     codes = np.linalg.solve(dictionary, signals.T).T
     on = np.abs(codes) > 1e-4
     assert (on.sum(axis=1) > 2.99).mean() > 0.99 and on.sum(axis=1).max() == 3
-    heads = on[:, 0]
-    assert is_uniform(codes[on]) and is_fair(heads) and task.train.codes is None
-    assert not on[heads][:, 10:].any() and on[~heads][:, 10:].any(axis=0).all()
-    assert task.id.codes.shape == (1_500, 20) and np.all(task.ood.codes[:, 0])
+    assert is_uniform(codes[on]) and is_fair(on[:, 0]) and task.train.codes is None
+    assert not on[on[:, 0], 10:].any() and task.id.codes.shape == (1_500, 20)
 
 
 @pytest.mark.parametrize("noise_db", [None, 7.0])
@@ -127,17 +120,15 @@ def test_settings_keep_the_draws_they_have_always_had(monkeypatch, at_once):
     assert found == pytest.approx([-4.731332600815222, 149.643112053629, 3.376342498580925], 1e-5)
 
 
-@pytest.mark.parametrize("change", [{"noise_db": 7.0}, {"stream": True}])
-def test_codes_of_very_many_latents_are_sparse(monkeypatch, change):
-    setting = Setting(20, 3, 200, **change)
+def test_codes_of_very_many_latents_are_sparse(monkeypatch):
+    setting = Setting(20, 3, 200, noise_db=7.0)
     dense = draw(setting)
     monkeypatch.setattr(paper, "DENSE_LATENTS", 19)
     wide = draw(setting)
     for name in SPLITS:
         one, other = getattr(dense, name), getattr(wide, name)
         np.testing.assert_array_equal(one.signals, other.signals)
-        if one.codes is not None:
-            np.testing.assert_array_equal(other.codes.toarray(), one.codes)
+        np.testing.assert_array_equal(other.codes.toarray(), one.codes)
 
 
 # Above 10 k² latents subsets are drawn with rejection, else by ranking, in pieces: 40 and 41 lie

@@ -1,9 +1,7 @@
-"""Whole files on disk and in a bucket: the old content or the new, whenever a process is killed."""
+"""Whole files on disk and in a bucket: the old content or the new."""
 
 import errno
 import os
-import subprocess
-import sys
 import time
 
 import fsspec
@@ -34,30 +32,13 @@ def test_files_are_put_got_listed_and_removed(place, tmp_path):
         folder.read("x")
 
 
-WRITER = """
-import sys
-from sae_gap.storage.folder import Folder
-while True:
-    for letter in (b"a", b"b"):
-        Folder(sys.argv[1]).write("x", letter * 100_000)
-"""
-
-
-def test_a_killed_writer_leaves_the_old_content_or_the_new(tmp_path):
-    process = subprocess.Popen([sys.executable, "-c", WRITER, tmp_path])
-    while not (tmp_path / "x").exists():
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    content = (tmp_path / "x").read_bytes()
-    assert len(content) == 100_000 and len(set(content)) == 1
-    # What it left of a draft is no file of the folder, and goes after a day.
+def test_a_draft_of_a_killed_process_is_no_file_and_goes_after_a_day(tmp_path):
     draft = tmp_path / ".draft-0123456789abcdef"
     draft.write_bytes(b"half")
     for age, there in ((time.time(), True), (0, False)):
         os.utime(draft, (age, age))
         Folder(tmp_path).write("y", b"")
-        assert draft.exists() == there and Folder(tmp_path).names() == ["x", "y"]
+        assert draft.exists() == there and Folder(tmp_path).names() == ["y"]
 
 
 def test_a_full_disk_leaves_the_old_content(tmp_path, monkeypatch):

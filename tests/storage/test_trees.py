@@ -81,8 +81,6 @@ def test_a_checkpoint_is_saved_loaded_and_removed(tmp_path, caplog):
     check_same(state, TREE)
     other = save.named("other")
     assert other.load(TREE) is None and (seconds, other.every) == (2.5, 0)
-    (tmp_path / "state.safetensors").write_bytes(CONTENT[:-1])
-    assert save.load(TREE) is None
     for _ in range(2):
         save.discard()
     assert [*tmp_path.iterdir()] == []

@@ -85,18 +85,11 @@ def test_every_kind_gives_the_rows_back_as_float32(tmp_path, kind):
         np.testing.assert_array_equal(found.take(wanted), expected, strict=True)
 
 
-@pytest.mark.parametrize("save", [None, np.savez, np.savez_compressed])
 @pytest.mark.parametrize("documents", [None, [5, 5, 1, 2, 3, 4], DOCUMENTS])
-def test_documents_of_tokens_become_rows(tmp_path, save, documents):
+def test_documents_of_tokens_become_rows_of_an_array_that_is_not_copied(documents):
     rows = ROWS.reshape(6, 10, 5)
-    if save is None:
-        found = open_activations(rows, documents=documents)
-        # An array in memory is not copied.
-        assert found.files == () and np.shares_memory(found._tables[0].array, rows)
-    else:
-        named = {} if documents is None else {"documents": documents}
-        save(tmp_path / "x.npz", layer=rows, **named)
-        found = open_activations(tmp_path / "x.npz", key="layer")
+    found = open_activations(rows, documents=documents)
+    assert found.files == () and np.shares_memory(found._tables[0].array, rows)
     names = np.arange(6) if documents is None else np.asarray(documents)
     np.testing.assert_array_equal(found.documents, np.repeat(names, 60 // len(names)))
     np.testing.assert_array_equal(np.concatenate([*found.chunks(7)]), ROWS)
@@ -164,19 +157,15 @@ BAD = [
     ("npy", os.mkfifo, "neither a file"),
     ("npy", lambda path: (path / "train").mkdir(parents=True), "its folders, such as 'train'"),
     ("csv", lambda path: path.write_text("1,2"), "no ending"),
-    *((kind, cut, "cannot be read") for kind in ("npy", "npz", "safetensors", "arrow", "parquet")),
-    ("npy", by(np.save, ROWS[0]), "its shape is (5,)"),
+    *((kind, cut, "cannot be read") for kind in ("npy", "npz", "safetensors", "arrow")),
     ("npz", by(np.savez_compressed, ROWS[:0]), "its shape is (0, 5)"),
     ("npy", by(np.save, np.ones((3, 2), int)), "they are int64"),
     ("npy", by(np.save, TRAP), "they are object"),
-    ("npz", by(np.savez_compressed, TRAP), "allow_pickle=False"),
     ("npz", by(np.savez, a=ROWS, documents=TRAP), "60 integers"),
-    ("safetensors", lambda path: save_file({"a": ROWS.astype(np.uint8)}, path), "are uint8"),
     ("npz", by(np.savez, a=ROWS, b=ROWS), "several arrays, 'a', 'b'"),
     ("npz", by(np.savez, documents=DOCUMENTS), "holds no activations"),
-    ("arrow", column([1.0, 2.0], [3.0]), "lists of [1, 2] numbers"),
+    ("arrow", column([1.0, 2.0], None), "lists of [0, 2] numbers"),
     ("arrow", column([1.0, None]), "row 0 of"),
-    ("arrow", column([1.0], None), "lists of [0, 1] numbers"),
     ("arrow", by(arrow, columns(ROWS, DOCUMENTS)[:0]), "must hold a column of lists"),
     ("pt", by(torch_files.archive, b"].", numbers=ROWS), "holds a list"),
     ("npy", folder(a={"a": ROWS}, b={"a": ROWS[:, 1:]}), "b.npz .npz of width 4"),
@@ -209,9 +198,8 @@ def test_what_is_saved_is_read_and_a_write_that_fails_leaves_nothing(tmp_path, m
     monkeypatch.setenv("HOME", str(tmp_path))
     path = tmp_path / "new" / "x.npz"
     save_activations("~/new/x.npz", ROWS, DOCUMENTS, names=np.array(["a"]))
-    for spoilt in ({"activations": TRAP}, {"activations": ROWS, "other": TRAP}):
-        with pytest.raises(ValueError):
-            save_activations(path, **spoilt)
+    with pytest.raises(ValueError):
+        save_activations(path, ROWS, other=TRAP)
     assert [*path.parent.iterdir()] == [path]
     found = open_activations(path)
     np.testing.assert_array_equal(found.take(np.arange(60)), ROWS)
