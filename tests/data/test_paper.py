@@ -82,7 +82,6 @@ def test_noise_leaves_the_codes_and_has_its_ratio(setting):
         noise = np.asarray(found.signals, float) - signals
         # 2,500 x 19 draws pin the power of the noise to .03 dB; train and ID share one level.
         assert 10 * np.log10(np.mean(signals**2) / np.mean(noise**2)) == pytest.approx(7, abs=0.15)
-        assert stats.kstest(noise.ravel() / noise.std(), "norm").pvalue > UNLIKELY
         noises.append(noise[:2_500].ravel())
     assert np.abs(np.corrcoef(noises)[0, 1:]).max() < 0.02
 

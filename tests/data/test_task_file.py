@@ -3,7 +3,6 @@
 import re
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -28,8 +27,7 @@ def test_a_file_gives_back_what_was_saved(tmp_path, task, arrays, save, dtype, m
     wanted = [given[name].astype("f4") for name in ("Y_val", "Z_ood", "A")]
     parts = [found.id.signals, found.ood.codes, found.dictionary]
     jax.tree.map(lambda *pair: np.testing.assert_array_equal(*pair, strict=True), parts, wanted)
-    assert (found.width, again.path, again.task().seed) == (20, path, 7)
-    assert {leaf.dtype for leaf in jax.tree.leaves(found)} == {jnp.dtype("f4")}
+    assert (again.path, again.task().seed) == (path, 7)
 
 
 @pytest.mark.parametrize("kept", [(), ("A",), ("Z_train",), ("Z_val", "Z_ood")])

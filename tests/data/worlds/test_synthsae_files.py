@@ -62,19 +62,17 @@ def test_what_is_written_is_read(tmp_path):
     found, drawn = firing_of(source.law), firing_of(world().law)
     for name in ("rates", "factor", "rest", "parent", "level"):
         np.testing.assert_allclose(getattr(found, name), getattr(drawn, name), atol=1e-6)
-    assert np.flatnonzero(~found.exclusive[:16]).tolist() == [1] and not found.exclusive[16:].any()
-    assert np.flatnonzero(~found.scaled[:16]).tolist() == [2]
+    assert [found.exclusive[:3].tolist(), found.scaled[:3].tolist()] == [[1, 0, 1], [1, 1, 0]]
     # Others fire together as closely out of distribution.
-    other = out_of_distribution(source.law).factor
-    assert np.std(other) == pytest.approx(np.std(found.factor), rel=0.1)
-    assert abs(np.corrcoef(found.factor.ravel(), other.ravel())[0, 1]) < 0.15
+    there = out_of_distribution(source.law).factor
+    assert np.std(there) == pytest.approx(np.std(found.factor), rel=0.1)
+    assert abs(np.corrcoef(found.factor.ravel(), there.ravel())[0, 1]) < 0.15
     task, atoms = sae_gap.draw(source), tensors["feature_vectors"]
     np.testing.assert_array_equal(task.dictionary, atoms.T)
     signals = task.id.codes.toarray() @ atoms
     np.testing.assert_allclose(task.id.signals, signals + 0.1, atol=1e-4)
-    assert re.fullmatch(r"synthsae file=[0-9a-f]{16}", source.asdict()["world"])
     # Other files are another world.
-    assert read(config | {"bias": 0.4}, trees, tensors).title != source.title
+    assert re.fullmatch(r"synthsae file=[0-9a-f]{16}", source.asdict()["world"])
     other = read(config, trees, tensors | {"bias": np.zeros(20, np.float32)})
     np.testing.assert_allclose(sae_gap.draw(other).id.signals, signals, atol=1e-4)
 
