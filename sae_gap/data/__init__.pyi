@@ -16,7 +16,6 @@ from sae_gap.data.activations.tables import RefusedError as RefusedError
 from sae_gap.data.activations.tables import Table as Table
 from sae_gap.data.activations.tables import as_table as as_table
 from sae_gap.data.activations.tables import choose as choose
-from sae_gap.data.digest import file_digest as file_digest
 from sae_gap.data.held_out import TENTH as TENTH
 from sae_gap.data.held_out import HeldOut as HeldOut
 from sae_gap.data.paper import Stream as Stream
@@ -27,15 +26,14 @@ from sae_gap.data.recording import Recording as Recording
 from sae_gap.data.recording import Source as Source
 from sae_gap.data.recording import check_sources as check_sources
 from sae_gap.data.recording import load as load
-from sae_gap.data.worlds.feature_vectors import atoms_of as atoms_of
-from sae_gap.data.worlds.feature_vectors import push_apart as push_apart
 from sae_gap.data.worlds.firing import Firing as Firing
+from sae_gap.data.worlds.firing import atoms_of as atoms_of
 from sae_gap.data.worlds.firing import base_rates as base_rates
 from sae_gap.data.worlds.firing import compensated as compensated
-from sae_gap.data.worlds.firing import correlate as correlate
 from sae_gap.data.worlds.firing import firing_of as firing_of
 from sae_gap.data.worlds.firing import out_of_distribution as out_of_distribution
 from sae_gap.data.worlds.firing import plant as plant
+from sae_gap.data.worlds.firing import push_apart as push_apart
 from sae_gap.data.worlds.law import LOUDEST as LOUDEST
 from sae_gap.data.worlds.law import Law as Law
 from sae_gap.data.worlds.law import parse_law as parse_law

@@ -21,8 +21,8 @@ from sae_gap.core import (
     settle,
     shown,
 )
-from sae_gap.data import fetched, file_digest
-from sae_gap.storage import Tensors, reading
+from sae_gap.data import fetched
+from sae_gap.storage import Tensors, file_digest, reading
 
 _NAMES = ("Y_train", "Y_val", "Y_ood", "A", "Z_train", "Z_val", "Z_ood")
 

@@ -12,6 +12,7 @@ from sae_gap.storage.results import SIZES as SIZES
 from sae_gap.storage.results import Row as Row
 from sae_gap.storage.results import Store as Store
 from sae_gap.storage.results import digest as digest
+from sae_gap.storage.results import file_digest as file_digest
 from sae_gap.storage.results import grouped as grouped
 from sae_gap.storage.results import key as key
 from sae_gap.storage.results import plain as plain

@@ -71,6 +71,15 @@ def digest(arrays: Iterable[Any]) -> str:
     return found.hexdigest()[:16]
 
 
+def file_digest(*paths: Path) -> str:
+    """Sixteen hexadecimal digits of the content of files, taken one after the other."""
+    found = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: found)
+    return found.hexdigest()[:16]
+
+
 def _digest(value):
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

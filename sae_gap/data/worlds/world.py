@@ -27,13 +27,13 @@ from sae_gap.data import (
     Sampler,
     atoms_of,
     expected_l0,
-    file_digest,
     firing_of,
     noise_scale,
     out_of_distribution,
     pieces_of,
 )
 from sae_gap.data.worlds import synthsae_files
+from sae_gap.storage import file_digest
 
 # Samples per piece; each piece has its own random generator.
 PIECE = 1_024

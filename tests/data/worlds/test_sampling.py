@@ -13,7 +13,6 @@ from sae_gap.data import (
     Sampler,
     base_rates,
     compensated,
-    correlate,
     firing_of,
     parse_law,
     plant,
@@ -152,11 +151,10 @@ def test_the_full_world_has_the_published_constants():
 
 
 def test_a_correlation_that_would_take_all_the_variance_is_scaled():
-    factor, rest = correlate(small(num_latents=3_000, rank=4, correlation=0.5))
-    square = np.sum(factor**2, axis=1)
-    np.testing.assert_allclose(square + rest, 1)
-    assert rest.min() == pytest.approx(0.01) and 0.01 < np.median(rest) < 0.5
-    assert correlate(small(rank=0))[1].tolist() == [1.0] * 200
+    firing = firing_of(small(num_latents=3_000, rank=4, correlation=0.5))
+    np.testing.assert_allclose(np.sum(firing.factor**2, axis=1) + firing.rest, 1)
+    assert firing.rest.min() == pytest.approx(0.01) and 0.01 < np.median(firing.rest) < 0.5
+    assert firing_of(small(rank=0)).rest.tolist() == [1.0] * 200
 
 
 def test_a_title_tells_all_laws_apart():
