@@ -123,11 +123,10 @@ class HeldOut:
     @functools.cached_property
     def _outside(self) -> Int[np.ndarray, " m"]:
         """The numbers of these tokens among all rows of the files."""
-        whole = held = self.whole
+        whole = self.whole
         if self.keep_outliers:
             return whole.numbers[:0]
-        if held is not self.held_out:
-            held = self._split(whole)[1]
+        held = whole if whole is self.held_out else self._split(whole)[1]
         rows = np.intersect1d(held.numbers, whole.numbers[whole.outliers.rows])
         most = -(-len(rows) * len(self.places) // self.parts[1].num_samples)
         return rows[evenly_spaced(len(rows), most)]

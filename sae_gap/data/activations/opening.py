@@ -2,13 +2,14 @@
 
 import os
 import pathlib
+from functools import partial
 from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from sae_gap.core import as_matrix, as_real, check_path, check_type, check_unmasked
+from sae_gap.core import as_matrix, as_real, check_path, check_type
 from sae_gap.data import (
     ACTIVATIONS,
     DOCUMENTS,
@@ -91,46 +92,32 @@ def _activations(tables):
 
 def _read_folder(folder, key):
     """Reads the files of activations in a folder, in the order of their names."""
-    entries = sorted(folder.iterdir())
-    companion = f".{DOCUMENTS}.npy"
     files = [
         path
-        for path in entries
-        if path.suffix in READERS and path.is_file() and not path.name.endswith(companion)
+        for path in sorted(folder.iterdir())
+        if path.suffix in READERS and path.is_file() and not path.match(f"*.{DOCUMENTS}.npy")
     ]
     if not files:
-        inner = ", ".join(repr(path.name) for path in entries if path.is_dir())[:100]
-        mend = (
-            f"give one of its folders, such as {inner}"
-            if inner
-            else f"give one with {', '.join(READERS)}"
+        raise ValueError(
+            f"the folder {folder} holds no file of activations; give one with "
+            f"{', '.join(READERS)}, such as one of its folders."
         )
-        raise ValueError(f"the folder {folder} holds no file of activations; {mend}.")
     tables: list[Table] = []
-    counted = 0
+    forms, counted = [], 0
     for file in files:
         table = _read_file(file, key)
-        if table.counted and table.documents is not None:
+        documents = "no documents" if table.documents is None else "documents"
+        if table.counted:
             table = table._replace(documents=table.documents + counted)
-            counted = int(table.documents.max()) + 1  # type: ignore[union-attr]
+            counted, documents = table.documents[-1] + 1, "documents of many rows each"
         tables.append(table)
-        first, form = _form(files[0], tables[0]), _form(file, table)
-        if form != first:
-            fault = (
-                f"{folder} must hold files of one form, but {files[0].name} is {first} and "
-                f"{file.name} {form}"
+        forms.append(f"{file.suffix} of width {table.width} with {documents}")
+        if forms[0] != forms[-1]:
+            raise ValueError(
+                f"{folder} must hold files of one form, but {files[0].name} is {forms[0]} and "
+                f"{file.name} {forms[-1]}; move one of them to another folder."
             )
-            raise ValueError(f"{fault}; move one of them to another folder.")
     return tables
-
-
-def _form(file, table):
-    """Describes the properties that all files of a folder must share."""
-    documents = "no documents" if table.documents is None else "documents"
-    return (
-        f"{file.suffix} of width {table.width} with "
-        f"{documents}{' of many rows each' if table.counted else ''}"
-    )
 
 
 def _read_file(path, key):
@@ -138,15 +125,12 @@ def _read_file(path, key):
         raise ValueError(
             f"{path} has no ending that tells its kind; rename it to one of {', '.join(READERS)}."
         )
-    beside = path.with_suffix(f".{DOCUMENTS}.npy")
     try:
         arrays = READERS[path.suffix](path)
-        name = choose(path, [*arrays], key)
-        if DOCUMENTS in arrays:
-            documents = arrays[DOCUMENTS]()
-        else:
-            documents = map_npy(beside) if beside.is_file() else None
-        return as_table(path, arrays[name](), documents)
+        name, beside = choose(path, [*arrays], key), path.with_suffix(f".{DOCUMENTS}.npy")
+        if beside.is_file():
+            arrays.setdefault(DOCUMENTS, partial(map_npy, beside))
+        return as_table(path, arrays[name](), arrays.get(DOCUMENTS, lambda: None)())
     except RefusedError:
         raise
     except Exception as error:
@@ -159,7 +143,6 @@ def save_activations(
     path: str | pathlib.Path,
     activations: Float[np.ndarray, "n input_dim"],
     documents: Int[np.ndarray, " n"] | None = None,
-    **others: np.ndarray,
 ) -> None:
     """Writes an .npz that `open_activations` maps. The file appears whole, or not at all.
 
@@ -167,7 +150,6 @@ def save_activations(
       path: the file; a missing folder is made.
       activations: rows.
       documents: the document of each row.
-      others: further arrays by name, which are not activations.
 
     Raises:
       TypeError: the path is not one.
@@ -183,13 +165,11 @@ def save_activations(
     arrays: dict[str, Any] = {ACTIVATIONS: rows}
     if documents is not None:
         arrays[DOCUMENTS] = opened.documents
-    for name, values in others.items():
-        check_unmasked(name, values)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with draft.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays, **others)
+            np.savez(file, allow_pickle=False, **arrays)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

@@ -21,8 +21,8 @@ _BLOCK = 16
 _ONE = 1 - 1e-3, 1 + 1e-3
 
 
-def sizes(folder: pathlib.Path) -> tuple[int, int]:
-    """Returns a published world's number of features and dimension, from its configuration.
+def sizes(folder: pathlib.Path) -> tuple[Config, int, int]:
+    """Returns a published world's configuration, and its number of features and dimension.
 
     Raises:
       ValueError: a file is missing, or the configuration is damaged.
@@ -32,8 +32,8 @@ def sizes(folder: pathlib.Path) -> tuple[int, int]:
             raise ValueError(
                 f"{folder!s:.200} has no {name}; download all of {', '.join(FILES)} into it."
             )
-    config = _config(folder)
-    return config.size("num_features"), config.size("hidden_dim")
+    config = Config(folder / _CONFIG, read_json(folder / _CONFIG))
+    return config, config.size("num_features"), config.size("hidden_dim")
 
 
 def read_atoms(
@@ -45,7 +45,7 @@ def read_atoms(
       ValueError: the tensors are damaged, not unit vectors, or of other sizes than in the
         configuration.
     """
-    number, input_dim = sizes(folder)
+    _, number, input_dim = sizes(folder)
     tensors = read_safetensors(folder / _TENSORS)
     atoms = tensors.take("feature_vectors", number, input_dim).astype(np.float32)
     lengths = np.linalg.norm(atoms, axis=1)
@@ -60,8 +60,7 @@ def read_firing(folder: pathlib.Path) -> dict[str, Any]:
     Raises:
       ValueError: a file is damaged, does not fit the others, or has values that no world has.
     """
-    number, _ = sizes(folder)
-    config, tensors = _config(folder), read_safetensors(folder / _TENSORS)
+    (config, number, _), tensors = sizes(folder), read_safetensors(folder / _TENSORS)
     rates = tensors.take("firing_probabilities", number).astype(np.float64)
     _check_range("firing_probabilities", rates, 0, 1, tensors.path)
     factor, rest = np.zeros((number, 0)), np.ones(number)
@@ -86,13 +85,8 @@ def _check_range(name, values, least, most, path):
     if not (least <= low and high <= most):
         raise ValueError(
             f"{name} in {path} must lie from {least:g} to {most:g}, but they go from {low:.3g} to "
-            f"{high:.3g}; "
-            "download the file again."
+            f"{high:.3g}; download the file again."
         )
-
-
-def _config(folder):
-    return Config(folder / _CONFIG, read_json(folder / _CONFIG))
 
 
 def _magnitudes(config, name, default, number, stream):

@@ -220,7 +220,7 @@ def published_world(folder: str | pathlib.Path, **options: Any) -> World:
     for name in options:
         check_choice("an option of a published world", name, own)
     place = pathlib.Path(os.path.expanduser(folder))
-    num_latents, input_dim = synthsae_files.sizes(place)
+    _, num_latents, input_dim = synthsae_files.sizes(place)
     digest = file_digest(*(place / name for name in synthsae_files.FILES))
     world = World(
         num_latents=num_latents, input_dim=input_dim, folder=place, digest=digest, **options
