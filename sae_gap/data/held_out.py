@@ -52,10 +52,10 @@ class HeldOut:
     inputs: Activations | None = None
 
     def __post_init__(self):
-        mend = "open them by sae_gap.open_activations"
-        check_type("activations", self.activations, Activations, mend)
-        check_type("held_out", self.held_out, (Activations, float), mend)
-        check_type("inputs", self.inputs, (Activations, type(None)), mend)
+        kinds = {"activations": (), "held_out": (float,), "inputs": (type(None),)}
+        for name, others in kinds.items():
+            mend = "open them by sae_gap.open_activations"
+            check_type(name, getattr(self, name), (Activations, *others), mend)
         for name in ("activations", "held_out"):
             part = getattr(self, name)
             if self.inputs is not None and isinstance(part, Activations):

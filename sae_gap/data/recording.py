@@ -3,8 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-import typing
-from typing import Any
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 import numpy as np
@@ -76,7 +75,8 @@ def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -
         signals = tensors.take(f"Y_{name}", tensors.shape(f"Y_{name}")[0], input_dim)
         return Split(jnp.asarray(signals), matrix(f"Z_{name}", len(signals)))
 
-    dictionary, splits = matrix("A", input_dim), map(split, ("train", "val", "ood"))
+    dictionary = matrix("A", input_dim)
+    splits = split("train"), split("val"), split("ood")
     return Task(*splits, dictionary, width=int(width or widths[0]), seed=seed)
 
 
@@ -146,8 +146,7 @@ def _true_latents(task):
     return next((part.shape[1] for part in known if part is not None), task.width)
 
 
-@typing.runtime_checkable
-class Source(typing.Protocol):
+class Source(Protocol):
     """A source of a study's data: a `Setting`, a `World`, or anything else with a seed, a
     dimension, values that tell it from others, and `task()`.
     """
@@ -155,16 +154,13 @@ class Source(typing.Protocol):
     @property
     def seed(self) -> int:
         """Seeds the learners; sources that differ only in it are fitted together."""
-        ...
 
     @property
     def input_dim(self) -> int | None:
         """Dimension of the signals."""
-        ...
 
     def asdict(self) -> dict[str, Any]:
         """Returns the values that decide the data, as in rows and keys."""
-        ...
 
 
 def check_sources(sources: Any) -> None:

@@ -53,11 +53,12 @@ def load(content: bytes, like: PyTree) -> PyTree:
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"its tensors cannot be read ({error})") from None
     wanted = {name: _form(leaf) for name, leaf in _named(like)}
-    have = {name: (array.shape, array.dtype) for name, array in found.items()}
+    have = {name: _form(array) for name, array in found.items()}
     if have != wanted:
         name = next(name for name in {**wanted, **have} if have.get(name) != wanted.get(name))
         raise ValueError(
-            f"{name} is {_told(have.get(name))}, where {_told(wanted.get(name))} is expected"
+            f"{name} is {have.get(name, 'missing')}, where {wanted.get(name, 'missing')} is "
+            "expected"
         )
     if checksum != str(_checksum(found)):
         raise ValueError("its numbers are not those that were written")
@@ -174,15 +175,11 @@ def _is_key(leaf):
 
 
 def _form(leaf):
-    """Shape and type of an array in a file, where a random key is stored as its words."""
+    """Type and shape of an array in a file, where a random key is stored as its words."""
     if _is_key(leaf):
-        words = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
-        return words.shape, np.dtype(words.dtype)
-    return tuple(leaf.shape), np.dtype(leaf.dtype)
-
-
-def _told(form):
-    return "missing" if form is None else f"{form[1]} of shape {form[0]}"
+        leaf = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    return f"{np.dtype(leaf.dtype)} of shape {tuple(leaf.shape)}"
 
 
 def _restored(saved, like):

@@ -85,7 +85,7 @@ class Activations:
         """
         if self._whole is not None:
             return Outliers(np.zeros(0, int), np.zeros(0), self.num_samples)
-        parts = [self, *([self._inputs] if self._inputs else [])]
+        parts = filter(None, (self, self._inputs))
         lengths = (
             np.concatenate(
                 [norms(chunk) for chunk in replace(part, numbers=self.numbers).chunks(SPAN)]
@@ -170,7 +170,7 @@ class Activations:
             else table._replace(array=np.array(table.array))
             for table in self._tables
         ]
-        return dataclasses.replace(self, _tables=tuple(tables))
+        return replace(self, _tables=tuple(tables))
 
     def without_outliers(self) -> "Activations":
         """Returns the rows that are no outliers. `split` puts each row into the part where it would

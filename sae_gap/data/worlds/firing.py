@@ -19,7 +19,9 @@ _ATOMS, _STD, _FACTOR, _OTHER_FACTOR = 42, 43, 46, 47
 _RATE, _BETAS, _EPSILON = 3e-4, (0.9, 0.999), 1e-8
 
 # A number for each feature; atoms as rows.
-Numbers, Parents, Flags = Float[np.ndarray, " N"], Int[np.ndarray, " N"], Bool[np.ndarray, " N"]
+Numbers = Float[np.ndarray, " N"]
+Parents = Int[np.ndarray, " N"]
+Flags = Bool[np.ndarray, " N"]
 Atoms = Float[np.ndarray, "N input_dim"]
 
 
@@ -107,9 +109,9 @@ def firing_of(law: Law) -> Firing:
     std = np.abs(law.spread[0] + law.spread[1] * rng.standard_normal(number))
     rates = compensated(base_rates(law), parent, exclusive)
     rates[number - law.dense :] = 0.5
-    correlated = _correlate([law.seed, _FACTOR], law.correlation, (number, law.rank))
+    factor, rest = _correlate([law.seed, _FACTOR], law.correlation, (number, law.rank))
     trees = parent, level, exclusive, scaled
-    return Firing(rates, *correlated, mean, std, *trees, law.lognormal)
+    return Firing(rates, factor, rest, mean, std, *trees, law.lognormal)
 
 
 def out_of_distribution(law: Law) -> Firing:

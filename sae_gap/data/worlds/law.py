@@ -170,10 +170,7 @@ def parse_law(entries: Sequence[str]) -> dict[str, Any]:
         try:
             parts[name] = _parse(value, type(fields[name]))
         except (KeyError, ValueError):
-            default = fields[name]
-            usual = (
-                ":".join(map(str, default)) if isinstance(default, tuple) else str(default).lower()
-            )
+            usual = _said(fields[name]).replace(",", ":").lower()
             raise ValueError(
                 f"the law has {shown(entry)}; give a value such as {name}={usual}."
             ) from None
