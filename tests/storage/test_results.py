@@ -20,14 +20,20 @@ def row(key, **values):
 def test_rows_come_back_as_they_went_in_and_each_is_written_once(tmp_path):
     store, other = Store(tmp_path / "study"), Store(tmp_path / "study")
     assert store.rows() == [] and not (tmp_path / "study").exists()
-    plain = {"nested": {"list": [1, None]}}
     numbers = {"number": np.float32(0.1), "array": np.arange(2), "inf": math.inf, "nan": math.nan}
-    store.put(row("b", **plain, **numbers))
+    store.put(row("b", nested={"a": (1, None)}, **numbers))
     store.put(row("a"))
     path = tmp_path / "study" / "rows" / "a.json"
     content = path.read_text()
     other.put(row("a", mcc_id=0.7))
-    found = row("b", **plain, number=float(np.float32(0.1)), array=[0, 1], inf=None, nan=None)
+    found = row(
+        "b",
+        nested={"a": [1, None]},
+        number=float(np.float32(0.1)),
+        array=[0, 1],
+        inf=None,
+        nan=None,
+    )
     assert store.rows() == other.rows() == [row("a"), found] and path.read_text() == content
     # Earlier versions wrote the rows of a job together, of which the first of a key counts.
     rows = [row("b", mcc_id=0.9), row("c")]

@@ -39,7 +39,6 @@ def test_a_tree_comes_back_with_its_note():
 LIKE = {
     "shape": TREE | {"model": Model(jnp.zeros((2, 4)), jnp.ones(2))},
     "type": TREE | {"n": jnp.float32(7)},
-    "more": TREE | {"other": jnp.ones(1)},
     "fewer": {name: leaf for name, leaf in TREE.items() if name != "flag"},
 }
 

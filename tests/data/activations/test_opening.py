@@ -95,13 +95,11 @@ def test_documents_of_tokens_become_rows_of_an_array_that_is_not_copied(document
     np.testing.assert_array_equal(np.concatenate([*found.chunks(7)]), ROWS)
 
 
-def test_a_folder_is_its_files_in_order_and_tells_their_documents_apart(tmp_path, monkeypatch):
+def test_a_folder_is_its_files_in_order_and_tells_their_documents_apart(tmp_path):
     np.save(tmp_path / "b.npy", ROWS[30:].reshape(6, 5, 5))
     np.save(tmp_path / "a.npy", ROWS[:30].reshape(3, 10, 5))
-    (tmp_path / "README.md").write_text("not activations")
     os.mkfifo(tmp_path / "0.npy")
-    monkeypatch.setenv("HOME", str(tmp_path.parent))
-    found = open_activations(f"~/{tmp_path.name}")
+    found = open_activations(tmp_path)
     assert [path.name for path in found.files] == ["a.npy", "b.npy"]
     np.testing.assert_array_equal(np.concatenate([*found.chunks(11)]), ROWS)
     np.testing.assert_array_equal(found.documents, np.repeat(np.arange(9), [10] * 3 + [5] * 6))

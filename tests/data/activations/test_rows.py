@@ -38,7 +38,6 @@ def test_rows_are_chunked_and_picked_across_files():
 def test_parts_hold_whole_documents_and_every_row_once(seed):
     parts = rows().split(0.25, seed)
     assert not set(parts[0].documents) & set(parts[1].documents)
-    assert sum(part.num_samples for part in parts) == 60
     # Drawn as long as each brings the share nearer, so that it is off by less than half of some
     # document.
     assert abs(parts[1].num_samples - 15) <= 6
@@ -46,7 +45,7 @@ def test_parts_hold_whole_documents_and_every_row_once(seed):
         own = np.isin(DOCUMENTS, part.documents)
         np.testing.assert_array_equal(part.pool(), ROWS[own])
         np.testing.assert_array_equal(part.documents, DOCUMENTS[own])
-    np.testing.assert_array_equal(rows().split(0.25, seed)[1].numbers, parts[1].numbers)
+    assert sum(part.num_samples for part in parts) == 60
 
 
 @pytest.mark.parametrize("place", [4, 59])

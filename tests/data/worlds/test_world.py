@@ -52,7 +52,6 @@ def test_a_stream_gives_the_same_samples_in_whatever_pieces():
     np.testing.assert_array_equal(parts, np.roll(whole, 500, axis=0))
     np.testing.assert_array_equal(again.samples(1_000, 100)[1].toarray(), codes[1_000:1_100])
     np.testing.assert_array_equal(again(np.uint16(65_500), np.int8(100)), again(65_500, 100))
-    assert len(np.unique(whole, axis=0)) > 2_000
 
 
 @pytest.mark.parametrize(
