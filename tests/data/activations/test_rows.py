@@ -1,13 +1,15 @@
 """Rows of several files are picked, chunked and split; a split keeps documents whole and every row
-once.
+once, and outlier tokens, which are found by the median, move no other row to another part.
 """
 
 import pathlib
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.data import Activations, Table
+from sae_gap.data import Activations, Table, open_activations
+from sae_gap.data.activations import outliers
 
 ROWS = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
 # Documents of unequal sizes, one of them in two places.
@@ -96,3 +98,62 @@ def test_bad_arguments_are_refused():
         rows().split(1)
     with pytest.raises(ValueError, match="holds one document alone"):
         rows(documents=np.zeros(60, int)).split()
+
+
+# 200 unit rows, ten to a document.
+UNIT = np.random.default_rng(0).normal(size=(200, 6))
+UNIT = (UNIT / np.linalg.norm(UNIT, axis=1, keepdims=True)).astype(np.float32)
+TENS = np.arange(200) // 10
+
+
+def scaled(lengths):
+    """The unit rows, those of some numbers scaled."""
+    return UNIT * np.array([lengths.get(row, 1) for row in range(200)], np.float32)[:, None]
+
+
+@pytest.mark.parametrize("lengths", [{77: 9.9}, {31: 10.1, 50: 400, 77: 9.9}, {3: 1e30}])
+def test_the_few_outliers_are_found_however_large_they_are(lengths):
+    """A mean would rise with the large ones and hide others; their squares are beyond float32."""
+    found = open_activations(scaled(lengths), documents=TENS).outliers
+    large = {row: length for row, length in lengths.items() if length > 10}
+    np.testing.assert_array_equal(found.rows, [*large])
+    np.testing.assert_allclose(found.ratios, [*large.values()], rtol=1e-5)
+    if len(large) == 2:
+        words = "2 of 200 rows are outliers, 10 to 400 times as long as the median row, 1 of them"
+        assert str(found).startswith(words)
+
+
+@pytest.mark.parametrize("scale", [1e17, 1e-17])
+def test_rows_whose_squares_float32_cannot_hold_are_refused(scale):
+    for fits in (1e13, 1e-7):
+        assert not len(open_activations(UNIT * np.float32(fits)).outliers.rows)
+    with pytest.raises(ValueError, match="the activations have a median norm"):
+        open_activations(UNIT * np.float32(scale)).without_outliers()
+
+
+@pytest.mark.parametrize("zeros", [0, 99, 101, 200])
+@pytest.mark.parametrize("module", [np, jnp])
+def test_a_learner_sees_outliers_at_the_median_norm_of_rows_that_are_not_zeros(module, zeros):
+    live = 2 * np.float32(np.arange(200) >= zeros)[:, None]
+    usual = module.asarray(UNIT * live)
+    assert outliers.scale_down(usual) is usual
+    rows = scaled({198: 9, 199: 300}) * live
+    seen = outliers.scale_down(module.asarray(rows))
+    assert seen.dtype == rows.dtype
+    np.testing.assert_array_equal(seen[:199], rows[:199])
+    np.testing.assert_allclose(seen[199], usual[199], rtol=1e-5)
+    found = open_activations(rows).outliers.ratios
+    np.testing.assert_allclose(found, [300][: zeros < 200], rtol=1e-5)
+
+
+@pytest.mark.parametrize("documents", [TENS, None])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_split_draws_the_same_documents_with_and_without_them(documents, seed):
+    # Enough to change which documents bring the share nearest.
+    rows = scaled(dict.fromkeys([*range(100, 108), 0, 51], 500))
+    whole = open_activations(rows, documents=documents)
+    lean = whole.without_outliers()
+    assert lean.num_samples == 190 and lean.without_outliers() is lean
+    for kept, part in zip(lean.split(0.22, seed), whole.split(0.22, seed), strict=True):
+        usual = part.numbers[np.linalg.norm(rows[part.numbers], axis=1) < 2]
+        np.testing.assert_array_equal(kept.numbers, usual)
