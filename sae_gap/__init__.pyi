@@ -10,7 +10,7 @@ from sae_gap.data.activations import open_activations as open_activations
 from sae_gap.data.activations import save_activations as save_activations
 from sae_gap.data.paper import draw as draw
 from sae_gap.data.recording import Recording as Recording
-from sae_gap.data.task_file import load as load
+from sae_gap.data.recording import load as load
 from sae_gap.data.worlds import World as World
 from sae_gap.data.worlds import WorldStream as WorldStream
 from sae_gap.data.worlds import published_world as published_world

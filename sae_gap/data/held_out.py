@@ -52,10 +52,10 @@ class HeldOut:
     inputs: Activations | None = None
 
     def __post_init__(self):
-        mend = "open them by sae_gap.open_activations"
-        check_type("activations", self.activations, Activations, mend)
-        check_type("held_out", self.held_out, (Activations, float), mend)
-        check_type("inputs", self.inputs, (Activations, type(None)), mend)
+        kinds = {"activations": (), "held_out": (float,), "inputs": (type(None),)}
+        for name, others in kinds.items():
+            mend = "open them by sae_gap.open_activations"
+            check_type(name, getattr(self, name), (Activations, *others), mend)
         for name in ("activations", "held_out"):
             part = getattr(self, name)
             if self.inputs is not None and isinstance(part, Activations):
@@ -83,7 +83,7 @@ class HeldOut:
     def _split_seed(self) -> int:
         return self.seed if self.split_seed is None else self.split_seed
 
-    def _split(self, rows: Activations) -> tuple[Activations, Activations]:
+    def _split(self, rows):
         return rows.split(self.held_out, self._split_seed)  # type: ignore[arg-type]
 
     @property
@@ -123,11 +123,10 @@ class HeldOut:
     @functools.cached_property
     def _outside(self) -> Int[np.ndarray, " m"]:
         """The numbers of these tokens among all rows of the files."""
-        whole = held = self.whole
+        whole = self.whole
         if self.keep_outliers:
             return whole.numbers[:0]
-        if held is not self.held_out:
-            held = self._split(whole)[1]
+        held = whole if whole is self.held_out else self._split(whole)[1]
         rows = np.intersect1d(held.numbers, whole.numbers[whole.outliers.rows])
         most = -(-len(rows) * len(self.places) // self.parts[1].num_samples)
         return rows[evenly_spaced(len(rows), most)]
@@ -142,7 +141,7 @@ class HeldOut:
         """What a transcoder reads of the held-out rows to score."""
         return self._read(self._inside)
 
-    def _read(self, numbers: Int[np.ndarray, " n"]) -> Float[np.ndarray, "n num_inputs"] | None:
+    def _read(self, numbers):
         """What a transcoder reads of rows, by their numbers among all rows of the files."""
         return None if self.inputs is None else self.inputs.take(numbers)
 

@@ -3,11 +3,81 @@
 import dataclasses
 import functools
 import pathlib
-import typing
-from typing import Any
+from typing import Any, Protocol
 
-from sae_gap.core import SEED, Task, check_path, check_sequence, option, settle, shown
-from sae_gap.data import draw, fetched, file_digest, load
+import jax.numpy as jnp
+import numpy as np
+
+from sae_gap.core import (
+    SEED,
+    Split,
+    Task,
+    check_path,
+    check_seed,
+    check_sequence,
+    check_size,
+    option,
+    settle,
+    shown,
+)
+from sae_gap.data import fetched
+from sae_gap.storage import Tensors, file_digest, reading
+
+_NAMES = ("Y_train", "Y_val", "Y_ood", "A", "Z_train", "Z_val", "Z_ood")
+
+
+def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -> Task:
+    """Reads a task from an .npz file of activations.
+
+    The file holds `Y_train`, `Y_val` and `Y_ood` (samples as rows) and optionally the truth:
+    `Z_train`, `Z_val`, `Z_ood` (codes, samples as rows) and `A` (the dictionary, input_dim x
+    num_latents). Pickled arrays are refused, never loaded.
+
+    Args:
+      path: the file, or its URL in a bucket.
+      width: atoms of the dictionaries to learn; None takes the number of true ones.
+      seed: seeds the learners.
+
+    Returns:
+      The task, in the default float type. Parts of the truth that the file lacks are None.
+
+    Raises:
+      ValueError: the file does not hold such a task, or an argument is out of range; the message
+        names the fault and the mend.
+    """
+    check_path("path", path)
+    if width is not None:
+        check_size("width", width)
+    check_seed(seed)
+    file = fetched(path)
+    dtype, arrays = jnp.zeros(()).dtype, {}
+    with (
+        reading(file, "arrays in an .npz file"),
+        np.load(file, allow_pickle=False) as archive,
+        np.errstate(over="ignore"),
+    ):
+        for name in (name for name in _NAMES if name in archive):
+            part = archive[name]
+            arrays[name] = part.astype(dtype) if part.dtype.kind in "fiu" else part
+    tensors = Tensors(file, arrays)
+    input_dim = tensors.shape("Y_train")[1]
+    widths = [tensors.shape(name)[1] for name in _NAMES[3:] if name in tensors]
+    if not widths and width is None:
+        raise ValueError(
+            f"{path} holds neither codes nor a dictionary, so how many atoms to learn is unknown; "
+            "give width."
+        )
+
+    def matrix(name, rows):
+        return jnp.asarray(tensors.take(name, rows, widths[0])) if name in tensors else None
+
+    def split(name):
+        signals = tensors.take(f"Y_{name}", tensors.shape(f"Y_{name}")[0], input_dim)
+        return Split(jnp.asarray(signals), matrix(f"Z_{name}", len(signals)))
+
+    dictionary = matrix("A", input_dim)
+    splits = split("train"), split("val"), split("ood")
+    return Task(*splits, dictionary, width=int(width or widths[0]), seed=seed)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +106,7 @@ class Recording:
         """Returns the splits of the file, with the seed of this recording."""
         return dataclasses.replace(self._content()[0], seed=self.seed)
 
-    def _content(self) -> tuple[Task, str]:
+    def _content(self):
         modified = self.path.stat().st_mtime_ns if self.path.is_file() else 0
         return _read(self.path, self.width, modified)
 
@@ -70,14 +140,13 @@ def _read(path: pathlib.Path, width: int | None, modified: int) -> tuple[Task, s
     return load(path, width=width), file_digest(path)
 
 
-def _true_latents(task: Task) -> int:
+def _true_latents(task):
     """Returns the number of true latents, or of those to learn if the truth is unknown."""
     known = (task.dictionary, *(split.codes for split in (task.train, task.id, task.ood)))
     return next((part.shape[1] for part in known if part is not None), task.width)
 
 
-@typing.runtime_checkable
-class Source(typing.Protocol):
+class Source(Protocol):
     """A source of a study's data: a `Setting`, a `World`, or anything else with a seed, a
     dimension, values that tell it from others, and `task()`.
     """
@@ -85,16 +154,13 @@ class Source(typing.Protocol):
     @property
     def seed(self) -> int:
         """Seeds the learners; sources that differ only in it are fitted together."""
-        ...
 
     @property
     def input_dim(self) -> int | None:
         """Dimension of the signals."""
-        ...
 
     def asdict(self) -> dict[str, Any]:
         """Returns the values that decide the data, as in rows and keys."""
-        ...
 
 
 def check_sources(sources: Any) -> None:
@@ -106,8 +172,3 @@ def check_sources(sources: Any) -> None:
                 f"sources[{place}] must be a setting, a world or a recording, but it is "
                 f"{shown(source)}; give settings, worlds or recordings."
             )
-
-
-def task_of(source: Any) -> Task:
-    """Returns the data of a source, drawn or read."""
-    return source.task() if hasattr(source, "task") else draw(source)

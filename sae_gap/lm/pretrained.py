@@ -7,9 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from sae_gap.core import AnyPath, check_integer, check_path
-from sae_gap.data import file_digest
 from sae_gap.lm import LanguageModel, read_model
-from sae_gap.storage import brief, library, package_folders, reading
+from sae_gap.storage import brief, file_digest, library, package_folders, reading
 
 # By default the file of this package is read. Its command installs none of the packages that it
 # depends on, as none is needed.

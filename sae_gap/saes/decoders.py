@@ -8,7 +8,6 @@ from safetensors import safe_open
 
 from sae_gap.saes.parts import DICTIONARY, Parts
 from sae_gap.storage import (
-    NESTED,
     Config,
     Tensors,
     map_pt,
@@ -61,4 +60,4 @@ def read_tensors(path: Path) -> Tensors:
     with reading(path, "weights of an SAE or an array"):
         held = map_pt(path) if path.suffix == ".pt" else np.lib.format.open_memmap(path, mode="r")
         alone = isinstance(held, np.ndarray)
-        return Tensors(path, {_ALONE: held} if alone else tensors_of(held, NESTED))
+        return Tensors(path, {_ALONE: held} if alone else tensors_of(held))

@@ -55,9 +55,6 @@ class Folder:
     def __str__(self) -> str:
         return str(self.local or self._url)
 
-    def __repr__(self) -> str:
-        return f"Folder({str(self)!r})"
-
     def __truediv__(self, name: str) -> "Folder":
         """The folder of that name within this one."""
         inner = Folder(self)
@@ -160,7 +157,7 @@ class Folder:
                 f"results cannot be written to {self} ({found}); choose another folder."
             )
 
-    def _entries(self) -> list[tuple[str, bool]]:
+    def _entries(self):
         if self.local is not None:
             inside = self.local.iterdir() if self.local.is_dir() else ()
             found = [(path.name, path.is_file()) for path in inside]
@@ -177,7 +174,7 @@ class Folder:
             ]
         return sorted(entry for entry in found if not entry[0].startswith("."))
 
-    def _sweep(self, folder: Path) -> None:
+    def _sweep(self, folder):
         """Removes, once, drafts of killed processes."""
         if not self._swept:
             self._swept = True
@@ -186,7 +183,7 @@ class Folder:
                     if time.time() - draft.stat().st_mtime > _STALE:
                         draft.unlink()
 
-    def _remote(self, name: str) -> str:
+    def _remote(self, name):
         return f"{self._bucket._strip_protocol(self._url)}/{name}"
 
     @contextlib.contextmanager

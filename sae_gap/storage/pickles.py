@@ -12,14 +12,14 @@ import math
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 
-from sae_gap.storage import Tensors, check_members, member_start, reading
+from sae_gap.storage import check_members, member_start
 
 _STORAGES = {
     "FloatStorage": np.float32,
@@ -34,49 +34,32 @@ _STORAGES = {
     "BoolStorage": np.bool_,
 }
 # Entries under which a training run keeps the weights beside its optimiser.
-NESTED = ("ae", "state_dict", "model", "model_state_dict")
+_NESTED = ("ae", "state_dict", "model", "model_state_dict")
 
 
 class _Named:
     """A name in a pickle that nothing calls: a type of storage, or of number."""
 
-    def __init__(self, dtype: Any = None):
+    def __init__(self, dtype=None):
         self.dtype = None if dtype is None else np.dtype(dtype)
 
 
-def read_pt(path: Path) -> Tensors:
-    """The tensors of a .pt file: of a state dict, or of one nested in a training run's file.
-
-    Args:
-      path: a file that `torch.save` of version 1.6 or newer wrote.
-
-    Returns:
-      The tensors by name.
-
-    Raises:
-      ValueError: it is no such file, it names anything but tensors, or a tensor does not fit its
-        storage.
-    """
-    with reading(path, "a file of weights that torch.save wrote"), zipfile.ZipFile(path) as archive:
-        return Tensors(path, tensors_of(_load(path, archive, archive.read), NESTED))
-
-
 def map_pt(path: Path) -> Any:
-    """The contents of a .pt file, with memory-mapped tensors whose numbers are not read.
+    """The contents of a .pt file of PyTorch 1.6 or newer, with memory-mapped tensors whose numbers
+    are not read.
 
     Raises:
-      Exception: of any kind, where `read_pt` would raise a ValueError.
+      Exception: of any kind, if it is no such file, names anything but tensors, or a tensor does
+        not fit its storage.
     """
-
-    def mapped(name: str) -> np.memmap:
-        return np.memmap(path, np.uint8, "r", *member_start(path, archive.getinfo(name)))
-
     with zipfile.ZipFile(path) as archive:
-        return _load(path, archive, mapped)
+        # torch.save compresses nothing, so the members together are no larger than the file.
+        check_members(path, archive)
+        return _Reader(path, archive).load()
 
 
-def tensors_of(held: Any, nested: Sequence[str] = ()) -> dict[str, np.ndarray]:
-    """The tensors by name in a saved dict, or in its first entry among `nested` that is a dict.
+def tensors_of(held: Any) -> dict[str, np.ndarray]:
+    """The tensors by name in a saved dict, or in its first entry of a training run that is a dict.
 
     Raises:
       ValueError: it is no dict of names, or holds no tensors.
@@ -84,7 +67,7 @@ def tensors_of(held: Any, nested: Sequence[str] = ()) -> dict[str, np.ndarray]:
     if isinstance(held, Mapping) and not any(
         isinstance(value, np.ndarray) for value in held.values()
     ):
-        held = next((held[name] for name in nested if isinstance(held.get(name), Mapping)), held)
+        held = next((held[name] for name in _NESTED if isinstance(held.get(name), Mapping)), held)
     if not isinstance(held, Mapping) or not all(isinstance(name, str) for name in held):
         raise ValueError(f"it holds a {type(held).__name__}, not a dict of tensors by name")
     tensors = {name: value for name, value in held.items() if isinstance(value, np.ndarray)}
@@ -93,22 +76,17 @@ def tensors_of(held: Any, nested: Sequence[str] = ()) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _load(path: Path, archive: zipfile.ZipFile, read: Callable[[str], Any]) -> Any:
-    # torch.save compresses nothing, so the members together are no larger than the file.
-    check_members(path, archive)
-    return _Reader(archive, read).load()
-
-
 class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
     """The unpickler in Python: the one in C allocates its memo up to the largest number that a
     pickle names.
     """
 
-    def __init__(self, archive: zipfile.ZipFile, read: Callable[[str], Any]):
+    def __init__(self, path, archive):
         pickles = [name for name in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name)]
         if len(pickles) != 1:
             raise ValueError("it has not one data.pkl, as torch.save writes")
-        self._read, self._folder = read, pickles[0].removesuffix("data.pkl")
+        self._path, self._archive = path, archive
+        self._folder = pickles[0].removesuffix("data.pkl")
         order = f"{self._folder}byteorder"
         if order in archive.namelist() and archive.read(order) != b"little":
             raise ValueError("its numbers are big-endian; save it on a little-endian machine")
@@ -132,10 +110,11 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
         word, kind, key, _, _ = saved
         if word != "storage" or getattr(kind, "dtype", None) is None:
             raise ValueError("it refers to something that is not a storage")
-        return np.frombuffer(self._read(f"{self._folder}data/{key}"), kind.dtype)
+        place, size = member_start(self._path, self._archive.getinfo(f"{self._folder}data/{key}"))
+        return np.memmap(self._path, kind.dtype, "r", place, size // kind.dtype.itemsize)
 
 
-def _rebuild(storage, offset, shape, strides, *rest) -> np.ndarray:
+def _rebuild(storage, offset, shape, strides, *rest):
     """A tensor with any strides as a view of its storage."""
     if not isinstance(storage, np.ndarray) or math.prod(shape) > storage.size:
         raise ValueError(f"a tensor of shape {shape} does not fit in its storage")

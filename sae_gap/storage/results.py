@@ -71,7 +71,16 @@ def digest(arrays: Iterable[Any]) -> str:
     return found.hexdigest()[:16]
 
 
-def _digest(value: Any) -> str:
+def file_digest(*paths: Path) -> str:
+    """Sixteen hexadecimal digits of the content of files, taken one after the other."""
+    found = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: found)
+    return found.hexdigest()[:16]
+
+
+def _digest(value):
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -120,7 +129,7 @@ class Store:
         return list(found.values())
 
 
-def _read(folder: Folder, name: str) -> list[Row]:
+def _read(folder, name):
     try:
         found = json.loads(folder.read(name))
         form, rows = found["form"], found["rows"]
@@ -185,7 +194,7 @@ def version(package: str) -> str | None:
 def _revision(folder: Path) -> str | None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
-    def git(*arguments: str) -> str:
+    def git(*arguments):
         command = ["git", "-C", str(folder), *arguments]
         return subprocess.run(
             command, capture_output=True, check=True, text=True, timeout=10, env=environment

@@ -8,29 +8,29 @@ import contextlib
 import json
 import struct
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
-import safetensors
 from jaxtyping import Float
 
 from sae_gap.core import check_choice, check_integer, check_number, shown
-from sae_gap.storage import read_header
 
 # Weights hardly compress: a file that unpacks to more than this many times its size is a zip bomb.
 _MOST_COMPRESSED = 20
-# The eight-bit types of weights.
-_EIGHT_BITS = {
-    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
-    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+# NumPy's types by their names in a .safetensors file.
+_TYPES: dict[str, Any] = {
+    f"{kind}{8 * size}": f"{kind.lower()}{size}" for kind in "FIU" for size in (1, 2, 4, 8)
+} | {
+    "BOOL": "bool",
+    "BF16": ml_dtypes.bfloat16,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2": ml_dtypes.float8_e5m2,
 }
-_FLOATS = (
-    *map(np.dtype, (np.float16, ml_dtypes.bfloat16, np.float32, np.float64)),
-    *_EIGHT_BITS.values(),
-)
+_FLOATS = [np.dtype(_TYPES[kind]) for kind in ("F16", "F32", "F64", "BF16", "F8_E4M3", "F8_E5M2")]
 
 
 class Tensors:
@@ -127,7 +127,7 @@ class Tensors:
                 "over."
             )
 
-    def _named(self, name: str) -> np.ndarray:
+    def _named(self, name):
         if name not in self._arrays:
             fault = (
                 f"{self.path} has no tensor {name}, but "
@@ -155,41 +155,40 @@ def reading(path: Path, kind: str) -> Iterator[None]:
         ) from None
 
 
+def map_safetensors(path: Path) -> dict[str, Callable[[], np.memmap]]:
+    """For the name of each tensor of a .safetensors file, a function that maps it."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        start = file.tell()
+
+    def mapped(name):
+        entry = header[name]
+        place, shape = start + entry["data_offsets"][0], tuple(entry["shape"])
+        return np.memmap(path, _TYPES[entry["dtype"]], "r", place, shape)
+
+    return {name: partial(mapped, name) for name in header if name != "__metadata__"}
+
+
 def read_safetensors(path: Path) -> Tensors:
     """The tensors of a .safetensors file.
 
     Raises:
-      ValueError: it is no such file, is cut short, or its header does not fit it.
+      ValueError: it is no such file, or is cut short.
     """
-    with (
-        reading(path, "a safetensors file"),
-        safetensors.safe_open(path, framework="numpy") as file,
-    ):  # type: ignore[attr-defined]
-        kinds = {name: _EIGHT_BITS.get(file.get_slice(name).get_dtype()) for name in file.keys()}  # noqa: SIM118
-        # NumPy has no types of eight bits, though the library would look for them there.
-        raw = dict(safetensors.deserialize(path.read_bytes())) if any(kinds.values()) else {}
-        arrays = {}
-        for name, kind in kinds.items():
-            if kind is None:
-                arrays[name] = file.get_tensor(name)
-            else:
-                arrays[name] = np.frombuffer(raw[name]["data"], kind).reshape(raw[name]["shape"])
-        return Tensors(path, arrays)
+    with reading(path, "a safetensors file"):
+        found = map_safetensors(path).items()
+        return Tensors(path, {name: np.array(mapped()) for name, mapped in found})
 
 
 def read_npz(path: Path) -> Tensors:
-    """The arrays of an .npz file; none may hold objects, or take more memory than the file could
-    fill.
+    """The arrays of an .npz file; none may hold objects, or compress as no weights do.
 
     Raises:
       ValueError: it is no such file, or an array in it is not plain.
     """
     with reading(path, "an .npz file"), zipfile.ZipFile(path) as archive:
         check_members(path, archive, _MOST_COMPRESSED)
-        return Tensors(
-            path,
-            {name.removesuffix(".npy"): _read_npy(archive, name) for name in archive.namelist()},
-        )
+        return Tensors(path, dict(np.load(path)))
 
 
 def check_members(path: Path, archive: zipfile.ZipFile, ratio: float = 1) -> None:
@@ -213,17 +212,6 @@ def member_start(path: Path, member: zipfile.ZipInfo) -> tuple[int, int]:
     if local[:4] != b"PK\x03\x04":
         raise ValueError(f"its entry {member.filename!r} is damaged")
     return member.header_offset + 30 + sum(struct.unpack("<HH", local[26:30])), member.file_size
-
-
-def _read_npy(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    with archive.open(name) as stream:
-        header = read_header(stream)
-        numbers = stream.read()
-    if header.dtype.hasobject or header.dtype.names is not None or header.size != len(numbers):
-        raise ValueError(f"{name} is not a plain array of the size it declares")
-    return np.frombuffer(numbers, header.dtype).reshape(
-        header.shape, order="F" if header.fortran else "C"
-    )
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -268,14 +256,6 @@ class Config:
         check_number(f"{name} in {self.path}", value, **limits)
         return float(value)
 
-    def flag(self, name: str, default: bool) -> bool:
-        """True or false."""
-        return self._typed(name, default, bool, "true or false")
-
-    def text(self, name: str, default: str) -> str:
-        """A text."""
-        return self._typed(name, default, str, "a text")
-
     def choice(self, name: str, default: str, choices: Iterable[str]) -> str:
         """One of several texts."""
         value = self._value(name, default)
@@ -286,13 +266,16 @@ class Config:
         """An entry that is an object itself; empty if it is missing."""
         return Config(self.path, self._typed(name, {}, dict, "an object"))
 
-    def _typed(self, name: str, default: Any, kind: type, wanted: str) -> Any:
+    def _typed(self, name, default, kind, wanted):
         value = self._value(name, default)
         if not isinstance(value, kind):
             raise ValueError(f"{name} in {self.path} must be {wanted}, but it is {shown(value)}.")
         return value
 
-    def _value(self, name: str, default: Any) -> Any:
+    flag = partialmethod(_typed, kind=bool, wanted="true or false")
+    text = partialmethod(_typed, kind=str, wanted="a text")
+
+    def _value(self, name, default):
         value = self.entries.get(name)
         return default if value is None else value
 
@@ -312,7 +295,7 @@ def printable(text: str, most: int = 80) -> str:
     return kept if len(text) <= most else f"{kept}..."
 
 
-def _listed(names: list[str]) -> str:
+def _listed(names):
     return ", ".join(map(printable, names[:8])) + (
         f" and {len(names) - 8} more" if len(names) > 8 else ""
     )

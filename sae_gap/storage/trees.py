@@ -53,11 +53,12 @@ def load(content: bytes, like: PyTree) -> PyTree:
     except (SafetensorError, KeyError, ValueError) as error:
         raise ValueError(f"its tensors cannot be read ({error})") from None
     wanted = {name: _form(leaf) for name, leaf in _named(like)}
-    have = {name: (array.shape, array.dtype) for name, array in found.items()}
+    have = {name: _form(array) for name, array in found.items()}
     if have != wanted:
         name = next(name for name in {**wanted, **have} if have.get(name) != wanted.get(name))
         raise ValueError(
-            f"{name} is {_told(have.get(name))}, where {_told(wanted.get(name))} is expected"
+            f"{name} is {have.get(name, 'missing')}, where {wanted.get(name, 'missing')} is "
+            "expected"
         )
     if checksum != str(_checksum(found)):
         raise ValueError("its numbers are not those that were written")
@@ -147,21 +148,21 @@ class Checkpoint:
             self.folder.remove(self.name)
 
 
-def _named(tree: PyTree) -> list[tuple[str, Any]]:
+def _named(tree):
     return [
         (jax.tree_util.keystr(path) or "tree", leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     ]
 
 
-def _arrays(tree: PyTree) -> dict[str, np.ndarray]:
+def _arrays(tree):
     return {
         name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
         for name, leaf in _named(tree)
     }
 
 
-def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
+def _checksum(arrays):
     """A checksum of the numbers: safetensors has none of its own."""
     total = 0
     for name in sorted(arrays):
@@ -169,23 +170,19 @@ def _checksum(arrays: Mapping[str, np.ndarray]) -> int:
     return total
 
 
-def _is_key(leaf) -> bool:
+def _is_key(leaf):
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _form(leaf) -> tuple[tuple[int, ...], np.dtype]:
-    """Shape and type of an array in a file, where a random key is stored as its words."""
+def _form(leaf):
+    """Type and shape of an array in a file, where a random key is stored as its words."""
     if _is_key(leaf):
-        words = jax.eval_shape(jax.random.key_data, jax.ShapeDtypeStruct(leaf.shape, leaf.dtype))
-        return words.shape, np.dtype(words.dtype)
-    return tuple(leaf.shape), np.dtype(leaf.dtype)
+        leaf = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
+        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    return f"{np.dtype(leaf.dtype)} of shape {tuple(leaf.shape)}"
 
 
-def _told(form: tuple[tuple[int, ...], np.dtype] | None) -> str:
-    return "missing" if form is None else f"{form[1]} of shape {form[0]}"
-
-
-def _restored(saved: np.ndarray, like) -> jax.Array:
+def _restored(saved, like):
     """An array on the devices of `like`, if that is committed to any."""
     array = jax.random.wrap_key_data(jax.numpy.asarray(saved)) if _is_key(like) else saved
     # Keep uncommitted arrays uncommitted: JAX compiles again for each array that becomes committed.

@@ -10,7 +10,7 @@ from absl import logging
 from tqdm import tqdm
 
 from sae_gap.core import check_shard, check_type
-from sae_gap.data import task_of
+from sae_gap.data import draw
 from sae_gap.runtime import devices, distributed, progress
 from sae_gap.storage import results
 from sae_gap.study import Job, Models, Stored, Study, fit_together, jobs, score
@@ -77,7 +77,7 @@ def _run_cell(
     cell: Sequence[Job], store: results.Store, stored: Stored, models: Models, line: tqdm
 ) -> None:
     """Fits, scores and stores the jobs of a study on data that differ only in their seed."""
-    tasks = {source.seed: task_of(source) for job in cell for source in job.sources}
+    tasks = {source.seed: draw(source) for job in cell for source in job.sources}
     first, study = next(iter(tasks.values())), cell[0].study
     together = study.spread == "rows"
     able = [job for job in cell if job.learner.needs(first) is None]

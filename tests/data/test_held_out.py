@@ -44,18 +44,21 @@ def test_rows_with_outliers_of_the_inputs_are_left_out_too():
     y[[500, 11]] *= 1_000
     rows = open_activations(y)
     for held_out in (0.1, rows):
-        source = HeldOut(rows, samples=900, inputs=open_activations(x), held_out=held_out)
+        source = HeldOut(rows, inputs=open_activations(x), held_out=held_out)
         parts = np.concatenate([part.numbers for part in source.parts])
         assert {*range(900)} - {*parts} == {*source.activations.outliers.rows} == {3, 11, 500, 700}
 
 
-def test_other_rows_are_refused_and_the_same_ones_by_other_names_are_not():
-    y, named = open_activations(TARGETS), open_activations(INPUTS.reshape(90, 10, 4))
-    with pytest.raises(ValueError, match=r"^there are 900 targets for 899 activations; give one"):
-        HeldOut(y, inputs=open_activations(INPUTS[1:]))
-    with pytest.raises(ValueError, match="the targets other ones or none; give both the same"):
-        HeldOut(y, inputs=named)
-    with pytest.raises(ValueError, match="the targets are the activations themselves; give what"):
-        HeldOut(open_activations(INPUTS[1:]), inputs=open_activations(INPUTS[1:]))
+@pytest.mark.parametrize(
+    ("read", "of", "words"),
+    [
+        (INPUTS[1:], TARGETS, "^there are 900 targets for 899 activations; give one"),
+        (INPUTS.reshape(90, 10, 4), TARGETS, "the targets other ones or none; give both the same"),
+        (INPUTS, INPUTS, "the targets are the activations themselves; give what"),
+    ],
+)
+def test_other_rows_are_refused_and_the_same_ones_by_other_names_are_not(read, of, words):
+    with pytest.raises(ValueError, match=words):
+        HeldOut(open_activations(of), inputs=open_activations(read))
     same = open_activations(TARGETS, documents=7 + 2 * (np.arange(900) // 10))
-    assert HeldOut(same, inputs=named).num_train > 750
+    assert HeldOut(same, inputs=open_activations(INPUTS.reshape(90, 10, 4))).num_train > 750

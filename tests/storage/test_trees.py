@@ -2,8 +2,6 @@
 anything is made of it.
 """
 
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -33,18 +31,14 @@ def test_a_tree_comes_back_with_its_note():
     for like in (TREE, jax.eval_shape(lambda: TREE)):
         check_same(trees.load(CONTENT, like), TREE)
     # Others read it by the names of its places.
-    found, names = safetensors.numpy.load(CONTENT), ("flag", "key", "n")
-    places = {f"['{name}']" for name in names} | {"['model'].bias", "['model'].dictionary"}
-    assert found.keys() == places
+    found = safetensors.numpy.load(CONTENT)
     np.testing.assert_array_equal(found["['model'].dictionary"], TREE["model"].dictionary)
-    content = trees.dump({}, {"a": 1})
-    assert trees.load(content, {}) == {} and trees.read_note(content)["a"] == 1
+    assert trees.load(trees.dump({}, {}), {}) == {}
 
 
 LIKE = {
     "shape": TREE | {"model": Model(jnp.zeros((2, 4)), jnp.ones(2))},
     "type": TREE | {"n": jnp.float32(7)},
-    "more": TREE | {"other": jnp.ones(1)},
     "fewer": {name: leaf for name, leaf in TREE.items() if name != "flag"},
 }
 
@@ -55,24 +49,15 @@ def test_what_is_unlike_is_refused(name):
         trees.load(CONTENT, LIKE[name])
 
 
-def edited(content, **changes):
-    size = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + size])
-    header["__metadata__"] |= changes
-    text = json.dumps(header).encode()
-    return len(text).to_bytes(8, "little") + text + content[8 + size :]
-
-
+OTHERS = {"note": "{}", "crc32": "1"}
 DAMAGE = {
     "flipped": CONTENT[:-3] + bytes([CONTENT[-3] ^ 1]) + CONTENT[-2:],
     "cut": CONTENT[:-1],
-    "longer": CONTENT + b"0",
-    "text": b"not what was written",
     "a header of the moon": (2**60).to_bytes(8, "little") + CONTENT[8:],
-    "another checksum": edited(CONTENT, crc32="1"),
-    "no note of ours": safetensors.numpy.save({"a": np.ones(2)}),
-    "a list for a note": edited(CONTENT, note="[1]"),
-    "a deep note": edited(CONTENT, note="[" * 100_000),
+    "another checksum": safetensors.numpy.save(safetensors.numpy.load(CONTENT), OTHERS),
+    "no note": safetensors.numpy.save({"a": np.ones(2)}),
+    "a list for a note": safetensors.numpy.save({"a": np.ones(2)}, OTHERS | {"note": "[1]"}),
+    "a deep note": safetensors.numpy.save({"a": np.ones(2)}, OTHERS | {"note": "[" * 100_000}),
 }
 
 
@@ -92,12 +77,9 @@ def test_a_checkpoint_is_saved_loaded_and_removed(tmp_path, caplog):
     state, seconds = save.load(TREE)
     check_same(state, TREE)
     other = save.named("other")
-    assert other.load(TREE) is None and "it is of another fit" in caplog.text
-    assert (seconds, other.every) == (2.5, 0)
-    (tmp_path / "state.safetensors").write_bytes(CONTENT[:-1])
-    assert save.load(TREE) is None
-    save.discard()
-    save.discard()
+    assert other.load(TREE) is None and (seconds, other.every) == (2.5, 0)
+    for _ in range(2):
+        save.discard()
     assert [*tmp_path.iterdir()] == []
     # A full disk is warned of.
     (tmp_path / "file").write_text("")

@@ -6,7 +6,6 @@ import os
 import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 from sae_gap.data import DOCUMENTS
 from sae_gap.runtime import devices
@@ -67,7 +66,7 @@ def fetched(path: str | os.PathLike[str]) -> Path:
     return copy if is_folder else copy / PurePosixPath(remote).name
 
 
-def _version(store: Any, file: str) -> dict[str, Any]:
+def _version(store, file):
     """Returns what identifies an object's version, such as its ETag, time and size. The URL cannot:
     a server may sign it anew for each request.
     """

@@ -2,40 +2,27 @@
 
 import os
 import pathlib
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from sae_gap.core import as_matrix, as_real, check_path, check_type, check_unmasked
+from sae_gap.core import as_matrix, as_real, check_path, check_type
 from sae_gap.data import (
     ACTIVATIONS,
     DOCUMENTS,
+    READERS,
     Activations,
     RefusedError,
     Table,
     as_table,
+    choose,
     fetched,
-    in_memory,
-    read_arrow,
-    read_npy,
-    read_npz,
-    read_pt,
-    read_safetensors,
+    map_npy,
 )
 from sae_gap.storage import brief
-
-# The reader for each file ending; it takes the path and the name of the array, or None.
-READERS: dict[str, Callable[[pathlib.Path, str | None], Table]] = {
-    ".npy": read_npy,
-    ".npz": read_npz,
-    ".safetensors": read_safetensors,
-    ".pt": read_pt,
-    ".arrow": read_arrow,
-    ".parquet": read_arrow,
-}
 
 
 def open_activations(
@@ -78,14 +65,11 @@ def open_activations(
     if not isinstance(source, Activations | str | os.PathLike):
         if key is not None:
             raise ValueError(f"an array in memory has no name; leave out the key {key!r}.")
-        names = (
-            None
-            if documents is None
-            else in_memory(as_real("documents", documents, "a vector of integers"))
-        )
         form = "rows of floating-point numbers, documents of unequal lengths joined"
-        array = in_memory(as_real("the array", source, form))
-        return _activations([as_table("the array", array, names)])
+        array = as_real("the array", source, form)
+        if documents is not None:
+            documents = as_real("documents", documents, "a vector of integers")
+        return _activations([as_table("the array", array, documents)])
     if documents is not None:
         raise ValueError(
             "a file names its own documents; leave documents out, or give the array itself."
@@ -102,61 +86,51 @@ def open_activations(
     return _activations([_read_file(path, key)])
 
 
-def _activations(tables: list[Table]) -> Activations:
+def _activations(tables):
     return Activations(tuple(tables), np.arange(sum(table.num_rows for table in tables)))
 
 
-def _read_folder(folder: pathlib.Path, key: str | None) -> list[Table]:
+def _read_folder(folder, key):
     """Reads the files of activations in a folder, in the order of their names."""
-    entries = sorted(folder.iterdir())
-    companion = f".{DOCUMENTS}.npy"
     files = [
         path
-        for path in entries
-        if path.suffix in READERS and path.is_file() and not path.name.endswith(companion)
+        for path in sorted(folder.iterdir())
+        if path.suffix in READERS and path.is_file() and not path.match(f"*.{DOCUMENTS}.npy")
     ]
     if not files:
-        inner = ", ".join(repr(path.name) for path in entries if path.is_dir())[:100]
-        mend = (
-            f"give one of its folders, such as {inner}"
-            if inner
-            else f"give one with {', '.join(READERS)}"
+        raise ValueError(
+            f"the folder {folder} holds no file of activations; give one with "
+            f"{', '.join(READERS)}, such as one of its folders."
         )
-        raise ValueError(f"the folder {folder} holds no file of activations; {mend}.")
     tables: list[Table] = []
-    counted = 0
+    forms, counted = [], 0
     for file in files:
         table = _read_file(file, key)
-        if table.counted and table.documents is not None:
+        documents = "no documents" if table.documents is None else "documents"
+        if table.counted:
             table = table._replace(documents=table.documents + counted)
-            counted = int(table.documents.max()) + 1  # type: ignore[union-attr]
+            counted, documents = table.documents[-1] + 1, "documents of many rows each"
         tables.append(table)
-        first, form = _form(files[0], tables[0]), _form(file, table)
-        if form != first:
-            fault = (
-                f"{folder} must hold files of one form, but {files[0].name} is {first} and "
-                f"{file.name} {form}"
+        forms.append(f"{file.suffix} of width {table.width} with {documents}")
+        if forms[0] != forms[-1]:
+            raise ValueError(
+                f"{folder} must hold files of one form, but {files[0].name} is {forms[0]} and "
+                f"{file.name} {forms[-1]}; move one of them to another folder."
             )
-            raise ValueError(f"{fault}; move one of them to another folder.")
     return tables
 
 
-def _form(file: pathlib.Path, table: Table) -> str:
-    """Describes the properties that all files of a folder must share."""
-    documents = "no documents" if table.documents is None else "documents"
-    return (
-        f"{file.suffix} of width {table.width} with "
-        f"{documents}{' of many rows each' if table.counted else ''}"
-    )
-
-
-def _read_file(path: pathlib.Path, key: str | None) -> Table:
+def _read_file(path, key):
     if path.suffix not in READERS:
         raise ValueError(
             f"{path} has no ending that tells its kind; rename it to one of {', '.join(READERS)}."
         )
     try:
-        return READERS[path.suffix](path, key)
+        arrays = READERS[path.suffix](path)
+        name, beside = choose(path, [*arrays], key), path.with_suffix(f".{DOCUMENTS}.npy")
+        if beside.is_file():
+            arrays.setdefault(DOCUMENTS, partial(map_npy, beside))
+        return as_table(path, arrays[name](), arrays.get(DOCUMENTS, lambda: None)())
     except RefusedError:
         raise
     except Exception as error:
@@ -169,7 +143,6 @@ def save_activations(
     path: str | pathlib.Path,
     activations: Float[np.ndarray, "n input_dim"],
     documents: Int[np.ndarray, " n"] | None = None,
-    **others: np.ndarray,
 ) -> None:
     """Writes an .npz that `open_activations` maps. The file appears whole, or not at all.
 
@@ -177,7 +150,6 @@ def save_activations(
       path: the file; a missing folder is made.
       activations: rows.
       documents: the document of each row.
-      others: further arrays by name, which are not activations.
 
     Raises:
       TypeError: the path is not one.
@@ -193,13 +165,11 @@ def save_activations(
     arrays: dict[str, Any] = {ACTIVATIONS: rows}
     if documents is not None:
         arrays[DOCUMENTS] = opened.documents
-    for name, values in others.items():
-        check_unmasked(name, values)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with draft.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays, **others)
+            np.savez(file, allow_pickle=False, **arrays)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)

@@ -74,10 +74,9 @@ def find_outliers(
         median = np.median(lengths[lengths > 0]) if np.any(lengths) else 0.0
         if median > _LONGEST or 0 < median < _SHORTEST:
             raise ValueError(
-                f"the activations have a median norm of {median:.1e}, and float32 cannot hold sums "
-                "of such squares; scale all rows "
-                f"by one number that brings it between {_SHORTEST:g} and {_LONGEST:g}, such as a "
-                "power of two."
+                f"the activations have a median norm of {median:.1e}, and float32 cannot hold "
+                "sums of such squares; scale all rows by one number that brings it between "
+                f"{_SHORTEST:g} and {_LONGEST:g}, such as a power of two."
             )
         ratios = np.maximum(ratios, lengths / (median or 1))
     rows = np.flatnonzero(ratios > FACTOR)

@@ -9,10 +9,10 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from sae_gap.core import RUNS, check_number, check_seed, check_size, evenly_spaced, runs
-from sae_gap.data import Outliers, Table, find_outliers, in_memory, norms
+from sae_gap.data import Outliers, Table, find_outliers, norms
 from sae_gap.storage import digest
 
 # Most numbers that are held in memory as one array of rows.
@@ -85,7 +85,7 @@ class Activations:
         """
         if self._whole is not None:
             return Outliers(np.zeros(0, int), np.zeros(0), self.num_samples)
-        parts = [self, *([self._inputs] if self._inputs else [])]
+        parts = filter(None, (self, self._inputs))
         lengths = (
             np.concatenate(
                 [norms(chunk) for chunk in replace(part, numbers=self.numbers).chunks(SPAN)]
@@ -167,10 +167,10 @@ class Activations:
         tables = [
             table
             if isinstance(table.path, pathlib.Path)
-            else table._replace(read=in_memory(np.array(table.read(0, table.num_rows))).read)
+            else table._replace(array=np.array(table.array))
             for table in self._tables
         ]
-        return dataclasses.replace(self, _tables=tuple(tables))
+        return replace(self, _tables=tuple(tables))
 
     def without_outliers(self) -> "Activations":
         """Returns the rows that are no outliers. `split` puts each row into the part where it would
@@ -246,7 +246,7 @@ class Activations:
             self._tables, self.numbers[held]
         )
 
-    def _drawn(self, held_out: float, seed: int) -> Bool[np.ndarray, " num_samples"]:
+    def _drawn(self, held_out, seed):
         """Marks the rows that are held out."""
         names, member, sizes = np.unique(self.groups, return_inverse=True, return_counts=True)
         if len(names) < 2:
@@ -265,7 +265,7 @@ class Activations:
             held[smallest] = not held[smallest]
         return held[member]
 
-    def _gather(self, places: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows input_dim"]:
+    def _gather(self, places):
         """Reads the rows at ascending places, in spans that end at wide gaps."""
         gathered = np.empty((len(places), self.input_dim), np.float32)
         done = first = 0

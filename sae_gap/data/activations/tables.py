@@ -2,9 +2,10 @@
 file, and of an array.
 """
 
+import math
 import pathlib
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
@@ -20,26 +21,27 @@ class RefusedError(ValueError):
     """
 
 
-class Array(NamedTuple):
-    """An array in a file; `read(start, stop)` returns these entries of its first axis."""
-
-    shape: tuple[int, ...]
-    dtype: np.dtype
-    read: Callable[[int, int], np.ndarray]
-
-
 class Table(NamedTuple):
     """The rows of a file, or of an array in memory, whose `path` is a word for messages.
 
+    `array` has a row for each entry of its first axis or, with three axes, of its first two.
     `counted` is True if the documents are numbered from zero because the file does not name them.
     """
 
     path: pathlib.Path | str
-    num_rows: int
-    width: int
-    read: Callable[[int, int], np.ndarray]
-    documents: Int[np.ndarray, " num_rows"] | None
+    array: Any
+    documents: Int[np.ndarray, " num_rows"] | None = None
     counted: bool = False
+
+    @property
+    def num_rows(self) -> int:
+        """The number of rows."""
+        return math.prod(self.array.shape[:-1])
+
+    @property
+    def width(self) -> int:
+        """The dimension of a row."""
+        return self.array.shape[-1]
 
     def rows(self, wanted: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows width"]:
         """Returns the rows of ascending numbers, as float32; reads all from the first to the last.
@@ -48,13 +50,16 @@ class Table(NamedTuple):
           ValueError: a row holds a NaN or an infinity, or the file is damaged.
         """
         start, stop = int(wanted[0]), int(wanted[-1]) + 1
+        length = self.num_rows // self.array.shape[0]
+        first = start // length
         try:
-            raw = self.read(start, stop)
+            tokens = self.array[first : -(-stop // length)].reshape(-1, self.width)
         except Exception as error:
             raise ValueError(
                 f"{self.path} cannot be read at rows {start} to {stop - 1} ({error}); write it "
                 "again."
             ) from error
+        raw = tokens[start - first * length : stop - first * length]
         with np.errstate(over="ignore"):
             rows = np.asarray(raw if len(raw) == len(wanted) else raw[wanted - start], np.float32)
         finite = np.isfinite(rows).all(axis=1)
@@ -89,7 +94,7 @@ def choose(path: pathlib.Path, names: Sequence[str], key: str | None) -> str:
     raise RefusedError(f"{path} holds {fault}.")
 
 
-def as_table(path: pathlib.Path | str, array: Array, documents: Array | None = None) -> Table:
+def as_table(path: pathlib.Path | str, array: Any, documents: Any = None) -> Table:
     """Makes a table of an array of rows, or of documents of equal length.
 
     Args:
@@ -102,11 +107,9 @@ def as_table(path: pathlib.Path | str, array: Array, documents: Array | None = N
       RefusedError: the array is not of floats, has the wrong axes or no entries, or `documents` do
         not fit it.
     """
+    # NumPy has no bfloat16 and saves it as two raw bytes.
+    array = array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else array
     shape, dtype = array.shape, array.dtype
-    if dtype.hasobject:
-        raise RefusedError(
-            f"{path} holds pickled objects, which are never loaded; save plain numeric arrays."
-        )
     if dtype.kind != "f" and dtype != ml_dtypes.bfloat16:
         raise RefusedError(
             f"{path} must hold floating-point numbers, but they are {dtype}; save the activations "
@@ -117,30 +120,15 @@ def as_table(path: pathlib.Path | str, array: Array, documents: Array | None = N
             f"{path} must hold rows, or documents of rows, but its shape is {shape}; reshape it to "
             "(samples, input_dim)."
         )
-    count, length, width = shape if len(shape) == 3 else (shape[0], 1, shape[1])
-    total = count * length
-
-    def rows(start: int, stop: int) -> np.ndarray:
-        first = start // length
-        tokens = array.read(first, -(-stop // length)).reshape(-1, width)
-        return tokens[start - first * length : stop - first * length]
-
-    if documents is not None:
-        each, given = total if documents.shape == (total,) else count, documents.dtype
-        if documents.shape != (each,) or given.kind not in "iu":
-            raise RefusedError(
-                f"the documents of {path} must be {each} integers, one a row, but they are {given} "
-                f"of shape {documents.shape}; save them so, or leave them out."
-            )
-        named = documents.read(0, each).astype(np.int64)
-    elif len(shape) == 3:
-        named = np.arange(count)
-    else:
-        return Table(path, total, width, rows, None)
-    named = np.repeat(named, total // len(named))
-    return Table(path, total, width, rows, named, documents is None)
-
-
-def in_memory(values: np.ndarray) -> Array:
-    """Wraps an array in memory as an `Array`."""
-    return Array(values.shape, values.dtype, lambda start, stop: values[start:stop])
+    table = Table(path, array, counted=documents is None)
+    total, count = table.num_rows, shape[0]
+    if documents is None and len(shape) == 2:
+        return table._replace(counted=False)
+    named = np.arange(count) if documents is None else documents
+    each = total if named.shape == (total,) else count
+    if named.shape != (each,) or named.dtype.kind not in "iu":
+        raise RefusedError(
+            f"the documents of {path} must be {each} integers, one a row, but they are "
+            f"{named.dtype} of shape {named.shape}; save them so, or leave them out."
+        )
+    return table._replace(documents=np.repeat(named.astype(np.int64), total // each))

@@ -1,4 +1,6 @@
-"""The constants of a law, computed once: the features' rates, correlations and magnitudes."""
+"""The constants of a law, computed once: the features' directions, rates, correlations and
+magnitudes.
+"""
 
 import dataclasses
 import functools
@@ -12,7 +14,15 @@ from sae_gap.data.worlds import synthsae_files
 # The least share of a feature's variance that stays independent.
 _LEAST_REST = 0.01
 # Streams of random numbers from a world's seed.
-_STD, _FACTOR, _OTHER_FACTOR = 43, 46, 47
+_ATOMS, _STD, _FACTOR, _OTHER_FACTOR = 42, 43, 46, 47
+# Adam's constants for pushing atoms apart.
+_RATE, _BETAS, _EPSILON = 3e-4, (0.9, 0.999), 1e-8
+
+# A number for each feature; atoms as rows.
+Numbers = Float[np.ndarray, " N"]
+Parents = Int[np.ndarray, " N"]
+Flags = Bool[np.ndarray, " N"]
+Atoms = Float[np.ndarray, "N input_dim"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -31,19 +41,19 @@ class Firing:
       scaled: whether the magnitudes of its children are in proportion to its own, (N,).
     """
 
-    rates: Float[np.ndarray, " N"]
+    rates: Numbers
     factor: Float[np.ndarray, "N rank"]
-    rest: Float[np.ndarray, " N"]
-    mean: Float[np.ndarray, " N"]
-    std: Float[np.ndarray, " N"]
-    parent: Int[np.ndarray, " N"]
-    level: Int[np.ndarray, " N"]
-    exclusive: Bool[np.ndarray, " N"]
-    scaled: Bool[np.ndarray, " N"]
+    rest: Numbers
+    mean: Numbers
+    std: Numbers
+    parent: Parents
+    level: Parents
+    exclusive: Flags
+    scaled: Flags
     lognormal: float = 0.0
 
 
-def base_rates(law: Law) -> Float[np.ndarray, " N"]:
+def base_rates(law: Law) -> Numbers:
     """Returns the Zipf law p_i, (N,); see `Law`."""
     ranks = np.arange(1, law.num_latents + 1, dtype=np.float64)
     # Dividing the ranks keeps their powers from overflowing; a common factor of all r_i cancels.
@@ -53,24 +63,16 @@ def base_rates(law: Law) -> Float[np.ndarray, " N"]:
     return law.least + (law.most - law.least) * share
 
 
-def plant(law: Law) -> tuple[Int[np.ndarray, " N"], Int[np.ndarray, " N"]]:
+def plant(law: Law) -> tuple[Parents, Parents]:
     """Plants trees level by level from feature 0 on; returns parents and levels, (N,) each."""
-    parent, level = np.full(law.num_latents, -1), np.full(law.num_latents, -1)
-    first, size = 0, law.roots
-    level[:size] = 0
-    for depth in range(1, law.depth + 1):
-        start, size = first + size, size * law.branching
-        if not size:
-            break
-        level[start : start + size] = depth
-        parent[start : start + size] = first + np.arange(size) // law.branching
-        first = start
+    parent, level = np.full((2, law.num_latents), -1)
+    sizes = law.roots * law.branching ** np.arange(law.depth + 1)
+    level[: sizes.sum()] = np.repeat(np.arange(law.depth + 1), sizes)
+    parent[law.roots : sizes.sum()] = np.arange(sizes[1:].sum()) // max(1, law.branching)
     return parent, level
 
 
-def compensated(
-    base: Float[np.ndarray, " N"], parent: Int[np.ndarray, " N"], exclusive: Bool[np.ndarray, " N"]
-) -> Float[np.ndarray, " N"]:
+def compensated(base: Numbers, parent: Parents, exclusive: Flags) -> Numbers:
     """Raises rates by what the trees take away:
     `p̃_i = min(1, p_i (1 / p_a) (1 + Σ_{j ∈ S} p_j / p_a))`, (N,).
 
@@ -86,12 +88,9 @@ def compensated(
     return np.minimum(rates, 1)
 
 
-def correlate(
-    law: Law, stream: int = _FACTOR
-) -> tuple[Float[np.ndarray, "N rank"], Float[np.ndarray, " N"]]:
+def _correlate(seed, scale, shape):
     """Returns the correlation's factor F and the rest, `δ_i = 1 - Σ_j F_ij²`, at least .01."""
-    rng = np.random.default_rng([law.seed, stream])
-    factor = law.correlation * rng.standard_normal((law.num_latents, law.rank))
+    factor = scale * np.random.default_rng(seed).standard_normal(shape)
     square = np.sum(factor**2, axis=1)
     large = square > 1 - _LEAST_REST
     factor[large] *= np.sqrt((1 - _LEAST_REST) / square[large])[:, None]
@@ -103,29 +102,69 @@ def firing_of(law: Law) -> Firing:
     """Returns the constants of a law, computed or read from the files of a published world."""
     if law.folder is not None:
         return Firing(**synthsae_files.read_firing(law.folder))
-    parent, level = plant(law)
-    exclusive, scaled = (
-        np.full(law.num_latents, flag) for flag in (law.exclusive, law.scale_children)
-    )
+    number, (parent, level) = law.num_latents, plant(law)
+    exclusive, scaled = (np.full(number, flag) for flag in (law.exclusive, law.scale_children))
     rng = np.random.default_rng([law.seed, _STD])
-    mean = np.linspace(law.loudest, law.softest, law.num_latents)
-    std = np.abs(law.spread[0] + law.spread[1] * rng.standard_normal(law.num_latents))
+    mean = np.linspace(law.loudest, law.softest, number)
+    std = np.abs(law.spread[0] + law.spread[1] * rng.standard_normal(number))
     rates = compensated(base_rates(law), parent, exclusive)
-    rates[law.num_latents - law.dense :] = 0.5
+    rates[number - law.dense :] = 0.5
+    factor, rest = _correlate([law.seed, _FACTOR], law.correlation, (number, law.rank))
     trees = parent, level, exclusive, scaled
-    return Firing(rates, *correlate(law), mean, std, *trees, law.lognormal)
+    return Firing(rates, factor, rest, mean, std, *trees, law.lognormal)
 
 
 def out_of_distribution(law: Law) -> Firing:
     """Returns the same rates, magnitudes and trees with another correlation, so that other features
     fire together.
     """
-    firing = firing_of(law)
-    scale = law.correlation
+    firing, scale = firing_of(law), law.correlation
     if law.folder is not None and firing.factor.size:
         scale = float(np.sqrt(np.mean(firing.factor**2)))
-    redrawn = dataclasses.replace(
-        law, folder=None, digest=None, roots=0, correlation=scale, rank=firing.factor.shape[1]
-    )
-    factor, rest = correlate(redrawn, _OTHER_FACTOR)
+    factor, rest = _correlate([law.seed, _OTHER_FACTOR], scale, firing.factor.shape)
     return dataclasses.replace(firing, factor=factor, rest=rest)
+
+
+@functools.lru_cache(maxsize=2)
+def atoms_of(law: Law) -> tuple[Atoms, Float[np.ndarray, " input_dim"]]:
+    """Returns the unit atoms as rows and the bias, in float32: drawn from the seed, or read from
+    the files of a published world.
+    """
+    if law.folder is not None:
+        return synthsae_files.read_atoms(law.folder)
+    rng = np.random.default_rng([law.seed, _ATOMS])
+    atoms = rng.standard_normal((law.num_latents, law.input_dim), np.float32)
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    bias = rng.standard_normal(law.input_dim, np.float32)
+    bias *= np.float32(law.bias) / np.linalg.norm(bias)
+    atoms, last = push_apart(atoms, law.orthogonal_steps), law.num_latents - law.dense
+    pairs = atoms[last - 2 * law.antipodal : last].reshape(-1, 2, law.input_dim)
+    pairs[:, 1] = -pairs[:, 0]
+    return atoms, bias
+
+
+def push_apart(atoms: Atoms, steps: int) -> Atoms:
+    """Pushes unit atoms apart by some Adam steps on their coherence.
+
+    The loss is `Σ_{i≠j} (d_i·d_j)² + N Σ_i (‖d_i‖² - 1)²`. Its first term sums the squares of the N
+    × N Gram matrix. The smaller matrix DᵀD has the same sum, so the gradient
+    `4 D (DᵀD) - 4 ‖d_i‖² d_i` needs no Gram matrix.
+
+    Args:
+      atoms: unit rows, (N, input_dim).
+      steps: number of Adam steps at rate 3e-4.
+
+    Returns:
+      Unit rows, (N, input_dim).
+    """
+    atoms, number = atoms.copy(), np.float32(len(atoms))
+    first, second = np.zeros_like(atoms), np.zeros_like(atoms)
+    for step in range(1, steps + 1):
+        squares = np.einsum("ij,ij->i", atoms, atoms)[:, None]
+        slope = atoms @ (atoms.T @ atoms) + (number * (squares - 1) - squares) * atoms
+        slope *= 4
+        first += (1 - _BETAS[0]) * (slope - first)
+        second += (1 - _BETAS[1]) * (slope * slope - second)
+        scale = np.sqrt(second / (1 - _BETAS[1] ** step)) + _EPSILON
+        atoms -= _RATE / (1 - _BETAS[0] ** step) * first / scale
+    return atoms / np.linalg.norm(atoms, axis=1, keepdims=True)

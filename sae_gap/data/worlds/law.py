@@ -105,35 +105,28 @@ class Law:
         if abs(self.exponent) < 1e-6 and self.most != self.least:
             raise ValueError(
                 f"exponent {self.exponent:g} gives every feature one probability; give most and "
-                "least the same value, or an "
-                "exponent of at least 1e-06 in size."
+                "least the same value, or an exponent of at least 1e-06 in size."
             )
         if (self.folder is None) != (self.digest is None):
             raise TypeError(
                 f"folder is {shown(self.folder)}, but digest {self.digest}; read a world by "
                 "published_world(folder)."
             )
-        if self.folder is None:
-            self._check_trees()
-
-    def _check_trees(self) -> None:
-        alone = self.dense + 2 * self.antipodal
-        if alone > self.num_latents:
+        if self.folder is not None:
+            return
+        needed, level = self.dense + 2 * self.antipodal, self.roots
+        if needed > self.num_latents:
             raise ValueError(
-                f"{alone} features that are dense or antipodal are more than the "
+                f"{needed} features that are dense or antipodal are more than the "
                 f"{self.num_latents} that there are; lower dense or antipodal."
             )
-        needed, level = alone, self.roots
-        for _ in range(self.depth + 1):
-            if not level:
-                return
+        for _ in range(self.depth + 1 if level else 0):
             needed, level = needed + level, level * self.branching
             if needed > self.num_latents:
                 raise ValueError(
                     f"{self.roots} trees with {self.depth} levels of {self.branching} children "
-                    "each do not fit the "
-                    f"{self.num_latents} features; lower roots, branching or depth, or raise "
-                    "num_latents."
+                    f"each do not fit the {self.num_latents} features; lower roots, branching or "
+                    "depth, or raise num_latents."
                 )
 
     @property
@@ -153,7 +146,7 @@ class Law:
         return " ".join(["synthsae", *(f"{name}={_said(getattr(self, name))}" for name in differ)])
 
 
-def _said(value: Any) -> str:
+def _said(value):
     return ",".join(map(_said, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -177,17 +170,14 @@ def parse_law(entries: Sequence[str]) -> dict[str, Any]:
         try:
             parts[name] = _parse(value, type(fields[name]))
         except (KeyError, ValueError):
-            default = fields[name]
-            usual = (
-                ":".join(map(str, default)) if isinstance(default, tuple) else str(default).lower()
-            )
+            usual = _said(fields[name]).replace(",", ":").lower()
             raise ValueError(
                 f"the law has {shown(entry)}; give a value such as {name}={usual}."
             ) from None
     return parts
 
 
-def _parse(value: str, kind: type) -> Any:
+def _parse(value, kind):
     if kind is tuple:
         return tuple(map(float, value.split(":", 1)))
     return {"true": True, "false": False}[value] if kind is bool else kind(value)

@@ -3,7 +3,7 @@
 import functools
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from scipy import sparse, special
 
 from sae_gap.data import Firing, Law, firing_of
@@ -51,9 +51,7 @@ class Sampler:
         features, values = (np.concatenate([block[part] for block in blocks]) for part in (1, 2))
         return sparse.csr_array((values.astype(np.float32), (rows, features)), (count, width))
 
-    def _block(
-        self, rng: np.random.Generator, count: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _block(self, rng, count):
         """Draws rows, features and values of a few samples, level by level."""
         shared = np.ones((count, self._weights.shape[1]), np.float32)
         shared[:, :-1] = rng.standard_normal((count, shared.shape[1] - 1), np.float32)
@@ -66,9 +64,7 @@ class Sampler:
         rows, features, values = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return rows, features, values
 
-    def _fire(
-        self, rng: np.random.Generator, level: Float[np.ndarray, " places"]
-    ) -> Int[np.ndarray, " on"]:
+    def _fire(self, rng, level):
         """Draws the places that are on, each with probability Φ(level)."""
         common = np.flatnonzero(level > _CUT)
         rare = _thinned(rng, len(level))
@@ -79,9 +75,7 @@ class Sampler:
             rng.random(len(places)) * bound < special.ndtr(level[places].astype(np.float64))
         ]
 
-    def _sound(
-        self, rng: np.random.Generator, rows, features
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _sound(self, rng, rows, features):
         """Draws the magnitudes of firing features; one that is clipped to zero does not count as
         firing.
         """
@@ -94,9 +88,7 @@ class Sampler:
         heard = values > 0
         return rows[heard], features[heard], values[heard]
 
-    def _grow(
-        self, rng: np.random.Generator, shared, rows, features, values
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _grow(self, rng, shared, rows, features, values):
         """Draws which children of firing features fire, and how loud."""
         firing, sizes = self.firing, self._family[features]
         parent = np.repeat(np.arange(len(rows)), sizes)
@@ -115,7 +107,7 @@ class Sampler:
         return rows[parent], children[stays], loudness[stays] * factor
 
 
-def _thinned(rng: np.random.Generator, length: int) -> Int[np.ndarray, " some"]:
+def _thinned(rng, length):
     """Draws a subset of range(length) that has each number with probability 1/64, by the gaps
     between them.
     """

@@ -21,8 +21,8 @@ _BLOCK = 16
 _ONE = 1 - 1e-3, 1 + 1e-3
 
 
-def sizes(folder: pathlib.Path) -> tuple[int, int]:
-    """Returns a published world's number of features and dimension, from its configuration.
+def sizes(folder: pathlib.Path) -> tuple[Config, int, int]:
+    """Returns a published world's configuration, and its number of features and dimension.
 
     Raises:
       ValueError: a file is missing, or the configuration is damaged.
@@ -32,8 +32,8 @@ def sizes(folder: pathlib.Path) -> tuple[int, int]:
             raise ValueError(
                 f"{folder!s:.200} has no {name}; download all of {', '.join(FILES)} into it."
             )
-    config = _config(folder)
-    return config.size("num_features"), config.size("hidden_dim")
+    config = Config(folder / _CONFIG, read_json(folder / _CONFIG))
+    return config, config.size("num_features"), config.size("hidden_dim")
 
 
 def read_atoms(
@@ -45,7 +45,7 @@ def read_atoms(
       ValueError: the tensors are damaged, not unit vectors, or of other sizes than in the
         configuration.
     """
-    number, input_dim = sizes(folder)
+    _, number, input_dim = sizes(folder)
     tensors = read_safetensors(folder / _TENSORS)
     atoms = tensors.take("feature_vectors", number, input_dim).astype(np.float32)
     lengths = np.linalg.norm(atoms, axis=1)
@@ -60,8 +60,7 @@ def read_firing(folder: pathlib.Path) -> dict[str, Any]:
     Raises:
       ValueError: a file is damaged, does not fit the others, or has values that no world has.
     """
-    number, _ = sizes(folder)
-    config, tensors = _config(folder), read_safetensors(folder / _TENSORS)
+    (config, number, _), tensors = sizes(folder), read_safetensors(folder / _TENSORS)
     rates = tensors.take("firing_probabilities", number).astype(np.float64)
     _check_range("firing_probabilities", rates, 0, 1, tensors.path)
     factor, rest = np.zeros((number, 0)), np.ones(number)
@@ -80,26 +79,17 @@ def read_firing(folder: pathlib.Path) -> dict[str, Any]:
     )
 
 
-def _check_range(
-    name: str, values: np.ndarray, least: float, most: float, path: pathlib.Path
-) -> None:
+def _check_range(name, values, least, most, path):
     low, high = values.min(), values.max()
     # NaN lies between no bounds.
     if not (least <= low and high <= most):
         raise ValueError(
             f"{name} in {path} must lie from {least:g} to {most:g}, but they go from {low:.3g} to "
-            f"{high:.3g}; "
-            "download the file again."
+            f"{high:.3g}; download the file again."
         )
 
 
-def _config(folder: pathlib.Path) -> Config:
-    return Config(folder / _CONFIG, read_json(folder / _CONFIG))
-
-
-def _magnitudes(
-    config: Config, name: str, default: float, number: int, stream: int
-) -> Float[np.ndarray, " N"]:
+def _magnitudes(config, name, default, number, stream):
     """Returns the mean or the deviation of each feature's magnitude, by the rule in the
     configuration.
 
@@ -155,13 +145,13 @@ def torch_normal(seed: int, number: int) -> Float[np.ndarray, " number"]:
     return found
 
 
-def _box_muller(uniform: Float[np.ndarray, " blocks"]) -> Float[np.ndarray, " blocks"]:
+def _box_muller(uniform):
     pairs = uniform.astype(np.float64).reshape(-1, 2, _BLOCK // 2)
     radius, angle = np.sqrt(-2 * np.log1p(-pairs[:, 0])), 2 * np.pi * pairs[:, 1]
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()
 
 
-def _trees(path: pathlib.Path, number: int) -> dict[str, np.ndarray]:
+def _trees(path, number):
     """Reads parents, levels and the two flags of every node."""
     parent, level = np.full(number, -1), np.full(number, -1)
     exclusive, scaled = np.zeros(number, bool), np.zeros(number, bool)
@@ -182,7 +172,7 @@ def _trees(path: pathlib.Path, number: int) -> dict[str, np.ndarray]:
     return {"parent": parent, "level": level, "exclusive": exclusive, "scaled": scaled}
 
 
-def _nodes(found: Any, path: pathlib.Path) -> list[dict[str, Any]]:
+def _nodes(found, path):
     if not isinstance(found, list) or not all(isinstance(node, dict) for node in found):
         raise ValueError(
             f"{path} must hold lists of trees, from its entry roots on; download it again."

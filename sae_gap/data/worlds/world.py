@@ -27,13 +27,13 @@ from sae_gap.data import (
     Sampler,
     atoms_of,
     expected_l0,
-    file_digest,
     firing_of,
     noise_scale,
     out_of_distribution,
     pieces_of,
 )
 from sae_gap.data.worlds import synthsae_files
+from sae_gap.storage import file_digest
 
 # Samples per piece; each piece has its own random generator.
 PIECE = 1_024
@@ -112,7 +112,7 @@ class World(Law):
         train = WorldStream(self)
         firing = firing_of(self.law)
 
-        def scored(split: str) -> Split:
+        def scored(split):
             signals, codes = WorldStream(self, split).samples(0, self.num_scored)
             return Split(jnp.asarray(signals), codes)
 
@@ -181,7 +181,7 @@ class WorldStream:
             codes.append(their_codes[rows])
         return signals, sparse.csr_array(sparse.vstack(codes, format="csr"))
 
-    def _draw(self, index: int) -> tuple[Float[np.ndarray, "piece input_dim"], sparse.csr_array]:
+    def _draw(self, index):
         rng = np.random.default_rng([*self._seed, index])
         codes = self._sampler.codes(rng, PIECE).astype(self.atoms.dtype)
         signals = codes @ self.atoms
@@ -220,7 +220,7 @@ def published_world(folder: str | pathlib.Path, **options: Any) -> World:
     for name in options:
         check_choice("an option of a published world", name, own)
     place = pathlib.Path(os.path.expanduser(folder))
-    num_latents, input_dim = synthsae_files.sizes(place)
+    _, num_latents, input_dim = synthsae_files.sizes(place)
     digest = file_digest(*(place / name for name in synthsae_files.FILES))
     world = World(
         num_latents=num_latents, input_dim=input_dim, folder=place, digest=digest, **options

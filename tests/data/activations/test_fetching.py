@@ -9,43 +9,33 @@ import pytest
 
 from sae_gap.data import fetched, open_activations
 
+NAMES = "rows.documents.npy", "rows.npy"
+
 
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
-    """A folder of a bucket that lies in memory, by its URL."""
+    """A bucket that lies in memory. Over HTTP a server may sign an object's URL anew each time."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path))
-    store = fsspec.filesystem("memory")
-    names = ("rows.npy", "rows.documents.npy", "inner/other.npy")
-    store.pipe({f"/bucket/{name}": name.encode() for name in names})
-    yield "memory://bucket"
+    store, signed = fsspec.filesystem("memory"), itertools.count()
+    info = store.info
+    monkeypatch.setattr(type(store), "info", lambda _, *path: info(*path) | {"url": next(signed)})
+    store.pipe({f"/bucket/{name}": name.encode() for name in (*NAMES, "inner/other.npy")})
+    yield store
     store.rm("/bucket", recursive=True)
 
 
-def test_a_path_stays_a_file_brings_its_documents_and_a_folder_its_files(bucket, tmp_path):
+def test_each_version_of_a_file_with_its_documents_or_of_a_folder_is_copied_once(bucket, tmp_path):
     assert fetched(tmp_path / "x.npy") == fetched("~/x.npy") == tmp_path / "x.npy"
-    for copy in (fetched(f"{bucket}/rows.npy"), fetched(bucket) / "rows.npy"):
-        files = {file.name: file.read_bytes().decode() for file in copy.parent.iterdir()}
-        assert files == {name: name for name in ("rows.npy", "rows.documents.npy")}
-
-
-def test_a_copy_is_made_once_for_each_version_and_replaces_the_last(bucket, monkeypatch):
-    store, gets = fsspec.filesystem("memory"), []
-    kind, get_file, info, signed = type(store), store.get_file, store.info, itertools.count()
-    monkeypatch.setattr(
-        kind, "get_file", lambda self, *names, **_: gets.append(names) or get_file(*names)
-    )
-    # Over HTTP fsspec takes objects for unchanging, and a server may sign their URL anew.
-    monkeypatch.setattr(kind, "ukey", lambda self, path: path)
-    monkeypatch.setattr(kind, "info", lambda self, *path: info(*path) | {"url": next(signed)})
-    first, again = (fetched(f"{bucket}/rows.npy") for _ in range(2))
-    assert first == again and len(gets) == 2
-    store.pipe("/bucket/rows.npy", b"second")
-    second = fetched(f"{bucket}/rows.npy")
-    assert second.read_bytes() == b"second" and len(gets) == 4
-    # Nothing is left beside the copy.
-    for place in second.parents[1:3]:
-        assert len([*place.iterdir()]) == 1
+    for url in ("memory://bucket/rows.npy", "memory://bucket"):
+        copy = fetched(url) if url.endswith("npy") else fetched(url) / "rows.npy"
+        assert sorted(file.name for file in copy.parent.iterdir()) == [*NAMES]
+        copy.write_bytes(b"once")
+        assert fetched(url) in (copy, copy.parent) and copy.read_bytes() == b"once"
+        bucket.pipe("/bucket/rows.npy", url.encode())
+        assert fetched(url).exists() and not copy.exists()
+        # Nothing is left beside the copy.
+        assert len([*copy.parents[1].iterdir()]) == 1
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,10 @@ incorrect features in sparse autoencoders", arXiv:2508.16560: 50 features in 100
 probabilities from .345 down to .05.
 """
 
-from typing import Any
-
 from sae_gap.data import TOY, NamedWorld
 
 
-def _options(num_latents: int | None) -> dict[str, Any]:
+def _options(num_latents):
     number = 50 if num_latents is None else num_latents
     law = {
         "roots": 0,

@@ -1,7 +1,5 @@
 """SynthSAEBench's world at any size."""
 
-from typing import Any
-
 from sae_gap.data import NamedWorld
 
 # The published number of features, and the least that leaves room for three levels of children
@@ -9,7 +7,7 @@ from sae_gap.data import NamedWorld
 _FULL, _THREE_LEVELS = 16_384, 10_880
 
 
-def _options(num_latents: int | None) -> dict[str, Any]:
+def _options(num_latents):
     """Worlds below 10,880 features have two levels of children and a root for every 32 features; a
     tree needs 21 features.
     """
