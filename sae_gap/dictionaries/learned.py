@@ -15,11 +15,10 @@ import scipy.sparse
 from jaxtyping import Float
 
 from sae_gap.analysis import Comparison, compare_dictionaries, curve_lines, tables
-from sae_gap.core import Model, check_number, check_size, evenly_spaced, relative_gap
+from sae_gap.core import Model, evenly_spaced, relative_gap
 from sae_gap.data import TENTH, Activations, HeldOut, open_activations
-from sae_gap.dictionaries import Rows, open_rows, screened
-from sae_gap.dictionaries.exported import Export, learner_of, train_sae
-from sae_gap.encoders import DENSEST, MATCHED, Lasso
+from sae_gap.dictionaries import Export, Rows, check_sparse, export, open_rows, screened
+from sae_gap.encoders import MATCHED, Lasso
 from sae_gap.measure import Plan, methods_of, run, study_of
 from sae_gap.measure import refit as least_squares
 from sae_gap.runtime import progress
@@ -197,12 +196,12 @@ class LearnedDictionary:
           l0: mean L0; None takes `learn`'s.
           outliers: "drop" leaves outlier tokens out and reports them, "keep" counts them.
         """
-        rows, l0 = self._rows(activations, outliers), self._sparsity(l0)
-        found = self._score(self.model, ("lasso", "lasso_refit"), l0, rows, outliers == "keep")
+        rows, l0 = self._asked(activations, l0, outliers)
+        found = self.scored(self.model, ("lasso", "lasso_refit"), l0, rows, outliers == "keep")
         _require_reached(found["lasso"]["l0"], l0, found["lasso"]["num_scored"])
         return found["lasso_refit"]["fvu"]
 
-    def _score(
+    def scored(
         self, model: Model, codes: Sequence[str], l0: float, rows: Activations, keep: bool
     ) -> dict[str, Row]:
         """Returns a row for each of some codes on the atoms of a model, by name.
@@ -241,7 +240,7 @@ class LearnedDictionary:
             documents of `activations`, and the rest scores all.
           outliers: "drop" leaves outlier tokens out and reports them, "keep" counts them.
         """
-        rows, l0 = self._rows(activations, outliers), self._sparsity(l0)
+        rows, l0 = self._asked(activations, l0, outliers)
         name = GIVEN if self.parts is None else LEARNED
         train = rows if self.parts is None else self.train
         held = TENTH if self.parts is None and controls else rows
@@ -256,52 +255,19 @@ class LearnedDictionary:
         best = min(curves[1:], key=lambda line: line["best_fvu"])["dictionary"]
         return Report(curves, best, compare_dictionaries(measured, name, best), measured)
 
-    def sae(
-        self,
-        k: int | None = None,
-        *,
-        encoder: str = "topk",
-        epochs: int | None = None,
-        frozen: bool = True,
-        skip: bool = False,
-        seed: int = 0,
-        show_progress: bool = True,
-    ) -> Export:
+    def sae(self, k: int | None = None, **options: Any) -> Export:
         """Trains an SAE that starts from this dictionary, on the rows that it was learned from; a
-        transcoder, if `learn` had targets.
-
-        The encoder starts as `a Dᵀ(x - b)`, with the least-squares a; see `SparseAutoencoder` and
-        its `standardised`.
+        transcoder, if `learn` had targets. See `sae_gap.dictionaries.exported.export`.
 
         Args:
           k: number of active latents; None takes `learn`'s L0.
-          encoder: the name of an SAE's encoder, such as "topk", "batchtopk" or "jumprelu". With
-            `frozen`, "screened_pursuit" and "batch_pursuit" have nothing to train; the threshold of
-            the latter is that of the rows held out, so that other rows have k latents on average.
-          epochs: passes over the rows; None takes enough for 2,000 steps, and at least one.
-          frozen: whether the dictionary stays fixed; False trains it too, which reconstructs
-            better.
-          skip: whether a transcoder has an affine skip.
-          seed: seeds the order of the rows.
-          show_progress: whether to show a line of progress on a terminal or in a notebook.
+          **options: `encoder`, by default "topk", `epochs`, `frozen`, `skip`, `seed` and
+            `show_progress`, as `export` has them.
 
         Returns:
           The SAE, with its errors.
         """
-        k = max(1, round(self.l0)) if k is None else k
-        check_size("k", k)
-        check_sparse("k", k, *self.atoms.shape)
-        k, kind = int(k), skip if self.inputs is not None else None
-        if skip and kind is None:
-            raise ValueError(
-                "only a transcoder has a skip; give learn the targets, or leave it out."
-            )
-        learner = learner_of(encoder, k, self.train, epochs, kind, frozen)
-        # An impossible k is refused before an encoder is trained.
-        best = self.fvu(None, k, outliers="keep")
-        model, seconds = train_sae(learner, self, seed, show_progress)
-        own = self._score(model, ["own"], k, self.held_out, True)["own"]
-        return Export(model, k, seconds, own["l0"], own["fvu"], best)
+        return export(self, k, **options)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the dictionary, its bias and the weights λ found so far, without activations.
@@ -382,13 +348,15 @@ class LearnedDictionary:
         # JAX would trace a number of NumPy's.
         return float(l0)
 
-    def _rows(self, activations: Rows | None, outliers: str) -> Activations:
-        """Returns the rows to score: the given ones, or those held out, after reporting
-        outliers.
+    def _asked(
+        self, activations: Rows | None, l0: float | None, outliers: str
+    ) -> tuple[Activations, float]:
+        """The rows to score, the given ones or those held out, after reporting outliers; and at
+        which L0.
         """
         rows = self.held_out if activations is None else self._opened(activations)
         screened(rows, outliers)
-        return rows
+        return rows, self._sparsity(l0)
 
     def _opened(self, activations: Rows) -> Activations:
         rows = open_activations(activations)
@@ -402,19 +370,6 @@ class LearnedDictionary:
     def __repr__(self) -> str:
         name = GIVEN if self.parts is None else LEARNED
         return f"<{self.width} atoms in {len(self.bias)} dimensions, {name}, L0 {self.l0:g}>"
-
-
-def check_sparse(name: str, value: float, input_dim: int, width: int) -> None:
-    """Raises a ValueError if codes with so many latents are not sparse, which no measurement
-    allows.
-    """
-    check_number(name, value, above=0)
-    most = min(DENSEST * input_dim, width - 1)
-    if value > most:
-        why = f"a quarter of the {input_dim} dimensions and fewer than the {width} atoms"
-        raise ValueError(
-            f"{name} is {value:g}, but codes are sparse only up to {most:g}, {why}; ask for less."
-        )
 
 
 def _require_reached(reached: float, l0: float, samples: int) -> None:

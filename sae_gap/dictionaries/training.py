@@ -12,8 +12,9 @@ from absl import logging
 from jax.typing import ArrayLike
 from jaxtyping import Float, PRNGKeyArray
 
-from sae_gap.core import Model, Split, Task, check_choice
+from sae_gap.core import Model, Split, Task, check_choice, check_number
 from sae_gap.data import Activations, open_activations
+from sae_gap.encoders import DENSEST
 from sae_gap.learners import Learner, OnlineDictionary, total_visits
 from sae_gap.storage import Checkpoint
 from sae_gap.study import Fitted, fit, fit_stream
@@ -130,3 +131,16 @@ def fit_signals(
     # Nothing of the task is scored.
     task = Task(train, nothing, nothing, width=int(width))
     return fit(learner, [task], [seed], **options)[0].end
+
+
+def check_sparse(name: str, value: float, input_dim: int, width: int) -> None:
+    """Raises a ValueError if codes with so many latents are not sparse, which no measurement
+    allows.
+    """
+    check_number(name, value, above=0)
+    most = min(DENSEST * input_dim, width - 1)
+    if value > most:
+        why = f"a quarter of the {input_dim} dimensions and fewer than the {width} atoms"
+        raise ValueError(
+            f"{name} is {value:g}, but codes are sparse only up to {most:g}, {why}; ask for less."
+        )

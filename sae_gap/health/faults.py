@@ -139,7 +139,8 @@ def _cause(own: Reading, tried: Iterator[tuple[str, Reading]], x) -> str | None:
     found = []
     for cause, reading in tried:
         read = reading.read(*x)
-        if read.fvu <= _USUAL and reading.is_sound(read):
+        sound = LEAST_GAIN < read.gain < reading.most_gain and read.offset <= OFFSET
+        if read.fvu <= _USUAL and sound:
             found.append((_score(read), cause, read.fvu))
     # Codes that overflow have no finite score.
     if not found or (best := min(found)[0]) > _BETTER * _score(before):

@@ -146,10 +146,6 @@ class Reading(NamedTuple):
         l0 = float(used.sum() / len(x))
         return Read(l0, used, energy, guess, explained(wanted, guess), gain, offset)
 
-    def is_sound(self, read: Read) -> bool:
-        """Whether neither a gain nor a vector would mend more than training leaves."""
-        return LEAST_GAIN < read.gain < self.most_gain and read.offset <= OFFSET
-
 
 def others(own: Reading, x: Float[np.ndarray, "n num_inputs"]) -> Iterator[tuple[str, Reading]]:
     """Other readings, each with its cause and mend in words."""

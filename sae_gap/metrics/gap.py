@@ -142,31 +142,6 @@ def amortisation_gap(
     return AmortisationGap(gap, relative, codes, optimum)
 
 
-def objective_gap(achieved: Float[np.ndarray, " n"], reference: Solution) -> dict[str, float]:
-    """Mean amortisation gap `F(z_e) - F(z*)`.
-
-    Args:
-      achieved: F(z_e) of each sample, see `Inferred.terms`.
-      reference: solution of the lasso for the same signals, dictionary and weight.
-
-    Returns:
-      `objective`, the mean of F(z_e); `gap`, the mean over samples; `relative_gap`, the gap over
-      the mean of F(z*); and `certificate`, the largest relative duality gap of the reference over
-      samples, which bounds how much of the gap is the solver's own. The gap is at least minus the
-      duality gap if the codes are feasible for the reference: signed codes can beat a non-negative
-      optimum, and need a signed reference.
-    """
-    gap = float(_excess(achieved, reference).mean())
-    scale = float(np.asarray(reference.objective, np.float64).mean())
-    return {
-        "objective": float(achieved.mean()),
-        "gap": gap,
-        # The optimum is zero only if the signals are; any other code is then infinitely worse.
-        "relative_gap": gap / scale if scale > 0 else float(np.inf if gap > 0 else 0),
-        "certificate": float(lasso_problem.relative_gap(reference).max()),
-    }
-
-
 def _excess(achieved: Float[ArrayLike, " n"], optimum: Solution) -> Float[np.ndarray, " n"]:
     """`F(z_e) - F(z*)` of each sample, with 0 for negative values within the certificate and
     rounding.
@@ -182,8 +157,11 @@ def measure(inferred: Inferred) -> dict[str, float]:
     mean squared error, the objective, the gap and the reference's certificate; of every scored
     split.
 
-    `unconverged` is the share of samples whose reference missed its tolerance; the certificate
-    still bounds their gaps.
+    `relative_gap` is the gap over the mean of F(z*); `certificate`, the largest relative duality
+    gap of a sample's reference, bounds how much of the gap is the solver's own. `unconverged` is
+    the share of samples whose reference missed its tolerance; the certificate still bounds theirs.
+    The gap is at least minus the duality gap if the codes are feasible for the reference: signed
+    codes can beat a non-negative optimum, and need a signed reference.
     """
 
     def score(name):
@@ -192,9 +170,18 @@ def measure(inferred: Inferred) -> dict[str, float]:
         if inferred.model.dictionary is not None:
             terms, optimum = inferred.terms(codes, name), inferred.optimum[name]
             dims = inferred.task.input_dim - inferred.task.padding
-            scores["mse"] = float(squares(terms.target - terms.fit).mean()) / dims
-            scores |= objective_gap(terms.objective(inferred.lam), optimum)
-            scores["unconverged"] = 1 - float(np.mean(optimum.converged))
+            achieved = terms.objective(inferred.lam)
+            gap = float(_excess(achieved, optimum).mean())
+            scale = float(np.asarray(optimum.objective, np.float64).mean())
+            scores |= {
+                "mse": float(squares(terms.target - terms.fit).mean()) / dims,
+                "objective": float(achieved.mean()),
+                "gap": gap,
+                # The optimum is zero only if the signals are; any other code is infinitely worse.
+                "relative_gap": gap / scale if scale > 0 else float(np.inf if gap > 0 else 0),
+                "certificate": float(lasso_problem.relative_gap(optimum).max()),
+                "unconverged": 1 - float(np.mean(optimum.converged)),
+            }
         return scores
 
     return inferred.by_split(score)
