@@ -102,7 +102,7 @@ def test_codes_are_the_certified_lasso_and_least_squares_on_its_support(learned,
 
 def test_its_fvu_is_that_of_the_report(learned, fresh):
     report = learned.report(np.concatenate([fresh, 300 * fresh[:1]]))
-    assert {line["dictionary"] for line in report.curves} == {"learned", "random", "samples"}
+    assert [line["dictionary"] for line in report.curves] == ["learned", "random", "samples"]
     assert learned.fvu(fresh) == pytest.approx(report.curves[0]["curve_refit_fvu"], rel=1e-4)
     assert report.lead.low > 0 and f"control, samples: {report.lead}" in repr(report)
     # By the codes at the weight of the rows that were learned from, which have about this L0.
@@ -309,15 +309,12 @@ def test_with_targets_it_trains_a_transcoder_on_their_dictionary(tmp_path, activ
     assert again.model.num_inputs == x.shape[1]
 
 
-@pytest.mark.parametrize("bias", [None, np.arange(30.0)])
-def test_a_given_dictionary_codes_the_true_concepts_whatever_the_atoms_lengths(
-    tmp_path, task, bias
-):
+def test_a_given_dictionary_codes_the_true_concepts_whatever_the_atoms_lengths(tmp_path, task):
     """In double precision, as NumPy makes them; the bias is taken off first."""
     lengths = np.random.default_rng(0).uniform(0.1, 9, WIDTH)
-    given = sae_gap.dictionary(np.asarray(task.dictionary, float) * lengths, bias, l0=L0)
+    given = sae_gap.dictionary(task.dictionary * lengths, np.arange(30.0), l0=L0)
     x = np.array(task.train.signals[:600]) + given.bias
-    x += np.random.default_rng(1).normal(scale=0.1 * x.std(), size=x.shape) * (bias is None)
+    x += np.random.default_rng(1).normal(scale=0.1 * task.train.signals.std(), size=x.shape)
     assert agreement(given, task.dictionary) == pytest.approx(1, abs=1e-5)
     given.save(tmp_path)
     given = sae_gap.LearnedDictionary.load(tmp_path)
@@ -326,8 +323,7 @@ def test_a_given_dictionary_codes_the_true_concepts_whatever_the_atoms_lengths(
     assert sae_gap.fvu(x[:300], given.decode(codes)) == pytest.approx(given.fvu(x[:300]), abs=0.01)
     assert np.mean(codes.toarray().argmax(axis=1) == truth.argmax(axis=1)) > 0.9
     report = given.report(x, controls=("random",))
-    assert report.lead.low > 0
-    assert {line["dictionary"] for line in report.curves} == {"given", "random"}
+    assert report.lead.low > 0 and report.curves[0]["dictionary"] == "given"
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from tests.torch_files import save
 FILES = Path(__file__).parents[1] / "saes/files"
 D, K = 12, 3
 OPTIONS = {"architecture": "topk", "k": K}
+X = np.random.default_rng(0).normal(size=(40, 7))
+SQUARE, TRANSCODER = FILES / "saelens/standard_square", FILES / "saelens/transcoder"
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +64,6 @@ def test_the_figures_are_those_of_the_sums(case, tmp_path):
         f"of decoder and encoder: {np.linalg.norm(sae.bias):.4g}, ",
         "left out: 3 outlier tokens",
         f"on 1,297 rows: L0 {told['l0']:.4g}, {told['dead']} of",
-        f"times {told['gain']:.4g}; one vector for all would mend {told['offset']:.1%}",
-        "of a transcoder of 5 inputs" if sae.transcodes else "SAELens jumprelu",
     ]
     assert all(part in str(found) for part in words), found
 
@@ -135,12 +135,7 @@ def test_a_transcoder_read_in_another_way_than_it_was_trained(transcoded, names,
     ],
 )
 def test_what_the_file_says_is_missing_is_said_first(case, words):
-    x = np.random.default_rng(0).normal(size=(40, 6))
-    assert words in sae_gap.check(FILES / case, x).wrong[0]
-
-
-X = np.random.default_rng(0).normal(size=(40, 7))
-SQUARE, TRANSCODER = FILES / "saelens/standard_square", FILES / "saelens/transcoder"
+    assert words in sae_gap.check(FILES / case, X[:, :6]).wrong[0]
 
 
 @pytest.mark.parametrize(

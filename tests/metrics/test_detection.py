@@ -53,29 +53,21 @@ def test_counts_are_those_of_loops(least):
     assert found.samples == 23
 
 
-def test_measure_scores_each_split_above_the_cuts_of_the_id_split():
+def test_splits_are_scored_above_the_cuts_of_the_id_split():
     """And absorption by the tree, or nothing where what it needs is not known."""
     truth = np.linalg.qr(RNG.normal(size=(8, 8)))[0]
-    splits = [Split(RNG.normal(size=(400, 8)), sparse_codes(400, 8, 0.4)) for _ in range(2)]
-    tree = Tree(np.array([-1, 0, 0, -1, -1, -1, -1, -1]), np.array([0, 1, 1, -1, -1, -1, -1, -1]))
-    task = Task(splits[0], *splits, dictionary=truth, width=8, tree=tree)
+    held = Split(np.ones((400, 8)), sparse_codes(400, 8, 0.4))
+    tree = Tree(np.array([-1, 0, 0, *[-1] * 5]), np.array([0, 1, 1, *[-1] * 5]))
+    task = Task(held, Split(held.signals), held, dictionary=truth, width=8, tree=tree)
     codes = {name: sparse_codes(400, 8) ** 3 for name in ("id", "ood")}
     # Latents are features in reverse, of half the length.
     given = Inferred(task, Model(truth[:, ::-1] / 2, np.zeros(8)), codes, {}, 1.0, "strict")
-    found, order, least = METRIC(given), np.arange(8)[::-1], cuts(codes["id"])
-    lost = {}
-    for name in ("id", "ood"):
-        now = getattr(task, name).codes, codes[name]
-        above = detection(count(order, *now, least))
-        for metric, value in detection(count(order, *now)).items():
-            assert found[f"{metric}_{name}"] == value
-            assert found[f"cut_{metric}_{name}"] == above[metric]
-        lost[f"absorption_{name}"] = absorption(tree.parent, order, *now, least)
-    assert ABSORPTION(given) == lost and lost["absorption_id"] != lost["absorption_ood"]
-    known = dataclasses.replace(task, tree=None, ood=Split(splits[1].signals))
-    given = dataclasses.replace(given, task=known)
-    assert ABSORPTION(given) == {}
-    assert METRIC(given) == {name: value for name, value in found.items() if "_id" in name}
+    order, told = np.arange(8)[::-1], (held.codes, codes["ood"], cuts(codes["id"]))
+    above, every = detection(count(order, *told)), detection(count(order, *told[:2]))
+    wanted = {f"{name}_ood": value for name, value in every.items()}
+    assert METRIC(given) == wanted | {f"cut_{name}_ood": value for name, value in above.items()}
+    assert ABSORPTION(given) == {"absorption_ood": absorption(tree.parent, order, *told)}
+    assert ABSORPTION(dataclasses.replace(given, task=dataclasses.replace(task, tree=None))) == {}
 
 
 def test_cuts_are_shares_of_the_weighted_mean():
@@ -101,29 +93,22 @@ def test_a_cut_is_the_least_that_is_its_own_share(share):
         np.testing.assert_allclose(cuts(codes * scale, share) / scale, cuts(codes, share))
 
 
-def test_absorption_is_the_recall_that_a_child_takes():
+@pytest.mark.parametrize("few", [(9, 30), (30, 9), (10, 10)])
+def test_absorption_is_the_recall_that_a_child_takes(few):
     # Feature 0 has the children 1 and 2, feature 3 the child 4; feature 5 is free.
-    parent = np.array([-1, 0, 0, -1, 3, -1])
-    truth = np.zeros((60, 6), np.float32)
-    truth[:40, 0], truth[:10, 1], truth[10:20, 2], truth[20:28, 4], truth[20:, 3] = 1, 1, 1, 1, 1
-    codes = np.zeros((60, 5), np.float32)
+    parent, partner = np.array([-1, 0, 0, -1, 3, -1]), np.array([2, 0, 1, 3, -1, 4])
+    truth, codes = np.zeros((100, 6)), np.zeros((100, 5))
+    truth[:40, 0], truth[:10, 1], truth[10:20, 2] = 1, 1, 1
     # Latent 2 of feature 0: in 5 of the 20 samples with a child, in 18 of the 20 without.
     codes[15:38, 2] = 1
     codes[0, 2] = 0.05
-    partner = np.array([2, 0, 1, 3, -1, 4])
-    # Feature 3 has but 8 samples with its child; signed codes fire by their size.
-    for least, sign, beside in ((0.1, 1, 5), (0, -1, 6), ([9, 9, 0.1, 9, 9], 1, 5)):
+    # Latent 3 of feature 3, which counts from ten samples of either kind: in none with its child.
+    truth[40 : 40 + few[0], 3:5], truth[-few[1] :, 3], codes[-few[1] :, 3] = 1, 1, 1
+    # Signed codes fire by their size.
+    for least, sign, beside in ((0.1, 1, 5), (0, -1, 6), ([9, 9, 0.1, 0, 9], 1, 5)):
         found = absorption(parent, partner, scipy.sparse.csr_array(truth), sign * codes, least)
-        assert found == pytest.approx(18 / 20 - beside / 20)
-    assert absorption(parent, np.where(partner == 2, -1, partner), truth, codes) is None
+        lost = [18 / 20 - beside / 20, 1]
+        assert found == pytest.approx(np.mean(lost[: 1 + (few == (10, 10))]))
+    partner[[0, 3]] = -1
+    assert absorption(parent, partner, truth, codes) is None
     assert absorption(np.full(6, -1), partner, truth, codes) is None
-
-
-@pytest.mark.parametrize(
-    ("beside", "alone", "expected"), [(10, 10, 1.0), (9, 10, None), (10, 9, None)]
-)
-def test_a_parent_is_judged_by_ten_samples_of_either_kind(beside, alone, expected):
-    truth, codes = np.zeros((25, 2), np.float32), np.zeros((25, 1), np.float32)
-    truth[: beside + alone, 0], truth[:beside, 1] = 1, 1
-    codes[beside : beside + alone] = 1
-    assert absorption(np.array([-1, 0]), np.array([0, -1]), truth, codes) == expected
