@@ -14,7 +14,7 @@ from sae_gap.data.recording import load as load
 from sae_gap.data.worlds import World as World
 from sae_gap.data.worlds import WorldStream as WorldStream
 from sae_gap.data.worlds import published_world as published_world
-from sae_gap.dictionaries.given import dictionary as dictionary
+from sae_gap.dictionaries.learn import dictionary as dictionary
 from sae_gap.dictionaries.learn import learn as learn
 from sae_gap.dictionaries.learned import LearnedDictionary as LearnedDictionary
 from sae_gap.health.check import check as check

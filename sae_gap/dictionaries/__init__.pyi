@@ -1,10 +1,12 @@
 # The names that other folders take from here, and where each is defined.
 
+from sae_gap.dictionaries.exported import Export as Export
+from sae_gap.dictionaries.exported import export as export
 from sae_gap.dictionaries.learned import SCORED as SCORED
 from sae_gap.dictionaries.learned import LearnedDictionary as LearnedDictionary
-from sae_gap.dictionaries.learned import check_sparse as check_sparse
-from sae_gap.dictionaries.rows import Rows as Rows
-from sae_gap.dictionaries.rows import open_pair as open_pair
-from sae_gap.dictionaries.rows import screened as screened
+from sae_gap.dictionaries.training import Rows as Rows
+from sae_gap.dictionaries.training import check_sparse as check_sparse
 from sae_gap.dictionaries.training import fit_rows as fit_rows
 from sae_gap.dictionaries.training import fit_signals as fit_signals
+from sae_gap.dictionaries.training import open_rows as open_rows
+from sae_gap.dictionaries.training import screened as screened

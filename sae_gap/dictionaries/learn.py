@@ -1,23 +1,27 @@
-"""The front door: learns a dictionary of a user's activations."""
+"""The front doors: a dictionary learned of a user's activations, and one that `learn` did not make,
+such as the rows of an unembedding.
+"""
 
 import contextlib
 import os
 import time
 
+import jax.numpy as jnp
+import numpy as np
 from absl import logging
 from jax.typing import ArrayLike
 
 from sae_gap.analysis import ROWS_AN_ATOM
-from sae_gap.core import check_seed, check_size, evenly_spaced
+from sae_gap.core import Model, as_matrix, check_seed, check_size, detached, evenly_spaced
 from sae_gap.dictionaries import (
     SCORED,
     LearnedDictionary,
     Rows,
     check_sparse,
     fit_rows,
-    open_pair,
-    screened,
+    open_rows,
 )
+from sae_gap.encoders import check_model, unit_atoms
 from sae_gap.learners import OnlineDictionary
 from sae_gap.learners.online.online_dictionary import VISITS
 from sae_gap.metrics import check_varies
@@ -79,10 +83,10 @@ def learn(
     # JAX would trace numbers of NumPy's.
     width, l0, visits = int(width), float(l0), float(visits)
     # Later methods of the dictionary read the rows again.
-    inputs, opened = open_pair(activations, targets, documents)
-    rows = screened(opened, outliers)
+    given = {"documents": documents, "targets": targets, "outliers": outliers}
+    inputs, rows = open_rows(activations, **given)
     check_sparse("l0", l0, rows.input_dim, width)
-    train, held_out = rows.split()
+    train, _ = parts = rows.split()
     if train.num_samples < ROWS_AN_ATOM * width:
         logging.warning(
             "%d rows to learn %d atoms from are fewer than %d for each, so that the dictionary "
@@ -101,8 +105,47 @@ def learn(
     if save is not None:
         save.discard()
     seconds = time.perf_counter() - began
-    learned = LearnedDictionary(model, l0, train, held_out, seconds, inputs=inputs)
+    learned = LearnedDictionary(model, l0, seconds, parts, inputs)
     # If no weight gives this L0, `lam` raises only when it is called, and the result is not lost.
     with contextlib.suppress(ValueError):
         learned.lam()
     return learned
+
+
+def dictionary(
+    atoms: ArrayLike,
+    bias: ArrayLike | None = None,
+    *,
+    l0: float = 25,
+) -> LearnedDictionary:
+    """Makes of given atoms the class that `learn` returns: it encodes, scores, reports and
+    compares.
+
+    It has no rows of its own. So `encode` finds the weight for an L0 on the rows that it codes, and
+    `fvu`, `report` and `lam` need activations.
+
+    Args:
+      atoms: non-zero atoms of any length, as columns, (input_dim, num_latents); codes are for the
+        atoms scaled to unit length.
+      bias: b in `x ≈ b + D z`, (input_dim,); None takes zeros, so that codes are of the unshifted
+        activations.
+      l0: the default mean L0 of codes.
+
+    Returns:
+      The dictionary.
+
+    Raises:
+      ValueError: the atoms are no finite matrix, one is zero, or the bias does not fit them.
+    """
+    matrix = as_matrix("atoms", atoms)
+    decoder = unit_atoms(jnp.asarray(matrix))[0]
+    empty = np.flatnonzero(~np.asarray(decoder).any(axis=0))
+    if empty.size:
+        raise ValueError(
+            f"{empty.size} of the atoms have zero length, the first is number {empty[0]}; leave "
+            "them out."
+        )
+    offset = np.zeros(len(matrix)) if bias is None else detached(bias)
+    model = Model(decoder, jnp.asarray(offset, decoder.dtype))
+    check_model(model)
+    return LearnedDictionary(model, l0)

@@ -3,8 +3,6 @@ SAE.
 """
 
 import dataclasses
-import functools
-import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,29 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap import catalogue
 from sae_gap.analysis import Comparison, compare_dictionaries, curve_lines, tables
-from sae_gap.core import (
-    Model,
-    as_matrix,
-    check_choice,
-    check_number,
-    check_size,
-    evenly_spaced,
-    relative_gap,
-)
+from sae_gap.core import Model, evenly_spaced, relative_gap
 from sae_gap.data import TENTH, Activations, HeldOut, open_activations
-from sae_gap.dictionaries import Rows, fit_signals, open_pair, screened
-from sae_gap.encoders import DENSEST, MATCHED, BatchPursuit, Lasso, ScreenedPursuit
-from sae_gap.learners import OnlineDictionary, SparseAutoencoder
+from sae_gap.dictionaries import Export, Rows, check_sparse, export, open_rows, screened
+from sae_gap.encoders import MATCHED, Lasso
 from sae_gap.measure import Plan, methods_of, run, study_of
 from sae_gap.measure import refit as least_squares
-from sae_gap.metrics import agreement
 from sae_gap.runtime import progress
-from sae_gap.saes import DICTIONARY, SAE, as_metadata, check_free, has_form, save_sae
+from sae_gap.saes import DICTIONARY, SAE, as_metadata, check_free, save_sae
 from sae_gap.solvers import match_l0
 from sae_gap.storage import Folder, Row, Store, brief, trees
 from sae_gap.study import Models, runner
@@ -45,8 +31,6 @@ from sae_gap.study import Models, runner
 LEARNED, GIVEN = "learned", "given"
 # Rows that are read and coded at once, and the most rows that are scored.
 CHUNK, SCORED = 1_024, 5_000
-# Steps of an SAE whose epochs are not given.
-STEPS = 2_000
 
 
 class Report(NamedTuple):
@@ -72,46 +56,11 @@ class Report(NamedTuple):
             "curve_refit_fvu": "FVU, least squares",
             "best_fvu": "FVU, best codes",
         }
-        table = tables.format_table(self.curves, names)
-        return (
-            table
-            if self.lead is None
-            else f"{table}\n\nBeside the best control, {self.best}: {self.lead}"
-        )
+        lead = f"\n\nBeside the best control, {self.best}: {self.lead}"
+        return tables.format_table(self.curves, names) + lead * (self.lead is not None)
 
 
-class Export(NamedTuple):
-    """An SAE made from a dictionary, and the error of its encoder on the rows that `learn` held
-    out.
-
-    Attributes:
-      model: the dictionary and the encoder.
-      k: the requested number of latents.
-      seconds: the time of the training; 0 if there was nothing to train.
-      l0: mean L0 of the encoder's codes.
-      fvu: FVU of the encoder's codes.
-      best_fvu: FVU of least squares on the certified supports at an L0 of k, on the learned
-        dictionary.
-    """
-
-    model: Model
-    k: int
-    seconds: float
-    l0: float
-    fvu: float
-    best_fvu: float
-
-    def __repr__(self) -> str:
-        scores = (
-            f"FVU of its codes {self.fvu:.3f} at L0 {self.l0:.1f}, of certified codes "
-            f"{self.best_fvu:.3f} at L0 {self.k}"
-        )
-        if not has_form(type(self.model.encode)):
-            return f"{scores}; SAELens has no such encoder, sae_gap alone reads it"
-        ours = isinstance(self.model.encode, ScreenedPursuit)
-        return f"{scores}; SAELens reads it after import sae_gap.torch.saelens" if ours else scores
-
-
+@dataclasses.dataclass(eq=False, repr=False)
 class LearnedDictionary:
     """The result of `learn` and `dictionary`: unit atoms D and a bias b, for codes `z ≥ 0` with
     `x ≈ b + D z`.
@@ -120,47 +69,39 @@ class LearnedDictionary:
       model: the dictionary and the bias, without an encoder.
       l0: the default mean L0 of codes.
       seconds: the time of learning; 0 for a given dictionary.
+      parts: the rows that it was learned from, and those held out; None if it has none.
+      inputs: what a transcoder reads.
       certificate: the largest duality gap of a row in the last `encode`, relative to its objective:
         no codes lower a row's lasso objective by more than this share. None before the first call.
+      weights: the weights λ found for rows that were learned from, by mean L0.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        l0: float,
-        train: Activations | None,
-        held_out: Activations | None,
-        seconds: float,
-        inputs: Activations | None = None,
-    ):
-        self.model, self.l0, self.seconds = model, l0, seconds
-        self._parts, self._inputs = (train, held_out), inputs
-        self.certificate: float | None = None
-        self._weights: dict[float, float] = {}
+    model: Model
+    l0: float
+    seconds: float = 0.0
+    parts: tuple[Activations, Activations] | None = None
+    inputs: Activations | None = None
+    certificate: float | None = None
+    weights: dict[float, float] = dataclasses.field(default_factory=dict)
 
     @property
     def train(self) -> Activations:
         """The rows that it was learned from."""
-        return self._part(0)
+        return self._parts[0]
 
     @property
     def held_out(self) -> Activations:
         """The rows that `learn` held out."""
-        return self._part(1)
+        return self._parts[1]
 
-    def _part(self, place: int) -> Activations:
-        part = self._parts[place]
-        if part is None:
+    @property
+    def _parts(self) -> tuple[Activations, Activations]:
+        if self.parts is None:
             raise ValueError(
                 "a dictionary that was given or loaded has no rows; give activations, here or to "
                 "sae_gap.LearnedDictionary.load."
             )
-        return part
-
-    @property
-    def _given(self) -> bool:
-        """True if it has no rows of its own."""
-        return self._parts[0] is None
+        return self.parts
 
     @property
     def atoms(self) -> Float[np.ndarray, "input_dim width"]:
@@ -191,13 +132,13 @@ class LearnedDictionary:
           ValueError: no weight gives this L0.
         """
         l0 = self._sparsity(l0)
-        if activations is None and l0 in self._weights:
-            return self._weights[l0]
+        if activations is None and l0 in self.weights:
+            return self.weights[l0]
         source = self.train if activations is None else self._opened(activations)
         rows = source.take(evenly_spaced(source.num_samples, MATCHED))
         lam = float(match_l0(rows - self.bias, self.model.decoder, l0)[0])
         if activations is None:
-            self._weights[l0] = lam
+            self.weights[l0] = lam
         return lam
 
     def encode(
@@ -206,7 +147,6 @@ class LearnedDictionary:
         l0: float | None = None,
         *,
         refit: bool = True,
-        show_progress: bool = True,
     ) -> scipy.sparse.csr_array:
         """Returns sparse codes: the support of the certified lasso at `lam(l0)`, with the lasso's
         values or those of least squares.
@@ -219,16 +159,15 @@ class LearnedDictionary:
           l0: mean L0 of the lasso on the rows that were learned from or, if there are none and no
             weight was saved for it, on these rows; None takes `learn`'s.
           refit: whether to take the values of least squares; False takes the lasso's own.
-          show_progress: whether to show a line of progress on a terminal or in a notebook.
 
         Returns:
           Codes, (n, width), a row for each of the activations, also for outliers.
         """
         rows, parts = self._opened(activations), []
-        known = not self._given or self._sparsity(l0) in self._weights
+        known = self.parts is not None or self._sparsity(l0) in self.weights
         lasso = Lasso(self.lam(l0, None if known else rows))
         self.certificate = 0.0
-        with progress.line(rows.num_samples, "encode", unit="rows", shown=show_progress) as line:
+        with progress.line(rows.num_samples, "encode", unit="rows") as line:
             for chunk in rows.chunks(CHUNK):
                 signals = jnp.asarray(chunk)
                 found = lasso.infer(self.model, signals)
@@ -239,19 +178,9 @@ class LearnedDictionary:
                 line.update(len(chunk))
         return scipy.sparse.vstack(parts, format="csr")
 
-    def decode(self, codes: ArrayLike | scipy.sparse.sparray) -> Float[np.ndarray, "n input_dim"]:
+    def decode(self, codes: Any) -> Float[np.ndarray, "n input_dim"]:
         """Returns `b + D z` for dense or sparse codes, (n, width)."""
-        rows: Any = codes
-        if not scipy.sparse.issparse(rows):
-            rows = as_matrix("codes", rows)
-        elif rows.nnz:
-            as_matrix("codes", scipy.sparse.csr_array(rows).data[None])
-        if rows.shape[1] != self.width:
-            raise ValueError(
-                f"codes must have {self.width} columns, one for each atom, but they have "
-                f"{rows.shape[1]}."
-            )
-        return rows @ self.atoms.T + self.bias
+        return codes @ self.atoms.T + self.bias
 
     def fvu(
         self, activations: Rows | None = None, l0: float | None = None, *, outliers: str = "drop"
@@ -267,12 +196,12 @@ class LearnedDictionary:
           l0: mean L0; None takes `learn`'s.
           outliers: "drop" leaves outlier tokens out and reports them, "keep" counts them.
         """
-        rows, l0 = self._rows(activations, outliers), self._sparsity(l0)
-        found = self._score(self.model, ("lasso", "lasso_refit"), l0, rows, outliers == "keep")
+        rows, l0 = self._asked(activations, l0, outliers)
+        found = self.scored(self.model, ("lasso", "lasso_refit"), l0, rows, outliers == "keep")
         _require_reached(found["lasso"]["l0"], l0, found["lasso"]["num_scored"])
         return found["lasso_refit"]["fvu"]
 
-    def _score(
+    def scored(
         self, model: Model, codes: Sequence[str], l0: float, rows: Activations, keep: bool
     ) -> dict[str, Row]:
         """Returns a row for each of some codes on the atoms of a model, by name.
@@ -286,7 +215,7 @@ class LearnedDictionary:
         """
         given = SAE.of_model(model, name=LEARNED).given
         # Only a transcoder's own codes read them, on the rows of `learn`.
-        inputs = self._inputs if "own" in codes else None
+        inputs = self.inputs if "own" in codes else None
         source = HeldOut(rows, samples=SCORED, keep_outliers=keep, held_out=rows, inputs=inputs)
         study = study_of("learned", [source], [*methods_of(given, codes, l0)])
         with tempfile.TemporaryDirectory() as folder:
@@ -300,7 +229,6 @@ class LearnedDictionary:
         *,
         controls: Sequence[str] = ("random", "samples"),
         outliers: str = "drop",
-        show_progress: bool = True,
     ) -> Report:
         """Runs `sae-gap measure` on the dictionary, on at most 5,000 rows, evenly spread.
 
@@ -311,16 +239,15 @@ class LearnedDictionary:
             that it was learned from. For a given dictionary, they learn from nine tenths of the
             documents of `activations`, and the rest scores all.
           outliers: "drop" leaves outlier tokens out and reports them, "keep" counts them.
-          show_progress: whether to show a line of progress on a terminal or in a notebook.
         """
-        rows, l0 = self._rows(activations, outliers), self._sparsity(l0)
-        name = GIVEN if self._given else LEARNED
-        train = rows if self._given else self.train
-        held = TENTH if self._given and controls else rows
+        rows, l0 = self._asked(activations, l0, outliers)
+        name = GIVEN if self.parts is None else LEARNED
+        train = rows if self.parts is None else self.train
+        held = TENTH if self.parts is None and controls else rows
         source = HeldOut(train, keep_outliers=outliers == "keep", held_out=held)
         plan = Plan([SAE.of_model(self.model, name=name)], source, l0=l0, controls=controls)
         with tempfile.TemporaryDirectory() as folder:
-            measured = run(plan, Store(folder), show_progress=show_progress)
+            measured = run(plan, Store(folder))
         curves = curve_lines(measured)
         _require_reached(curves[0]["at_l0"], l0, curves[0]["samples"])
         if not controls:
@@ -328,98 +255,19 @@ class LearnedDictionary:
         best = min(curves[1:], key=lambda line: line["best_fvu"])["dictionary"]
         return Report(curves, best, compare_dictionaries(measured, name, best), measured)
 
-    def sae(
-        self,
-        k: int | None = None,
-        *,
-        encoder: str = "topk",
-        epochs: int | None = None,
-        frozen: bool = True,
-        skip: bool = False,
-        seed: int = 0,
-        show_progress: bool = True,
-    ) -> Export:
+    def sae(self, k: int | None = None, **options: Any) -> Export:
         """Trains an SAE that starts from this dictionary, on the rows that it was learned from; a
-        transcoder, if `learn` had targets.
-
-        The encoder starts as `a Dᵀ(x - b)`, with the least-squares a; see `SparseAutoencoder` and
-        its `standardised`.
+        transcoder, if `learn` had targets. See `sae_gap.dictionaries.exported.export`.
 
         Args:
           k: number of active latents; None takes `learn`'s L0.
-          encoder: the name of an SAE's encoder, such as "topk", "batchtopk" or "jumprelu". With
-            `frozen`, "screened_pursuit" and "batch_pursuit" have nothing to train; the threshold of
-            the latter is that of the rows held out, so that other rows have k latents on average.
-          epochs: passes over the rows; None takes enough for 2,000 steps, and at least one.
-          frozen: whether the dictionary stays fixed; False trains it too, which reconstructs
-            better.
-          skip: whether a transcoder has an affine skip.
-          seed: seeds the order of the rows.
-          show_progress: whether to show a line of progress on a terminal or in a notebook.
+          **options: `encoder`, by default "topk", `epochs`, `frozen`, `skip`, `seed` and
+            `show_progress`, as `export` has them.
 
         Returns:
           The SAE, with its errors.
         """
-        k = max(1, round(self.l0)) if k is None else k
-        check_size("k", k)
-        check_sparse("k", k, *self.atoms.shape)
-        k = int(k)
-        check_choice("encoder", encoder, catalogue.saes())
-        if epochs is not None:
-            check_size("epochs", epochs)
-        if skip and self._inputs is None:
-            raise ValueError(
-                "only a transcoder has a skip; give learn the targets, or leave it out."
-            )
-        # An impossible k is refused before an encoder is trained.
-        best = self.fvu(None, k, outliers="keep")
-        learner = self._learner(encoder, k, epochs, frozen, skip)
-        model, seconds = self._trained(learner, seed, show_progress)
-        own = self._score(model, ["own"], k, self.held_out, True)["own"]
-        return Export(model, k, seconds, own["l0"], own["fvu"], best)
-
-    def _learner(
-        self, encoder: str, k: int, epochs: int | None, frozen: bool, skip: bool
-    ) -> SparseAutoencoder:
-        """The learner of an SAE, or of a transcoder, that starts from this dictionary."""
-        options: Any = {"sparsity": k, "input_dim": len(self.bias), "frozen": frozen}
-        make: Any = catalogue.sae_for_activations
-        if self._inputs is not None:
-            make = functools.partial(catalogue.transcoder_for_activations, skip=skip)
-        # It only asks its base for the model, which is this one.
-        learner = make(encoder, base=OnlineDictionary(), **options)
-        if epochs is None:
-            epochs = math.ceil(STEPS / math.ceil(self.train.num_pooled / learner.batch_size))
-        return dataclasses.replace(learner, num_steps=epochs)
-
-    def _trained(
-        self, learner: SparseAutoencoder, seed: int, show_progress: bool
-    ) -> tuple[Model, float]:
-        """The SAE of a learner, and the seconds of its training."""
-        encoder: Any = learner.encoder
-        if learner.frozen:
-            if encoder.parameters(self.model.decoder, jax.random.key(seed)) is None:
-                # Matching pursuit reads only the dictionary.
-                return dataclasses.replace(self.model, encode=encoder), 0.0
-            if isinstance(encoder, BatchPursuit):
-                # A threshold of the rows that the dictionary learned from leaves too many latents
-                # on in others.
-                return encoder.calibrate(self.model, jnp.asarray(self.held_out.pool())), 0.0
-        rows, inputs = self.train, None
-        if self._inputs is not None:
-            inputs = self._inputs.take(
-                rows.numbers[evenly_spaced(rows.num_samples, rows.num_pooled)]
-            )
-        _, model, seconds = fit_signals(
-            learner,
-            rows.pool(),
-            self.width,
-            seed,
-            inputs,
-            bases=[self.model],
-            show_progress=show_progress,
-        )
-        return model, seconds
+        return export(self, k, **options)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the dictionary, its bias and the weights λ found so far, without activations.
@@ -433,29 +281,21 @@ class LearnedDictionary:
             "dtype": str(self.model.decoder.dtype),
             "l0": self.l0,
             "seconds": self.seconds,
-            "weights": list(self._weights.items()),
+            "weights": list(self.weights.items()),
         }
         content = trees.dump(dataclasses.replace(self.model, encode=None), note)
         Folder(folder).write(DICTIONARY, content)
 
     @classmethod
     def load(
-        cls,
-        folder: str | os.PathLike[str],
-        activations: Rows | None = None,
-        *,
-        documents: ArrayLike | None = None,
-        targets: Rows | None = None,
-        outliers: str = "drop",
+        cls, folder: str | os.PathLike[str], activations: Rows | None = None, **options: Any
     ) -> "LearnedDictionary":
         """Loads a dictionary that `save` wrote.
 
         Args:
           folder: the folder that `save` was given.
           activations: those of `learn`, which `sae` and scores of the held-out rows need.
-          documents: as given to `learn`.
-          targets: as given to `learn`.
-          outliers: as given to `learn`.
+          **options: `documents`, `targets` and `outliers`, as given to `learn`.
 
         Raises:
           ValueError: there is no such dictionary.
@@ -464,19 +304,18 @@ class LearnedDictionary:
         try:
             content = place.read(DICTIONARY)
             note = trees.read_note(content)
-            shapes = tuple(note["shape"]), tuple(note["shape"][:1])
-            like: Any = [jax.ShapeDtypeStruct(shape, note["dtype"]) for shape in shapes]
-            model = trees.load(content, Model(*like))
-            learned = cls(model, note["l0"], None, None, note["seconds"])
-            learned._weights = dict(note["weights"])
+            shape, dtype = tuple(note["shape"]), note["dtype"]
+            parts = (jax.ShapeDtypeStruct(shape[:dims], dtype) for dims in (2, 1))
+            model = trees.load(content, Model(*parts))  # type: ignore[arg-type]
+            learned = cls(model, note["l0"], note["seconds"], weights=dict(note["weights"]))
         except (OSError, KeyError, ValueError) as error:
             raise ValueError(
                 f"{place} has no learned dictionary that can be read ({brief(error)}); give the "
                 "folder that save wrote."
             ) from None
         if activations is not None:
-            learned._inputs, opened = open_pair(activations, targets, documents)
-            learned._parts = screened(opened, outliers).split()
+            learned.inputs, rows = open_rows(activations, **options)
+            learned.parts = rows.split()
         return learned
 
     def save_sae(
@@ -503,52 +342,34 @@ class LearnedDictionary:
         save_sae(export.model, folder, metadata=metadata)
         return export
 
-    def agreement(self, other: "LearnedDictionary | SAE | Model | ArrayLike") -> float:
-        """Returns the mean matched |cosine| with the atoms of another dictionary of this shape; see
-        `sae_gap.agreement`.
-        """
-        return agreement(self, other)
-
     def _sparsity(self, l0: float | None) -> float:
         l0 = self.l0 if l0 is None else l0
         check_sparse("l0", l0, *self.atoms.shape)
         # JAX would trace a number of NumPy's.
         return float(l0)
 
-    def _rows(self, activations: Rows | None, outliers: str) -> Activations:
-        """Returns the rows to score: the given ones, or those held out, after reporting
-        outliers.
+    def _asked(
+        self, activations: Rows | None, l0: float | None, outliers: str
+    ) -> tuple[Activations, float]:
+        """The rows to score, the given ones or those held out, after reporting outliers; and at
+        which L0.
         """
         rows = self.held_out if activations is None else self._opened(activations)
         screened(rows, outliers)
-        return rows
+        return rows, self._sparsity(l0)
 
     def _opened(self, activations: Rows) -> Activations:
         rows = open_activations(activations)
         if rows.input_dim != len(self.bias):
             raise ValueError(
                 f"the activations have {rows.input_dim} dimensions, but the dictionary "
-                f"{len(self.bias)}; "
-                "give those of the layer that it was learned from."
+                f"{len(self.bias)}; give those of the layer that it was learned from."
             )
         return rows
 
     def __repr__(self) -> str:
-        name, size = GIVEN if self._given else LEARNED, len(self.bias)
-        return f"<{self.width} atoms of {size} dimensions, {name} for an L0 of {self.l0:g}>"
-
-
-def check_sparse(name: str, value: float, input_dim: int, width: int) -> None:
-    """Raises a ValueError if codes with so many latents are not sparse, which no measurement
-    allows.
-    """
-    check_number(name, value, above=0)
-    most = min(DENSEST * input_dim, width - 1)
-    if value > most:
-        why = f"a quarter of the {input_dim} dimensions and fewer than the {width} atoms"
-        raise ValueError(
-            f"{name} is {value:g}, but codes are sparse only up to {most:g}, {why}; ask for less."
-        )
+        name = GIVEN if self.parts is None else LEARNED
+        return f"<{self.width} atoms in {len(self.bias)} dimensions, {name}, L0 {self.l0:g}>"
 
 
 def _require_reached(reached: float, l0: float, samples: int) -> None:

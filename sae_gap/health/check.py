@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from sae_gap.core import Model, check_integer, check_type, detached, evenly_spaced
 from sae_gap.data import Activations, find_outliers, norms, open_activations
-from sae_gap.health import BLOCK, Evidence, Reading, affines, find_faults, others
+from sae_gap.health import BLOCK, Evidence, Read, Reading, affines, find_faults
 from sae_gap.metrics import CHANCES, LIBRARIES, check_varies
 from sae_gap.metrics.definitions import explained
 from sae_gap.saes import SAE, load_sae
@@ -24,14 +24,8 @@ class Check(NamedTuple):
 
     Attributes:
       sae: as it was loaded.
-      rows: activations that were looked at, without outlier tokens.
+      read: what it makes of the activations that were looked at, without outlier tokens.
       activation_norm: their mean norm, as they were given; that of a transcoder's targets.
-      explained: how much of them the reconstructions explain, by the definition of each library;
-        see `sae_gap.metrics.definitions.explained`.
-      l0: mean number of latents in use.
-      dead: latents that no row uses.
-      gain: by which all reconstructions, less their mean, would fit best; about 1 after training.
-      offset: the share of the squared error that one vector for all rows would mend.
       evidence: what the weights and the codes show beside.
       wrong: what looks wrong, each a sentence with its figure, and with its cause and mend where
         these are sure; empty where nothing was found.
@@ -40,13 +34,8 @@ class Check(NamedTuple):
     """
 
     sae: SAE
-    rows: int
+    read: Read
     activation_norm: float
-    explained: Mapping[str, float]
-    l0: float
-    dead: int
-    gain: float
-    offset: float
     evidence: Evidence
     wrong: tuple[str, ...]
     outliers: int
@@ -57,28 +46,31 @@ class Check(NamedTuple):
         """Fraction of the variance about the mean of the activations that the reconstruction
         leaves, `1 - R²`.
         """
-        return self.explained["fvu"]
+        return self.read.fvu
 
     @property
     def columns(self) -> dict[str, Any]:
         """What a row tells of it."""
-        names = ("activation_norm", "fvu", "l0", "dead", "gain", "offset", "outliers")
         return {
             "library": self.sae.library,
             "architecture": self.sae.architecture,
             "normalisation": self.sae.normalisation.name,
             "notes": self.sae.notes,
-            **{name: getattr(self, name) for name in names},
+            "activation_norm": self.activation_norm,
+            **{name: getattr(self.read, name) for name in ("fvu", "l0", "dead", "gain", "offset")},
+            "outliers": self.outliers,
             "suspicions": self.wrong,
         }
 
     def __str__(self) -> str:
-        sae = self.sae
+        sae, read, told = self.sae, self.read, self.evidence
         least, median, greatest = np.quantile(sae.lengths, (0, 0.5, 1))
-        units = "" if self.evidence.alike else ": codes of two latents compare times these"
+        units = "" if told.alike else ": codes of two latents compare times these"
         biases = [sae.bias, *(affine.bias for affine in affines(sae.model)[:1])]
         lengths = ", ".join(f"{float(np.linalg.norm(bias)):.4g}" for bias in biases)
-        few = self.l0 * self.rows < CHANCES * sae.num_latents and self.dead
+        few = read.used.sum() < CHANCES * sae.num_latents and read.dead
+        k = f" (k is {told.k:.4g})" if told.k else ""
+        kinds = [read.explained, self.with_outliers][: 1 + bool(self.outliers)]
         lines = [
             f"{sae.library} {sae.architecture}: {sae.num_latents} latents, input_dim "
             f"{sae.input_dim}" + f", of a transcoder of {sae.num_inputs} inputs" * sae.transcodes,
@@ -87,18 +79,12 @@ class Check(NamedTuple):
             f"lengths of atoms: {least:.4g} to {greatest:.4g}, median {median:.4g}{units}",
             f"norms of the biases of decoder and encoder: {lengths}; of activations: "
             f"{self.activation_norm:.4g}",
-        ]
-        if self.outliers:
-            lines.append(
-                f"left out: {self.outliers} outlier tokens, of more than ten times the median norm"
-            )
-        told = self.evidence
-        k = f" (k is {told.k:.4g})" if told.k else ""
-        lines += [
-            f"on {self.rows:,} rows: L0 {self.l0:.4g}{k}, {self.dead:,} of {sae.num_latents:,} "
+            f"left out: {self.outliers} outlier tokens, of more than ten times the median norm",
+            f"on {len(read.guess):,} rows: L0 {read.l0:.4g}{k}, {read.dead:,} of "
+            f"{sae.num_latents:,} "
             f"latents never fire{' (rare ones may on more rows)' if few else ''}",
-            f"reconstructions fit best times {self.gain:.4g}; one vector for all would mend "
-            f"{self.offset:.1%} of the error",
+            f"reconstructions fit best times {read.gain:.4g}; one vector for all would mend "
+            f"{read.offset:.1%} of the error",
             "codes' energy on latents whose encoder column is nearest to their own atom: "
             + ("unknown" if told.aligned is None else f"{told.aligned:.1%}")
             + f"; copied latents: {told.copies}",
@@ -106,14 +92,10 @@ class Check(NamedTuple):
             + (", and with outlier tokens:" if self.outliers else ":"),
         ]
         for name, calls in LIBRARIES.items():
-            shares = [
-                of[name] if name == "fvu" else 1 - of[name]
-                for of in (self.explained, self.with_outliers)
-                if of
-            ]
+            shares = [of[name] if name == "fvu" else 1 - of[name] for of in kinds]
             lines.append("".join(f"{share:10.4f}" for share in shares) + f"  {calls}")
-        wrong = [f"wrong: {said}" for said in self.wrong] or ["nothing found"]
-        return "\n".join([*lines, *wrong])
+        lines += [f"wrong: {said}" for said in self.wrong] or ["nothing found"]
+        return "\n".join(line for line in lines if not line.startswith("left out: 0"))
 
 
 def check(
@@ -149,17 +131,17 @@ def check(
     check_integer("rows", rows, least=FEWEST)
     loaded = _sae(sae, options)
     activations = loaded.flat(detached(activations))
-    if loaded.transcodes == (targets is None):
-        told = "a transcoder explains other activations than it reads; give those as targets."
+    if loaded.transcodes and targets is None:
         raise ValueError(
-            told if targets is None else "an SAE explains what it reads; leave targets out."
+            "a transcoder explains other activations than it reads; give those as targets."
         )
+    if targets is not None and not loaded.transcodes:
+        raise ValueError("an SAE explains what it reads; leave targets out.")
     source = open_activations(activations)
     places = evenly_spaced(source.num_samples, rows)
     every = [np.asarray(loaded.as_rows(source.take(places)))]
     if targets is not None:
-        aims = open_activations(targets)
-        aims = aims.with_inputs(source)
+        aims = open_activations(targets).with_inputs(source)
         every.append(np.asarray(loaded.as_rows(aims.take(places), explained=True)))
     # What is explained comes last.
     outliers = find_outliers(*map(norms, every)).rows
@@ -175,27 +157,14 @@ def check(
         rest = [part[outliers] for part in every]
         guess = np.concatenate([whole.guess, own.read(*rest).guess])
         with_outliers = explained(np.concatenate([x, rest[-1]]), guess)
-    k = float(getattr(loaded.model.encode, "k", loaded.notes.get("k", 0)))
-    evidence = Evidence.of(own, whole, k)
+    evidence = Evidence.of(own, whole)
     few = [part[evenly_spaced(len(x), BLOCK)] for part in kept]
-    wrong = [*find_faults(own, others(loaded, own, few[0]), few, whole, evidence)]
+    wrong = [*find_faults(own, few, whole, evidence)]
     if caution := loaded.notes.get("caution"):
         mend = "see that the file is whole and the activations as it wants them."
         wrong.insert(0, f"{caution}; {mend}")
-    return Check(
-        loaded,
-        len(x),
-        float(norms(x).mean()),
-        whole.explained,
-        whole.l0,
-        int((whole.used == 0).sum()),
-        whole.gain,
-        whole.offset,
-        evidence,
-        tuple(wrong),
-        len(outliers),
-        with_outliers,
-    )
+    norm, told = float(norms(x).mean()), tuple(wrong)
+    return Check(loaded, whole, norm, evidence, told, len(outliers), with_outliers)
 
 
 def _sae(sae, options: Mapping[str, Any]) -> SAE:

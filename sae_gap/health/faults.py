@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from sae_gap.health import LEAST_GAIN, OFFSET, Read, Reading
+from sae_gap.health import LEAST_GAIN, OFFSET, Read, Reading, others
 from sae_gap.metrics import CHANCES
 
 # The most latents whose columns are compared.
@@ -59,21 +59,26 @@ class Evidence(NamedTuple):
     zeros: tuple[str, ...]
 
     @classmethod
-    def of(cls, own: Reading, read: Read, k: float) -> "Evidence":
+    def of(cls, own: Reading, read: Read) -> "Evidence":
         """The evidence of an SAE and of what it makes of rows."""
-        parts = [own.atoms] if own.columns is None else [own.atoms, own.columns]
+        sae, parts, zeros = own.sae, [own.atoms], () if own.bias.any() else ("decoder",)
+        if affine := own.affine:
+            columns = np.asarray(affine.weight).T
+            parts.append(columns)
+            # Where the file's encoder is not centred, the decoder's bias was brought into its own.
+            shift = np.zeros(1) if sae.centred else columns @ own.bias
+            if np.allclose(affine.bias, shift, 0, 1e-5 * np.abs(shift).max()):
+                zeros += ("encoder",)
         zero = np.any([~part.any(axis=1) for part in parts], axis=0)
         copies = max(_copies(part, ~zero) for part in parts)
-        shares = _compare(own, read.energy)
+        shares = _compare(read.energy, *parts)
         alike = bool(np.ptp(own.units) < 0.1 * np.min(own.units))
-        biases = {"decoder": own.bias, "encoder": own.offset}
-        zeros = tuple(part for part, bias in biases.items() if bias is not None and not bias.any())
+        k = float(getattr(sae.model.encode, "k", sae.notes.get("k", 0)))
         return cls(k, alike, *shares, int(zero.sum()), copies, zeros)
 
 
 def find_faults(
     own: Reading,
-    others: Iterator[tuple[str, Reading]],
     x: Sequence[Float[np.ndarray, "few _"]],
     read: Read,
     evidence: Evidence,
@@ -82,9 +87,7 @@ def find_faults(
 
     Args:
       own: the SAE as it was loaded.
-      others: other readings of it, each with its cause in words, which are made where they are
-        wanted.
-      x: rows to try these on, and what a transcoder explains of them.
+      x: rows to try other readings on, and what a transcoder explains of them.
       read: what the SAE makes of all rows.
       evidence: of these.
     """
@@ -102,14 +105,15 @@ def find_faults(
         doubts.insert(0, f"FVU {read.fvu:.4g}, high for an SAE: another layer?")
     # A healthy SAE may lack a bias.
     doubts += [f"the {part}'s bias is zero: was it lost?" for part in evidence.zeros if doubts]
-    if not sure:
-        # Codes of atoms of several lengths may be ranked in either unit, and a skip be transposed.
-        others = (
-            (cause, reading)
-            for cause, reading in others
-            if reading.skip is not own.skip or not (evidence.alike or reading.units is own.units)
-        )
-    cause = _of_columns(evidence) or _cause(own, others, x)
+    # Else codes of atoms of several lengths may be ranked in either unit, and a skip be transposed.
+    tried = (
+        (cause, reading)
+        for cause, reading in others(own, x[0])
+        if sure
+        or reading.skip is not own.skip
+        or not (evidence.alike or reading.units is own.units)
+    )
+    cause = _of_columns(evidence) or _cause(own, tried, x)
     yield from [cause] if cause else doubts
 
 
@@ -129,13 +133,14 @@ def _of_columns(evidence: Evidence) -> str | None:
     return None
 
 
-def _cause(own: Reading, others: Iterator[tuple[str, Reading]], x) -> str | None:
+def _cause(own: Reading, tried: Iterator[tuple[str, Reading]], x) -> str | None:
     """The reading that reconstructs as healthy SAEs do and much better than as it was loaded."""
     before = own.read(*x)
     found = []
-    for cause, reading in others:
+    for cause, reading in tried:
         read = reading.read(*x)
-        if read.fvu <= _USUAL and reading.is_sound(read):
+        sound = LEAST_GAIN < read.gain < reading.most_gain and read.offset <= OFFSET
+        if read.fvu <= _USUAL and sound:
             found.append((_score(read), cause, read.fvu))
     # Codes that overflow have no finite score.
     if not found or (best := min(found)[0]) > _BETTER * _score(before):
@@ -146,7 +151,7 @@ def _cause(own: Reading, others: Iterator[tuple[str, Reading]], x) -> str | None
 
 def _score(read: Read) -> float:
     """FVU · L0^(1/4), since more latents reconstruct better in any reading."""
-    return read.fvu * max(read.l0, 1 / len(read.on)) ** 0.25
+    return read.fvu * max(read.l0, 1 / len(read.guess)) ** 0.25
 
 
 def _doubts(own: Reading, read: Read, evidence: Evidence) -> Iterator[str]:
@@ -182,11 +187,11 @@ def _doubts(own: Reading, read: Read, evidence: Evidence) -> Iterator[str]:
         )
     if evidence.k and not 1 / _FAR < read.l0 / evidence.k < _FAR:
         yield f"L0 is {read.l0:.4g}, but k is {evidence.k:.4g}."
-    uses, fired = int(read.used.sum()), np.count_nonzero(read.used)
-    if uses >= CHANCES * width and 2 * fired < width:
+    chances = read.used.mean()
+    if chances >= CHANCES and 2 * read.dead > width:
         yield (
-            f"{width - fired:,} of {width:,} latents never fire, although each had "
-            f"{uses / width:.0f} chances on average."
+            f"{read.dead:,} of {width:,} latents never fire, although each had {chances:.0f} "
+            "chances on average."
         )
 
 
@@ -198,17 +203,17 @@ def _copies(vectors: Float[np.ndarray, "num_latents input_dim"], which) -> int:
     return len(marks) - len(np.unique(marks.round(4) + 0, axis=0))
 
 
-def _compare(own: Reading, energy) -> tuple[float | None, float, float]:
+def _compare(energy, atoms, columns=None) -> tuple[float | None, float, float]:
     """`aligned`, `negated` and `misplaced` of the `Evidence`."""
-    if own.columns is None:
+    if columns is None:
         return None, 0.0, 0.0
     strong = np.argsort(-energy, kind="stable")[:_COMPARED]
     # All alike where no latent is on.
     share = energy[strong] + np.finfo(float).tiny
     share = share / share.sum()
-    columns = own.columns[strong]
+    columns = columns[strong]
     columns = columns / np.maximum(np.linalg.norm(columns, axis=1, keepdims=True), 1e-30)
-    cosines = columns @ own.atoms.T
+    cosines = columns @ atoms.T
     mine, best, which = cosines[range(len(strong)), strong], cosines.max(1), cosines.argmax(1)
     # A copied atom counts as its original.
     nearest = mine >= best - 1e-5

@@ -40,7 +40,7 @@ from sae_gap.metrics import (
     Metric,
     atom_statistics,
     cost_at,
-    gap_parts,
+    gap,
     nats,
     processor_time,
 )
@@ -199,7 +199,7 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
     # A function is identified by its codes on the rows that are scored.
     givens = {sae.name: dataclasses.replace(sae.given, held=Held(sae.model, held)) for sae in saes}
     agreed = atom_statistics.agreement_with(givens[saes[0].name])
-    every = gap_parts.METRIC, atom_statistics.METRIC, agreed
+    every = gap.PARTS, atom_statistics.METRIC, agreed
     train = dataclasses.replace(source, width=saes[0].num_latents)
 
     def levels_of(rows):

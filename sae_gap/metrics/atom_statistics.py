@@ -23,36 +23,12 @@ QUANTILES = tuple(range(101))
 _COSINES = 2**24
 
 
-def largest_cosines(
-    dictionary: Float[ArrayLike, "input_dim num_latents"],
-) -> Float[np.ndarray, " num_latents"]:
-    """For each atom, `max_{l ≠ j} |cos(d_j, d_l)|`; 0 for an atom of zeros.
-
-    Args:
-      dictionary: atoms of any norm, (input_dim, num_latents). Their cosines are held 64 MiB at a
-        time.
-
-    Returns:
-      The largest cosine of each atom.
-
-    Raises:
-      ValueError: the dictionary is not a finite, non-empty matrix.
-    """
-    atoms = unit_atoms(jnp.asarray(matching.as_matrix("dictionary", dictionary)))[0]
-    width = atoms.shape[1]
-
-    def largest(place):
-        return jnp.max(jnp.abs(product(atoms[:, place], atoms)).at[place].set(0))
-
-    size = max(1, _COSINES // width)
-    return np.minimum(jax.lax.map(largest, jnp.arange(width), batch_size=size), 1)
-
-
 def describe_atoms(dictionary: Float[ArrayLike, "input_dim num_latents"]) -> dict[str, Any]:
     """Coherence, near-duplicates and dead atoms.
 
     Args:
-      dictionary: atoms of any norm, (input_dim, num_latents).
+      dictionary: atoms of any norm, (input_dim, num_latents). Their cosines are held 64 MiB at a
+        time.
 
     Returns:
       `dead_atoms`, how many have zero norm; `duplicates`, how many live atoms have a |cosine| above
@@ -62,9 +38,14 @@ def describe_atoms(dictionary: Float[ArrayLike, "input_dim num_latents"]) -> dic
     Raises:
       ValueError: the dictionary is not a finite, non-empty matrix.
     """
-    atoms = matching.as_matrix("dictionary", dictionary)
-    live = atoms.any(axis=0)
-    largest = largest_cosines(atoms)[live]
+    atoms = unit_atoms(jnp.asarray(matching.as_matrix("dictionary", dictionary)))[0]
+    width, live = atoms.shape[1], np.asarray(atoms).any(axis=0)
+
+    def cosine(place):
+        return jnp.max(jnp.abs(product(atoms[:, place], atoms)).at[place].set(0))
+
+    size = max(1, _COSINES // width)
+    largest = np.minimum(jax.lax.map(cosine, jnp.arange(width), batch_size=size), 1)[live]
     return {
         "dead_atoms": int((~live).sum()),
         "duplicates": int((largest > DUPLICATE).sum()),

@@ -25,10 +25,15 @@ _COLUMNS_AT_A_TIME = 1_024
 
 
 class LogisticProbe(NamedTuple):
-    """A fitted logistic probe: it answers "true" where `codes @ weights + intercept > 0`."""
+    """A fitted logistic probe: it answers "true" where `decide` is above 0."""
 
     weights: Float[np.ndarray, " latent"]
     intercept: float
+
+    def decide(self, codes: Float[np.ndarray, "n latent"]) -> Float[np.ndarray, " n"]:
+        """The log-odds `z·w + b` of each row."""
+        # Equal rows must tie: a matrix product rounds each by its place.
+        return np.einsum("ij,j->i", codes, self.weights) + self.intercept
 
 
 def fit_logistic(
@@ -40,7 +45,7 @@ def fit_logistic(
     zero until the largest gradient entry is below 1e-4. Without a penalty, where the optimum is
     flat or does not exist, the start, the tolerance and so the scale of the codes choose between
     probes that fit equally well. These can differ widely off the fitted distribution, on latents
-    that say little within it; the AUC of `fit_latent` has no such freedom.
+    that say little within it; the AUC of one latent has no such freedom.
 
     Args:
       codes: (n, num_latents).
@@ -83,27 +88,6 @@ def fit_logistic(
     return LogisticProbe(fitted.x[:-1], float(fitted.x[-1]))
 
 
-def accuracy(
-    probe: LogisticProbe, codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]
-) -> float:
-    """The share of samples that a logistic probe classifies correctly.
-
-    Args:
-      probe: from `fit_logistic`.
-      codes: (n, num_latents), any split.
-      labels: (n,), booleans.
-
-    Returns:
-      The accuracy, in [0, 1].
-    """
-    codes = np.asarray(codes)
-    return float(
-        (
-            (codes @ probe.weights.astype(codes.dtype) + probe.intercept > 0) == np.asarray(labels)
-        ).mean()
-    )
-
-
 def roc_auc(
     codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]
 ) -> Float[np.ndarray, " latent"]:
@@ -137,49 +121,15 @@ def roc_auc(
     return np.concatenate(areas)
 
 
-def fit_latent(
-    codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"]
-) -> tuple[int, int]:
-    """Picks the latent that separates the classes best, `argmax_j max(AUC_j, 1 - AUC_j)`, the first
-    on ties.
-
-    Args:
-      codes: (n, num_latents).
-      labels: (n,), booleans.
-
-    Returns:
-      The latent and its sign, -1 where smaller codes mean the positive class.
-    """
-    areas = roc_auc(codes, labels)
-    best = int(np.argmax(np.abs(areas - 0.5)))
-    return best, 1 if areas[best] >= 0.5 else -1
-
-
-def latent_auc(
-    probe: tuple[int, int], codes: Float[np.ndarray, "n latent"], labels: Bool[ArrayLike, " n"]
-) -> float:
-    """The ROC-AUC of the picked latent, in the direction in which it was picked.
-
-    Args:
-      probe: from `fit_latent`.
-      codes: (n, num_latents), any split.
-      labels: (n,), booleans.
-
-    Returns:
-      The AUC, in [0, 1]. It is below 0.5 if the latent points the other way than on the split where
-      it was picked; the published form, `max(AUC, 1 - AUC)` on every split, conceals that.
-    """
-    latent, sign = probe
-    return float(roc_auc(sign * codes[:, [latent]], labels)[0])
-
-
 def measure(inferred: Inferred) -> dict[str, float]:
     """`accuracy` and `auc` of every scored split, if the labels are known.
 
+    The latent is the one that separates the classes best, `argmax_j max(AUC_j, 1 - AUC_j)`, the
+    first on ties, in that direction: its AUC is below 0.5 on a split where it points the other way.
     The strict protocol fits the logistic probe and picks the latent on the training split, so that
     every score is held out. The published form uses the ID split, and takes `max(AUC, 1 - AUC)` on
-    each split. `base_rate` is the accuracy of always answering the more frequent class. There are
-    no scores if the fitted split has only one class.
+    each split, which conceals a turned latent. `base_rate` is the accuracy of always answering the
+    more frequent class. There are no scores if the fitted split has only one class.
     """
     published = inferred.protocol == "paper"
     fitted_on = "id" if published else "train"
@@ -187,22 +137,24 @@ def measure(inferred: Inferred) -> dict[str, float]:
     if labels is None or not 0 < np.mean(labels) < 1:
         return {}
     fitted = inferred.codes[fitted_on]
-    # No fit puts weight on latents that are off on its whole split; `fit_latent` picks latent 0 if
-    # all are constant.
+    # No fit puts weight on latents that are off on its whole split; latent 0 is picked if all are
+    # constant.
     latents = np.union1d([0], np.arange(fitted.shape[1])[active_columns(fitted)[1]])
     codes = {name: columns_of(part, latents) for name, part in inferred.codes.items()}
-    logistic, latent = fit_logistic(codes[fitted_on], labels), fit_latent(codes[fitted_on], labels)
+    logistic, areas = fit_logistic(codes[fitted_on], labels), roc_auc(codes[fitted_on], labels)
+    latent = int(np.argmax(np.abs(areas - 0.5)))
 
     def score(name):
         labels = inferred.split(name).labels
         if labels is None:
             return {}
         share = float(np.mean(labels))
-        scores = {"base_rate": max(share, 1 - share)}
-        scores["accuracy"] = accuracy(logistic, codes[name], labels)
+        right = (logistic.decide(codes[name]) > 0) == np.asarray(labels)
+        scores = {"base_rate": max(share, 1 - share), "accuracy": float(right.mean())}
         if 0 < share < 1:
-            area = latent_auc(latent, codes[name], labels)
-            scores["auc"] = max(area, 1 - area) if published else area
+            (area,) = roc_auc(codes[name][:, [latent]], labels)
+            turned = area < 0.5 if published else areas[latent] < 0.5
+            scores["auc"] = float(1 - area if turned else area)
         return scores
 
     return inferred.by_split(score)

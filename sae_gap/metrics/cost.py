@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from sae_gap.core import Column, dense_chunks, objective
+from sae_gap.core import Column
 from sae_gap.encoders import OMP, Lasso, OnSupport
-from sae_gap.metrics import Inferred, Metric
+from sae_gap.metrics import Inferred, Metric, fires
 from sae_gap.runtime import one_core
 
 # Samples whose encoding is timed; and on one core, so many times.
@@ -42,31 +42,24 @@ def _measure(inferred: Inferred, lam: float, k: int) -> dict[str, Any]:
     encoder, (dim, width) = inferred.encoder, inferred.model.decoder.shape
     assert encoder is not None
     counts, nonneg = inferred.counts, not inferred.learner.signed
-    codes = inferred.codes["id"]
     flops = encoder.flops(dim, width)
 
     def find():
         best: Any = inferred.infer(Lasso(lam, nonneg=nonneg))
         pursued = inferred.infer(OnSupport(OMP(k, nonneg=nonneg), 0.0, nonneg, 0.0)).codes
-        return np.asarray(best.objective, float)[counts].sum(), np.asarray(pursued) != 0
+        return np.asarray(best.objective, float)[counts].sum(), fires(pursued)[counts]
 
     optimum, full = inferred.once(f"cost at {lam}", find)
-    atoms, norms = map(np.asarray, inferred.unit_dictionary)
-    target = np.asarray(inferred.task.id.signals - inferred.model.bias)
-    used, shared, reached = 0, 0, 0.0
-    for rows, part in dense_chunks(codes):
-        on = (part != 0) & counts[rows, None]
-        used, shared = used + int(on.sum()), shared + int((on & full[rows]).sum())
-        values: Any = objective(target[rows], atoms, part * norms, lam)
-        reached += float(np.asarray(values, float)[counts[rows]].sum())
-    size = encoder.fitted * used / counts.sum()
+    on = fires(inferred.codes["id"])[counts]
+    reached = inferred.terms(inferred.codes["id"]).objective(lam)[counts].sum()
+    size = encoder.fitted * on.sum() / counts.sum()
     return {
         "products": None
         if flops is None
         else flops / (2 * dim * width) + size * (1 + size) / width,
         "seconds": inferred.inference.time(encoder, TIMED),
         "objective_gap": reached / optimum - 1,
-        "shared": shared / max(1, int(full[counts].sum())),
+        "shared": int(on.multiply(full).sum()) / max(1, int(full.sum())),
     }
 
 

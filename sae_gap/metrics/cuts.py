@@ -1,12 +1,28 @@
-"""The magnitude from which a latent counts as on, from its own codes alone."""
+"""Which codes count as on, and from which magnitude, by a latent's own codes alone."""
 
 import numpy as np
+import scipy.sparse
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap.core import AnyCodes, dense_chunks
+from sae_gap.core import AnyCodes
 
 # A code below this share of the latent's usual magnitude counts as off.
 CUT = 1 / 3
+
+
+def fires(
+    codes: AnyCodes, least: Float[ArrayLike, " latent"] | float = 0.0
+) -> scipy.sparse.csr_array:
+    """Whether the magnitude of each code is above that of its latent, (n, num_latents).
+
+    Args:
+      codes: (n, num_latents).
+      least: the magnitudes up to which codes count as off.
+    """
+    held = scipy.sparse.csr_array(codes)
+    on = np.abs(held.data) > np.broadcast_to(least, held.shape[1])[held.indices]
+    return scipy.sparse.csr_array((on, held.indices, held.indptr), held.shape)
 
 
 def cuts(codes: AnyCodes, share: float = CUT) -> Float[np.ndarray, " latent"]:
@@ -26,11 +42,10 @@ def cuts(codes: AnyCodes, share: float = CUT) -> Float[np.ndarray, " latent"]:
     Returns:
       (num_latents,), 0 for a latent that never fires.
     """
-    width, found = np.shape(codes)[1], [np.zeros((2, 0))]
-    for _, part in dense_chunks(codes):
-        found.append(np.stack([np.nonzero(part)[1], np.abs(part[part != 0])]))
-    place, size = np.concatenate(found, axis=1)
-    latent, unit, cut = place.astype(int), np.zeros(width), np.zeros(width)
+    held = scipy.sparse.csr_array(codes)
+    size, width = np.abs(held.data, dtype=float), held.shape[1]
+    latent, size = held.indices[size > 0], size[size > 0]
+    unit, cut = np.zeros(width), np.zeros(width)
     # In units of the latent's largest code, so that no square overflows or underflows.
     np.maximum.at(unit, latent, size)
     size = size / unit[latent]

@@ -1,17 +1,19 @@
-"""Latents as detectors of features, as SynthSAEBench scores them.
-
-Codes are made dense only a few samples at a time.
+"""Latents as detectors of features, as SynthSAEBench scores them, and the recall that parents of a
+hierarchy lose where a child's latent absorbs their direction.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from sae_gap.core import AnyCodes, Column, dense_chunks
-from sae_gap.metrics import Inferred, Metric, ratio
+from sae_gap.core import AnyCodes, Column
+from sae_gap.metrics import Inferred, Metric, fires, ratio
+
+# Judge a parent only if it fired at least this often with a child on, and as often with none.
+_FEWEST = 10
 
 
 class Firing(NamedTuple):
@@ -27,8 +29,8 @@ def count(
     nearest: Int[np.ndarray, " latent"],
     true_codes: AnyCodes,
     codes: AnyCodes,
-    least: Sequence[Float[ArrayLike, " latent"] | float] = (0.0,),
-) -> list[Firing]:
+    least: Float[ArrayLike, " latent"] | float = 0.0,
+) -> Firing:
     """Counts firings: latent j fires where `|z_j| > least_j`, and its feature is on where its true
     code is above zero.
 
@@ -36,22 +38,11 @@ def count(
       nearest: the feature of each latent.
       true_codes: (n, num_true).
       codes: (n, num_latents), of the same samples.
-      least: rules, each a magnitude up to which a latent counts as off.
-
-    Returns:
-      The counts by each rule.
+      least: the magnitudes up to which a latent counts as off.
     """
-    samples, width = np.shape(codes)
-    fired, both = np.zeros((2, len(least), width), np.int64)
-    true = np.zeros(width, np.int64)
-    for _, part, truth in dense_chunks(codes, true_codes):
-        present, size = (truth > 0)[:, nearest], np.abs(part)
-        true += present.sum(axis=0)
-        for rule, magnitude in enumerate(least):
-            on = size > magnitude
-            fired[rule] += on.sum(axis=0)
-            both[rule] += (on & present).sum(axis=0)
-    return [Firing(fired[rule], true, both[rule], samples) for rule in range(len(least))]
+    on, true = fires(codes, least), (scipy.sparse.csr_array(true_codes) > 0)[:, nearest]
+    counts = (part.sum(axis=0) for part in (on, true, on.multiply(true)))
+    return Firing(*counts, on.shape[0])
 
 
 def detection(firing: Firing) -> dict[str, float]:
@@ -84,6 +75,52 @@ def detection(firing: Firing) -> dict[str, float]:
     }
 
 
+def absorption(
+    parent: Int[np.ndarray, " true"],
+    partner: Int[np.ndarray, " true"],
+    true_codes: AnyCodes,
+    codes: AnyCodes,
+    least: Float[ArrayLike, " latent"] | float = 0.0,
+) -> float | None:
+    """How much recall a parent's latent loses where a child is on: recall with no child on, less
+    recall with one.
+
+    The recall of a parent is the share of samples with the parent on in which its partner among the
+    latents fires. If a child's latent has absorbed its parent's direction, the parent's own latent
+    is needless wherever the child is on.
+
+    Args:
+      parent: parent of each feature, -1 for none.
+      partner: the latent matched with each feature, -1 for none.
+      true_codes: (n, num_true).
+      codes: (n, num_latents).
+      least: magnitudes up to which a code counts as off.
+
+    Returns:
+      The mean over parents that have a partner and at least 10 samples of either kind; None if
+      there is none. 0 is best; 1 means that parents are never detected beside their children and
+      always without.
+    """
+    truth, child = scipy.sparse.csr_array(true_codes) > 0, np.flatnonzero(parent >= 0)
+    # Column p marks the children of parent p.
+    family = scipy.sparse.csr_array((child >= 0, (child, parent[child])), 2 * parent.shape)
+    parents = np.unique(parent[child])
+    parents = parents[partner[parents] >= 0]
+    every, seen = truth[:, parents], fires(codes, least)[:, partner[parents]]
+    beside = every.multiply(truth.astype(np.float32) @ family[:, parents] > 0)
+    # For each parent, with a child on and in all: how often it is on, and its latent then fires.
+    on, hit = (
+        np.stack([part.sum(axis=0) for part in pair])
+        for pair in ((beside, every), (beside.multiply(seen), every.multiply(seen)))
+    )
+    on[1], hit[1] = on[1] - on[0], hit[1] - hit[0]
+    judged = (on >= _FEWEST).all(axis=0)
+    if not judged.any():
+        return None
+    with_child, alone = hit[:, judged] / on[:, judged]
+    return float((alone - with_child).mean())
+
+
 def measure(inferred: Inferred) -> dict[str, float]:
     """`detection` of every scored split, if the truth is known and a dictionary was learned.
 
@@ -92,7 +129,9 @@ def measure(inferred: Inferred) -> dict[str, float]:
     """
 
     def score(_, truth, codes):
-        nonzero, above = map(detection, count(inferred.nearest, truth, codes, (0.0, inferred.cuts)))
+        nonzero, above = (
+            detection(count(inferred.nearest, truth, codes, least)) for least in (0, inferred.cuts)
+        )
         return nonzero | {f"cut_{metric}": value for metric, value in above.items()}
 
     return {} if inferred.match is None else inferred.with_truth(score)
@@ -116,5 +155,28 @@ METRIC = Metric(
         "fired": Column("latents that fire in a sample", heading="L0"),
         "dead": Column("latents that never fire"),
     },
+    everywhere=False,
+)
+
+
+def _absorbed(inferred: Inferred) -> dict[str, float]:
+    """`absorption` above the cuts, for each scored split with known codes of a world with a
+    hierarchy.
+    """
+    tree, match = inferred.task.tree, inferred.match
+    if tree is None or match is None:
+        return {}
+
+    def score(_, truth, codes):
+        lost = absorption(tree.parent, match.learned, truth, codes, inferred.cuts)
+        return {} if lost is None else {"absorption": lost}
+
+    return inferred.with_truth(score)
+
+
+ABSORPTION = Metric(
+    "absorption",
+    _absorbed,
+    {"absorption": Column("recall of parents lost to their children", 0.0)},
     everywhere=False,
 )

@@ -12,28 +12,30 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sae_gap.core import (
-    AnyCodes,
     Column,
     Model,
     Solution,
     Transcoder,
-    active_columns,
     check_callable,
     check_flag,
     lasso_problem,
     matching,
     shown,
+    squares,
 )
-from sae_gap.encoders import as_floats, check_model, unit_atoms
-from sae_gap.metrics import Inferred, Metric
+from sae_gap.encoders import Lasso, OnSupport, as_floats, check_model, unit_atoms
+from sae_gap.metrics import Inferred, Metric, fires
 from sae_gap.solvers import sparse_code
 
 # The published count of latents counts codes above this magnitude.
 _ABOVE = 1e-2
+# How many of the largest gaps a row lists.
+WORST = 10
 
 
 class AmortisationGap(NamedTuple):
@@ -41,8 +43,7 @@ class AmortisationGap(NamedTuple):
 
     Attributes:
       gap: `F(z_e) - F(z*)`, (n,), not negative.
-      relative: the gap over F(z*), (n,). A row of norm below 4e-16 counts as a row of zeros, since
-        float32 cannot hold its squares.
+      relative: the gap over F(z*), (n,).
       codes: the encoder's codes z_e on unit atoms, (n, num_latents).
       optimum: z* with its objective and its duality gap; `gap` is too small by at most that.
     """
@@ -126,140 +127,61 @@ def amortisation_gap(
     codes = as_floats("the encoder's codes", own) * norms
     codes = jnp.where(jnp.any(dictionary != 0, axis=0), codes, 0)
     target = signals - as_floats("bias", model.bias)
-    # Rounding may leave a code slightly below zero, relative to its sample's codes and signal;
-    # beyond that the encoder is signed.
-    rounding = 1e-3 * jnp.max(jnp.abs(codes), axis=1) + 1e-6 * jnp.linalg.norm(target, axis=1)
-    if not signed and jnp.any(codes < -rounding[:, None]):
+    # Rounding may leave a code slightly below zero, relative to its sample's codes; beyond that the
+    # encoder is signed.
+    if not signed and jnp.any(codes < -1e-3 * jnp.max(jnp.abs(codes), axis=1, keepdims=True)):
         raise ValueError(
             "the encoder's codes have clearly negative values; pass signed=True to hold them "
             "against signed codes."
         )
     weight = as_floats("lam", lam)
     achieved = lasso_problem.objective(target, dictionary, codes, weight)
-    if not jnp.all(jnp.isfinite(achieved)):
-        raise ValueError(
-            f"the encoder's codes reach a magnitude of {float(jnp.max(jnp.abs(codes))):.1e} on "
-            "unit atoms, whose objective "
-            f"{codes.dtype} cannot hold; check the encoder's weights and the scale of the signals."
-        )
     optimum = sparse_code(target, dictionary, weight, nonneg=not signed, **options)
-    gap, objective = _excess(achieved, optimum), _held(optimum.objective)
-    relative = np.divide(gap, objective, out=np.where(gap > 0, np.inf, 0.0), where=objective > 0)
+    gap, best = _excess(achieved, optimum), np.asarray(optimum.objective)
+    relative = np.divide(gap, best, out=np.where(gap > 0, np.inf, 0.0), where=best > 0)
     return AmortisationGap(gap, relative, codes, optimum)
 
 
-def objective_gap(
-    signals: Float[ArrayLike, "n input_dim"],
-    dictionary: Float[ArrayLike, "input_dim latent"],
-    codes: AnyCodes,
-    reference: Solution,
-    lam: Float[ArrayLike, "..."],
-) -> dict[str, float]:
-    """Mean amortisation gap `F(z_e) - F(z*)`, with `F(z) = ½ ‖y - D z‖² + λ ‖z‖₁`.
-
-    Args:
-      signals: less the bias, (n, input_dim).
-      dictionary: unit or zero atoms, (input_dim, num_latents).
-      codes: the encoder's in that frame, (n, num_latents). Codes of zero atoms count as zero.
-      reference: solution of the lasso for the same signals, dictionary and weight.
-      lam: the weight, a scalar or one for each sample, (n,).
-
-    Returns:
-      `objective`, the mean of F(z_e); `gap`, the mean over samples; `relative_gap`, the gap over
-      the mean of F(z*); and `certificate`, the largest relative duality gap of the reference over
-      samples, which bounds how much of the gap is the solver's own. The gap is at least minus the
-      duality gap if the codes are feasible for the reference: signed codes can beat a non-negative
-      optimum, and need a signed reference.
-    """
-    atoms, columns = _active_columns(dictionary, codes)
-    live = jnp.asarray(columns * np.any(atoms != 0, axis=0), float)
-    achieved = lasso_problem.objective(
-        jnp.asarray(signals), jnp.asarray(atoms), live, jnp.asarray(lam, float)
-    )
-    optimum = np.asarray(reference.objective, np.float64)
-    gap, scale = float(_excess(achieved, reference).mean()), float(optimum.mean())
-    return {
-        "objective": float(np.asarray(achieved, np.float64).mean()),
-        "gap": gap,
-        # The optimum is zero only if the signals are; any other code is then infinitely worse.
-        "relative_gap": gap / scale if scale > 0 else float(np.inf if gap > 0 else 0),
-        "certificate": float(lasso_problem.relative_gap(reference).max()),
-    }
-
-
-def _excess(achieved: Float[Array, " n"], optimum: Solution) -> Float[np.ndarray, " n"]:
+def _excess(achieved: Float[ArrayLike, " n"], optimum: Solution) -> Float[np.ndarray, " n"]:
     """`F(z_e) - F(z*)` of each sample, with 0 for negative values within the certificate and
     rounding.
     """
-    value, best, gap = map(_held, (achieved, optimum.objective, optimum.gap))
-    slack = gap + 16 * np.finfo(achieved.dtype).eps * value
+    parts = achieved, optimum.objective, optimum.gap
+    value, best, gap = (np.asarray(part, np.float64) for part in parts)
+    slack = gap + 16 * np.finfo(optimum.objective.dtype).eps * value
     return np.where((value < best) & (value - best >= -slack), 0, value - best)
 
 
-def _held(values: Float[Array, " n"]) -> Float[np.ndarray, " n"]:
-    """Sums of squares in double precision, zero where their type underflows."""
-    limits = np.finfo(values.dtype)
-    return np.where(values < limits.tiny / limits.eps, 0, np.asarray(values, np.float64))
-
-
-def mse(
-    signals: Float[ArrayLike, "n input_dim"],
-    dictionary: Float[ArrayLike, "input_dim latent"],
-    codes: AnyCodes,
-) -> float:
-    """Mean squared error of the reconstruction, `mean_{i, d} (y - D z)²`.
-
-    Args:
-      signals: less the bias, (n, input_dim).
-      dictionary: (input_dim, num_latents), atoms of any norm.
-      codes: on that dictionary, (n, num_latents).
-
-    Returns:
-      The mean over samples and dimensions.
-    """
-    atoms, columns = _active_columns(dictionary, codes)
-    # The error of a diverged fit may overflow.
-    with np.errstate(over="ignore", invalid="ignore"):
-        return float(np.square(np.asarray(signals) - columns @ atoms.T, dtype=np.float64).mean())
-
-
-def l0_above(codes: AnyCodes) -> float:
-    """The mean over samples of the number of latents above 0.01 in magnitude, for codes (n,
-    num_latents).
-    """
-    return int((abs(codes) > _ABOVE).sum()) / np.shape(codes)[0]
-
-
-def _active_columns(
-    dictionary: Float[ArrayLike, "input_dim latent"],
-    codes: AnyCodes,
-) -> tuple[Float[np.ndarray, "input_dim active"], Float[np.ndarray, "n active"]]:
-    """The dictionary and the codes; of sparse codes only the active columns, since the others
-    contribute nothing.
-    """
-    columns, latents = active_columns(codes)
-    return np.asarray(dictionary)[:, latents], columns
-
-
 def measure(inferred: Inferred) -> dict[str, float]:
-    """`mse`, `l0_above`, the objective, the gap and the reference's certificate of every scored
-    split, for models with a decoder.
+    """The number of latents above 0.01 in a sample, `l0_above`, and for models with a decoder the
+    mean squared error, the objective, the gap and the reference's certificate; of every scored
+    split.
 
-    `unconverged` is the share of samples whose reference missed its tolerance; the certificate
-    still bounds their gaps.
+    `relative_gap` is the gap over the mean of F(z*); `certificate`, the largest relative duality
+    gap of a sample's reference, bounds how much of the gap is the solver's own. `unconverged` is
+    the share of samples whose reference missed its tolerance; the certificate still bounds theirs.
+    The gap is at least minus the duality gap if the codes are feasible for the reference: signed
+    codes can beat a non-negative optimum, and need a signed reference.
     """
 
     def score(name):
         codes = inferred.codes[name]
-        scores = {"l0_above": l0_above(codes)}
+        scores = {"l0_above": int((abs(codes) > _ABOVE).sum()) / np.shape(codes)[0]}
         if inferred.model.dictionary is not None:
-            signals = inferred.split(name).signals - inferred.model.bias
-            dictionary, norms = inferred.unit_dictionary
-            dims = slice(inferred.task.input_dim - inferred.task.padding)
-            scores["mse"] = mse(signals[:, dims], inferred.model.decoder[dims], codes)
-            scaled, optimum = codes * np.asarray(norms), inferred.optimum[name]
-            scores |= objective_gap(signals, dictionary, scaled, optimum, inferred.lam)
-            scores["unconverged"] = 1 - float(np.mean(optimum.converged))
+            terms, optimum = inferred.terms(codes, name), inferred.optimum[name]
+            dims = inferred.task.input_dim - inferred.task.padding
+            achieved = terms.objective(inferred.lam)
+            gap = float(_excess(achieved, optimum).mean())
+            scale = float(np.asarray(optimum.objective, np.float64).mean())
+            scores |= {
+                "mse": float(squares(terms.target - terms.fit).mean()) / dims,
+                "objective": float(achieved.mean()),
+                "gap": gap,
+                # The optimum is zero only if the signals are; any other code is infinitely worse.
+                "relative_gap": gap / scale if scale > 0 else float(np.inf if gap > 0 else 0),
+                "certificate": float(lasso_problem.relative_gap(optimum).max()),
+                "unconverged": 1 - float(np.mean(optimum.converged)),
+            }
         return scores
 
     return inferred.by_split(score)
@@ -282,3 +204,105 @@ METRIC = Metric(
         None if inferred.optimum or inferred.model.dictionary is None else "no optimum is asked for"
     ),
 )
+
+
+def _parts(inferred: Inferred) -> dict[str, Any]:
+    """The gap of a model's own encoder and its parts, at the weight of the scored lasso codes, over
+    the scored samples.
+
+    An encoder that shrinks all of its codes alike, or that was never trained to shrink them as the
+    l1 norm does, has a large gap for a trivial reason. So we split the gap `F(z_e) - F(z*)` along
+    three codes, each better than the one before,
+
+      F(z_e) - F(z*) = [F(z_e) - F(a z_e)] + [F(a z_e) - F(z_s)] + [F(z_s) - F(z*)],
+
+    with `a ≥ 0` the best common scale of all codes, and `z_s` the best values on each sample's own
+    support.
+
+    The objective of scaled codes is
+    `Σ F(a z_e) = Σ ½‖y‖² - a Σ⟨y, D z_e⟩ + ½ a² Σ‖D z_e‖² + a λ Σ‖z_e‖₁`, least at
+    `a = max(0, (Σ⟨y, D z_e⟩ - λ Σ‖z_e‖₁) / Σ‖D z_e‖²)`.
+
+    A duality gap certifies both optima: the true `relative_gap` is larger by at most
+    `optimum_slack`, the true `values_share` by at most `support_slack`, and the true
+    `support_share` is smaller by at most `support_slack` or larger by at most `optimum_slack`.
+
+    Returns:
+      Nothing for codes that are not a lasso's. For a lasso, `unconverged`, its samples beyond the
+      tolerance, and `unused`, the number of latents that no code uses. For a model with an encoder
+      also `gap`, the mean of F(z_e) - F(z*), and the `scale` a; as shares of F(z*) `relative_gap`,
+      `scale_share`, `values_share`, `support_share`, and the duality gaps of z_s and z*,
+      `support_slack` and `optimum_slack`; how far the supports agree (see `overlap`); the latents
+      `fired_only` by the encoder and `used_only` by the optimum; and the samples with the largest
+      gaps, `worst`, with their `worst_gap` and `worst_relative_gap`.
+    """
+    lasso, counts = inferred.encoder, inferred.counts
+    if not isinstance(lasso, Lasso):
+        return {}
+    own = inferred.learner.encode
+    best: Any = inferred.infer(lasso)
+    codes = (best if own is None else inferred.infer(own)).codes
+    fired, used = (fires(part)[counts] for part in (codes, best.codes))
+    fires_ever, used_ever = (part.sum(axis=0) > 0 for part in (fired, used))
+    converged, optimum, slack = (
+        np.asarray(getattr(best, name), float)[counts] for name in ("converged", "objective", "gap")
+    )
+    found = {
+        "unconverged": int((converged == 0).sum()),
+        "unused": int((~used_ever & ~fires_ever).sum()),
+    }
+    if own is None:
+        return found
+    held: Any = inferred.infer(OnSupport(own, lasso.lam, lasso.nonneg, 0.0))
+    support, held_slack = (
+        float(np.asarray(part, float)[counts].sum()) for part in (held.objective, held.gap)
+    )
+    target, fit, size = (part[counts] for part in inferred.terms(codes))
+    energy, power = 0.5 * squares(target), squares(fit)
+    pull = np.einsum("ij,ij->i", target, fit, dtype=float) - lasso.lam * size
+    gaps = energy - pull + 0.5 * power - optimum
+    scale = max(0.0, pull.sum() / power.sum()) if power.sum() > 0 else 1.0
+    scaled = energy.sum() - scale * pull.sum() + 0.5 * scale**2 * power.sum()
+    unit = optimum.sum() or len(gaps)
+    worst = np.argsort(-gaps, kind="stable")[:WORST]
+    relative = gaps[worst] / np.where(optimum[worst] > 0, optimum[worst], 1)
+    return found | {
+        "gap": gaps.mean(),
+        "scale": scale,
+        "relative_gap": gaps.sum() / unit,
+        "scale_share": (gaps.sum() + optimum.sum() - scaled) / unit,
+        "values_share": (scaled - support) / unit,
+        "support_share": (support - optimum.sum()) / unit,
+        "support_slack": held_slack / unit,
+        "optimum_slack": slack.sum() / unit,
+        **overlap(fired, used),
+        "fired_only": int((fires_ever & ~used_ever).sum()),
+        "used_only": int((used_ever & ~fires_ever).sum()),
+        "worst": np.flatnonzero(counts)[worst].tolist(),
+        "worst_gap": gaps[worst].tolist(),
+        "worst_relative_gap": relative.tolist(),
+    }
+
+
+def overlap(fired: scipy.sparse.csr_array, used: scipy.sparse.csr_array) -> dict[str, float]:
+    """How far the encoder's support E and the optimum's support O agree, on the mean of samples.
+
+    Two empty supports agree fully; an empty and a non-empty one do not agree at all.
+
+    Args:
+      fired: E, (n, num_latents).
+      used: O, (n, num_latents).
+
+    Returns:
+      `|E ∩ O|` over `|E ∪ O|`, over `|E|` and over `|O|`.
+    """
+    both, mine, best = (part.sum(axis=1) for part in (fired.multiply(used), fired, used))
+    either = mine + best - both
+    sizes = {"jaccard": either, "overlap_precision": mine, "overlap_recall": best}
+    return {
+        name: float(np.where(size > 0, both / np.maximum(size, 1), either == 0).mean())
+        for name, size in sizes.items()
+    }
+
+
+PARTS = Metric("gap_parts", _parts, everywhere=False)

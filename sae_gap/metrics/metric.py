@@ -3,11 +3,11 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+import scipy.sparse
+from jaxtyping import Bool, Float, Int
 
 from sae_gap.core import (
     AnyCodes,
@@ -21,12 +21,31 @@ from sae_gap.core import (
     dense_chunks,
     match_atoms,
     nearest_atoms,
+    squares,
 )
-from sae_gap.encoders import Encoder, unit_atoms
+from sae_gap.encoders import Encoder
 from sae_gap.metrics.cuts import cuts
 
 # The splits that metrics score.
 SCORED = ("id", "ood")
+
+
+class Terms(NamedTuple):
+    """What the lasso objective of each sample is made of.
+
+    Attributes:
+      target: y - b, (n, input_dim).
+      fit: D z, (n, input_dim).
+      size: ‖z‖₁ on unit atoms, (n,); codes of zero atoms count as zero.
+    """
+
+    target: Float[np.ndarray, "n input_dim"]
+    fit: Float[np.ndarray, "n input_dim"]
+    size: Float[np.ndarray, " n"]
+
+    def objective(self, lam: float) -> Float[np.ndarray, " n"]:
+        """F(z) of each sample."""
+        return 0.5 * squares(self.target - self.fit) + lam * self.size
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,12 +142,15 @@ class Inferred:
 
         return self.by_split(known)
 
-    @property
-    def unit_dictionary(
-        self,
-    ) -> tuple[Float[Array, "input_dim num_latents"], Float[Array, " num_latents"]]:
-        """The dictionary with unit atoms, and the original lengths of its atoms."""
-        return self.once("unit_dictionary", lambda: jax.jit(unit_atoms)(self.model.decoder))
+    def terms(self, codes: AnyCodes, name: str = "id") -> Terms:
+        """The terms of the objective `F(z) = ½‖y - b - D z‖² + λ‖z‖₁` on unit atoms, of codes in
+        units of the model's atoms for a split.
+        """
+        atoms, held = np.asarray(self.model.decoder).T, codes
+        if not scipy.sparse.issparse(held):
+            held = np.asarray(held)
+        target = np.asarray(self.split(name).signals - self.model.bias)
+        return Terms(target, held @ atoms, abs(held) @ np.sqrt(squares(atoms)))
 
     @functools.cached_property
     def cuts(self) -> Float[np.ndarray, " num_latents"]:

@@ -49,9 +49,7 @@ class Probe(NamedTuple):
     def decide(self, features: Any) -> Float[np.ndarray, " n"]:
         """The log-odds of the concept, of dense or sparse features, (n, columns)."""
         scaled = (columns_of(features, self.latents) - self.centre) * self.scale
-        # Equal rows must tie: a matrix product rounds each by its place.
-        odds = np.einsum("ij,j->i", scaled, self.logistic.weights)
-        return odds + self.logistic.intercept
+        return self.logistic.decide(scaled)
 
 
 def fit_dense(features: Any, labels: Bool[np.ndarray, " n"]) -> Probe:

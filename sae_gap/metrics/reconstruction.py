@@ -1,15 +1,18 @@
 """The fraction of the variance of activations that codes leave unexplained, with its sums by
 document, and how many latents they use.
 
-It is for activations of a network: for drawn data `explained` says the same.
+It is for activations of a network; `EXPLAINED` is for drawn data.
 """
 
 import numpy as np
+from jaxtyping import Float
 
-from sae_gap.core import Column, dense_chunks, squares
-from sae_gap.metrics import Inferred, Metric, spread
+from sae_gap.core import Column, squares
+from sae_gap.metrics import Inferred, Metric, fires, spread
 from sae_gap.metrics.definitions import explained
 
+# Signals shorter than this have no shrinkage.
+_SHORTEST = 1e-6
 # Call a latent dead only if each had 20 chances to fire on average.
 CHANCES = 20
 
@@ -28,11 +31,8 @@ def measure(inferred: Inferred) -> dict[str, float | list[float]]:
     errors = squares(x - guess)
     variance = np.zeros(len(x))
     variance[counts] = spread(x[counts])
-    used, fired = 0, np.zeros(inferred.codes["id"].shape[1], bool)
-    for rows, codes in dense_chunks(inferred.codes["id"]):
-        on = codes[counts[rows]] != 0
-        used, fired = used + int(on.sum()), fired | on.any(axis=0)
-    samples, width = int(counts.sum()), len(fired)
+    uses = fires(inferred.codes["id"])[counts].sum(axis=0)
+    used, fired, samples, width = int(uses.sum()), uses > 0, int(counts.sum()), len(uses)
     found: dict[str, float | list[float]] = {
         "errors": inferred.by_document(errors),
         "variance": inferred.by_document(variance),
@@ -60,4 +60,43 @@ METRIC = Metric(
     },
     everywhere=False,
     needs=lambda found: None if found.model.dictionary is not None else "there is no dictionary",
+)
+
+
+def r2_and_shrinkage(
+    signals: Float[np.ndarray, "n input_dim"], guess: Float[np.ndarray, "n input_dim"]
+) -> dict[str, float]:
+    """`r2 = 1 - Σ‖y - ŷ‖² / Σ‖y - ȳ‖²` and `shrinkage = mean ‖ŷ‖ / ‖y‖`, the mean over signals
+    longer than 1e-6.
+
+    Args:
+      signals: (n, input_dim), not all equal.
+      guess: their reconstructions ŷ.
+    """
+    lengths, drawn = (np.sqrt(squares(part)) for part in (signals, guess))
+    long = lengths > _SHORTEST
+    shrinkage = (drawn[long] / lengths[long]).mean()
+    return {"r2": 1 - explained(signals, guess)["fvu"], "shrinkage": float(shrinkage)}
+
+
+def _explained(inferred: Inferred) -> dict[str, float]:
+    """`r2_and_shrinkage` of every scored split, with known truth and a learned dictionary."""
+    if inferred.model.dictionary is None or inferred.task.dictionary is None:
+        return {}
+
+    def score(name):
+        guess = inferred.terms(inferred.codes[name], name).fit + np.asarray(inferred.model.bias)
+        return r2_and_shrinkage(np.asarray(inferred.split(name).signals), guess)
+
+    return inferred.by_split(score)
+
+
+EXPLAINED = Metric(
+    "explained",
+    _explained,
+    {
+        "r2": Column("variance explained, R²", 1.0, "R²"),
+        "shrinkage": Column("length of reconstructions, to signals", 1.0),
+    },
+    everywhere=False,
 )

@@ -2,7 +2,8 @@
 
 `mcc` is the suite's own estimator, the same on every split. `mcc_paper` is the published form, kept
 so that numbers can be compared with the paper's; it averages noise columns into the ID score and
-preselects columns for the OOD score.
+preselects columns for the OOD score. Recovery of the support, after matching the dictionaries, is
+which latents are on in a sample.
 """
 
 import contextlib
@@ -11,8 +12,15 @@ import numpy as np
 import scipy
 from jaxtyping import Float
 
-from sae_gap.core import AnyCodes, Column, active_columns, check_choice, check_seed, matching
-from sae_gap.metrics import Inferred, Metric
+from sae_gap.core import (
+    AnyCodes,
+    Column,
+    Match,
+    active_columns,
+    check_choice,
+    matching,
+)
+from sae_gap.metrics import Inferred, Metric, fires, ratio
 from sae_gap.runtime import one_blas_thread
 
 # The paper's variance above which a true latent takes part in a split.
@@ -22,6 +30,8 @@ _ACTIVE_VARIANCE = 1e-8
 _WIDEST_PADDED = 20_000
 # A smaller product runs faster on one thread than it takes to start others.
 _FEW_PRODUCTS = 2**28
+# A latent is on above this magnitude.
+_ON = 1e-4
 
 
 def mcc(
@@ -84,18 +94,18 @@ def mcc_paper(
       Barin Pacela et al. (2026), "Stop Probing, Start Coding", arXiv:2603.28744.
     """
     check_choice("split", split, ("id", "ood"))
-    check_seed(seed)
     truth, inferred, num_columns = _check(true_codes, codes)
     if split == "ood":
         variance = inferred.var(axis=0, dtype=np.float64)
         inferred = inferred[:, np.argsort(-variance, kind="stable")[: truth.shape[1]]]
         num_columns = min(num_columns, truth.shape[1])
-    width = max(truth.shape[1], num_columns)
-    rng = np.random.default_rng(seed)
-    inferred, truth = (
-        _pad(inferred, width - num_columns, rng),
-        _pad(truth, width - truth.shape[1], rng),
-    )
+    width, rng = max(truth.shape[1], num_columns), np.random.default_rng(seed)
+
+    def padded(columns, count):
+        noise = rng.standard_normal((len(columns), width - count), columns.dtype)
+        return np.hstack([columns, noise])
+
+    inferred, truth = padded(inferred, num_columns), padded(truth, truth.shape[1])
     # Pairs with the constant columns left out count as 0.
     return _matched(truth, inferred) / width
 
@@ -121,8 +131,8 @@ def _check(
     work on sparse codes.
     """
     truth, inferred = (
-        matching.as_matrix("true_codes", active_columns(true_codes)[0]),
-        matching.as_matrix("codes", active_columns(codes)[0]),
+        matching.as_matrix(name, active_columns(part)[0])
+        for name, part in (("true_codes", true_codes), ("codes", codes))
     )
     if len(truth) != len(inferred):
         raise ValueError(
@@ -146,14 +156,6 @@ def _is_active(columns: Float[np.ndarray, "n columns"]) -> np.ndarray:
     return columns.var(axis=0, dtype=np.float64) > _ACTIVE_VARIANCE
 
 
-def _pad(columns: np.ndarray, missing: int, rng: np.random.Generator) -> np.ndarray:
-    return (
-        np.hstack([columns, rng.standard_normal((len(columns), missing), columns.dtype)])
-        if missing
-        else columns
-    )
-
-
 def measure(inferred: Inferred) -> dict[str, float]:
     """`mcc` and `mcc_paper` of every scored split whose true codes are known and not constant.
 
@@ -163,10 +165,10 @@ def measure(inferred: Inferred) -> dict[str, float]:
     def score(name, truth, codes):
         if not np.any(_is_active(active_columns(truth)[0])):
             return {}
-        published = (
-            {"mcc_paper": mcc_paper(truth, codes, name)} if codes.shape[1] <= _WIDEST_PADDED else {}
-        )
-        return {"mcc": mcc(truth, codes)} | published
+        found = {"mcc": mcc(truth, codes)}
+        if codes.shape[1] <= _WIDEST_PADDED:
+            found["mcc_paper"] = mcc_paper(truth, codes, name)
+        return found
 
     return inferred.with_truth(score)
 
@@ -177,5 +179,61 @@ METRIC = Metric(
     {
         "mcc": Column("MCC", 1.0, "MCC"),
         "mcc_paper": Column("MCC (published form)", 1.0, "MCC paper"),
+    },
+)
+
+
+def support_recovery(
+    match: Match,
+    true_codes: AnyCodes,
+    codes: AnyCodes,
+) -> dict[str, float]:
+    """Mean over samples of the precision, recall and F1 of the support, and the mean number of
+    codes above 1e-4.
+
+    With T the true support `|z| > 1e-4` and P the support of the matched code columns, per sample
+    `precision = |P ∩ T| / |P|`, `recall = |P ∩ T| / |T|` and
+    `F1 = 2 precision recall / (precision + recall) = 2 |P ∩ T| / (|P| + |T|)`, each 0 where
+    undefined. Code columns that are no true atom's partner count in `support_l0` only.
+
+    Args:
+      match: match of the learned with the true dictionary.
+      true_codes: true codes, (n, num_true), dense or sparse.
+      codes: inferred codes of the same samples, (n, num_learned), likewise.
+
+    Returns:
+      `support_precision`, `support_recall`, `support_f1` in [0, 1], and `support_l0`, the mean
+      number of code columns above 1e-4.
+    """
+    true_on, every_on = (fires(part, _ON) for part in (true_codes, codes))
+    # A missing partner is never on.
+    paired = match.learned >= 0
+    on = every_on[:, match.learned[paired]]
+    hits = (true_on[:, paired] * on).sum(axis=1)
+    num_on, num_true = on.sum(axis=1), true_on.sum(axis=1)
+    return {
+        "support_precision": float(ratio(hits, num_on).mean()),
+        "support_recall": float(ratio(hits, num_true).mean()),
+        "support_f1": float(ratio(2 * hits, num_on + num_true).mean()),
+        "support_l0": float(every_on.sum(axis=1).mean()),
+    }
+
+
+def _support(inferred: Inferred) -> dict[str, float]:
+    """`support_recovery` of every scored split, with known truth and a learned dictionary."""
+    match = inferred.match
+    if match is None:
+        return {}
+    return inferred.with_truth(lambda _, truth, codes: support_recovery(match, truth, codes))
+
+
+SUPPORT = Metric(
+    "support",
+    _support,
+    {
+        "support_f1": Column("support F1", 1.0, "F1"),
+        "support_precision": Column("support precision", 1.0, "P"),
+        "support_recall": Column("support recall", 1.0, "R"),
+        "support_l0": Column("latents above 1e-4", heading="L0 > 1e-4"),
     },
 )

@@ -17,7 +17,7 @@ from jaxtyping import Bool, Int
 CELLS = ("11", "10", "01", "00")
 # Rows of each cell in a training set, with all cells and with one withheld.
 SHARES = {
-    "all": {"11": 1, "10": 1, "01": 1, "00": 1},
+    "all": dict.fromkeys(CELLS, 1),
     "withheld": {"10": 2, "01": 1, "00": 1},
 }
 # Share of the documents, and of the word types, for training.
@@ -166,13 +166,8 @@ def read_pair(text: str) -> tuple[str, str]:
 
 def cells(a: Concept, b: Concept) -> dict[str, Bool[np.ndarray, " n"]]:
     """The rows of each cell, as masks; rows where a concept is undefined are in none."""
-    known = a.defined & b.defined
-    return {
-        "11": known & a.has & b.has,
-        "10": known & a.has & ~b.has,
-        "01": known & ~a.has & b.has,
-        "00": known & ~a.has & ~b.has,
-    }
+    kinds = np.where(a.defined & b.defined, 2 * a.has + b.has, -1)
+    return {name: kinds == int(name, 2) for name in CELLS}
 
 
 def choose_rows(
@@ -232,8 +227,10 @@ def split_cells(a: Concept, b: Concept, tokens: Tokens, seed: int) -> Split:
         seen, unseen = _halves(tokens.words, rng)
         train, test = train & seen, test & unseen
     inside = cells(a, b)
-    learned = {name: rng.permutation(np.flatnonzero(inside[name] & train)) for name in CELLS}
-    held = {name: rng.permutation(np.flatnonzero(inside[name] & test)) for name in CELLS}
+    learned, held = (
+        {name: rng.permutation(np.flatnonzero(inside[name] & part)) for name in CELLS}
+        for part in (train, test)
+    )
     unit = min(
         len(learned[name]) // share for parts in SHARES.values() for name, share in parts.items()
     )

@@ -28,11 +28,8 @@ def overall(rows: Sequence[Row], baseline: str) -> list[Row]:
       `more_auc_ood`, `more_drop` and `more_accuracy_drop`, likewise; and the metrics that every
       study has.
     """
-    own: Row = {}
-    for row in rows:
-        if (row["dictionary"], row["codes"]) == (baseline, "own"):
-            own = row
-    lines = []
+    named = {(row["dictionary"], row["codes"]): row for row in rows}
+    own, lines = named.get((baseline, "own"), {}), []
     for row in rows:
         for probe in row["probes"]:
             line = {name: row[name] for name in ("dictionary", "family", "codes")}

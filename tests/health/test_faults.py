@@ -9,7 +9,7 @@ import pytest
 import sae_gap
 from sae_gap import catalogue
 from sae_gap.core import ConstantNorm, LayerNorm, Scale, Split, Task
-from sae_gap.health import Evidence, Reading, find_faults, others
+from sae_gap.health import Reading, others
 from sae_gap.saes import Parts, of_parts
 
 DIM, WIDTH, K = 96, 256, 8
@@ -99,15 +99,12 @@ def doubts(arrays, other, x, layer):
     copied = np.where(np.arange(WIDTH) % 4, np.arange(WIDTH), 0)
     off, zero = np.full(WIDTH, -1e3), np.zeros(WIDTH, "f")
     yield "a normalisation, another layer or another file", {}, layer
-    yield "a normalisation, another layer or another file", {"b_enc": off}, x
     yield "high for an SAE", {"threshold": 1.5 * arrays["threshold"]}, x
     yield "many rows have no latent on", {"b_enc": off}, x
     yield "would mend", {"b_dec": 0 * bias}, x
     yield "the decoder's bias is zero", {"b_dec": 0 * bias}, x
     yield "the encoder's bias is zero", {"b_enc": zero}, layer
-    yield "the encoder's bias is zero", {"centred": False, "b_enc": zero}, layer
     yield "multiplied by", {"W_dec": 2 * atoms}, x
-    yield "multiplied by", {"W_enc": 0.5 * weight}, x
     yield "multiplied by", {"W_enc": weight + 2 * noise}, x
     yield "nearest to its own atom", {"W_enc": other["W_enc"]}, x
     yield "latents never fire", {"b_enc": np.where(DEAD, -1e3, arrays["b_enc"])}, np.tile(x, (3, 1))
@@ -115,7 +112,6 @@ def doubts(arrays, other, x, layer):
     yield "dense for an SAE", {"b_enc": 5 + arrays["b_enc"]}, x
     yield "63 atoms or encoder columns are copies", {"W_dec": atoms[copied]}, x
     yield "63 atoms or encoder columns are copies", {"W_enc": weight[:, copied]}, x
-    yield "latents have an atom or encoder weights", {"W_enc": np.where(DEAD, 0, weight)}, x
     yield "latents have an atom or encoder weights", {"W_dec": atoms * ~DEAD[:, None]}, x
 
 
@@ -136,13 +132,13 @@ def test_sound_saes_are_accused_of_nothing(zoo):
     x, _, saes = zoo
     for kind, arrays in saes.items():
         shift = arrays["b_dec"] @ arrays["W_enc"]
-        sound = {"x": {}, "loose": {"centred": False, "b_enc": arrays["b_enc"] - shift}}
+        sound = [{}, {"centred": False, "b_enc": arrays["b_enc"] - shift}]
         if kind == "jumprelu":
-            sound |= {"lengths": rescaled(arrays, LENGTHS), "k": {"notes": {"k": "9"}}}
-        for name, changes in sound.items():
+            sound += [rescaled(arrays, LENGTHS), {"notes": {"k": "9"}}]
+        for changes in sound:
             for rows in (x, x[:60]):
                 found = sae_gap.check(loaded(arrays, **changes), rows)
-                assert found.wrong == () and str(found).endswith("nothing found"), (name, found)
+                assert found.wrong == () and str(found).endswith("nothing found"), found
 
 
 def exact():
@@ -157,36 +153,17 @@ def exact():
     return arrays, rows.astype("f") * rng.lognormal(size=(400, 1)).astype("f")
 
 
-def test_a_normalisation_that_the_configuration_lacks_is_named():
+@pytest.mark.parametrize("kind", [LayerNorm(), ConstantNorm()])
+def test_a_normalisation_that_the_configuration_lacks_is_named(kind):
     arrays, x = exact()
-    x, plain = 1e-3 * x, loaded(arrays)
-    for kind in (LayerNorm(), ConstantNorm()):
-        sae = loaded(arrays, normalisation=kind)
-        # An error of nearly nothing may be one vector.
-        assert sae_gap.check(sae, x).wrong == ()
-        own = Reading.of(sae)
-        sound = own.read(x)
-        # Without a doubt nothing is read in another way.
-        unread = iter([("never", own._replace(encode=None))])
-        assert [*find_faults(own, unread, [x], sound, Evidence.of(own, sound, 0))] == []
-        tried = dict(others(plain, Reading.of(plain), x))
-        (reading,) = (tried[cause] for cause in tried if f"not none but {kind.name};" in cause)
-        assert reading.read(x).fvu == sound.fvu < 0.01
+    x, sae, plain = 1e-3 * x, loaded(arrays, normalisation=kind), loaded(arrays)
+    # An error of nearly nothing may be one vector.
+    assert sae_gap.check(sae, x).wrong == ()
+    tried = dict(others(Reading.of(plain), x))
+    (reading,) = (tried[cause] for cause in tried if f"not none but {kind.name};" in cause)
+    assert reading.read(x).fvu == Reading.of(sae).read(x).fvu < 0.01
     (said,) = sae_gap.check(plain, x).wrong
     assert "is not none but" in said
-    # Without a bias only the usual scale is tried, whatever the scale of the file.
-    sae, scale = loaded(arrays, normalisation=Scale(4)), 12**0.5 / np.linalg.norm(x, axis=1).mean()
-    *_, (cause, usual) = others(sae, Reading.of(sae), x)
-    assert usual.normalisation.factor == pytest.approx(scale)
-    assert f"{4 / scale:.2g} times as long" in cause and "norm of about 0.866" in cause
-
-
-def test_columns_of_noise_are_not_taken_for_permuted_ones():
-    atoms, weight = DRAWS.normal(size=(2, 2_048, 256)).astype("f")
-    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
-    sae = loaded(dict(W_dec=atoms, b_dec=atoms[0], W_enc=weight.T, b_enc=np.zeros(2_048, "f")))
-    wrong = sae_gap.check(sae, DRAWS.normal(size=(40, 256))).wrong
-    assert "energy" in " ".join(wrong) and "permuted" not in " ".join(wrong)
 
 
 def test_columns_count_by_the_energy_of_their_codes():
@@ -198,12 +175,12 @@ def test_columns_count_by_the_energy_of_their_codes():
 
 
 def test_readings_that_mean_nothing_of_an_sae_are_not_tried():
+    """Without a bias only the usual scale, whatever that of the file."""
     arrays, x = exact()
-
-    def tried(**changes):
-        sae = loaded(arrays, **changes)
-        return " ".join(cause for cause, _ in others(sae, Reading.of(sae), x))
-
-    assert "decoder's bias is" not in tried() and "square" not in tried()
-    assert tried().count("times as long") == 1 and "unit norm" not in tried()
-    assert "bias is added twice" in tried(b_dec=np.ones(12, "f"))
+    tried = dict(others(Reading.of(loaded(arrays, normalisation=Scale(4))), x))
+    cause, scale = [*tried][-1], 12**0.5 / np.linalg.norm(x, axis=1).mean()
+    assert tried[cause].normalisation.factor == pytest.approx(scale)
+    assert f"{4 / scale:.2g} times as long" in cause and "norm of about 0.866" in cause
+    causes = " ".join(tried)
+    assert causes.count("times as long") == 1 and "square" not in causes
+    assert "decoder's bias is" not in causes and "unit norm" not in causes

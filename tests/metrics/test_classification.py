@@ -1,13 +1,20 @@
-"""Probes against scikit-learn."""
+"""Classification and probes of concepts against scikit-learn and sae-probes."""
+
+from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.sparse
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
+from sae_gap import probing
 from sae_gap.core import Model, Split, Task
-from sae_gap.metrics import Inferred, classification
+from sae_gap.metrics import Inferred, classification, fit_logistic, probes, roc_auc
+from sae_gap.probing import concepts
 
 
 def problem(seed, num_samples=400, num_latents=12, noise=1.0, dtype=np.float32):
@@ -18,6 +25,10 @@ def problem(seed, num_samples=400, num_latents=12, noise=1.0, dtype=np.float32):
     return codes.astype(dtype), labels
 
 
+def accuracy(probe, codes, labels):
+    return np.mean((probe.decide(codes) > 0) == labels)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     "shape",
@@ -26,108 +37,115 @@ def problem(seed, num_samples=400, num_latents=12, noise=1.0, dtype=np.float32):
 )
 def test_logistic_probe_against_scikit_learn(shape, dtype):
     codes, labels = problem(0, **shape, dtype=dtype)
-    other, other_labels = problem(1, **shape, dtype=dtype)
     peer = LogisticRegression(C=np.inf, max_iter=1_000).fit(codes, labels)
-    probe = classification.fit_logistic(codes, labels)
-    assert classification.accuracy(probe, codes, labels) == pytest.approx(
-        peer.score(codes, labels), abs=1e-3
-    )
-    assert classification.accuracy(probe, other, other_labels) == pytest.approx(
-        peer.score(other, other_labels), abs=1e-3
-    )
+    probe = fit_logistic(codes, labels)
+    for rows in ((codes, labels), problem(1, **shape, dtype=dtype)):
+        assert accuracy(probe, *rows) == pytest.approx(peer.score(*rows), abs=1e-3)
+    penalised = LogisticRegression(C=0.3, tol=1e-8).fit(codes, labels)
+    probe = fit_logistic(codes, labels, strength=1 / (0.3 * len(labels)))
+    np.testing.assert_allclose(probe.weights, penalised.coef_[0], atol=1e-2)
+    assert probe.intercept == pytest.approx(penalised.intercept_[0], abs=1e-2)
 
 
 @pytest.mark.parametrize("only", [True, False])
-def test_one_class_is_answered_always(only):
+def test_one_class_is_answered_always_and_has_no_auc_but_chance(only):
     codes, labels = problem(4)
-    probe = classification.fit_logistic(codes, np.full(len(codes), only))
-    assert classification.accuracy(probe, codes, labels) == np.mean(labels == only)
+    alone = np.full(len(codes), only)
+    assert accuracy(fit_logistic(codes, alone), codes, labels) == np.mean(labels == only)
+    assert (roc_auc(codes, alone) == 0.5).all()
 
 
-@pytest.mark.parametrize("value", [0.0, 0.1, 1e4])
-def test_constant_codes_leave_the_majority(value):
-    _, labels = problem(5)
-    codes = np.full((len(labels), 3), value, np.float32)
-    probe = classification.fit_logistic(codes, labels)
-    assert classification.accuracy(probe, codes, labels) == max(labels.mean(), (~labels).mean())
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_auc_against_scikit_learn_with_ties(dtype):
-    codes, labels = problem(6, num_latents=8, dtype=dtype)
-    codes[:, 2] = np.round(codes[:, 2] * 3)
-    codes[:, 3] = 0.1
+def test_auc_against_scikit_learn_with_ties_and_of_many_columns():
+    codes, labels = problem(6, num_samples=30, num_latents=2_500)
+    codes[:, 1_023] = np.round(codes[:, 1_023] * 3)
+    codes[:, 1_024] = 0.1
     codes[:, 4] *= -1
-    expected = [roc_auc_score(labels, column) for column in codes.T]
-    np.testing.assert_allclose(classification.roc_auc(codes, labels), expected, atol=1e-12)
-    assert classification.roc_auc(codes, labels)[3] == 0.5
+    few = [0, 4, 1_023, 1_024, 2_499]
+    expected = [roc_auc_score(labels, codes[:, column]) for column in few]
+    np.testing.assert_allclose(roc_auc(codes, labels)[few], expected, atol=1e-12)
 
 
-def test_auc_of_more_columns_than_are_ranked_at_once():
-    codes, labels = problem(7, num_samples=30, num_latents=2_500)
-    areas = classification.roc_auc(codes, labels)
-    for column in (0, 1_023, 1_024, 2_499):
-        assert areas[column] == pytest.approx(roc_auc_score(labels, codes[:, column]))
-
-
-def test_one_class_has_no_auc_but_chance():
-    codes, _ = problem(8)
-    for only in (True, False):
-        assert np.array_equal(
-            classification.roc_auc(codes, np.full(len(codes), only)), np.full(codes.shape[1], 0.5)
-        )
-    assert classification.fit_latent(codes, np.full(len(codes), True)) == (0, 1)
-
-
-def test_best_latent_is_that_of_the_fitted_split_in_its_direction():
-    codes, labels = problem(9)
-    codes[:, 5] = -2 * labels - codes[:, 5]
-    probe = classification.fit_latent(codes, labels)
-    assert probe == (5, -1) and classification.fit_latent(-codes, labels) == (5, 1)
-    assert classification.latent_auc(probe, codes, labels) == 1
-    # A latent that turns round elsewhere is worse than chance there, and is not folded back.
-    assert classification.latent_auc(probe, -codes, labels) == 0
-    assert classification.latent_auc(probe, np.zeros_like(codes), labels) == 0.5
+def measured(protocol="strict", codes=None, **truth):
+    """The scores of codes on splits of some true codes, whose first column has the labels."""
+    splits = (Split(jnp.zeros((len(part), 2)), jnp.asarray(part)) for part in truth.values())
+    given = Task(*splits, width=1), Model(None, jnp.zeros(2)), codes or truth, {}, 0.1, protocol
+    return classification.METRIC(Inferred(*given))
 
 
 def test_one_class_tells_nothing():
-    rng = np.random.default_rng(0)
-    codes = {name: rng.random((20, 3)).astype(np.float32) for name in ("train", "id", "ood")}
-    splits = {name: Split(jnp.zeros((20, 2)), jnp.asarray(code)) for name, code in codes.items()}
-    faint = Split(jnp.zeros((20, 2)), jnp.asarray(codes["ood"]) * 0.4)
-    model = Model(None, jnp.zeros(2))
-
-    def measured(train, ood):
-        task = Task(train, splits["id"], ood, width=3)
-        return classification.measure(Inferred(task, model, codes, {}, 0.1, "strict"))
-
-    assert measured(faint, splits["ood"]) == {}
-    found = measured(splits["train"], faint)
+    codes = {name: np.random.default_rng(0).random((20, 3)) for name in ("train", "id", "ood")}
+    assert measured(**codes | {"train": 0.4 * codes["train"]}) == {}
+    found = measured(**codes | {"ood": 0.4 * codes["ood"]})
     assert found["base_rate_ood"] == 1 and "auc_ood" not in found and "auc_id" in found
     share = np.mean(codes["id"][:, 0] > 0.5)
-    assert found["base_rate_id"] == pytest.approx(max(share, 1 - share))
+    assert found["base_rate_id"] == pytest.approx(0.5 + abs(share - 0.5))
 
 
+@pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize(("protocol", "turned"), [("strict", 0), ("paper", 1)])
-def test_a_latent_that_turns_round_out_of_distribution_is_wrong_there(protocol, turned):
+def test_a_latent_that_turns_round_out_of_distribution_is_wrong_there(protocol, turned, sign):
     rng = np.random.default_rng(0)
     truth = {name: rng.random((60, 1)).astype(np.float32) for name in ("train", "id", "ood")}
-    task = Task(
-        *(Split(jnp.zeros((60, 2)), jnp.asarray(codes)) for codes in truth.values()), width=1
-    )
-    found = classification.measure(
-        Inferred(
-            task, Model(None, jnp.zeros(2)), truth | {"ood": 1 - truth["ood"]}, {}, 0.1, protocol
-        )
-    )
+    told = {name: sign * part - rng.random((60, 2)) * [0, 1] for name, part in truth.items()}
+    told["ood"] = -told["ood"]
+    if protocol == "paper":
+        told["train"] = np.zeros((60, 2))
+    found = measured(protocol, told, **truth)
     # The published form takes the better of both directions on each split.
     assert (found["auc_id"], found["auc_ood"]) == (1, turned)
-    assert found["accuracy_id"] > 0.9 and found["accuracy_ood"] < 0.1
+    assert found["accuracy_id"] > 0.9 and found["accuracy_ood"] < 0.6
 
 
-def test_penalised_probe_against_scikit_learn():
-    codes, labels = problem(5, dtype=np.float64)
-    peer = LogisticRegression(C=0.3, tol=1e-8).fit(codes, labels)
-    probe = classification.fit_logistic(codes, labels, strength=1 / (0.3 * len(labels)))
-    np.testing.assert_allclose(probe.weights, peer.coef_[0], atol=5e-3)
-    assert probe.intercept == pytest.approx(peer.intercept_[0], abs=5e-3)
+def test_dense_probe_against_scikit_learn():
+    rng = np.random.default_rng(0)
+    x, labels = rng.normal(size=(300, 20)) * np.arange(1, 21), rng.random(300) < 0.5
+    x[:, 0] += labels
+    # So many rows of float32 that their sum in that type would be far from it.
+    constant = np.full((200_000, 2), 0.1, np.float32)
+    assert not probes.fit_dense(constant, np.arange(200_000) < 10).scale.any()
+    probe = probes.fit_dense(x, labels)
+    peer = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, tol=1e-8)).fit(x, labels)
+    np.testing.assert_allclose(probe.decide(x), peer.decision_function(x), atol=5e-3)
+    # Equal rows tie.
+    assert len({*probe.decide(np.repeat(x[:1].astype("f"), 333, axis=0)).tolist()}) == 1
+
+
+def test_latents_are_ranked_as_sae_probes_ranks_them():
+    rng = np.random.default_rng(1)
+    codes = rng.random((200, 30)) * (rng.random((200, 30)) < 0.2) * np.arange(30)
+    labels = rng.random(200) < 0.5
+    scaled = codes / (np.abs(codes).sum(axis=0) / ((codes != 0).sum(axis=0) + 1e-6) + 1e-6)
+    ranked = np.argsort(-np.abs(scaled[labels].mean(axis=0) - scaled[~labels].mean(axis=0)))
+    sparse = scipy.sparse.csr_array(codes)
+    probe = probes.fit_sparse(sparse, labels, 5)
+    assert probe.latents.tolist() == ranked[:5].tolist()
+    np.testing.assert_allclose(probe.decide(sparse), probe.decide(codes))
+    # What is on in one row of one class ties, however large.
+    alone = np.diag(10 ** rng.uniform(-3, 3, 38))
+    assert probes.fit_sparse(alone, np.arange(38) < 37, 37).latents.tolist() == [37, *range(36)]
+
+
+def test_probes_read_what_their_names_say():
+    # Two latents tell the classes, their sum tells nothing, nor does any coordinate alone.
+    rng, labels = np.random.default_rng(3), np.arange(400) % 2 < 1
+    on = rng.random(400) < 0.5
+    codes = np.stack([on * labels, on * ~labels, rng.random(400)], axis=1).astype(np.float32)
+    rows = np.arange(400)
+    tested = {cell: rows[200:][labels[200:] == (cell[0] == "1")] for cell in concepts.CELLS}
+    split = probing.Split(dict.fromkeys(("all", "withheld"), rows[:200]), tested)
+    task = SimpleNamespace(concepts={"c": probing.Labelled(labels, {0: split})})
+    blind = rng.random((400, 1))
+    told = {"activations": np.column_stack([blind, labels[:, None]]), "reconstruction": blind}
+
+    def scores(dictionary):
+        model = SimpleNamespace(dictionary=dictionary)
+        found = probes.measure(SimpleNamespace(task=task, codes={"id": codes}, model=model, **told))
+        return {name: found[f"auc_id {name}"][0] for name in found["probes"]}
+
+    of_codes, of_rows = scores(codes), scores(None)
+    assert [*of_codes] == ["dense", "k=all", "k=1", "k=2", "k=5", "k=20"]
+    assert [*of_rows] == ["dense", "k=1", "k=2", "k=5", "k=20"]
+    # One of two exclusive latents is silent on half of the rows of its class.
+    assert of_codes["dense"] < 0.65 and 0.7 < of_codes["k=1"] < 0.8
+    assert of_codes["k=2"] > of_codes["k=1"] + 0.05 and of_codes["k=all"] > 0.8
+    assert min(of_rows.values()) == 1

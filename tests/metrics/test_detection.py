@@ -1,108 +1,114 @@
-"""Detectors, by hand and by loops; what is sparse scores as what is dense."""
+"""Detectors, cuts and absorption, by hand, by loops and by trying every threshold."""
 
 import dataclasses
-import re
 
 import numpy as np
 import pytest
+import scipy.sparse
 
-from sae_gap import catalogue
-from sae_gap.core import Split, nearest_atoms
-from sae_gap.metrics import Firing, atom_scores, count, groups_of
-from sae_gap.metrics.absorption import absorption
+from sae_gap.core import Model, Split, Task, Tree
+from sae_gap.metrics import Firing, Inferred, count
 from sae_gap.metrics.cuts import cuts
-from sae_gap.metrics.detection import detection
-from sae_gap.metrics.explained import explained
-from tests.metrics.samples import RNG, forms, inferred, sparse_codes
+from sae_gap.metrics.detection import ABSORPTION, METRIC, absorption, detection
+
+RNG = np.random.default_rng(0)
+
+
+def sparse_codes(n, width, share=0.2):
+    return np.where(RNG.random((n, width)) < share, RNG.random((n, width)) + 0.1, 0)
 
 
 def test_detection_by_hand():
     # The first latent fires in 3 of 5 samples, its feature in 2, both in 1; the second never; the
     # third wherever its own does.
     firing = Firing(np.array([3, 0, 2]), np.array([2, 1, 2]), np.array([1, 0, 2]), 5)
-    found = detection(firing)
-    assert found["precision"] == pytest.approx((1 / 3 + 0 + 1) / 3) and found[
-        "recall"
-    ] == pytest.approx((1 / 2 + 0 + 1) / 3)
-    assert found["f1"] == pytest.approx((2 * (1 / 6) / (5 / 6) + 0 + 1) / 3)
-    assert found["detector_accuracy"] == pytest.approx((2 / 5 + 4 / 5 + 1) / 3)
-    assert (found["fired"], found["dead"]) == (1.0, 1)
-    silent = detection(Firing(np.array([2]), np.array([0]), np.array([0]), 5))
-    assert (silent["precision"], silent["recall"], silent["f1"]) == (0, 0, 0)
-
-
-@pytest.mark.parametrize("form", [0, 1])
-def test_counts_are_those_of_loops(form, monkeypatch):
-    truth, codes = (
-        sparse_codes(23, 6),
-        sparse_codes(23, 4) * RNG.choice([-1, 1], (23, 4)).astype(np.float32),
+    assert detection(firing) == pytest.approx(
+        {
+            "precision": (1 / 3 + 0 + 1) / 3,
+            "recall": (1 / 2 + 0 + 1) / 3,
+            "f1": (2 * (1 / 6) / (5 / 6) + 0 + 1) / 3,
+            "detector_accuracy": (2 / 5 + 4 / 5 + 1) / 3,
+            "fired": 1,
+            "dead": 1,
+        }
     )
+
+
+@pytest.mark.parametrize("least", [np.zeros(4), np.array([0.3, 0.0, 0.8, 2.0])])
+def test_counts_are_those_of_loops(least):
+    truth, codes = sparse_codes(23, 6), sparse_codes(23, 4) * RNG.choice([-1, 1], (23, 4))
     # What is below zero is off.
     truth[4:8] *= -1
-    nearest, least = np.array([5, 0, 0, 3]), np.array([0.3, 0.0, 0.8, 2.0])
-    monkeypatch.setattr("sae_gap.core.codes._AT_ONCE", 30)
-    found = count(nearest, forms(truth)[form], forms(codes)[form], (0.0, least))
-    for firing, bound in zip(found, (np.zeros(4), least), strict=True):
-        fired, true, both = np.zeros(4, int), np.zeros(4, int), np.zeros(4, int)
-        for row in range(23):
-            for latent in range(4):
-                on, present = (
-                    abs(codes[row, latent]) > bound[latent],
-                    truth[row, nearest[latent]] > 0,
-                )
-                fired[latent] += on
-                true[latent] += present
-                both[latent] += on and present
-        assert [part.tolist() for part in firing[:3]] == [
-            part.tolist() for part in (fired, true, both)
-        ]
-        assert firing.samples == 23
+    nearest = np.array([5, 0, 0, 3])
+    fired, true, both = np.zeros((3, 4), int)
+    for row in range(23):
+        for latent in range(4):
+            on = abs(codes[row, latent]) > least[latent]
+            present = truth[row, nearest[latent]] > 0
+            fired[latent] += on
+            true[latent] += present
+            both[latent] += on and present
+    found = count(nearest, truth, codes, least)
+    np.testing.assert_array_equal(found[:3], [fired, true, both])
+    assert found.samples == 23
 
 
-def test_the_magnitude_of_the_least_integer_is_counted():
-    assert count(np.zeros(1, int), sparse_codes(1, 1, share=1.0), np.array([[-128]], np.int8))[
-        0
-    ].fired.tolist() == [1]
+def test_splits_are_scored_above_the_cuts_of_the_id_split():
+    """And absorption by the tree, or nothing where what it needs is not known."""
+    truth = np.linalg.qr(RNG.normal(size=(8, 8)))[0]
+    held = Split(np.ones((400, 8)), sparse_codes(400, 8, 0.4))
+    tree = Tree(np.array([-1, 0, 0, *[-1] * 5]), np.array([0, 1, 1, *[-1] * 5]))
+    task = Task(held, Split(held.signals), held, dictionary=truth, width=8, tree=tree)
+    codes = {name: sparse_codes(400, 8) ** 3 for name in ("id", "ood")}
+    # Latents are features in reverse, of half the length.
+    given = Inferred(task, Model(truth[:, ::-1] / 2, np.zeros(8)), codes, {}, 1.0, "strict")
+    order, told = np.arange(8)[::-1], (held.codes, codes["ood"], cuts(codes["id"]))
+    above, every = detection(count(order, *told)), detection(count(order, *told[:2]))
+    wanted = {f"{name}_ood": value for name, value in every.items()}
+    assert METRIC(given) == wanted | {f"cut_{name}_ood": value for name, value in above.items()}
+    assert ABSORPTION(given) == {"absorption_ood": absorption(tree.parent, order, *told)}
+    assert ABSORPTION(dataclasses.replace(given, task=dataclasses.replace(task, tree=None))) == {}
 
 
-TOPICS = ("explained", "atoms", "detection", "absorption")
+def test_cuts_are_shares_of_the_weighted_mean():
+    codes = np.array([[3, 0, -1, 0], [1, 0, 0, 0], [0.1, 0, -3, 0], [0, 0, 2, 0.5]], np.float32)
+    # Of the first latent's codes .4 · 10.01 / 4.1 leaves out the 1 no less than the .1, and .4 · 9
+    # / 3 no more.
+    np.testing.assert_allclose(cuts(codes, 0.4), [0.4 * 3, 0, 0.4 * 14 / 6, 0.4 * 0.5], rtol=1e-6)
+    np.testing.assert_allclose(cuts(codes), [10 / 4 / 3, 0, 14 / 6 / 3, 0.5 / 3], rtol=1e-6)
 
 
-def measure(one):
-    return {
-        name: value for topic in TOPICS for name, value in catalogue.metrics()[topic](one).items()
-    }
+@pytest.mark.parametrize("share", [0.1, 1 / 3, 0.8])
+def test_a_cut_is_the_least_that_is_its_own_share(share):
+    codes = np.abs(RNG.normal(size=(400, 6))) ** 4 * (RNG.random((400, 6)) < 0.4)
+    for z, cut in zip(codes.T, cuts(codes, share), strict=True):
+
+        def of(kept):
+            return share * (kept**2).sum() / kept.sum()
+
+        tried = [of(z[z >= least]) for least in z[z > 0]]
+        assert cut == pytest.approx(min(c for c in tried if np.isclose(c, of(z[z > c]))))
+    # At any scale that the type has.
+    for scale in (1e-300, 1e160):
+        np.testing.assert_allclose(cuts(codes * scale, share) / scale, cuts(codes, share))
 
 
-def test_measure_scores_each_split_by_its_own_samples_and_families_by_the_tree():
-    one = inferred(400, 8)
-    found, (learned, task, match) = measure(one), (one.model.dictionary, one.task, one.match)
-    least = cuts(one.codes["id"])
-    for name in ("id", "ood"):
-        split, codes = getattr(task, name), one.codes[name]
-        own = explained(split.signals, learned, one.model.bias, codes)
-        assert {metric: found[f"{metric}_{name}"] for metric in own} == own
-        lost = absorption(task.tree.parent, match.learned, split.codes, codes, least)
-        assert (
-            found[f"absorption_{name}"]
-            == lost
-            != absorption(task.tree.parent, match.learned, split.codes, codes)
-        )
-    groups = groups_of(task.id.codes, task.tree.level)
-    scores = atom_scores(match, 8, nearest_atoms(learned, task.dictionary), groups)
-    assert {
-        "atom_mcc_roots",
-        "atom_mcc_children",
-        "atom_mcc_free",
-    } < scores.keys() and scores.items() <= found.items()
-
-
-def test_measure_leaves_out_what_is_not_known():
-    known = measure(all_known := inferred(400, 8))
-    id_alone = dataclasses.replace(all_known.task, ood=Split(all_known.task.ood.signals), tree=None)
-    found = measure(inferred(400, 8, task=id_alone))
-    trees = {name for name in known if re.search("roots|children|free|absorption", name)}
-    detected = {
-        name for name in known if name.endswith("_ood") and not name.startswith(("r2", "shrinkage"))
-    }
-    assert len(trees) == 5 and len(detected) > 6 and set(found) == set(known) - trees - detected
+@pytest.mark.parametrize("few", [(9, 30), (30, 9), (10, 10)])
+def test_absorption_is_the_recall_that_a_child_takes(few):
+    # Feature 0 has the children 1 and 2, feature 3 the child 4; feature 5 is free.
+    parent, partner = np.array([-1, 0, 0, -1, 3, -1]), np.array([2, 0, 1, 3, -1, 4])
+    truth, codes = np.zeros((100, 6)), np.zeros((100, 5))
+    truth[:40, 0], truth[:10, 1], truth[10:20, 2] = 1, 1, 1
+    # Latent 2 of feature 0: in 5 of the 20 samples with a child, in 18 of the 20 without.
+    codes[15:38, 2] = 1
+    codes[0, 2] = 0.05
+    # Latent 3 of feature 3, which counts from ten samples of either kind: in none with its child.
+    truth[40 : 40 + few[0], 3:5], truth[-few[1] :, 3], codes[-few[1] :, 3] = 1, 1, 1
+    # Signed codes fire by their size.
+    for least, sign, beside in ((0.1, 1, 5), (0, -1, 6), ([9, 9, 0.1, 0, 9], 1, 5)):
+        found = absorption(parent, partner, scipy.sparse.csr_array(truth), sign * codes, least)
+        lost = [18 / 20 - beside / 20, 1]
+        assert found == pytest.approx(np.mean(lost[: 1 + (few == (10, 10))]))
+    partner[[0, 3]] = -1
+    assert absorption(parent, partner, truth, codes) is None
+    assert absorption(np.full(6, -1), partner, truth, codes) is None

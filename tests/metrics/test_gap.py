@@ -1,171 +1,121 @@
-"""The amortisation gap against scikit-learn's lasso, and its identities."""
+"""The amortisation gap against scikit-learn's lasso, its parts against SciPy, the overlap of
+supports against sets.
+"""
 
 import dataclasses
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import minimize, minimize_scalar
 from sklearn.decomposition import sparse_encode
-from sklearn.linear_model import Lasso as SklearnLasso
 
 from sae_gap.core import Model, Solution, Split, Task
-from sae_gap.encoders import Affine, Lasso, ReLU, TopK, unit_atoms
-from sae_gap.metrics import Inferred, gap
+from sae_gap.encoders import Affine, Lasso, ReLU, TopK
+from sae_gap.learners import Given, Held
+from sae_gap.metrics import Inferred, fires, gap
+from sae_gap.solvers import sparse_code
+from sae_gap.study import Inference, Method
 from tests.saes.examples import transcoder
 
-LAM = 0.1
+LAM = 0.2
 
 
-def objective(signal, dictionary, code, lam):
-    """The lasso objective of one sample, by loops."""
-    rest = [
-        y - sum(d * z for d, z in zip(row, code, strict=True))
-        for y, row in zip(signal, dictionary, strict=True)
-    ]
-    return 0.5 * sum(r * r for r in rest) + lam * sum(abs(z) for z in code)
-
-
-def solution(objectives, gaps=None, codes=None):
-    objectives = jnp.asarray(objectives)
-    n = len(objectives)
-    return Solution(
-        codes=jnp.zeros((n, 1)) if codes is None else jnp.asarray(codes),
-        objective=objectives,
-        gap=jnp.zeros(n) if gaps is None else jnp.asarray(gaps),
-        iterations=jnp.zeros(n, int),
-        converged=jnp.ones(n, bool),
-    )
-
-
-def problem(seed=0, positive=True):
-    """Signals, a unit dictionary, and scikit-learn's optimum on it."""
+def draw(seed=0, n=7, dim=6, width=10):
     rng = np.random.default_rng(seed)
-    dictionary = rng.standard_normal((8, 14))
+    dictionary = rng.normal(size=(dim, width))
     dictionary /= np.linalg.norm(dictionary, axis=0)
-    signals = (rng.random((6, 14)) * (rng.random((6, 14)) < 0.3)) @ dictionary.T
-    peer = SklearnLasso(
-        alpha=LAM / 8, positive=positive, fit_intercept=False, tol=1e-12, max_iter=100_000
+    codes = np.maximum(rng.normal(size=(n, width)), 0) * (rng.random((n, width)) < 0.4)
+    target = codes @ dictionary.T + 0.3 * rng.normal(size=(n, dim))
+    return target, dictionary, 1.7 * codes + 0.2 * (codes > 0)
+
+
+def objective(target, dictionary, codes):
+    fit = np.sum((target - codes @ dictionary.T) ** 2, axis=1)
+    return 0.5 * fit + LAM * np.abs(codes).sum(axis=1)
+
+
+def peer(target, dictionary, positive=True):
+    """The least objectives by scikit-learn."""
+    options = {"algorithm": "lasso_cd", "alpha": LAM, "max_iter": 100_000}
+    codes = sparse_encode(target, np.ascontiguousarray(dictionary.T), positive=positive, **options)
+    return objective(target, dictionary, codes)
+
+
+@pytest.mark.parametrize("scale", [1, 0])
+def test_scores_of_atoms_of_any_length_by_hand(scale):
+    target, dictionary, codes = draw()
+    lengths = np.linspace(0.5, 3, 10)
+    # Codes of a zero atom count as nothing.
+    lengths[1], dictionary[:, 1] = 0, 0
+    codes[0, 2] = 0.005
+    model = Model(jnp.asarray(dictionary * lengths), jnp.full(6, 0.1))
+    task = Task(*[Split(jnp.asarray(scale * target + 0.1))] * 3, width=10)
+    best = peer(scale * target, dictionary)
+    slack = np.array([1, 8, 4, 0, 0, 2, 3]) * 1e-6 * best
+    reference = Solution(None, best, slack, np.ones(7, int), np.arange(7) > 0)
+    held = dict.fromkeys(("id", "ood"), codes.astype(np.float32))
+    given = Inferred(task, model, held, dict.fromkeys(held, reference), LAM, "strict")
+    found, achieved = gap.measure(given), objective(scale * target, dictionary, codes * lengths)
+    wanted = {
+        "l0_above": np.mean(np.sum(codes > 0.01, axis=1)),
+        "mse": np.mean((scale * target - codes @ (dictionary * lengths).T) ** 2),
+        "objective": achieved.mean(),
+        "gap": np.mean(achieved - best),
+        "relative_gap": np.mean(achieved - best) / best.mean() if scale else np.inf,
+        "certificate": 8e-6 * scale,
+        "unconverged": 1 / 7,
+    }
+    assert found == pytest.approx(
+        {f"{name}_{split}": wanted[name] for split in held for name in wanted}, rel=1e-4
     )
-    codes = np.array([peer.fit(dictionary, signal).coef_ for signal in signals])
-    optimum = [
-        objective(signal, dictionary, code, LAM)
-        for signal, code in zip(signals, codes, strict=True)
-    ]
-    return signals, dictionary, codes, solution(optimum)
 
 
-def test_gap_is_the_mean_difference_of_objectives():
-    signals, dictionary, best, reference = problem()
-    codes = np.maximum(best + 0.1 * np.random.default_rng(1).standard_normal(best.shape), 0)
-    lost = [objective(*pair, LAM) for pair in zip(signals, [dictionary] * 6, codes, strict=True)]
-    optimum = np.asarray(reference.objective)
-    gaps = np.array([1e-6, 8e-6, 4e-6, 0.0, 0.0, 2e-6]) * optimum
-    found = gap.objective_gap(signals, dictionary, codes, solution(optimum, gaps), LAM)
-    wanted = {"objective": np.mean(lost), "gap": np.mean(lost - optimum), "certificate": 8e-6}
-    wanted["relative_gap"] = wanted["gap"] / optimum.mean()
-    assert found == pytest.approx(wanted, rel=1e-4)
-    # Signed codes can beat an optimum without signs, and not their own.
-    _, _, codes, signed = problem(positive=False)
-    assert gap.objective_gap(signals, dictionary, codes, reference, LAM)["gap"] < -1e-4
-    found = gap.objective_gap(signals, dictionary, codes, signed, LAM)
-    assert found["gap"] == pytest.approx(0, abs=1e-6)
+def sae():
+    target, dictionary, _ = draw(1)
+    affine = Affine.create(jnp.asarray(draw(2)[1], jnp.float32))
+    parts = (jnp.asarray(part, jnp.float32) for part in (2 * dictionary, np.arange(6)))
+    return Model(*parts, affine, ReLU()), jnp.asarray(target + np.arange(6), jnp.float32)
 
 
-def test_scores_of_atoms_of_any_length_by_hand():
-    signals, dictionary, best, reference = problem()
-    lengths = np.linspace(0.5, 3, dictionary.shape[1])
-    lengths[1] = 0
-    codes = np.where(np.arange(len(lengths)) % 3, best + 0.1, 0).astype(np.float32)
-    model = Model(jnp.asarray(dictionary * lengths), jnp.full(len(dictionary), 0.1))
-    task = Task(*[Split(jnp.asarray(signals))] * 3, width=len(lengths))
-
-    def measured(held):
-        return gap.measure(
-            Inferred(
-                task,
-                model,
-                {"id": held, "ood": held},
-                {"id": reference, "ood": reference},
-                LAM,
-                "strict",
-            )
-        )
-
-    found = measured(codes)
-    assert found["gap_id"] > 0
-    rest = signals - 0.1 - codes @ (dictionary * lengths).T
-    assert found["mse_id"] == pytest.approx(np.mean(rest**2), rel=1e-4)
-    value = 0.5 * np.sum(rest**2, axis=1) + LAM * np.abs(codes * lengths).sum(axis=1)
-    assert found["l0_above_id"] == np.mean(np.sum(np.abs(codes) > 0.01, axis=1))
-    assert found["objective_ood"] == pytest.approx(value.mean(), rel=1e-4)
-
-
-def test_zero_signals():
-    signals, dictionary, codes, _ = problem()
-    nothing, reference = np.zeros_like(signals), solution(np.zeros(6))
-    none = {"objective": 0, "gap": 0, "relative_gap": 0, "certificate": 0}
-    assert gap.objective_gap(nothing, dictionary, 0 * codes, reference, LAM) == none
-    assert gap.objective_gap(nothing, dictionary, codes, reference, LAM)["relative_gap"] == np.inf
-
-
-def sae(seed=0, scale=1.0):
-    rng = np.random.default_rng(seed)
-    dictionary = scale * rng.standard_normal((5, 8)).astype(np.float32)
-    weights = rng.standard_normal((5, 8)).astype(np.float32)
-    model = Model(
-        jnp.asarray(dictionary),
-        jnp.asarray(rng.standard_normal(5), jnp.float32),
-        Affine.create(jnp.asarray(weights)),
-        ReLU(),
-    )
-    return model, jnp.asarray(rng.standard_normal((6, 5)), jnp.float32)
-
-
-def test_amortisation_gap_of_a_model_against_scikit_learn():
+@pytest.mark.parametrize("sign", [1, -1])
+def test_amortisation_gap_of_a_model_against_scikit_learn(sign):
+    """Of codes below zero too, which a trifle is not."""
     model, signals = sae()
-    found = gap.amortisation_gap(model, signals, LAM)
-    unit, norms = (np.asarray(part, np.float64) for part in unit_atoms(model.dictionary))
-    target = np.asarray(signals - model.bias, np.float64)
-    best = sparse_encode(
-        target, unit.T, algorithm="lasso_cd", alpha=LAM, positive=True, max_iter=100_000
-    )
-    codes = np.maximum((target @ np.asarray(model.encoder.weight, np.float64)), 0) * norms
 
-    def objective(codes):
-        return 0.5 * np.sum((target - codes @ unit.T) ** 2, axis=1) + LAM * np.abs(codes).sum(
-            axis=1
-        )
+    def encode(model, rows):
+        return (sign * model.encode(model, rows)).at[0, 0].add(-1e-7)
 
-    np.testing.assert_allclose(found.gap, objective(codes) - objective(best), rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(found.relative, found.gap / objective(best), rtol=1e-3)
+    found = gap.amortisation_gap(model, signals, LAM, encode=encode, signed=sign < 0 or None)
+    target, dictionary = signals - np.arange(6.0), np.asarray(model.decoder, float) / 2
+    codes = 2 * sign * np.maximum(target @ np.asarray(model.encoder.weight, float), 0)
+    best = peer(np.asarray(target, float), dictionary, sign > 0)
+    lost = objective(target, dictionary, codes) - best
+    np.testing.assert_allclose(found.gap, lost, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found.relative, lost / best, rtol=1e-3)
     assert (found.optimum.gap <= 1e-6 * found.optimum.objective).all()
-
-
-def test_a_row_whose_squares_float32_cannot_hold_counts_as_zero():
-    model, signals = sae()
-    # Exact powers of two: the codes of such an encoder scale with the rows.
-    model = dataclasses.replace(model, bias=jnp.zeros(5))
-    scale = jnp.asarray([1, 2.0**-50, 2.0**-60, 2.0**-66, 2.0**-74, 2.0**-110])
-    found = gap.amortisation_gap(model, scale[:, None] * signals, scale * LAM)
-    plain = gap.amortisation_gap(model, signals, LAM).relative
-    np.testing.assert_allclose(found.relative[:2], plain[:2], rtol=1e-4)
-    np.testing.assert_array_equal(found.relative[2:], 0)
+    optimal = gap.amortisation_gap(model, signals, LAM, encode=Lasso(LAM, nonneg=sign > 0))
+    assert optimal.gap == pytest.approx(0, abs=1e-6)
+    if sign < 0:
+        with pytest.raises(ValueError, match="pass signed=True"):
+            gap.amortisation_gap(model, signals, LAM, encode=encode)
 
 
 @pytest.mark.parametrize(
-    ("change", "signals", "lam", "message"),
+    ("change", "signals", "options", "message"),
     [
-        ({"encode": None}, slice(None), LAM, "names no encoder"),
-        ({"dictionary": None}, slice(None), LAM, "no dictionary"),
-        ({}, (slice(None), slice(4)), LAM, "input_dim 5"),
-        ({"bias": jnp.full(5, jnp.nan)}, slice(None), LAM, "finite"),
-        ({}, slice(None), -LAM, "negative"),
+        ({"encode": None}, slice(None), {}, "names no encoder"),
+        ({"dictionary": None}, slice(None), {}, "no dictionary"),
+        ({}, (slice(None), slice(4)), {}, "input_dim 6"),
+        ({}, slice(None), {"encode": lambda model, rows: rows}, "one column an atom"),
+        ({}, slice(None), {"lam": -LAM}, "negative"),
     ],
 )
-def test_amortisation_gap_says_what_it_lacks(change, signals, lam, message):
+def test_amortisation_gap_says_what_it_lacks(change, signals, options, message):
     model, given = sae()
     with pytest.raises(ValueError, match=message):
-        gap.amortisation_gap(dataclasses.replace(model, **change), given[signals], lam)
+        model = dataclasses.replace(model, **change)
+        gap.amortisation_gap(model, given[signals], **{"lam": LAM} | options)
 
 
 def test_the_own_codes_of_a_transcoder_read_its_inputs():
@@ -182,41 +132,99 @@ def test_the_own_codes_of_a_transcoder_read_its_inputs():
     for of, inputs in ((model, None), (model, x[:3]), (plain, x)):
         with pytest.raises(ValueError, match="one row for each signal"):
             gap.amortisation_gap(of, signals, 0.1, inputs=inputs)
-    with pytest.raises(ValueError, match="signals must have the shape"):
-        gap.amortisation_gap(model, signals, 0.1, inputs=x[:, 1:])
     # A solver in the encoder's place reads no inputs.
     best = gap.amortisation_gap(model, signals, 0.1, encode=Lasso(0.1))
     assert best.gap.max() <= 1e-4 * best.optimum.objective.max()
 
 
-@pytest.mark.parametrize("large", [1, 1e4])
-def test_a_clear_sign_is_refused_and_a_trifle_is_not(large):
-    """Nor does a sample that is so much larger hide the signs of the others."""
-    model, signals = sae()
-    plain = gap.amortisation_gap(model, signals, LAM).gap
-    scale = jnp.ones((len(signals), 1)).at[0].set(large)
-    rows = scale * (signals - model.bias) + model.bias
-    sign = jnp.full((len(signals), 1), -1.0).at[0].set(1)
+def best(target, dictionary, on):
+    """The least objective of one sample over `z ≥ 0` on a support, by L-BFGS-B."""
+    own = dictionary[:, on]
+    if not on.any():
+        return 0.5 * target @ target
 
-    def turned(model, rows):
-        return sign * model.encode(model, rows)
+    def value(z):
+        rest = target - own @ z
+        return 0.5 * rest @ rest + LAM * z.sum(), LAM - own.T @ rest
 
-    with pytest.raises(ValueError, match="pass signed=True"):
-        gap.amortisation_gap(model, rows, LAM, encode=turned)
-    assert (gap.amortisation_gap(model, rows, LAM, encode=turned, signed=True).gap > 0).all()
-
-    def nudged(model, rows):
-        return model.encode(model, rows).at[0, 0].add(-1e-7)
-
-    found = gap.amortisation_gap(model, signals, LAM, encode=nudged).gap
-    np.testing.assert_allclose(found, plain, atol=1e-5)
-    best = gap.amortisation_gap(model, signals, LAM, encode=Lasso(LAM, nonneg=False))
-    assert best.gap == pytest.approx(0, abs=1e-6) and (best.codes < 0).any()
+    bounds, start = [(0, None)] * own.shape[1], np.ones(own.shape[1])
+    return minimize(value, start, jac=True, bounds=bounds, options={"ftol": 1e-14}).fun
 
 
-def test_a_solver_that_is_stopped_early_says_what_its_gap_may_miss():
-    model, signals = sae()
-    rough = gap.amortisation_gap(model, signals, LAM, max_iterations=1, solver="fista")
-    best = gap.amortisation_gap(model, signals, LAM)
-    assert not np.all(rough.optimum.converged) and np.all(rough.gap <= best.gap + 1e-5)
-    assert np.all(rough.gap + np.asarray(rough.optimum.gap) >= best.gap - 1e-5)
+def parts(target, dictionary, codes, nonneg=True):
+    """Of atoms of length 2 and a bias, with a first row that does not count."""
+    rows = np.concatenate([100 + target[:1], target]) + 3
+    own = jnp.asarray(np.concatenate([codes[:1], codes]) / 2, jnp.float32)
+    model = Model(
+        jnp.asarray(2 * dictionary, jnp.float32),
+        jnp.full(len(dictionary), 3.0),
+        encode=lambda *_: own,
+    )
+    held = Split(jnp.asarray(rows, jnp.float32), counts=np.arange(len(rows)) > 0)
+    task, lasso = Task(held, held, held), Lasso(LAM, nonneg=nonneg)
+    inference = Inference(task, model, timed=False)
+    found = {"id": inference.infer(lasso, "id").codes}
+    learner = Given(Held(model), "mine", "sae", not nonneg)
+    method = Method("mine", "sae", learner, lasso)
+    given = (task, model, found, {}, None, "strict", {}, lasso, method, inference)
+    return gap.PARTS(Inferred(*given))
+
+
+def test_each_part_is_what_scipy_finds():
+    target, dictionary, codes = draw()
+    found = parts(target, dictionary, codes)
+    own = objective(target, dictionary, codes)
+    scaled = minimize_scalar(
+        lambda a: objective(target, dictionary, a * codes).mean(), bounds=(0, 3), method="bounded"
+    )
+    support, every = (
+        np.array([best(y, dictionary, on) for y, on in zip(target, sets, strict=True)])
+        for sets in (codes != 0, np.full(codes.shape, True))
+    )
+    assert found["scale"] == pytest.approx(scaled.x, abs=1e-4) and abs(found["scale"] - 1) > 0.1
+    shares = [found[f"{part}_share"] for part in ("scale", "values", "support")]
+    wanted = np.diff([own.mean(), scaled.fun, support.mean(), every.mean()])
+    assert shares == pytest.approx(-wanted / every.mean(), rel=1e-3, abs=1e-5)
+    assert min(shares) > 0.001 and sum(shares) == pytest.approx(found["relative_gap"])
+    assert found["gap"] == pytest.approx((own - every).mean(), rel=1e-4)
+    assert 0 <= found["optimum_slack"] <= 1e-6 and 0 <= found["support_slack"] <= 2e-6
+    order = np.argsort(every - own)
+    assert found["worst"] == (1 + order).tolist() and found["unconverged"] == 0
+    assert found["worst_gap"] == pytest.approx((own - every)[order], rel=1e-4, abs=1e-5)
+
+
+def test_codes_that_only_want_a_scale_lose_nothing_else():
+    target, dictionary, codes = draw(2)
+    y, atoms = (jnp.asarray(array, jnp.float32) for array in (target, dictionary))
+    optimum = np.asarray(sparse_code(y, atoms, LAM).codes)
+    found = parts(target, dictionary, 1.5 * optimum)
+    assert found["scale"] == pytest.approx(1 / 1.5, rel=1e-3) and found["gap"] > 0.01
+    assert [found["values_share"], found["support_share"]] == pytest.approx([0, 0], abs=1e-5)
+    used = optimum.any(axis=0)
+    # As many latents as the optimum leaves off, and one that it has on.
+    codes[:] = ~used
+    codes[:, used.argmax()] = 1
+    names = "unused", "used_only", "fired_only"
+    wanted = [((~used).sum(), 0, 0), (0, used.sum() - 1, (~used).sum())]
+    others = parts(target, dictionary, codes)
+    assert [tuple(each[name] for name in names) for each in (found, others)] == wanted
+    assert parts(target, dictionary, -codes, nonneg=False)["scale"] == 0
+    nothing = parts(0 * target, dictionary, 0 * codes)
+    assert (nothing["scale"], nothing["gap"], nothing["worst_relative_gap"]) == (1, 0, [0] * 7)
+
+
+def test_overlap_is_that_of_sets():
+    rng = np.random.default_rng(0)
+    fired, used = (rng.random((20, 9)) < 0.4 for _ in range(2))
+    fired[0], used[:2] = False, False
+    pairs = [[set(np.flatnonzero(row)) for row in pair] for pair in zip(fired, used, strict=True)]
+    wanted = [
+        np.mean(
+            [len(a & b) / len(size) if size else a == b for a, b in pairs for size in [of(a, b)]]
+        )
+        for of in (set.union, lambda a, b: a, lambda a, b: b)
+    ]
+    found = gap.overlap(fires(fired), fires(used))
+    assert [
+        found[name] for name in ("jaccard", "overlap_precision", "overlap_recall")
+    ] == pytest.approx(wanted)

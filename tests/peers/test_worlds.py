@@ -7,7 +7,7 @@ import pytest
 
 from sae_gap.core import matching
 from sae_gap.data import WorldStream, firing_of, published_world
-from sae_gap.metrics import atom_scores, detection, explained
+from sae_gap.metrics import atom_scores, detection, reconstruction
 
 pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]
 NUM_LATENTS, INPUT_DIM, NUM_SAMPLES, SEED = 2_048, 256, 20_000, 7
@@ -126,8 +126,8 @@ def test_scores_of_the_same_latents_are_the_same(world, samples):
         matching.match_atoms(atoms.T, truth.T),
         matching.nearest_atoms(atoms.T, truth.T),
     )
-    (firing,) = detection.count(nearest, codes, latents)
-    ours = detection.detection(firing) | explained.explained(signals, atoms.T, stream.bias, latents)
+    ours = detection.detection(detection.count(nearest, codes, latents))
+    ours |= reconstruction.r2_and_shrinkage(signals, latents @ atoms + stream.bias)
     ours |= atom_scores(match, len(atoms), nearest, {})
 
     drawn, given = torch.from_numpy(latents @ atoms + stream.bias), torch.from_numpy(signals)

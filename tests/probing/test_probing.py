@@ -12,6 +12,8 @@ from sae_gap.core import evenly_spaced
 from sae_gap.metrics import SCORES, probes
 from sae_gap.probing import concepts, probed
 
+RNG = np.random.default_rng(0)
+
 
 def drawn(count=4_000, seed=0):
     """Tokens of 40 documents and 200 words, and two independent concepts: of the word, and of the
@@ -44,8 +46,9 @@ def test_concepts_are_read_off_the_letters_and_the_document():
     assert texts_of("space") == [[" bed", " walk", " walked", " U", " dogs"], ["The", "ing", "S"]]
     assert texts_of("topic:y")[0] == ["S"] and "," not in texts_of("topic:x")[0]
     assert tokens.words.tolist()[:2] == ["the", "bed"]
-    for name in ("suffix", "letters:A", "topic:z"):
-        with pytest.raises(ValueError, match=r"is no concept|choose from x, y"):
+    calls = {"letters:A": "is no concept", "topic:z": "choose from x, y"}
+    for name, words in calls.items():
+        with pytest.raises(ValueError, match=words):
             probing.concept(name, tokens)
     with pytest.raises(ValueError, match="write two different concepts as A\\+B"):
         probing.read_pair("capital+capital")
@@ -72,9 +75,9 @@ def test_words_may_be_shared_where_none_decides_and_small_cells_are_refused():
     tokens, a, b = drawn()
     split = probing.split_cells(a._replace(of_words=False), b, tokens, 0)
     assert {*tokens.words[split.train["all"]]} & {*tokens.words[split.test["11"]]}
-    rare = a._replace(has=a.has & (np.arange(len(a.has)) < 300))
+    a.has[300:] = False
     with pytest.raises(ValueError, match=r"the cells of letters:abcd\+topic:odd are too small"):
-        probing.split_cells(rare, b, tokens, 0)
+        probing.split_cells(a, b, tokens, 0)
 
 
 def test_rows_are_chosen_evenly_over_cells_and_words(monkeypatch):
@@ -87,33 +90,32 @@ def test_rows_are_chosen_evenly_over_cells_and_words(monkeypatch):
     assert np.unique(tokens.words[every], return_counts=True)[1].tolist() == [10] * 200
 
 
-def test_drops_are_those_of_the_dictionary():
+@pytest.mark.parametrize("k", [1, 2])
+def test_drops_are_those_of_the_dictionary(k):
     """With atoms of A and of B nothing drops; an atom of A without B says nothing where B is."""
     tokens, a, b = drawn()
-    split, rng = probing.split_cells(a, b, tokens, 0), np.random.default_rng(0)
-    noise = rng.random((len(a.has), 5)) * (rng.random((len(a.has), 5)) < 0.1)
-    one, two, three = 1 + rng.random((3, len(a.has)))
-    apart = np.column_stack([noise, a.has * one, b.has * two])
+    split, (one, two, three) = probing.split_cells(a, b, tokens, 0), 1 + RNG.random((3, len(a.has)))
     both = a.has & b.has
-    merged = np.column_stack([noise, (a.has & ~both) * one, both * two, b.has * three])
-    rows = split.train["withheld"]
-    for k, codes in enumerate((apart, merged), 1):
-        assert probes.fit_sparse(codes[rows], a.has[rows], 1).latents.tolist() == [5]
-        fit = functools.partial(probes.fit_sparse, k=k)
-        found = probes.score_pair(codes, a.has, split, fit)
-        assert found["auc_id"] == found["all_auc_ood"] == 1
-        expected = 0.0 if k == 1 else pytest.approx(0.5, abs=0.1)
-        assert found["drop"] == 1 - found["auc_ood"] == expected
-        assert found["accuracy_ood"] == 1.5 - 0.5 * k
+    atoms = (
+        [a.has * one, b.has * two] if k == 1 else [(a.has & ~both) * one, both * two, b.has * three]
+    )
+    noise = RNG.random((len(a.has), 5)) * (RNG.random((len(a.has), 5)) < 0.1)
+    codes = np.column_stack([noise, *atoms])
+    found = probes.score_pair(codes, a.has, split, functools.partial(probes.fit_sparse, k=k))
+    assert found["auc_id"] == found["all_auc_ood"] == 1
+    assert found["drop"] == 1 - found["auc_ood"] == pytest.approx(0.5 * (k == 2), abs=0.1)
+    assert (
+        found["accuracy_ood"] == found["all_accuracy_ood"] - found["accuracy_drop"] == 1.5 - 0.5 * k
+    )
 
 
 def test_what_a_requested_l0_decides_is_found_on_some_rows(monkeypatch):
     monkeypatch.setattr(probed, "MATCHED", 3)
-    x = np.arange(24.0).reshape(8, 3)
-    held = {"a": probing.Labelled(x[:, 0] > 9, {})}
+    x, held = np.arange(24.0).reshape(8, 3), {"a": probing.Labelled(np.arange(8) > 3, {})}
     source = probing.Probed(open_activations(x + 1), held_out=open_activations(x), concepts=held)
-    assert source.task().id.counted.tolist() == x[evenly_spaced(8, 3)].tolist()
-    assert len(source.task().id.signals) == 8 and source.task().concepts == held
+    task = source.task()
+    assert task.id.counted.tolist() == x[evenly_spaced(8, 3)].tolist()
+    assert len(task.id.signals) == 8 and task.concepts == held
 
 
 def test_differences_are_paired_over_pairs(monkeypatch):

@@ -42,7 +42,7 @@ def test_the_suite_has_its_own_numbers(example):
         assert found[name] == pytest.approx(TOLD[pair], abs=1e-4)
     arrays = (example[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec"))
     report = sae_gap.check(SAE.from_arrays(*arrays, architecture="relu"), np.tile(x, (2, 1)))
-    found |= {"l0": report.l0, "dead": report.dead}
+    found |= {"l0": report.read.l0, "dead": report.read.dead}
     row = jnp.arange(len(x))[None]
     windows = Windows(jnp.asarray(example["tokens"])[None], 0 * row, row)
     network = Network(lambda _: x[None], lambda stream, _: stream, example["unembedding"])
