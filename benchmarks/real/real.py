@@ -24,12 +24,11 @@ from absl import logging
 
 from benchmarks import cli
 from benchmarks.options import option
-from benchmarks.real import downstream, probe_real, record, train_real
+from benchmarks.real import measure, probe_real, record, train_real
 from benchmarks.real.inputs import OnText, PutBack
-from benchmarks.real.measure import CODES
 from benchmarks.report import pages
 from sae_gap import figures, probing
-from sae_gap.analysis import SUMS, Lines, best_at, compared, over_documents, sentence, splits
+from sae_gap.analysis import LOSSES, Lines, best_at, compared, over_documents, sentence, splits
 from sae_gap.lm import DTYPES
 from sae_gap.runtime import devices
 from sae_gap.storage import Folder, Row
@@ -153,11 +152,11 @@ def main(options: RealOptions) -> None:
         "sae": tuple(f"{place}/{train_real.NAME}/{name}" for name in ordered),
     }
     levels = {level for level in steps["downstream"]["l0"] if level <= most} | {options.sparsity}
-    put_back = {"codes": CODES} | steps["downstream"] | {"l0": tuple(sorted(levels))}
+    put_back = {"codes": measure.CODES} | steps["downstream"] | {"l0": tuple(sorted(levels))}
     patching = PutBack(**measured, tokens=put_back.pop("tokens", PutBack.tokens))
     source, saes = patching.begin(put_back["l0"], CONTROLS)
-    patched = downstream.measure(
-        patching.folder(downstream.NAME), source, saes, controls=CONTROLS, **put_back
+    patched = measure.nats(
+        patching.folder("downstream"), source, saes, controls=CONTROLS, **put_back
     )
     asked = probe_real.ProbeOptions(
         l0=float(options.sparsity), controls=CONTROLS, **measured, **steps["probe_real"]
@@ -206,7 +205,7 @@ def write(
     notes: Mapping[str, str],
 ) -> str:
     """Writes the page, and returns its three sentences."""
-    lines = splits(patched, SUMS)
+    lines = splits(patched, LOSSES)
     best = best_sae(lines, sparsity)
     if best is None:
         fault = "no SAE has sparse codes, so that no loss can be split"
@@ -217,7 +216,7 @@ def write(
         "parts": figures.loss_parts(lines),
         "curve": figures.fvu_curve([row for row in patched if _told(row, few)]),
     }
-    shown = downstream.tables_of(patched)
+    shown = measure.tables_of(patched)
     if probed:
         probes = probing.overall(probed, best["dictionary"])
         sentences.append(probing_change(probes, best, sparsity))
@@ -231,7 +230,6 @@ def write(
         sentences.append("Probing was left out, since no pair of concepts has enough text.")
     finding = "\n\n".join(sentences)
     page = pages.Page(
-        NAME,
         "A real language model: encoder or dictionary?",
         ABOUT.strip(),
         command,

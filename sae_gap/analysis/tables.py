@@ -27,18 +27,9 @@ _FIRST = (
 # nothing.
 _NOT_METRICS = {*_CONDITIONS, "key", "job", "seed", "compile_seconds"}
 _NOT_METRICS |= {"padded_dim", "depth", "iterations", "step", "flops"}
-# Words of column names, as written in headings.
-_TERMS = {
-    "ood": "OOD",
-    "id": "ID",
-    "l0": "L0",
-    "fvu": "FVU",
-    "lam": "λ",
-    "kl": "KL",
-    "ce": "CE",
-    "auc": "AUC",
-    "level": "asked L0",
-}
+# Words of column names that headings write otherwise than in capitals, and those in capitals.
+_TERMS = {"lam": "λ", "level": "asked L0"}
+_TERMS |= {word: word.upper() for word in ("ood", "id", "l0", "fvu", "kl", "ce", "auc")}
 
 
 def summarise(
@@ -87,14 +78,12 @@ def summarise(
         group = groups[values]
         line: Row = dict(zip(by, values, strict=True)) | {"seeds": len(group)}
         for metric in metrics:
-            found = [row[metric] for row in group if is_finite(row.get(metric))]
-            complete = len(found) == len(group)
-            line[f"{metric}_mean"] = (
-                math.fsum(value / len(found) for value in found) if complete else None
-            )
-            line[f"{metric}_sd"] = (
-                statistics.stdev(map(float, found)) if complete and len(found) > 1 else None
-            )
+            found = [float(row[metric]) for row in group if is_finite(row.get(metric))]
+            mean = sd = None
+            if len(found) == len(group):
+                mean = math.fsum(value / len(found) for value in found)
+                sd = statistics.stdev(found) if len(found) > 1 else None
+            line |= {f"{metric}_mean": mean, f"{metric}_sd": sd}
         summary.append(line)
     return summary
 
@@ -102,10 +91,10 @@ def summarise(
 def _check_seeds(group: Lines, by: Sequence[str]) -> None:
     name = ", ".join(f"{column}={group[0].get(column)}" for column in by)
     for column in _CONDITIONS:
-        values = list(dict.fromkeys(row.get(column) for row in group))
-        if column not in by and len(values) > 1:
+        one, *others = dict.fromkeys(row.get(column) for row in group)
+        if others and column not in by:
             raise ValueError(
-                f"rows of {name} mix {column} {values[0]} and {values[1]}; choose one, or group by "
+                f"rows of {name} mix {column} {one} and {others[0]}; choose one, or group by "
                 f"{column} too."
             )
     seeds = [row.get("seed") for row in group]
@@ -230,26 +219,14 @@ def format_table(lines: Lines, columns: Mapping[str, str], width: int = 120) -> 
     laid = []
     for heading, right, *cells in zip(headings, numeric, *rows, strict=True):
         size = max(map(len, (heading, *cells)))
-        laid.append(
-            [
-                cell.rjust(size) if right else cell.ljust(size)
-                for cell in (heading, "-" * size, *cells)
-            ]
-        )
-    leading = next(
-        (
-            place
-            for place, name in enumerate(columns)
-            if any(f"{name}_mean" in line for line in lines)
-        ),
-        0,
-    )
+        form = f"{'>' if right else '<'}{size}"
+        laid.append([f"{cell:{form}}" for cell in (heading, "-" * size, *cells)])
+    means = [any(f"{name}_mean" in line for line in lines) for name in columns]
+    leading = means.index(True) if True in means else 0
     blocks = [laid[:leading]]
     for column in laid[leading:]:
-        if (
-            len(blocks[-1]) > leading
-            and sum(len(other[0]) + 2 for other in blocks[-1]) + len(column[0]) > width
-        ):
+        used = sum(len(other[0]) + 2 for other in blocks[-1])
+        if len(blocks[-1]) > leading and used + len(column[0]) > width:
             blocks.append(laid[:leading])
         blocks[-1] = [*blocks[-1], column]
     return "\n\n".join(

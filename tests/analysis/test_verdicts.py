@@ -25,6 +25,9 @@ def rows(tmp_path_factory):
     x = np.concatenate([task.train.signals, task.id.signals, task.ood.signals])
     activations = sae_gap.open_activations(x, documents=np.arange(len(x)) // 20)
     rng, bias = np.random.default_rng(1), jnp.asarray(x.mean(axis=0))
+    true = task.dictionary
+    atoms = rng.normal(size=true.shape)
+    atoms = jnp.asarray(atoms / np.linalg.norm(atoms, axis=0), jnp.float32)
 
     def best(model, signals):
         return sparse_code(signals - model.bias, model.dictionary, 0.2).codes
@@ -33,17 +36,14 @@ def rows(tmp_path_factory):
         order = np.random.default_rng(0).random((len(signals), 20)).argsort(axis=1).argsort(axis=1)
         return jnp.asarray(np.where(order < 3, 0.3, 0.0), jnp.float32)
 
-    atoms = rng.normal(size=task.dictionary.shape)
-    atoms = jnp.asarray(atoms / np.linalg.norm(atoms, axis=0), jnp.float32)
-
     def rarely(model, signals):
         codes = best(model, signals)
         return jnp.where(codes > 0.8 * codes.max(), 1.0, 0.0)
 
     encoders = {
-        "dead": (task.dictionary, rarely),
-        "bad_encoder": (task.dictionary, random),
-        "shrunk": (task.dictionary, lambda model, signals: 0.5 * best(model, signals)),
+        "dead": (true, rarely),
+        "bad_encoder": (true, random),
+        "shrunk": (true, lambda model, signals: 0.5 * best(model, signals)),
         "bad_dictionary": (atoms, best),
     }
     saes = [
@@ -52,11 +52,10 @@ def rows(tmp_path_factory):
     ]
     store = sae_gap.Store(tmp_path_factory.mktemp("rows"))
     # A learner that finds the truth.
-    truth = Given(Held(Model(task.dictionary, bias)), RIVAL, "control")
+    truth = Given(Held(Model(true, bias)), RIVAL, "control")
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(methods, "learner_at", lambda *_: truth)
-        found = measure.run(measure.Plan(saes, activations, controls=(RIVAL,)), store)
-    return found
+        return measure.run(measure.Plan(saes, activations, controls=(RIVAL,)), store)
 
 
 def test_the_culprit_is_found(rows):
@@ -73,9 +72,6 @@ def test_the_culprit_is_found(rows):
     # Nothing is lost by its choice of latents, and much by the scale of its codes alone.
     assert shrunk.losses["support"].more == pytest.approx(0, abs=1e-2)
     assert shrunk.losses["values"].low > 0.1
-    gaps = {line["dictionary"]: line for line in measure.gap_lines(rows)}
-    shares = gaps["shrunk"]["scale_share"], gaps["shrunk"]["relative_gap"]
-    assert shares[0] == pytest.approx(shares[1], rel=0.05)
     line = encoder.line
     assert line["best"] == RIVAL and line["own_best_codes"] == encoder.best["codes"]
     whole = line["amortisation_part"] + line["dictionary_part"] + line["rest"]
@@ -83,16 +79,8 @@ def test_the_culprit_is_found(rows):
     # All dictionaries are compared at the L0 of the first that is not dead.
     for each in found.values():
         assert each.common["l0"] == pytest.approx(3, rel=0.02)
-
-
-def test_a_dead_encoder_is_named_and_judges_nothing(rows):
-    """It is the first, and all others are compared as if it were not there."""
-    found = {each.dictionary: each for each in measure.verdict(rows, {"dead": ()})}
-    dead = found["dead"]
-    assert [name for name, each in found.items() if each.dead] == ["dead"] and not dead.losses
-    assert "its encoder is dead" in dead.lines["Dictionary"]
-    assert f"and {dead.own['fired']} of its 20 latents ever fire" in dead.lines["Encoder"]
-    assert dead.lines["Loading"] == "suspicious, because its encoder is dead"
+    assert found["dead"].dead and not found["dead"].losses
+    assert "its encoder is dead" in found["dead"].lines["Dictionary"]
 
 
 def test_several_are_ranked_and_a_lead_that_may_be_none_is_told(rows):
@@ -147,7 +135,7 @@ def test_denser_codes_are_no_better_in_any_line():
     assert measure.verdict([each | {"dictionary": RIVAL} for each in rows])[0].rival is None
     best = rows[1] | {"dictionary": "other", "l0": 2.0, "errors": [1.0] * 3}
     _, sentence = measure.ranking([mine, *measure.verdict([best])])
-    assert "none is the best beyond doubt: unequal L0" in sentence and " points (" in sentence
+    assert "none is the best beyond doubt: unequal L0" in sentence
 
 
 def coded(l0, codes="own", learned_from=8_000, **others):
@@ -163,6 +151,7 @@ BEST = coded(144.0, "screened")
 TOLD = Verdict("mine", ("no scale.", "turned."), coded(200.0), BEST, BEST, None, LOST)
 LEARNED = {"rival": coded(144.0), "losses": {**LOST, "dictionary": POINTS}}
 LEAD = Comparison(0.8, 0.9, -0.15, -0.05)
+FEW = coded(144.0, learned_from=1_279)
 WON = LEARNED | {"losses": {**LOST, "dictionary": LEAD}}
 ALONE = {part: POINTS._replace(low=-np.inf, high=np.inf) for part in (*LOST, "dictionary")}
 DENSE = WON | {"losses": {**LOST, "dictionary": LEAD._replace(l0s=(100.0, 144.0))}}
@@ -172,11 +161,7 @@ DENSE = WON | {"losses": {**LOST, "dictionary": LEAD._replace(l0s=(100.0, 144.0)
     ("fvu", "rows", "words"),
     [
         (0.2, 1_280, ": at least 10.0 (10.0 to 10.0) in amortisation, at most 10.0"),
-        (
-            0.2,
-            1_279,
-            "is not judged by the network of its input, since it learned from 1,279 rows, too",
-        ),
+        (0.2, 1_279, "network of its input, since it learned from 1,279 rows, too"),
         (0.31, 1_280, "since its codes are worse than the encoder's"),
     ],
 )
@@ -211,21 +196,11 @@ def test_a_network_bounds_the_loss_of_a_transcoder_or_says_nothing(fvu, rows, wo
         ("Dictionary", "better than one (online_dl) learned from 8,000 other rows; at L0", WON),
         ("Encoder", "not judged: one document has no interval; its own", {"losses": ALONE}),
         ("Dictionary", "rows: one document has no interval; at", LEARNED | {"losses": ALONE}),
-        (
-            "Dictionary",
-            "not judged against one (online_dl) learned from 8,000 other rows: unequal L0, 100.00 "
-            "and 144.00; at",
-            DENSE,
-        ),
+        ("Dictionary", "8,000 other rows: unequal L0, 100.00 and 144.00; at", DENSE),
         ("Dictionary", "(online_dl, 32 atoms)", WON | {"rival": coded(144.0, num_latents=32)}),
-        (
-            "Dictionary",
-            "not judged against one (online_dl) learned from 1,279 other rows, too few: 64 atoms "
-            "need 1,280; at",
-            WON | {"rival": coded(144.0, learned_from=1_279)},
-        ),
+        ("Dictionary", "too few: 64 atoms need 1,280; at", WON | {"rival": FEW}),
         # With more to learn from, it would be better still.
-        ("Dictionary", "worse than", LEARNED | {"rival": coded(144.0, learned_from=1_279)}),
+        ("Dictionary", "worse than", LEARNED | {"rival": FEW}),
     ],
 )
 def test_what_is_said(line, part, change):

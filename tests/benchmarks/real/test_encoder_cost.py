@@ -6,7 +6,6 @@ from types import SimpleNamespace
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from matplotlib import image
 
 import sae_gap
 from benchmarks.real import measure
@@ -14,7 +13,7 @@ from benchmarks.real.measure import NAMED
 from sae_gap.core import Model, Split, Task
 from sae_gap.encoders import BatchPursuit, Lasso, MatchingPursuit, Pruned, find_weight, lasso
 from sae_gap.learners import Given
-from sae_gap.measure import plan, refit
+from sae_gap.measure import KINDS, plan, refit
 from sae_gap.metrics import Inferred, cost, cost_at
 from sae_gap.runtime import cores
 from sae_gap.saes import SAE
@@ -50,22 +49,14 @@ def on():
 
 def ways(on, learner=None):
     lams = {K: on.lam, 2 * K: on.denser}
-    every = plan.ways(learner or on.given, K, lams, plan.KINDS, (*NAMED, "thresholding_pursuit"))
+    every = plan.ways(learner or on.given, K, lams, KINDS, (*NAMED, "thresholding_pursuit"))
     return {way.name: way.encoder for way in every}
 
 
 @pytest.fixture(scope="module")
 def made(on):
-    """Each way to code, by its name, with its codes."""
-    kept = {
-        "omp",
-        "mp",
-        "gradient_pursuit",
-        "fista_10",
-        "lasso",
-        "lasso_refit",
-        "screened_pursuit_1x16",
-    }
+    """Some ways to code, by their names, with their codes."""
+    kept = ("omp", "mp", "gradient_pursuit", "fista_10", "lasso", "screened_pursuit_1x16")
     every = ways(on)
     return {name: (every[name], on.inference.infer(every[name], "id")) for name in kept}
 
@@ -108,7 +99,7 @@ def test_products_are_counted_by_hand(on, made):
     assert products["fista_10"] == pytest.approx(19 + fit("fista_10"))
     # Each step correlates all atoms, and makes one orthogonal to those before it, twice.
     assert products["omp"] == pytest.approx(K + 4 * DIM * (1 + 2) / 2 / both * 2 + fit("omp"))
-    assert products["lasso"] is products["lasso_refit"] is None
+    assert products["lasso"] is None
     # Dᵀr; the residual of K atoms; their basis among all.
     screen = (DIM * (WIDTH + K) + WIDTH * K**2 / 2) / both
     assert products["screened_pursuit_1x16"] == pytest.approx(screen)
@@ -145,12 +136,11 @@ def test_processor_time_is_that_of_a_thread_relative_to_the_encoder(on, made, mo
 def test_a_signed_dictionary_has_signed_codes(on):
     every = ways(on, Given(on.given.held, "signed", "sae", True))
     assert not any("screened" in name or "batch" in name for name in every)
-    for name in ("omp_pruned", "mp", "gradient_pursuit", "fista_5", "lasso"):
-        assert on.inference.infer(every[name], "id").codes.min() < 0
+    assert on.inference.infer(every["omp_pruned"], "id").codes.min() < 0
 
 
 def test_one_command_has_variance_nats_and_costs_and_goes_on(recorded, monkeypatch):
-    monkeypatch.setattr(plan, "ITERATIONS", (5,))
+    monkeypatch.setitem(KINDS, "fista", ["fista_5"])
     monkeypatch.setattr(lasso, "find_weight", tiny.weight)
     monkeypatch.setattr(measure, "CODES", ("own", "own_refit", "lasso_refit"))
     mine, results = f"--sae={recorded.folder / 'mine'}", recorded.folder / "results" / "measure"
@@ -167,8 +157,7 @@ def test_one_command_has_variance_nats_and_costs_and_goes_on(recorded, monkeypat
     }
     lines = {line["codes"]: line for line in lines_of(results / "costs" / "summary.csv")}
     assert float(lines["own"]["l0"]) == 4 and float(lines["own"]["products"]) == 1
-    assert float(lines["own"]["processor"]) > 0 and len(lines) == len(rows) - 2
-    assert image.imread(results / "costs" / "mine.png").std() > 0.01
+    assert len(lines) == len(rows) - 2 and float(lines["own"]["processor"]) > 0
     losses = {line["dictionary"] for line in lines_of(results / "nats" / "summary.csv")}
     assert losses == {"mine", "random"} and len(lines_of(results / "nats" / "splits.csv")) == 3
     said = [out.index(word) for word in ("Encoder: ", "The loss of each SAE", "Codes on mine")]
@@ -180,7 +169,6 @@ def test_one_command_has_variance_nats_and_costs_and_goes_on(recorded, monkeypat
         (recorded.flags, "nothing to measure"),
         ((*flags, "--costs=none"), "codes must be one of own"),
         ((*flags, "--codes=relu"), "relu has parameters, which no dictionary alone gives; give"),
-        ((mine, "--costs=all"), "--costs runs the network; give its --recording"),
         ((*flags, "--distributed"), "--recording takes one process"),
     ):
         refused(fault, "measure", *wrong)

@@ -4,7 +4,6 @@ import string
 
 import numpy as np
 import pytest
-from matplotlib import image
 
 import sae_gap
 from benchmarks.real import probe_real
@@ -60,8 +59,6 @@ def test_from_a_recording_to_a_table_and_on(options, tmp_path, monkeypatch, capl
     lines = [line["dictionary"] for line in lines_of(folder / "pairs.csv")]
     assert lines == [*["activations"] * 5, *["mine"] * 36, *["random"] * 24]
     assert "means over 2 pairs" in out
-    assert image.imread(folder / "pairs_drop.png").std() > 0.01
-
     # Nothing is coded again.
     monkeypatch.setattr(runner, "score", None)
     assert succeed("probe_real", *options) == out
@@ -78,18 +75,17 @@ def test_a_probe_learns_the_first_concept_of_a_pair(monkeypatch):
 
 
 FAULTS = {
-    "nothing": (["--recording="], "there is nothing to measure"),
-    "pair": (["--pairs=capital"], "is no pair"),
-    "concept": (["--pairs=capital+topic:z"], "choose from x, y"),
-    "small": (["--pairs=capital+letters:z"], "no pair has cells that are large enough"),
-    "control": (["--controls=sparse"], "sae must be one of"),
+    "there is nothing to measure": "--recording=",
+    "is no pair": "--pairs=capital",
+    "choose from x, y": "--pairs=capital+topic:z",
+    "no pair has cells that are large enough": "--pairs=capital+letters:z",
+    "sae must be one of": "--controls=sparse",
 }
 
 
-@pytest.mark.parametrize("case", FAULTS)
-def test_what_is_wrong_is_said_in_a_sentence(options, tmp_path, case):
-    arguments, words = FAULTS[case]
-    refused(words, "probe_real", *options, *arguments, f"--results_dir={tmp_path}")
+@pytest.mark.parametrize("words", FAULTS)
+def test_what_is_wrong_is_said_in_a_sentence(options, tmp_path, words):
+    refused(words, "probe_real", *options, FAULTS[words], f"--results_dir={tmp_path}")
 
 
 def test_usual_pairs_meet_each_topic_in_both_orders():
