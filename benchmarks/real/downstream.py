@@ -15,12 +15,15 @@ activation. Writes rows, summary.csv, splits.csv and figures.
 
 import dataclasses
 
+from absl import logging
+
 from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real import measure
 from benchmarks.real.inputs import PutBack
 from benchmarks.real.measure import CODES, LEVELS
 from sae_gap.measure import check_codes
+from sae_gap.storage import Row
 
 NAME = "downstream"
 
@@ -44,13 +47,16 @@ class DownstreamOptions(PutBack):
         check_codes(self.codes)
 
 
+def measured(options: DownstreamOptions) -> list[Row]:
+    """The rows in nats."""
+    source, saes = options.begin(options.l0, options.controls)
+    folder, asked = options.folder(NAME), (options.l0, options.codes, options.controls)
+    return measure.nats(folder, source, saes, *asked)
+
+
 def main(options: DownstreamOptions) -> None:
-    folder, controls = options.folder(NAME), options.controls
-    source, saes = options.begin(options.l0, controls)
-    further = tuple(name for name in options.codes if name not in CODES)
-    measure.moved(NAME, options, codes=further, controls=controls or ("none",))
-    rows = measure.nats(folder, source, saes, options.l0, options.codes, controls)
-    print(*measure.report(rows), sep="\n\n")
+    logging.warning("%s is now `sae-gap measure --recording=...`.", NAME)
+    print(*measure.report(measured(options)), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -28,11 +28,13 @@ dictionary.
 
 import dataclasses
 
+from absl import logging
+
 from benchmarks import cli
 from benchmarks.options import option
 from benchmarks.real import measure
 from benchmarks.real.inputs import PutBack
-from benchmarks.real.measure import LEVELS, NAMED, PRICED
+from benchmarks.real.measure import NAMED, PRICED
 from sae_gap.measure import KINDS, check_codes
 
 NAME = "encoder_cost"
@@ -54,7 +56,7 @@ class CostOptions(PutBack):
 def main(options: CostOptions) -> None:
     folder, k = options.folder(NAME), options.l0
     source, saes = options.begin((k,))
-    measure.moved(NAME, options, codes=(), costs=options.codes, l0=LEVELS, match_l0=float(k))
+    logging.warning("%s is now `sae-gap measure --costs=CODES --match_l0=L0`.", NAME)
     print(*measure.costs(folder, source, saes, k, options.codes), sep="\n\n")
 
 

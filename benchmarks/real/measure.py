@@ -29,7 +29,7 @@ from typing import Any
 from absl import logging
 
 from benchmarks import cli
-from benchmarks.options import Distributed, Options, Results, fields, option, written
+from benchmarks.options import Distributed, Results, option
 from benchmarks.real import measurement_page
 from benchmarks.real.inputs import Measured, OnPairs, Outliers, PutBack
 from sae_gap import figures, measure
@@ -194,18 +194,6 @@ def is_affordable(sae: SAE) -> bool:
     # Each of three rounds of the pursuit costs a product with the dictionary, and so does the step.
     products = 4 * total_visits(VISITS, sae.num_latents)
     return products * sae.input_dim * sae.num_latents <= AFFORDABLE
-
-
-def moved(name: str, options: Options, **changed: Any) -> None:
-    """Logs the command that takes the place of a binary's; `changed` are options whose names or
-    values differ.
-    """
-    there = {field.name for field in fields(MeasureOptions)}
-    shared = {
-        field.name: getattr(options, field.name) for field in fields(options) if field.name in there
-    }
-    flags = shlex.join(written(MeasureOptions(**shared | changed)))
-    logging.warning("%s is now `sae-gap measure %s`.", name, flags)
 
 
 def variance(options: VarianceOptions, name: str) -> str:

@@ -175,49 +175,44 @@ def write(
 
 
 def standings(rows: Sequence[Row], stored: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """How the SAEs of a measurement stand, with those that earlier ones left in its folder.
+    """How the SAEs of a measurement stand, with those that earlier ones left in its folder and
+    scored on the same rows at the same L0.
 
     Returns:
-      For each group scored on the same rows at the same L0, with a skip or without, that of the
-      measurement first: what it was scored on, and the lines of `measure.standings`, the best
-      first.
+      For those with a skip and those without, those of the measurement first: what they were scored
+      on, and the lines of `measure.standings`, the best first.
     """
-    common = at(rows, BEST, "common")
-    level, skips = common["l0"], "skip" in common
-    mine = [rows[0].get(name) for name in SCORED]
-    groups, here = {(*mine, None): [*rows]}, {row["learner"].get("model") for row in rows}
-    whole = [
-        row | {"model": row["learner"].get("model")} for row in stored if row.get("fvu") is not None
-    ]
-    for (*scored, model), found in grouped(whole, (*SCORED, "model")).items():
-        # Controls have no model, and what a killed run left may lack the best codes.
-        if model is None or (scored == mine and model in here) or at(found, BEST) is None:
-            continue
+    common, every = at(rows, BEST, "common"), [*rows]
+    level, skips, first = common["l0"], "skip" in common, rows[0]
+    here = {row["learner"].get("model") for row in rows}
+    alike = [
+        row | {"model": row["learner"].get("model")}
+        for row in stored
+        if row.get("fvu") is not None
+        and all(row.get(name) == first.get(name) for name in SCORED)
         # Runs at several L0s may have measured it.
-        alike = [row for row in found if row.get("level") != "common" or _near(row["l0"], level)]
-        best = at(alike, BEST, "common")
-        apart = None if best and _near(best["l0"], level) else at(found, BEST, "common")["l0"]
-        group, name = (
-            groups.setdefault((*scored, apart and round(apart)), []),
-            found[0]["dictionary"],
-        )
-        if any(row["dictionary"] == name for row in group):
+        and (row.get("level") != "common" or _near(row["l0"], level))
+    ]
+    for (model,), found in grouped(alike, ("model",)).items():
+        best, name = at(found, BEST, "common"), found[0]["dictionary"]
+        # Controls have no model, and what a killed run left may lack the best codes.
+        if model is None or model in here or best is None or not _near(best["l0"], level):
+            continue
+        if any(row["dictionary"] == name for row in every):
             name = f"{name} ({model[:4]})"
-        group += [row | {"dictionary": name} for row in (found if apart else alike)]
-    found = []
-    for group in groups.values():
-        verdicts = measure.verdict(group)
-        samples, data, seed = (group[0][name] for name in ("num_scored", "activations", "seed"))
-        read = f" read from {group[0]['inputs'][:6]}" if "inputs" in group[0] else ""
-        level = verdicts[0].common["l0"]
-        title = f"{samples:,} rows of {data[:6]}{read}, seed {seed}, L0 {level:.3g}"
-        # A skip explains without atoms.
-        for skip in (skips, not skips):
-            alike = [each for each in verdicts if ("skip" in each.common) == skip]
-            alike.sort(key=lambda each: (each.dead, -each.explained, each.dictionary))
-            if alike:
-                found.append((title + ", with a skip" * skip, measure.standings(alike)))
-    return found
+        every += [row | {"dictionary": name} for row in found]
+    verdicts = measure.verdict(every)
+    read = f" read from {first['inputs'][:6]}" if "inputs" in first else ""
+    title = f"{first['num_scored']:,} rows of {first['activations'][:6]}{read}, "
+    title += f"seed {first['seed']}, L0 {verdicts[0].common['l0']:.3g}"
+    groups = []
+    # A skip explains without atoms.
+    for skip in (skips, not skips):
+        those = [each for each in verdicts if ("skip" in each.common) == skip]
+        those.sort(key=lambda each: (each.dead, -each.explained, each.dictionary))
+        if those:
+            groups.append((title + ", with a skip" * skip, measure.standings(those)))
+    return groups
 
 
 def _near(l0: float, level: float) -> bool:

@@ -123,30 +123,21 @@ def test_saes_of_earlier_runs_stand_beside_those_of_this_one(done, files, tmp_pa
     stored = Store(results / "measure").rows()
     now = [row for row in stored if row["dictionary"] != "other"]
     models = [row for row in stored if "model" in row["learner"]]
-    elsewhere = [row | {"activations": "0123456789"} for row in models]
-    twins = [row | {"learner": {"model": "abcdef"}} for row in models if row in now]
+    mine = [row for row in models if row in now]
+    twins = [row | {"learner": {"model": "abcdef"}} for row in mine]
     killed = [row | {"learner": {"model": "x"}} for row in models if row["codes"] == "own"]
-    # At another L0, or of other inputs, nothing is compared.
-    denser = [
-        row | {"learner": {"model": "denser"}, "l0": 2 * row["l0"], "dictionary": "denser"}
-        for row in models
-        if row in now
-    ]
-    apart = measurement_page.standings(now, denser)
-    assert [[line["dictionary"] for line in lines] for _, lines in apart] == [["mine"], ["denser"]]
-    read = [row | {"inputs": "0123456789"} for row in models]
-    (_, here), (title, there) = measurement_page.standings(now, read)
-    assert (len(here), len(there)) == (1, 2) and " read from 012345, " in title
-    skips = measurement_page.standings(now, [row | {"skip": True} for row in denser])
-    assert [title.endswith(", with a skip") for title, _ in skips] == [False, True]
-    groups = measurement_page.standings(now, [*stored, *elsewhere, *twins, *killed])
-    told = [[(line["dictionary"], line["rank"]) for line in lines] for _, lines in groups]
-    # Ranks are among those of the same rows.
-    assert told == [
-        [(name, "1 to 3") for name in ("mine", "mine (abcd)", "other")],
-        [(name, "1 to 2") for name in ("mine", "other")],
-    ]
-    assert groups[1][0].startswith("30 rows of 012345, seed 0")
+    # At another L0, or of other rows, nothing is compared.
+    other = {"learner": {"model": "other"}, "dictionary": "there"}
+    denser = [row | other | {"l0": 2 * row["l0"]} for row in mine]
+    elsewhere = [row | other | {"activations": "0123456789"} for row in mine]
+    skips = [row | other | {"learner": {"model": "skips"}, "skip": True} for row in mine]
+    (first, lines), (second, there) = measurement_page.standings(
+        now, [*stored, *twins, *killed, *denser, *elsewhere, *skips]
+    )
+    found = [(line["dictionary"], line["rank"]) for line in lines]
+    assert found == [(name, "1 to 3") for name in ("mine", "mine (abcd)", "other")]
+    assert re.fullmatch(r"30 rows of \w{6}, seed 0, L0 [\d.]+", first)
+    assert second == f"{first}, with a skip" and [line["rank"] for line in there] == ["1"]
 
 
 def test_a_decoder_alone_such_as_learn_saves(files, tmp_path, monkeypatch):

@@ -117,7 +117,7 @@ STUBS = {
     "sae_gap.runtime.distributed.start": None,
     "sae_gap.check": SimpleNamespace(wrong=()),
 }
-STEPS = {"record.main": RECORDED, "train_real.train": [], "measure.nats": []}
+STEPS = {"record.main": RECORDED, "train_real.train": [], "downstream.measured": []}
 STEPS |= {"probe_real.measure": [], "real.write": "page"}
 
 

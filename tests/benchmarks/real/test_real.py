@@ -178,8 +178,8 @@ def test_a_dry_run_says_how_much_would_run_and_writes_nothing(call, tmp_path):
     code, out, err = call("real", "--dry_run", *flags)
     first, second, *_, last = out.splitlines()
     assert (code, err) == (0, "") and "34 minutes" in out
-    assert first.endswith("SmolLM2-135M, text BBC news, layer 7, dtype float16, tokens 200000")
-    assert second.startswith("train_real: sparsity 16, ") and "width 3072, epochs 3" in second
+    assert "record" in first and "--layers=7 --tokens=200000" in first
+    assert "train_real" in second and "--sparsity=16 --epochs=3 --visits=75.0" in second
     assert last == f"The page: {tmp_path}/results/real/quick/report.html"
     # Methods that leave no SAE to read are refused before anything is recorded.
     refused("--methods=online_dl trains no SAE", "real", "--methods=online_dl", *flags)
