@@ -76,23 +76,21 @@ def test_from_nothing_to_a_page_and_on(options, small, monkeypatch):
     told = [L0, best[least], best[second] - best[least]]
     assert numbers(dictionary)[:3] == pytest.approx(told, abs=0.001)
     assert f"best codes of {least} lose" in dictionary and f"those of {second}." in dictionary
-
-    probed = sae_gap.Store(folder / "probe_real").rows()
-
-    def of(score, name, codes):
-        """A score of probes of five latents, for each pair."""
-        (row,) = (row for row in probed if (row["dictionary"], row["codes"]) == (name, codes))
-        return np.array(row[f"{score} k=5"])
-
-    auc, drop = "auc_ood", "drop"
-    values = [of(auc, "topk", "own"), of(drop, "topk", "own")]
-    for name in dict.fromkeys(("topk", least)):
-        values += [
-            of(score, name, "lasso_refit") - of(score, "topk", "own") for score in (auc, drop)
+    # Scores of probes of five latents, for each of two pairs.
+    probed = {
+        (row["dictionary"], row["codes"]): [
+            np.array(row[f"{score} k=5"]) for score in ("auc_ood", "drop")
         ]
+        for row in sae_gap.Store(folder / "probe_real").rows()
+    }
+    own, told = probed["topk", "own"], []
+    for name in dict.fromkeys(("topk", least)):
+        told += [score - base for score, base in zip(probed[name, "lasso_refit"], own, strict=True)]
     # Student's t of one degree of freedom.
     told = [
-        number for each in values for number in (each.mean(), 12.7062 * each.std(ddof=1) / 2**0.5)
+        value
+        for each in (*own, *told)
+        for value in (each.mean(), 12.7062 * each.std(ddof=1) / 2**0.5)
     ]
     assert numbers(probing) == pytest.approx([*told[:4], L0, *told[4:]], abs=0.001)
 
@@ -112,10 +110,8 @@ def test_an_l0_beyond_a_quarter_of_the_dimensions_is_refused(options, small):
 
 
 def numbers(sentence):
-    return [
-        float(number)
-        for number in re.findall(r"(?<![\w])-?\d+(?:\.\d+)?", sentence.replace("L0", ""))
-    ]
+    found = re.findall(r"(?<![\w])-?\d+(?:\.\d+)?", sentence.replace("L0", ""))
+    return [float(number) for number in found]
 
 
 def rows_of(kl):
