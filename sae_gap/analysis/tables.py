@@ -18,11 +18,6 @@ BY = ("method", *CELL)
 # Rows that differ in one of these are different experiments: a mean over them would look like a
 # mean over seeds.
 _CONDITIONS = ("study", "protocol", "data", "world", "scored", "lam", "stream", *SIZES)
-# The stems of columns that come first, each with its splits.
-_FIRST = (
-    *("mcc", "mcc_paper", "cosine", "close", "support_f1", "support_precision", "support_recall"),
-    *("accuracy", "auc", "l0_above", "mse", "objective", "gap", "relative_gap", "certificate"),
-)
 # The first job of a shape pays for the compilation of all its seeds, so its mean over seeds means
 # nothing.
 _NOT_METRICS = {*_CONDITIONS, "key", "job", "seed", "compile_seconds"}
@@ -115,12 +110,10 @@ def is_finite(value: Any) -> bool:
 
 
 def _metrics_of(rows: Rows, by: Sequence[str]) -> list[str]:
-    """Returns the numeric columns of results; seconds come last."""
+    """The numeric columns of results; seconds come last."""
     finite = {name: None for row in rows for name, value in row.items() if is_finite(value)}
     names = [name for name in finite if name not in (*by, *_NOT_METRICS)]
-    first = [f"{stem}{split}" for stem in _FIRST for split in ("", "_id", "_ood")]
-    order = [*first, *(name for name in names if name not in first)]
-    return sorted(names, key=lambda name: (name.endswith("_seconds"), order.index(name)))
+    return sorted(names, key=lambda name: name.endswith("_seconds"))
 
 
 def write_table(
