@@ -48,6 +48,7 @@ def test_what_it_leaves(made, recorded, monkeypatch):
     assert float(lines["mine", "own", "4"]["l0"]) == 4
     assert [line["loss"] for line in lines_of(results / "splits.csv")] == ["kl", "ce", "fvu"]
     assert (results / "curve.png").exists() and "screening part" in made.out
+    assert "Nats above a clean loss of" in made.out and "mine loses" in made.out
     # What is scored was held out, of which there is a tenth.
     row = sae_gap.Store(results).rows()[0]
     held = np.unique(recorded.found.activations(1).split()[1].documents)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import sae_gap
-from benchmarks.real import measure, real
-from sae_gap.analysis import LOSSES, best_at, sentence, splits
+from benchmarks.real import real
+from sae_gap.analysis import best_at
 from sae_gap.encoders import lasso
 from sae_gap.lm import recording
 from sae_gap.probing import concepts
@@ -112,54 +112,6 @@ def test_an_l0_beyond_a_quarter_of_the_dimensions_is_refused(options, small):
 def numbers(sentence):
     found = re.findall(r"(?<![\w])-?\d+(?:\.\d+)?", sentence.replace("L0", ""))
     return [float(number) for number in found]
-
-
-def rows_of(kl):
-    """Rows of so much divergence by dictionary and codes, of which documents have unlike shares for
-    each token.
-    """
-    tokens = np.array([100, 300, 50])
-    sums = tokens * [1.0, 2.0, 4.0]
-    sums = sums / sums.sum() * tokens.sum()
-    clean = {"tokens": tokens, "variance": tokens * 1.0, "ce_clean": 3.0 * tokens[::-1]}
-    about = {"dead": False, "level": 32, "l0": 32.0, "ce_zero": 5.0, "ce_mean": 4.0} | clean
-    return [
-        about
-        | {"dictionary": name, "codes": codes, "kl": value, "fvu": value, "kl_sums": value * sums}
-        | {"errors": value * sums, "ce_sums": clean["ce_clean"] + value * sums}
-        for (name, codes), value in kl.items()
-    ]
-
-
-KL = {
-    ("topk", "own"): 1.0,
-    ("topk", "own_refit"): 0.9,
-    ("topk", "lasso_refit"): 0.75,
-    ("topk", "omp"): 0.8,
-}
-
-
-def test_the_interval_of_a_share_is_that_of_the_ratio():
-    """Where all documents have one share, its interval is that share, however much each of them
-    loses.
-    """
-    rows = rows_of(KL | {("topk", "proposed"): 0.85, ("d", "omp"): 0.5})
-    parts = "25 % encoder (25 to 25 over only 3 documents; 10 % values, 15 % support, "
-    parts += "5 % selection, 10 % screening), 25 % dictionary, 50 % rest"
-    line = real.best_sae(splits(rows, LOSSES), 32)
-    assert sentence(line) == f"topk loses 1.000 nats of KL at L0 32 beside d: {parts}"
-
-
-def test_tables_have_half_of_each_interval_and_the_loss_of_the_model_alone():
-    rows = rows_of(KL)
-    line, lost, scored = splits(rows, ["kl"])[0], *measure.tables_of(rows)
-    half = (line["values_high"] - line["values_low"]) / 2
-    assert lost.lines[0]["values_part_sd"] == pytest.approx(half) and half > 0
-    assert "clean loss of 3.000 (zeros 5.000, the mean 4.000)" in str(scored)
-    # A dead encoder, however few latents it has on, opens no table.
-    silent = rows[0] | {"dictionary": "relu", "dead": True, "level": 1e-3}
-    *_, last = measure.tables_of([silent, *rows])[1].lines
-    assert last["dictionary"] == "relu"
 
 
 def test_the_best_sae_is_one_at_the_l0_that_was_asked_for_if_any_is():

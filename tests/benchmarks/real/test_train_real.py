@@ -112,17 +112,19 @@ def test_transcoders_read_the_activations_and_explain_the_targets(
     train, file, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(methods, "Predicted", functools.partial(Predicted, steps=20))
-    x, targets = open_activations(file), tmp_path / "y.npz"
+    x, data = open_activations(file), tmp_path / "both.npz"
     y = np.maximum(x.take(np.arange(600)) @ np.linspace(-1, 1, DIM * 6).reshape(DIM, 6), 0)
     # Two outlier tokens of the targets, which decide what is left out.
     y[[40, 500]] *= 300
-    save_activations(targets, y.astype(np.float32), x.documents)
+    parts = {"activations": x.take(np.arange(600)), "targets": y.astype(np.float32)}
+    np.savez(data, documents=x.documents, **parts)
     names = ("topk_transcoder", "jumprelu_skip_transcoder", "topk", "online_dl")
-    flags = (f"--targets={targets}", f"--methods={','.join(names)}", "--codes=predicted")
-    _, rows = train(*flags)
+    flags = (f"--targets={data}", f"--methods={','.join(names)}", "--codes=predicted")
+    _, rows = train(*flags, data=data)
     # Codes are predicted from an input alone.
     assert {of for of, codes in rows if codes == "predicted"} == {*names[:2]}
-    held = HeldOut(open_activations(targets), samples=50, split_seed=0, inputs=x)
+    targets = open_activations(data, key="targets")
+    held = HeldOut(targets, samples=50, split_seed=0, inputs=x)
     for name in names[:2]:
         guess = load_sae(tmp_path / "train_real" / name).reconstruct(held.scored_inputs)
         errors = (held.scored - np.asarray(guess)) ** 2
