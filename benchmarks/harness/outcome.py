@@ -80,7 +80,7 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
     answer = _answer(recovered, bench.note)
     pages.publish(
         folder,
-        pages.Page(bench.name, bench.title, about, run.command, answer, (), shown, notes),
+        pages.Page(bench.title, about, run.command, answer, (), shown, notes),
         rows[-1],
         drawn,
         {"summary": summary, "decomposition": parts, "published": comparison},

@@ -27,27 +27,17 @@ dictionary.
 """
 
 import dataclasses
-from collections.abc import Sequence
 
-import numpy as np
+from absl import logging
 
 from benchmarks import cli
 from benchmarks.options import option
+from benchmarks.real import measure
 from benchmarks.real.inputs import PutBack
-from benchmarks.real.measure import LEVELS, NAMED, PRICED, moved
-from sae_gap import figures
-from sae_gap.analysis import Table, tables
-from sae_gap.analysis.tables import table
-from sae_gap.lm import OnNetwork
-from sae_gap.measure import KINDS, check_codes, priced
-from sae_gap.saes import SAE
-from sae_gap.storage import Folder, Row, results
+from benchmarks.real.measure import NAMED, PRICED
+from sae_gap.measure import KINDS, check_codes
 
 NAME = "encoder_cost"
-COLUMNS = (
-    "dictionary codes products processor seconds l0 fvu kl delta_ce objective_gap shared "
-    "own_certificate"
-)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -63,37 +53,11 @@ class CostOptions(PutBack):
         check_codes([name for name in self.codes if name not in KINDS])
 
 
-def measure(
-    folder: Folder, source: OnNetwork, saes: Sequence[SAE], k: int, codes: Sequence[str]
-) -> list[Row]:
-    """The rows of `priced` for each SAE; writes the table as a file, and the figures."""
-    rows, named = [], [name for name in codes if name not in KINDS]
-    for sae in saes:
-        mine = priced(source, sae, results.Store(folder), k, codes, named)
-        figures.save(figures.loss_by_cost(mine), folder, sae.name.replace("/", "_"))
-        rows += mine
-    tables.write_table(folder, "summary.csv", rows)
-    return rows
-
-
-def tables_of(rows: Sequence[Row]) -> list[Table]:
-    """A table for each dictionary, sorted by the cost of codes."""
-    return [
-        table(
-            f"Codes on {name} at a mean L0 of {lines[0]['level']}",
-            COLUMNS,
-            sorted(lines, key=lambda row: (row["products"] or np.inf, row["kl"])),
-        )
-        for (name,), lines in results.grouped(rows, ("dictionary",)).items()
-    ]
-
-
 def main(options: CostOptions) -> None:
-    folder = options.folder(NAME)
-    source, saes = options.begin((options.l0,))
-    moved(NAME, options, codes=(), costs=options.codes, l0=LEVELS, match_l0=float(options.l0))
-    rows = measure(folder, source, saes, options.l0, options.codes)
-    print(*tables_of(rows), sep="\n\n")
+    folder, k = options.folder(NAME), options.l0
+    source, saes = options.begin((k,))
+    logging.warning("%s is now `sae-gap measure --costs=CODES --match_l0=L0`.", NAME)
+    print(*measure.costs(folder, source, saes, k, options.codes), sep="\n\n")
 
 
 if __name__ == "__main__":

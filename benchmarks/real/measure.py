@@ -19,6 +19,7 @@ stopped goes on with the same command.
 """
 
 import dataclasses
+import math
 import shlex
 import sys
 import time
@@ -28,10 +29,20 @@ from typing import Any
 from absl import logging
 
 from benchmarks import cli
-from benchmarks.options import Distributed, Options, Results, fields, option, written
+from benchmarks.options import Distributed, Results, option
 from benchmarks.real import measurement_page
 from benchmarks.real.inputs import Measured, OnPairs, Outliers, PutBack
-from sae_gap import measure
+from sae_gap import figures, measure
+from sae_gap.analysis import (
+    LOSSES,
+    Table,
+    over_documents,
+    sentence,
+    splits,
+    table_of,
+    tables,
+)
+from sae_gap.analysis.tables import table
 from sae_gap.data import TENTH, Activations, HeldOut
 from sae_gap.health import Check
 from sae_gap.learners import total_visits
@@ -39,7 +50,7 @@ from sae_gap.learners.online.online_dictionary import VISITS
 from sae_gap.measure import KINDS, check_codes
 from sae_gap.runtime import devices, distributed
 from sae_gap.saes import SAE
-from sae_gap.storage import results
+from sae_gap.storage import Folder, Row, results
 
 NAME = "measure"
 # Most multiply-adds for learning `online_dl` unless it is named: about ten minutes on two cores.
@@ -48,6 +59,12 @@ AFFORDABLE = 1e13
 CODES = ("own", "own_refit", "omp", "lasso", "lasso_refit", "screened", "proposed")
 NAMED = ("mp", "gradient_pursuit")
 LEVELS, PRICED = (16, 32, 64, 128), 32
+# Columns of the tables.
+SCORES = "dictionary codes level l0 fvu kl delta_ce kl_score ce_score ce_score_mean own_certificate"
+COSTS = (
+    "dictionary codes products processor seconds l0 fvu kl delta_ce objective_gap shared "
+    "own_certificate"
+)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -91,8 +108,9 @@ class MeasureOptions(VarianceOptions, PutBack):
     def __post_init__(self):
         super().__post_init__()
         check_codes([*self.codes, *(name for name in self.costs if name not in ("all", *KINDS))])
-        if self.costs and not self.recording:
-            raise ValueError("--costs runs the network; give its --recording too.")
+        for name in ("layer", "mlp", "l0", "tokens", "costs"):
+            if not self.recording and getattr(self, name) != getattr(MeasureOptions, name):
+                raise ValueError(f"--{name} is of the network; give its --recording too.")
         if self.distributed and self.recording:
             raise ValueError("--recording takes one process; leave --distributed out.")
 
@@ -124,7 +142,7 @@ def plan_of(options: VarianceOptions) -> tuple[measure.Plan, dict[str, Check]]:
     if options.lam is not None and options.match_l0 is not None:
         raise ValueError("--lam and --match_l0 each set the weight; give one of them.")
     chosen = measure.CONTROLS if options.controls is None else options.controls
-    controls = tuple(name for name in chosen if name != "none")
+    controls = () if chosen == ("none",) else chosen
     activations, inputs = options.read_pairs()
     source = HeldOut(
         activations,
@@ -178,18 +196,6 @@ def is_affordable(sae: SAE) -> bool:
     return products * sae.input_dim * sae.num_latents <= AFFORDABLE
 
 
-def moved(name: str, options: Options, **changed: Any) -> None:
-    """Logs the command that takes the place of a binary's; `changed` are options whose names or
-    values differ.
-    """
-    there = {field.name for field in fields(MeasureOptions)}
-    shared = {
-        field.name: getattr(options, field.name) for field in fields(options) if field.name in there
-    }
-    flags = shlex.join(written(MeasureOptions(**shared | changed)))
-    logging.warning("%s is now `sae-gap measure %s`.", name, flags)
-
-
 def variance(options: VarianceOptions, name: str) -> str:
     """Measures variance, writes the page in the folder of a name, and returns what to print: the
     first process alone has any.
@@ -214,19 +220,72 @@ def variance(options: VarianceOptions, name: str) -> str:
 
 def network(options: MeasureOptions) -> list[Any]:
     """Measures nats, and costs where they are asked for: their tables."""
-    from benchmarks.real import downstream, encoder_cost
-
     controls = measure.CONTROLS[1:] if options.controls is None else options.controls
     k, folder = round(options.match_l0 or PRICED), options.folder(NAME)
-    source, saes = options.begin((*options.l0, *([k] if options.costs else [])), controls)
+    source, saes = options.begin((*options.l0, *[k] * bool(options.costs)), controls)
     codes = [*dict.fromkeys((*CODES, *options.codes))]
-    rows = downstream.measure(folder / "nats", source, saes, options.l0, codes, controls)
-    shown: list[Any] = [*downstream.tables_of(rows), *downstream.sentences_of(rows)]
+    shown = report(nats(folder / "nats", source, saes, options.l0, codes, controls))
     if options.costs:
-        costs = [name for name in options.costs if name != "all"]
-        costs += (*KINDS, *NAMED) if "all" in options.costs else ()
-        priced = encoder_cost.measure(folder / "costs", source, saes, k, costs)
-        shown += encoder_cost.tables_of(priced)
+        named = [name for name in options.costs if name != "all"]
+        named += (*KINDS, *NAMED) if "all" in options.costs else ()
+        shown += costs(folder / "costs", source, saes, k, named)
+    return shown
+
+
+def nats(
+    folder: Folder,
+    source: Any,
+    saes: Sequence[SAE],
+    l0: Sequence[int],
+    codes: Sequence[str],
+    controls: Sequence[str],
+) -> list[Row]:
+    """The rows of `put_back`; writes the tables as files, and the figures."""
+    rows = measure.put_back(source, saes, results.Store(folder), l0, codes, controls)
+    lines = splits(rows, LOSSES)
+    for name, content in {"summary": rows, "splits": lines}.items():
+        if content:
+            tables.write_table(folder, f"{name}.csv", content)
+    figures.save(figures.fvu_curve(rows), folder, "curve")
+    figures.save(figures.loss_parts(lines), folder, "parts")
+    return rows
+
+
+def report(rows: Sequence[Row]) -> list[Any]:
+    """The tables of rows in nats, and a sentence each on the parts of each SAE's nats."""
+    return [*tables_of(rows), *(f"{sentence(line)}." for line in splits(rows, ["kl"]))]
+
+
+def tables_of(rows: Sequence[Row]) -> list[Table]:
+    """The parts of each SAE's loss, and the scores of all codes."""
+    first, lines = rows[0], splits(rows, LOSSES)
+    scored = sorted(rows, key=lambda row: (row["dead"], row["level"], row["kl"]))
+    dead = ", ".join(dict.fromkeys(row["dictionary"] for row in scored if row["dead"]))
+    lost = f"The loss of each SAE ± half its 95 % interval {over_documents(first)}"
+    lost += f"; left out, since their encoders are dead: {dead}" if dead else ""
+    references = f"zeros {first['ce_zero']:.3f}, the mean {first['ce_mean']:.3f}"
+    clean = sum(first["ce_clean"]) / sum(first["tokens"])
+    scores = table(f"Nats above a clean loss of {clean:.3f} ({references})", SCORES, scored)
+    return [*([table_of(lines, lost)] if lines else []), scores]
+
+
+def costs(
+    folder: Folder, source: Any, saes: Sequence[SAE], k: int, codes: Sequence[str]
+) -> list[Table]:
+    """Measures what codes on each SAE cost, and writes the rows as a file, and the figures.
+
+    Returns:
+      A table for each SAE, sorted by the cost of codes.
+    """
+    rows, shown = list[Row](), []
+    kinds, named = ([name for name in codes if (name in KINDS) == known] for known in (True, False))
+    for sae in saes:
+        mine = measure.priced(source, sae, results.Store(folder), k, kinds, named)
+        figures.save(figures.loss_by_cost(mine), folder, sae.name.replace("/", "_"))
+        rows += mine
+        mine.sort(key=lambda row: (row["products"] or math.inf, row["kl"]))
+        shown.append(table(f"Codes on {sae.name} at a mean L0 of {k}", COSTS, mine))
+    tables.write_table(folder, "summary.csv", rows)
     return shown
 
 

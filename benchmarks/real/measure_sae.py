@@ -5,6 +5,8 @@ It measures your own SAE on your own activations, as `sae-gap measure` does with
   python -m sae_gap measure --sae=FOLDER --activations=activations.npy
 """
 
+from absl import logging
+
 from benchmarks import cli
 from benchmarks.real import measure
 
@@ -12,7 +14,7 @@ NAME = "measure_sae"
 
 
 def main(options: measure.VarianceOptions) -> None:
-    measure.moved(NAME, options)
+    logging.warning("%s is now `sae-gap measure`.", NAME)
     print(measure.variance(options, NAME), end="")
 
 

@@ -67,6 +67,10 @@ _UNNAMED = (
     "correlation of neighbours asks for. To compare and hold out whole documents, give an array "
     "`documents` beside that of the activations, with an integer for each row."
 )
+_MLP = (
+    "An MLP computes what transcoders explain here from what they read, so all that their encoders "
+    "lose is amortisation."
+)
 _LOST = "What each SAE loses at its own L0, and its parts ± half their 95 % intervals"
 _SAMPLES = "Samples of the largest gaps"
 # With fewer samples intervals are wide.
@@ -100,132 +104,115 @@ def write(
     for name in folder.names():
         if name.endswith((".png", ".pdf")):
             folder.remove(name)
+    verdicts = measure.verdict(rows, {name: report.wrong for name, report in loaded.items()})
+    dead = {each.dictionary for each in verdicts if each.dead}
     curves, gaps, atoms = (
         read(rows) for read in (measure.curve_lines, measure.gap_lines, measure.atom_lines)
     )
     joined: dict[str, Row] = {}
     for line in [*curves, *gaps, *atoms]:
         joined.setdefault(line["dictionary"], {}).update(line)
-    verdicts = measure.verdict(rows, {name: report.wrong for name, report in loaded.items()})
-    dead = {each.dictionary for each in verdicts if each.dead}
     encoded = [line for line in gaps if "gap" in line and line["dictionary"] not in dead]
     drawn = {
         "curve": figures.fvu_curve(rows),
         "gap_parts": figures.gap_parts(encoded),
         "coherence": figures.coherence(rows),
     }
-    reports = [report.columns | {"dictionary": name} for name, report in loaded.items()]
-    lost = [each.line for each in verdicts if each.line is not None]
-    told = [
+    sections = [
         ("Reconstruction", CURVE, curves),
         ("All codes", CODES, [row for row in rows if "times" not in row]),
         ("The gap of the lasso's objective and its parts, as shares of the best", GAP, encoded),
         ("Supports: the encoder's beside the best", SUPPORT, encoded),
         ("Atoms", ATOMS, atoms),
         (_SAMPLES, WORST, measure.worst_lines(rows, source)),
-        ("As loaded", LOADED, reports),
+        ("As loaded", LOADED, [of.columns | {"dictionary": name} for name, of in loaded.items()]),
     ]
-    rest = [table(*each) for each in told if each[-1]]
+    rest = [table(*section) for section in sections if section[-1]]
+    lost = [each.line for each in verdicts if each.line is not None]
     answers = [table_of(lost, _LOST)] if lost else []
-    shown = answers + rest
+    # One SAE's tables but those of samples; a reader of several begins with how they stand.
+    printed = [each for each in [*answers, *rest] if each.title != _SAMPLES]
+    groups = standings(rows, stored)
+    ranked = [table(_TITLE + title, STANDINGS, found) for title, found in groups]
+    if len(ranked) > 1 or len(groups[0][1]) > 1:
+        answers = ranked + answers
     doubts = [f"{name}: {doubt}" for name, report in loaded.items() for doubt in report.wrong]
     said = [f"What looks wrong:\n\n{_listed(doubts)}"] if doubts else []
-    several = len(verdicts) - len(dead) > 1
-    if several:
+    if len(verdicts) - len(dead) > 1:
         verdicts, first = measure.ranking(verdicts)
         said.append(f"{first} {ORDERS}")
-    if source.activations.of_mlp:
-        said.append(
-            "An MLP computes what transcoders explain here from what they read, so all that their "
-            "encoders lose is amortisation."
-        )
-    groups = standings(rows, stored)
-    lines = groups[0][1]
-    ranked = [table(_TITLE + title, STANDINGS, found) for title, found in groups]
-    answers = ranked * (len(ranked) > 1 or len(lines) > 1) + answers
+        printed = []
+    printed = ranked[: len(groups[0][1]) > 1] + printed
+    said += [_MLP] * source.activations.of_mlp
     samples, documents = rows[0]["num_scored"], len(rows[0]["variance"])
     unnamed, held = source.whole.documents is None, "split_seed" in rows[0]
     unit = f"{'run' if unnamed else 'document'}{'s' * (documents > 1)}"
     on = f"{samples:,} rows of {documents} {'held-out ' * held}{unit}"
     counted = f"{on} are scored"
+    stand = {line["dictionary"]: line for _, found in groups[::-1] for line in found}
     for each in verdicts:
-        sentences = str(each).splitlines()
+        name, sentences = each.dictionary, str(each).splitlines()
         sentences += [] if each.line is None else [f"Parts: {sentence(each.line)}"]
-        said.append(f"{each.dictionary}:\n\n{_listed(sentences)}")
-        every = (line for _, found in groups for line in found)
-        line = next(line for line in every if line["dictionary"] == each.dictionary)
-        card = pages.model_card(name=each.dictionary, line=line, sentences=sentences, scored=on)
-        folder.write(f"{each.dictionary.replace('/', '_')}.model_card.md", card.encode())
+        said.append(f"{name}:\n\n{_listed(sentences)}")
+        card = pages.model_card(name=name, line=stand[name], sentences=sentences, scored=on)
+        folder.write(f"{name.replace('/', '_')}.model_card.md", card.encode())
     if samples < FEW or documents < FEW_DOCUMENTS:
         more = "; a larger --held_out scores more" * held
         said.append(f"Only {counted}, which are few to judge by{more}.")
-    if unnamed:
-        said.append(_UNNAMED)
+    said += [_UNNAMED] * unnamed
     page = pages.Page(
-        measure.STUDY,
         "Your own SAE: is it the loading, the encoder or the dictionary?",
         ABOUT.strip(),
         command,
         "\n\n".join(said),
-        (),
-        rest,
-        {**notes, "scored": counted},
-        answers,
+        tables=rest,
+        notes={**notes, "scored": counted},
+        answers=answers,
     )
     files = {"summary": [*joined.values()], "codes": rows}
     pages.publish(folder, page, rows[-1], drawn.items(), files)
-    # A reader of several begins with how they stand, and finds all else on the page.
-    printed = ranked[: len(lines) > 1]
-    if not several:
-        printed += [each for each in shown if each.title != _SAMPLES]
     return "\n\n".join([*map(str, printed), *said])
 
 
 def standings(rows: Sequence[Row], stored: Sequence[Row]) -> list[tuple[str, list[Row]]]:
-    """How the SAEs of a measurement stand, with those that earlier ones left in its folder.
+    """How the SAEs of a measurement stand, with those that earlier ones left in its folder and
+    scored on the same rows at the same L0.
 
     Returns:
-      For each group scored on the same rows at the same L0, with a skip or without, that of the
-      measurement first: what it was scored on, and the lines of `measure.standings`, the best
-      first.
+      For those with a skip and those without, those of the measurement first: what they were scored
+      on, and the lines of `measure.standings`, the best first.
     """
-    common = at(rows, BEST, "common")
-    level, skips = common["l0"], "skip" in common
-    mine = tuple(rows[0].get(name) for name in SCORED)
-    groups, here = {mine: [*rows]}, {row["learner"].get("model") for row in rows}
-    whole = [
-        row | {"model": row["learner"].get("model")} for row in stored if row.get("fvu") is not None
-    ]
-    for (*scored, model), found in grouped(whole, (*SCORED, "model")).items():
-        # Controls have no model, and what a killed run left may lack the best codes.
-        known = model is None or (tuple(scored) == mine and model in here)
-        if known or at(found, BEST) is None:
-            continue
+    common, every = at(rows, BEST, "common"), [*rows]
+    level, skips, first = common["l0"], "skip" in common, rows[0]
+    here = {row["learner"].get("model") for row in rows}
+    alike = [
+        row | {"model": row["learner"].get("model")}
+        for row in stored
+        if row.get("fvu") is not None
+        and all(row.get(name) == first.get(name) for name in SCORED)
         # Runs at several L0s may have measured it.
-        alike = [row for row in found if row.get("level") != "common" or _near(row["l0"], level)]
-        best = at(alike, BEST, "common")
-        if best is not None and _near(best["l0"], level):
-            found, place = alike, tuple(scored)
-        else:
-            place = (*scored, round(at(found, BEST, "common")["l0"]))
-        group, name = groups.setdefault(place, []), found[0]["dictionary"]
-        if any(row["dictionary"] == name for row in group):
+        and (row.get("level") != "common" or _near(row["l0"], level))
+    ]
+    for (model,), found in grouped(alike, ("model",)).items():
+        best, name = at(found, BEST, "common"), found[0]["dictionary"]
+        # Controls have no model, and what a killed run left may lack the best codes.
+        if model is None or model in here or best is None or not _near(best["l0"], level):
+            continue
+        if any(row["dictionary"] == name for row in every):
             name = f"{name} ({model[:4]})"
-        group += [row | {"dictionary": name} for row in found]
-    found = []
-    for group in groups.values():
-        verdicts = measure.verdict(group)
-        samples, data, seed = (group[0][name] for name in ("num_scored", "activations", "seed"))
-        read = f" read from {group[0]['inputs'][:6]}" if "inputs" in group[0] else ""
-        level = verdicts[0].common["l0"]
-        title = f"{samples:,} rows of {data[:6]}{read}, seed {seed}, L0 {level:.3g}"
-        # A skip explains without atoms.
-        for skip in (skips, not skips):
-            alike = [each for each in verdicts if ("skip" in each.common) == skip]
-            alike.sort(key=lambda each: (each.dead, -each.explained, each.dictionary))
-            if alike:
-                found.append((title + ", with a skip" * skip, measure.standings(alike)))
-    return found
+        every += [row | {"dictionary": name} for row in found]
+    verdicts = measure.verdict(every)
+    read = f" read from {first['inputs'][:6]}" if "inputs" in first else ""
+    title = f"{first['num_scored']:,} rows of {first['activations'][:6]}{read}, "
+    title += f"seed {first['seed']}, L0 {verdicts[0].common['l0']:.3g}"
+    groups = []
+    # A skip explains without atoms.
+    for skip in (skips, not skips):
+        those = [each for each in verdicts if ("skip" in each.common) == skip]
+        those.sort(key=lambda each: (each.dead, -each.explained, each.dictionary))
+        if those:
+            groups.append((title + ", with a skip" * skip, measure.standings(those)))
+    return groups
 
 
 def _near(l0: float, level: float) -> bool:

@@ -15,21 +15,21 @@ was stopped goes on with the same command.
 """
 
 import dataclasses
+import shlex
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from absl import logging
 
 from benchmarks import cli
-from benchmarks.options import option
-from benchmarks.real import downstream, probe_real, record, train_real
-from benchmarks.real.inputs import OnText, PutBack
-from benchmarks.real.measure import CODES
+from benchmarks.options import option, written
+from benchmarks.real import downstream, measure, probe_real, record, train_real
+from benchmarks.real.inputs import OnText
 from benchmarks.report import pages
 from sae_gap import figures, probing
-from sae_gap.analysis import SUMS, Lines, best_at, compared, over_documents, sentence, splits
+from sae_gap.analysis import LOSSES, Lines, best_at, compared, over_documents, sentence, splits
 from sae_gap.lm import DTYPES
 from sae_gap.runtime import devices
 from sae_gap.storage import Folder, Row
@@ -60,7 +60,7 @@ PRESETS: dict[str, dict[str, dict[str, Any]]] = {
     "paper": {
         "record": {},
         "train_real": {"width": 4_608, "epochs": 2, "visits": 75.0},
-        "downstream": {"l0": (16, 32, 64, 128)},
+        "downstream": {},
         "probe_real": {"rows": 24_000},
     },
 }
@@ -105,65 +105,56 @@ class RealOptions(OnText):
     dry_run: bool = option(False, "Say what would run and how much, and run nothing.")
 
 
-def main(options: RealOptions) -> None:
-    began = time.perf_counter()
-    place = f"{options.results_dir}/{NAME}/{options.preset}"
-    steps = PRESETS[options.preset]
-    lm: dict[str, Any] = {
-        "model": options.model,
-        "tokenizer": options.tokenizer,
-        "results_dir": place,
+def steps_of(options: RealOptions) -> dict[str, Any]:
+    """The options of each step, without the paths of what the steps before it leave."""
+    preset, place = PRESETS[options.preset], f"{options.results_dir}/{NAME}/{options.preset}"
+    lm: dict[str, Any] = {"tokenizer": options.tokenizer, "results_dir": place}
+    lm["model"] = options.model
+    # Measure what was learned here, however good it is.
+    measured = lm | {"layer": options.layer, "controls": CONTROLS, "anyway": True}
+    training = {"sparsity": options.sparsity, "seed": options.seed} | preset["train_real"]
+    for name in ("width", "methods"):
+        training[name] = getattr(options, name) or training.get(name, train_real.METHODS)
+    recorded = lm | {"layers": (options.layer,), "text": options.text, "dtype": options.dtype}
+    l0 = float(options.sparsity)
+    return {
+        "record": record.RecordOptions(**recorded | preset["record"]),
+        "train_real": train_real.TrainOptions(samples=1_000, results_dir=place, **training),
+        "downstream": downstream.DownstreamOptions(**measured | preset["downstream"]),
+        "probe_real": probe_real.ProbeOptions(l0=l0, **measured | preset["probe_real"]),
     }
-    training = {"methods": train_real.METHODS} | steps["train_real"]
-    training |= {"width": options.width or training["width"], "seed": options.seed}
-    methods = training["methods"] = options.methods or training["methods"]
+
+
+def main(options: RealOptions) -> None:
+    began, steps = time.perf_counter(), steps_of(options)
+    trained = steps["train_real"]
     # Methods with their own codes come first.
-    ordered = sorted(methods, key=lambda name: name not in train_real.SAES)
-    if ordered[0] not in train_real.SAES:
-        fault = f"--methods={','.join(methods)} trains no SAE"
-        raise ValueError(f"{fault}; add one, such as topk.")
-    planned = plan(options, place, steps | {"train_real": training})
+    methods = sorted(trained.methods, key=lambda name: name not in train_real.SAES)
+    if methods[0] not in train_real.SAES:
+        raise ValueError(f"--methods={','.join(methods)} trains no SAE; add one, such as topk.")
+    planned = [f"{cli.COMMAND}{name} {shlex.join(written(step))}" for name, step in steps.items()]
+    if options.preset in MINUTES:
+        planned.append(f"{options.preset} took {MINUTES[options.preset]} minutes on two cores")
+    planned.append(f"The page: {trained.results_dir}/report.html")
     if options.dry_run:
-        print(planned)
+        print(*planned, sep="\n")
         return
-    logging.info("%s", planned)
-    recording = record.RecordOptions(
-        layers=(options.layer,), text=options.text, dtype=options.dtype, **lm, **steps["record"]
-    )
-    recorded = record.main(recording)
+    logging.info("%s", "\n".join(planned))
+    recorded = record.main(steps["record"])
     # The losses of denser codes are not split.
-    input_dim = recorded.activations(options.layer).input_dim
-    most = min(training["width"] - 1, input_dim // 4)
+    most = min(trained.width - 1, recorded.activations(options.layer).input_dim // 4)
     if options.sparsity > most:
         fault = f"--sparsity {options.sparsity} is too much for this width and this model"
         raise ValueError(f"{fault}; ask for at most {most}.")
-    trained = train_real.TrainOptions(
-        activations=f"{recorded.folder}/block{options.layer}",
-        sparsity=options.sparsity,
-        samples=1_000,
-        results_dir=place,
-        **training,
-    )
-    train_real.train(trained)
-    measured = lm | {
-        "recording": str(recorded.folder),
-        "layer": options.layer,
-        # Measure what was learned here, however good it is.
-        "anyway": True,
-        "sae": tuple(f"{place}/{train_real.NAME}/{name}" for name in ordered),
-    }
-    levels = {level for level in steps["downstream"]["l0"] if level <= most} | {options.sparsity}
-    put_back = {"codes": CODES} | steps["downstream"] | {"l0": tuple(sorted(levels))}
-    patching = PutBack(**measured, tokens=put_back.pop("tokens", PutBack.tokens))
-    source, saes = patching.begin(put_back["l0"], CONTROLS)
-    patched = downstream.measure(
-        patching.folder(downstream.NAME), source, saes, controls=CONTROLS, **put_back
-    )
-    asked = probe_real.ProbeOptions(
-        l0=float(options.sparsity), controls=CONTROLS, **measured, **steps["probe_real"]
-    )
+    rows = f"{recorded.folder}/block{options.layer}"
+    train_real.train(dataclasses.replace(trained, activations=rows))
+    saes = tuple(f"{trained.results_dir}/{train_real.NAME}/{name}" for name in methods)
+    measured = {"recording": str(recorded.folder), "sae": saes}
+    put_back = dataclasses.replace(steps["downstream"], **measured)
+    levels = {level for level in put_back.l0 if level <= most} | {options.sparsity}
+    patched = downstream.measured(dataclasses.replace(put_back, l0=tuple(sorted(levels))))
     try:
-        probed = probe_real.measure(asked)
+        probed = probe_real.measure(dataclasses.replace(steps["probe_real"], **measured))
     except ValueError as error:
         # The text may be too short for any pair of concepts; earlier measurements stand.
         logging.warning("%s", error)
@@ -173,28 +164,7 @@ def main(options: RealOptions) -> None:
         "minutes": f"{(time.perf_counter() - began) / 60:.1f}",
         "peak memory": f"{devices.peak_memory():.1f} GiB",
     }
-    folder = Folder(place)
-    print(write(folder, patched, probed, options.sparsity, command, notes))
-
-
-def plan(options: RealOptions, place: str, steps: Mapping[str, Mapping[str, Any]]) -> str:
-    """A line for each step with its sizes, and the place of the page."""
-    source = {"model": options.model or "SmolLM2-135M", "text": options.text or "BBC news"}
-    aims: dict[str, dict[str, Any]] = {
-        "record": source | {"layer": options.layer, "dtype": options.dtype, "tokens": "all"},
-        "train_real": {"sparsity": options.sparsity},
-    }
-    lines = []
-    for step, chosen in steps.items():
-        sizes = (aims.get(step, {}) | dict(chosen)).items()
-        listed = [
-            f"{name} {','.join(map(str, value)) if isinstance(value, tuple) else value}"
-            for name, value in sizes
-        ]
-        lines.append(f"{step}: {', '.join(listed)}")
-    if options.preset in MINUTES:
-        lines.append(f"{options.preset} took {MINUTES[options.preset]} minutes on two cores")
-    return "\n".join([*lines, f"The page: {place}/report.html"])
+    print(write(Folder(trained.results_dir), patched, probed, options.sparsity, command, notes))
 
 
 def write(
@@ -206,23 +176,24 @@ def write(
     notes: Mapping[str, str],
 ) -> str:
     """Writes the page, and returns its three sentences."""
-    lines = splits(patched, SUMS)
+    lines = splits(patched, LOSSES)
     best = best_sae(lines, sparsity)
     if best is None:
         fault = "no SAE has sparse codes, so that no loss can be split"
         raise ValueError(f"{fault}; train other methods, or wider or longer.")
     sentences = [f"{sentence(best)}.", best_dictionary(patched, sparsity)]
-    few = best["dictionary"], best["best"]
-    drawn = {
-        "parts": figures.loss_parts(lines),
-        "curve": figures.fvu_curve([row for row in patched if _told(row, few)]),
-    }
-    shown = downstream.tables_of(patched)
+    few, codes = (best["dictionary"], best["best"]), ("own", "lasso_refit", "screened")
+
+    def chosen(lines: Lines) -> list[Row]:
+        return [line for line in lines if line["dictionary"] in few and line["codes"] in codes]
+
+    shown = measure.tables_of(patched)
+    drawn = {"parts": figures.loss_parts(lines), "curve": figures.fvu_curve(chosen(patched))}
     if probed:
         probes = probing.overall(probed, best["dictionary"])
         sentences.append(probing_change(probes, best, sparsity))
         told = [line for line in probes if line["codes"] in ("own", "activations")]
-        told += [line for line in probes if line["codes"] == "lasso_refit" and _told(line, few)]
+        told += [line for line in chosen(probes) if line["codes"] == "lasso_refit"]
         drawn["pairs_drop"] = figures.ood_drop(told)
         alike = [row for row in patched if row["codes"] == "own" or row["level"] == sparsity]
         drawn["features_and_nats"] = figures.features_and_nats(probes, alike, PROBE)
@@ -231,14 +202,12 @@ def write(
         sentences.append("Probing was left out, since no pair of concepts has enough text.")
     finding = "\n\n".join(sentences)
     page = pages.Page(
-        NAME,
         "A real language model: encoder or dictionary?",
         ABOUT.strip(),
         command,
         finding,
-        (),
-        shown,
-        notes,
+        tables=shown,
+        notes=notes,
     )
     pages.publish(folder, page, patched[-1], drawn.items())
     return finding
@@ -269,24 +238,22 @@ def probing_change(overall: Lines, best: Row, sparsity: int) -> str:
     lines = {
         (line["dictionary"], line["codes"]): line for line in overall if line["probe"] == PROBE
     }
-    own, changes = lines[best["dictionary"], "own"], []
+
+    def of(name: str, codes: str, *scores: str) -> list[str]:
+        line = lines[name, codes]
+        halves = [line[f"{score}_half"] for score in scores]
+        return [
+            f"{line[score]:.3f}" + ("" if half is None else f" ± {half:.3f}")
+            for score, half in zip(scores, halves, strict=True)
+        ]
+
+    changes = []
     for name in dict.fromkeys((best["dictionary"], best["best"])):
-        line = lines[name, "lasso_refit"]
-        auc, drop = _with_half(line, "more_auc_ood"), _with_half(line, "more_drop")
+        auc, drop = of(name, "lasso_refit", "more_auc_ood", "more_drop")
         changes.append(f"certified codes on {name} change these by {auc} and {drop}")
-    auc, drop = _with_half(own, "auc_ood"), _with_half(own, "drop")
+    auc, drop = of(best["dictionary"], "own", "auc_ood", "drop")
     probes = f"Out of distribution, probes of five of {best['dictionary']}'s latents have an AUC of"
     return f"{probes} {auc}, a drop of {drop}; at L0 {sparsity} {', and '.join(changes)}."
-
-
-def _told(line: Row, names: Sequence[str]) -> bool:
-    """True for the codes that a figure shows of the best SAE and of the best dictionary."""
-    return line["dictionary"] in names and line["codes"] in ("own", "lasso_refit", "screened")
-
-
-def _with_half(line: Row, name: str) -> str:
-    half = line[f"{name}_half"]
-    return f"{line[name]:.3f}" + ("" if half is None else f" ± {half:.3f}")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,14 @@ from sae_gap.data import HeldOut
 from sae_gap.encoders import unit_atoms
 from sae_gap.learners import Learner
 from sae_gap.lm import origin_of
-from sae_gap.measure import DICTIONARIES, learner_at, methods_of, sae_names, study_of
+from sae_gap.measure import (
+    DICTIONARIES,
+    check_codes,
+    learner_at,
+    methods_of,
+    sae_names,
+    study_of,
+)
 from sae_gap.metrics import atom_statistics
 from sae_gap.runtime import devices, distributed
 from sae_gap.saes import ATOMS, BIAS, files_of
@@ -92,17 +99,10 @@ def source_of(options: TrainOptions) -> HeldOut:
     activations, inputs = options.read_pairs()
     if not options.keep_outliers and len(activations.outliers.rows):
         logging.warning("left out: %s", activations.outliers)
-    source = HeldOut(
-        activations,
-        options.width,
-        options.sparsity,
-        options.samples,
-        seed=options.seed,
-        split_seed=0,
-        together=True,
-        learn_outliers=options.keep_outliers,
-        inputs=inputs,
-    )
+    named = {name: getattr(options, name) for name in ("width", "sparsity", "samples", "seed")}
+    outliers = options.keep_outliers
+    fixed = {"split_seed": 0, "together": True, "learn_outliers": outliers, "inputs": inputs}
+    source = HeldOut(activations, **named, **fixed)
     if options.sparsity >= min(options.width, source.input_dim):
         limits = f"the {options.width} atoms and the {source.input_dim} dimensions"
         raise ValueError(f"--sparsity must be below {limits}, but it is {options.sparsity}.")
@@ -122,13 +122,16 @@ def study_for(
     names: Collection[str],
 ) -> Study:
     """All codes on the dictionaries of the named methods."""
+    check_codes(options.codes, names)
     methods = [
-        dataclasses.replace(method, row={**method.row, "dictionary": name})
+        method
         for name in names
         for method in methods_of(
             learner_of(name, options, sources[0].input_dim),
             dict.fromkeys((*CODES, *options.codes)),
             options.sparsity,
+            on=name,
+            row={"dictionary": name},
         )
     ]
     return study_of(NAME, sources, methods, atom_statistics.METRIC, spread="rows")

@@ -49,7 +49,6 @@ class Page:
     """The page of a study.
 
     Attributes:
-      study: its name.
       title: a line.
       about: its question.
       command: the command, as a shell takes it.
@@ -60,7 +59,6 @@ class Page:
       answers: tables in front of the figures.
     """
 
-    study: str
     title: str
     about: str
     command: str
@@ -165,6 +163,8 @@ def read(folder: str | os.PathLike[str] | Folder, place: str = "") -> Entry:
         parts |= {
             name: [Table(*one) for one in found.get(name, ())] for name in ("tables", "answers")
         }
+        # Pages of 0.2.0 have one.
+        found.pop("study", None)
         page = Page(**found | parts)
         return Entry(page, _images(folder, page), place)
     except (OSError, KeyError, TypeError, ValueError) as error:

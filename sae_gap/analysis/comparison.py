@@ -87,11 +87,8 @@ class Comparison(NamedTuple):
         if not np.isfinite(self.low):
             return f"{numbers[0] + 0:.1f} (no interval)"
         # Never round an end that is not zero to zero.
-        decimals = (
-            1
-            if max(map(abs, numbers)) >= 0.1 and (not self.sign or min(map(abs, numbers)) >= 0.05)
-            else 2
-        )
+        sizes = [*map(abs, numbers)]
+        decimals = 1 if max(sizes) >= 0.1 and (not self.sign or min(sizes) >= 0.05) else 2
         # Rounded zero has no sign.
         size, *ends = (f"{round(number, decimals) + 0:.{decimals}f}" for number in numbers)
         low, high = ends[::sign]
@@ -116,10 +113,9 @@ def compare(
       The comparison.
     """
     errors, far = np.array([one, other], np.float64), np.asarray(variance, np.float64)
-    ends = interval(errors[1] - errors[0], far)
     explained = 1 - errors.sum(axis=1) / far.sum()
-    first, second, low, high = map(float, (*explained, *ends))
-    return Comparison(first, second, low, high, l0s)
+    numbers = map(float, (*explained, *interval(errors[1] - errors[0], far)))
+    return Comparison(*numbers, l0s)
 
 
 def interval(

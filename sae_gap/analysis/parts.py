@@ -34,14 +34,39 @@ from sae_gap.storage import SIZES, Row, grouped
 # The rows of some codes: one for each seed, or one with sums by document.
 Codes: TypeAlias = Sequence[Row]
 
-# The losses with sums by document, and the columns of these and of their divisors. Any other name
-# is a score, 1 at best, of one seed.
-SUMS = {"kl": ("kl_sums", "tokens"), "ce": ("ce_sums", "tokens"), "fvu": ("errors", "variance")}
+
+class Loss(NamedTuple):
+    """A loss with sums by document.
+
+    Attributes:
+      sums: column of the sums.
+      shares: column of what they are divided by.
+      label: its name on axes and in tables.
+      lost: what is lost, in a sentence.
+    """
+
+    sums: str
+    shares: str
+    label: str
+    lost: str
+
+
+# Any other name is a score, 1 at best, of one seed.
+LOSSES = {
+    "kl": Loss("kl_sums", "tokens", "KL", "nats of KL"),
+    "ce": Loss("ce_sums", "tokens", "ΔCE", "nats of cross entropy"),
+    "fvu": Loss("errors", "variance", "FVU", "of the variance"),
+}
 PARTS = ("values", "support", "dictionary")
 # The parts of the support part, where they are known.
 SUPPORT = ("selection", "screening")
-# Candidates for the best codes at a mean L0.
-BEST = ("lasso_refit", "omp", "screened", "weighted")
+# Candidates for the best codes at a mean L0, as sentences name them.
+BEST = {
+    "lasso_refit": "the lasso, refitted",
+    "omp": "orthogonal matching pursuit",
+    "screened": "a screened pursuit",
+    "weighted": "a pursuit by nats",
+}
 # Codes that keep the support of the own ones.
 KEPT = ("own_refit", "support", "least_squares")
 # Snap an L0 within 1 % of a requested or whole one to it, so that SAEs of similar L0 share the
@@ -53,7 +78,6 @@ _CELL = ("study", "protocol", "data", "stream", *SIZES)
 _CODES = ("method", "codes", "inference", "lam", "start", "iterations", "screens")
 # Columns of a split that come from the row of the own codes.
 _ABOUT = ("method", "dictionary", *SIZES, "stream", "world", "step", "level", "l0")
-_NAMES = {"kl": "KL", "ce": "ΔCE", "fvu": "FVU"}
 _COLUMNS = (
     "loss l0 total amortisation_part values_part support_part selection_part screening_part "
     "dictionary_part rest best own_best_codes"
@@ -69,32 +93,27 @@ def placed(l0: float, asked: Sequence[float]) -> Row:
 
 def best(candidates: Iterable[Codes], loss: str) -> Codes | None:
     """The codes of the least mean loss over their rows; None if there are none."""
-    sign = 1 if loss in SUMS else -1
-    means = ((sign * statistics.fmean(row[loss] for row in codes), codes) for codes in candidates)
-    return min(means, key=lambda pair: pair[0], default=(0, None))[1]
+    sign = 1 if loss in LOSSES else -1
+
+    def mean(codes: Codes) -> float:
+        return sign * statistics.fmean(row[loss] for row in codes)
+
+    return min(candidates, key=mean, default=None)
 
 
 def best_at(
     rows: Rows, level: float, dictionary: str | None = None, loss: str = "kl"
 ) -> Row | None:
     """The row of the best codes at an L0, on one dictionary or on all; None if there is none."""
-    found = best(
-        (
-            [row]
-            for row in rows
-            if row["codes"] in BEST
-            and row["level"] == level
-            and dictionary in (None, row["dictionary"])
-        ),
-        loss,
-    )
-    return None if found is None else found[0]
+    there = (row for row in rows if row["codes"] in BEST and row["level"] == level)
+    found = best(([row] for row in there if dictionary in (None, row["dictionary"])), loss)
+    return found and found[0]
 
 
 def compared(better: Codes, worse: Codes, loss: str = "fvu") -> Comparison:
     """How much less the first codes lose than the second, over documents or seeds."""
     (one, unit), (other, _) = _losses(better, loss), _losses(worse, loss)
-    l0s = (better[0]["l0"], worse[0]["l0"]) if loss in SUMS else (1.0, 1.0)
+    l0s = (better[0]["l0"], worse[0]["l0"]) if loss in LOSSES else (1.0, 1.0)
     return compare(one, other, unit, l0s)
 
 
@@ -135,7 +154,7 @@ def line_of(codes: Compared, loss: str) -> Row:
         line |= dict(zip((f"{part}_part", f"{part}_low", f"{part}_high"), ends, strict=True))
     last = best if reference is None else reference
     line["rest"] = 1 - compared(last, own, loss).one
-    if loss in SUMS:
+    if loss in LOSSES:
         share = compare(_losses(best, loss)[0], lost, lost)
         line |= {"share_low": share.low, "share_high": share.high}
     line["best"] = last[0]["dictionary"]
@@ -174,7 +193,7 @@ def splits(rows: Rows, losses: Iterable[str]) -> list[Row]:
             and row.get("dictionary") is not None
             and row.get("columns") in (None, "learned")
         ]
-        by_document = loss in SUMS
+        by_document = loss in LOSSES
         for here in grouped(known, ("level",) if by_document else _CELL).values():
             of = grouped(here, ("dictionary", "step"))
             for group in of.values():
@@ -192,7 +211,7 @@ def _line(own: Codes, group: Codes, above: Codes, loss: str) -> list[Row]:
     keeping = [codes for codes in mine if _name(codes[0]) in KEPT]
     proposed = next((codes for codes in mine if _name(codes[0]) == "proposed"), None)
     further = [codes for codes in mine if codes[0] not in own and codes not in keeping]
-    if loss in SUMS:
+    if loss in LOSSES:
         mine = further = [codes for codes in further if _name(codes[0]) in BEST]
         others = [codes for codes in others if _name(codes[0]) in BEST]
     top = best(mine, loss) if further else None
@@ -207,37 +226,35 @@ def shares(line: Row, *names: str) -> str:
     """Says which shares of some parts of a loss are the encoder's, the dictionary's and the rest:
     "x % encoder, y % dictionary, z % rest".
     """
-    amounts = {"encoder": line["amortisation_part"], "dictionary": line["dictionary_part"]}
-    amounts["rest"] = line["rest"]
-    amounts = {name: amounts[name] for name in names or amounts if amounts[name] is not None}
+    columns = {"encoder": "amortisation_part", "dictionary": "dictionary_part", "rest": "rest"}
+    amounts = {name: line[columns[name]] for name in names or columns}
+    amounts = {name: amount for name, amount in amounts.items() if amount is not None}
     whole = sum(amounts.values())
-    return ", ".join(f"{amount / whole:.0%} {name}" for name, amount in amounts.items()).replace(
-        "%", " %"
-    )
+    return ", ".join(f"{100 * amount / whole:.0f} % {name}" for name, amount in amounts.items())
 
 
 def sentence(line: Row) -> str:
     """Says of one SAE how much it loses, and by what."""
     inner = [
-        f"{line[f'{part}_part'] / line['total']:.0%} {part}".replace("%", " %")
+        f"{100 * line[f'{part}_part'] / line['total']:.0f} % {part}"
         for part in ("values", "support", *SUPPORT)
         if line[f"{part}_part"] is not None
     ]
-    ends = "{share_low:.0%} to {share_high:.0%} ".format_map(line).replace("%", "")
-    where = ends * bool(np.isfinite(line["share_low"])) + over(line["units"], "document")
-    of = {"kl": "nats of KL", "ce": "nats of cross entropy"}.get(line["loss"], "of the variance")
+    low, high = (100 * line[f"share_{end}"] for end in ("low", "high"))
+    where = f"{low:.0f} to {high:.0f} " * bool(np.isfinite(low)) + over(line["units"], "document")
     encoder, *others = shares(line).split(", ")
-    rest = ", ".join([f"{encoder} ({'; '.join([where, ', '.join(inner)])})", *others])
+    rest = ", ".join([f"{encoder} ({where}; {', '.join(inner)})", *others])
     beside = f" beside {line['best']}" * (line["best"] != line["dictionary"])
-    name, lost = line["dictionary"], f"{line['total']:.3f} {of} at L0 {line['l0']:.0f}"
-    return f"{name} loses {lost}{beside}: {rest}"
+    lost = f"{line['total']:.3f} {LOSSES[line['loss']].lost} at L0 {line['l0']:.0f}"
+    return f"{line['dictionary']} loses {lost}{beside}: {rest}"
 
 
 def table_of(lines: Lines, title: str, names: str = "dictionary") -> Table:
     """The table of splits, each part with half its interval."""
     shown = []
     for line in lines:
-        line = line | {"loss": _NAMES.get(line["loss"], line["loss"])}
+        loss = line["loss"]
+        line = line | {"loss": LOSSES[loss].label if loss in LOSSES else loss}
         for part in ("amortisation", *PARTS, *SUPPORT):
             low, high = (line[f"{part}_{end}"] for end in ("low", "high"))
             if low is not None and np.isfinite(low):
@@ -255,9 +272,9 @@ def _name(row: Row) -> Any:
 
 def _losses(codes: Codes, loss: str) -> tuple[np.ndarray, np.ndarray]:
     """A loss of codes by document or seed, and what it is a share of."""
-    if loss not in SUMS:
+    if loss not in LOSSES:
         return 1 - np.array([row[loss] for row in codes], float), np.ones(len(codes))
-    (row,), (column, unit) = codes, SUMS[loss]
+    (row,), (column, unit, *_) = codes, LOSSES[loss]
     clean = np.asarray(row["ce_clean"], float) if loss == "ce" else 0.0
     return np.asarray(row[column], float) - clean, np.asarray(row[unit], float)
 

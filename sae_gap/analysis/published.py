@@ -4,8 +4,10 @@ that is close.
 
 import ast
 import csv
+import functools
 import itertools
 import pathlib
+from collections.abc import Iterable
 from typing import Any
 
 from sae_gap.analysis import Lines, Table
@@ -49,6 +51,7 @@ def published(study: str | None = None) -> list[Row]:
     return [line for line in lines if study in (None, line["study"])]
 
 
+@functools.cache
 def read(text: str) -> list[Row]:
     """The lines of a CSV file without comments: a cell is a number, a text, or None if empty."""
     lines = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
@@ -88,7 +91,7 @@ def compare(summary: Lines, study: str) -> list[Row]:
       `close`.
     """
     lines = published(study)
-    coordinates = [name for name in _COORDINATES if any(line[name] is not None for line in lines)]
+    coordinates = _varying(_COORDINATES, lines)
     metrics = [name.removesuffix("_mean") for name in lines[0] if name.endswith("_mean")]
     return [
         {name: line[name] for name in coordinates} | _compared(ours, line, metric)
@@ -101,14 +104,11 @@ def compare(summary: Lines, study: str) -> list[Row]:
 
 def _agrees(ours: Row, line: Row) -> bool:
     cold = line["study"] == "warmstart_decoder" and line["start"] == "cold"
-    if ours["method"] not in (line["method"], *(["cold_dl"] if cold else [])):
-        return False
+    method = ours["method"] == line["method"] or (cold and ours["method"] == "cold_dl")
     late = line["study"] == "learning_dynamics" and line["seeds"] < 3
-    numbered = all(line[name] is None or ours.get(name) == line[name] for name in _NUMBERED)
-    implied = all(
-        None in (line[name], ours.get(name)) or ours[name] == line[name] for name in _IMPLIED
-    )
-    return numbered and implied and not late
+    numbered = all(line[name] in (None, ours.get(name)) for name in _NUMBERED)
+    implied = all(None in (a := (line[name], ours.get(name))) or a[0] == a[1] for name in _IMPLIED)
+    return method and numbered and implied and not late
 
 
 def _compared(ours: Row, line: Row, metric: str) -> Row:
@@ -116,17 +116,10 @@ def _compared(ours: Row, line: Row, metric: str) -> Row:
     factor = _MP_FACTOR if "mp" in (line["dictionary"], line["base"]) else 1
     relative = metric.removesuffix("_id").removesuffix("_ood") in _RELATIVE
     least = factor * (_RELATIVE_TOLERANCE * abs(mean) if relative else _TOLERANCE)
-    tolerance = max(2 * (sd or 0.0), least) + (_ROUNDING if relative else 0.0)
-    return {
-        "metric": metric,
-        "ours": number,
-        "published": mean,
-        "published_sd": sd,
-        "difference": number - mean,
-        "tolerance": tolerance,
-        "relative": relative,
-        "close": abs(number - mean) <= tolerance,
-    }
+    tolerance = max(2 * (sd or 0.0), least) + _ROUNDING * relative
+    found = {"metric": metric, "ours": number, "published": mean, "published_sd": sd}
+    found |= {"difference": number - mean, "tolerance": tolerance, "relative": relative}
+    return found | {"close": abs(number - mean) <= tolerance}
 
 
 def table(comparison: Lines) -> Table:
@@ -136,19 +129,17 @@ def table(comparison: Lines) -> Table:
       comparison: what `compare` returned.
     """
     far = sorted((row for row in comparison if not row["close"]), key=distance, reverse=True)
-    close, every = len(comparison) - len(far), len(comparison)
-    measured = ("ours", "published", "difference", "tolerance")
-    varied = [
-        name for name in (*_COORDINATES, "metric") if any(row.get(name) is not None for row in far)
-    ]
-    lines = [
-        {name: row.get(name) for name in (*varied, "published_sd")}
-        | {f"{name}_mean": row[name] for name in measured}
-        for row in far
-    ]
-    columns = {name: name.replace("_", " ") for name in (*varied, *measured)}
-    title = f"Published numbers: {close:,} of {every:,} are within their tolerance"
-    return Table(f"{title}; the others, the furthest first" if far else f"{title}.", columns, lines)
+    close, measured = len(comparison) - len(far), ("ours", "published", "difference", "tolerance")
+    columns = (*_varying((*_COORDINATES, "metric"), far), *measured)
+    lines = [row | {f"{name}_mean": row[name] for name in measured} for row in far]
+    title = f"Published numbers: {close:,} of {len(comparison):,} are within their tolerance"
+    title += "; the others, the furthest first" if far else "."
+    return Table(title, {name: name.replace("_", " ") for name in columns}, lines)
+
+
+def _varying(columns: Iterable[str], rows: Lines) -> list[str]:
+    """The columns that some row has."""
+    return [name for name in columns if any(row.get(name) is not None for row in rows)]
 
 
 def agreement(place: str, comparison: Lines) -> str:

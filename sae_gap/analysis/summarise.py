@@ -7,6 +7,10 @@ from sae_gap import catalogue
 from sae_gap.analysis import BEST, Rows, best
 from sae_gap.storage import Row, grouped
 
+# Columns of the lasso in the middle of a curve, by their names in its line.
+_MIDDLE = {"samples": "num_scored"}
+_MIDDLE |= {name: name for name in ("num_latents", "input_dim", "seed", "lam", "unconverged")}
+_MIDDLE |= {"optimum_l0": "l0", "optimum_fvu": "fvu", "certificate": "own_certificate"}
 # Columns of the metric `gap_parts`.
 _GAP = (
     "gap scale relative_gap scale_share values_share support_share support_slack optimum_slack "
@@ -34,7 +38,7 @@ def at(rows: Sequence[Row], codes: Collection[str], level: str = "own") -> Any:
     there = [row for row in there if row.get("level") != "lam"]
     there = [row for row in there if row.get("level") == level] or there
     found = best(([row] for row in there), "fvu")
-    return None if found is None else found[0]
+    return found and found[0]
 
 
 def gap_lines(rows: Rows) -> list[Row]:
@@ -50,15 +54,7 @@ def gap_lines(rows: Rows) -> list[Row]:
         if found[0]["family"] == "control":
             continue
         middle, own = _middle(found), at(found, ["own"])
-        line = {
-            "dictionary": name,
-            "samples": middle["num_scored"],
-            "num_latents": middle["num_latents"],
-            **{column: middle[column] for column in ("input_dim", "seed", "lam", "unconverged")},
-            "optimum_l0": middle["l0"],
-            "optimum_fvu": middle["fvu"],
-            "certificate": middle["own_certificate"],
-        }
+        line = {"dictionary": name} | {column: middle[key] for column, key in _MIDDLE.items()}
         if own is not None:
             line |= {column: own[column] for column in ("l0", "fvu")}
             line |= {column: middle[column] for column in _GAP.split()}
@@ -74,14 +70,13 @@ def worst_lines(rows: Rows, source: Any) -> list[Row]:
       rows: of a measurement.
       source: the plan's source, which knows the row and document numbers in the files.
     """
-    lines = []
-    held = source.parts[1]
+    lines, held = [], source.parts[1]
     for name, found in by_dictionary(rows).items():
         middle = _middle(found)
-        dead = any(row.get("dead") for row in found)
-        if dead or found[0]["family"] == "control" or "worst" not in middle:
+        if any(row.get("dead") for row in found) or found[0]["family"] == "control":
             continue
-        columns = (middle[column] for column in ("worst", "worst_gap", "worst_relative_gap"))
+        names = ("worst", "worst_gap", "worst_relative_gap")
+        columns = (middle.get(column, ()) for column in names)
         for sample, gap, relative in zip(*columns, strict=True):
             place = source.places[sample]
             document = None if held.documents is None else int(held.documents[place])
@@ -135,10 +130,9 @@ def atom_lines(rows: Rows) -> list[Row]:
     lines = []
     for name, found in by_dictionary(rows).items():
         row = next(row for row in found if "coherence" in row)
-        median, high = (row["coherence"][place] if row["coherence"] else None for place in (50, 95))
-        line: Row = {"dictionary": name}
+        shares = row["coherence"] or dict.fromkeys((50, 95))
+        line: Row = {"dictionary": name, "coherence_median": shares[50], "coherence_95": shares[95]}
         line |= {column: row[column] for column in ("num_latents", "dead_atoms", "duplicates")}
-        line |= {"coherence_median": median, "coherence_95": high}
         lines.append(line | {"agreement": row.get("agreement")})
     return lines
 

@@ -18,27 +18,13 @@ BY = ("method", *CELL)
 # Rows that differ in one of these are different experiments: a mean over them would look like a
 # mean over seeds.
 _CONDITIONS = ("study", "protocol", "data", "world", "scored", "lam", "stream", *SIZES)
-# The stems of columns that come first, each with its splits.
-_FIRST = (
-    *("mcc", "mcc_paper", "cosine", "close", "support_f1", "support_precision", "support_recall"),
-    *("accuracy", "auc", "l0_above", "mse", "objective", "gap", "relative_gap", "certificate"),
-)
 # The first job of a shape pays for the compilation of all its seeds, so its mean over seeds means
 # nothing.
 _NOT_METRICS = {*_CONDITIONS, "key", "job", "seed", "compile_seconds"}
 _NOT_METRICS |= {"padded_dim", "depth", "iterations", "step", "flops"}
-# Words of column names, as written in headings.
-_TERMS = {
-    "ood": "OOD",
-    "id": "ID",
-    "l0": "L0",
-    "fvu": "FVU",
-    "lam": "λ",
-    "kl": "KL",
-    "ce": "CE",
-    "auc": "AUC",
-    "level": "asked L0",
-}
+# Words of column names that headings write otherwise than in capitals, and those in capitals.
+_TERMS = {"lam": "λ", "level": "asked L0"}
+_TERMS |= {word: word.upper() for word in ("ood", "id", "l0", "fvu", "kl", "ce", "auc")}
 
 
 def summarise(
@@ -87,14 +73,12 @@ def summarise(
         group = groups[values]
         line: Row = dict(zip(by, values, strict=True)) | {"seeds": len(group)}
         for metric in metrics:
-            found = [row[metric] for row in group if is_finite(row.get(metric))]
-            complete = len(found) == len(group)
-            line[f"{metric}_mean"] = (
-                math.fsum(value / len(found) for value in found) if complete else None
-            )
-            line[f"{metric}_sd"] = (
-                statistics.stdev(map(float, found)) if complete and len(found) > 1 else None
-            )
+            found = [float(row[metric]) for row in group if is_finite(row.get(metric))]
+            mean = sd = None
+            if len(found) == len(group):
+                mean = math.fsum(value / len(found) for value in found)
+                sd = statistics.stdev(found) if len(found) > 1 else None
+            line |= {f"{metric}_mean": mean, f"{metric}_sd": sd}
         summary.append(line)
     return summary
 
@@ -102,10 +86,10 @@ def summarise(
 def _check_seeds(group: Lines, by: Sequence[str]) -> None:
     name = ", ".join(f"{column}={group[0].get(column)}" for column in by)
     for column in _CONDITIONS:
-        values = list(dict.fromkeys(row.get(column) for row in group))
-        if column not in by and len(values) > 1:
+        one, *others = dict.fromkeys(row.get(column) for row in group)
+        if others and column not in by:
             raise ValueError(
-                f"rows of {name} mix {column} {values[0]} and {values[1]}; choose one, or group by "
+                f"rows of {name} mix {column} {one} and {others[0]}; choose one, or group by "
                 f"{column} too."
             )
     seeds = [row.get("seed") for row in group]
@@ -126,12 +110,10 @@ def is_finite(value: Any) -> bool:
 
 
 def _metrics_of(rows: Rows, by: Sequence[str]) -> list[str]:
-    """Returns the numeric columns of results; seconds come last."""
+    """The numeric columns of results; seconds come last."""
     finite = {name: None for row in rows for name, value in row.items() if is_finite(value)}
     names = [name for name in finite if name not in (*by, *_NOT_METRICS)]
-    first = [f"{stem}{split}" for stem in _FIRST for split in ("", "_id", "_ood")]
-    order = [*first, *(name for name in names if name not in first)]
-    return sorted(names, key=lambda name: (name.endswith("_seconds"), order.index(name)))
+    return sorted(names, key=lambda name: name.endswith("_seconds"))
 
 
 def write_table(
@@ -230,26 +212,14 @@ def format_table(lines: Lines, columns: Mapping[str, str], width: int = 120) -> 
     laid = []
     for heading, right, *cells in zip(headings, numeric, *rows, strict=True):
         size = max(map(len, (heading, *cells)))
-        laid.append(
-            [
-                cell.rjust(size) if right else cell.ljust(size)
-                for cell in (heading, "-" * size, *cells)
-            ]
-        )
-    leading = next(
-        (
-            place
-            for place, name in enumerate(columns)
-            if any(f"{name}_mean" in line for line in lines)
-        ),
-        0,
-    )
+        form = f"{'>' if right else '<'}{size}"
+        laid.append([f"{cell:{form}}" for cell in (heading, "-" * size, *cells)])
+    means = [any(f"{name}_mean" in line for line in lines) for name in columns]
+    leading = means.index(True) if True in means else 0
     blocks = [laid[:leading]]
     for column in laid[leading:]:
-        if (
-            len(blocks[-1]) > leading
-            and sum(len(other[0]) + 2 for other in blocks[-1]) + len(column[0]) > width
-        ):
+        used = sum(len(other[0]) + 2 for other in blocks[-1])
+        if len(blocks[-1]) > leading and used + len(column[0]) > width:
             blocks.append(laid[:leading])
         blocks[-1] = [*blocks[-1], column]
     return "\n\n".join(

@@ -40,14 +40,6 @@ RIVAL = "online_dl"
 ROWS_AN_ATOM = 20
 # Two L0s count as equal if they differ by no more than this share.
 _ALIKE = 0.02
-# Parts that a network's prediction bounds.
-_BOUNDS = {"amortisation": "at least", "unreached": "at most"}
-_BEST = {
-    "lasso_refit": "the lasso, refitted",
-    "omp": "orthogonal matching pursuit",
-    "screened": "a screened pursuit",
-    "weighted": "a pursuit by nats",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,10 +86,9 @@ class Verdict:
         """The sentences, by the subject that they judge."""
         lines = {}
         if self.suspicions is not None:
-            doubts = [*self.suspicions, *(["its encoder is dead"] if self.dead else [])]
-            more = f" (and {len(doubts) - 1} more)" if len(doubts) > 1 else ""
-            reason = doubts[0].rstrip(".") if doubts else ""
-            lines["Loading"] = f"suspicious, because {reason}{more}" if doubts else "nothing found"
+            first, *more = [*self.suspicions, *["its encoder is dead"] * self.dead] or [""]
+            reason = f"suspicious, because {first.rstrip('.')}" if first else "nothing found"
+            lines["Loading"] = reason + f" (and {len(more)} more)" * bool(more)
         return lines | {"Encoder": self._encoder(), "Dictionary": self._dictionary()}
 
     def __str__(self) -> str:
@@ -115,20 +106,19 @@ class Verdict:
         alike = abs(self.best["l0"] - l0) <= max(_ALIKE * l0, 1 / self.own["num_scored"])
         where = f"its own L0 ({l0:.1f})" if alike else f"L0 {self.best['l0']:.2f} (not {l0:.2f})"
         lost = self.losses["encoder"]
-        unsure = "no loss beyond doubt:" if alike else "not judged:"
-        if lost.reason:
-            unsure = f"{lost.reason};"
-        finding = "better codes exist:" if lost.sign > 0 else unsure
-        values, support = (self.losses[part].points for part in ("values", "support"))
-        told = f"{values} in values and {support} in support"
+        finding = "no loss beyond doubt:" if alike else "not judged:"
+        if lost.reason or lost.sign > 0:
+            finding = f"{lost.reason};" if lost.reason else "better codes exist:"
+        points = {part: each.points for part, each in self.losses.items()}
+        told = f"{points['values']} in values and {points['support']} in support"
         if self.unsure:
             told += f". Amortisation is not judged by the network of its input, since {self.unsure}"
-        elif "unreached" in self.losses:
-            more, rest = (self.losses[part].points for part in _BOUNDS)
-            told = f"at least {more} in amortisation, at most {rest} not reached by the network"
+        elif "unreached" in points:
+            told = f"at least {points['amortisation']} in amortisation, "
+            told += f"at most {points['unreached']} not reached by the network"
         return (
             f"{finding} its own explain {_share(lost.other)} of the variance, the best at {where} "
-            f"{_share(lost.one)} ({_BEST[self.best['codes']]}), {lost}: {told}"
+            f"{_share(lost.one)} ({BEST[self.best['codes']]}), {lost}: {told}"
         )
 
     def _dictionary(self) -> str:
@@ -171,17 +161,20 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
     for name, found in subjects.items():
         if found[0]["family"] == "control":
             continue
-        kinds = ["own"], ["own_refit"], ["proposed"], BEST, ["predicted"]
-        own, again, proposed, best, predicted = (at(found, codes) for codes in kinds)
-        unsure = ""
-        common = at(found, BEST, "common")
-        dead = own is not None and own["dead"]
-        losses: dict[str, Comparison] = {}
+        kinds = ["own"], ["own_refit"], BEST, ["proposed"], ["predicted"]
+        own, again, best, proposed, predicted = (at(found, codes) for codes in kinds)
+        unsure, line, common = "", None, at(found, BEST, "common")
+        dead, losses = own is not None and own["dead"], dict[str, Comparison]()
+        if rival is not None and not dead and "skip" not in common:
+            losses["dictionary"] = compare_rows(rival, common)
         if own is not None and not dead:
-            rows_of = (row and [row] for row in (own, again, best, proposed))
-            codes = parts.Compared(*rows_of)
-            losses = parts.split(codes, "fvu")
-            losses = {"encoder": losses.pop("amortisation")} | losses
+            judged = "dictionary" in losses and common is best and not losses["dictionary"].reason
+            reference = rival if judged else None
+            every = (row and [row] for row in (own, again, best, proposed, reference))
+            codes = parts.Compared(*every)
+            line, split = parts.line_of(codes, "fvu"), parts.split(codes, "fvu")
+            losses = split | losses | {"encoder": split["amortisation"]}
+            del losses["amortisation"]
             if predicted is not None:
                 few = _few(rows := predicted.get("network_rows", 0), predicted["num_latents"])
                 if few:
@@ -191,12 +184,6 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
                 else:
                     losses["amortisation"] = compare_rows(predicted, own)
                     losses["unreached"] = compare_rows(best, predicted)
-        if rival is not None and not dead and "skip" not in common:
-            losses["dictionary"] = compare_rows(rival, common)
-        line = None
-        if own is not None and not dead:
-            here = "dictionary" in losses and common is best and not losses["dictionary"].reason
-            line = parts.line_of(codes._replace(reference=[rival] if here else None), "fvu")
         said = None if suspicions is None else suspicions.get(name)
         verdicts.append(Verdict(name, said, own, best, common, rival, losses, unsure, line))
     return verdicts
@@ -227,20 +214,21 @@ def ranking(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], str]:
       the second.
     """
     ordered = sorted(verdicts, key=lambda each: (each.dead, -each.explained, each.dictionary))
-    if sum(not each.dead for each in verdicts) < 2:
+    judged = [each for each in ordered if not each.dead]
+    if len(judged) < 2:
         raise ValueError("a ranking takes two SAEs whose encoders are not dead; measure more.")
-    first, second = ordered[:2]
+    first, second = judged[:2]
     lead = compare_rows(first.common, second.common)
     best = f"none is the best beyond doubt{lead.reason.removeprefix('not judged')}"
     if lead.sign > 0:
         best = f"{first.dictionary} is the best"
-    if len({"skip" in each.common for each in ordered if not each.dead}) > 1:
+    if len({"skip" in each.common for each in judged}) > 1:
         best = "none is judged the best, since only some have a skip"
-    told = [
-        f"of {each.dictionary} (at L0 {each.common['l0']:.1f}) {_share(each.explained)}"
+    one, other = (
+        f"{each.dictionary} (at L0 {each.common['l0']:.1f}) {_share(each.explained)}"
         for each in (first, second)
-    ]
-    explain = f"the best codes {told[0]} of the variance, those {told[1]}"
+    )
+    explain = f"the best codes of {one} of the variance, those of {other}"
     return ordered, f"Of the dictionaries {best}. Explained by {explain}: {lead}."
 
 

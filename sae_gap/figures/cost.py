@@ -90,15 +90,12 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
     costly = [point for point in points if point["products"]]
     if not costly:
         return None
-    names = dict.fromkeys(point["line"] for point in points)
-    others = {
-        name: (labels.label(name, "inference"), labels.colour(name, "inference"), "*")
-        for name in names
-        if name not in _CODES
-    }
+    names = dict.fromkeys([*_CODES, *(point["line"] for point in points)])
     looks = {
-        name: dict(zip(("label", "color", "marker"), look, strict=False))
-        for name, look in (_CODES | others).items()
+        name: dict(
+            zip(("label", "color", "marker"), _CODES.get(name) or _named(name), strict=False)
+        )
+        for name in names
     }
     least, most = (of(point["l0"] for point in costly) for of in (min, max))
     both = [
@@ -125,6 +122,10 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
         axes.set_ylim(0, 1.1 * max(heights) if heights else None)
         axes.set_xlim(min(0.5, *costs), 2 * max(costs))
     return figure
+
+
+def _named(name: str) -> tuple[str, ...]:
+    return labels.label(name, "inference"), labels.colour(name, "inference"), "*"
 
 
 def _text(row: Row) -> str:

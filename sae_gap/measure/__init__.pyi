@@ -13,10 +13,10 @@ from sae_gap.measure.methods import OF_ENCODERS as OF_ENCODERS
 from sae_gap.measure.methods import check_codes as check_codes
 from sae_gap.measure.methods import encoder_at as encoder_at
 from sae_gap.measure.methods import finite as finite
-from sae_gap.measure.methods import kind_of as kind_of
 from sae_gap.measure.methods import learner_at as learner_at
 from sae_gap.measure.methods import learners_of as learners_of
 from sae_gap.measure.methods import methods_of as methods_of
+from sae_gap.measure.methods import recipe as recipe
 from sae_gap.measure.methods import refit as refit
 from sae_gap.measure.methods import sae_names as sae_names
 from sae_gap.measure.methods import stem as stem

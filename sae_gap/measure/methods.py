@@ -24,7 +24,8 @@ Studies of real models cross them with dictionaries.
 import dataclasses
 import math
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import equinox as eqx
@@ -57,9 +58,13 @@ from sae_gap.study import Method, Scalar, Study
 
 REFIT, PRUNED = "_refit", "_pruned"
 # Endings that set numbers: of screens and candidates, or of iterations.
-_NUMBERS = re.compile(r"((?:screened|batch)_pursuit)_(\d+)x(\d+)|(fista)_(\d+)")
-# Names that are not class names of encoders.
-CODES = ("own", "lasso", "omp", "screened", "proposed", "weighted", "thresholded", "predicted")
+_NUMBERS = re.compile(
+    r"(?P<pursuit>(?:screened|batch)_pursuit)_(?P<screens>\d+)x(?P<breadth>\d+)"
+    r"|fista_(?P<iterations>\d+)"
+)
+# Names that are not class names of encoders, and those among them that have no signed codes.
+UNSIGNED = ("screened", "proposed", "weighted", "thresholded", "predicted")
+CODES = ("own", "lasso", "omp", *UNSIGNED)
 # Codes of encoders, measured at their own L0 alone.
 OF_ENCODERS = ("proposed", "predicted")
 # Learners whose options are those for activations.
@@ -84,10 +89,13 @@ def stem(name: str) -> str:
     return re.sub(f"({REFIT}|{PRUNED})+$", "", name.rpartition(":")[2])
 
 
-def kind_of(name: str) -> str:
-    """The stem of a name without its numbers."""
-    numbers = _NUMBERS.fullmatch(stem(name))
-    return (numbers[1] or numbers[4]) if numbers else stem(name)
+def recipe(name: str) -> tuple[str, dict[str, int]]:
+    """The stem of a name without numbers, and these: `screens` and `breadth`, or `iterations`."""
+    found = _NUMBERS.fullmatch(stem(name))
+    if not found:
+        return stem(name), {}
+    kind, *numbers = found.groupdict().items()
+    return kind[1] or "fista", {key: int(value) for key, value in numbers if value}
 
 
 def check_codes(names: Iterable[str], dictionaries: Collection[str] | None = None) -> None:
@@ -104,7 +112,7 @@ def check_codes(names: Iterable[str], dictionaries: Collection[str] | None = Non
         on, name = name.rpartition(":")[0], stem(name)
         if on and dictionaries is not None:
             check_choice("a dictionary of codes", on, dictionaries)
-        if name not in CODES and not _NUMBERS.fullmatch(name):
+        if name not in CODES and not recipe(name)[1]:
             check_choice("codes", name, dict.fromkeys((*CODES, *catalogue.encoders())))
             encoder = catalogue.make_encoder(name, sparsity=1, nonneg=True, l0=1.0)
             _check_bare(name, encoder)
@@ -139,39 +147,38 @@ def encoder_at(
         whole = encoder_at(name.removesuffix(PRUNED), most, learner, signed, lasso)
         refitted = whole if isinstance(whole, OnSupport) else refit(whole)
         return Pruned(refitted, l0, nonneg=nonneg)
-    numbers = _NUMBERS.fullmatch(name)
+    kind, sizes = recipe(name)
     if name in ("own", "proposed") and own is None:
         raise LeftOutError("the dictionary has no encoder")
-    if (name in CODES[3:] or (numbers and numbers[1])) and not nonneg:
+    if (name in UNSIGNED or "screens" in sizes) and not nonneg:
         raise LeftOutError("such a pursuit has no signed codes")
-    if name == "own":
-        return own
-    k = max(1, math.ceil(l0))
-    if numbers and numbers[1]:
-        sizes = {"breadth": int(numbers[3]), "screens": int(numbers[2])}
-        pursuit = catalogue.make_encoder(numbers[1], sparsity=k, l0=float(l0))
-        return dataclasses.replace(pursuit, **sizes)
-    if numbers:
-        few = dataclasses.replace(solved(l0), tol=None, max_iterations=int(numbers[5]))
+    if name == "predicted" and not learner.transcodes:
+        raise LeftOutError("its encoder reads what it explains")
+    if name == "proposed" and (
+        learner.transcodes or not isinstance(own, Own) or own.affine(learner.ready) is None  # type: ignore[arg-type]
+    ):
+        raise LeftOutError("no single affine map decides what its encoder proposes")
+    above, nearest = max(1, math.ceil(l0)), max(1, round(l0))
+    if "iterations" in sizes:
+        few = dataclasses.replace(solved(l0), tol=None, max_iterations=sizes["iterations"])
         return Pruned(few, l0, "magnitude", nonneg)
-    if name == "predicted":
-        if not learner.transcodes:
-            raise LeftOutError("its encoder reads what it explains")
-        return Predicted(BatchPursuit(k, l0=l0))
-    if name == "proposed":
-        if learner.transcodes or not isinstance(own, Own) or own.affine(learner.ready) is None:  # type: ignore[arg-type]
-            raise LeftOutError("no single affine map decides what its encoder proposes")
-        return BatchPursuit(k, screens=1, l0=l0, proposer=own)
+    if sizes:
+        encoder = catalogue.make_encoder(kind, sparsity=above, l0=float(l0))
+        return dataclasses.replace(encoder, **sizes)
+    pursuit = BatchPursuit(above, l0=l0)
     made: dict[str, Encoder] = {
+        "own": own,
         "lasso": solved(l0),
-        "omp": refit(OMP(max(1, round(l0)), nonneg=nonneg)),
-        "screened": BatchPursuit(k, l0=l0),
-        "weighted": InNorm(BatchPursuit(k, l0=l0)),
+        "omp": refit(OMP(nearest, nonneg=nonneg)),
+        "screened": pursuit,
+        "proposed": dataclasses.replace(pursuit, screens=1, proposer=own),
+        "weighted": InNorm(pursuit),
         "thresholded": AtWeight(ThresholdingPursuit(), solved(l0)),
+        "predicted": Predicted(pursuit),
     }
     if name in made:
         return made[name]
-    encoder = catalogue.make_encoder(name, sparsity=max(1, round(l0)), nonneg=nonneg, l0=l0)
+    encoder = catalogue.make_encoder(name, sparsity=nearest, nonneg=nonneg, l0=l0)
     return AtWeight(encoder, solved(l0)) if hasattr(encoder, "lam") else encoder
 
 
@@ -183,6 +190,8 @@ def methods_of(
     family: str = "",
     signed: bool | None = None,
     lasso: Callable[[float], Lasso] | None = None,
+    on: str = "",
+    row: Mapping[str, Scalar] = MappingProxyType({}),
 ) -> Iterator[Method]:
     """Yields a method for each of the codes that a learner's dictionary can have; the log says why
     others are left out.
@@ -194,13 +203,15 @@ def methods_of(
       family: family of the methods; by default the learner's.
       signed: whether codes may be negative; None asks the learner.
       lasso: the lasso at an L0, where its λ is known.
+      on: name of the dictionary, by default the learner's.
+      row: further columns of the rows.
 
     Raises:
       ValueError: a name is unknown or cannot be used; see `check_codes`.
     """
     check_codes(names := [*names])
     for dictionary, _, name in (name.rpartition(":") for name in names):
-        if dictionary not in ("", learner.name):
+        if dictionary not in ("", on or learner.name):
             continue
         try:
             encoder = encoder_at(name, l0, learner, signed, lasso)
@@ -210,11 +221,10 @@ def methods_of(
             if expected.get(name.removesuffix(REFIT), True):
                 logging.info("left out %s of %s: %s", name, learner.name, reason)
             continue
-        row: dict[str, Scalar] = {"codes": name}
-        if not name.startswith("own"):
-            # Own codes do not depend on the requested L0.
-            row["level"] = l0
-        yield Method(name, family or learner.family, learner, encoder, row)
+        # Own codes do not depend on the requested L0.
+        level: dict[str, Scalar] = {} if name.startswith("own") else {"level": l0}
+        about = {"codes": name, **level, **row}
+        yield Method(name, family or learner.family, learner, encoder, about)
 
 
 def study_of(
@@ -243,9 +253,8 @@ def finite(rows: Iterable[Row]) -> list[Row]:
     found = []
     for row in rows:
         if "diverged" in row:
-            logging.warning(
-                "left out %s of %s: they are not finite", row["codes"], row["dictionary"]
-            )
+            codes, dictionary = row["codes"], row["dictionary"]
+            logging.warning("left out %s of %s: they are not finite", codes, dictionary)
         else:
             found.append(row)
     return found
@@ -280,14 +289,14 @@ def learner_at(
     Raises:
       ValueError: there is no such name.
     """
+    online = OnlineDictionary.for_activations(width, l0, input_dim, visits=visits)
     if name in DICTIONARIES:
-        online = OnlineDictionary.for_activations(width, l0, input_dim, visits=visits)
         return dataclasses.replace(online, incoherent=name != online.name)
     about: dict[str, Any] = {"sparsity": round(l0), "input_dim": input_dim}
     if name not in sae_names():
         return catalogue.make_learner(name, **about)
     if name.endswith(FROM):
-        about["base"] = learner_at(OnlineDictionary.name, width, l0, input_dim, visits)
+        about["base"] = online
     encoder, make = name.removesuffix(FROM), catalogue.sae_for_activations
     for ending, skip in reversed(TRANSCODERS.items()):
         if encoder.endswith(ending):
@@ -305,9 +314,8 @@ def learners_of(
     first = saes[0]
     about = {"family": "control", "signed": first.signed}
     found: dict[str, tuple[Learner, dict[str, Any]]] = {sae.name: (sae.given, {}) for sae in saes}
-    for name in controls:
-        if name != "none":
-            found[name] = learner_at(name, first.num_latents, l0, input_dim), about
+    for name in () if (*controls,) == ("none",) else controls:
+        found[name] = learner_at(name, first.num_latents, l0, input_dim), about
     return found
 
 

@@ -5,8 +5,10 @@ dictionary at the L0 of its own encoder, and all at common ones.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
+from types import MappingProxyType
 from typing import Any
 
 import jax.numpy as jnp
@@ -28,10 +30,9 @@ from sae_gap.measure import (
     OF_ENCODERS,
     check_codes,
     finite,
-    kind_of,
     learners_of,
     methods_of,
-    refit,
+    recipe,
     stem,
     study_of,
 )
@@ -66,11 +67,16 @@ FEWEST = 10
 MOST_PURSUED = 64
 # Names of the studies in nats, and of their costs.
 NATS, COSTS = "downstream", "encoder_cost"
-# Codes whose cost is measured: numbers of screens with their breadths, iterations of FISTA, and the
-# kinds of all.
-SCREENS = ((1, 1), (1, 2), (1, 4), (1, 16), (2, 1), (2, 2), (2, 4), (3, 2))
-ITERATIONS = (1, 2, 5, 10, 20, 50)
-KINDS = ("own", "screened_pursuit", "batch_pursuit", "omp", "fista", "lasso")
+# Codes whose cost is measured, by their kinds: screens with their breadths, iterations of FISTA.
+_SCREENS = ("1x1", "1x2", "1x4", "1x16", "2x1", "2x2", "2x4", "3x2")
+KINDS = {
+    "own": ("own", "own_refit"),
+    "screened_pursuit": [f"screened_pursuit_{sizes}" for sizes in _SCREENS],
+    "batch_pursuit": [f"batch_pursuit_{sizes}" for sizes in _SCREENS],
+    "omp": ("omp", "omp_pruned"),
+    "fista": [f"fista_{count}" for count in (1, 2, 5, 10, 20, 50)],
+    "lasso": ("lasso", "lasso_refit", "lasso_pruned"),
+}
 
 # A source, its metrics, and the methods that all earlier rows ask for.
 Stage = tuple[Source, Sequence[Metric], Callable[[list[Row]], Iterable[Method]]]
@@ -223,10 +229,10 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
             yield from _methods(plan, learner, {"common": common} | at)
 
     def controlled(rows):
-        common = levels_of(rows)[1]
-        for learner, about in learners_of(saes, plan.controls, common, dim).values():
-            for method in _methods(plan, learner, {"common": common}, **about) if about else ():
-                yield _with({"learned_from": train.num_train}, method)
+        common, row = levels_of(rows)[1], {"learned_from": train.num_train}
+        learners = learners_of(saes, plan.controls, common, dim)
+        for learner, about in (learners[name] for name in plan.controls):
+            yield from _methods(plan, learner, {"common": common}, row, **about)
 
     stages = (source, [COST], encoded), (source, every, given), (train, every, controlled)
     rows = in_stages(STUDY, store, stages, shown=show_progress)
@@ -272,34 +278,30 @@ def put_back(
     levelled = [name for name in codes if name not in (*own, *proposing)]
     splitting = [name for name in levelled if name.rpartition(":")[2] in (*BEST, "lasso")]
 
-    def at(name, names, level):
+    def at(names, level, *dictionaries):
         kept = [each for each in names if level <= MOST_PURSUED or stem(each) != "omp"]
-        learner, about = learners[name]
-        return methods_of(learner, kept, level, **about)
-
-    def encoded(_):
-        return chain(*(at(name, own, middle) for name in learners))
+        for learner, about in (learners[name] for name in dictionaries or learners):
+            yield from methods_of(learner, kept, level, **about)
 
     def common(rows):
-        own = [row for row in rows if row["codes"] == "own"]
-        places = {row["dictionary"]: placed(row["l0"], l0) for row in own}
+        places = {row["dictionary"]: placed(row["l0"], l0) for row in rows if row["codes"] == "own"}
         for row in rows:
             row.update(places.get(row["dictionary"], {}))
-        return chain(*(at(name, levelled, level) for name in learners for level in l0))
+        return chain(*(at(levelled, level) for level in l0))
 
     def split(rows):
         for row in rows:
             # Do not split denser codes, which are not sparse.
             if row["codes"] != "own" or row["dead"] or row["level"] > densest:
                 continue
-            yield from at(row["dictionary"], proposing, row["level"])
-            near = best_at(rows, row["near"]) or row
-            if row["level"] not in l0:
-                for name in (row["dictionary"], near["dictionary"]):
-                    yield from at(name, splitting, row["level"])
+            name, level = row["dictionary"], row["level"]
+            yield from at(proposing, level, name)
+            if level not in l0:
+                near = best_at(rows, row["near"]) or row
+                yield from at(splitting, level, name, near["dictionary"])
 
-    stages = [(source, [nats.METRIC], each) for each in (encoded, common, split)]
-    return in_stages(NATS, store, stages)
+    wanted = (lambda _: at(own, middle), common, split)
+    return in_stages(NATS, store, [(source, [nats.METRIC], each) for each in wanted])
 
 
 def priced(
@@ -327,9 +329,11 @@ def priced(
 
     found = in_stages(COSTS, store, [(source, (), weights)], metrics=())
     lams = {row["level"]: row["lam"] for row in found}
-    methods = ways(learner, k, lams, kinds, names)
-    metrics = nats.METRIC, cost_at(lams[k], k), processor_time()
-    stage = source, metrics, lambda _: methods
+    stage = (
+        source,
+        (nats.METRIC, cost_at(lams[k], k), processor_time()),
+        lambda _: ways(learner, k, lams, kinds, names),
+    )
     rows = in_stages(COSTS, store, [stage], calibrate_on="train")
     return [row | {"lam": lams[k]} for row in rows]
 
@@ -344,23 +348,16 @@ def ways(
     """Ways of some kinds to code on a dictionary with k atoms a sample, and further codes by their
     names, with the lasso's λ at the L0s that need one.
     """
-    numbered: dict[str, dict[str, Any]] = {
-        f"{kind}_{screens}x{breadth}": {"screens": screens, "breadth": breadth}
-        for screens, breadth in SCREENS
-        for kind in KINDS[1:3]
-    }
-    numbered |= {f"fista_{count}": {"iterations": count} for count in ITERATIONS}
-    plain = "own", "own_refit", "omp", "omp_pruned", "lasso", "lasso_refit", "lasso_pruned"
-    every = [name for name in (*plain, *numbered) if kind_of(name) in kinds]
 
     def lasso(l0):
         return Lasso(lams[l0], nonneg=not learner.signed)
 
-    for method in methods_of(learner, [*every, *names], k, lasso=lasso):
-        family = method.name if method.name in names else kind_of(method.name)
-        columns = dict.fromkeys(("screens", "breadth", "iterations"))
-        row = {"codes": method.name, "level": k, **columns, **numbered.get(method.name, {})}
-        yield dataclasses.replace(method, family=family, row=row)
+    every = [*chain(*(KINDS[kind] for kind in kinds)), *names]
+    for name in dict.fromkeys(every):
+        kind, sizes = recipe(name)
+        row = dict.fromkeys(("screens", "breadth", "iterations")) | sizes
+        family = name.rpartition(":")[2] if name in names else kind
+        yield from methods_of(learner, [name], k, family=family, lasso=lasso, row=row)
 
 
 def _cost(inferred: Inferred) -> dict[str, float]:
@@ -378,33 +375,29 @@ def _methods(
     plan: Plan,
     learner: Learner,
     levels: dict[str, float],
-    family: str = "",
-    signed: bool | None = None,
+    row: Mapping[str, Any] = MappingProxyType({}),
+    **about: Any,
 ) -> Iterator[Method]:
-    """The codes of a dictionary at each level, and the curve about one of them."""
-    signed = learner.signed if signed is None else signed
+    """The codes of a dictionary at each level, and the curve about one of them, with further
+    columns and options of `methods_of`.
+    """
+    nonneg = not about.get("signed", learner.signed)
     if abs(levels["common"] - levels.get("own", 0)) <= ALIKE * levels["common"]:
         # One level stands for both; verdicts allow for the difference.
         del levels["common"]
-    about = {"skip": True} if getattr(learner.ready, "skip", None) is not None else {}
+    skip = {"skip": True} if getattr(learner.ready, "skip", None) is not None else {}
     # The MLP itself predicts its output, and a pursuit of that is one of the target.
     left = ("own", "predicted") if plan.source.activations.of_mlp else ("own",)
     for level, l0 in levels.items():
         names = (*CODES, *(OF_ENCODERS if level == "own" else ()), *plan.codes)
         asked = [name for name in dict.fromkeys(names) if stem(name) not in left]
-        for method in methods_of(learner, asked, l0, family=family, signed=signed):
-            yield _with({"level": level} | about, method)
+        yield from methods_of(learner, asked, l0, row={"level": level, **skip, **row}, **about)
     middle = "common" if "common" in levels and (plan.l0 or "own" not in levels) else "own"
-    whole, shares = Lasso(l0=levels[middle], nonneg=not signed), list(SPREAD)
+    whole, shares = Lasso(l0=levels[middle], nonneg=nonneg), list(SPREAD)
     if plan.lam is not None:
-        middle, whole, shares = "lam", Lasso(plan.lam, nonneg=not signed), [1.0, *SPREAD]
+        middle, whole, shares = "lam", Lasso(plan.lam, nonneg=nonneg), [1.0, *SPREAD]
     for times in shares:
-        lasso = whole if times == 1 else Lasso(nonneg=not signed, of=whole, times=times)
-        told = {"level": middle} | ({} if times == 1 else {"times": times})
-        for name, encoder in (("lasso", lasso), ("lasso_refit", refit(lasso))):
-            row = {"codes": name, **told}
-            yield Method(name, family or learner.family, learner, encoder, row)
-
-
-def _with(told: Mapping[str, Any], method: Method) -> Method:
-    return dataclasses.replace(method, row={**method.row, **told})
+        at = {"level": middle} | ({} if times == 1 else {"times": times}) | row
+        lasso = whole if times == 1 else Lasso(nonneg=nonneg, of=whole, times=times)
+        fixed = functools.partial(lambda lasso, _: lasso, lasso)
+        yield from methods_of(learner, ("lasso", "lasso_refit"), 1, lasso=fixed, row=at, **about)

@@ -12,7 +12,7 @@ from sae_gap.analysis.comparison import compare
 from sae_gap.core import runs
 
 
-def coverage(documents: int, *, skewed: bool, draws: int = 10_000, seed: int = 0) -> float:
+def coverage(documents: int, *, skewed: bool, draws: int = 4_000) -> float:
     """How often `interval` holds the truth, of documents of very unequal lengths.
 
     The variance and the difference of a document are its length, of a log-normal law whose
@@ -20,7 +20,7 @@ def coverage(documents: int, *, skewed: bool, draws: int = 10_000, seed: int = 0
     .3, and of the difference 2 + 3 t with t of Student's law of three degrees of freedom or, if
     `skewed`, log-normal, deviating by 1.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     lengths = rng.lognormal(0, 1, (draws, documents))
     variance = lengths * rng.lognormal(0, 0.3, lengths.shape)
     factors = (
@@ -46,23 +46,17 @@ def test_the_interval_is_of_student_by_leaving_each_document_out():
     many = [np.tile(each, 10) for each in (best, own, far)]
     assert compare(*many).sign == 1 and compare(many[1], many[0], many[2]).sign == -1
     assert compare(own, own, far)[:4] == (found.other, found.other, 0, 0)
+    assert compare([1.0, 0.0], [2.0, 0.0], [4.0, 0.0])[2:4] == (-np.inf, np.inf)
     # A document that weighs nothing changes nothing.
     assert compare(*([*each, 0] for each in (best, own, far)))[:4] == pytest.approx(found[:4])
 
 
-def test_a_single_document_has_no_interval():
-    found = compare([1.0, 0.0], [2.0, 0.0], [4.0, 0.0])
-    assert (found.low, found.high, found.sign) == (-np.inf, np.inf, 0)
-    assert str(found) == "25.0 points (no interval)"
-
-
-@pytest.mark.parametrize("documents", [3, 6, 24, 100])
-@pytest.mark.parametrize("skewed", [False, True])
+@pytest.mark.parametrize(("documents", "skewed"), [(3, False), (24, True)])
 def test_intervals_hold_the_truth_as_often_as_they_say(documents, skewed):
-    assert coverage(documents, skewed=skewed, draws=4_000) > 0.92
+    assert coverage(documents, skewed=skewed) > 0.92
 
 
-@pytest.mark.parametrize("correlation", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize("correlation", [0.0, 0.9])
 def test_intervals_over_runs_of_an_autoregressive_loss_hold_the_truth(correlation):
     """Another series, which correlates as far, decides the runs. Three deviations are allowed."""
     noise = np.random.default_rng(0).standard_normal((2, 400, 1_000))
@@ -78,8 +72,8 @@ def test_intervals_over_runs_of_an_autoregressive_loss_hold_the_truth(correlatio
 @pytest.mark.parametrize(
     ("comparison", "text"),
     [
-        (Comparison(0.935, 0.912, 0.019, 0.027), "2.3 points more (1.9 to 2.7)"),
         (Comparison(0.935, 0.948, -0.017, -0.009), "1.3 points less (0.9 to 1.7)"),
+        (Comparison(0.75, 0.5, -np.inf, np.inf), "25.0 points (no interval)"),
         (Comparison(0.93, 0.93, -0.002, 0.001), "0.0 points (-0.2 to 0.1)"),
         (Comparison(0.9304, 0.93, 0.0003, 0.0005), "0.04 points more (0.03 to 0.05)"),
         (Comparison(0.932, 0.93, 0.0001, 0.004), "0.20 points more (0.01 to 0.40)"),

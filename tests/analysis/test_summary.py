@@ -5,7 +5,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from sae_gap import catalogue
 from sae_gap.measure import atom_lines, curve_lines, worst_lines
 
 
@@ -21,9 +20,7 @@ COMMON += [row("screened", 4.0, 0.15, level="common")]
 
 
 @pytest.mark.parametrize(("fvu", "best"), [(0.2, "screened"), (0.3, "lasso_refit")])
-def test_the_best_codes_are_those_that_explain_more_at_the_encoders_l0_or_the_common_one(
-    fvu, best, monkeypatch
-):
+def test_the_best_codes_explain_more_at_the_encoders_l0_or_the_common_one(fvu, best):
     rows = [*OWN, *COMMON, row("lasso", 2.0, 0.4, level="own"), row("proposed", 2, 0, level="own")]
     rows += [row("lasso_refit", 2.0, 0.25, level="own"), row("screened", 2.0, fvu, level="own")]
     # Neither a point of the curve, nor the weight that was given, nor what has no score counts.
@@ -38,11 +35,6 @@ def test_the_best_codes_are_those_that_explain_more_at_the_encoders_l0_or_the_co
     assert (mine["at_l0"], atoms["at_l0"], mine["certificate"]) == (2, 4, pytest.approx(4e-8))
     assert (atoms["best_codes"], atoms["best_fvu"]) == ("lasso_refit", 0.1)
     assert "fvu_ratio" not in atoms
-    # A metric of one's own comes last, and takes no other's place.
-    column = SimpleNamespace(columns=("thrice", "family"))
-    monkeypatch.setattr(catalogue, "default_metrics", lambda: [column])
-    rows = [each | {"thrice": 3} for each in rows]
-    assert [*curve_lines(rows)[0].items()] == [*mine.items(), ("thrice", 3)]
 
 
 def test_the_worst_samples_are_told_by_their_places_in_the_file():

@@ -63,8 +63,8 @@ def done(files, tmp_path_factory):
     return arguments, results, out
 
 
-def test_what_it_leaves(done):
-    _, results, out = done
+def test_what_it_leaves(done, monkeypatch):
+    arguments, results, out = done
     folder = results / "measure"
     assert {path.name for path in folder.iterdir()} == FILES
     for stem in FIGURES:
@@ -83,17 +83,18 @@ def test_what_it_leaves(done):
         *("own", "own_refit", "lasso", "lasso_refit", "screened", "proposed")
     }
     page = (folder / "report.html").read_text()
-    # Of 20 latents; a product of a TopK with its dictionary has 12 times as many multiply-adds.
+    # A product of a TopK with its dictionary has 12 times as many multiply-adds as latents.
     names, _, *stand = [re.split(r"  +", line.strip()) for line in out.splitlines()[1:5]]
     assert names[:4] == ["dictionary", "rank", "own FVU", "best FVU"] and names[-1] == "cost"
     for line, name, l0 in zip(stand, ("mine", "other"), ("2.000", "3.000"), strict=True):
-        assert line[:2] + line[-3:-2] + line[-1:] == [name, "1 to 2", l0, "2.4e-04"]
         dead = 20 - next(int(row["fired"]) for row in codes if row["dictionary"] == name)
-        assert line[-2] == str(dead)
-    assert "may be the opposite one" in out
+        assert line[:2] + line[-3:] == [name, "1 to 2", l0, str(dead), "2.4e-04"]
     # On the page the verdict stands before all else.
     places = [page.index(word) for word in ("Of the dictionaries", "Loading: ", "<caption", "<img")]
     assert places == sorted(places) and "not better features" in page
+    # The same command measures nothing again.
+    monkeypatch.setattr(reconstruction, "explained", None)
+    assert succeed("measure", *arguments, f"--results_dir={results}") == out
 
 
 def test_what_was_measured_travels_with_the_sae(done):
@@ -110,12 +111,6 @@ def test_what_was_measured_travels_with_the_sae(done):
     assert result["dataset"]["name"].startswith("30 rows of 3 held-out") and "rank" not in found
 
 
-def test_the_same_command_measures_nothing_again(done, monkeypatch):
-    arguments, results, out = done
-    monkeypatch.setattr(reconstruction, "explained", None)
-    assert succeed("measure", *arguments, f"--results_dir={results}") == out
-
-
 def test_saes_of_earlier_runs_stand_beside_those_of_this_one(done, files, tmp_path):
     arguments, results, _ = done
     shutil.copytree(results, tmp_path, dirs_exist_ok=True)
@@ -123,38 +118,26 @@ def test_saes_of_earlier_runs_stand_beside_those_of_this_one(done, files, tmp_pa
     out = succeed("measure", *alone)
     first, *_ = out.split("\n\n")
     assert [line.split()[0] for line in first.splitlines()[3:]] == ["mine", "other"]
-    assert "All codes" in out and [line.split()[-1] for line in first.splitlines()[1:2]] == ["cost"]
-    assert all(line.split()[-1] == "2.4e-04" for line in first.splitlines()[3:])
+    assert "All codes" in out
 
     stored = Store(results / "measure").rows()
     now = [row for row in stored if row["dictionary"] != "other"]
     models = [row for row in stored if "model" in row["learner"]]
-    elsewhere = [row | {"activations": "0123456789"} for row in models]
-    twins = [row | {"learner": {"model": "abcdef"}} for row in models if row in now]
+    mine = [row for row in models if row in now]
+    twins = [row | {"learner": {"model": "abcdef"}} for row in mine]
     killed = [row | {"learner": {"model": "x"}} for row in models if row["codes"] == "own"]
-    # At another L0, or of other inputs, nothing is compared.
-    denser = [
-        row | {"learner": {"model": "denser"}, "l0": 2 * row["l0"], "dictionary": "denser"}
-        for row in models
-        if row in now
-    ]
-    apart = measurement_page.standings(now, denser)
-    assert [[line["dictionary"] for line in lines] for _, lines in apart] == [["mine"], ["denser"]]
-    assert apart[0][0] != apart[1][0]
-    read = [row | {"inputs": "0123456789"} for row in models]
-    (_, here), (title, there) = measurement_page.standings(now, read)
-    assert (len(here), len(there)) == (1, 2) and " read from 012345, " in title
-    skips = measurement_page.standings(now, [row | {"skip": True} for row in denser])
-    assert [title.endswith(", with a skip") for title, _ in skips] == [False, True]
-    groups = measurement_page.standings(now, [*stored, *elsewhere, *twins, *killed])
-    told = [[(line["dictionary"], line["rank"]) for line in lines] for _, lines in groups]
-    # Ranks are among those of the same rows.
-    assert told == [
-        [(name, "1 to 3") for name in ("mine", "mine (abcd)", "other")],
-        [(name, "1 to 2") for name in ("mine", "other")],
-    ]
-    assert re.fullmatch(r"30 rows of \w{6}, seed 0, L0 [\d.]+", groups[0][0])
-    assert groups[1][0].startswith("30 rows of 012345, seed 0")
+    # At another L0, or of other rows, nothing is compared.
+    other = {"learner": {"model": "other"}, "dictionary": "there"}
+    denser = [row | other | {"l0": 2 * row["l0"]} for row in mine]
+    elsewhere = [row | other | {"activations": "0123456789"} for row in mine]
+    skips = [row | other | {"learner": {"model": "skips"}, "skip": True} for row in mine]
+    (first, lines), (second, there) = measurement_page.standings(
+        now, [*stored, *twins, *killed, *denser, *elsewhere, *skips]
+    )
+    found = [(line["dictionary"], line["rank"]) for line in lines]
+    assert found == [(name, "1 to 3") for name in ("mine", "mine (abcd)", "other")]
+    assert re.fullmatch(r"30 rows of \w{6}, seed 0, L0 [\d.]+", first)
+    assert second == f"{first}, with a skip" and [line["rank"] for line in there] == ["1"]
 
 
 def test_a_decoder_alone_such_as_learn_saves(files, tmp_path, monkeypatch):
@@ -167,9 +150,6 @@ def test_a_decoder_alone_such_as_learn_saves(files, tmp_path, monkeypatch):
     assert "Only 20 rows of 3 held-out documents" in out
     codes = lines_of(tmp_path / "measure" / "codes.csv")
     assert {(line["dictionary"], line["num_scored"]) for line in codes} == {("saved", "20")}
-    # Codes are of the activations less their mean, of which no code at all explains nothing.
-    curve = [float(line["fvu"]) for line in codes if line["codes"] == "lasso"]
-    assert len(curve) > 3 and 0 < min(curve) < max(curve) < 1
 
 
 def test_an_sae_that_explains_nothing_is_measured_if_it_must_be(files, tmp_path):
@@ -182,74 +162,48 @@ def test_an_sae_that_explains_nothing_is_measured_if_it_must_be(files, tmp_path)
     page = (tmp_path / "measure" / "report.html").read_text()
     # A terminal shows one SAE's tables, but no samples.
     assert "All codes" in out and "largest gaps" not in out and "largest gaps" in page
-    assert page.index("What looks wrong") < page.index("Loading: suspicious") < page.index("<img")
 
 
+MINE = ["--sae={m}", "--activations={x}"]
 BAD = {
-    "nothing": ([], "nothing to measure"),
-    "too few activations": (
-        ["--dictionary={D}", "--activations={few}", "--lam=1"],
-        "too few to judge by",
-    ),
-    "two weights": (
-        ["--sae={m}", "--activations={x}", "--lam=1", "--match_l0=2"],
-        "each set the weight; give one of them",
-    ),
-    "nothing to learn from": (
-        ["--sae={m}", "--activations={x}", "--held_out=all"],
-        "leaves no rows for controls",
-    ),
-    "share of nothing": (
-        ["--sae={m}", "--activations={x}", "--held_out=some"],
-        "a share between 0 and 1, or all",
-    ),
-    "no recording": (
-        ["--sae={m}", "--activations={x}", "--recording={D}"],
-        "holds no recording.json",
-    ),
-    "activations of another mean": (
-        ["--sae={m}", "--activations={moved}"],
-        "--anyway measures it all the same",
-    ),
+    "nothing to measure": [],
+    "too few to judge by": ["--dictionary={D}", "--activations={few}", "--lam=1"],
+    "each set the weight; give one of them": [*MINE, "--lam=1", "--match_l0=2"],
+    "leaves no rows for controls": [*MINE, "--held_out=all"],
+    "a share between 0 and 1, or all": [*MINE, "--held_out=some"],
+    "holds no recording.json": [*MINE, "--recording={D}"],
+    "--layer is of the network; give its --recording": [*MINE, "--layer=3"],
+    "--costs is of the network; give its --recording": [*MINE, "--costs=all"],
+    "a control must be one of": [*MINE, "--controls=none,random"],
+    "--anyway measures it all the same": ["--sae={m}", "--activations={moved}"],
 }
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_whatever_is_wrong_is_one_sentence_and_leaves_nothing(case, files, tmp_path):
+@pytest.mark.parametrize("words", BAD)
+def test_whatever_is_wrong_is_one_sentence_and_leaves_nothing(words, files, tmp_path):
     x = np.load(files / "x.npz")["activations"]
     arrays = {"moved": x - 0.7, "few": x[:9]}
     for name, array in arrays.items():
         np.save(tmp_path / f"{name}.npy", array)
     places = {name: str(tmp_path / f"{name}.npy") for name in arrays}
     places |= {name[0]: str(files / name) for name in ("D.npy", "mine", "x.npz")}
-    arguments, words = BAD[case]
-    given = [text.format(**places) for text in arguments]
+    given = [text.format(**places) for text in BAD[words]]
     refused(words, "measure", *given, f"--results_dir={tmp_path / 'results'}")
     assert not (tmp_path / "results").exists()
 
 
 def test_names_tell_paths_apart(tmp_path):
-    for name in ("a/x/ae.pt", "b/x/ae.pt", "c/D.npy", "c/E.safetensors", "d/dictionary.npy"):
+    for name in ("a/x/ae.pt", "b/x/ae.pt", "c/D.npy", "c/E.safetensors"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    assert inputs.names([str(tmp_path / "a/x/ae.pt"), str(tmp_path / "c/D.npy")]) == ["x", "D"]
-    assert inputs.names([str(tmp_path / "a/x"), str(tmp_path / "b/x/ae.pt")]) == ["a/x", "b/x"]
-    assert inputs.names([str(tmp_path / "d/dictionary.npy")]) == ["d"]
-    pair = [str(tmp_path / "c" / name) for name in ("D.npy", "E.safetensors")]
-    assert inputs.names(pair) == ["D", "E"]
+    for paths, names in (
+        (("a/x/ae.pt", "c/D.npy"), ["x", "D"]),
+        (("a/x", "b/x/ae.pt"), ["a/x", "b/x"]),
+        (("c/D.npy", "c/E.safetensors"), ["D", "E"]),
+    ):
+        assert inputs.names([str(tmp_path / path) for path in paths]) == names
     # A control is called so, and its rows are apart from those of the user's own.
     assert inputs.names(["/home/random"], ["random"]) == ["home/random"]
-
-
-@pytest.mark.parametrize(("width", "affordable"), [(2_000, True), (3_000, False)])
-def test_a_dictionary_is_learned_unless_it_takes_hours(width, affordable):
-    sae = SimpleNamespace(num_latents=width, input_dim=2_304)
-    assert binary.is_affordable(sae) == affordable
-
-
-def test_targets_come_from_the_array_of_that_name(tmp_path):
-    path, rows = tmp_path / "both.npz", np.random.default_rng(0).normal(size=(2, 30, 4))
-    np.savez(path, activations=rows[0], targets=rows[1])
-    pair = binary.MeasureOptions(activations=str(path), targets=str(path)).read_pairs()
-    for found, wanted in zip(pair, rows[::-1], strict=True):
-        np.testing.assert_allclose(found.take(np.arange(30)), wanted, rtol=1e-6)
+    # A dictionary is learned unless it takes hours.
+    sizes = [SimpleNamespace(num_latents=width, input_dim=2_304) for width in (2_000, 3_000)]
+    assert [*map(binary.is_affordable, sizes)] == [True, False]

@@ -43,16 +43,15 @@ def test_it_records_what_open_recording_reads(tmp_path, options):
 
 
 FAULTS = {
-    "layer": (["--layers=3"], "a layer must be an integer of at least 0 and of at most 2"),
-    "model": (["--model=nowhere.gguf"], "nowhere.gguf is not a file"),
-    "context": (["--context=100"], "context must be an integer of at least 2 and of at most 64"),
+    "a layer must be an integer of at least 0 and of at most 2": "--layers=3",
+    "nowhere.gguf is not a file": "--model=nowhere.gguf",
+    "context must be an integer of at least 2 and of at most 64": "--context=100",
 }
 
 
-@pytest.mark.parametrize("case", FAULTS)
-def test_what_is_wrong_is_said_in_a_sentence(tmp_path, options, case):
-    arguments, message = FAULTS[case]
-    refused(message, "record", *options, "--layers=0", "--context=8", *arguments)
+@pytest.mark.parametrize("words", FAULTS)
+def test_what_is_wrong_is_said_in_a_sentence(tmp_path, options, words):
+    refused(words, "record", *options, "--layers=0", "--context=8", FAULTS[words])
     assert not (tmp_path / "results").exists()
 
 

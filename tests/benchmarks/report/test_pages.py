@@ -27,7 +27,6 @@ def page(**changed):
     columns = {"method": "method", "num_samples": "samples", "mcc_id": "MCC", "mse_id": "error"}
     summary = tables.summarise(rows, by=("method", "num_samples"))
     parts = {
-        "study": "made_up",
         "title": "Where recovery is lost",
         "about": "Is it `so`?\n\n- Or is it\n- not?",
         "command": "python -m sae_gap made_up --seeds=0,1",

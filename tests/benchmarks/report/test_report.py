@@ -22,7 +22,7 @@ def test_the_binary_writes_one_file_or_says_what_is_damaged(tmp_path):
 
 
 def test_it_counts_the_published_numbers_that_are_close_and_names_the_furthest(tmp_path):
-    line = find("vary_latents", "fista_oracle")
+    line, _ = find("vary_latents fista_oracle")
     ours = {name: line[name] for name in ("method", "num_latents", "sparsity", "num_samples")}
     ours |= {"mcc_paper_id_mean": line["mcc_paper_id_mean"]}
     ours |= {"auc_ood_mean": line["auc_ood_mean"] - 0.2}
