@@ -13,10 +13,9 @@ import types
 import pytest
 
 from benchmarks import options, studies
-from benchmarks.harness import command, crossing, dry_run, learners
-from benchmarks.harness import preset as presets
+from benchmarks.harness import command, crossing, learners, main
 from benchmarks.harness.outcome import is_comparable
-from benchmarks.harness.preset import Preset, grid
+from benchmarks.harness.preset import PRESETS, Preset
 from benchmarks.studies import attribution, warmstart_encoder
 from sae_gap import Method, Models, Setting, Store, catalogue
 from sae_gap.analysis import published
@@ -36,7 +35,7 @@ RECORD = pathlib.Path(__file__).with_name("studies.json")
 def methods(name, preset="paper", source=None, **changes):
     one = STUDIES[name]
     sizes = dataclasses.replace(one.presets.get(preset, one.presets["quick"]), **changes)
-    return one.methods(source or one.sources(sizes)[0], sizes)
+    return one.methods(source or sizes.sources()[0], sizes)
 
 
 def read(name, *arguments):
@@ -50,7 +49,7 @@ def digests(name):
     found = {}
     for preset, protocol in itertools.product(STUDIES[name].presets, PROTOCOLS):
         sizes = dataclasses.replace(STUDIES[name].presets[preset], protocol=protocol)
-        source = STUDIES[name].sources(sizes)[0]
+        source = sizes.sources()[0]
         parts = [
             [one.name, one.family, one.at, describe(one.learner), describe(one.encoder), one.row]
             for one in STUDIES[name].methods(source, sizes)
@@ -94,7 +93,7 @@ def test_the_weight_of_the_command_line_is_that_of_codes_and_of_what_they_are_he
 
 
 def test_options_of_a_preset_are_those_of_its_learners():
-    preset = Preset(families="num_slots=8", sae_steps=9)
+    preset = Preset(families={"num_slots": 8}, sae_steps=9)
     assert learners.pruned(preset).num_slots == learners.families(preset).num_slots == 8
     # Of four steps each, whole epochs.
     source = Setting(20, 3, 8 * SparseAutoencoder.batch_size)
@@ -158,11 +157,10 @@ def test_a_page_has_a_folder_for_each_choice_of_flags(flags, folder):
 
 
 def test_sources_are_the_cells_of_a_grid_or_vary_one_size_at_a_time():
-    found = grid(Preset((20, 30), (3,), (200,), width=(None, 40), seeds=(0, 1)))
+    found = Preset((20, 30), (3,), (200,), width=(None, 40), seeds=(0, 1)).sources()
     assert found[0] == Setting(20, 3, 200, 0) and found[2] == Setting(20, 3, 200, 0, width=40)
     assert len(found) == 8 == len(set(found)) and found[-1] == Setting(30, 3, 200, 1, width=40)
-    kind = type(attribution.BENCH.presets["quick"])
-    found = attribution.one_at_a_time(kind((9, 7), (3, 2), (40, 50), seeds=(4, 5)))
+    found = attribution.OneAtATime((9, 7), (3, 2), (40, 50), seeds=(4, 5)).sources()
     cells = [(9, 3, 40), (7, 3, 40), (9, 3, 50), (9, 2, 40)]
     assert found == [Setting(*cell, seed) for cell in cells for seed in (4, 5)]
     dims = {source.input_dim for source in read("phase_transition", "--preset=smoke").study.sources}
@@ -253,7 +251,7 @@ def test_a_model_that_several_jobs_need_is_counted_with_the_first(tmp_path):
     base = OnHost(num_steps=1)
     kinds = [base, OnHost(num_steps=2, base=base), base, OnHost(num_steps=3)]
     listed = [Method(f"m{place}", "", learner, Lasso()) for place, learner in enumerate(kinds)]
-    said = dry_run.plan(run_of(tiny.make(methods=listed), tmp_path, tmp_path)).splitlines()
+    said = main.plan(run_of(tiny.make(methods=listed), tmp_path, tmp_path)).splitlines()
     # Methods of one learner are one job.
     counts = [line.rpartition(": ")[2] for line in said[:-1]]
     assert counts == [f"0/{number} rows there, 2 to fit" for number in (4, 2, 2)]
@@ -263,12 +261,12 @@ def test_a_model_that_several_jobs_need_is_counted_with_the_first(tmp_path):
 def test_models_that_are_all_there_may_lie_where_nothing_can_be_written(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("mine")
     monkeypatch.setattr(Models, "missing", lambda *_: [])
-    dry_run.check_writable(run_of(tiny.make(), tmp_path / "results", tmp_path / "file"))
+    main.check_writable(run_of(tiny.make(), tmp_path / "results", tmp_path / "file"))
 
 
 SOURCE = Setting(20, 3, 200)
 # Of a weight that is not the default.
-SMOKE = dataclasses.replace(presets.SMOKE, lam=0.2)
+SMOKE = dataclasses.replace(PRESETS["smoke"], lam=0.2)
 
 
 def made(name, study="amortisation_gap", preset=SMOKE):
