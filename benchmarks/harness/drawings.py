@@ -55,13 +55,17 @@ def inference_along(metric: str = "mcc_ood", *, style: str) -> dict[str, Drawing
 
 
 def along(
-    x: str, metrics: Sequence[str], rows: Callable[[Lines], Lines] | None = None, **options: str
+    x: str,
+    metrics: Sequence[str],
+    rows: Callable[[Lines], Lines] | None = None,
+    cells: tuple[str, ...] = (),
+    **options: str,
 ) -> dict[str, Drawing]:
     """Scores along iterations, steps or weights, a panel a number of latents."""
     logy = ("relative_gap_id", "mse_id")
     fixed = {"x": x, "panel": "num_latents", **options}
     return {
-        metric: Drawing("curve", {**fixed, "y": metric, "logy": metric in logy}, rows)
+        metric: Drawing("curve", {**fixed, "y": metric, "logy": metric in logy}, rows, cells)
         for metric in metrics
     }
 

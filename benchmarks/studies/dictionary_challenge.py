@@ -38,6 +38,15 @@ def samples_seen(inferred: Inferred) -> dict[str, float]:
     return {"samples_seen": len(inferred.task.train.signals)}
 
 
+def _per_latent(rows):
+    """Rows of what is learned, with the samples for each latent."""
+    return [
+        row | {"per_latent": row["samples_seen"] / row["num_latents"]}
+        for row in rows
+        if row["dictionary"] != "oracle"
+    ]
+
+
 def _methods(source, p):
     length = {} if p.peer_steps is None else {"num_steps": p.peer_steps}
     rivals = [SpamsTrainDL(p.lam, **length), SklearnMiniBatch(p.lam, **length)]
@@ -57,7 +66,7 @@ BENCH = Bench(
     _methods,
     presets(Challenge, smoke={"peer_steps": 10}, paper={"num_latents": WIDTHS}),
     drawings.plain((*CELL, "noise_db"), "recovery_by_seconds")
-    | drawings.plain(("sparsity", "noise_db"), "recovery_by_samples"),
+    | drawings.along("per_latent", ("cosine",), _per_latent, ("sparsity", "noise_db")),
     {
         "Dictionaries": "cosine close mcc_id mcc_ood mcc_paper_id mcc_paper_ood support_f1_id "
         "support_f1_ood samples_seen fit_seconds"

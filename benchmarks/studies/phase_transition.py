@@ -1,8 +1,8 @@
 """In how few dimensions can each method still recover the concepts?
 
 Every method but the unlearned baselines at 50, 100 and 200 latents, 3 to 10 of them active, in
-`input_dim = ceil(c k ln(num_latents / k))` dimensions with c from .5 to 6: heat maps of the MCC,
-with c = 2, the dimension of the paper's other studies, drawn in.
+`input_dim = ceil(c k ln(num_latents / k))` dimensions with c from .5 to 6, and c = 2 in the
+paper's other studies: the MCC and the matched cosine along c.
 
   python -m sae_gap phase_transition
   python -m sae_gap phase_transition --preset=paper --seeds=0
@@ -67,14 +67,6 @@ def _methods(source, p):
     return [method for method in methods.everything(source, p) if method.family != "baseline"]
 
 
-_MAP = {
-    "x": "num_latents",
-    "y": "ratio",
-    "value": "mcc_ood",
-    "panel": ("dictionary",),
-    "bound": lambda row: 2.0,
-    "bound_label": "c = 2, the dimension of the other studies",
-}
 BENCH = Bench(
     __name__,
     "Phase transition",
@@ -85,6 +77,6 @@ BENCH = Bench(
         quick=_FEW,
         paper=_FEW | {"num_latents": (50, 100, 200), "sparsity": (3, 5, 10)},
     ),
-    {"phase_map": drawings.Drawing("heat_map", _MAP, _placed, ("sparsity",))},
+    drawings.along("ratio", ("mcc_ood", "cosine"), _placed, ("sparsity",)),
     varies=("input_dim",),
 )

@@ -1,6 +1,4 @@
-"""The figures of the challenge and of the encoder budget: heat maps, seconds and operations."""
-
-import itertools
+"""The figures of the challenge and of the encoder budget: seconds and operations."""
 
 import numpy as np
 import pytest
@@ -8,60 +6,19 @@ import pytest
 from sae_gap import figures
 from sae_gap.figures import labels
 
-from .samples import SAES, SETTING, choose, words
+from .samples import SAES, SETTING, choose, row, words
 
 CHALLENGE = ("online_dl", "dl_fista", "spams", "sklearn", *SAES, "oracle")
 
 
-def make_challenge(
-    names=CHALLENGE,
-    widths=(1_000, 2_000, 5_000),
-    samples=(5_000, 20_000, 200_000),
-    seeds=(0, 1),
-    **values,
-):
-    rows = []
-    for (place, name), width, size, seed in itertools.product(
-        enumerate(names), widths, samples, seeds
-    ):
-        score = 1 / (1 + place / 4 + width / size) if name != "oracle" else 1.0
-        row = {"method": f"m{place}", "seed": seed, "num_latents": width, "sparsity": 10}
-        row |= {"dictionary": name, "inference": "lasso", "start": "cold"}
-        row |= {"num_samples": size, "samples_seen": size // 2}
-        row |= {"input_dim": 93, "cosine": score, "mcc_ood": score - 0.01 * seed}
-        rows.append(row | {"fit_seconds": (1 + place + seed) * width / 10} | values)
-    return rows
-
-
-def cell(*chosen, **values):
-    return make_challenge(chosen or CHALLENGE, (1_000,), (5_000,), **values)
-
-
-def test_a_cell_of_the_heat_map_is_a_score_over_its_samples():
-    """A panel for each learner, and over each size a bound of its own, where there is one."""
-    dims = {1_000: 93, 2_000: 50, 5_000: 10}
-    rows = make_challenge(("online_dl", "spams", "oracle"))
-    rows = [row | {"input_dim": dims[row["num_latents"]]} for row in rows]
-    *panels, _ = figures.recovery_by_samples(rows).axes
-    # The oracle has nothing to learn; behind the panels is the bar of colours.
-    for learner, axes in enumerate(panels):
-        assert axes.get_title("left").startswith(("online DL", "SPAMS")[learner])
-        (shown,) = axes.collections
-        wanted = [
-            (place, samples / 2 / width, 1 / (1 + learner / 4 + width / samples))
-            for place, width in enumerate(dims)
-            for samples in (5_000, 20_000, 200_000)
-        ]
-        found = np.column_stack([shown.get_offsets(), shown.get_array()])
-        np.testing.assert_allclose(found, wanted)
-        assert [text.get_text() for text in axes.texts] == [f"{one:.2f}" for *_, one in wanted]
-        # n samples of 93 numbers give n 93 equations; 92 numbers to an atom and 10 to a code.
-        lines = [(*line.get_xdata(), *line.get_ydata()) for line in axes.lines]
-        np.testing.assert_allclose(lines, [(-0.5, 0.5, *[92 / 83] * 2), (0.5, 1.5, *[49 / 40] * 2)])
-    for nothing in ([], cell(), make_challenge(("oracle",)), make_challenge(cosine=None)):
-        assert figures.recovery_by_samples(nothing) is None
-    with pytest.raises(ValueError, match="mix noise_db"):
-        figures.recovery_by_samples(make_challenge() + make_challenge(noise_db=20.0))
+def cell(*names, **values):
+    return [
+        row(name, "lasso", seed=seed, cosine=0.9 - place / 10, fit_seconds=10 + place + seed)
+        | {"mcc_ood": 0.8 - place / 20 + seed / 100}
+        | values
+        for place, name in enumerate(names or CHALLENGE)
+        for seed in (0, 1)
+    ]
 
 
 def test_seconds_are_on_the_axis_and_the_oracle_is_a_level():
