@@ -216,7 +216,7 @@ def test_a_metric_that_is_dropped_in_brings_its_label_to_tables_and_figures():
     with mock.patch.object(catalogue, "metrics", lambda: known):
         labels._metrics.cache_clear()
         summary = tables.summarise(rows)
-        assert outcome._unlisted(summary) == ["effective_id"]
+        assert outcome._unlisted(summary) == "effective_id"
         assert outcome._headings(["effective_id"], summary) == {"effective_id": "effective L0"}
         figure = Drawing("curve", {"x": "num_latents", "y": "effective_id"}).draw(rows)
         assert "effective number of latents" in figure.axes[0].get_title("left")
