@@ -348,21 +348,6 @@ class Smoke:
     rows: list[dict]
 
 
-# What other studies add to the methods of the headline.
-FEW = {
-    "worlds": "sae_topk,frozen_topk,random,fista_oracle",
-    "dictionary_challenge": "online_dl,dl_fista,spams,sklearn,sae_topk,sae_batchtopk,fista_oracle",
-    "attribution": "sae_topk,support_topk,least_squares_topk,lasso_1_topk,omp_topk,lasso_1_oracle",
-    "encoder_budget": "relu,topk,jumprelu,lista_1,lista_4,lista_16,lista_published,fista_1,fista_5,"
-    "fista_20,fista_100,ista_1,ista_5,ista_20,ista_100,screened_pursuit,omp,lasso",
-}
-
-
-def smoke_flags(name):
-    """The flags of the smoke run of a study."""
-    return ("--preset=smoke", f"--methods={FEW.get(name, 'all')}")
-
-
 @pytest.fixture(scope="session")
 def smokes(tmp_path_factory):
     """Finished runs of the smoke preset by study, each run when a worker first asks for it, over
@@ -373,12 +358,10 @@ def smokes(tmp_path_factory):
     folder.mkdir(exist_ok=True)
 
     @functools.cache
-    def smoke(name, *arguments):
+    def smoke(name):
         from sae_gap import Store
 
-        results = folder / "-".join(
-            [name, *(str(argument).strip("-").replace("=", "-") for argument in arguments)]
-        )
+        results = folder / name
         with results.with_suffix(".txt").open("a+") as printed:
             # Whoever comes second waits for the first, and finds what that one printed.
             fcntl.flock(printed, fcntl.LOCK_EX)
@@ -386,8 +369,7 @@ def smokes(tmp_path_factory):
             out = printed.read()
             if not out:
                 options = (f"--results_dir={results}", f"--models_dir={folder / 'models'}")
-                code, out, err = call_binary(name, *smoke_flags(name), *arguments, *options)
-                assert (code, err) == (0, ""), err
+                out = succeed(name, "--preset=smoke", "--methods=all", *options)
                 printed.write(out)
         directory = results / name
         return Smoke(directory, page_of(directory), folder / "models", out, Store(directory).rows())

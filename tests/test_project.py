@@ -154,7 +154,7 @@ def check_methods(bench, names, words):
     adds.
     """
     preset = bench.presets["quick"]
-    source = bench.sources(preset)[0]
+    source = preset.sources()[0]
     own = methods_of(bench, source, preset)
     for name in names:
         parts = {part.removeprefix("sae_") for part in name.split(":")}
@@ -238,9 +238,7 @@ def test_every_flag_method_and_study_that_a_page_names_is_there():
     text = GUIDES["benchmarks/README.md"]
     presets = [(bench, bench.presets["quick"]) for bench in studies.found().values()]
     named = {
-        name
-        for bench, preset in presets
-        for name in methods_of(bench, bench.sources(preset)[0], preset)
+        name for bench, preset in presets for name in methods_of(bench, preset.sources()[0], preset)
     }
     assert {"dl_fista", "linear_probe", "fista_oracle", "spams", "sklearn"} <= set(
         re.findall(r"`([a-z_]+)`", text)

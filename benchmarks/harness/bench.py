@@ -1,11 +1,12 @@
 """A study as data: what it runs, at which sizes, and what it draws and prints."""
 
 import dataclasses
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.harness.drawings import Drawing
-from benchmarks.harness.preset import Preset, grid
+from benchmarks.harness.preset import Preset
 from sae_gap.data import Source
 from sae_gap.study import Method
 
@@ -24,38 +25,43 @@ class Bench:
     """A study; `harness.main.run` is its binary.
 
     Args:
-      name: name of the study, its module and its folder.
+      module: `__name__` of its module, which gives its name and folder; the docstring has its
+        question and its outputs.
       title: title of its page.
-      about: its question and its outputs, the docstring of its module.
       methods: methods for a source and a preset; `--methods` may name others, see `crossing`.
       presets: by name; "quick" is the default. Their class, `Preset` or one derived from it, has
-        the study's flags.
-      options: options of `Study`, beside its sources, methods, λ and protocol.
-      varies: columns beside the name that its methods vary; summary.csv shows them next to the
-        sizes.
+        the study's flags and its sources.
       figures: by the stem of their file.
       tables: columns to print, as words, by title; their headings are the metrics' own.
+      varies: columns beside the name that its methods vary; summary.csv shows them next to the
+        sizes.
+      options: options of `Study`, beside its sources, methods, λ and protocol.
+      slow: methods that run only if they are named, or all are.
       parts: whether to split each SAE's distance to the oracle; with one size, a run ends and its
         page begins with the shares of encoder and dictionary.
       note: what the answer says of its SAEs.
-      sources: the sources of a preset.
-      slow: methods that run only if they are named, or all are.
-      without: options that make no sense here.
     """
 
-    name: str
+    module: str
     title: str
-    about: str
-    methods: Callable[[Source, Preset], Sequence[Method]]
+    methods: Callable[[Source, Any], Sequence[Method]]
     presets: Mapping[str, Preset]
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    varies: tuple[str, ...] = ()
     figures: Mapping[str, Drawing] = dataclasses.field(default_factory=dict)
     tables: Mapping[str, str] = dataclasses.field(
         default_factory=lambda: {"Recovery": RECOVERY, "Inference on ID": INFERENCE}
     )
+    varies: tuple[str, ...] = ()
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    slow: tuple[str, ...] = ("softplus_adam",)
     parts: bool = False
     note: str = ""
-    sources: Callable[[Preset], Sequence[Source]] = grid
-    slow: tuple[str, ...] = ()
-    without: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Its name, that of its module."""
+        return self.module.rpartition(".")[2]
+
+    @property
+    def about(self) -> str:
+        """Its question and its outputs."""
+        return str(sys.modules[self.module].__doc__)

@@ -57,12 +57,7 @@ class Run:
       preset: grid and lengths, with the other flags applied.
       study: the study to run.
       names: the methods, in order.
-      store: where rows go.
-      models: where fitted models go.
       shard: the part of the study to run; None is all of it.
-      page: where tables, figures and the page go: one folder for each choice of flags that change
-        them.
-      command: the command that reproduces all this.
     """
 
     bench: Bench
@@ -70,11 +65,37 @@ class Run:
     preset: Preset
     study: Study
     names: Sequence[str]
-    store: results.Store
-    models: Models
     shard: tuple[int, int] | None
-    page: Folder
-    command: str
+
+    @property
+    def store(self) -> results.Store:
+        """Where rows go."""
+        return results.Store(Folder(self.options.results_dir) / self.bench.name)
+
+    @property
+    def models(self) -> Models:
+        """Where fitted models go."""
+        return Models(self.options.models_folder)
+
+    @property
+    def page(self) -> Folder:
+        """Where tables, figures and the page go: a folder for each choice of flags that change
+        them.
+        """
+        sizes = (field.name for field in dataclasses.fields(self.preset))
+        flags = written(self.options, ("preset", "methods", "data", *sizes))
+        if not flags:
+            return self.store.folder
+        text = "_".join(flag.removeprefix("--") for flag in flags)
+        name = re.sub(r"[^\w=.,+-]", "-", text)
+        if len(name) > 100:
+            name = f"{name[:80]}-{results.key({'flags': text})}"
+        return self.store.folder / name
+
+    @property
+    def command(self) -> str:
+        """The command that reproduces all this."""
+        return f"{cli.COMMAND}{shlex.join([self.bench.name, *written(self.options)])}"
 
 
 def options_of(bench: Bench) -> type[StudyOptions]:
@@ -83,7 +104,7 @@ def options_of(bench: Bench) -> type[StudyOptions]:
     sizes = option("quick", "The sizes that no other flag gives.", choices=bench.presets)
     fields["preset"] = (str, sizes)
     # A field that was not made by `option` has no flag.
-    fields |= {name: (Any, None) for name in bench.without}
+    fields |= {name: (Any, None) for name in bench.presets["quick"].without}
     named = [(name, hint, field) for name, (hint, field) in fields.items()]
     return dataclasses.make_dataclass("Of", named, bases=(StudyOptions,), frozen=True, kw_only=True)
 
@@ -95,46 +116,37 @@ def read(bench: Bench, options: StudyOptions) -> Run:
       ValueError: the study cannot run with them.
     """
     shard = None if options.shard is None else cli.parse_shard(options.shard)
-    preset = _changed(bench, options)
-    own_sparsity = vars(options).get("sparsity") is not None
-    sources: Sequence[Source] = (
-        bench.sources(preset)
-        if options.data is None
-        else _recordings(options.data, preset, own_sparsity)
-    )
+    preset, given = _changed(bench, options), options.methods
+    sources = preset.sources() if options.data is None else _recordings(options, preset)
     if not sources:
         raise ValueError(
             "no setting is left of these sizes; choose more latents or a lower sparsity."
         )
-    names = _names(bench, preset, sources[0], options.methods)
-    study = study_of(bench, preset, sources, names)
-    # Let methods refuse before anything runs.
-    for method in study.methods(sources[0]):
-        _check_library(method.name, method.learner)
-    deciding = ("preset", "methods", "data", *(field.name for field in dataclasses.fields(preset)))
-    flags = written(options, deciding)
-    store = results.Store(Folder(options.results_dir) / bench.name)
-    page = store.folder / _folder_of(flags) if flags else store.folder
-    command = f"{cli.COMMAND}{shlex.join([bench.name, *written(options)])}"
-    return Run(
-        bench,
-        options,
-        preset,
-        study,
-        names,
-        store,
-        Models(options.models_folder),
-        shard,
-        page,
-        command,
+
+    def chosen(source: Source) -> list[Method]:
+        """The methods to run: the study's in its order, then crossings."""
+        listed = bench.methods(source, preset)
+        if given is None or given == ("all",):
+            return [one for one in listed if given or one.name not in bench.slow]
+        known = {method.name for method in listed}
+        crossed = [name for name in given if name not in known]
+        return [one for one in listed if one.name in given] + [
+            crossing.method_of(name, listed, source, preset) for name in crossed
+        ]
+
+    study = Study(
+        bench.name,
+        tuple(sources),
+        chosen,
+        lam=preset.lam,
+        protocol=preset.protocol,
+        **bench.options,
     )
-
-
-def _folder_of(flags: Sequence[str]) -> str:
-    """A valid file name made of the flags."""
-    text = "_".join(flag.removeprefix("--") for flag in flags)
-    name = re.sub(r"[^\w=.,+-]", "-", text)
-    return name if len(name) <= 100 else f"{name[:80]}-{results.key({'flags': text})}"
+    # Let methods refuse before anything runs.
+    for method in chosen(sources[0]):
+        _check_library(method.name, method.learner)
+    names = list(dict.fromkeys(method.name for method in chosen(sources[0])))
+    return Run(bench, options, preset, study, names, shard)
 
 
 def _changed(bench: Bench, options: StudyOptions) -> Preset:
@@ -160,54 +172,19 @@ def _changed(bench: Bench, options: StudyOptions) -> Preset:
     return preset
 
 
-def _recordings(data: str, preset: Preset, sparsity_given: bool) -> list[Recording]:
+def _recordings(options: StudyOptions, preset: Preset) -> list[Recording]:
     """Recordings of a file in place of settings, for each width, sparsity and seed; by default the
     sparsity is that of its codes.
     """
-    path, sparsities = fetched(data), preset.sparsity
+    path, sparsities = fetched(str(options.data)), preset.sparsity
     codes = Recording(path, preset.width[0]).task().train.codes
-    if not sparsity_given and codes is not None:
+    if vars(options).get("sparsity") is None and codes is not None:
         sparsities = (max(1, round(float(np.count_nonzero(np.asarray(codes), axis=1).mean()))),)
-    sources = [
-        Recording(path, *cell) for cell in itertools.product(preset.width, sparsities, preset.seeds)
-    ]
+    cells = itertools.product(preset.width, sparsities, preset.seeds)
+    sources = [Recording(path, *cell) for cell in cells]
     for source in sources:
         check_width(source.sparsity, source.task().width)
     return sources
-
-
-def _names(bench: Bench, preset: Preset, source: Source, given: Sequence[str] | None) -> list[str]:
-    """The methods to run: the study's in its order, then crossings."""
-    known = list(dict.fromkeys(method.name for method in bench.methods(source, preset)))
-    if given is None:
-        return [name for name in known if name not in bench.slow]
-    if given == ("all",):
-        return known
-    crossings = [name for name in given if name not in known]
-    return [name for name in known if name in given] + crossings
-
-
-def study_of(
-    bench: Bench, preset: Preset, sources: Sequence[Source], names: Sequence[str]
-) -> Study:
-    """The study of a preset, with the methods of some names."""
-
-    def chosen(source: Source) -> list[Method]:
-        listed = bench.methods(source, preset)
-        known = {method.name for method in listed}
-        crossed = [
-            crossing.method_of(name, listed, source, preset) for name in names if name not in known
-        ]
-        return [*(method for method in listed if method.name in names), *crossed]
-
-    return Study(
-        bench.name,
-        tuple(sources),
-        chosen,
-        lam=preset.lam,
-        protocol=preset.protocol,
-        **bench.options,
-    )
 
 
 def _check_library(name: str, learner: Learner) -> None:

@@ -6,7 +6,7 @@ and `sae_ENCODER` a sparse autoencoder with its own codes. A study's own diction
 precedence.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -19,6 +19,8 @@ from sae_gap.data import Source
 from sae_gap.encoders import AmortisedEncoder, Encoder
 from sae_gap.learners import Amortised, HostLearner, Learner, SparseAutoencoder
 from sae_gap.study import Method, chain
+
+_COMMON = methods.every(methods.everything, methods.pruned)
 
 
 def method_of(name: str, study: Sequence[Method], source: Source, p: Preset) -> Method:
@@ -34,18 +36,16 @@ def method_of(name: str, study: Sequence[Method], source: Source, p: Preset) -> 
       ValueError: the name is not registered, or no method can be made of it.
     """
     left, colon, right = name.partition(":")
-    common = {
-        method.name: method
-        for method in (*methods.everything(source, p), *methods.families(p, pruned=True))
-    }
-    if not colon and name in common:
-        return common[name]
+    known = [*study, *_COMMON(source, p)]
+    for method in known:
+        if method.name == name:
+            return method
     sae = left.removeprefix("sae_")
     if sae != left and sae in catalogue.learners():
         raise ValueError(
             f"--methods has {name!r}, but {sae} is no SAE; write {name.removeprefix('sae_')}."
         )
-    learner = _learner(sae if sae in catalogue.saes() else left, study, common, source, p)
+    learner = _learner(sae if sae in catalogue.saes() else left, known, source, p)
     own = learner.encode
     if colon:
         family = "frozen" if learner.family == "sae" else learner.family
@@ -58,15 +58,12 @@ def method_of(name: str, study: Sequence[Method], source: Source, p: Preset) -> 
     return methods.coded(name, learner, p, family="frozen" if own is not None else "")
 
 
-def _learner(
-    name: str, study: Sequence[Method], common: Mapping[str, Method], source: Any, p: Preset
-) -> Learner:
-    """The learner of a name: the study's own, else a shared one, else one made by convention."""
-    for known in (study, common.values()):
-        found = [method.learner for method in known if method.learner.name == name]
-        if found:
-            # Learners that build on a dictionary share its name.
-            return min(found, key=lambda learner: len(chain(learner)))
+def _learner(name: str, known: Sequence[Method], source: Any, p: Preset) -> Learner:
+    """The learner of a name: that of known methods, or one made by convention."""
+    # Learners that build on a dictionary share its name.
+    found = [method.learner for method in known if method.learner.name == name]
+    if found:
+        return min(found, key=lambda learner: len(chain(learner)))
     kind = catalogue.learners().get(name)
     if kind is None and name not in catalogue.saes():
         raise ValueError(
@@ -94,9 +91,8 @@ def _encoded(learner: Learner, name: str, source: Any, p: Preset) -> tuple[Learn
             f"--methods has {name!r} for an encoder; choose from {', '.join(catalogue.encoders())}."
         )
     encoder = catalogue.make_encoder(name, sparsity=source.sparsity, lam=p.lam, base=learner.encode)
-    if not isinstance(encoder, AmortisedEncoder):
-        return learner, encoder
-    if encoder.parameters(jnp.zeros((1, 1)), jax.random.key(0)) is None:
+    is_trained = isinstance(encoder, AmortisedEncoder)
+    if not is_trained or encoder.parameters(jnp.zeros((1, 1)), jax.random.key(0)) is None:
         return learner, encoder
     if type(encoder).observe is not AmortisedEncoder.observe:
         frozen = SparseAutoencoder(encoder, base=learner, frozen=True, num_steps=p.epochs)

@@ -1,13 +1,12 @@
 """The figures that studies share, as declarations: which column runs along which axis."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sae_gap import figures
 from sae_gap.analysis import Lines, splits
-from sae_gap.storage import CELL, Row
+from sae_gap.storage import CELL
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,20 +57,15 @@ def inference_along(metric: str = "mcc_ood", *, style: str) -> dict[str, Drawing
 def along(
     x: str,
     metrics: Sequence[str],
-    *,
-    line: str = "dictionary",
-    dash: str = "",
-    only: str = "",
+    rows: Callable[[Lines], Lines] | None = None,
+    cells: tuple[str, ...] = (),
+    **options: str,
 ) -> dict[str, Drawing]:
     """Scores along iterations, steps or weights, a panel a number of latents."""
-
-    def chosen(rows: Lines) -> Lines:
-        return [row for row in rows if only in ("", row.get("inference"))]
-
-    options = {"x": x, "line": line, "dash": dash, "panel": "num_latents"}
     logy = ("relative_gap_id", "mse_id")
+    fixed = {"x": x, "panel": "num_latents", **options}
     return {
-        metric: Drawing("curve", options | {"y": metric, "logy": metric in logy}, chosen)
+        metric: Drawing("curve", {**fixed, "y": metric, "logy": metric in logy}, rows, cells)
         for metric in metrics
     }
 
@@ -83,27 +77,6 @@ def parts(
     return Drawing(name, {"loss": score}, lambda rows: splits(rows, [score]), cells)
 
 
-def plain(name: str, cells: tuple[str, ...] = ()) -> dict[str, Drawing]:
-    """A figure of `sae_gap.figures` that needs only rows, by its name."""
-    return {name: Drawing(name, cells=cells)}
-
-
-def phase_maps() -> dict[str, Drawing]:
-    """MCC over the number of latents and the dimension, a panel a method, a figure a sparsity."""
-
-    def ratio(row: Row) -> float:
-        bound = row["sparsity"] * math.log(row["num_latents"] / row["sparsity"])
-        return round(2 * row["input_dim"] / bound) / 2
-
-    def placed(rows: Lines) -> Lines:
-        return [row | {"ratio": ratio(row)} for row in rows]
-
-    options: dict[str, Any] = {
-        "x": "num_latents",
-        "y": "ratio",
-        "value": "mcc_ood",
-        "panel": ("dictionary",),
-        "bound": lambda row: 2.0,
-        "bound_label": "c = 2, the dimension of the other studies",
-    }
-    return {"phase_map": Drawing("heat_map", options, placed, ("sparsity",))}
+def plain(cells: tuple[str, ...], *names: str) -> dict[str, Drawing]:
+    """Figures of `sae_gap.figures` that need only rows, by their names."""
+    return {name: Drawing(name, cells=cells) for name in names}

@@ -1,6 +1,5 @@
 """Learners with the training lengths of a preset."""
 
-import ast
 import math
 from typing import Any
 
@@ -45,12 +44,12 @@ def dl_fista(p: Preset, base: Learner | None = None) -> DLFista:
 
 def online(p: Preset, **options: Any) -> OnlineDictionary:
     """The suite's own dictionary learning."""
-    return OnlineDictionary(**{"visits": p.visits} | _options(p.online) | options)
+    return OnlineDictionary(**{"visits": p.visits, **p.online, **options})
 
 
 def families(p: Preset) -> Families:
     """Online dictionary learning that tells parents from children."""
-    return Families(base=online(p, incoherent=True), **_options(p.families))
+    return Families(base=online(p, incoherent=True), **p.families)
 
 
 def pruned(p: Preset) -> Pruned:
@@ -65,9 +64,3 @@ def softplus_adam(p: Preset) -> SoftplusAdam:
 
 def _split(p: Preset) -> str:
     return "id" if p.protocol == "paper" else "train"
-
-
-def _options(text: str) -> dict[str, Any]:
-    """The options in a preset's text, such as `batch_size=1024, rates=(0.3, 0.03, 0.005)`."""
-    call: Any = ast.parse(f"dict({text})", mode="eval").body
-    return {option.arg: ast.literal_eval(option.value) for option in call.keywords}

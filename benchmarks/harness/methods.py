@@ -1,11 +1,10 @@
-"""The methods that studies share: each function returns a list of learners crossed with encoders.
+"""The methods that studies share, as functions of a source and a preset that return a list.
 
 The SAEs are the paper's four unless others are named.
 """
 
 import dataclasses
-import itertools
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import Any
 
 from benchmarks.harness import learners
@@ -17,6 +16,7 @@ from sae_gap.encoders import Encoder, LeastSquares, Linear, OnSupport
 from sae_gap.learners import PCA, Learner, LinearProbe, Oracle, Raw, SparseAutoencoder
 from sae_gap.study import Method
 
+Listed = Callable[[Source, Any], list[Method]]
 SAES = ("relu", "topk", "jumprelu", "mp")
 
 
@@ -27,6 +27,12 @@ class Tuned(Preset):
     tuned: tuple[str, ...] = option(
         (), "SAEs to train with tuned options too.", choices=tuple(catalogue.saes())
     )
+
+
+def with_tuned(source: Source, p: Tuned) -> dict[str, SparseAutoencoder]:
+    """The paper's SAEs and the tuned ones, which differ in their options, by name."""
+    tuned = {f"tuned_{name}": learners.tuned_sae(name, source, p) for name in p.tuned}
+    return {name: learners.sae(name, source, p) for name in SAES} | tuned
 
 
 def coded(
@@ -60,94 +66,67 @@ def coded(
     )
 
 
-def probe() -> list[Method]:
-    return [Method("linear_probe", "probe", LinearProbe(), Linear())]
+def on(kind: str, name: str, sae: SparseAutoencoder, p: Preset, **row: str) -> Method:
+    """An SAE's dictionary with a kind of codes.
 
-
-def baselines() -> list[Method]:
-    """Baselines that anything must beat: the signals as codes, and their principal components."""
-    return [Method(learner.name, "baseline", learner, Linear()) for learner in (Raw(), PCA())]
-
-
-def saes(source: Source, p: Preset, names: Sequence[str] = SAES) -> list[SparseAutoencoder]:
-    """SAEs trained as in the paper."""
-    return [learners.sae(name, source, p) for name in names]
-
-
-def with_tuned(source: Source, p: Tuned) -> dict[str, SparseAutoencoder]:
-    """The paper's SAEs and the tuned ones, which differ in their options, by name."""
-    tuned = {f"tuned_{name}": learners.tuned_sae(name, source, p) for name in p.tuned}
-    return {sae.name: sae for sae in saes(source, p)} | tuned
-
-
-def own(source: Source, p: Preset, *, names: Sequence[str] = SAES, **options: Any) -> list[Method]:
-    """SAEs with their own codes."""
-    return [
-        Method(f"sae_{sae.name}", "sae", sae, sae.encoder, **options)
-        for sae in saes(source, p, names)
-    ]
-
-
-def frozen(source: Source, p: Preset, *, weights: Sequence[float | None] = (None,)) -> list[Method]:
-    """The dictionaries of SAEs with the best codes, found from zero, at each weight."""
-    each = itertools.product(saes(source, p), weights)
-    return [coded(f"frozen_{sae.name}", sae, p, p.lasso(lam=lam)) for sae, lam in each]
-
-
-def refined(source: Source, p: Preset) -> list[Method]:
-    """The dictionaries of SAEs with the best codes, found from the SAEs' codes."""
-    return [
-        coded(f"refined_{sae.name}", sae, p, p.lasso(sae.encoder), family="refined")
-        for sae in saes(source, p)
-    ]
-
-
-def support(source: Source, p: Preset) -> list[Method]:
-    """The dictionaries of SAEs with the best values on the support of their own codes."""
-    return [
-        Method(f"support_{sae.name}", "support", sae, OnSupport(sae.encoder, p.lam))
-        for sae in saes(source, p)
-    ]
-
-
-def least_squares(source: Source, p: Preset) -> list[Method]:
-    """The same support with the values that fit the signals best, as published."""
-    return [
-        Method(f"least_squares_{sae.name}", "support", sae, LeastSquares(sae.encoder))
-        for sae in saes(source, p)
-    ]
-
-
-def parts(source: Source, p: Preset) -> list[Method]:
-    """SAEs with all codes that split their distance to the oracle."""
-    return [*own(source, p), *support(source, p), *frozen(source, p), *refined(source, p)]
-
-
-def learned(p: Preset) -> list[Method]:
-    """Dictionary learning: alternating as published, and this suite's own."""
-    return [coded(one.name, one, p) for one in (learners.dl_fista(p), learners.online(p))]
-
-
-def families(p: Preset, pruned: bool = False) -> list[Method]:
-    """Dictionary learning that tells parents from children; with `pruned`, also the quarter of its
-    atoms with the most energy.
+    Args:
+      kind: "sae", its own; "support", the best values on their support; "least_squares", the
+        values there that fit the signals best, as published; "frozen", the best codes, found from
+        zero; or "refined", found from its own.
+      name: name of the SAE.
+      sae: the SAE.
+      p: the preset.
+      **row: further columns of the rows.
     """
-    kinds = (learners.families, learners.pruned) if pruned else (learners.families,)
-    return [coded(one.name, one, p) for one in (kind(p) for kind in kinds)]
+    own = sae.encoder
+    if kind in ("frozen", "refined"):
+        start = own if kind == "refined" else None
+        return coded(f"{kind}_{name}", sae, p, p.lasso(start), family=kind, **row)
+    encoder = {"support": OnSupport(own, p.lam), "least_squares": LeastSquares(own)}.get(kind, own)
+    return Method(f"{kind}_{name}", "sae" if kind == "sae" else "support", sae, encoder, row)
 
 
-def softplus_adam(p: Preset) -> list[Method]:
+def every(*kinds: Listed) -> Listed:
+    """The methods of some kinds, one kind after the other."""
+    return lambda source, p: [method for kind in kinds for method in kind(source, p)]
+
+
+def saes(*kinds: str, names: tuple[str, ...] = SAES) -> Listed:
+    """SAEs trained as in the paper, with kinds of codes, see `on`."""
+    return lambda source, p: [
+        on(kind, name, learners.sae(name, source, p), p) for kind in kinds for name in names
+    ]
+
+
+def _plain(*made: Learner) -> Listed:
+    return lambda source, p: [Method(one.name, one.family, one, Linear()) for one in made]
+
+
+def _best(*kinds: Callable[[Any], Learner]) -> Listed:
+    return lambda source, p: [coded(one.name, one, p) for one in (kind(p) for kind in kinds)]
+
+
+def softplus_adam(source: Source, p: Preset) -> list[Method]:
+    """Dictionary learning by gradients, with its own codes in the paper's protocol."""
     learner = learners.softplus_adam(p)
     if p.protocol == "paper":
-        return [Method(learner.name, "dictionary_learning", learner, learner.encode)]
+        return [Method(learner.name, learner.family, learner, learner.encode)]
     return [coded(learner.name, learner, p)]
 
 
-def oracle(p: Preset, *, weights: Sequence[float | None] = (None,)) -> list[Method]:
-    """The true dictionary with the best codes: the upper bound for inference at each weight."""
-    return [coded("fista_oracle", Oracle(), p, p.lasso(lam=lam)) for lam in weights]
+def oracle(source: Source, p: Preset) -> list[Method]:
+    """The true dictionary with the best codes: the upper bound for inference."""
+    return [coded("fista_oracle", Oracle(), p)]
 
 
-def everything(source: Source, p: Preset) -> list[Method]:
-    """The methods of the paper's sweeps over sizes."""
-    return [*baselines(), *probe(), *own(source, p), *learned(p), *softplus_adam(p), *oracle(p)]
+probe = _plain(LinearProbe())
+# SAEs with all codes that split their distance to the oracle.
+parts = saes("sae", "support", "frozen", "refined")
+# Alternating as published, and this suite's own.
+learned = _best(learners.dl_fista, learners.online)
+# Those that tell parents from children, and the quarter of their atoms with the most energy.
+families = _best(learners.families)
+pruned = _best(learners.families, learners.pruned)
+# The methods of the paper's sweeps over sizes. Anything must beat the first two: the signals as
+# codes, and their principal components.
+everything = every(_plain(Raw(), PCA()), probe, saes("sae"), learned, softplus_adam, oracle)

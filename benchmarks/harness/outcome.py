@@ -3,13 +3,11 @@ rows alone.
 """
 
 import collections
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from benchmarks import studies
-from benchmarks.harness.bench import Bench
 from benchmarks.harness.command import Run
 from benchmarks.harness.preset import HEADINGS
 from benchmarks.report import pages
@@ -25,8 +23,6 @@ _SCORES = [
     for stem in ("mcc", "support_f1", "accuracy", "auc")
     for split in ("id", "ood")
 ]
-# Scores of codes of one optimum differ by no more.
-_ALIKE = 1e-3
 # A run is comparable with the paper's numbers only if these are as in the paper.
 _AS_PUBLISHED = (
     *("lam", "seeds", "epochs", "rounds", "blocks"),
@@ -52,16 +48,13 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
     rows = _told_apart(
         rows, {method.name for method in bench.methods(run.study.sources[0], run.preset)}
     )
-    drawn = _drawn(bench, rows, conditions)
     varied = [name for name in by if name == "method" or len({line[name] for line in summary}) > 1]
     heads = {name: HEADINGS.get(name, name.replace("_", " ")) for name in varied}
-    listed = {title: names.split() for title, names in bench.tables.items()}
-    listed["Further metrics"] = _unlisted(summary)
-    shown = [
-        pages.Table(title, heads | _headings(names, summary), _distinct(summary, names, by))
-        for title, names in listed.items()
-        if names
-    ]
+    shown = []
+    for title, words in (bench.tables | {"Further metrics": _unlisted(summary)}).items():
+        if names := words.split():
+            lines = summary if "encode_seconds" in names else _distinct(run, summary)
+            shown.append(pages.Table(title, heads | _headings(names, summary), lines))
     parts = splits(rows, _SCORES) if bench.parts else []
     parts.sort(key=lambda line: (_SCORES.index(line["loss"]), run.names.index(line["method"])))
     recovered = [line for line in parts if line["loss"] == "mcc_ood"]
@@ -73,43 +66,24 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
     comparison = published.compare(summary, bench.name) if known else []
     if comparison:
         shown.append(published.table(comparison))
-    # Drop the command lines of the docstring, which are indented.
-    about = "\n".join(
-        line for line in bench.about.splitlines() if not line.startswith("  ")
-    ).strip()
     answer = _answer(recovered, bench.note)
-    pages.publish(
-        folder,
-        pages.Page(bench.title, about, run.command, answer, (), shown, notes),
-        rows[-1],
-        drawn,
-        {"summary": summary, "decomposition": parts, "published": comparison},
-    )
-    return "\n\n".join(
-        [*map(str, shown), *filter(None, [answer]), f"The page: {folder}/report.html"]
-    )
+    # Drop the command lines of the docstring, which are indented.
+    about = re.sub("^  .*\n?", "", bench.about, flags=re.MULTILINE).strip()
+    page = pages.Page(bench.title, about, run.command, answer, (), shown, notes)
+    files = {"summary": summary, "decomposition": parts, "published": comparison}
+    pages.publish(folder, page, rows[-1], _drawn(run, rows, conditions), files)
+    said = [*map(str, shown), answer, f"The page: {folder}/report.html"]
+    return "\n\n".join(filter(None, said))
 
 
-def _distinct(summary: Lines, names: Sequence[str], by: Sequence[str]) -> list[Row]:
-    """The lines but those of refined codes that score as codes found from nothing; they differ from
-    these in seconds.
+def _distinct(run: Run, summary: Lines) -> list[Row]:
+    """The lines but those of refined codes beside codes found from nothing: certified, they differ
+    only in seconds.
     """
-    if "encode_seconds" in names:
-        return [*summary]
-
-    def place(line: Row) -> tuple:
-        return (line["method"].replace("refined_", "frozen_"), *(line[name] for name in by[1:]))
-
-    def scores(line: Row) -> list[float]:
-        return [line.get(f"{name}_mean") or 0.0 for name in names]
-
-    frozen = {place(line): scores(line) for line in summary if "frozen_" in line["method"]}
-    return [
-        line
-        for line in summary
-        if "refined_" not in line["method"]
-        or not np.allclose(scores(line), frozen.get(place(line), np.nan), atol=_ALIKE)
-    ]
+    cold = [name for name in run.names if name.startswith("frozen_")]
+    alike = {name.replace("frozen_", "refined_") for name in cold}
+    certified = run.preset.protocol == "strict"
+    return [line for line in summary if not certified or line["method"] not in alike]
 
 
 def _answer(parts: Lines, note: str = "") -> str:
@@ -140,38 +114,30 @@ def _conditions(rows: Lines, varies: Sequence[str]) -> list[str]:
     """The columns that tell lines apart, beside the cell and the study's own; for example none for
     noise in a run without any.
     """
-    found = [
-        name
-        for name in ("noise_db", "stream")
-        if any(row.get(name) not in (None, False) for row in rows)
-    ]
-    found += [name for name in ("world", "width") if len({row.get(name) for row in rows}) > 1]
-    sizes = {(*(row[name] for name in CELL), row["input_dim"]) for row in rows}
-    if len(sizes) > len({cell[:-1] for cell in sizes}):
+    values = {
+        name: {row.get(name) for row in rows} for name in ("noise_db", "stream", "world", "width")
+    }
+    found = [name for name in ("noise_db", "stream") if values[name] - {None, False}]
+    found += [name for name in ("world", "width") if len(values[name]) > 1]
+    if len(grouped(rows, (*CELL, "input_dim"))) > len(grouped(rows, CELL)):
         found.append("input_dim")
     return [name for name in found if name not in varies]
 
 
 def _told_apart(rows: Lines, listed: set[str]) -> list[Row]:
     """The rows; a crossing is renamed learner:encoder if other methods share its dictionary."""
-    shared = collections.Counter(
-        dictionary for dictionary, _ in {(row["dictionary"], row["method"]) for row in rows}
-    )
-
-    def name(row: Row) -> str:
-        crossed = shared[row["dictionary"]] > 1 and row["method"] not in listed
-        return f"{row['dictionary']}:{row['inference']}" if crossed else row["dictionary"]
-
-    return [row | {"dictionary": name(row)} for row in rows]
+    shared = collections.Counter(name for name, _ in grouped(rows, ("dictionary", "method")))
+    return [
+        row | {"dictionary": f"{row['dictionary']}:{row['inference']}"}
+        if shared[row["dictionary"]] > 1 and row["method"] not in listed
+        else row
+        for row in rows
+    ]
 
 
-def _drawn(
-    bench: Bench,
-    rows: Lines,
-    conditions: Sequence[str],
-) -> Iterator[tuple[str, Any]]:
+def _drawn(run: Run, rows: Lines, conditions: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """Each figure, one for each of its cells, by the name of its file."""
-    for stem, drawing in bench.figures.items():
+    for stem, drawing in run.bench.figures.items():
         groups = grouped(rows, dict.fromkeys((*drawing.cells, *conditions)))
         for cell, group in groups.items():
             named = [
@@ -186,32 +152,21 @@ def _headings(names: Sequence[str], lines: Lines) -> dict[str, str]:
     """The headings of metrics that some line has; "ID" appears only if the table also has the other
     split.
     """
-    present = [
-        name
+    return {
+        name: labels.heading(name).removesuffix("" if f"{_stem(name)}_ood" in names else " ID")
         for name in names
         if any(line.get(f"{name}_mean", line.get(name)) is not None for line in lines)
-    ]
-    alone = {name for name in present if name.removesuffix("_id") + "_ood" not in names}
-    return {
-        name: labels.heading(name).removesuffix(" ID" if name in alone else "") for name in present
     }
 
 
-def _unlisted(summary: Lines) -> list[str]:
+def _unlisted(summary: Lines) -> str:
     """Columns that no study's table names, from metrics that a user dropped into their folder."""
-    listed = {
-        _stem(name)
-        for one in studies.found().values()
-        for names in one.tables.values()
-        for name in names.split()
-    }
+    every = [one.tables.values() for one in studies.found().values()]
+    listed = {_stem(name) for words in every for names in words for name in names.split()}
     columns = [item for metric in catalogue.metrics().values() for item in metric.columns.items()]
-    shown = {name for name, column in columns if column.heading != "" and name not in listed}
-    return [
-        name
-        for name in (column.removesuffix("_mean") for column in summary[0])
-        if _stem(name) in shown
-    ]
+    shown = {name for name, column in columns if column.heading != ""} - listed
+    names = [column.removesuffix("_mean") for column in summary[0]]
+    return " ".join(name for name in names if _stem(name) in shown)
 
 
 def _stem(name: str) -> str:

@@ -1,11 +1,11 @@
-"""The grid and the lengths of a run as a preset, each a flag, and the settings or worlds of a
+"""The grid and the lengths of a run as a preset, each a flag, and the settings or worlds of its
 grid.
 """
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from benchmarks.options import Options, option
 from sae_gap.core import SEED, Setting
@@ -28,10 +28,14 @@ _AXES = ("num_latents", "sparsity", "num_samples", "input_dim", "noise_db", "wid
 class Preset(Options):
     """The grid of a run, the lengths of its training, and the settings that every method gets.
 
-    A study with its own options derives a class with further fields. In a world all samples are for
-    training, and None among `num_latents` means as many as the world has.
+    A study with its own options derives a class with further fields, or other sources. In a world
+    all samples are for training, and None among `num_latents` means as many as the world has.
+
+    Attributes:
+      without: options that make no sense in the study.
     """
 
+    without: ClassVar[tuple[str, ...]] = ()
     num_latents: tuple[int | None, ...] = option((100,), "Numbers of latents.", least=1)
     sparsity: tuple[int, ...] = option((10,), "Numbers of active latents a sample.", least=1)
     num_samples: tuple[int, ...] = option(
@@ -76,49 +80,55 @@ class Preset(Options):
     sae_steps: int = option(
         50_000, "Gradient steps of a tuned SAE, rounded up to whole epochs.", least=1
     )
-    # Options of OnlineDictionary and of Families, for example num_slots=96.
-    online: str = ""
-    families: str = ""
+    # Options of OnlineDictionary and of Families, for example num_slots.
+    online: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    families: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def lasso(self, start: Encoder | None = None, *, lam: float | None = None) -> Lasso:
+    def lasso(self, start: Encoder | None = None) -> Lasso:
         """Codes on a fixed dictionary: certified, on unit atoms; or, as published, 100 FISTA
         iterations on the unscaled atoms.
         """
-        weight = self.lam if lam is None else lam
         if self.protocol == "paper":
-            return Lasso(weight, start, tol=None, max_iterations=100, unit_atoms=False)
-        return Lasso(weight, start)
+            return Lasso(self.lam, start, tol=None, max_iterations=100, unit_atoms=False)
+        return Lasso(self.lam, start)
+
+    def sources(self) -> Sequence[Source]:
+        """A setting, or a world, for each combination of sizes and each seed."""
+        axes = {name: getattr(self, name) for name in _AXES}
+        axes["seed"] = axes.pop("seeds")
+        if self.world or self.world_file:
+            # The sparsity of a world follows from its law.
+            del axes["sparsity"]
+        cells = itertools.product(*axes.values())
+        return [self._source(dict(zip(axes, cell, strict=True))) for cell in cells]
+
+    def _source(self, cell: dict[str, Any]) -> Source:
+        if self.world_file:
+            sizes = {name: cell[name] for name in ("num_samples", "noise_db", "width", "seed")}
+            return published_world(self.world_file, **sizes)
+        if self.world:
+            return named_world(self.world, **cell, **parse_law(self.law))
+        return Setting(**cell, stream=self.stream)
 
 
-SMOKE = Preset(
-    (20,), (3,), (200,), seeds=(0, 1), epochs=5, rounds=5, visits=4, blocks=2, sae_steps=100
-)
+_SMOKE = {"num_latents": (20,), "sparsity": (3,), "num_samples": (200,), "seeds": (0, 1)}
+_SMOKE |= {"epochs": 5, "rounds": 5, "visits": 4, "blocks": 2, "sae_steps": 100}
 WIDTHS = (50, 100, 500, 1_000, 5_000, 10_000)
+
+
+def presets(kind: type[Preset] = Preset, **changes: Mapping[str, Any]) -> dict[str, Preset]:
+    """Presets by name: "smoke" and "quick", and others that `changes` names; each of these gives
+    the fields that are not the default, or not those of a trial for "smoke".
+    """
+    changes = {"smoke": {}, "quick": {}, **changes}
+    changes["smoke"] = _SMOKE | changes["smoke"]
+    return {name: kind(**fields) for name, fields in changes.items()}
+
+
 # The presets of most studies: one number of latents, or a few.
-PRESETS = {"smoke": SMOKE, "quick": Preset(), "paper": Preset(num_latents=WIDTHS)}
-PRESETS_BY_LATENTS = PRESETS | {
-    "smoke": dataclasses.replace(SMOKE, num_latents=(20, 30)),
-    "quick": Preset(num_latents=(50, 100)),
-}
-
-
-def grid(preset: Preset) -> Sequence[Source]:
-    """A setting, or a world, for each combination of sizes and each seed."""
-    axes = {name: getattr(preset, name) for name in _AXES}
-    axes["seed"] = axes.pop("seeds")
-    if preset.world or preset.world_file:
-        # The sparsity of a world follows from its law.
-        del axes["sparsity"]
-    return [
-        _source(preset, dict(zip(axes, cell, strict=True)))
-        for cell in itertools.product(*axes.values())
-    ]
-
-
-def _source(preset: Preset, cell: dict[str, Any]) -> Source:
-    if preset.world_file:
-        sizes = {name: cell[name] for name in ("num_samples", "noise_db", "width", "seed")}
-        return published_world(preset.world_file, **sizes)
-    if preset.world:
-        return named_world(preset.world, **cell, **parse_law(preset.law))
-    return Setting(**cell, stream=preset.stream)
+PRESETS = presets(paper={"num_latents": WIDTHS})
+PRESETS_BY_LATENTS = presets(
+    smoke={"num_latents": (20, 30)},
+    quick={"num_latents": (50, 100)},
+    paper={"num_latents": WIDTHS},
+)

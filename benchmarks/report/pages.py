@@ -102,11 +102,11 @@ def publish(
     for name, lines in files.items():
         if lines:
             tables.write_table(folder, f"{name}.csv", lines)
-    shown = []
-    for stem, figure in drawn:
-        if figure is not None:
-            file, _ = figures.save(figure, folder, stem)
-            shown.append(Figure(file, figure.get_label()))
+    shown = [
+        Figure(figures.save(figure, folder, stem)[0], figure.get_label())
+        for stem, figure in drawn
+        if figure is not None
+    ]
     notes = {**page.notes, **provenance(row)}
     write(folder, dataclasses.replace(page, figures=shown, notes=notes))
 

@@ -14,21 +14,13 @@ from benchmarks.harness.bench import Bench
 from benchmarks.harness.preset import PRESETS
 from sae_gap.storage import CELL
 
-
-def _methods(source, p):
-    saes = methods.parts(source, p)
-    return [*methods.probe(), *saes, *methods.learned(p), *methods.oracle(p)]
-
-
 BENCH = Bench(
-    "amortisation_gap",
+    __name__,
     "Amortisation gap",
-    __doc__,
-    _methods,
+    methods.every(methods.probe, methods.parts, methods.learned, methods.oracle),
     PRESETS,
     figures={"decomposition": drawings.parts()}
-    | drawings.plain("matched_cosines", CELL)
-    | drawings.plain("recovery", CELL),
+    | drawings.plain(CELL, "matched_cosines", "recovery"),
     parts=True,
     note="; the SAEs have the paper's untuned options",
 )

@@ -12,28 +12,30 @@ its supports, and orthogonal matching pursuit.
 """
 
 import dataclasses
-from typing import Any
 
 from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.methods import Tuned
-from benchmarks.harness.preset import SMOKE, Preset, grid
+from benchmarks.harness.preset import presets
 from sae_gap.data import Source
-from sae_gap.encoders import OMP, Encoder, Lasso, LeastSquares, OnSupport
+from sae_gap.encoders import OMP, Encoder, Lasso, OnSupport
 from sae_gap.learners import Oracle
-from sae_gap.study import Method
 
-TUNED = ("relu", "topk", "jumprelu", "mp", "batchtopk", "matryoshka", "gated")
 # Weights of the lasso in shares of the study's.
 WEIGHTS = (0.1, 0.3, 1.0, 3.0)
 _SIZES = ("num_latents", "num_samples", "sparsity")
+_TUNED = {"tuned": ("relu", "topk", "jumprelu", "mp", "batchtopk", "matryoshka", "gated")}
 
 
-def one_at_a_time(p: Preset) -> list[Source]:
-    """The sources of a preset in which at most one size differs from the first of its values."""
-    base = dataclasses.replace(p, **{size: getattr(p, size)[:1] for size in _SIZES})
-    lines = [dataclasses.replace(base, **{size: getattr(p, size)}) for size in _SIZES]
-    return list(dict.fromkeys(source for line in lines for source in grid(line)))
+class OneAtATime(Tuned):
+    """A preset of which at most one size differs from the first of its values."""
+
+    without = ("data",)
+
+    def sources(self) -> list[Source]:
+        base = dataclasses.replace(self, **{size: getattr(self, size)[:1] for size in _SIZES})
+        lines = [dataclasses.replace(base, **{size: getattr(self, size)}) for size in _SIZES]
+        return list(dict.fromkeys(source for line in lines for source in Tuned.sources(line)))
 
 
 def _methods(source, p):
@@ -41,17 +43,11 @@ def _methods(source, p):
     best: dict[str, Encoder] = {f"lasso_{weight:g}": Lasso(weight * p.lam) for weight in WEIGHTS}
     best["lasso_fit"] = OnSupport(Lasso(p.lam), 0.0)
     best["omp"] = OMP(min(source.sparsity, source.input_dim), nonneg=True)
-    learners: dict[str, Any] = {**methods.with_tuned(source, p), "oracle": Oracle()}
     found = []
-    for name, learner in learners.items():
-        row = {"dictionary": name}
+    for name, learner in {**methods.with_tuned(source, p), "oracle": Oracle()}.items():
         if name != "oracle":
-            own = learner.encoder
-            found += [
-                Method(f"sae_{name}", "sae", learner, own, row),
-                Method(f"support_{name}", "support", learner, OnSupport(own, p.lam), row),
-                Method(f"least_squares_{name}", "support", learner, LeastSquares(own), row),
-            ]
+            kinds = ("sae", "support", "least_squares")
+            found += [methods.on(kind, name, learner, p, dictionary=name) for kind in kinds]
         found += [
             methods.coded(f"{codes}_{name}", learner, p, encoder, dictionary=name, inference=codes)
             for codes, encoder in best.items()
@@ -60,26 +56,29 @@ def _methods(source, p):
 
 
 BENCH = Bench(
-    "attribution",
+    __name__,
     "Where the loss lies",
-    __doc__,
     _methods,
-    {
-        "smoke": Tuned(**vars(SMOKE) | {"num_samples": (200, 100)}, tuned=("batchtopk",)),
-        "quick": Tuned((100, 50, 200), (10, 5, 20), (5_000, 1_000, 20_000), tuned=TUNED),
-        "paper": Tuned(
-            (100, 50, 200, 500, 1_000),
-            (10, 2, 5, 20, 50),
-            (5_000, 100, 500, 1_000, 10_000, 20_000, 50_000, 100_000),
-            tuned=TUNED,
-        ),
-    },
+    presets(
+        OneAtATime,
+        smoke={"num_samples": (200, 100), "tuned": ("batchtopk",)},
+        quick=_TUNED
+        | {
+            "num_latents": (100, 50, 200),
+            "sparsity": (10, 5, 20),
+            "num_samples": (5_000, 1_000, 20_000),
+        },
+        paper=_TUNED
+        | {
+            "num_latents": (100, 50, 200, 500, 1_000),
+            "sparsity": (10, 2, 5, 20, 50),
+            "num_samples": (5_000, 100, 500, 1_000, 10_000, 20_000, 50_000, 100_000),
+        },
+    ),
     figures={
         f"shares_{score}": drawings.parts(score, "encoder_shares", ())
         for score in ("mcc_ood", "mcc_id", "support_f1_ood")
     },
     tables={},
     parts=True,
-    sources=one_at_a_time,
-    without=("data",),
 )

@@ -17,27 +17,26 @@ from sae_gap.storage import CELL
 
 
 def _methods(source, p):
-    saes = methods.saes(source, p)
-    frozen = [methods.coded(f"frozen_{sae.name}", sae, p, columns="learned") for sae in saes]
-    cut = [
-        methods.coded(f"{columns}_{sae.name}", Surgery(columns, base=sae), p, family="frozen")
-        for columns in ("renormed", "oracle_norms")
-        for sae in saes
-    ]
-    return [*frozen, *cut, *methods.oracle(p)]
+    own = methods.saes("sae")(source, p)
+    saes = {one.name.removeprefix("sae_"): one.learner for one in own}
+    found = [methods.on("frozen", name, sae, p, columns="learned") for name, sae in saes.items()]
+    for columns in ("renormed", "oracle_norms"):
+        for name, sae in saes.items():
+            cut = Surgery(columns, base=sae)
+            found.append(methods.coded(f"{columns}_{name}", cut, p, family="frozen"))
+    return found + methods.oracle(source, p)
 
 
 BENCH = Bench(
-    "dict_quality",
+    __name__,
     "Quality of the dictionary",
-    __doc__,
     _methods,
     PRESETS_BY_LATENTS,
-    varies=("columns",),
-    figures=drawings.plain("matched_cosines", CELL) | drawings.inference_along(style="columns"),
-    tables={
+    drawings.plain(CELL, "matched_cosines") | drawings.inference_along(style="columns"),
+    {
         "Recovery": RECOVERY,
         "Columns": "cosine close angle norm_ratio",
         "Inference on ID": INFERENCE,
     },
+    varies=("columns",),
 )

@@ -15,7 +15,7 @@ import dataclasses
 
 from benchmarks.harness import drawings, learners, methods
 from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import SMOKE, WIDTHS, Preset
+from benchmarks.harness.preset import WIDTHS, Preset, presets
 from benchmarks.options import option
 from sae_gap import catalogue
 from sae_gap.learners import SklearnMiniBatch, SpamsTrainDL
@@ -27,6 +27,7 @@ from sae_gap.storage import CELL
 class Challenge(Preset):
     """A preset with the length of the training of other libraries."""
 
+    without = ("data",)
     peer_steps: int | None = option(
         None, "Minibatches of spams and sklearn; by default each one's own.", least=1
     )
@@ -37,32 +38,36 @@ def samples_seen(inferred: Inferred) -> dict[str, float]:
     return {"samples_seen": len(inferred.task.train.signals)}
 
 
+def _per_latent(rows):
+    """Rows of what is learned, with the samples for each latent."""
+    return [
+        row | {"per_latent": row["samples_seen"] / row["num_latents"]}
+        for row in rows
+        if row["dictionary"] != "oracle"
+    ]
+
+
 def _methods(source, p):
     length = {} if p.peer_steps is None else {"num_steps": p.peer_steps}
     rivals = [SpamsTrainDL(p.lam, **length), SklearnMiniBatch(p.lam, **length)]
     saes = [learners.tuned_sae(name, source, p) for name in catalogue.saes()]
     return [
-        *methods.learned(p)[::-1],
-        *methods.families(p),
+        *methods.learned(source, p)[::-1],
+        *methods.families(source, p),
         *(methods.coded(learner.name, learner, p) for learner in rivals),
         *(methods.coded(f"sae_{learner.name}", learner, p, family="sae") for learner in saes),
-        *methods.oracle(p),
+        *methods.oracle(source, p),
     ]
 
 
 BENCH = Bench(
-    "dictionary_challenge",
+    __name__,
     "Dictionary challenge",
-    __doc__,
     _methods,
+    presets(Challenge, smoke={"peer_steps": 10}, paper={"num_latents": WIDTHS}),
+    drawings.plain((*CELL, "noise_db"), "recovery_by_seconds")
+    | drawings.along("per_latent", ("cosine",), _per_latent, ("sparsity", "noise_db")),
     {
-        "smoke": Challenge(**vars(SMOKE), peer_steps=10),
-        "quick": Challenge(),
-        "paper": Challenge(num_latents=WIDTHS),
-    },
-    figures=drawings.plain("recovery_by_seconds", (*CELL, "noise_db"))
-    | drawings.plain("recovery_by_samples", ("sparsity", "noise_db")),
-    tables={
         "Dictionaries": "cosine close mcc_id mcc_ood mcc_paper_id mcc_paper_ood support_f1_id "
         "support_f1_ood samples_seen fit_seconds"
     },
@@ -76,5 +81,4 @@ BENCH = Bench(
         "sklearn",
         *(f"sae_{name}" for name in ("jumprelu", "mp", "matryoshka", "lista_matryoshka", "gated")),
     ),
-    without=("data",),
 )

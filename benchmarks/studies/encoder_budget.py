@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from benchmarks.harness import drawings, learners
 from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import SMOKE, Preset
+from benchmarks.harness.preset import Preset, presets
 from benchmarks.options import option
 from sae_gap.encoders import LISTA, OMP, JumpReLU, Lasso, ReLU, ScreenedPursuit, TopK
 from sae_gap.learners import Amortised, Learner, Lista, Oracle, SpamsTrainDL
@@ -36,67 +36,58 @@ DICTIONARIES: dict[str, Callable[[Preset], Learner]] = {
 class Budget(Preset):
     """A preset with the dictionary that all encoders share."""
 
+    without = ("data",)
     dictionary: str = option(
-        "oracle",
-        f"Where the dictionary comes from, one of {', '.join(DICTIONARIES)}.",
-        choices=tuple(DICTIONARIES),
+        "oracle", "Where the dictionary comes from.", choices=tuple(DICTIONARIES)
     )
 
 
-def encoders(sparsity, lam):
-    """The encoders to train, by method."""
-    lista = {f"lista_{depth}": LISTA(depth, lam) for depth in DEPTHS}
-    # A window about as wide as the codes' spread: the published 1e-3 holds too few of them for the
-    # thresholds to learn by.
-    return {"relu": ReLU(), "topk": TopK(sparsity), "jumprelu": JumpReLU(lam, lam), **lista}
-
-
 def _methods(source, p):
-    base = DICTIONARIES[p.dictionary](p)
+    base, k = DICTIONARIES[p.dictionary](p), source.sparsity
     if isinstance(base, Oracle) and source.width is not None:
         raise ValueError(
             "--width is of a dictionary that is learned; give --dictionary=online_dl with it, or "
             "leave it out."
         )
-    trained = encoders(source.sparsity, p.lam)
+    # A window about as wide as the codes' spread: the published 1e-3 holds too few of them for the
+    # thresholds to learn by.
+    trained = {"relu": ReLU(), "topk": TopK(k), "jumprelu": JumpReLU(p.lam, p.lam)}
+    trained |= {f"lista_{depth}": LISTA(depth, p.lam) for depth in DEPTHS}
     # An epoch of the paper's SAEs is long enough for two of these.
     epochs = max(1, round(0.4 * p.epochs))
     amortised = Amortised(tuple(trained.values()), p.lam, base=base, num_steps=epochs)
     published = Lista(base=base, lam=p.lam, num_steps=epochs)
-    width = source.num_latents if isinstance(base, Oracle) else source.width or source.num_latents
+    found = []
 
-    def method(name, kind, learner, encoder, **row):
-        cost = trained.get(name, encoder).flops(source.input_dim, width)
-        return Method(name, kind, learner, encoder, row | ({} if cost is None else {"flops": cost}))
+    def add(name, kind, encoder, learner=base, **row):
+        cost = trained.get(name, encoder).flops(
+            source.input_dim, source.width or source.num_latents
+        )
+        row |= {} if cost is None else {"flops": cost}
+        found.append(Method(name, kind, learner, encoder, row))
 
-    found = [
-        method(name, one.name, amortised, one)
-        for name, one in zip(trained, amortised.members, strict=True)
-    ]
+    for name, one in zip(trained, amortised.members, strict=True):
+        add(name, one.name, one, amortised)
     own = "lista_published"
-    found.append(method(own, "lista", published, published.encoder, inference=own))
+    add(own, "lista", published.encoder, published, inference=own)
     for kind in ("fista", "ista"):
-        steps = [
-            Lasso(p.lam, tol=None, max_iterations=count, momentum=kind == "fista")
-            for count in ITERATIONS
-        ]
-        found += [method(f"{kind}_{one.max_iterations}", kind, base, one) for one in steps]
-    k = source.sparsity
-    untrained = ScreenedPursuit(k), OMP(k), Lasso(p.lam)
-    return found + [method(one.name, one.name, base, one) for one in untrained]
+        for count in ITERATIONS:
+            one = Lasso(p.lam, tol=None, max_iterations=count, momentum=kind == "fista")
+            add(f"{kind}_{count}", kind, one)
+    for one in (ScreenedPursuit(k), OMP(k), Lasso(p.lam)):
+        add(one.name, one.name, one)
+    return found
 
 
 BENCH = Bench(
-    "encoder_budget",
+    __name__,
     "Encoder budget",
-    __doc__,
     _methods,
-    {"smoke": Budget(**vars(SMOKE) | {"epochs": 12}), "quick": Budget()},
-    varies=("dictionary", "flops"),
-    figures=drawings.plain("budget", ("dictionary", *CELL)),
-    tables={
+    presets(Budget, smoke={"epochs": 12}),
+    drawings.plain(("dictionary", *CELL), "budget"),
+    {
         "Encoders": "flops relative_gap_id relative_gap_ood mcc_id mcc_ood l0_above_id "
         "encode_seconds"
     },
-    without=("data",),
+    varies=("dictionary", "flops"),
 )

@@ -12,24 +12,13 @@ from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.preset import PRESETS_BY_LATENTS
 
-
-def _methods(source, p):
-    return [
-        *methods.probe(),
-        *methods.parts(source, p),
-        *methods.learned(p),
-        *methods.softplus_adam(p),
-        *methods.oracle(p),
-    ]
-
-
 BENCH = Bench(
-    "frozen_decoder",
+    __name__,
     "Frozen decoder",
-    __doc__,
-    _methods,
+    methods.every(
+        methods.probe, methods.parts, methods.learned, methods.softplus_adam, methods.oracle
+    ),
     PRESETS_BY_LATENTS,
     figures={"decomposition": drawings.parts()} | drawings.inference_along(style="inference"),
     parts=True,
-    slow=("softplus_adam",),
 )

@@ -12,7 +12,7 @@ import dataclasses
 
 from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import SMOKE, WIDTHS, Preset
+from benchmarks.harness.preset import WIDTHS, Preset, presets
 from benchmarks.options import option
 
 LAMBDAS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
@@ -29,24 +29,24 @@ class Weights(Preset):
 
 
 def _methods(source, p):
-    weights = p.weights
-    return [
-        *methods.own(source, p),
-        *methods.frozen(source, p, weights=weights),
-        *methods.oracle(p, weights=weights),
+    kinds = [methods.saes("frozen", names=(name,)) for name in methods.SAES]
+    return methods.saes("sae")(source, p) + [
+        method
+        for kind in (*kinds, methods.oracle)
+        for weight in p.weights
+        for method in kind(source, dataclasses.replace(p, lam=weight))
     ]
 
 
 BENCH = Bench(
-    "lambda_sensitivity",
+    __name__,
     "Sensitivity to λ",
-    __doc__,
     _methods,
-    {
-        "smoke": Weights(**vars(SMOKE), weights=(0.01, 0.1, 1.0)),
-        "quick": Weights(),
-        "paper": Weights(num_latents=WIDTHS),
-    },
+    presets(Weights, smoke={"weights": (0.01, 0.1, 1.0)}, paper={"num_latents": WIDTHS}),
+    drawings.along(
+        "lam",
+        ("mcc_ood", "l0_above_id"),
+        lambda rows: [row for row in rows if row["inference"] == "lasso"],
+    ),
     varies=("lam",),
-    figures=drawings.along("lam", ("mcc_ood", "l0_above_id"), only="lasso"),
 )

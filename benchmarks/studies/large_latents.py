@@ -10,36 +10,22 @@ Whoever learns a dictionary can be named at the sizes that fit.
   python -m sae_gap large_latents --num_latents=1000,10000 --methods=all
 """
 
-import dataclasses
-
 from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import SMOKE, Preset
+from benchmarks.harness.preset import presets
 
-LEARNERS = ("sae_topk", "dl_fista", "online_dl")
-
-
-def _methods(source, p):
-    return [
-        *methods.probe(),
-        *methods.own(source, p, names=("topk",)),
-        *methods.learned(p),
-        *methods.oracle(p),
-    ]
-
-
+_FEW = {"num_samples": (1_000,)}
 BENCH = Bench(
-    "large_latents",
+    __name__,
     "Large numbers of latents",
-    __doc__,
-    _methods,
-    {
-        "smoke": dataclasses.replace(SMOKE, num_latents=(20, 30)),
-        "quick": Preset(num_latents=(1_000, 10_000), num_samples=(1_000,)),
-        "paper": Preset(
-            num_latents=(1_000, 10_000, 100_000, 500_000, 1_000_000), num_samples=(1_000,)
-        ),
-    },
-    figures=drawings.recovery_along("num_latents"),
-    slow=LEARNERS,
+    methods.every(
+        methods.probe, methods.saes("sae", names=("topk",)), methods.learned, methods.oracle
+    ),
+    presets(
+        smoke={"num_latents": (20, 30)},
+        quick=_FEW | {"num_latents": (1_000, 10_000)},
+        paper=_FEW | {"num_latents": (1_000, 10_000, 100_000, 500_000, 1_000_000)},
+    ),
+    drawings.recovery_along("num_latents"),
+    slow=("sae_topk", "dl_fista", "online_dl"),
 )

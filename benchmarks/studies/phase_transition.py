@@ -1,8 +1,8 @@
 """In how few dimensions can each method still recover the concepts?
 
 Every method but the unlearned baselines at 50, 100 and 200 latents, 3 to 10 of them active, in
-`input_dim = ceil(c k ln(num_latents / k))` dimensions with c from .5 to 6: heat maps of the MCC,
-with c = 2, the dimension of the paper's other studies, drawn in.
+`input_dim = ceil(c k ln(num_latents / k))` dimensions with c from .5 to 6, and c = 2 in the
+paper's other studies: the MCC and the matched cosine along c.
 
   python -m sae_gap phase_transition
   python -m sae_gap phase_transition --preset=paper --seeds=0
@@ -14,40 +14,51 @@ import math
 
 from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import SMOKE, Preset
+from benchmarks.harness.preset import Preset, presets
 from benchmarks.options import option
 from sae_gap.core import Setting
 
 RATIOS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
 _SHAPES = [2**power for power in range(5, 20)]
+_FEW = {"num_samples": (2_000,)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Ratios(Preset):
     """A preset with the dimensions as multiples of what compressed sensing asks for."""
 
+    without = ("input_dim", "data", "stream", "noise_db", "world", "law", "world_file")
     ratios: tuple[float, ...] = option(
         RATIOS, "Values of c, for c k ln(num_latents / k) dimensions."
     )
 
+    def sources(self) -> list[Setting]:
+        """A setting for each different dimension that a ratio gives and that leaves the concepts in
+        superposition.
+        """
+        found: dict[Setting, None] = {}
+        axes = "num_latents", "sparsity", "num_samples", "seeds", "ratios", "width"
+        for size, k, samples, seed, ratio, width in itertools.product(
+            *(getattr(self, name) for name in axes)
+        ):
+            input_dim = math.ceil(ratio * k * math.log(size / k))
+            if k < input_dim <= size:
+                # Padded, a handful of shapes serve all ratios: else compiling would take longer
+                # than solving.
+                padded = min(size, next(shape for shape in _SHAPES if shape >= input_dim))
+                shape = {"padded_dim": padded, "width": width}
+                found[Setting(size, k, samples, seed, input_dim, **shape)] = None
+        return list(found)
 
-def _sources(p):
-    """A setting for each different dimension that a ratio gives and that leaves the concepts in
-    superposition.
-    """
-    found: dict[Setting, None] = {}
-    axes = p.num_latents, p.sparsity, p.ratios, p.num_samples, p.width, p.seeds
-    for num_latents, sparsity, ratio, samples, width, seed in itertools.product(*axes):
-        input_dim = math.ceil(ratio * sparsity * math.log(num_latents / sparsity))
-        if sparsity < input_dim <= num_latents:
-            # Padded, a handful of shapes serve all ratios: else compiling would take longer than
-            # solving.
-            padded = min(num_latents, next(size for size in _SHAPES if size >= input_dim))
-            setting = Setting(
-                num_latents, sparsity, samples, seed, input_dim, padded_dim=padded, width=width
-            )
-            found[setting] = None
-    return list(found)
+
+def _placed(rows):
+    """Rows with the ratio of their dimension, to halves."""
+
+    def ratio(row):
+        bound = row["sparsity"] * math.log(row["num_latents"] / row["sparsity"])
+        return round(2 * row["input_dim"] / bound) / 2
+
+    return [row | {"ratio": ratio(row)} for row in rows]
 
 
 def _methods(source, p):
@@ -57,18 +68,15 @@ def _methods(source, p):
 
 
 BENCH = Bench(
-    "phase_transition",
+    __name__,
     "Phase transition",
-    __doc__,
     _methods,
-    {
-        "smoke": Ratios(**vars(SMOKE), ratios=(1.0, 2.0, 3.0)),
-        "quick": Ratios(num_samples=(2_000,)),
-        "paper": Ratios(num_latents=(50, 100, 200), sparsity=(3, 5, 10), num_samples=(2_000,)),
-    },
+    presets(
+        Ratios,
+        smoke={"ratios": (1.0, 2.0, 3.0)},
+        quick=_FEW,
+        paper=_FEW | {"num_latents": (50, 100, 200), "sparsity": (3, 5, 10)},
+    ),
+    drawings.along("ratio", ("mcc_ood", "cosine"), _placed, ("sparsity",)),
     varies=("input_dim",),
-    figures=drawings.phase_maps(),
-    sources=_sources,
-    slow=("softplus_adam",),
-    without=("input_dim", "data", "stream", "noise_db", "world", "law", "world_file"),
 )

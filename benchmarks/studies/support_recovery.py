@@ -16,21 +16,13 @@ SUPPORT = (
     "support_precision_id support_precision_ood support_recall_id support_recall_ood support_f1_id "
     "support_f1_ood support_l0_id"
 )
-
-
-def _methods(source, p):
-    kinds = (methods.own, methods.support, methods.least_squares, methods.frozen)
-    return [*(method for kind in kinds for method in kind(source, p)), *methods.oracle(p)]
-
-
 BENCH = Bench(
-    "support_recovery",
+    __name__,
     "Recovery of the support",
-    __doc__,
-    _methods,
+    methods.every(methods.saes("sae", "support", "least_squares", "frozen"), methods.oracle),
     PRESETS_BY_LATENTS,
-    figures={"decomposition": drawings.parts("support_f1_ood")}
+    {"decomposition": drawings.parts("support_f1_ood")}
     | drawings.inference_along("support_f1_ood", style="inference"),
-    tables={"Supports": SUPPORT, "Recovery": RECOVERY, "Inference on ID": INFERENCE},
+    {"Supports": SUPPORT, "Recovery": RECOVERY, "Inference on ID": INFERENCE},
     parts=True,
 )

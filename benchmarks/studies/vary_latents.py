@@ -13,11 +13,9 @@ from benchmarks.harness.bench import Bench
 from benchmarks.harness.preset import PRESETS_BY_LATENTS
 
 BENCH = Bench(
-    "vary_latents",
+    __name__,
     "Number of latents",
-    __doc__,
     methods.everything,
     PRESETS_BY_LATENTS,
-    figures=drawings.recovery_along("num_latents"),
-    slow=("softplus_adam",),
+    drawings.recovery_along("num_latents"),
 )

@@ -7,22 +7,18 @@ asks for.
   python -m sae_gap vary_sparsity --preset=paper --seeds=0
 """
 
-import dataclasses
-
 from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import SMOKE, Preset
+from benchmarks.harness.preset import presets
 
 BENCH = Bench(
-    "vary_sparsity",
+    __name__,
     "Sparsity",
-    __doc__,
     methods.everything,
-    {
-        "smoke": dataclasses.replace(SMOKE, sparsity=(2, 3)),
-        "quick": Preset(sparsity=(2, 5, 10, 20)),
-        "paper": Preset(num_latents=(1_000,), sparsity=(2, 5, 10, 20, 50, 100)),
-    },
-    figures=drawings.recovery_along("sparsity"),
-    slow=("softplus_adam",),
+    presets(
+        smoke={"sparsity": (2, 3)},
+        quick={"sparsity": (2, 5, 10, 20)},
+        paper={"num_latents": (1_000,), "sparsity": (2, 5, 10, 20, 50, 100)},
+    ),
+    drawings.recovery_along("sparsity"),
 )

@@ -17,27 +17,20 @@ PUBLISHED = (0, 1, 4, 9, 19, 49, 99, 199, 499, 999)
 
 
 def _methods(source, p):
-    at = tuple(
-        step for step in (PUBLISHED if p.protocol == "paper" else ROUNDS) if step <= p.rounds
-    )
-
-    def learned(name, sae, start, base):
-        learner = learners.dl_fista(p, base=sae)
-        return methods.coded(name, learner, p, at=at, start=start, base=base)
-
-    warm = [
-        learned(f"warm_dl_{name}", learners.sae(name, source, p), "warm", name)
-        for name in methods.SAES
-    ]
-    return [learned("cold_dl", None, "cold", "random"), *warm, *methods.oracle(p)]
+    rounds = PUBLISHED if p.protocol == "paper" else ROUNDS
+    at = tuple(step for step in rounds if step <= p.rounds)
+    starts = {f"warm_dl_{name}": (learners.sae(name, source, p), name) for name in methods.SAES}
+    return [
+        methods.coded(name, learners.dl_fista(p, sae), p, at=at, start=name[:4], base=base)
+        for name, (sae, base) in ({"cold_dl": (None, "random")} | starts).items()
+    ] + methods.oracle(source, p)
 
 
 BENCH = Bench(
-    "warmstart_decoder",
+    __name__,
     "Warm start from the decoder",
-    __doc__,
     _methods,
     PRESETS,
+    drawings.along("step", ("mcc_ood", "cosine"), line="base", dash="start"),
     varies=("step", "start", "base"),
-    figures=drawings.along("step", ("mcc_ood", "cosine"), line="base", dash="start"),
 )

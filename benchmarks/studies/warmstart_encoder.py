@@ -14,7 +14,7 @@ import math
 from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.methods import Tuned
-from benchmarks.harness.preset import PRESETS
+from benchmarks.harness.preset import WIDTHS, presets
 from sae_gap import catalogue
 from sae_gap.encoders import Lasso, ScreenedPursuit
 from sae_gap.learners import Oracle
@@ -35,20 +35,17 @@ def _methods(source, p):
     for name, sae in methods.with_tuned(source, p).items():
         # Rows of the paper's SAEs keep their keys.
         row = {} if name == sae.name else {"dictionary": name}
-        found.append(Method(f"sae_{name}", "sae", sae, sae.encoder, row))
-        found.append(methods.coded(f"frozen_{name}", sae, p, dictionary=name))
+        found.append(methods.on("sae", name, sae, p, **row))
+        found.append(methods.on("frozen", name, sae, p, dictionary=name))
         for count in ITERATIONS:
             cold, warm = fista(count), fista(count, sae.encoder)
             found.append(Method(f"cold_{name}", "frozen", sae, cold, row))
             found.append(Method(f"warm_{name}", "refined", sae, warm, row))
         for count in SCREENS:
-            pursuit = ScreenedPursuit(source.sparsity, screens=count)
-            found.append(
-                Method(f"screened_{name}", "pursuit", sae, pursuit, row | {"screens": count})
-            )
-    return found + [
-        Method("fista_oracle", "oracle", Oracle(), fista(count)) for count in ITERATIONS
-    ]
+            pursuit, told = ScreenedPursuit(source.sparsity, screens=count), {"screens": count}
+            found.append(Method(f"screened_{name}", "pursuit", sae, pursuit, row | told))
+    true = Oracle()
+    return found + [Method("fista_oracle", "oracle", true, fista(count)) for count in ITERATIONS]
 
 
 def by_products(rows):
@@ -75,13 +72,11 @@ def by_products(rows):
 
 
 BENCH = Bench(
-    "warmstart_encoder",
+    __name__,
     "Warm start from the encoder",
-    __doc__,
     _methods,
-    {name: Tuned(**vars(preset)) for name, preset in PRESETS.items()},
-    varies=("iterations", "start", "screens"),
-    figures=drawings.along("iterations", ("mcc_ood", "relative_gap_id"), dash="start")
+    presets(Tuned, paper={"num_latents": WIDTHS}),
+    drawings.along("iterations", ("mcc_ood", "relative_gap_id"), dash="start")
     | {
         f"{score}_by_products": drawings.Drawing(
             "curve",
@@ -91,4 +86,5 @@ BENCH = Bench(
         )
         for score in ("mcc_ood", "mcc_id", "relative_gap_ood")
     },
+    varies=("iterations", "start", "screens"),
 )

@@ -20,14 +20,13 @@ import dataclasses
 
 from benchmarks.harness import drawings, learners, methods
 from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import SMOKE, Preset
+from benchmarks.harness.preset import Preset, presets
 from sae_gap import catalogue
 from sae_gap.data import Source, World
 from sae_gap.encoders import JumpReLU
 from sae_gap.learners import Oracle, Random, SparseAutoencoder
 from sae_gap.metrics import detection, dictionary, reconstruction
 from sae_gap.storage import CELL
-from sae_gap.study import Method
 
 # Root mean square of an active code in the paper's model, whose codes are uniform on (0, 1), where
 # SAEs were tuned.
@@ -52,7 +51,7 @@ def _sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
     return dataclasses.replace(learner, penalty=scale * learner.penalty)
 
 
-def _methods(source: Source, p: Preset) -> list[Method]:
+def _methods(source, p):
     saes = {name: _sae(name, source, p) for name in catalogue.saes()}
     others = {
         "online_dl": learners.online(p),
@@ -60,49 +59,51 @@ def _methods(source: Source, p: Preset) -> list[Method]:
         "fista_oracle": Oracle(leading=True),
     }
     return [
-        *(Method(f"sae_{name}", "sae", learner, learner.encoder) for name, learner in saes.items()),
-        *(methods.coded(f"frozen_{name}", learner, p) for name, learner in saes.items()),
+        *(methods.on(kind, *sae, p) for kind in ("sae", "frozen") for sae in saes.items()),
         *(methods.coded(name, learner, p) for name, learner in others.items()),
-        *methods.families(p, pruned=True),
+        *methods.pruned(source, p),
     ]
 
 
-_WORLD = Preset(world="synthsae", lam=1.0, visits=100)
+_WORLD = {"world": "synthsae", "lam": 1.0}
 # Two levels of children rather than three, as many latents as features; what two cores do in an
 # hour.
-_STANDARD = dataclasses.replace(
-    _WORLD, num_latents=(2_048,), num_samples=(100_000,), seeds=(0,), sae_steps=20_000
-)
+_STANDARD = _WORLD | {"num_latents": (2_048,), "num_samples": (100_000,), "seeds": (0,)}
+_STANDARD |= {"visits": 100, "sae_steps": 20_000}
 # A million samples are 60 visits, and 300 minibatches of the default size, too few: so smaller
 # ones, whose critical rate is lower, and lower rates. A sample has 34 features on, and 96 slots
 # hold them. The margin of families is the one that was measured at this size; without noise their
 # floor is the threshold.
-_FULL = dataclasses.replace(
-    _STANDARD,
-    num_latents=(16_384,),
-    num_samples=(1_000_000,),
-    visits=60,
-    sae_steps=200_000,
-    online="rates=(0.3, 0.03, 0.005), batch_size=1_024, num_slots=96",
-    families="visits=2, num_slots=96, margin=2.5",
-)
+_FULL = _STANDARD | {
+    "num_latents": (16_384,),
+    "num_samples": (1_000_000,),
+    "visits": 60,
+    "sae_steps": 200_000,
+    "online": {"rates": (0.3, 0.03, 0.005), "batch_size": 1_024, "num_slots": 96},
+    "families": {"visits": 2, "num_slots": 96, "margin": 2.5},
+}
+_QUICK = _STANDARD | {"num_latents": (512,), "num_samples": (20_000,), "sae_steps": 5_000}
+
+
+class OfWorld(Preset):
+    """A preset of a world."""
+
+    without = ("data", "sparsity", "stream")
+
+
 BENCH = Bench(
-    "worlds",
+    __name__,
     "Worlds with frequencies, correlation and hierarchy",
-    __doc__,
     _methods,
-    {
-        "smoke": dataclasses.replace(
-            SMOKE, world="synthsae", num_latents=(64,), num_samples=(1_000,), lam=1.0
-        ),
-        "quick": dataclasses.replace(
-            _WORLD, num_latents=(512,), num_samples=(20_000,), sae_steps=5_000
-        ),
-        "standard": _STANDARD,
-        "paper": _STANDARD,
-        "full": _FULL,
-    },
-    figures=drawings.plain("recovery_by_level", (*CELL, "noise_db")),
+    presets(
+        OfWorld,
+        smoke=_WORLD | {"num_latents": (64,), "num_samples": (1_000,)},
+        quick=_QUICK | {"seeds": Preset.seeds},
+        standard=_STANDARD,
+        paper=_STANDARD,
+        full=_FULL,
+    ),
+    figures=drawings.plain((*CELL, "noise_db"), "recovery_by_level"),
     tables={
         "Dictionaries": "atom_mcc close uniqueness atom_mcc_roots atom_mcc_children "
         "atom_mcc_grandchildren atom_mcc_great_grandchildren atom_mcc_free atom_mcc_frequent "
@@ -127,5 +128,4 @@ BENCH = Bench(
         "sae_gated",
         "sae_lista_matryoshka",
     ),
-    without=("data", "sparsity", "stream"),
 )

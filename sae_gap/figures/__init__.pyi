@@ -1,14 +1,12 @@
 # The names that other folders take from here, and where each is defined.
 
-from sae_gap.figures.cosines import matched_cosines as matched_cosines
 from sae_gap.figures.cost import budget as budget
 from sae_gap.figures.cost import loss_by_cost as loss_by_cost
 from sae_gap.figures.cost import recovery_by_seconds as recovery_by_seconds
 from sae_gap.figures.curves import curve as curve
+from sae_gap.figures.curves import matched_cosines as matched_cosines
+from sae_gap.figures.curves import recovery as recovery
 from sae_gap.figures.curves import recovery_by_level as recovery_by_level
-from sae_gap.figures.heat import counting_bound as counting_bound
-from sae_gap.figures.heat import heat_map as heat_map
-from sae_gap.figures.heat import recovery_by_samples as recovery_by_samples
 from sae_gap.figures.lines import MARKERS as MARKERS
 from sae_gap.figures.lines import draw_lines as draw_lines
 from sae_gap.figures.parts import encoder_shares as encoder_shares
@@ -21,5 +19,4 @@ from sae_gap.figures.sae_measurement import coherence as coherence
 from sae_gap.figures.sae_measurement import fvu_curve as fvu_curve
 from sae_gap.figures.sae_measurement import name_of as name_of
 from sae_gap.figures.sae_measurement import trained_name as trained_name
-from sae_gap.figures.scatter import recovery as recovery
 from sae_gap.figures.style import save as save

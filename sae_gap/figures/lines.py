@@ -17,6 +17,7 @@ _DASHES = [
         ("-", style.DASHED, (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2))), "os^Dv", strict=True
     )
 ]
+_FLAT = {"marker": "", "linestyle": style.DASHED}
 # Lines with more points show intervals as a band, as whiskers would run together.
 _BANDED = 12
 
@@ -40,9 +41,9 @@ def draw_lines(
 ) -> Any:
     """Draws columns along another: a line for each value of some columns.
 
-    A number is `<column>_mean`, or else the column itself. Its interval is ± `<column>_sd`, or
-    `low` to `high` in y, drawn as whiskers, or as a band if a line has many points. A point without
-    x becomes a level across its panel. `text` is written beside its point.
+    A number is `<column>_mean`, or else the column itself. Its interval is ± `<column>_sd`, drawn
+    as whiskers, or as a band if a line has many points. A point without x becomes a level across
+    its panel. `text` is written beside its point.
 
     Args:
       points: rows; a line runs through its points in this order.
@@ -66,19 +67,17 @@ def draw_lines(
     """
     marks = [
         {
-            "low": height - sd,
-            "high": height + sd,
-            **point,
             "panel": (metric, point.get(panel)),
             "line": point.get(line),
             "dash": point.get(dash),
             "x": _number(point, x),
-            "y": height,
+            "y": _number(point, metric),
             "wide": point.get(f"{x}_sd") or 0.0,
+            "high": point.get(f"{metric}_sd") or 0.0,
+            "text": point.get("text"),
         }
         for metric, point in itertools.product(y, points)
-        for height, sd in [(_number(point, metric), point.get(f"{metric}_sd") or 0.0)]
-        if height is not None
+        if _number(point, metric) is not None
     ]
     moving = [mark for mark in marks if mark["x"] is not None]
     if not moving:
@@ -105,27 +104,26 @@ def draw_lines(
     panels = dict(zip(groups, every, strict=True))
     for mark in marks:
         if mark["x"] is None and mark["panel"] in panels:
-            style.level(panels[mark["panel"]], mark["y"], **colours[mark["line"]])
+            # Such as the oracle's score.
+            look = {**_FLAT, "linewidth": 1, "zorder": 1, **colours[mark["line"]], "marker": ""}
+            panels[mark["panel"]].axhline(mark["y"], **look)
     paths = grouped(moving, ("panel", "line", "dash"))
     is_band = any(
-        len(path) > _BANDED and any(mark["low"] != mark["high"] for mark in path)
-        for path in paths.values()
+        len(path) > _BANDED and any(mark["high"] for mark in path) for path in paths.values()
     )
-    bare, flat = {"marker": ""} if is_band else {}, {"marker": "", "linestyle": style.DASHED}
+    bare = {"marker": ""} if is_band else {}
     for (group, value, code), path in paths.items():
         _draw(panels[group], path, {**dashes.get(code, {}), **colours[value], **bare}, is_band)
     if logx:
         most = (8 if len(groups) == 1 else 4) if ticks else 0
         style.log_axis(every[0].xaxis, [mark["x"] for mark in moving], most)
-    for group, axes in panels.items():
-        if group[0] in logy:
-            style.log_axis(
-                axes.yaxis, [mark["y"] for mark in marks if mark["panel"][0] == group[0]]
-            )
+    for (metric, _), axes in panels.items():
+        if metric in logy:
+            style.log_axis(axes.yaxis, [mark["y"] for mark in marks if mark["panel"][0] == metric])
 
     lines = {(role, mark[role]) for mark in moving for role in values}
     handles = [
-        style.mark(**{"linestyle": "-", **look, **(bare if (role, value) in lines else flat)})
+        style.mark(**{"linestyle": "-", **look, **(bare if (role, value) in lines else _FLAT)})
         for role, table in (("line", colours), ("dash", dashes))
         for value, look in table.items()
         if value in values[role]
@@ -148,16 +146,17 @@ def _looks(values: Iterable[Any], column: str, looks: Iterable[dict[str, Any]]) 
 
 
 def _draw(axes: Axes, path: style.Lines, look: dict[str, Any], is_band: bool) -> None:
-    names = "x", "y", "low", "high", "wide"
-    x, *numbers = ([mark[name] for mark in path] for name in names)
+    x, *numbers = ([mark[name] for mark in path] for name in ("x", "y", "high", "wide"))
     # An unknown number is None.
-    y, low, high, wide = np.array(numbers, float)
+    y, high, wide = np.array(numbers, float)
     if is_band:
-        axes.fill_between(x, low, high, color=look["color"], alpha=0.18, linewidth=0)
-    ends = None if is_band else [y - low, high - y], wide if any(wide) else None
+        axes.fill_between(x, y - high, y + high, color=look["color"], alpha=0.18, linewidth=0)
+    ends = None if is_band else high, wide if any(wide) else None
     axes.errorbar(x, y, *ends, elinewidth=0.8, **{"zorder": 3, **look})
-    beside = {"textcoords": "offset points", "fontsize": 7, "color": look["color"]}
     up = 4 if y[0] > y[-1] else -9
     for mark in path:
-        if mark.get("text"):
-            axes.annotate(mark["text"], (mark["x"], mark["y"]), (4, up), **beside)
+        if mark["text"]:
+            text = axes.annotate(
+                mark["text"], (mark["x"], mark["y"]), (4, up), textcoords="offset points"
+            )
+            text.set(fontsize=7, color=look["color"])

@@ -1,14 +1,15 @@
 """The parts of a loss: stacked bars of an SAE each, and a table of shares along each size."""
 
-import statistics
+import collections
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from sae_gap.analysis import LOSSES, over, shares
-from sae_gap.figures import draw_lines, labels, style, trained_name
+from sae_gap.figures import labels, style, trained_name
 from sae_gap.storage import CELL, Row
 
 # Values and support are the encoder's, in a lighter and a darker blue.
@@ -22,6 +23,10 @@ PARTS = {
     "dictionary_part": ("dictionary", "#E69F00"),
     "rest": ("rest, with the best codes on the best dictionary", "#BDBDBD"),
 }
+# From all the dictionary's to all the encoder's.
+_SHARES = LinearSegmentedColormap.from_list(
+    "shares", [PARTS["dictionary_part"][1], "white", PARTS["values_part"][1]]
+)
 
 
 @style.styled
@@ -122,9 +127,11 @@ def loss_parts(lines: style.Lines, loss: str = "kl") -> Figure | None:
     return stacked(bars, shown, xlabel, "What each SAE loses, and where it goes", more)
 
 
+@style.styled
 def encoder_shares(lines: style.Lines, loss: str) -> Figure | None:
-    """Draws the share of each SAE's distance to the oracle that is its encoder's, along each size
-    that varies while the others keep their most common value.
+    """Draws the share of each SAE's distance to the oracle that is its encoder's, as tables with
+    coloured cells: a row an SAE, and a table for each size that varies while the others keep their
+    most common value.
 
     Args:
       lines: the result of `sae_gap.analysis.parts.splits`.
@@ -133,24 +140,42 @@ def encoder_shares(lines: style.Lines, loss: str) -> Figure | None:
     Returns:
       The figure, or None if no size varies.
     """
-    shown, points = [line for line in lines if line["loss"] == loss], list[Row]()
-    for size in CELL if shown else ():
-        alike, others = shown, [name for name in CELL if name != size]
-        for name in others:
-            usual = statistics.mode(line[name] for line in shown)
-            alike = [line for line in alike if line[name] == usual]
-        for line in sorted(alike, key=lambda line: line[size]):
-            parts = [max(0.0, line[f"{name}_part"]) for name in ("amortisation", "dictionary")]
-            share = 100 * parts[0] / sum(parts) if any(parts) else None
-            along = {"by": labels.metric_label(size), "size": line[size], "share": share}
-            points += [line | along] * (len({line[size] for line in alike}) > 1)
-    of = labels.metric_label(loss)
-    return draw_lines(
-        points,
-        "size",
-        ("share",),
-        panel="by",
-        of=shown,
-        title=f"The encoder's share, %, of what each SAE lacks in {of}",
-        more=f"means over {shown[0]['units']} seeds" if shown else "",
-    )
+    shown = [line for line in lines if line["loss"] == loss]
+    base = {
+        size: collections.Counter(line[size] for line in shown).most_common(1)[0][0]
+        for size in CELL
+        if shown
+    }
+    tables = {}
+    for size in base:
+        cells = [
+            line for line in shown if all(line[name] == base[name] for name in CELL if name != size)
+        ]
+        if len({line[size] for line in cells}) > 1:
+            tables[size] = cells
+    if not tables:
+        return None
+    names = sorted({line["dictionary"] for line in shown}, key=labels.rank)
+    figure = Figure(figsize=(style.WIDTH, 1.0 + len(tables) * (0.7 + 0.22 * len(names))))
+    drawn = figure.subplots(len(tables), 1, squeeze=False)[:, 0]
+    for axes, (size, cells) in zip(drawn, tables.items(), strict=True):
+        sizes = sorted({line[size] for line in cells})
+        table = np.full((len(names), len(sizes)), np.nan)
+        for line in cells:
+            table[names.index(line["dictionary"]), sizes.index(line[size])] = _share(line)
+        axes.imshow(table, _SHARES, vmin=0, vmax=100, aspect="auto")
+        for (down, across), value in np.ndenumerate(table):
+            text = f"{value:.0f}" if np.isfinite(value) else ""
+            axes.text(across, down, text, ha="center", va="center", fontsize=8)
+        style.name_along(axes.yaxis, [labels.label(name).removesuffix(" SAE") for name in names])
+        style.name_along(axes.xaxis, [f"{value:,}" for value in sizes])
+        others = [labels.label(base[name], name) for name in CELL if name != size]
+        axes.set_title(f"{labels.metric_label(size)} ({', '.join(others)})", loc="left")
+    title = f"The encoder's % of what each SAE lacks in {labels.metric_label(loss)}"
+    style.finish(figure, shown, title=title, more=f"means over {shown[0]['units']} seeds")
+    return figure
+
+
+def _share(line: Row) -> float:
+    parts = [max(0.0, line[f"{name}_part"]) for name in ("amortisation", "dictionary")]
+    return 100 * parts[0] / sum(parts) if any(parts) else float("nan")

@@ -133,11 +133,6 @@ def means(rows: Rows, by: Sequence[str], metrics: Sequence[str]) -> list[Row]:
     return [line for line in lines if all(line[f"{name}_mean"] is not None for name in metrics)]
 
 
-def ranks(values: Iterable[Any], names: Iterable[str]) -> list[Any]:
-    """Returns a key that sorts values of some columns."""
-    return [labels.rank(value, column) for value, column in zip(values, names, strict=True)]
-
-
 def text_widths(texts: Iterable[str]) -> list[float]:
     """Returns the widths of some texts in inches."""
     figure = Figure()
@@ -149,12 +144,6 @@ def axis_label(metric: str) -> str:
     best = labels.perfect(metric)
     label = labels.metric_label(metric)
     return label if best is None else f"{label} ({best:g} is perfect)"
-
-
-def level(axes: Axes, height: float, **options: Any) -> None:
-    """Draws a dashed line across the axes, such as the oracle's score."""
-    look: Any = {"color": "black", "linestyle": DASHED, "linewidth": 1, "zorder": 1}
-    axes.axhline(height, **{**look, **options, "marker": ""})
 
 
 def name_along(axis: Axis, names: Sequence[str]) -> None:

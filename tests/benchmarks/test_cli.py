@@ -1,7 +1,8 @@
 """What every binary shares: ends by signals and errors in one sentence, help with exit code 0, and
-flags that are checked.
+options that are what their fields allow, from Python and from flags alike.
 """
 
+import dataclasses
 import errno
 import re
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import cli
+from benchmarks.options import Options, define, option, parse, written
 from sae_gap import __main__ as command
 from tests.conftest import flags_of
 
@@ -42,33 +44,25 @@ MEMORY = "there is not enough memory"
     [
         (MemoryError(), MEMORY),
         (RuntimeError("RESOURCE_EXHAUSTED: Out of memory\n  in a page\n  of lines"), MEMORY),
-        (RuntimeError("INTERNAL: Out of memory while trying to allocate"), MEMORY),
         (OSError(errno.ENOSPC, "No space left"), "a file could not be .* \\(No space left\\)"),
         (PermissionError(errno.EACCES, "Denied", "a/b"), "a/b could not be .* \\(Denied\\)"),
         (OSError("gs://a/b cannot be written (gone)."), "gs://a/b cannot be"),
         (ValueError("give more."), "give more"),
+        # As JAX does it for a device that is not there, and for a platform without its plugin.
+        (RuntimeError("Unable to initialize backend"), "JAX finds no device of JAX_PLATFORMS=cuda"),
+        (AssertionError(), "JAX finds no device of"),
     ],
 )
 def test_what_a_user_can_mend_is_one_sentence(call, monkeypatch, tmp_path, error, sentence):
-    def draw(cell):
+    def fail(*_):
         raise error
 
-    monkeypatch.setattr("benchmarks.speed.problems.draw", draw)
+    if sentence.startswith("JAX"):
+        monkeypatch.setattr("jax.local_devices", fail)
+        monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    monkeypatch.setattr("benchmarks.speed.problems.draw", fail)
     code, out, err = call("solver_speed", f"--results_dir={tmp_path}")
     assert (code, out, err.count("\n")) == (2, "", 1) and re.match(sentence, err)
-
-
-@pytest.mark.parametrize("raised", [RuntimeError("Unable to initialize backend"), AssertionError()])
-def test_a_device_that_is_not_there_is_one_sentence(call, monkeypatch, tmp_path, raised):
-    def none():
-        raise raised
-
-    # As JAX does it, the second for a platform without its plugin.
-    monkeypatch.setattr("jax.local_devices", none)
-    monkeypatch.setattr("benchmarks.speed.problems.draw", lambda cell: none())
-    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
-    code, out, err = call("solver_speed", f"--results_dir={tmp_path}")
-    assert (code, out, err.count("\n")) == (2, "", 1) and err.startswith("JAX finds no device of")
 
 
 def test_a_fault_of_the_suite_keeps_its_traceback(call, monkeypatch, tmp_path):
@@ -88,14 +82,57 @@ def test_help_names_the_purpose_and_every_flag(call, name):
     assert {*flags_of(name)} - {"help"} == named
 
 
-@pytest.mark.parametrize("text", ["2/2", "-1/2", "0/0", "one", "0/1/2", ""])
+@pytest.mark.parametrize("text", ["2/2", "-1/2", "one", "0/1/2"])
 def test_shards_are_read_and_refused(text):
     assert cli.parse_shard("2/3") == (2, 3)
     with pytest.raises(ValueError, match=r"^--shard must .*\.$"):
         cli.parse_shard(text)
 
 
-def test_a_flag_that_is_given_more_than_once_is_told(call, caplog):
-    code, _, err = call("record", "--layers=1", "--layers=2", "--model=one", "--tokens=0")
-    assert code == 2 and "tokens" in err.splitlines()[-1]
-    assert caplog.messages == ["--layers is given more than once; the last one counts."]
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Some(Options):
+    size: int = option(3, "A size.", least=0)
+    rate: float | None = option(None, "A rate.", least=0)
+    kind: str = option("a", "A kind.", choices=("a", "b"))
+    seeds: tuple[int, ...] = option((0, 1), "Seeds.", least=0)
+    kinds: tuple[str, ...] = option((), "Kinds.", choices=("a", "b"))
+    dry: bool = option(False, "Dry.")
+    ends: tuple[float, float] | None = option(None, "Ends.")
+
+
+def read(*arguments):
+    return parse(Some, ["binary", *arguments])
+
+
+def test_flags_give_what_python_gives(caplog):
+    assert read() == Some()
+    given = Some(size=0, rate=0.5, kind="b", seeds=(2, 0), kinds=("b",), dry=True)
+    flags = "--size=0", "--rate", "0.5", "--kind=b", "--seeds=2,0", "--kinds=b", "--dry"
+    assert read(*flags) == read(*written(given)) == given
+    assert read("--nodry", "--ends=0.5,0.5", "--rate=none") == Some(ends=(0.5, 0.5))
+    assert not caplog.messages and read("--size=1", "--size=2").size == 2
+    assert caplog.messages == ["--size is given more than once; the last one counts."]
+    text = define(Some).get_help()
+    assert "[3]" in text and "[0,1]" in text and "A rate.\n" in text
+    with pytest.raises(ValueError, match="--seeds must list different"):
+        Some(seeds=(1, 1))
+
+
+INTEGER = "must be an integer of at least 0 and below 2**31, but it is"
+REFUSED = {
+    "--size=1.5": f"--size {INTEGER} '1.5'.",
+    "--rate=nan": "--rate must be a finite number of at least 0, but it is nan.",
+    "--kind=c": "--kind must be one of a, b, but it is 'c'.",
+    "--seeds=": "--seeds must be a tuple of one or more values, but it is ().",
+    "--seeds=1,1": "--seeds must list different values, but 1 comes twice.",
+    "--seeds=1,-1": f"an entry of --seeds {INTEGER} -1.",
+    "--kinds=a,c": "an entry of --kinds must be one of a, b, but it is 'c'.",
+    "--ends=0.5": "--ends must be a tuple of 2 values, but it is (0.5,).",
+    "--dry=3": "flag --dry=3: ('Non-boolean argument to boolean flag', '3'); see --help.",
+}
+
+
+@pytest.mark.parametrize("flag", REFUSED)
+def test_what_an_option_cannot_be_is_one_sentence(flag):
+    with pytest.raises(ValueError, match=f"^{re.escape(REFUSED[flag])}$"):
+        read(flag)

@@ -2,7 +2,6 @@
 promise: its files and its page, and that what is drawn is what the rows say.
 """
 
-import math
 import random
 from unittest import mock
 
@@ -10,27 +9,30 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from benchmarks import options, studies
-from benchmarks.harness import command
+from benchmarks.harness import outcome
 from benchmarks.harness.drawings import Drawing
-from benchmarks.harness.outcome import write_outcome
 from benchmarks.report import pages
+from sae_gap import Store, catalogue
 from sae_gap.analysis import tables
+from sae_gap.core import Column
 from sae_gap.encoders import Lasso
+from sae_gap.figures import labels
+from sae_gap.metrics import Metric
 from sae_gap.storage import grouped
 from sae_gap.study import jobs, program
-from tests.conftest import lines_of, save_picture, succeed
+from tests.conftest import lines_of, page_of, refused, save_picture, succeed
 
-STUDIES = studies.found()
+from .test_grammar import STUDIES, read
+
 WHOLE = ("amortisation_gap", "warmstart_decoder")
+SMOKE = (WHOLE[0], "--preset=smoke")
 # Studies of which every SAE has its own codes, its support and the lasso.
 DECOMPOSED = ("amortisation_gap", "frozen_decoder", "support_recovery", "attribution")
 
 
 def lines_to_measure(name, *flags):
     """The run of a study at smoke size, with all its methods, and its lines."""
-    flags = [name, "--preset=smoke", "--methods=all", *flags]
-    run = command.read(STUDIES[name], options.parse(command.options_of(STUDIES[name]), flags))
+    run = read(name, "--preset=smoke", "--methods=all", *flags)
     return run, [line for job in jobs(run.study) for line in job.lines]
 
 
@@ -43,53 +45,43 @@ def measured(smoke):
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_what_is_left_and_drawn_is_what_the_rows_say(name, measured, tmp_path):
+def test_what_is_left_and_drawn_is_what_the_rows_say(name, measured, tmp_path, monkeypatch):
     one, (run, lines) = STUDIES[name], lines_to_measure(name, f"--results_dir={tmp_path}")
-    assert len({line.key for line in lines}) == len(lines) and len(run.study.sources) >= 2
-    by = [*tables.BY, *one.varies]
+    by, rows, drawn, draw = [*tables.BY, *one.varies], [], [], Drawing.draw
     columns = {column for names in one.tables.values() for column in names.split()} - {*by}
-    rows, means, drawn, draw = [], {}, [], Drawing.draw
     for line in lines:
-        rng = random.Random(line.key)
-        numbers = {
-            column: rng.random()
-            for column, value in (measured | dict.fromkeys(sorted(columns), 0.5)).items()
-            if isinstance(value, float)
-        }
+        rng, scores = random.Random(line.key), measured | dict.fromkeys(sorted(columns), 0.5)
+        numbers = {name: rng.random() for name, old in scores.items() if isinstance(old, float)}
         rows.append(measured | numbers | line.columns)
-        place = tuple(str(rows[-1].get(column, "")) for column in by)
-        means.setdefault(place, []).append([numbers[column] for column in columns])
 
     def drawing(self, some):
         drawn.append((self, some, draw(self, some)))
         return drawn[-1][2]
 
-    with (
-        mock.patch.object(Drawing, "draw", drawing),
-        mock.patch.object(Figure, "savefig", save_picture),
-    ):
-        printed = write_outcome(run, rows, {"seconds": "1"})
+    monkeypatch.setattr(Drawing, "draw", drawing)
+    monkeypatch.setattr(Figure, "savefig", save_picture)
+    printed = outcome.write_outcome(run, rows, {"seconds": "1"})
     page, names = pages.read(run.page).page, {*run.page.names()}
-    pictures = {path for path in names if path.endswith(".png")}
-    files = {"summary.csv", "README.md", "report.html", "page.json"} | pictures
-    files |= {path.replace(".png", ".pdf") for path in pictures}
-    assert names == files | ({"decomposition.csv"} if name in DECOMPOSED else set())
-    assert (page.study, page.title) == (name, one.title)
-    assert page.command.startswith(f"python -m sae_gap {name} ")
+    pictures = {path for path in names if path.endswith((".png", ".pdf"))}
+    files = {"summary.csv", "README.md", "report.html", "page.json"}
+    assert names - pictures == files | ({"decomposition.csv"} if name in DECOMPOSED else set())
+    assert (page.study, page.title) == (name, one.title) and f" {name} " in page.command
     # Cells have files of their own.
-    assert sorted(figure.file for figure in page.figures) == sorted(pictures)
-    assert bool(pictures) == bool(drawn)
-    assert all(figure.caption for figure in page.figures)
-    assert {"seconds", "versions"} <= {*page.notes} and all(
-        title in printed for title in one.tables
-    )
+    assert {figure.file for figure in page.figures} == {f for f in pictures if f[-1] == "g"}
+    assert 2 * len(page.figures) == len(pictures) >= 2 * bool(drawn)
+    assert all(title in printed for title in one.tables)
     summary = lines_of(f"{run.page}/summary.csv")
     assert [*summary[0]][: len(by)] == by and summary[0]["method"] == run.names[0]
-    assert {tuple(line[column] for column in by) for line in summary} == {*means}
+    groups = {
+        tuple(str("" if value is None else value) for value in place): group
+        for place, group in grouped(rows, by).items()
+    }
+    assert {tuple(line[column] for column in by) for line in summary} == {*groups}
     for line in summary:
-        wanted = np.mean(means[tuple(line[column] for column in by)], axis=0)
-        found = [float(line[f"{column}_mean"]) for column in columns]
-        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+        group = groups[tuple(line[column] for column in by)]
+        for column in columns:
+            wanted = np.mean([row[column] for row in group])
+            assert float(line[f"{column}_mean"]) == pytest.approx(wanted, rel=1e-6)
     for chosen, some, figure in drawn:
         if chosen.name == "curve":
             check_curve(figure, chosen.rows(some) if chosen.rows else some, **chosen.options)
@@ -108,17 +100,12 @@ def check_curve(figure, rows, x, y, line="dictionary", dash="", panel="", **_):
 def test_a_row_for_every_method_seed_and_coordinate(smokes, name):
     rows, (_, lines) = {row["key"]: row for row in smokes(name).rows}, lines_to_measure(name)
     assert {*rows} == {line.key for line in lines}
-    certified = 0
     for line in lines:
         row, encoder = rows[line.key], line.method.encoder
         assert line.columns.items() <= row.items()
-        if isinstance(encoder, Lasso) and encoder.tol is not None:
-            certified += 1
-            assert row["lam"] == encoder.lam
-            for split in ("id", "ood"):
-                assert -1e-6 <= row[f"relative_gap_{split}"] <= 2e-6
-                assert row[f"certificate_{split}"] <= 2e-6
-    assert certified >= 2
+        if isinstance(encoder, Lasso):
+            assert row["lam"] == encoder.lam and -1e-6 <= row["relative_gap_ood"] <= 2e-6
+            assert row["certificate_id"] <= 2e-6
 
 
 def test_a_second_run_fits_nothing(smokes, monkeypatch, tmp_path):
@@ -142,17 +129,104 @@ def test_a_warm_start_begins_at_the_dictionary_of_its_sae(smokes):
         assert len(pairs) == 8 and sum(abs(one - other) < 1e-6 for one, other in pairs) == alike
 
 
-def test_a_phase_has_the_dimensions_of_its_ratios():
-    run, _ = lines_to_measure("phase_transition")
-    wanted = {math.ceil(c * 3 * math.log(20 / 3)) for c in (1.0, 2.0, 3.0)}
-    assert {source.input_dim for source in run.study.sources} == wanted
-
-
 def test_a_dry_run_says_what_is_missing_and_touches_nothing(smoke, tmp_path):
-    options = ("amortisation_gap", "--preset=smoke", "--dry_run")
-    out = succeed(*options, f"--results_dir={tmp_path / 'empty'}")
-    # The probe and the oracle take no fit.
+    out = succeed(*SMOKE, "--dry_run", f"--results_dir={tmp_path / 'empty'}")
+    # The probe and the oracle take no fit, and the four methods of an SAE one.
     assert out.count("nothing to fit") == 2 and out.endswith("8 jobs, 12 models to fit\n")
     assert not (tmp_path / "empty").exists()
     there = (f"--results_dir={smoke.directory.parent}", f"--models_dir={smoke.models}")
-    assert succeed(*options, *there).endswith("8 jobs, 0 models to fit\n")
+    assert succeed(*SMOKE, "--dry_run", *there).endswith("8 jobs, 0 models to fit\n")
+
+
+def test_results_make_sense_and_end_with_the_answer(smoke):
+    found = {line["method"]: line for line in lines_of(smoke.page / "summary.csv")}
+    scores = {name: float(line["mcc_ood_mean"]) for name, line in found.items()}
+    assert max(scores, key=scores.get) == "fista_oracle"
+    for sae in ("relu", "topk", "jumprelu", "mp"):
+        own, kept, frozen = (found[f"{kind}_{sae}"] for kind in ("sae", "support", "frozen"))
+        assert own["cosine_mean"] == kept["cosine_mean"] == frozen["cosine_mean"]
+        # Values may vanish from a support, and none can join it.
+        assert float(kept["l0_above_id_mean"]) <= float(own["l0_above_id_mean"])
+        # Cold and warm refinement reach the same optimum.
+        assert scores[f"refined_{sae}"] == pytest.approx(scores[f"frozen_{sae}"], abs=2e-3)
+    *tables, question, answer, page = smoke.printed.strip().split("\n\n")
+    about = "(number of seeds: 2; the SAEs have the paper's untuned options):"
+    assert question.endswith(f"to the oracle in MCC OOD {about}")
+    # Of codes that score alike, tables show one.
+    assert "frozen_relu" in tables[0] and "refined_relu" not in tables[0]
+    assert any("refined_relu" in table for table in tables)
+    lines = lines_of(smoke.page / "decomposition.csv")
+    lines = [line for line in lines if line["loss"] == "mcc_ood"]
+    for line, told in zip(lines, answer.splitlines(), strict=True):
+        parts = [float(line[f"{part}_part"]) for part in ("amortisation", "dictionary")]
+        sae = line["method"].removeprefix("sae_")
+        assert sum(parts) == pytest.approx(scores["fista_oracle"] - scores[line["method"]])
+        said = [f"{part / sum(parts):.0%}".replace("%", " %") for part in parts]
+        words = f"{sum(parts):.3f}, {said[0]} encoder, {said[1]} dictionary"
+        assert told == f"- {labels.label(sae)}: {words}"
+    assert page == f"The page: {smoke.page / 'report.html'}"
+    one = {"method": "sae_topk", "units": 1, "total": 0.1, "rest": 0.1}
+    # An SAE as good as the oracle has no parts; and no one number is for two sizes.
+    assert outcome._answer([one]).endswith("- TopK SAE: 0.000") and outcome._answer([one] * 2) == ""
+
+
+def test_the_published_protocol(tmp_path, smoke):
+    methods = "--methods=dl_fista,fista_oracle"
+    succeed(*SMOKE, "--protocol=paper", f"--results_dir={tmp_path}", methods)
+    strict = {(row["method"], row["seed"]): row for row in smoke.rows}
+    for row in Store(tmp_path / WHOLE[0]).rows():
+        other = strict[row["method"], row["seed"]]
+        assert row["protocol"] == "paper" and row["key"] != other["key"]
+        if row["method"] == "dl_fista":
+            # Fitted on the very samples that it is scored on.
+            assert row["mse_id"] < other["mse_id"]
+        else:
+            # Hardly converged, and never below the optimum.
+            assert -1e-6 < row["relative_gap_id"] < 0.05 and row["certificate_id"] <= 1e-6
+
+
+def test_data_without_the_truth_have_no_parts(tmp_path, arrays):
+    np.savez(tmp_path / "x.npz", **{name: arrays[name] for name in arrays if name[0] == "Y"})
+    flags = (f"--data={tmp_path}/x.npz", f"--results_dir={tmp_path}", "--seeds=0")
+    refused("give width", *SMOKE, *flags)
+    succeed(*SMOKE, *flags, "--width=20", "--methods=sae_topk")
+    files = {"summary.csv", "README.md", "page.json", "report.html"}
+    assert {path.name for path in page_of(tmp_path).iterdir()} == files
+    # Models stand beside the study by default.
+    assert [path.name.partition("-")[0] for path in (tmp_path / "models").iterdir()] == ["topk"]
+    # The probe needs the truth, and nothing else is to run.
+    refused("linear_probe", *SMOKE, *flags, "--width=20", "--methods=linear_probe")
+
+
+def test_folders_that_cannot_be_used_are_refused_in_one_sentence(tmp_path):
+    (tmp_path / "blocked").write_text("mine")
+    results, models = f"--results_dir={tmp_path / 'results'}", tmp_path / "blocked"
+    refused("results cannot be written to", *SMOKE, f"--results_dir={models / 'deep'}")
+    refused(f"models cannot be kept in {models} (", *SMOKE, results, f"--models_dir={models}")
+    # What takes no fit needs no place for it.
+    succeed(*SMOKE, results, f"--models_dir={models}", "--methods=fista_oracle")
+
+
+def test_a_metric_that_is_dropped_in_brings_its_label_to_tables_and_figures():
+    column = Column("effective number of latents", heading="effective L0")
+    metric = Metric("effective", lambda inferred: {}, {"effective": column})
+    known = catalogue.metrics() | {"effective": metric}
+    row = {"method": "sae_topk", "dictionary": "topk", "inference": "own", "sparsity": 3, "seed": 0}
+    rows = [row | {"num_latents": size, "num_samples": 9, "effective_id": 2.0} for size in (2, 3)]
+    with mock.patch.object(catalogue, "metrics", lambda: known):
+        labels._metrics.cache_clear()
+        summary = tables.summarise(rows)
+        assert outcome._unlisted(summary) == "effective_id"
+        assert outcome._headings(["effective_id"], summary) == {"effective_id": "effective L0"}
+        figure = Drawing("curve", {"x": "num_latents", "y": "effective_id"}).draw(rows)
+        assert "effective number of latents" in figure.axes[0].get_title("left")
+    labels._metrics.cache_clear()
+
+
+def test_a_crossing_of_a_shared_dictionary_is_drawn_apart():
+    rows = [
+        dict(zip(("method", "dictionary", "inference"), words.split(), strict=True))
+        for words in ("sae_topk topk own", "topk:omp topk omp", "oracle:omp oracle omp")
+    ]
+    found = outcome._told_apart(rows, {"sae_topk"})
+    assert [row["dictionary"] for row in found] == ["topk", "topk:omp", "oracle"]

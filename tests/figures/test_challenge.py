@@ -1,6 +1,4 @@
-"""The figures of the challenge and of the encoder budget: heat maps, seconds and operations."""
-
-import itertools
+"""The figures of the challenge and of the encoder budget: seconds and operations."""
 
 import numpy as np
 import pytest
@@ -8,80 +6,19 @@ import pytest
 from sae_gap import figures
 from sae_gap.figures import labels
 
-from .samples import SCORES, SETTING, choose, words
+from .samples import SAES, SETTING, choose, row, words
 
-CHALLENGE = ("online_dl", "dl_fista", "spams", "sklearn", *SCORES, "oracle")
-
-
-def make_challenge(
-    names=CHALLENGE,
-    widths=(1_000, 2_000, 5_000),
-    samples=(5_000, 20_000, 200_000),
-    seeds=(0, 1),
-    **values,
-):
-    rows = []
-    for (place, name), width, size, seed in itertools.product(
-        enumerate(names), widths, samples, seeds
-    ):
-        score = 1 / (1 + place / 4 + width / size) if name != "oracle" else 1.0
-        row = {"method": f"m{place}", "seed": seed, "num_latents": width, "sparsity": 10}
-        row |= {"dictionary": name, "inference": "lasso", "start": "cold"}
-        row |= {"num_samples": size, "samples_seen": size // 2}
-        row |= {"input_dim": 93, "cosine": score, "mcc_ood": score - 0.01 * seed}
-        rows.append(row | {"fit_seconds": (1 + place + seed) * width / 10} | values)
-    return rows
+CHALLENGE = ("online_dl", "dl_fista", "spams", "sklearn", *SAES, "oracle")
 
 
-def cell(*chosen, **values):
-    return make_challenge(chosen or CHALLENGE, (1_000,), (5_000,), **values)
-
-
-def cells(axes):
-    """The score and the height of each cell of a heat map, by its place along x."""
-    found = {}
-    (shown,) = axes.collections
-    for (place, level), score in zip(shown.get_offsets(), shown.get_array(), strict=True):
-        found.setdefault(place, []).append((score, level))
-    return found
-
-
-def test_a_cell_of_the_heat_map_is_a_score_over_its_samples():
-    """A panel for each learner, and over each size a bound of its own, where there is one."""
-    dims = {1_000: 93, 2_000: 50, 5_000: 10}
-    rows = make_challenge(("online_dl", "spams", "oracle"))
-    rows = [row | {"input_dim": dims[row["num_latents"]]} for row in rows]
-    figure = figures.recovery_by_samples(rows)
-    # The oracle has nothing to learn; behind the panels is the bar of colours.
-    assert [axes.get_title("left").partition(",")[0] for axes in figure.axes] == [
-        "online DL",
-        "SPAMS",
-        "",
+def cell(*names, **values):
+    return [
+        row(name, "lasso", seed=seed, cosine=0.9 - place / 10, fit_seconds=10 + place + seed)
+        | {"mcc_ood": 0.8 - place / 20 + seed / 100}
+        | values
+        for place, name in enumerate(names or CHALLENGE)
+        for seed in (0, 1)
     ]
-    for learner, axes in enumerate(figure.axes[:2]):
-        written = [(text.get_position()[0], text.get_text()) for text in axes.texts]
-        for (place, column), width in zip(cells(axes).items(), dims, strict=True):
-            for (score, level), samples in zip(column, (5_000, 20_000, 200_000), strict=True):
-                assert score == pytest.approx(1 / (1 + learner / 4 + width / samples))
-                assert level == samples / 2 / width and (place, f"{score:.2f}") in written
-        lines = [(*line.get_xdata(), *line.get_ydata()) for line in axes.lines]
-        np.testing.assert_allclose(lines, [(-0.5, 0.5, *[92 / 83] * 2), (0.5, 1.5, *[49 / 40] * 2)])
-    assert "counting bound" in words(figure)
-
-
-def test_the_counting_bound_has_as_many_equations_as_unknowns():
-    row = {"input_dim": 93, "sparsity": 10}
-    num_latents, least = 1_000, figures.counting_bound(row) * 1_000
-    # n samples of 93 numbers; 92 free numbers to an atom of unit length, and 10 codes to a sample.
-    assert least * 93 == pytest.approx(num_latents * 92 + least * 10) and round(least) == 1_108
-
-
-def test_a_heat_map_needs_two_cells():
-    assert figures.recovery_by_samples(cell()) is None and figures.recovery_by_samples([]) is None
-    assert figures.recovery_by_samples(make_challenge(("oracle",))) is None
-    assert figures.recovery_by_samples(make_challenge(cosine=None)) is None
-    with pytest.raises(ValueError, match="mix noise_db"):
-        figures.recovery_by_samples(make_challenge() + make_challenge(noise_db=20.0))
 
 
 def test_seconds_are_on_the_axis_and_the_oracle_is_a_level():

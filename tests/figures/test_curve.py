@@ -8,28 +8,23 @@ import pytest
 from sae_gap import figures
 from sae_gap.figures import labels
 
-from .samples import SETTING, choose, curves, words
+from .samples import choose, curves, row, words
 
 ITERATIONS = (0, 1, 2, 5, 10, 100)
 DICTIONARIES = ("relu", "topk", "mp")
 
 
-def make_warm(widths=(50, 100), seeds=(0, 1, 2), iterations=ITERATIONS):
+def make_warm(widths=(50, 100), iterations=ITERATIONS):
     rows = []
     for (place, name), start, width, count, seed in itertools.product(
-        enumerate(DICTIONARIES), ("cold", "warm"), widths, iterations, seeds
+        enumerate(DICTIONARIES), ("cold", "warm"), widths, iterations, (0, 1, 2)
     ):
-        value = 0.2 + 0.2 * place + 0.1 * (start == "warm") + 0.01 * seed**2
-        value += count / 1_000 - width / 10_000
-        row = SETTING | {"method": f"m{place}", "dictionary": name, "inference": "fista"}
-        row |= {"start": start, "num_latents": width, "iterations": count, "seed": seed}
-        gap = 10.0 ** (-place - count / 20) * (1 + seed)
-        rows.append(row | {"mcc_ood": value, "gap_ood": gap})
-    for width, seed in itertools.product(widths, seeds):
-        row = SETTING | {"method": "m9", "dictionary": "oracle", "inference": "lasso"}
-        row |= {"start": "cold", "num_latents": width, "seed": seed}
-        rows.append(row | {"mcc_ood": 0.98, "gap_ood": 1e-9})
-    return rows
+        value = 0.2 + 0.2 * place + 0.1 * (start == "warm") + 0.01 * seed**2 + count / 1_000
+        scores = {"mcc_ood": value - width / 10_000, "gap_ood": 10.0 ** (-place - count / 20)}
+        method = {"method": f"m{place}", "start": start, "iterations": count, "seed": seed}
+        rows.append(row(name, "fista", num_latents=width, **method, **scores))
+    oracle = {"start": "cold", "mcc_ood": 0.98, "gap_ood": 1e-9}
+    return rows + [row("oracle", "lasso", num_latents=width, **oracle) for width in widths]
 
 
 WARM = {"x": "iterations", "y": "mcc_ood", "dash": "start"}
@@ -41,18 +36,16 @@ def test_lines_are_the_means_and_whiskers_the_deviations_of_the_rows(metric):
     figure = figures.curve(rows, "iterations", metric, dash="start", panel="num_latents")
     assert [axes.get_title("left") for axes in figure.axes] == ["50 latents", "100 latents"]
     for axes, width in zip(figure.axes, (50, 100), strict=True):
-        drawn = curves(axes)
-        assert len(drawn) == 6
-        for (colour, x, y, low, high), (name, start) in zip(
-            drawn, itertools.product(("relu", "topk", "mp"), ("cold", "warm")), strict=True
-        ):
+        places = itertools.product(DICTIONARIES, ("cold", "warm"))
+        for (colour, x, *drawn), (name, start) in zip(curves(axes), places, strict=True):
             assert colour == labels.colour(name) and tuple(x) == ITERATIONS
-            for place, count in enumerate(ITERATIONS):
-                cell = {"dictionary": name, "start": start, "num_latents": width}
-                values = [row[metric] for row in choose(rows, iterations=count, **cell)]
-                sd = pytest.approx(np.std(values, ddof=1))
-                assert y[place] == pytest.approx(np.mean(values))
-                assert high[place] - y[place] == sd and y[place] - low[place] == sd
+            cell = {"dictionary": name, "start": start, "num_latents": width}
+            values = [
+                [row[metric] for row in choose(rows, iterations=count, **cell)]
+                for count in ITERATIONS
+            ]
+            mean, sd = np.mean(values, axis=1), np.std(values, axis=1, ddof=1)
+            np.testing.assert_allclose(drawn, [mean, mean - sd, mean + sd])
         level = [line for line in axes.lines if line.get_color() == labels.colour("oracle")]
         assert [line.get_ydata()[0] for line in level] == [0.98 if metric == "mcc_ood" else 1e-9]
 
@@ -62,17 +55,13 @@ def test_zero_has_its_place_on_a_log_axis():
     axes.figure.draw_without_rendering()
     places = axes.transData.transform([(count, 0.5) for count in ITERATIONS])[:, 0]
     assert np.all(np.diff(places) > 5) and places[0] > axes.bbox.x0
-    shown = [label.get_text() for label in axes.get_xticklabels()]
-    ticks = dict(zip(axes.get_xticks(), shown, strict=True))
-    assert ticks[0] == "0" and ticks[1] == "1" and ticks[100] == "100"
+    assert [label.get_text() for label in axes.get_xticklabels()][:2] == ["0", "1"]
     # From 1 on it is a log axis: factors of ten have one length.
-    one, ten, hundred = axes.transData.transform([(count, 0.5) for count in (1, 10, 100)])[:, 0]
-    assert ten - one == pytest.approx(hundred - ten)
+    assert places[4] - places[1] == pytest.approx(places[5] - places[4])
 
 
 def test_what_the_rows_do_not_say_is_refused_or_left_out():
     assert figures.curve([], **WARM) is None
-    assert figures.curve(make_warm(), "depth", "mcc_ood") is None
     assert figures.curve([row | {"mcc_ood": None} for row in make_warm((100,))], **WARM) is None
     with pytest.raises(ValueError, match="mix num_latents"):
         figures.curve(make_warm(), **WARM)
@@ -81,24 +70,13 @@ def test_what_the_rows_do_not_say_is_refused_or_left_out():
 
 
 def test_many_points_have_a_band_and_no_markers():
-    rows = choose(make_warm((100,), iterations=range(0, 60, 2)), start="warm")
-    figure = figures.curve(rows, "iterations", "mcc_ood")
-    bands = [band.get_paths()[0].get_extents() for band in figure.axes[0].collections]
-    assert len(bands) == 3 and curves(figure.axes[0]) == []
+    rows = choose(make_warm((100,), range(0, 60, 2)), start="warm")
+    (axes,) = figures.curve(rows, "iterations", "mcc_ood").axes
+    bands = [band.get_paths()[0].get_extents() for band in axes.collections]
+    assert len(bands) == 3 and curves(axes) == []
     sd = np.std([0, 0.01, 0.04], ddof=1)
     low = 0.2 + 0.1 - 0.01 + 0.05 / 3 - sd
     np.testing.assert_allclose([bands[0].y0, bands[0].y1], [low, low + 2 * sd + 0.058])
-    assert any("intervals: ± 1 sd" in text for text in words(figure))
-
-
-def test_a_column_of_the_panel_leaves_the_colour_to_another():
-    options = {"x": "iterations", "y": "mcc_ood", "line": "start", "panel": "dictionary"}
-    figure = figures.curve(make_warm((100,)), **options)
-    assert [axes.get_title("left") for axes in figure.axes] == ["ReLU SAE", "TopK SAE", "MP SAE"]
-    colours = [labels.colour(start, "start") for start in ("cold", "warm")]
-    assert all([colour for colour, *_ in curves(axes)] == colours for axes in figure.axes)
-    shown = [text for text in words(figure) if text in ("cold start", "warm start", "ReLU SAE")]
-    assert sorted(shown) == ["ReLU SAE", "cold start", "warm start"]
 
 
 def test_a_level_goes_by_the_name_of_its_dictionary_where_its_line_has_none():
@@ -107,3 +85,22 @@ def test_a_level_goes_by_the_name_of_its_dictionary_where_its_line_has_none():
     rows += [row | {"base": None} for row in choose(drawn, dictionary="oracle")]
     figure = figures.curve(rows, "iterations", "mcc_ood", line="base")
     assert {"ReLU SAE", "oracle"} <= set(words(figure)) and "None" not in words(figure)
+
+
+def test_levels_and_frequencies_have_a_panel_each_and_a_dictionary_a_line():
+    def level(dictionary, **values):
+        scores = {f"atom_mcc_{name}": value for name, value in values.items()}
+        return row(dictionary, world="synthsae", **scores)
+
+    topk = level("topk", roots=0.9, free=0.4, rare=0.6)
+    rows = [topk, topk | {"atom_mcc_roots": 0.94, "seed": 1}, topk | {"method": "frozen_topk"}]
+    rows += [level("relu", roots=0.5, children=0.2, free=0.3, frequent=0.1)]
+    levels, frequencies = figures.recovery_by_level(rows).axes
+    for axes, names in ((levels, "roots children free"), (frequencies, "frequent rare")):
+        assert [label.get_text() for label in axes.get_xticklabels()] == names.split()
+    drawn = [one.lines[0].get_ydata() for one in levels.containers]
+    # A group that a dictionary lacks leaves a gap, and one dictionary is drawn once.
+    np.testing.assert_allclose(drawn, [[0.5, 0.2, 0.3], [0.92, np.nan, 0.4]])
+    assert figures.recovery_by_level([]) is figures.recovery_by_level([row("topk")]) is None
+    with pytest.raises(ValueError, match="mix world"):
+        figures.recovery_by_level([topk, topk | {"world": "other", "seed": 1}])

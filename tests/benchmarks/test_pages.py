@@ -1,4 +1,4 @@
-"""Pages hold everything, ask for nothing, and take texts for texts."""
+"""Pages hold everything, ask for nothing, and take texts for texts; the report has them all."""
 
 import base64
 import dataclasses
@@ -10,29 +10,28 @@ import PIL.Image
 import pytest
 
 from benchmarks.report import pages
-from sae_gap.analysis import tables
-from sae_gap.storage import Folder
+from sae_gap.analysis import published, tables
+from tests.analysis.test_published import find
+from tests.conftest import refused, succeed
 
 HOSTILE = """<script>alert(1)</script> "quoted" 'single' & <img src=x onerror=alert(2)> | *b* [e](javascript:f) h_i _g_"""
 
 
 def page(**changed):
-    scores = {"mcc_id": 1.0, "mse_id": 1e-5}
     rows = [
         {"method": method, "num_samples": 5_000, "seed": seed}
-        | {name: score * (1 + seed) for name, score in scores.items()}
+        | {"mcc_id": 1.0 + seed, "mse_id": 1e-5 * (1 + seed)}
         for method in ("sae_relu", "oracle")
         for seed in (0, 1)
     ]
     columns = {"method": "method", "num_samples": "samples", "mcc_id": "MCC", "mse_id": "error"}
-    summary = tables.summarise(rows, by=("method", "num_samples"))
     parts = {
         "title": "Where recovery is lost",
         "about": "Is it `so`?\n\n- Or is it\n- not?",
         "command": "python -m sae_gap made_up --seeds=0,1",
         "finding": "It is the `dictionary`.",
         "figures": [pages.Figure("stairs.png", "Stairs. They go up.")],
-        "tables": [pages.Table("Recovery", columns, summary)],
+        "tables": [pages.Table("Recovery", columns, tables.summarise(rows, by=[*columns][:2]))],
         "notes": {"Time": "2 s"},
     }
     return pages.Page(**parts | changed)
@@ -67,11 +66,8 @@ class Document(html.parser.HTMLParser):
         for tag in self.open:
             self.texts[tag] = self.texts.get(tag, "") + data
 
-    def all(self, name):
-        return [attributes for tag, attributes in self.tags if tag == name]
-
-    def values(self, name):
-        return [attributes[name] for _, attributes in self.tags if name in attributes]
+    def values(self, name, only=None):
+        return [found[name] for tag, found in self.tags if name in found and only in (None, tag)]
 
 
 def check(text):
@@ -80,32 +76,23 @@ def check(text):
     ids = document.values("id")
     assert text.lstrip().startswith("<!DOCTYPE html>") and len(set(ids)) == len(ids)
     assert {*document.values("href")} <= {"data:,", *(f"#{name}" for name in ids)}
-    for image in document.all("img"):
-        assert image["alt"].strip() and image["src"].startswith("data:image/png;base64,")
+    assert all(source.startswith("data:image/png;base64,") for source in document.values("src"))
     # One script, and no other may run.
     (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)[-1:]
     hashed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    assert document.all("script") == [{}] and f"script-src 'sha256-{hashed}'" in text
+    assert f"script-src 'sha256-{hashed}'" in text and "default-src 'none'" in text
     assert not [name for _, found in document.tags for name in found if name.startswith("on")]
-    assert "url(" not in text and "@import" not in text and "default-src 'none'" in text
     return document
 
 
 def test_what_is_written_is_read_back_and_written_anew(tmp_path):
-    write(tmp_path)
-    entry = pages.read(tmp_path)
+    entry = pages.read(write(tmp_path))
     bare = dataclasses.replace(entry.page, figures=[], tables=[])
     assert bare == page(figures=[], tables=[], answers=[])
     assert [tuple(one) for one in entry.page.tables] == [tuple(one) for one in page().tables]
     image = base64.b64decode(entry.images["stairs.png"].partition(",")[2])
     assert image == (tmp_path / "stairs.png").read_bytes()
     assert pages.render([entry]) == (tmp_path / "report.html").read_text()
-    title = pages.Table("288 of 288 are close.", {"method": "method"}, [])
-    write(tmp_path, finding="It is not.", figures=[], tables=[title])
-    assert pages.read(tmp_path).page.finding == "It is not."
-    text = (tmp_path / "README.md").read_text()
-    assert "stairs" not in text and "\n## 288 of 288 are close.\n\n## How" in text
-    assert "<p>288 of 288 are close.</p>" in (tmp_path / "report.html").read_text()
 
 
 def test_both_files_show_everything(tmp_path):
@@ -119,10 +106,10 @@ def test_both_files_show_everything(tmp_path):
         "| sae_relu | 5,000 | 1.500 ± 0.707 | 1.5e-05 ± 7.1e-06 |\n| oracle |",
         "```sh\npython -m sae_gap made_up --seeds=0,1\n```",
         "- Time: 2 s",
+        "(report.html)",
+        "(summary.csv)",
     ):
         assert part in text
-    links = sorted(re.findall(r"\]\(([^)]+)\)", text))
-    assert links == ["report.html", "stairs.png", "summary.csv"]
     text = (tmp_path / "report.html").read_text()
     document = check(text)
     for tag, part in {
@@ -134,13 +121,14 @@ def test_both_files_show_everything(tmp_path):
         "td": "5,0001.500 ± 0.707",
     }.items():
         assert part in document.texts[tag]
-    assert document.all("img")[0]["alt"] == "Stairs." and "<code>dictionary</code>" in text
+    assert document.values("alt") == ["Stairs."] and "<code>dictionary</code>" in text
     assert "1.5×10<sup>−5</sup>" in text and "<dt>Time</dt><dd>2 s</dd>" in text
 
 
 def test_texts_are_only_texts(tmp_path):
-    line = {"method": HOSTILE, "x_mean": None}
-    table = pages.Table(HOSTILE, {"method": HOSTILE, "x": "x"}, [line])
+    table = pages.Table(
+        HOSTILE, {"method": HOSTILE, "x": "x"}, [{"method": HOSTILE, "x_mean": None}]
+    )
     texts = dict.fromkeys(("title", "about", "command", "finding"), HOSTILE)
     texts |= {"tables": [table], "notes": {HOSTILE: HOSTILE}}
     figure = pages.Figure("stairs.png", f"{HOSTILE}. `{HOSTILE}`")
@@ -148,7 +136,6 @@ def test_texts_are_only_texts(tmp_path):
     document = check((folder / "report.html").read_text())
     for tag in ("h1", "pre", "th", "figcaption", "dd", "caption"):
         assert HOSTILE in document.texts[tag]
-    assert len(document.all("img")) == 1 and document.all("img")[0]["alt"].startswith(HOSTILE)
     markdown = (folder / "README.md").read_text()
     assert markdown.startswith("# \\<script>alert(1)\\</script> ")
     assert r"\| \*b\* \[e\](javascript:f) h_i \_g\_" in markdown
@@ -159,29 +146,33 @@ def test_texts_are_only_texts(tmp_path):
     ("old", "new"), [('"title"', '"titel"'), ("{", ""), ('"figures": [', '"figures": [3, ')]
 )
 def test_a_page_that_cannot_be_read_is_one_sentence(tmp_path, old, new):
-    path = write(tmp_path) / pages.FILE
+    path = write(tmp_path / "a") / pages.FILE
     path.write_text(path.read_text().replace(old, new, 1))
-    with pytest.raises(ValueError, match=r"^the page in .* cannot be read \([^\n]+\);"):
-        pages.read(tmp_path)
+    refused("cannot be read (", "report", f"--results_dir={tmp_path}")
 
 
-def test_the_report_holds_every_study(tmp_path):
-    write(tmp_path / "b_second")
-    write(tmp_path / "a_first" / "oracle", title="A deeper folder", finding="Nothing `much`.")
-    entries = [
-        pages.read(folder, place)
-        for place, folder in pages.folders(Folder(tmp_path))
-        if folder.exists(pages.FILE)
-    ]
-    text = pages.render(entries)
-    assert "2 studies" in text and len(check(text).all("img")) == 2
-    assert text.index("A deeper folder") < text.index("Where recovery")
-    assert text.count("Nothing <code>much</code>.") == 2
-    assert "Its files are in <code>a_first/oracle</code>." in text
+def test_the_report_has_every_page_and_counts_the_published_numbers_that_are_close(tmp_path):
+    refused("there are no results in", "report", f"--results_dir={tmp_path}")
+    line = find("vary_latents", "fista_oracle")
+    ours = {name: line[name] for name in ("method", "num_latents", "sparsity", "num_samples")}
+    ours |= {"mcc_paper_id_mean": line["mcc_paper_id_mean"]}
+    ours |= {"auc_ood_mean": line["auc_ood_mean"] - 0.2}
+    folder = write(tmp_path / "vary_latents" / "protocol=paper")
+    write(tmp_path / "a_first", finding="", about="Nothing `much`. Or is it?")
+    write(tmp_path / "models" / "none")
+    tables.write_table(folder, "published.csv", published.compare([ours], "vary_latents"))
+    heading, _, line = succeed("report", f"--results_dir={tmp_path}").splitlines()
+    assert heading.startswith("| study | compared | close")
+    assert line.startswith("| vary_latents/protocol=paper | 2 | 1 | 50.0% |")
+    assert "fista_oracle at 100 latents, num_samples 5,000, auc_ood: 0.790" in line
+    text = (tmp_path / "report.html").read_text()
+    assert check(text).texts["code"].count("vary_latents/protocol=paper") == 1
+    assert text.index("<code>a_first</code>") < text.index("<code>vary_latents")
+    assert text.count("Nothing <code>much</code>.") == 1 and "Nothing much." in text
+    assert "models" not in text
 
 
 def test_what_made_a_row_is_told_where_it_is_known():
     row = {"revision": "abc-dirty", "machine": None, "device": "cpu", "method": "a"}
     known = {"revision": "abc-dirty", "device": "cpu", "versions": "jax 0.10.2"}
     assert pages.provenance(row | {"jax": "0.10.2", "optax": None}) == known
-    assert pages.provenance({}) == {}
