@@ -8,7 +8,6 @@ from sae_gap.storage.packages import library as library
 from sae_gap.storage.packages import package_folders as package_folders
 from sae_gap.storage.pickles import NESTED as NESTED
 from sae_gap.storage.pickles import map_pt as map_pt
-from sae_gap.storage.pickles import read_pt as read_pt
 from sae_gap.storage.pickles import tensors_of as tensors_of
 from sae_gap.storage.results import CELL as CELL
 from sae_gap.storage.results import SIZES as SIZES

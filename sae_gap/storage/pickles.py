@@ -19,7 +19,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from sae_gap.storage import Tensors, check_members, member_start, reading
+from sae_gap.storage import check_members, member_start
 
 _STORAGES = {
     "FloatStorage": np.float32,
@@ -44,28 +44,12 @@ class _Named:
         self.dtype = None if dtype is None else np.dtype(dtype)
 
 
-def read_pt(path: Path) -> Tensors:
-    """The tensors of a .pt file: of a state dict, or of one nested in a training run's file.
-
-    Args:
-      path: a file that `torch.save` of version 1.6 or newer wrote.
-
-    Returns:
-      The tensors by name.
-
-    Raises:
-      ValueError: it is no such file, it names anything but tensors, or a tensor does not fit its
-        storage.
-    """
-    with reading(path, "a file of weights that torch.save wrote"), zipfile.ZipFile(path) as archive:
-        return Tensors(path, tensors_of(_load(path, archive, archive.read), NESTED))
-
-
 def map_pt(path: Path) -> Any:
     """The contents of a .pt file, with memory-mapped tensors whose numbers are not read.
 
     Raises:
-      Exception: of any kind, where `read_pt` would raise a ValueError.
+      Exception: of any kind, if it is no file that `torch.save` of version 1.6 or newer wrote, it
+        names anything but tensors, or a tensor does not fit its storage.
     """
 
     def mapped(name: str) -> np.memmap:

@@ -45,7 +45,7 @@ FAULTS = {
         ({"apply_b_dec_to_input": True}, "set apply_b_dec_to_input to false"),
         ({"normalize_activations": "layer_norm"}, "by layer norm"),
     ],
-    "saelens/topk": [({"k": 11}, "of at most 10"), ({"architecture": "standard"}, "to topk")],
+    "saelens/topk": [({"k": 11}, "of at most 10")],
     "sparsify/layers.0": [({"W_skip": SKIP}, "W_skip"), ({"skip_connection": True}, "W_skip")],
     "circuit_tracer/jumprelu": [({"activation_function.threshold": -TEN}, "below zero")],
     "gemma_scope/transcoder": [({"affine_connection": True}, "affine_skip_connection")],

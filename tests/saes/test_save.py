@@ -112,6 +112,13 @@ def test_a_fit_that_is_no_sae_is_refused_in_a_sentence(tmp_path, name, values, w
     refused(lambda: sae_gap.load_sae(folder), words)
 
 
+def test_a_fit_whose_numbers_changed_is_refused(tmp_path):
+    path = written(tmp_path / "fit", example("topk")) / "fit.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    refused(lambda: sae_gap.load_sae(path), "its numbers are not those that were written")
+
+
 @pytest.mark.parametrize("case", sorted(os.listdir(FILES / "saved")))
 def test_the_files_that_saelens_read_are_those_written_now(tmp_path, case):
     sae_gap.save_sae(loaded(f"saved/{case}"), tmp_path / "sae")
