@@ -27,7 +27,6 @@ from sae_gap.core import (
     Model,
     Normalisation,
     Transcoder,
-    check_vanishing,
     class_name,
     detached,
     matching,
@@ -71,6 +70,7 @@ class SAE:
         the (n, layers, dim) of a crosscoder.
       notes: notes on the file for a report: its types, its flags, its hook point.
       name: its name in rows and figures.
+      signed: whether codes may be negative, so that the optimum is over signed codes too.
     """
 
     model: Model
@@ -80,6 +80,7 @@ class SAE:
     heads: bool = False
     notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     name: str = "sae"
+    signed: bool = False
 
     @classmethod
     def of_model(cls, model: Model, *, name: str = "sae") -> "SAE":
@@ -97,7 +98,8 @@ class SAE:
         bias = as_floats("bias", model.bias)
         centred = isinstance(model.encode, AmortisedEncoder) and not isinstance(model, Transcoder)
         model = dataclasses.replace(model, dictionary=dictionary, bias=bias)
-        return cls(model, name=name, centred=centred)
+        signed = bool(getattr(model.encode, "signed", False))
+        return cls(model, name=name, centred=centred, signed=signed)
 
     @classmethod
     def from_arrays(
@@ -155,12 +157,7 @@ class SAE:
     def decoder_alone(self) -> "SAE":
         """The same dictionary and normalisation without an encoder."""
         model = dataclasses.replace(self.model, encoder=None, encode=None)
-        return dataclasses.replace(self, model=model)
-
-    @property
-    def signed(self) -> bool:
-        """True if codes may be negative, so that the optimum is over signed codes too."""
-        return bool(getattr(self.model.encode, "signed", False))
+        return dataclasses.replace(self, model=model, signed=False)
 
     @property
     def bias(self) -> Float[Array, " input_dim"]:
@@ -412,8 +409,7 @@ def of_parts(parts: Parts) -> SAE:
       ValueError: a bias overflows on the target, an atom is too small to be told from zero, or the
         encoder or its parameters do not fit.
     """
-    largest, transcodes = np.abs(parts.atoms).max(axis=1), parts.transcodes
-    check_vanishing(f"the {parts.library} SAE", largest, parts.atoms.dtype)
+    transcodes = parts.transcodes
     held = parts.settled(jax.dtypes.canonicalize_dtype(parts.atoms.dtype))
     atoms, bias = (jnp.asarray(held.pop(name)) for name in ("W_dec", "b_dec"))
     centre, skip = held.pop("centre", None), held.pop("W_skip", None)
@@ -431,8 +427,9 @@ def of_parts(parts: Parts) -> SAE:
             kind = parts.normalisation
             model = Model(*whole, None if type(kind) is Normalisation else kind)
     about = {name: getattr(parts, name) for name in ("library", "architecture", "heads")}
-    notes = {name: printable(str(value)) for name, value in parts.notes.items()}
-    return SAE(model, notes=notes, centred=parts.centred and not transcodes, **about)
+    about["notes"] = {name: printable(str(value)) for name, value in parts.notes.items()}
+    centred = parts.centred and not transcodes
+    return dataclasses.replace(SAE.of_model(model), centred=centred, **about)
 
 
 def _imported(
