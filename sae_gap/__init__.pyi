@@ -25,8 +25,8 @@ from sae_gap.metrics.definitions import fvu as fvu
 from sae_gap.metrics.gap import amortisation_gap as amortisation_gap
 from sae_gap.metrics.recovery import mcc as mcc
 from sae_gap.metrics.recovery import mcc_paper as mcc_paper
-from sae_gap.saes.load import load_sae as load_sae
 from sae_gap.saes.loaded_sae import SAE as SAE
+from sae_gap.saes.loaded_sae import load_sae as load_sae
 from sae_gap.saes.save import save_sae as save_sae
 from sae_gap.solvers import match_l0 as match_l0
 from sae_gap.solvers import sparse_code as sparse_code

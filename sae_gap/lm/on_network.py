@@ -10,7 +10,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from absl import logging
 from jaxtyping import Float
 
 from sae_gap.core import Split, Task
@@ -64,7 +63,7 @@ class OnNetwork:
         batches = [batch for batch, _ in self.recorded.batches(documents)]
         members = np.concatenate([batch.documents[batch.documents >= 0] for batch in batches])
         added = self.lm.tokenizer.get_added_tokens_decoder()  # type: ignore[attr-defined]
-        found = Downstream.of_model(
+        return Downstream.of_model(
             self.lm.model,
             [batch.windows for batch in batches],
             self.layer,
@@ -74,14 +73,6 @@ class OnNetwork:
             first=self.first,
             outliers="keep" if self.rows.keep_outliers else "drop",
         )
-        logging.info(
-            "%d tokens of %d documents run, %d averaged; clean loss %.3f nats",
-            len(found.activations),
-            len(documents),
-            found.scored.sum(),
-            found.clean.ce.mean(),
-        )
-        return found
 
     @functools.cached_property
     def network(self) -> Downstream:

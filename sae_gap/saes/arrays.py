@@ -1,6 +1,5 @@
 """An SAE from arrays in memory, of NumPy, JAX or PyTorch."""
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from sae_gap.core import as_real, check_choice, check_flag, check_integer, shown
-from sae_gap.saes.architectures import ARCHITECTURES, take
-from sae_gap.saes.parts import Parts
+from sae_gap.saes.parts import ARCHITECTURES, Parts, take
 from sae_gap.storage import Tensors
 
 # The options of an architecture; at least one is needed.
@@ -21,40 +19,41 @@ _TAKES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Options:
-    """The options of `SAE.from_arrays`, which describes them."""
-
-    k: int | None = None
-    threshold: Any = None
-    centred: bool = True
-    linear: bool | None = None
-    transcoder: bool = False
-    W_skip: Any = None
-
-
-def read(given: Mapping[str, Any], architecture: str, options: Options) -> Parts:
-    """The SAE of `W_enc`, `b_enc`, `W_dec` and `b_dec`; the errors are those of
+def read(
+    given: Mapping[str, Any],
+    architecture: str,
+    *,
+    k: int | None = None,
+    threshold: Any = None,
+    centred: bool = True,
+    linear: bool | None = None,
+    transcoder: bool = False,
+    W_skip: Any = None,  # noqa: N803
+) -> Parts:
+    """The SAE of `W_enc`, `b_enc`, `W_dec` and `b_dec`; the options and the errors are those of
     `SAE.from_arrays`.
     """
     check_choice("architecture", architecture, _TAKES)
-    k, takes, transcodes = options.k, _TAKES[architecture], options.transcoder
-    has = [name for name in ("k", "threshold") if getattr(options, name) is not None]
+    takes, options = _TAKES[architecture], {"k": k, "threshold": threshold}
+    has = [name for name, value in options.items() if value is not None]
     if {*has} - {*takes} or (takes and not has):
         wanted = " or ".join(takes) or "neither k nor threshold"
         raise ValueError(
             f"{architecture} takes {wanted}, but it is given {' and '.join(has) or 'none'}."
         )
-    for name in ("centred", "transcoder", "linear"):
-        if (flag := getattr(options, name)) is not None:
-            check_flag(name, flag)
-    arrays = {**given, "threshold": options.threshold, "W_skip": options.W_skip}
+    for name, flag in (
+        ("centred", centred),
+        ("transcoder", transcoder),
+        ("linear", linear or False),
+    ):
+        check_flag(name, flag)
+    arrays = {**given, "threshold": threshold, "W_skip": W_skip}
     held = {
         name: as_real(name, value, "an array of floats")
         for name, value in arrays.items()
         if name in given or value is not None
     }
-    if "W_skip" in held and not transcodes:
+    if "W_skip" in held and not transcoder:
         raise ValueError("an SAE has no W_skip; give transcoder=True, or leave it out.")
     for name in ("b_enc", "b_dec"):
         if held[name].ndim != 1 or not held[name].size:
@@ -62,23 +61,22 @@ def read(given: Mapping[str, Any], architecture: str, options: Options) -> Parts
                 f"{name} must be a vector with entries, but it is {shown(held[name])}."
             )
     num_latents, input_dim = held["b_enc"].size, held["b_dec"].size
-    read = held["W_enc"].size // num_latents if transcodes else input_dim
+    read = held["W_enc"].size // num_latents if transcoder else input_dim
     if k is not None:
         check_integer("k", k, least=1, most=num_latents)
 
     # Shapes of torch.nn.Linear; the shape of a square matrix does not tell which way round it is.
-    linear = {
+    shapes = {
         "W_enc": (num_latents, read),
         "W_dec": (input_dim, num_latents),
         "W_skip": (input_dim, read),
     }
-    square = [name for name in held if name in linear and len({*linear[name]}) == 1]
-    for name in linear.keys() & held.keys():
-        turned = held[name].shape == linear[name]
-        if options.linear if name in square else turned:
+    square = [name for name in held if name in shapes and len({*shapes[name]}) == 1]
+    for name in shapes.keys() & held.keys():
+        if linear if name in square else held[name].shape == shapes[name]:
             held[name] = held[name].T
     notes = dict[str, str]()
-    if square and options.linear is None:
+    if square and linear is None:
         products = " and ".join(f"{'z' if name == 'W_dec' else 'x'} @ {name}" for name in square)
         notes["square matrices"] = f"taken as {products}; linear=True takes torch.nn.Linear's"
     encoder = "standard"
@@ -90,13 +88,7 @@ def read(given: Mapping[str, Any], architecture: str, options: Options) -> Parts
         encoder, notes["k"] = "topk" if architecture == "topk" else "batch_largest", str(k)
     tensors = Tensors(Path("the arrays"), held)
     notes["dtype given"] = tensors.dtypes()
-    return Parts(
-        encoder,
-        {name: k for name in ARCHITECTURES[encoder].options},
-        take(encoder, tensors, (read, num_latents, input_dim), skip="W_skip" in held),
-        library="given",
-        architecture=architecture,
-        notes=notes,
-        centred=options.centred,
-        transcodes=transcodes,
-    )
+    held = take(encoder, tensors, (read, num_latents, input_dim), skip="W_skip" in held)
+    options = {name: k for name in ARCHITECTURES[encoder].options}
+    about: dict[str, Any] = {"centred": centred, "transcodes": transcoder}
+    return Parts(encoder, options, held, "given", architecture, notes, **about)

@@ -1,41 +1,36 @@
-"""Finds which library wrote the files at a path, and reads them without JAX."""
+"""Finds which library wrote the files at a path or in the cache of the Hugging Face hub, where
+SAELens and `hf download` put them, and reads them without JAX; downloads nothing.
+"""
 
+import dataclasses
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
 from sae_gap.core import AnyPath, check_path
-from sae_gap.saes import (
-    decoders,
-    dictionary_learning,
-    fits,
-    gemma_scope,
-    hub,
-    one_file,
-    saelens,
-    sparsify,
-)
+from sae_gap.saes import own, published, saelens
 from sae_gap.saes.parts import DICTIONARY, FIT, Parts
-from sae_gap.storage import Config, Folder, Tensors, printable, read_json
+from sae_gap.storage import Config, Folder, Tensors, package_folders, printable, read_json
 
 # How to read an SAE, by the file name of its weights: from its configuration, which has a name if
 # there is one, and its tensors.
 _READERS: dict[str, tuple[Callable[[Config, Tensors], Parts], str]] = {
     saelens.WEIGHTS: (saelens.load, saelens.CONFIG),
-    sparsify.WEIGHTS: (sparsify.load, sparsify.CONFIG),
-    dictionary_learning.WEIGHTS: (dictionary_learning.load, dictionary_learning.CONFIG),
-    gemma_scope.WEIGHTS: (gemma_scope.load, ""),
-    gemma_scope.WEIGHTS_2: (gemma_scope.load, gemma_scope.CONFIG),
-    FIT: (fits.load, ""),
-    DICTIONARY: (decoders.load, ""),
-    decoders.ATOMS: (decoders.load, ""),
-    one_file.CROSSCODER: (one_file.load, ""),
+    "sae.safetensors": (published.sparsify, "cfg.json"),
+    "ae.pt": (published.dictionary_learning, "config.json"),
+    "params.npz": (published.gemma_scope, ""),
+    "params.safetensors": (published.gemma_scope, "config.json"),
+    FIT: (own.fit, ""),
+    DICTIONARY: (own.decoder, ""),
+    own.ATOMS: (own.decoder, ""),
+    # The name that the replication of crosscoders for model diffing gives its weights.
+    "cc_weights.pt": (published.one_file, ""),
 }
 _EXPECTED = f"which are called {', '.join(_READERS)}"
 # dictionary_learning's names of weights during training.
 _AMID_TRAINING = re.compile(r"^ae_\d+\.pt$")
-_PATTERNS = (_AMID_TRAINING, one_file.WEIGHTS, one_file.CROSS_LAYER)
+_PATTERNS = (_AMID_TRAINING, published.LAYER, published.CROSS_LAYER)
 # How many folders deep to search for SAEs, and how many to name in a message.
 _DEPTH, _NAMED = 5, 12
 
@@ -55,30 +50,39 @@ def check_free(folder: AnyPath) -> None:
 def locate(path: AnyPath, sae_id: str | None = None) -> Path:
     """The file of the weights of an SAE; the arguments and the errors are those of `load_sae`."""
     check_path("path", path)
-    place = Path(os.path.expanduser(path)) if sae_id is None else hub.cached(str(path), sae_id)
+    place = Path(os.path.expanduser(path)) if sae_id is None else cached(str(path), sae_id)
     try:
         weights = _weights(place)
     except OSError as error:
         raise ValueError(
             f"{printable(str(place))} cannot be read ({error.strerror}); check the path of the SAE."
         ) from None
-    if not (holds(weights.name) or weights.suffix in decoders.ENDINGS):
+    if not (holds(weights.name) or weights.suffix in own.ENDINGS):
         raise ValueError(
             f"{weights} is not the weights of an SAE, {_EXPECTED}, nor atoms in a "
-            f"{', '.join(decoders.ENDINGS)} file; give one of these."
+            f"{', '.join(own.ENDINGS)} file; give one of these."
         )
     return weights
 
 
 def read(weights: Path) -> Parts:
     """Reads a file that `locate` found."""
-    name, folder = _AMID_TRAINING.sub(dictionary_learning.WEIGHTS, weights.name), weights.parent
-    load, beside = _READERS.get(name, (one_file.load, ""))
-    if load is dictionary_learning.load and folder.name == "checkpoints":
+    name, folder = _AMID_TRAINING.sub("ae.pt", weights.name), weights.parent
+    load, beside = _READERS.get(name, (published.one_file, ""))
+    if name == "ae.pt" and folder.name == "checkpoints":
         folder = folder.parent
-    path = folder / beside
-    needed = beside and (load is not gemma_scope.load or path.exists())
-    return load(Config(path, read_json(path) if needed else {}), decoders.read_tensors(weights))
+    path, tensors = folder / beside, own.read_tensors(weights)
+    needed = beside and (load is not published.gemma_scope or path.exists())
+    parts = load(Config(path, read_json(path) if needed else {}), tensors)
+    if parts.library == "sae_gap":
+        return parts
+    tensors.finish(parts.architecture)
+    return dataclasses.replace(parts, notes={"dtype on disk": tensors.dtypes(), **parts.notes})
+
+
+def holds(name: str) -> bool:
+    """True if a file of this name holds weights, whose folder identifies the SAE."""
+    return name in _READERS or any(pattern.fullmatch(name) for pattern in _PATTERNS)
 
 
 def _weights(path: Path) -> Path:
@@ -100,11 +104,6 @@ def _weights(path: Path) -> Path:
     raise ValueError(f"{path} has no weights of an SAE, {choices}.")
 
 
-def holds(name: str) -> bool:
-    """True if a file of this name holds weights, whose folder identifies the SAE."""
-    return name in _READERS or any(pattern.fullmatch(name) for pattern in _PATTERNS)
-
-
 def _found(folder: Path, depth: int) -> list[Path]:
     """The files of weights `depth` folders below a folder."""
     return sorted(
@@ -115,3 +114,58 @@ def _found(folder: Path, depth: int) -> list[Path]:
 def _listed(folder: Path, paths: list[Path]) -> str:
     more = " and more" if len(paths) > _NAMED else ""
     return ", ".join(str(path.relative_to(folder)) for path in paths[:_NAMED]) + more
+
+
+def cached(release: str, sae_id: str) -> Path:
+    """The folder of an SAE in the cache.
+
+    The cache is the first of `HF_HUB_CACHE`, `HF_HOME/hub` and `~/.cache/huggingface/hub` that is
+    set.
+
+    Args:
+      release: a repository `org/name`, or a name in SAELens's table if `sae_lens` is installed.
+      sae_id: the SAE's name in that table, or its path in the repository.
+
+    Returns:
+      The folder.
+
+    Raises:
+      ValueError: the SAE is not in the cache; the message says how to get it.
+    """
+    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
+    cache = Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
+    repository, inside = _of_saelens(release, sae_id) or (release, sae_id)
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    revision = folder / "refs" / "main"
+    name = revision.read_text().strip() if revision.is_file() else "main"
+    place = folder / "snapshots" / name / inside
+    if not place.exists():
+        get = f"hf download {printable(repository)} --include '{printable(inside)}/*'"
+        raise ValueError(
+            f"{printable(inside)} of {printable(repository)} is not in {cache}; get it by {get}."
+        )
+    return place
+
+
+def _of_saelens(release: str, sae_id: str) -> tuple[str, str] | None:
+    """The repository and the path of an SAE from an installed SAELens's table, which is read
+    without an import.
+    """
+    tables = "".join(
+        (folder / "pretrained_saes.yaml").read_text("utf-8")
+        for folder in package_folders("sae_lens")
+    )
+    # Parsing the whole table takes seconds.
+    block = re.search(rf"^{re.escape(release)}:\n(?:[ -].*\n|\n)*", tables, re.MULTILINE)
+    if block is None:
+        return None
+    import yaml  # type: ignore[import-untyped]
+
+    listed = yaml.safe_load(block[0])[release]
+    paths = {entry["id"]: entry["path"] for entry in listed["saes"]}
+    if sae_id not in paths:
+        raise ValueError(
+            f"{printable(release)} has no SAE {printable(sae_id)}, but "
+            f"{', '.join(list(paths)[:12])}; give one of them."
+        )
+    return listed["repo_id"], paths[sae_id]

@@ -26,18 +26,6 @@ class AbsTopK(AmortisedEncoder):
         return jnp.sign(hidden) * keep_largest(jnp.abs(hidden), self.k)
 
 
-class GroupMax(AmortisedEncoder):
-    """The largest `relu(p)` in each of k consecutive groups of latents of equal size."""
-
-    k: int = eqx.field(static=True)
-
-    def __call__(self, model, signals):
-        hidden = jax.nn.relu(self.preactivations(model, signals))
-        groups = hidden.reshape(len(hidden), self.k, -1)
-        chosen = jnp.argmax(groups, axis=2, keepdims=True) == jnp.arange(groups.shape[2])
-        return jnp.where(chosen, groups, 0).reshape(hidden.shape)
-
-
 class BatchLargest(AmortisedEncoder):
     """The k · n largest `relu(p)` of n samples: BatchTopK without an estimated threshold.
 

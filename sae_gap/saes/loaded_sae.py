@@ -7,24 +7,47 @@ be certified.
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import keystr
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 from scipy.sparse import issparse, sparray
 
-from sae_gap.core import Model, Normalisation, Transcoder, check_vanishing, detached, matching
+from sae_gap.core import (
+    PURSUIT,
+    AnyPath,
+    Model,
+    Normalisation,
+    Transcoder,
+    class_name,
+    detached,
+    matching,
+    registry,
+)
 from sae_gap.encoders import AmortisedEncoder, Encoder, as_floats, check_model, unit_atoms
 from sae_gap.learners import Given, Held
 from sae_gap.saes import arrays
-from sae_gap.saes.exchange import imported
-from sae_gap.saes.parts import Parts, side_by_side
-from sae_gap.storage import printable
+from sae_gap.saes.find import locate, read
+from sae_gap.saes.parts import (
+    ARCHITECTURES,
+    ENCODERS,
+    LOGARITHMS,
+    OWN,
+    Parts,
+    most_of,
+    side_by_side,
+)
+from sae_gap.storage import Config, Tensors, printable
 
+Rows = Float[ArrayLike, "..."]
 # Atoms are unit atoms if their lengths differ from 1 by no more.
 UNIT = 1e-6
 
@@ -73,7 +96,10 @@ class SAE:
         check_model(model)
         dictionary = as_floats("the dictionary", model.decoder)
         bias = as_floats("bias", model.bias)
-        return _described(dataclasses.replace(model, dictionary=dictionary, bias=bias), name=name)
+        centred = isinstance(model.encode, AmortisedEncoder) and not isinstance(model, Transcoder)
+        model = dataclasses.replace(model, dictionary=dictionary, bias=bias)
+        signed = bool(getattr(model.encode, "signed", False))
+        return cls(model, name=name, centred=centred, signed=signed)
 
     @classmethod
     def from_arrays(
@@ -124,7 +150,7 @@ class SAE:
             missing or does not belong to the architecture.
         """
         given = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
-        parts = arrays.read(given, architecture, arrays.Options(**options))
+        parts = arrays.read(given, architecture, **options)
         return dataclasses.replace(of_parts(parts), name=name)
 
     @property
@@ -189,7 +215,7 @@ class SAE:
 
     def target(
         self,
-        activations: Float[ArrayLike, "..."],
+        activations: Rows,
         inputs: Float[ArrayLike, "n num_inputs"] | None = None,
     ) -> Float[Array, "n input_dim"]:
         """The target of the codes: the normalised activations less the decoder's bias, and less a
@@ -211,7 +237,7 @@ class SAE:
             read = self._beside(inputs, len(rows)) if self.transcodes else None
             return self.model.signals(rows, read) - self.bias
 
-    def encode(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n num_latents"]:
+    def encode(self, activations: Rows) -> Float[Array, "n num_latents"]:
         """The library's codes, in its own units.
 
         Args:
@@ -230,8 +256,8 @@ class SAE:
 
     def decode(
         self,
-        codes: Float[ArrayLike, "..."] | sparray,
-        like: Float[ArrayLike, "..."] | None = None,
+        codes: Rows | sparray,
+        like: Rows | None = None,
     ) -> Float[Array, "n input_dim"]:
         """The library's reconstruction from its codes.
 
@@ -257,7 +283,7 @@ class SAE:
         with jax.default_matmul_precision("highest"):
             return self.model.reconstruct(jnp.asarray(codes), read, read)
 
-    def reconstruct(self, activations: Float[ArrayLike, "..."]) -> Float[Array, "n input_dim"]:
+    def reconstruct(self, activations: Rows) -> Float[Array, "n input_dim"]:
         """`decode(encode(activations))`.
 
         Args:
@@ -281,9 +307,7 @@ class SAE:
             return side_by_side(activations, self.notes)
         return activations
 
-    def as_rows(
-        self, activations: Float[ArrayLike, "..."], *, explained: bool = False
-    ) -> Float[Array, "n dim"]:
+    def as_rows(self, activations: Rows, *, explained: bool = False) -> Float[Array, "n dim"]:
         """The checked activations for `encode`, heads side by side; those for `target` if
         `explained`.
         """
@@ -333,6 +357,51 @@ def own_codes(
         return encode(model, jnp.asarray(signals))
 
 
+def load_sae(
+    path: AnyPath,
+    sae_id: str | None = None,
+    *,
+    mean: ArrayLike | Callable[[], ArrayLike] | None = None,
+) -> SAE:
+    """Opens a published SAE with its own encode and decode, or a bare decoder; executes nothing in
+    its files.
+
+    It reads SAELens (`sae_weights.safetensors`), dictionary_learning (`ae.pt`), sparsify
+    (`sae.safetensors`) and Gemma Scope (`params.npz`, `params.safetensors`), their transcoders and
+    those of circuit-tracer (`layer_0.safetensors`), acausal crosscoders, the output of `save_sae`,
+    and the suite's own fits (`fit.safetensors` under results/models/). A bare decoder is the output
+    of `learn(...).save` or `train_real`, one array of atoms, (input_dim, num_latents), in a .npy,
+    .safetensors or .pt file.
+
+    Args:
+      path: the folder of one SAE or dictionary, or the file of its weights with its configuration
+        beside it; `~` is your home. With `sae_id`, a release in the local cache of the Hugging Face
+        hub, see `find.cached`.
+      sae_id: which SAE of a release; None for a path.
+      mean: the bias of a decoder whose file has none, (input_dim,), or a function that returns it;
+        None takes zeros.
+
+    Returns:
+      The SAE; for a bare decoder `model.encode` is None.
+
+    Raises:
+      TypeError: `path` is not a path.
+      ValueError: there is no SAE, there are several, or it cannot be read; the message names the
+        fault and the mend.
+    """
+    parts = read(locate(path, sae_id))
+    if "b_dec" not in parts.tensors:
+        dim = parts.atoms.shape[1]
+        given: Any = mean() if callable(mean) else np.zeros(dim) if mean is None else mean
+        if np.shape(given) != (dim,):
+            raise ValueError(
+                f"{path} must be of shape ({np.size(given)}, num_latents), but it is "
+                f"{parts.atoms.shape[::-1]}; give one of that layer, or its transpose."
+            )
+        parts = dataclasses.replace(parts, tensors={**parts.tensors, "b_dec": detached(given)})
+    return of_parts(parts)
+
+
 def of_parts(parts: Parts) -> SAE:
     """The SAE from the parts of a file.
 
@@ -340,34 +409,87 @@ def of_parts(parts: Parts) -> SAE:
       ValueError: a bias overflows on the target, an atom is too small to be told from zero, or the
         encoder or its parameters do not fit.
     """
-    largest = np.abs(parts.atoms).max(axis=1)
-    check_vanishing(f"the {parts.library} SAE", largest, parts.atoms.dtype)
+    transcodes = parts.transcodes
     held = parts.settled(jax.dtypes.canonicalize_dtype(parts.atoms.dtype))
     atoms, bias = (jnp.asarray(held.pop(name)) for name in ("W_dec", "b_dec"))
-    more = {name: jnp.asarray(held.pop(name)) for name in ("centre", "W_skip") if name in held}
+    centre, skip = held.pop("centre", None), held.pop("W_skip", None)
     model = Model(atoms.T, bias)
     if parts.encoder is not None:
-        centre = bias
-        if parts.transcodes:
-            centre = more["centre"] if "centre" in more else jnp.zeros(len(held["W_enc"]))
-        encoder, parameters = imported(parts, held, (len(centre), len(atoms)))
+        if transcodes and centre is None:
+            centre = np.zeros(len(held["W_enc"]), bias.dtype)
+        read = len(centre) if transcodes else len(bias)
+        encoder, parameters = _imported(parts, held, (read, len(atoms)))
         whole: Any = atoms.T, bias, parameters, encoder
-        if parts.transcodes:
-            model = Transcoder(*whole, centre=centre.astype(bias.dtype), skip=more.get("W_skip"))
+        if transcodes:
+            centre, skip = jax.tree.map(jnp.asarray, (centre, skip))
+            model = Transcoder(*whole, centre=centre, skip=skip)
         else:
             kind = parts.normalisation
-            model = Model(*whole)
-            if type(kind) is not Normalisation:
-                model = dataclasses.replace(model, normalisation=kind)
-    about = {name: getattr(parts, name) for name in ("library", "architecture", "centred", "heads")}
-    return _described(model, parts.notes, **about)
+            model = Model(*whole, None if type(kind) is Normalisation else kind)
+    about = {name: getattr(parts, name) for name in ("library", "architecture", "heads")}
+    about["notes"] = {name: printable(str(value)) for name, value in parts.notes.items()}
+    centred = parts.centred and not transcodes
+    return dataclasses.replace(SAE.of_model(model), centred=centred, **about)
 
 
-def _described(model: Model, notes: Mapping[str, Any] | None = None, **about: Any) -> SAE:
-    """The SAE of a model known to be complete; `about` are further attributes."""
-    encode = model.encode
-    about = {"centred": isinstance(encode, AmortisedEncoder)} | about
-    about["centred"] = about["centred"] and not isinstance(model, Transcoder)
-    shown = {name: printable(str(value)) for name, value in (notes or {}).items()}
-    signed = bool(getattr(encode, "signed", False))
-    return SAE(model, notes=shown, signed=signed, **about)
+def _imported(
+    parts: Parts, tensors: Mapping[str, Any], shape: tuple[int, int]
+) -> tuple[Encoder, Any]:
+    """The encoder of an SAE, and its parameters for a model.
+
+    Args:
+      parts: the SAE.
+      tensors: its tensors, settled.
+      shape: that of W_enc, (num_inputs, num_latents).
+
+    Raises:
+      ValueError: the suite has no such encoder, or a parameter or an option of it is missing or
+        does not fit.
+    """
+    row = ARCHITECTURES.get(str(parts.encoder))
+    if row is None:
+        encoder: Any = _trained(
+            Config(Path(f"the fit {parts.notes['fit']}"), parts.options), shape[1]
+        )
+        places = {name.removeprefix(OWN): name for name in tensors if name.startswith(OWN)}
+    else:
+        module, kind, names = row.module, row.encoder, row.tensors
+        if parts.encoder == PURSUIT and tensors:
+            kind, (_, names) = "BatchPursuit", ENCODERS["sae_gap.BatchPursuit"]
+        encoder = getattr(importlib.import_module(f"sae_gap.{module}"), kind)(
+            *parts.options.values()
+        )
+        places = {place: name for name, place in names.items()}
+    if not places:
+        return encoder, None
+    held = Tensors(Path("its file"), {place: tensors[name] for place, name in places.items()})
+
+    def taken(path, leaf):
+        place = keystr(path)[1:]
+        value = jnp.asarray(held.take(place, *leaf.shape))
+        # Codes are positive, so a threshold below zero is equivalent to zero.
+        return jnp.log(jnp.maximum(value, 0)) if row and place == LOGARITHMS else value
+
+    weight = jax.ShapeDtypeStruct(shape, jnp.zeros(()).dtype)
+    blank = eqx.filter_eval_shape(encoder.parameters, weight, jax.random.key(0))
+    return encoder, jax.tree.map_with_path(taken, blank)
+
+
+def trainable() -> dict[str, type[AmortisedEncoder]]:
+    """The encoders that the suite trains in an SAE, by the names of their classes."""
+    kinds = registry.classes("sae_gap.encoders", AmortisedEncoder).values()
+    return {class_name(kind): kind for kind in kinds if kind.recipe is not None}  # type: ignore[attr-defined]
+
+
+def _trained(described: Config, num_latents: int) -> AmortisedEncoder:
+    """The encoder of a description. Inference needs only the numbers among its hyper-parameters; no
+    k exceeds the width.
+    """
+    kind = trainable()[described.choice("class", "", trainable())]
+    readers: dict[type, Any] = {
+        int: lambda name: described.size(name, most=most_of(name, num_latents)),
+        float: described.number,
+        bool: lambda name: described.flag(name, False),
+    }
+    fields = {field.name: readers.get(type(field.default)) for field in dataclasses.fields(kind)}
+    return kind(**{name: read(name) for name, read in fields.items() if read})

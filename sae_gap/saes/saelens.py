@@ -11,8 +11,15 @@ import numpy as np
 from safetensors.numpy import save
 
 from sae_gap.core import PURSUIT, ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
-from sae_gap.saes.architectures import ARCHITECTURES, TRANSCODERS, read_options, take
-from sae_gap.saes.parts import NOTED, Parts
+from sae_gap.saes.parts import (
+    ARCHITECTURES,
+    NOTED,
+    TRANSCODERS,
+    UNESTIMATED,
+    Parts,
+    read_options,
+    take,
+)
 from sae_gap.storage import Config, Tensors, read_json, read_safetensors, version
 
 # The files that the library writes.
@@ -54,9 +61,6 @@ def load(config: Config, tensors: Tensors) -> Parts:
             f"{config.path} describes a transcoder, but its architecture is {architecture}; set it "
             f"to one of {', '.join(TRANSCODERS)}."
         )
-    if architecture in ("standard", "transcoder") and config.entries.get("k") is not None:
-        fault = f"{config.path} has a k, but its architecture is {architecture}, a ReLU without one"
-        raise ValueError(f"{fault}; set architecture to topk, or remove k.")
     read, num_latents = config.size("d_in"), config.size("d_sae")
     input_dim = config.size("d_out") if transcodes else read
     heads = config.choice("reshape_activations", "none", ("none", "hook_z")) == "hook_z"
@@ -67,10 +71,7 @@ def load(config: Config, tensors: Tensors) -> Parts:
             "to; set apply_b_dec_to_input to false."
         )
     told = config.entries | metadata.entries
-    notes = {
-        "dtype on disk": tensors.dtypes(),
-        "normalize_activations": config.text("normalize_activations", "none"),
-    }
+    notes = {"normalize_activations": config.text("normalize_activations", "none")}
     notes |= {
         name: str(told[name]) for name in (*NOTED, "sae_lens_version") if told.get(name) is not None
     }
@@ -87,20 +88,21 @@ def load(config: Config, tensors: Tensors) -> Parts:
     if architecture in _BATCH_TOPK:
         known["threshold"] = tensors.scalar("topk_threshold")
         if known["threshold"] == 0:
-            notes["caution"] = (
-                "the threshold was never estimated, so that codes are those of a ReLU"
-            )
+            notes["caution"] = UNESTIMATED
     elif architecture == "jumprelu" and "log_threshold" in tensors:
         known["threshold"] = np.exp(tensors.take("log_threshold", num_latents))
     elif architecture == PURSUIT and config.flag("pruned", False):
         known["threshold"] = tensors.scalar("threshold")
     sizes = read, num_latents, input_dim
     held = take(encoder, tensors, sizes, linear=("W_skip",), known=known, skip=skip)
-    held["W_dec"] = held["W_dec"] * _finetuning(config, tensors, num_latents)
+    if "scaling_factor" in tensors:
+        # Of the codes of an older SAE, before it decodes them.
+        factors = tensors.take("scaling_factor", num_latents)
+        if config.flag("finetuning_scaling_factor", False):
+            held["W_dec"] = held["W_dec"] * factors[:, None]
     if "W_enc" not in held and not centred:
         # Matching pursuit adds its bias only if it subtracted it.
         held["b_dec"] = np.zeros(input_dim, np.float32)
-    tensors.finish(architecture)
     normalisation = _normalisation(config, folder, input_dim, notes)
     if transcodes and type(normalisation) is not Normalisation:
         raise ValueError(
@@ -108,8 +110,6 @@ def load(config: Config, tensors: Tensors) -> Parts:
             "normalize_activations to none, and give its inputs normalised."
         )
     about: dict[str, Any] = {
-        "library": "SAELens",
-        "architecture": architecture,
         "centred": centred,
         "codes_of_unit_atoms": rescaled,
         "normalisation": normalisation,
@@ -117,7 +117,7 @@ def load(config: Config, tensors: Tensors) -> Parts:
         "metadata": metadata.entries,
         "transcodes": transcodes,
     }
-    return Parts(encoder, options, held, notes=notes, **about)
+    return Parts(encoder, options, held, "SAELens", architecture, notes, **about)
 
 
 def written(
@@ -165,17 +165,6 @@ def _current(config: Config) -> Config:
             "hook_z" if "hook_z" in old.text("hook_name", "") else "none"
         )
     return Config(config.path, entries)
-
-
-def _finetuning(config: Config, tensors: Tensors, num_latents: int) -> np.ndarray:
-    """The factors on the codes of an older SAE before it decodes them, as a column."""
-    if "scaling_factor" not in tensors:
-        return np.ones(1, np.float32)
-    factors = tensors.take("scaling_factor", num_latents)
-    if not np.allclose(factors, 1) and not config.flag("finetuning_scaling_factor", False):
-        fault = f"{tensors.path} has a scaling_factor that {config.path} does not use"
-        raise ValueError(f"{fault}; set finetuning_scaling_factor to true, or remove the tensor.")
-    return factors[:, None]
 
 
 def _normalisation(

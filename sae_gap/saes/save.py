@@ -1,22 +1,45 @@
 """Writes SAEs in SAELens's form, or in the suite's own form if SAELens has no such encoder."""
 
+import dataclasses
 import json
 import os
 import tempfile
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 from absl import logging
 
-from sae_gap.core import AnyPath, Model, Normalisation, Transcoder, check_type
-from sae_gap.encoders import Encoder, check_model
+from sae_gap.core import (
+    PURSUIT,
+    AnyPath,
+    Model,
+    Normalisation,
+    Transcoder,
+    check_type,
+    class_name,
+    describe,
+)
+from sae_gap.encoders import Encoder, as_floats, check_model
 from sae_gap.saes import saelens
-from sae_gap.saes.exchange import as_fit, exported, form_of
 from sae_gap.saes.find import check_free
-from sae_gap.saes.loaded_sae import SAE
-from sae_gap.saes.parts import FIT, NOTED
-from sae_gap.storage import Folder
+from sae_gap.saes.loaded_sae import SAE, trainable
+from sae_gap.saes.parts import (
+    ARCHITECTURES,
+    ENCODERS,
+    FIT,
+    LOGARITHMS,
+    NOTED,
+    transcoder_of,
+)
+from sae_gap.storage import Folder, trees
+
+_KNOWN = (
+    "ReLU, TopK, AbsTopK, BatchTopK, Matryoshka, JumpReLU, Gated and SAELens's own matching pursuit"
+)
 
 
 def save_sae(
@@ -112,6 +135,60 @@ def files_of(
     }
     tensors |= {"W_dec": plain.decoder.T, "b_dec": plain.bias}
     return saelens.written(entries, tensors, said)
+
+
+def has_form(kind: type) -> bool:
+    """True if SAELens has an encoder like one of this class."""
+    # A subclass may infer differently, so it inherits no form.
+    return class_name(kind) in ENCODERS
+
+
+def form_of(model: Model, encoder: Encoder) -> str | None:
+    """SAELens's name of the architecture of an SAE or a transcoder; None if it has none."""
+    name, _ = ENCODERS.get(class_name(type(encoder)), (None, None))
+    if name and isinstance(model, Transcoder):
+        return transcoder_of(name, model.skip is not None)
+    return name
+
+
+def exported(encoder: Encoder, model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
+    """SAELens's form of an encoder: options, and tensors except the decoder's."""
+    architecture, places = ENCODERS[class_name(type(encoder))]
+    row, width = ARCHITECTURES[architecture], model.decoder.shape[1]
+    tensors = {name: attrgetter(place)(model.encoder) for name, place in places.items()}
+    if places.get("threshold") == LOGARITHMS:
+        tensors["threshold"] = jnp.exp(tensors["threshold"])
+    fields = zip(row.options, dataclasses.fields(encoder), strict=False)
+    options = {name: getattr(encoder, field.name) for name, field in fields}
+    if "k" in options:
+        # A larger k means all latents.
+        options["k"] = min(options["k"], width)
+    if architecture == PURSUIT:
+        options["pruned"] = bool(tensors)
+    elif "threshold" in tensors:
+        tensors["threshold"] = jnp.broadcast_to(tensors["threshold"], width)
+    if "topk" in architecture:
+        options["rescale_acts_by_decoder_norm"] = False
+    return options, tensors
+
+
+def as_fit(model: Model, encoder: Encoder, metadata: Mapping[str, Any]) -> bytes:
+    """The file of a finished fit with this model, whose note has the metadata.
+
+    Raises:
+      ValueError: the suite trains no such encoder, or the parts of the model do not fit.
+    """
+    if type(encoder) not in trainable().values():
+        fault = f"SAELens has no encoder like {type(encoder).__name__}, and the suite trains none"
+        raise ValueError(f"{fault}; give a model or an encoder of {_KNOWN}.")
+    check_model(model, encoder)
+    for leaf in jax.tree.leaves(model.encoder):
+        as_floats("the encoder's parameters", leaf)
+    described = describe(encoder)
+    if "k" in described:
+        # A larger k means all latents.
+        described["k"] = min(described["k"], model.decoder.shape[1])
+    return trees.dump(model, {"learner": {"encoder": described}, "metadata": metadata})
 
 
 def as_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -7,8 +7,8 @@ read only if its arrays have the expected names, shapes and types.
 
 import contextlib
 import json
-import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from jaxtyping import PyTree
 from safetensors import SafetensorError
 
 from sae_gap.runtime import devices, distributed
-from sae_gap.storage import Folder, plain
+from sae_gap.storage import Folder, Tensors, plain
 
 
 def dump(tree: PyTree, note: Mapping[str, Any]) -> bytes:
@@ -30,7 +30,10 @@ def dump(tree: PyTree, note: Mapping[str, Any]) -> bytes:
       note: anything with a JSON form.
     """
     arrays = _arrays(tree)
-    header = {"note": json.dumps(plain(note), allow_nan=False), "crc32": str(_checksum(arrays))}
+    header = {
+        "note": json.dumps(plain(note), allow_nan=False),
+        "crc32": str(Tensors(Path(), arrays).checksum()),
+    }
     return safetensors.numpy.save(arrays, metadata=header)
 
 
@@ -60,7 +63,7 @@ def load(content: bytes, like: PyTree) -> PyTree:
             f"{name} is {have.get(name, 'missing')}, where {wanted.get(name, 'missing')} is "
             "expected"
         )
-    if checksum != str(_checksum(found)):
+    if checksum != str(Tensors(Path(), found).checksum()):
         raise ValueError("its numbers are not those that were written")
     leaves = [_restored(found[name], leaf) for name, leaf in _named(like)]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
@@ -160,14 +163,6 @@ def _arrays(tree):
         name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
         for name, leaf in _named(tree)
     }
-
-
-def _checksum(arrays):
-    """A checksum of the numbers: safetensors has none of its own."""
-    total = 0
-    for name in sorted(arrays):
-        total = zlib.crc32(arrays[name].tobytes(), total)
-    return total
 
 
 def _is_key(leaf):

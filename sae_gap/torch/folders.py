@@ -10,10 +10,9 @@ from torch import Tensor
 
 from sae_gap.core.normalise import Normalisation
 from sae_gap.saes import saelens
-from sae_gap.saes.architectures import ARCHITECTURES, transcoder_of
 from sae_gap.saes.find import check_free, locate
 from sae_gap.saes.find import read as read_parts
-from sae_gap.saes.parts import NOTED
+from sae_gap.saes.parts import ARCHITECTURES, NOTED, transcoder_of
 
 
 def read(

@@ -2,6 +2,8 @@
 replaced and averaged.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,20 +82,20 @@ def test_nats_are_those_of_numpy(outliers, monkeypatch):
     for rows, nats, every in (
         (guess, found.nats(guess), replaced),
         (0 * guess, found.zero, np.ones(13, bool)),
-        (np.tile(found.activations[replaced].mean(axis=0), (13, 1)), found.mean, replaced),
+        (found.activations[replaced].mean(axis=0) + 0 * guess, found.mean, replaced),
         (found.activations, found.clean, replaced),
     ):
         ce, kl = expected(rows, scored, every)
         np.testing.assert_allclose(nats.ce, ce, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(nats.kl, kl, rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(found.nats(found.activations).kl, 0)
-    score, nats = found.score(guess), found.nats(guess)
-    ce, clean, zero, mean = (each.ce.mean() for each in (nats, found.clean, found.zero, found.mean))
-    assert score["delta_ce"] == pytest.approx(ce - clean)
-    assert score["ce_score"] == pytest.approx((zero - ce) / (zero - clean))
-    assert score["ce_score_mean"] == pytest.approx((mean - ce) / (mean - clean))
-    for name, ablated in (("kl_score", found.zero), ("kl_score_mean", found.mean)):
-        assert score[name] == pytest.approx(1 - nats.kl.mean() / ablated.kl.mean())
+    score, nats, zero, mean = found.score(guess), found.nats(guess), found.zero, found.mean
+    ce, clean = nats.ce.mean(), found.clean.ce.mean()
+    wanted = {"ce": ce, "delta_ce": ce - clean, "kl": nats.kl.mean()}
+    for end, ablated in (("", zero), ("_mean", mean)):
+        wanted["ce_score" + end] = (ablated.ce.mean() - ce) / (ablated.ce.mean() - clean)
+        wanted["kl_score" + end] = 1 - nats.kl.mean() / ablated.kl.mean()
+    assert {name: score[name] for name in wanted} == pytest.approx(wanted)
     np.testing.assert_allclose(score["kl_sums"], [nats.kl[:3].sum(), 0, nats.kl[3:].sum()])
 
 
@@ -105,46 +107,44 @@ def test_a_model_is_cut_open_after_a_block_or_at_its_mlp(lm):
     start = model.run_blocks(model.embed(batch), batch, 0, 1)
     hidden = np.array(model.run_blocks(start, batch, 1, 2))
     read, added = (np.asarray(part)[REAL] for part in model.run_mlp(start, batch, 1))
-    np.testing.assert_allclose(stream.activations, hidden[REAL], rtol=1e-5)
-    np.testing.assert_allclose(mlp.inputs, read, rtol=1e-6)
-    np.testing.assert_allclose(mlp.activations, added, rtol=1e-6)
-    clean, guess = hidden.copy(), RNG.normal(size=added.shape).astype(np.float32)
-    hidden[REAL] += guess
-    ends = (model.run_blocks(part, batch, 2, 3) for part in (clean, hidden))
-    p, q = (
-        np.asarray(model.log_probabilities(end), np.float64)[REAL][stream.scored] for end in ends
-    )
-    following = np.roll(TOKENS, -1, axis=1)[REAL][stream.scored]
+    close = functools.partial(np.testing.assert_allclose, rtol=1e-5)
+    close(stream.activations, hidden[REAL])
+    close(mlp.inputs, read)
+    close(mlp.activations, added)
+    hidden[REAL] += 1
+    q = model.log_probabilities(model.run_blocks(hidden, batch, 2, 3))
+    following = np.roll(TOKENS, -1, axis=1)[..., None]
+    ce = -np.take_along_axis(q, following, 2)[REAL][stream.scored, 0]
     for found in (stream, mlp):
-        nats = found.nats(found.activations + guess)
-        np.testing.assert_allclose(nats.kl, np.sum(np.exp(p) * (p - q), axis=1), atol=1e-5)
-        ce = -np.take_along_axis(q, following[:, None], 1)[:, 0]
-        np.testing.assert_allclose(nats.ce, ce, rtol=1e-5)
-    without = stream.nats(stream.activations - added)
-    np.testing.assert_allclose(mlp.zero.ce, without.ce, rtol=1e-5)
-    np.testing.assert_allclose(mlp.sensitivity(), stream.sensitivity(), rtol=1e-3, atol=1e-6)
+        close(found.nats(found.activations + 1).ce, ce)
+    close(mlp.zero.ce, stream.nats(stream.activations - added).ce)
+    close(mlp.sensitivity(), stream.sensitivity(), rtol=1e-3, atol=1e-6)
 
 
-SHORT, FEW = {"network": NETWORK._replace(unembedding=UNEMBEDDING[:6])}, {"documents": [0, 1]}
+def made(**options):
+    return Downstream(**{"network": NETWORK, "batches": [windows()], "first": 1} | options)
+
+
 FAULTS = {
-    "give longer texts": {"first": 5},
-    r"documents must be 13 integers, one for each token, but there are 2\.$": FEW,
-    "first must be an integer of at least 0": {"first": 1.5},
-    "token 6 is beyond the 6 rows of the unembedding; give": SHORT,
+    "give longer texts": lambda: made(first=5),
+    r"documents must be 13 integers, one for each token, but": lambda: made(documents=[0, 1]),
+    "first must be an integer of at least 0": lambda: made(first=1.5),
+    "token 6 is beyond the 6 rows of the unembedding; give": lambda: made(
+        network=NETWORK._replace(unembedding=UNEMBEDDING[:6])
+    ),
+    r"must be of shape \(13, 5\), but it is \(12, 5\)": lambda: made().nats(np.ones((12, 5))),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_what_cannot_be_scored(fault):
     with pytest.raises(ValueError, match=fault):
-        Downstream(**{"network": NETWORK, "batches": [windows()], "first": 1} | FAULTS[fault])
+        FAULTS[fault]()
 
 
-def test_documents_join_windows_and_a_layer_or_a_reconstruction_must_fit(lm):
-    found = Downstream(NETWORK, [windows()], first=4, documents=np.repeat([7, 9], [7, 6]))
+def test_documents_join_windows_and_a_layer_must_be_one_of_the_model(lm):
+    found = made(first=4, documents=np.repeat([7, 9], [7, 6]))
     np.testing.assert_array_equal(found.tokens, [0, 1])
-    with pytest.raises(ValueError, match=r"must be of shape \(13, 5\), but it is \(12, 5\)"):
-        found.nats(found.activations[1:])
     for layer in (-1, 3):
         with pytest.raises(ValueError, match="layer must be an integer of at least 0 and of at m"):
             Downstream.of_model(lm.model, [windows()], layer)

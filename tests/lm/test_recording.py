@@ -1,15 +1,56 @@
-"""A recording: the rows of every token in order, the same bytes after a kill, and what is
-refused.
+"""Windows and recordings: the rows of every token in order, the same bytes after a kill, what is
+refused, and what runs on a network again.
 """
-
-import json
 
 import numpy as np
 import pytest
 
 from sae_gap import open_activations
-from sae_gap.lm import LanguageModel, Texts, Windows, open_recording, origin_of
+from sae_gap.data import HeldOut
+from sae_gap.lm import (
+    Downstream,
+    LanguageModel,
+    OnNetwork,
+    Texts,
+    Windows,
+    cut,
+    open_recording,
+    origin_of,
+    pack,
+    windows,
+)
 from sae_gap.storage import Folder
+
+# A window by the row and its segment, by the document and its place in it, and by all.
+WINDOW = slice(4), slice(2), slice(2, 4)
+
+
+def test_every_token_is_in_one_window_of_its_document_and_few_places_are_empty(monkeypatch):
+    monkeypatch.setattr(windows, "TOKENS", 128)
+    rng = np.random.default_rng(0)
+    sizes = (0, 1, 31, 32, 33, *rng.integers(2, 200, 40))
+    lists = [rng.integers(1, 100, size).astype(np.int32) for size in sizes]
+    batches, seen = list(pack(cut(lists, 32), 32)), []
+    for batch in batches:
+        real = batch.documents >= 0
+        tokens, segments, positions = map(np.asarray, vars(batch.windows).values())
+        assert real.shape == tokens.shape == (4, 32)
+        np.testing.assert_array_equal(segments >= 0, real)
+        np.testing.assert_array_equal(positions[real], batch.places[real] % 32)
+        row = np.arange(4)[:, None] + 0 * tokens
+        parts = row, segments, batch.documents, batch.places // 32, batch.places, tokens
+        found = [*zip(*(part[real].tolist() for part in parts), strict=True)]
+        # Those that share a segment are one window.
+        whole, ours, theirs = ({each[part] for each in found} for part in WINDOW)
+        assert len(whole) == len(ours) == len(theirs)
+        assert all(lists[each[2]][each[4]] == each[5] for each in found)
+        seen += [(each[2], each[4]) for each in found]
+    assert len(seen) == len({*seen}) == sum(map(len, lists))
+    assert 128 * len(batches) < 1.02 * len(seen)
+    # Of as few rows as hold them.
+    for count, rows in {1: [1], 5: [3, 3], 12: [4, 4, 4], 0: []}.items():
+        whole = cut([np.ones(32, np.int32)] * count, 32)
+        assert [len(batch.documents) for batch in pack(whole, 32)] == rows
 
 
 def content(folder):
@@ -38,104 +79,86 @@ def test_each_row_is_that_of_its_token_in_its_own_window(lm, texts, write, tmp_p
     np.testing.assert_array_equal(found.tokens, np.concatenate([lists[i] for i in order]))
     sizes = [len(lists[i]) for i in order]
     np.testing.assert_array_equal(found.documents, np.repeat(np.arange(6), sizes))
+    places = np.concatenate([*map(np.arange, sizes)])
+    np.testing.assert_array_equal(found.positions, places % 16)
     shards = [len(np.load(file)) for file in sorted((tmp_path / "r/block2").glob("?????.npy"))]
     assert len(shards) > 2 and 32 < max(shards) <= 64
+    starts = np.append(np.flatnonzero(found.positions == 0), len(places))
     for layer in (0, 2):
         rows = open_activations(tmp_path / "r" / f"block{layer}")
         np.testing.assert_array_equal(rows.documents, found.documents)
-        for place, i in enumerate(order):
-            mine = np.flatnonzero(found.documents == place)
-            parts = [lists[i][start : start + 16] for start in range(0, len(mine), 16)]
-            np.testing.assert_array_equal(found.positions[mine], np.arange(len(mine)) % 16)
-            expected = np.concatenate([alone(lm, part, layer) for part in parts])
-            np.testing.assert_allclose(found.activations(layer).take(mine), expected, atol=2e-5)
+        expected = [alone(lm, part, layer) for part in np.split(found.tokens, starts[1:-1])]
+        rows = found.activations(layer).take(np.arange(len(places)))
+        np.testing.assert_allclose(rows, np.concatenate(expected), atol=2e-5)
     # The windows of some documents point at their rows.
     seen = []
     for batch, rows in found.batches([1, 3]):
         real = rows >= 0
-        for name in ("tokens", "positions"):
-            values = np.asarray(getattr(batch.windows, name))[real]
-            np.testing.assert_array_equal(values, getattr(found, name)[rows[real]])
+        values = np.asarray(batch.windows.tokens)[real]
+        np.testing.assert_array_equal(values, found.tokens[rows[real]])
         seen += rows[real].tolist()
     assert sorted(seen) == np.flatnonzero(np.isin(found.documents, [1, 3])).tolist()
     with pytest.raises(ValueError, match=r"block 1 is not in .*, but 0, 2; record it"):
         found.activations(1)
 
 
-def test_what_an_mlp_reads_and_adds_is_recorded(lm, write, tmp_path):
-    first = write(mlps=(0,), dtype="float32")
+def test_what_an_mlp_reads_and_adds_is_recorded(lm, write):
+    write(mlps=(0,), dtype="float32")
     # Added to a recording that stands.
     found = write(layers=(1,), mlps=(1,), dtype="float32")
     assert (found.layers, found.mlps) == ((0, 1), (0, 1))
     read, added = (part.take(np.arange(len(found.tokens))) for part in found.mlp(1))
     blocks = lm.model.blocks
-    gate, up, down = (
-        np.asarray(getattr(blocks, name)[1], float) for name in ("gate", "up", "down")
+    gate, up, down, scale = (
+        np.asarray(getattr(blocks, name)[1], float) for name in ("gate", "up", "down", "mlp_norm")
     )
     hidden = read @ gate
     swish = hidden / (1 + np.exp(-hidden))
     np.testing.assert_allclose(added, swish * (read @ up) @ down, atol=1e-5)
     # What it reads is normalised, with the norm's weights.
-    scale = np.asarray(blocks.mlp_norm[1])
     np.testing.assert_allclose(((read / scale) ** 2).mean(axis=1), 1, rtol=0.01)
-    with pytest.raises(ValueError, match=r"^the MLP of block 1 is not in .*record it with mlps=1"):
-        first.mlp(1)
 
 
-HOOKS = {
-    "block0": "blocks.0.hook_resid_post",
-    "mlp1_in": "model.layers.1.mlp.input",
-    "mlp1_out": "blocks.1.hook_mlp_out",
-}
-
-
-def test_an_sae_is_told_what_its_activations_are_of(lm, write, tmp_path):
-    found = write()
-    about = json.loads((tmp_path / "r/recording.json").read_text())
-    told = {"model_name": "tiny", "context_size": 16, "recorded_tokens": len(found.tokens)}
-    for name, hook in HOOKS.items():
-        expected = told | {"hook_name": hook, "text": about["text"]}
-        assert origin_of(tmp_path / "r" / name) == expected
-    assert origin_of(tmp_path / "r/other") == origin_of(tmp_path / "block0") == {}
-    found.require(lm)
-    with pytest.raises(ValueError, match="is of another model than tiny; give that of tiny"):
-        found.require(lm._replace(identity="other"))
+@pytest.mark.parametrize(
+    ("place", "hook"),
+    [
+        ("block0", "blocks.0.hook_resid_post"),
+        ("mlp1_in", "model.layers.1.mlp.input"),
+        ("mlp1_out", "blocks.1.hook_mlp_out"),
+    ],
+)
+def test_an_sae_is_told_what_its_activations_are_of(write, tmp_path, place, hook):
+    assert origin_of(tmp_path / "r" / place) == {}
+    tokens, told = len(write().tokens), origin_of(tmp_path / "r" / place)
+    assert (told["model_name"], told["hook_name"], told["recorded_tokens"]) == (
+        "tiny",
+        hook,
+        tokens,
+    )
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(write, tmp_path, monkeypatch):
     write("whole", layers=(0, 1))
-    whole, plain, asked = content(tmp_path / "whole"), Folder.write, []
-    run = LanguageModel.run_blocks
+    whole, plain, left = content(tmp_path / "whole"), Folder.write, []
 
-    def watched(*arguments):
-        asked.append(arguments[3:])
-        return run(*arguments)
+    def killed(self, name, data):
+        left.pop()
+        plain(self, name, data)
 
-    monkeypatch.setattr(LanguageModel, "run_blocks", watched)
     for many in (1, 4, 8):
-        left = [many]
-
-        def killed(self, name, data, left=left):
-            if not left[0]:
-                raise KeyboardInterrupt
-            left[0] -= 1
-            plain(self, name, data)
-
-        monkeypatch.setattr(Folder, "write", killed)
-        with pytest.raises(KeyboardInterrupt):
+        left[:] = range(many)
+        with monkeypatch.context() as patch, pytest.raises(IndexError):
+            patch.setattr(Folder, "write", killed)
             write(str(many), layers=(0, 1))
         if many > 2:
             with pytest.raises(ValueError, match="has not ended; run the same `record` again"):
                 open_recording(tmp_path / str(many)).activations(1)
-        monkeypatch.setattr(Folder, "write", plain)
         write(str(many), layers=(0, 1))
         assert content(tmp_path / str(many)) == whole
-    # Other pieces of the model might round otherwise.
-    assert {*asked} == {(0, 1), (1, 2)}
     # What is there is not run again, and layers are added to it.
-    monkeypatch.setattr(LanguageModel, "run_blocks", None)
-    write("whole", layers=(0, 1))
-    monkeypatch.setattr(LanguageModel, "run_blocks", run)
+    with monkeypatch.context() as patch:
+        patch.setattr(LanguageModel, "run_blocks", None)
+        write("whole", layers=(0, 1))
     assert write("whole", layers=(2,)).layers == (0, 1, 2)
     after = content(tmp_path / "whole")
     assert all(after[name] == whole[name] for name in whole if name != "recording.json")
@@ -146,7 +169,6 @@ def test_at_most_so_many_tokens_of_whole_documents_in_an_order_that_the_seed_dra
     for less, left in ((0, 6), (1, 5)):
         some = write(f"less{less}", tokens=len(every.tokens) - less)
         assert some.names == every.names[:left]
-        np.testing.assert_array_equal(some.tokens, every.tokens[: len(some.tokens)])
     other = write("other", seed=1)
     assert other.names != every.names and {*other.names} == {*every.names}
 
@@ -156,17 +178,12 @@ def test_at_most_so_many_tokens_of_whole_documents_in_an_order_that_the_seed_dra
     [
         (65_504, "float16", ""),
         (65_600, "float16", r"activations at block0 reach 65,600, beyond float16; record with dt"),
-        (65_600, "float32", ""),
         (np.nan, "float32", "activations at block0 reach nan, beyond float32; give another model"),
     ],
 )
-def test_what_a_type_cannot_hold_is_refused(lm, write, reach, dtype, words, monkeypatch):
+def test_what_a_type_cannot_hold_is_refused(write, reach, dtype, words, monkeypatch):
     """All beyond the negative end alone."""
-
-    def run(self, hidden, *_):
-        return 0 * hidden - reach
-
-    monkeypatch.setattr(LanguageModel, "run_blocks", run)
+    monkeypatch.setattr(LanguageModel, "run_blocks", lambda _, hidden, *__: 0 * hidden - reach)
     if not words:
         assert write(dtype=dtype).activations(0).take(np.arange(3)).min() == -reach
     else:
@@ -194,15 +211,18 @@ def test_tokens_or_documents_of_other_rows_are_refused(write, tmp_path):
     told = about.read_text()
     with np.load(tokens) as file:
         arrays = dict(file)
-    about.write_text(told.replace('"form": 2', '"form": 1'))
-    with pytest.raises(ValueError, match="is of form 1, not 2"):
-        open_recording(tmp_path / "r")
     # Another context would cut other windows.
-    for context, order in ((9, 1), (16, -1)):
-        about.write_text(told.replace('context": 16', f'context": {context}'))
+    for old, new, order in (('m": 2', 'm": 1', 1), ('t": 16', 't": 9', 1), ("{", "{", -1)):
+        about.write_text(told.replace(old, new))
         np.savez(tokens, **arrays | {"tokens": arrays["tokens"][::order]})
-        with pytest.raises(ValueError, match=r"damaged \(tokens\.npz is not what recording\.json"):
+        with pytest.raises(ValueError, match=r"is damaged .*; remove it and record again"):
             open_recording(tmp_path / "r")
+    about.unlink()
+    # Rows may be those of another model.
+    with pytest.raises(ValueError, match=r"holds rows but no recording\.json that says of what; "):
+        write()
+    with pytest.raises(ValueError, match=r"holds no recording\.json; give a folder that record"):
+        open_recording(tmp_path / "r")
 
 
 REFUSED = {
@@ -226,15 +246,57 @@ def test_what_does_not_fit_is_said_in_a_sentence(write, tmp_path, words):
     assert content(tmp_path) == before
 
 
-def test_folders_without_a_recording_are_refused(write, tmp_path):
-    (tmp_path / "r/block0").mkdir(parents=True)
-    # Rows may be those of another model.
-    with pytest.raises(ValueError, match=r"holds rows but no recording\.json that says of what; "):
-        write()
-    with pytest.raises(ValueError, match=r"holds no recording\.json; give a folder that record"):
-        open_recording(tmp_path / "r")
-    for about in ("{", "[]", json.dumps({"model": "x"})):
-        (tmp_path / "r/recording.json").write_text(about)
-        for do in (lambda: open_recording(tmp_path / "r"), write):
-            with pytest.raises(ValueError, match=r"is damaged .*; remove it and record again"):
-                do()
+@pytest.fixture
+def source(gemma, write):
+    """Twelve documents of a Gemma, each of which begins with a special token."""
+    texts = Texts(
+        tuple("the hat " * (i % 5 + 1) + "mat" * i for i in range(12)), "abcdefghijkl", None
+    )
+    recorded = write(lm=gemma, texts=texts, layers=(1,), mlps=(1,), dtype="float32")
+
+    def source(part="stream", keep=True, **options):
+        inputs, y = recorded.mlp(1) if part == "mlp" else (None, recorded.activations(1))
+        rows = HeldOut(y, width=9, keep_outliers=keep, held_out=0.4, split_seed=0, inputs=inputs)
+        return OnNetwork(recorded, gemma, 1, rows, **{"tokens": 20, "first": 2} | options)
+
+    return source
+
+
+def test_as_many_whole_documents_run_as_the_tokens_fill(source):
+    found = source(tokens=10_000)
+    for part, rows in enumerate(found.rows.parts):
+        drawn, documents = found.documents(part), found.recorded.documents
+        assert sorted(drawn) == sorted({*documents[rows.numbers]})
+        two = np.isin(documents, drawn[:2]).sum()
+        # Just as many, and one more.
+        for tokens, count in ((two - 1, 2), (two, 2), (two + 1, 3)):
+            assert source(tokens=tokens).documents(part) == drawn[:count]
+    assert source(tokens=10_000, documents_seed=1).documents(0) != found.documents(0)
+
+
+@pytest.mark.parametrize("part", ["stream", "mlp"])
+def test_the_rows_to_score_are_those_that_are_replaced(source, part, monkeypatch):
+    found = source(part, seed=3)
+    net, task = found.network, found.task()
+    assert (task.width, task.seed, task.network) == (9, 3, net)
+    numbers = found.documents()
+    whole = found.rows.activations.take(np.flatnonzero(np.isin(found.recorded.documents, numbers)))
+    np.testing.assert_allclose(np.sort(task.id.signals, 0), np.sort(whole, 0), atol=1e-4)
+    assert (task.id.inputs is None) == (part == "stream")
+    sizes = np.bincount(found.recorded.documents)[numbers]
+    assert sorted(np.bincount(task.id.documents)) == sorted(sizes)
+    # All but the special token of each window count, and means leave out its first two places.
+    assert (~task.id.counts).sum() == np.ceil(sizes / 16).sum() and task.id.counts is net.replaced
+    assert net.scored.sum() == (sizes - 3 * np.ceil(sizes / 16)).clip(0).sum()
+    of = []
+    monkeypatch.setattr(OnNetwork, "network_on", lambda _, documents: of.append(documents) or net)
+    for _ in range(2):
+        np.testing.assert_array_equal(net.information(), net.sensitivity())
+    assert of == [found.documents(part=0)]
+
+
+@pytest.mark.parametrize(("keep", "outliers"), [(True, "keep"), (False, "drop")])
+def test_outlier_tokens_are_replaced_if_rows_keep_them(source, keep, outliers, monkeypatch):
+    monkeypatch.setattr(Downstream, "of_model", lambda *_, **options: options)
+    asked = source(keep=keep).network_on([0])
+    assert (asked["outliers"], asked["special"], asked["first"]) == (outliers, [0, 1, 2], 2)

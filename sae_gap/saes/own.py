@@ -1,0 +1,125 @@
+"""Reads what the suite itself wrote, without JAX: finished fits, and bare decoders, those that
+`learn` and `train_real` wrote and atoms in a file of one array.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+
+from sae_gap.saes.parts import (
+    DICTIONARY,
+    ENCODERS,
+    LOGARITHMS,
+    NOTED,
+    OWN,
+    Parts,
+    read_options,
+    take,
+)
+from sae_gap.storage import (
+    Config,
+    Tensors,
+    map_pt,
+    read_npz,
+    read_safetensors,
+    reading,
+    tensors_of,
+)
+
+# The files that `train_real` writes: atoms as columns, and the bias.
+ATOMS, BIAS = "dictionary.npy", "bias.npy"
+# Endings of files of atoms.
+ENDINGS = (".npy", ".safetensors", ".pt")
+_ALONE = "the array"
+# Names of the decoder's tensors in a fit.
+_MODEL = {"W_dec": ".dictionary", "b_dec": ".bias", "W_skip": ".skip"}
+# Entries of the note that a report shows.
+_SHOWN = ("learner", "seed", "data", *NOTED)
+
+
+def decoder(config: Config, tensors: Tensors) -> Parts:
+    """The decoder of what `LearnedDictionary.save` wrote, of a fit without an encoder, of the atoms
+    that `train_real` wrote with their bias beside, or of one array, (input_dim, num_latents), which
+    has no b_dec.
+
+    Raises:
+      ValueError: the file holds anything else.
+    """
+    held, notes, path = {}, {}, tensors.path
+    if ".dictionary" in tensors:
+        atoms = tensors.take(".dictionary", *tensors.shape(".dictionary"))
+        held["b_dec"] = tensors.take(".bias", len(atoms))
+        if path.name == DICTIONARY:
+            notes["l0"] = f"{read_note(tensors).number('l0'):g}"
+    else:
+        atoms = tensors.only()
+        beside = path.with_name(BIAS)
+        if path.name == ATOMS and beside.is_file():
+            held["b_dec"] = read_tensors(beside).take(_ALONE, len(atoms))
+    return Parts(None, {}, held | {"W_dec": atoms.T}, "sae_gap", "", notes)
+
+
+def fit(config: Config, tensors: Tensors) -> Parts:
+    """The SAE of a finished fit, in SAELens's terms if SAELens has the encoder, and else with its
+    tensors as they are; a bare decoder if the fit trained no encoder.
+
+    Raises:
+      ValueError: the note cannot be read, or the parts do not fit.
+    """
+    note = read_note(tensors)
+    learner, metadata = note.part("learner"), note.part("metadata").entries
+    described, name = learner.part("encoder"), learner.text("class", "").rpartition(".")[2]
+    if name and not described.entries:
+        return decoder(config, tensors)
+    entries = {"learner": name or None} | note.part("source").entries | metadata
+    notes = {"fit": tensors.path.parent.name}
+    notes |= {part: str(entries[part]) for part in _SHOWN if entries.get(part) is not None}
+    encoder = described.text("class", "")
+    about: dict[str, Any] = {"architecture": encoder.removeprefix("sae_gap."), "notes": notes}
+    input_dim, num_latents = tensors.shape(".dictionary")
+    read, names, known = input_dim, dict[str, str](), dict[str, Any]()
+    if transcodes := ".centre" in tensors:
+        (read,) = tensors.sizes(".centre")
+        known["centre"] = tensors.take(".centre", read)
+    if encoder in ENCODERS:
+        encoder, places = ENCODERS[encoder]
+        names = {ours: f"{OWN}{place}" for ours, place in places.items()}
+        if places.get("threshold") == LOGARITHMS:
+            known["threshold"] = np.exp(tensors.take(names["threshold"], num_latents))
+        elif "threshold" in places:
+            known["threshold"] = tensors.scalar(names["threshold"])
+        options = read_options(encoder, described, num_latents, input_dim)
+        if "k" in described and not options:
+            notes["k"] = str(described.size("k", most=num_latents))
+    else:
+        options = described.entries
+        own = [name for name in tensors if name.startswith(OWN)]
+        known |= {name: tensors.take(name, *tensors.sizes(name)) for name in own}
+    sizes = read, num_latents, input_dim
+    forms: dict[str, Any] = {"names": names | _MODEL, "linear": ("W_dec",)}
+    held = take(encoder, tensors, sizes, known=known, skip=".skip" in tensors, **forms)
+    about |= {"centred": True, "transcodes": transcodes, "metadata": metadata}
+    return Parts(encoder, options, held, "sae_gap", **about)
+
+
+def read_note(tensors: Tensors) -> Config:
+    """The note in a file of the suite, whose tensors must be those that were written."""
+    path = tensors.path
+    with reading(path, "a file of the suite"), safe_open(path, "numpy") as file:
+        told = file.metadata()
+        if told["crc32"] != str(tensors.checksum()):
+            raise ValueError("its numbers are not those that were written")
+        return Config(path, json.loads(told["note"]))
+
+
+def read_tensors(path: Path) -> Tensors:
+    """The tensors of a .safetensors, .npz or .pt file, or the array of a .npy file."""
+    if path.suffix in (".safetensors", ".npz"):
+        return (read_npz if path.suffix == ".npz" else read_safetensors)(path)
+    with reading(path, "weights of an SAE or an array"):
+        held = map_pt(path) if path.suffix == ".pt" else np.lib.format.open_memmap(path, mode="r")
+        alone = isinstance(held, np.ndarray)
+        return Tensors(path, {_ALONE: held} if alone else tensors_of(held))
