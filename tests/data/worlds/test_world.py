@@ -94,7 +94,7 @@ def test_what_tells_worlds_apart():
     worlds = [world(**change) for change in changes]
     first, *_, narrow = entries = [each.asdict() for each in worlds]
     assert len({*map(key, entries)}) == len(entries)
-    assert [each.law == worlds[0].law for each in worlds] == [True, False, False, True, True, True]
+    assert len({each.law for each in worlds}) == 3
     assert world(num_samples=30_000).num_scored == 20_000
     assert world(loudest=6.0, softest=2.0).magnitude == pytest.approx(4)
     on = np.count_nonzero(samples(4_000, "id")[1]) / 4_000
