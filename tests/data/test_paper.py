@@ -62,6 +62,9 @@ def test_splits_have_their_sizes_and_a_dictionary_that_outlives_them(task, num_s
     assert tuple(len(getattr(few, name).codes) for name in SPLITS) == sizes
     assert {leaf.dtype for leaf in jax.tree.leaves(few)} == {np.dtype(float)}
     np.testing.assert_array_equal(few.dictionary.astype(np.float32), task.dictionary)
+    padded = draw(Setting(20, 3, num_samples, noise_db=10.0, padded_dim=14))
+    for part in (padded.train.signals, padded.ood.signals, padded.dictionary.T):
+        assert part.shape[1] == 14 and not np.any(part[:, 12:]) and padded.padding == 2
 
 
 @pytest.mark.parametrize("setting", [LARGE, STREAM], ids=["pool", "stream"])
