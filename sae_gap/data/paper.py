@@ -47,7 +47,11 @@ def draw(setting: Any) -> Task:
     num_train, num_scored = setting.num_train, setting.num_scored
     *rngs, noise_rng = (np.random.default_rng([setting.seed, stream]) for stream in range(1, 4))
     count = num_scored if setting.stream else setting.num_samples
-    supports = _id_supports(setting, count, rngs[0]), _ood_supports(setting, num_scored, rngs[1])
+    pool = setting.num_latents - setting.num_ood
+    supports = (
+        _id_supports(setting, count, rngs[0]),
+        _with_latent_zero(setting, num_scored, pool, setting.num_ood, rngs[1]),
+    )
     active = np.unique(np.concatenate(supports))
     dictionary, atoms = _draw_dictionary(setting, active)
     (signals, codes), ood = (
@@ -186,13 +190,6 @@ def _id_supports(setting, n, rng):
     with_zero = _with_latent_zero(setting, n, 1, setting.num_latents - setting.num_ood - 1, rng)
     without_zero = 1 + _distinct(n, setting.sparsity, setting.num_latents - 1, rng, setting.stream)
     return np.where(heads[:, None], with_zero, without_zero)
-
-
-def _ood_supports(setting, n, rng):
-    """Draws the active latents of n out-of-distribution samples, (n, k)."""
-    return _with_latent_zero(
-        setting, n, setting.num_latents - setting.num_ood, setting.num_ood, rng
-    )
 
 
 def _with_latent_zero(setting, n, first, size, rng):

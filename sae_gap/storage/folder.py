@@ -193,12 +193,9 @@ class Folder:
         except FileNotFoundError:
             raise
         except Exception as error:
-            reason = " ".join((getattr(error, "strerror", None) or str(error)).split()).rstrip(".")[
-                :200
-            ]
-            raise BucketError(
-                f"{self}/{name} cannot be {verb} ({reason or type(error).__name__})."
-            ) from error
+            from sae_gap.storage import brief
+
+            raise BucketError(f"{self}/{name} cannot be {verb} ({brief(error)}).") from error
 
 
 def connect(url: str) -> Any:

@@ -172,13 +172,13 @@ def provenance() -> dict[str, str | None]:
       (None if not installed); `revision`, the git commit, ending in `-dirty` after uncommitted
       edits (None if the code is not a checkout); and `machine`.
     """
-    found: dict[str, str | None] = {"python": platform.python_version()}
-    found |= {
-        package: version(package)
-        for package in ("jax", "jaxlib", "equinox", "optax", "numpy", "scipy", "sae_gap")
+    packages = "jax", "jaxlib", "equinox", "optax", "numpy", "scipy", "sae_gap"
+    return {
+        "python": platform.python_version(),
+        **{package: version(package) for package in packages},
+        "revision": _revision(Path(__file__).parent),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
     }
-    machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores"
-    return found | {"revision": _revision(Path(__file__).parent), "machine": machine}
 
 
 @functools.cache

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sae_gap import Recording, load
-from tests.data.activations.test_opening import TRAP
+from tests.data.activations.test_opening import TRAP, refused
 
 
 def write(folder, arrays, save=np.savez):
@@ -36,8 +36,7 @@ def test_any_part_of_the_truth_tells_the_width(tmp_path, arrays, kept):
     # Splits may have different sizes.
     path = write(tmp_path, part | {name: arrays[name][:7] for name in part if "_val" in name})
     found = load(path, width=None if kept else 20)
-    assert found.width == 20 and load(path, width=64).width == 64
-    assert (len(found.id.signals), len(found.train.signals)) == (7, 100)
+    assert (found.width, load(path, width=64).width, len(found.id.signals)) == (20, 64, 7)
     known = found.dictionary, found.train.codes, found.id.codes, found.ood.codes
     names = "A", "Z_train", "Z_val", "Z_ood"
     assert [array is not None for array in known] == [name in kept for name in names]
@@ -63,19 +62,15 @@ BAD = [
 def test_bad_arrays_are_refused(tmp_path, arrays, place, spoil, words):
     for name in [name for name in arrays if re.fullmatch(place, name)]:
         arrays = arrays | {name: spoil(arrays[name])}
-    refused(write(tmp_path, {n: a for n, a in arrays.items() if a is not None}), words)
-
-
-def refused(path, words, **options):
-    with pytest.raises(ValueError) as error:
-        load(path, **options)
-    sentence = str(error.value)
-    assert words in sentence and "\n" not in sentence and sentence.endswith(".")
+    path = write(tmp_path, {name: array for name, array in arrays.items() if array is not None})
+    refused(lambda: load(path), words)
 
 
 def test_what_is_no_archive_of_arrays_and_bad_options_are_refused(tmp_path, arrays):
-    refused(tmp_path / "task.npz", "is not a file")
-    (tmp_path / "task.npz").write_bytes(b"text")
-    refused(tmp_path / "task.npz", "cannot be read as ")
-    for name, value in (("width", True), ("seed", -1)):
-        refused(write(tmp_path, arrays), f"{name} must be an integer", **{name: value})
+    path = tmp_path / "task.npz"
+    refused(lambda: load(path), "is not a file")
+    path.write_bytes(b"text")
+    refused(lambda: load(path), "cannot be read as ")
+    write(tmp_path, arrays)
+    refused(lambda: load(path, width=True), "width must be an integer")
+    refused(lambda: load(path, seed=-1), "seed must be an integer")

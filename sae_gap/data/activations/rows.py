@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import pathlib
 import re
 from collections.abc import Iterator
@@ -38,11 +39,6 @@ class Activations:
     def num_samples(self) -> int:
         """Number of rows."""
         return len(self.numbers)
-
-    @property
-    def num_rows(self) -> int:
-        """Number of rows of its files, some of which it may leave out."""
-        return sum(table.num_rows for table in self._tables)
 
     @property
     def input_dim(self) -> int:
@@ -100,9 +96,10 @@ class Activations:
         Raises:
           ValueError: there are more or fewer of these, or of other documents, or they are the same.
         """
-        if self.num_rows != inputs.num_samples:
+        whole = sum(table.num_rows for table in self._tables)
+        if whole != inputs.num_samples:
             raise ValueError(
-                f"there are {self.num_rows} targets for {inputs.num_samples} activations; give one "
+                f"there are {whole} targets for {inputs.num_samples} activations; give one "
                 "of each for every token, in the same order."
             )
         first = range(min(self.num_samples, 10))
@@ -143,7 +140,7 @@ class Activations:
         Raises:
           ValueError: the rows of a file are not those of the digest that `record` wrote beside it.
         """
-        whole = self if self._whole is None else self._whole
+        whole = self._whole or self
         for path in whole.files:
             beside = path.with_suffix(".digest")
             if beside.exists() and digest([np.load(path)]).encode() != beside.read_bytes():
@@ -154,11 +151,8 @@ class Activations:
             # Earlier keys stay.
             named = "none"
 
-        def arrays():
-            yield from ((whole.num_samples, self.num_samples, self.input_dim), self.numbers, named)
-            yield from self.chunks(SPAN)
-
-        return digest(arrays())
+        first = (whole.num_samples, self.num_samples, self.input_dim), self.numbers, named
+        return digest(itertools.chain(first, self.chunks(SPAN)))
 
     def copied(self) -> "Activations":
         """Returns the same rows, with a copy of an array in memory, so that changes to it have no
@@ -234,7 +228,7 @@ class Activations:
         """
         check_number("held_out", held_out, above=0, below=1)
         check_seed(seed)
-        held = (self if self._whole is None else self._whole)._drawn(held_out, seed)
+        held = (self._whole or self)._drawn(held_out, seed)
         if self._whole is not None:
             held = np.delete(held, self._whole.outliers.rows)
         if held.all() or not held.any():

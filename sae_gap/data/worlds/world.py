@@ -214,11 +214,8 @@ def published_world(folder: str | pathlib.Path, **options: Any) -> World:
       TypeError: the folder is not a path.
     """
     check_path("folder", folder)
-    own = [
-        field.name for field in dataclasses.fields(World) if field not in dataclasses.fields(Law)
-    ] + ["seed"]
     for name in options:
-        check_choice("an option of a published world", name, own)
+        check_choice("an option of a published world", name, (*World.__annotations__, "seed"))
     place = pathlib.Path(os.path.expanduser(folder))
     _, num_latents, input_dim = synthsae_files.sizes(place)
     digest = file_digest(*(place / name for name in synthsae_files.FILES))

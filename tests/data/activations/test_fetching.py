@@ -8,6 +8,7 @@ import fsspec
 import pytest
 
 from sae_gap.data import fetched, open_activations
+from tests.data.activations.test_opening import refused
 
 NAMES = "rows.documents.npy", "rows.npy"
 
@@ -42,12 +43,11 @@ def test_each_version_of_a_file_with_its_documents_or_of_a_folder_is_copied_once
     ("url", "fault"),
     [
         ("memory://bucket/none.npy", "is neither a file nor a folder"),
-        ("nowhere://bucket/x.npy", r"cannot be reached \(Protocol not known: nowhere\)"),
+        ("nowhere://bucket/x.npy", "cannot be reached (Protocol not known: nowhere)"),
         ("memory://bucket/rows.npy", "cannot be copied to"),
     ],
 )
 def test_what_cannot_be_copied_is_one_sentence(bucket, tmp_path, url, fault):
     if "copied" in fault:
         (tmp_path / "cache").write_text("a file in the place of the cache")
-    with pytest.raises(ValueError, match=rf"^[^\n]*{fault}[^\n]*\.$"):
-        open_activations(url)
+    refused(lambda: open_activations(url), fault)

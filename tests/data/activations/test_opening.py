@@ -64,12 +64,13 @@ def write(folder, kind, rows=ROWS, documents=DOCUMENTS):
     return path
 
 
-def refusal(source, **options):
+def refused(call, *words):
+    """Sees that a call is refused in one sentence with these words."""
     with pytest.raises(ValueError) as error:
-        list(open_activations(source, **options).split()[0].chunks(9))
+        call()
     sentence = str(error.value)
+    assert all(word in sentence for word in words), sentence
     assert "\n" not in sentence and sentence.endswith(".") and len(sentence) < 500
-    return sentence
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -131,14 +132,8 @@ def column(*values):
 
 
 def folder(**files):
-    """Writes a folder of two files of arrays."""
-
-    def make(path):
-        path.mkdir()
-        for name, arrays in files.items():
-            np.savez(path / name, **arrays)
-
-    return make
+    """Writes a folder of files of arrays."""
+    return lambda path: [path.mkdir()] + [np.savez(path / n, **file) for n, file in files.items()]
 
 
 BAD = [
@@ -166,20 +161,19 @@ BAD = [
 def test_a_bad_file_is_refused_in_a_sentence(tmp_path, kind, make, words):
     path = tmp_path / f"x.{kind}"
     make(path)
-    sentence = refusal(path)
-    assert words in sentence and str(path) in sentence
+    refused(lambda: open_activations(path).pool(), words, str(path))
 
 
 def test_wrong_arguments_are_refused(tmp_path, monkeypatch):
     np.savez(tmp_path / "x.npz", a=ROWS, b=ROWS[:7])
     assert open_activations(tmp_path / "x.npz", key="b").num_samples == 7
-    assert "has no array 'c'; choose one of 'a', 'b'" in refusal(tmp_path / "x.npz", key="c")
-    assert "leave out the key 'a'" in refusal(ROWS, key="a")
-    assert "names its own documents" in refusal(tmp_path / "x.npz", documents=DOCUMENTS)
-    assert "must be 60 integers" in refusal(ROWS, documents=DOCUMENTS[1:])
+    refused(lambda: open_activations(tmp_path / "x.npz", key="c"), "choose one of 'a', 'b'")
+    refused(lambda: open_activations(ROWS, key="a"), "leave out the key 'a'")
+    refused(lambda: open_activations("x.npz", documents=DOCUMENTS), "names its own documents")
+    refused(lambda: open_activations(ROWS, documents=DOCUMENTS[1:]), "must be 60 integers")
     path = write(tmp_path, "parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    assert "pip install 'sae_gap[arrow]'" in refusal(path)
+    refused(lambda: open_activations(path), "pip install 'sae_gap[arrow]'")
 
 
 def test_what_is_saved_is_read_and_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):

@@ -142,8 +142,7 @@ def test_a_learner_sees_outliers_at_the_median_norm_of_rows_that_are_not_zeros(m
     assert seen.dtype == rows.dtype
     np.testing.assert_array_equal(seen[:199], rows[:199])
     np.testing.assert_allclose(seen[199], usual[199], rtol=1e-5)
-    found = open_activations(rows).outliers.ratios
-    np.testing.assert_allclose(found, [300][: zeros < 200], rtol=1e-5)
+    assert len(open_activations(rows).outliers.rows) == (zeros < 200)
 
 
 @pytest.mark.parametrize("documents", [TENS, None])

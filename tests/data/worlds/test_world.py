@@ -11,7 +11,7 @@ from scipy import stats
 
 import sae_gap
 from sae_gap import World, WorldStream
-from sae_gap.data import Law, atoms_of, firing_of, named_world, published_world, push_apart
+from sae_gap.data import Law, atoms_of, firing_of, named_world, push_apart
 from sae_gap.storage import key
 
 SIZE = {"num_latents": 60, "input_dim": 20, "roots": 4, "branching": 3, "depth": 1}
@@ -54,19 +54,6 @@ def test_a_stream_gives_the_same_samples_in_whatever_pieces():
     np.testing.assert_array_equal(again(np.uint16(65_500), np.int8(100)), again(65_500, 100))
 
 
-@pytest.mark.parametrize(
-    ("make", "words"),
-    [
-        (lambda: WorldStream(world(), "val"), "split must be one of train, id, ood"),
-        (lambda: World(folder="/nowhere"), "read a world by published_world"),
-        (lambda: published_world("x", roots=3), "must be one of width"),
-    ],
-)
-def test_wrong_arguments_are_one_sentence(make, words):
-    with pytest.raises((ValueError, TypeError), match=rf"{words}.*\.$"):
-        make()
-
-
 def test_noise_has_its_ratio_and_leaves_the_codes():
     clean, noisy = (samples(1_024, bias=60.0, noise_db=ratio) for ratio in (None, 6.0))
     np.testing.assert_array_equal(clean[1], noisy[1])
@@ -107,7 +94,7 @@ def test_what_tells_worlds_apart():
     worlds = [world(**change) for change in changes]
     first, *_, narrow = entries = [each.asdict() for each in worlds]
     assert len({*map(key, entries)}) == len(entries)
-    assert [each.law == worlds[0].law for each in worlds] == [True, False, False, True, True, True]
+    assert len({each.law for each in worlds}) == 3
     assert world(num_samples=30_000).num_scored == 20_000
     assert world(loudest=6.0, softest=2.0).magnitude == pytest.approx(4)
     on = np.count_nonzero(samples(4_000, "id")[1]) / 4_000
@@ -148,8 +135,7 @@ def test_the_full_size_is_the_published_one_and_smaller_ones_keep_their_trees():
     assert named_world("synthsae").law == Law()
     small = named_world("synthsae", 2_048)
     assert (small.input_dim, small.roots, small.depth, small.sparsity) == (256, 64, 2, 16)
-    for number in (1, 20, 21, 10_879, 10_880):
-        assert named_world("synthsae", number).num_latents == number
+    assert [named_world("synthsae", number).depth for number in (1, 10_879, 10_880)] == [2, 2, 3]
     assert named_world("synthsae", 60, width=30, input_dim=None, roots=2).width == 30
 
 
