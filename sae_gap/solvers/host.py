@@ -189,18 +189,18 @@ def _active_sets(problem, found, begun, tol, limit, *, nonneg) -> None:
         atoms = problem.atoms.astype(np.float64, copy=False)
         gram = atoms @ atoms.T
     given = problem.atoms, problem.atoms.astype(np.float32, copy=False), 1 / problem.atom_scale
-    most_rounds = min(limit, active_set.ROUNDS)
-    shared = block.Problem(*given, gram, tol, most_rounds, nonneg, float(np.finfo(dtype).eps))
+    limits = tol, min(limit, active_set.ROUNDS), nonneg, float(np.finfo(dtype).eps)
+    shared = *given, gram, *limits
 
     def work(part, slots):
         rows, latents = part
         latents, size = _largest(begun[rows], slots) if latents is None else latents, len(rows)
         blank = np.full((size, slots), -1), np.zeros((size, slots), dtype), *np.zeros((2, size))
         results = *blank, found.iterations[rows], np.zeros(size, np.int64)
-        own: Any = block.Block._make((*problem.block(rows), latents, *results))
         # The first block is the largest.
         room = rooms.pop() if rooms else block.room(shared, len(parts[0][0]), slots)
-        active_set.code_block(shared, own, room)
+        own: Any = block.Job._make((*shared, *problem.block(rows), latents, *results, *room))
+        active_set.code_block(own)
         rooms.append(room)
         full = own.state == active_set.FULL
         own.values[full], own.gap[full] = 0, np.inf
