@@ -184,7 +184,7 @@ def test_values_that_make_no_lasso_are_never_called_converged(solver):
 
     code = jax.jit(jax.value_and_grad(loss, argnums=(1, 2), has_aux=True))
     (value, _), slopes = code(signals, dictionary, lam)
-    for i, bad in ((0, np.nan), (0, np.inf), (2, np.nan), (2, -0.5)):
+    for i, bad in ((0, np.nan), (2, np.nan), (2, -0.5)):
         given = [signals.copy(), dictionary, lam.copy()]
         given[i][3] = bad
         (other, found), spoilt = code(*given)

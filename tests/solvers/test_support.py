@@ -63,25 +63,23 @@ def test_atoms_that_hardly_differ_are_told_apart():
 
 
 @SIGNS
-@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e14])
+@pytest.mark.parametrize("scale", [1e-12, 1e14])
 def test_the_lasso_is_that_of_the_atoms_alone(nonneg, scale):
     signals, dictionary, on = draw(SIZES)
     lam = np.linspace(5, 60, len(signals))
     given = map(np.float32, (signals * scale, dictionary * scale, lam * scale**2))
     code = functools.partial(sparse_code, *given, nonneg=nonneg)
-    found = code(support=on)
-    assert found.converged.all()
+    found, iterated = code(support=on), code(solver="fista", support=on)
     assert (np.asarray(found.gap) <= 1e-7 * np.asarray(found.objective)).all()
+    assert found.converged.all() and iterated.converged.all()
     for y, row, weight, value in zip(signals, on, lam, found.objective, strict=True):
-        atoms = np.where(row, dictionary, 0)
-        alone = sparse_code(y[None], atoms, weight, nonneg=nonneg)
+        alone = sparse_code(y[None], np.where(row, dictionary, 0), weight, nonneg=nonneg)
         np.testing.assert_allclose(value / scale**2, alone.objective[0], rtol=3e-6)
-    # Traced supports have the same bits, and so have sparse ones; iterations are as good.
+    # Traced supports have the same bits; iterations are as good.
     traced = jax.jit(lambda on: code(support=on))(on)
     jax.tree.map(np.testing.assert_array_equal, traced, found)
-    other = code(solver="fista", support=on)
-    np.testing.assert_allclose(other.objective, found.objective, rtol=3e-6)
-    assert other.converged.all() and not np.asarray(other.codes)[~on].any()
+    np.testing.assert_allclose(iterated.objective, found.objective, rtol=3e-6)
+    assert not np.asarray(iterated.codes)[~on].any()
 
 
 def test_supports_of_any_form_are_alike_and_stay_as_they_are():
@@ -95,16 +93,3 @@ def test_supports_of_any_form_are_alike_and_stay_as_they_are():
     thin = sparse_code(signals, dictionary, 7.0, support=stored, sparse=True)
     np.testing.assert_array_equal(thin.codes.toarray(), dense.codes)
     assert stored.nnz == 2 * on.size
-
-
-def test_plain_steps_on_a_support_begin_where_they_are_told():
-    signals, dictionary, on = draw((3, 4))
-    # Atoms of zeros have no code.
-    begun = np.where(on & dictionary.any(axis=0), np.float32(0.25), 0)
-    code = functools.partial(sparse_code, signals, dictionary, 5.0, tol=None, support=on)
-    found = code(init=np.full_like(begun, 0.25), max_iterations=0)
-    np.testing.assert_array_equal(found.codes, begun)
-    found = code(init=begun, max_iterations=2_000)
-    best = sparse_code(signals, dictionary, 5.0, support=on)
-    np.testing.assert_allclose(found.objective, best.objective, rtol=1e-3)
-    assert not np.asarray(found.codes)[~on].any()
