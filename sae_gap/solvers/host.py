@@ -102,13 +102,11 @@ def solve(
       signals: `(n, input_dim)`.
       dictionary: `(input_dim, num_latents)`, of any norm.
       lam: weights, `(1 or n, 1)`.
-      support: the latents that may differ from zero, as the non-zero entries of an array or a
-        sparse array, `(n, num_latents)`; None for all. With a support `init` and `max_iterations`
-        have no effect.
+      support: the latents that may differ from zero, as the non-zero entries of an array
+        `(n, num_latents)`; None for all. With a support `init` and `max_iterations` have no effect.
       init: `(n, num_latents)` codes whose support opens the working sets; None starts from zero.
       tol: duality gap to reach, relative to the objective.
-      max_iterations: products with the dictionary before it gives up on a sample; with 0 it
-        certifies the codes of `init` as given.
+      max_iterations: products with the dictionary before it gives up on a sample, at least one.
       nonneg: whether codes are constrained to be non-negative.
       sparse: whether codes are a `scipy.sparse.csr_array`.
 
@@ -119,19 +117,14 @@ def solve(
     signals, dictionary, lam = map(np.asarray, (signals, dictionary, lam))
     shape, restricted = (len(signals), dictionary.shape[1]), support is not None
     given = support if restricted else np.zeros((shape[0], 0)) if init is None else init
-    begun, limit = _stored(given), 0 if restricted else int(max_iterations)
+    begun, limit = _stored(given), 0 if restricted else max(1, int(max_iterations))
     used = np.flatnonzero(np.bincount(begun.indices)) if restricted else None
     problem = pose(signals, dictionary, lam, used)
     # Type by type: integers, floats, booleans.
     rounds, value, done = (np.zeros(shape[0], kind) for kind in (int, float, bool))
-    found = Found([], rounds, value, value + np.inf, done)
+    found = Found([], rounds, value, np.zeros(shape[0]), done)
     with one_blas_thread():
-        if restricted or limit:
-            _active_sets(problem, found, begun, float(tol), limit, nonneg=nonneg)
-        else:
-            rows, latents = begun.nonzero()
-            values = begun.data / problem.signal_scale[rows] * problem.atom_scale[latents]
-            found.codes.append((rows, latents, values.astype(signals.dtype)))
+        _active_sets(problem, found, begun, float(tol), limit, nonneg=nonneg)
         if not restricted:
             _certify(problem, found, float(tol), nonneg=nonneg)
     return _unscaled(problem, found, sparse=sparse)
@@ -281,16 +274,8 @@ def _blocks(count: int, slots: int, numbers: int) -> Iterator[slice]:
 
 
 def _stored(codes: Any) -> scipy.sparse.csr_array:
-    """Codes or a support as a sparse array that stores exactly its non-zero entries."""
-    if scipy.sparse.issparse(codes):
-        stored = scipy.sparse.csr_array(codes)
-        if not (stored.has_canonical_format and stored.data.all()):
-            stored = stored.copy()
-            stored.sum_duplicates()
-            stored.eliminate_zeros()
-        return stored
+    """The non-zero entries of an array. In one dimension NumPy finds them several times as fast."""
     codes = np.asarray(codes)
-    # In one dimension NumPy finds the entries several times as fast.
     places, ends = np.flatnonzero(codes), np.cumsum(np.count_nonzero(codes, axis=1))
     parts = codes.ravel()[places], places % max(1, codes.shape[1]), np.append(0, ends)
     return scipy.sparse.csr_array(parts, codes.shape)
