@@ -158,7 +158,9 @@ def _solve_on_all(job, i, correlations):
         latent = job.chosen[b]
         slots.latents[b], slots.basis[b] = latent, b
         slots.code[b], slots.sign[b] = every.code[latent], every.sign[latent]
-        _fill(job, i, b + 1, b)
+        for other in range(b + 1):
+            value = job.gram[latent, job.chosen[other]]
+            slots.inner[b, other] = slots.inner[other, b] = value
     job.size[i] = size
     return size
 

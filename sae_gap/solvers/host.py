@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
-from jax.typing import ArrayLike
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from sae_gap.core import lasso_problem
 from sae_gap.loops.host import aligned_zeros
@@ -29,10 +28,9 @@ CACHE = 2**23
 SLOTS = 256
 # Floats of the working sets of a block.
 BLOCK = 2**22
-# Most atoms to pivot on at once: their Gram matrix stays in the cache of a core.
+# Most atoms to pivot on at once, by their Gram matrix: one of more atoms does not pay.
 FEW_LATENTS = 2**7
-# A Gram matrix of all atoms costs `num_latents / n` products, and leaves the cache with more atoms
-# than this.
+# Most atoms of a Gram matrix for iterations on all of them: with more it leaves the cache.
 LARGEST_GRAM = 2048
 # Atoms to scale at once, and dimensions to transpose at once, since memory is read by the page.
 FEW_ATOMS, FEW_DIMS = 2**10, 2**7
@@ -53,13 +51,13 @@ class Problem(NamedTuple):
     signal_scale: Float[np.ndarray, " n"]
     atom_scale: Float[np.ndarray, " num_latents"]
 
-    def block(self, rows: Int[np.ndarray, " some"]) -> tuple[np.ndarray, np.ndarray]:
+    def block(self, rows):
         """Some signals in double precision, with the factor of their weights that is theirs."""
         scale = self.signal_scale[rows]
         return self.signals[rows] / scale[:, None], self.lam[rows].astype(np.float64) / scale
 
 
-def pose(signals: np.ndarray, dictionary: np.ndarray, lam: np.ndarray, used: Any = None) -> Problem:
+def pose(signals, dictionary, lam, used) -> Problem:
     """The scaled problem, with all atoms or only those of the latents `used`."""
     atoms, scale = np.empty(dictionary.shape[::-1], dictionary.dtype), np.ones(dictionary.shape[1])
     for begin in range(0, len(atoms) if used is None else len(used), FEW_ATOMS):
@@ -80,21 +78,12 @@ def pose(signals: np.ndarray, dictionary: np.ndarray, lam: np.ndarray, used: Any
 
 
 def wants_gram(num_latents: int, num_samples: int) -> bool:
-    """True if the Gram matrix of all atoms is worth its products, and fits in cache."""
+    """True if the Gram matrix of all atoms is worth its `num_latents / n` products a sample."""
     return num_latents <= min(LARGEST_GRAM, 2 * num_samples)
 
 
 def solve(
-    signals: Float[ArrayLike, "n input_dim"],
-    dictionary: Float[ArrayLike, "input_dim num_latents"],
-    lam: Float[ArrayLike, "rows 1"],
-    support: Any,
-    init: Float[ArrayLike, "n num_latents"] | None,
-    tol: float,
-    max_iterations: int,
-    *,
-    nonneg: bool = True,
-    sparse: bool = False,
+    signals, dictionary, lam, support, init, tol, max_iterations, *, nonneg=True, sparse=False
 ) -> tuple[Any, ...]:
     """Solves the lasso of `sparse_code` on the host.
 
@@ -135,23 +124,20 @@ def solve(
 Found = namedtuple("Found", "codes iterations objective gap converged")
 
 
-def _joined(found) -> Iterator[np.ndarray]:
+def _joined(found):
     """Rows, latents and values of all codes."""
     return map(np.concatenate, zip(*found.codes, strict=True))
 
 
-def _sparse(problem, rows, latents, values) -> scipy.sparse.csr_array:
+def _sparse(problem, rows, latents, values):
     shape = len(problem.signals), len(problem.atoms)
     return scipy.sparse.csr_array((values, (rows, latents)), shape=shape)
 
 
-def _unscaled(problem, found, *, sparse: bool) -> tuple[Any, ...]:
+def _unscaled(problem, found, *, sparse):
     """The fields of the solution, in the units of the caller."""
-    (rows, latents, values), scale, dtype = (
-        _joined(found),
-        problem.signal_scale,
-        problem.atoms.dtype,
-    )
+    (rows, latents, values), scale = _joined(found), problem.signal_scale
+    dtype = values.dtype
     with np.errstate(over="ignore", under="ignore"):
         values = (values * scale[rows] / problem.atom_scale[latents]).astype(dtype)
         objective, gap = ((each * scale**2).astype(dtype) for each in (found.objective, found.gap))
@@ -273,7 +259,7 @@ def _blocks(count: int, slots: int, numbers: int) -> Iterator[slice]:
     return (slice(begin, begin + size) for begin in range(0, count, size))
 
 
-def _stored(codes: Any) -> scipy.sparse.csr_array:
+def _stored(codes):
     """The non-zero entries of an array. In one dimension NumPy finds them several times as fast."""
     codes = np.asarray(codes)
     places, ends = np.flatnonzero(codes), np.cumsum(np.count_nonzero(codes, axis=1))
@@ -281,7 +267,7 @@ def _stored(codes: Any) -> scipy.sparse.csr_array:
     return scipy.sparse.csr_array(parts, codes.shape)
 
 
-def _largest(codes: scipy.sparse.csr_array, most: int) -> Int[np.ndarray, "n some"]:
+def _largest(codes, most: int) -> np.ndarray:
     """Latents of the `most` largest codes, padded with -1."""
     sizes = np.diff(codes.indptr)
     on = np.arange(sizes.max()) < sizes[:, None]
