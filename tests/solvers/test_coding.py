@@ -132,9 +132,9 @@ def test_sparse_codes_and_chunks_change_no_bit(options, nonneg, monkeypatch):
     code = functools.partial(sparse_code, signals, dictionary, 0.1, nonneg=nonneg, **options)
     dense = code()
     jax.clear_caches()
-    # Iterations take six samples at once, and sparse codes come in two parts.
-    monkeypatch.setattr(coding, "ROOM", N // 2 * LATENTS)
-    monkeypatch.setattr(coding, "ARRAYS", 2)
+    # Iterations take three samples at once, and sparse codes come in three parts.
+    monkeypatch.setattr(coding, "ROOM", 11 * LATENTS)
+    monkeypatch.setattr(coding, "ARRAYS", 3)
     sparse = code(sparse=True)
     jax.clear_caches()
     assert isinstance(sparse.codes, scipy.sparse.csr_array) and sparse.codes.has_canonical_format
