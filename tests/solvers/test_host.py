@@ -35,7 +35,7 @@ def test_supports_outgrow_their_slots(monkeypatch, nonneg):
 
 @pytest.mark.parametrize("precision", [np.float32, np.float64])
 def test_atoms_of_several_tiles_are_all_looked_at(precision, monkeypatch):
-    monkeypatch.setattr(block, "TILE", 32)
+    monkeypatch.setattr(block, "TILE", 40)
     with jax.enable_x64(precision == np.float64):
         batch = certificates.draw(0, precision, "gaussian", (20, 12, 84))
         used = np.flatnonzero(certified(batch).codes.any(axis=0)) // block.TILE
