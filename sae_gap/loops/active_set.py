@@ -48,16 +48,16 @@ BEGIN, ROUGH, EXACT = range(3)
 
 
 @inlined
-def _slots(room, i):
+def _slots(job, i):
     """The slots of a sample, with the work memory that all share."""
-    given = room.latents[i], room.work[0], room.work[1], room.code[i], room.sign[i], room.inner[i]
-    return Slots(*given, room.basis[i], room.inverse[i], room.work[2], room.work[3], room.work[4])
+    given = job.latents[i], job.work[0], job.work[1], job.code[i], job.sign[i], job.inner[i]
+    return Slots(*given, job.basis[i], job.inverse[i], job.work[2], job.work[3], job.work[4])
 
 
 @inlined
-def _limit(problem, block, i, latent):
+def _limit(job, i, latent):
     """The weight of a latent for a sample."""
-    return block.row[i] * problem.column[latent]
+    return job.row[i] * job.column[latent]
 
 
 @helper
@@ -75,7 +75,7 @@ def _least(values, count):
 
 
 @helper
-def _collect(problem, block, room, i, pull, begin, most, most_close):
+def _collect(job, i, pull, begin, most, most_close):
     """Merges the atoms of a tile that exceed their weight, or might by the bound on rounding, with
     those of earlier tiles.
 
@@ -83,16 +83,16 @@ def _collect(problem, block, room, i, pull, begin, most, most_close):
     `most_close`; then it searches only for leaders, since the sample cannot be certified in this
     round. Until then the scale is the largest that may be feasible, and exact if the bound is zero.
     """
-    nonneg, row, bound = problem.nonneg, block.row[i], room.bound[i]
-    leaders, leads, count = room.leaders[i], room.leads[i], room.num_leaders[i]
-    close, num_close, scale, passed = room.close[i], room.num_close[i], room.scale[i], room.passed
+    nonneg, row, bound = job.nonneg, job.row[i], job.bound[i]
+    leaders, leads, count = job.leaders[i], job.leads[i], job.num_leaders[i]
+    close, num_close, scale, passed = job.close[i], job.num_close[i], job.scale[i], job.passed
     low, place, chunk = -bound, 0, passed.size
     if count == most:
         place = _least(leads, most)
         low = leads[place]
     for start in range(0, pull.size, chunk):
         part = pull[start : start + chunk]
-        weight = problem.column[begin + start : begin + start + part.size]
+        weight = job.column[begin + start : begin + start + part.size]
         level = low if num_close > most_close else -bound
         # Without a branch this takes few instructions for many atoms.
         above = np.int64(0)
@@ -125,41 +125,43 @@ def _collect(problem, block, room, i, pull, begin, most, most_close):
             if count == most:
                 place = _least(leads, most)
                 low = leads[place]
-    room.num_leaders[i], room.num_close[i], room.scale[i] = count, num_close, scale
+    job.num_leaders[i], job.num_close[i], job.scale[i] = count, num_close, scale
 
 
 @inlined
-def _fill(problem, room, i, top, slot):
+def _fill(job, i, top, slot):
     """The inner products of a slot's atom with those of all others."""
-    atoms, latents, inner = problem.atoms, room.latents[i], room.inner[i]
-    copy(room.atom, atoms[latents[slot]])
+    atoms, latents, inner = job.atoms, job.latents[i], job.inner[i]
+    copy(job.atom, atoms[latents[slot]])
     for other in range(top):
         if latents[other] >= 0:
-            inner[slot, other] = inner[other, slot] = dot(room.atom, atoms[latents[other]])
+            inner[slot, other] = inner[other, slot] = dot(job.atom, atoms[latents[other]])
 
 
 @helper
-def _solve_on_all(problem, block, room, i, correlations):
+def _solve_on_all(job, i, correlations):
     """Pivots on all atoms at once, by their Gram matrix, and stores the basis in the slots; returns
     its size.
     """
-    slots, signal, work = _slots(room, i), block.signals[i], room.all
-    given = room.names, work[0], work[1], work[2], work[3], problem.gram, room.chosen, slots.inverse
+    slots, signal, work = _slots(job, i), job.signals[i], job.all
+    given = job.names, work[0], work[1], work[2], work[3], job.gram, job.chosen, slots.inverse
     every, top = Slots(*given, work[4], slots.cross, slots.slope), np.int64(correlations.size)
     for j in range(top):
-        every.pull[j], every.weight[j] = correlations[j], _limit(problem, block, i, j)
+        every.pull[j], every.weight[j] = correlations[j], _limit(job, i, j)
         every.code[j], every.sign[j] = 0, 0
     # There are no codes if the weight equals the largest correlation up to the rounding of its
     # type.
-    floor = max(ROUNDING, 16 * problem.eps) * np.sqrt(dot(signal, signal))
+    floor = max(ROUNDING, 16 * job.eps) * np.sqrt(dot(signal, signal))
     # Not a plain 0, since Numba would compile the pivots again for that literal.
-    size, _ = pivot(every, top, np.int64(0), problem.nonneg, floor, DEPENDENT)
+    size, _ = pivot(every, top, np.int64(0), job.nonneg, floor, DEPENDENT)
     for b in range(size):
-        latent = room.chosen[b]
+        latent = job.chosen[b]
         slots.latents[b], slots.basis[b] = latent, b
         slots.code[b], slots.sign[b] = every.code[latent], every.sign[latent]
-        _fill(problem, room, i, b + 1, b)
-    room.size[i] = size
+        for other in range(b + 1):
+            value = job.gram[latent, job.chosen[other]]
+            slots.inner[b, other] = slots.inner[other, b] = value
+    job.size[i] = size
     return size
 
 
@@ -200,44 +202,44 @@ def _refine(slots, size, atoms, theta, enough):
 
 
 @numba.njit(**OPTIONS)
-def _open(problem, block, room, i):
+def _open(job, i):
     """Fills a sample's slots with the latents that open its working set; returns their number."""
-    latents, inner, top = room.latents[i], room.inner[i], np.int64(0)
-    for latent in block.begun[i]:
+    latents, inner, top = job.latents[i], job.inner[i], np.int64(0)
+    for latent in job.begun[i]:
         if latent >= 0:
-            copy(room.exact[top], problem.atoms[latent])
-            latents[top], room.code[i, top], room.sign[i, top] = latent, 0, 0
-            room.work[0, top] = dot(block.signals[i], room.exact[top])
-            room.work[1, top] = _limit(problem, block, i, latent)
+            copy(job.exact[top], job.atoms[latent])
+            latents[top], job.code[i, top], job.sign[i, top] = latent, 0, 0
+            job.work[0, top] = dot(job.signals[i], job.exact[top])
+            job.work[1, top] = _limit(job, i, latent)
             top += 1
     # There is no basis yet, so the room of its inverse is free.
-    product = room.inverse[i].reshape(-1)[: top * top].reshape(top, top)
-    np.dot(room.exact[:top], room.exact[:top].T, product)
+    product = job.inverse[i].reshape(-1)[: top * top].reshape(top, top)
+    np.dot(job.exact[:top], job.exact[:top].T, product)
     for w in range(top):
         copy(inner[w, :top], product[w])
     return top
 
 
 @inlined
-def _advance(problem, block, room, i, top, candidates):
+def _advance(job, i, top, candidates):
     """Takes violators into free slots, solves on the slots, and stores the codes and their
     residual. The first `top` slots are filled already.
 
     Returns how many atoms entered the basis, and whether a candidate found no slot.
     """
-    atoms, nonneg, signal, theta = problem.atoms, problem.nonneg, block.signals[i], room.theta[i]
-    slots, size = _slots(room, i), room.size[i]
+    atoms, nonneg, signal, theta = job.atoms, job.nonneg, job.signals[i], job.theta[i]
+    slots, size = _slots(job, i), job.size[i]
     latents, pull, weight = slots.latents, slots.pull, slots.weight
     code, sign, basis = slots.code, slots.sign, slots.basis
     norm = np.sqrt(dot(signal, signal))
     # If a fit without weights is exact, correlations are rounding alone.
-    floor = (IDLE if problem.limit == 0 and block.row[i] == 0 else ROUNDING) * norm
+    floor = (IDLE if job.limit == 0 and job.row[i] == 0 else ROUNDING) * norm
     # Not a plain 0, since Numba would compile functions for that literal.
     full, free, every = False, 0, top > 0
     for b in range(size):
         w = basis[b]
         top = max(top, w + 1)
-        weight[w] = _limit(problem, block, i, latents[w])
+        weight[w] = _limit(job, i, latents[w])
     for latent in candidates:
         held = latent < 0
         for b in range(size):
@@ -249,12 +251,12 @@ def _advance(problem, block, room, i, top, candidates):
         if free == latents.size:
             full = True
             break
-        value, limit = dot(theta, atoms[latent]), _limit(problem, block, i, latent)
+        value, limit = dot(theta, atoms[latent]), _limit(job, i, latent)
         if _steep(value, nonneg) - limit <= floor:
             continue
         top = max(top, free + 1)
         latents[free], pull[free], weight[free], code[free], sign[free] = latent, value, limit, 0, 0
-        _fill(problem, room, i, top, free)
+        _fill(job, i, top, free)
     total = 0
     for _ in range(2):
         size, entered = pivot(slots, top, size, nonneg, floor, DEPENDENT)
@@ -276,24 +278,24 @@ def _advance(problem, block, room, i, top, candidates):
     for w in range(top):
         if abs(sign[w]) != 1:
             latents[w], sign[w] = -1, 0
-    room.size[i] = size
+    job.size[i] = size
     return total, full
 
 
 @inlined
-def _certify(problem, block, room, i):
+def _certify(job, i):
     """Stores the rounded codes, their objective, and their duality gap at the scaled residual
     before rounding.
     """
-    atoms, signal, theta, rest = problem.atoms, block.signals[i], room.theta[i], room.atom
-    scale, found, values, size = room.scale[i], block.found[i], block.values[i], room.size[i]
+    atoms, signal, theta, rest = job.atoms, job.signals[i], job.theta[i], job.atom
+    scale, found, values, size = job.scale[i], job.found[i], job.values[i], job.size[i]
     copy(rest, signal)
     linear, slack = 0.0, 0.0
     for b in range(size):
-        w = room.basis[i, b]
-        latent = room.latents[i, w]
-        found[b], values[b] = latent, room.code[i, w]
-        value, limit = np.float64(values[b]), _limit(problem, block, i, latent)
+        w = job.basis[i, b]
+        latent = job.latents[i, w]
+        found[b], values[b] = latent, job.code[i, w]
+        value, limit = np.float64(values[b]), _limit(job, i, latent)
         subtract(rest, value, atoms[latent])
         pull = dot(theta, atoms[latent]) * (1.0 if value > 0 else -1.0)
         linear += limit * abs(value)
@@ -303,123 +305,119 @@ def _certify(problem, block, room, i):
     objective = 0.5 * dot(rest, rest) + linear
     subtract(rest, scale, theta)
     gap = 0.5 * dot(rest, rest) + slack
-    block.objective[i], block.gap[i] = objective, gap
+    job.objective[i], job.gap[i] = objective, gap
     # An objective below this cannot be told from zero; see `lasso_problem.is_converged`.
-    least = 0.5 * (16 * problem.eps) ** 2 * dot(signal, signal)
+    least = 0.5 * (16 * job.eps) ** 2 * dot(signal, signal)
     # Slightly less than the tolerance, so that the gap meets it when both are rounded.
-    return (gap <= 0.999 * problem.tol * objective and objective < np.inf) or objective <= least
+    return (gap <= 0.999 * job.tol * objective and objective < np.inf) or objective <= least
 
 
 @inlined
-def _nearly(problem, block, room, i):
+def _nearly(job, i):
     """Tells whether the gap may be met at the scale from coarse correlations, with those of the
     basis equal to their weights.
     """
-    theta, linear = room.theta[i], 0.0
-    for b in range(room.size[i]):
-        w = room.basis[i, b]
-        linear += _limit(problem, block, i, room.latents[i, w]) * abs(room.code[i, w])
-    energy, short = 0.5 * dot(theta, theta), 1 - room.scale[i]
-    return short**2 * energy + short * linear <= 0.25 * problem.tol * (energy + linear)
+    theta, linear = job.theta[i], 0.0
+    for b in range(job.size[i]):
+        w = job.basis[i, b]
+        linear += _limit(job, i, job.latents[i, w]) * abs(job.code[i, w])
+    energy, short = 0.5 * dot(theta, theta), 1 - job.scale[i]
+    return short**2 * energy + short * linear <= 0.25 * job.tol * (energy + linear)
 
 
 @helper
-def _rescale(problem, block, room, i, close):
+def _rescale(job, i, close):
     """The scale for all atoms, from exact correlations of the close ones, since no other exceeds
     its weight; returns the largest excess.
     """
-    theta, scale, excess = room.theta[i], 1.0, 0.0
+    theta, scale, excess = job.theta[i], 1.0, 0.0
     for latent in close:
         if latent < 0:
             continue
-        steep = _steep(dot(theta, problem.atoms[latent]), problem.nonneg)
-        limit = _limit(problem, block, i, latent)
+        steep = _steep(dot(theta, job.atoms[latent]), job.nonneg)
+        limit = _limit(job, i, latent)
         if steep > limit:
             scale, excess = min(scale, limit / steep), max(excess, steep - limit)
-    room.scale[i] = scale
+    job.scale[i] = scale
     return excess
 
 
 @helper
-def _gather(problem, block, room, stage):
+def _gather(job, stage):
     """Lists the samples in progress, and copies their residuals beside each other; returns their
     number.
     """
     active = 0
-    for i in range(block.state.size):
-        theta = room.theta[i]
-        if stage == ROUGH and block.state[i] == OPEN and block.rounds[i] >= problem.limit - 1:
-            block.state[i] = READY
-        if block.state[i] != OPEN:
+    for i in range(job.state.size):
+        theta = job.theta[i]
+        if stage == ROUGH and job.state[i] == OPEN and job.rounds[i] >= job.limit - 1:
+            job.state[i] = READY
+        if job.state[i] != OPEN:
             continue
-        room.who[active], room.num_leaders[i], room.num_close[i] = i, 0, 0
-        room.scale[i], room.bound[i] = 1.0, 0.0
+        job.who[active], job.num_leaders[i], job.num_close[i] = i, 0, 0
+        job.scale[i], job.bound[i] = 1.0, 0.0
         if stage == ROUGH:
-            copy(room.coarse_theta[active], theta)
-            room.bound[i] = COARSE * (theta.size + 4) * np.sqrt(dot(theta, theta)) + TINY
+            copy(job.coarse_theta[active], theta)
+            job.bound[i] = COARSE * (theta.size + 4) * np.sqrt(dot(theta, theta)) + TINY
         else:
-            copy(room.exact_theta[active], theta)
+            copy(job.exact_theta[active], theta)
         active += 1
     return active
 
 
 @numba.njit(**OPTIONS)
-def _correlate(problem, block, room, stage, active, few):
+def _correlate(job, stage, active, few):
     """Correlates the residuals with all atoms, a tile of them at a time; the product of the last
     tile stays.
     """
-    num_latents, tile = problem.atoms.shape[0], room.exact_pull.shape[1]
+    num_latents, tile = job.atoms.shape[0], job.exact_pull.shape[1]
     for begin in range(0, num_latents, tile):
         # The last tile overlaps the one before.
         first = min(begin, num_latents - tile)
         if stage == ROUGH:
-            atoms = problem.coarse[first : first + tile]
-            np.dot(room.coarse_theta[:active], atoms.T, room.coarse_pull[:active])
+            atoms = job.coarse[first : first + tile]
+            np.dot(job.coarse_theta[:active], atoms.T, job.coarse_pull[:active])
         else:
             for j in range(tile):
-                copy(room.exact[j], problem.atoms[first + j])
-            np.dot(room.exact_theta[:active], room.exact[:tile].T, room.exact_pull[:active])
+                copy(job.exact[j], job.atoms[first + j])
+            np.dot(job.exact_theta[:active], job.exact[:tile].T, job.exact_pull[:active])
         for n in range(active if stage != BEGIN else 0):
-            i = room.who[n]
-            most, near = min(room.leaders.shape[1], max(few, room.size[i] // 2)), begin - first
+            i = job.who[n]
+            most, near = min(job.leaders.shape[1], max(few, job.size[i] // 2)), begin - first
             if stage == ROUGH:
-                most_close = room.size[i] + 2 * few
-                _collect(
-                    problem, block, room, i, room.coarse_pull[n, near:], begin, most, most_close
-                )
+                most_close = job.size[i] + 2 * few
+                _collect(job, i, job.coarse_pull[n, near:], begin, most, most_close)
             else:
-                _collect(
-                    problem, block, room, i, room.exact_pull[n, near:], begin, most, num_latents
-                )
+                _collect(job, i, job.exact_pull[n, near:], begin, most, num_latents)
 
 
 @inlined
-def _is_certified(problem, block, room, i, stage, few):
+def _is_certified(job, i, stage, few):
     """Certifies a sample, if its gap may be met; stores the codes then."""
     if stage == ROUGH:
-        near = room.num_close[i]
-        if near > room.size[i] + 2 * few or not _nearly(problem, block, room, i):
+        near = job.num_close[i]
+        if near > job.size[i] + 2 * few or not _nearly(job, i):
             return False
-        _rescale(problem, block, room, i, room.close[i, :near])
-    return stage != BEGIN and _certify(problem, block, room, i)
+        _rescale(job, i, job.close[i, :near])
+    return stage != BEGIN and _certify(job, i)
 
 
 @inlined
-def _next_state(problem, block, room, i, stage, top):
+def _next_state(job, i, stage, top):
     """Solves a sample on its slots, and says how it goes on."""
-    leaders = room.leaders[i, : room.num_leaders[i]]
-    entered, full = _advance(problem, block, room, i, top, leaders)
-    if stage == BEGIN and problem.limit == 0:
+    leaders = job.leaders[i, : job.num_leaders[i]]
+    entered, full = _advance(job, i, top, leaders)
+    if stage == BEGIN and job.limit == 0:
         # No other atom may enter, so these alone bound the gap.
-        excess, signal = _rescale(problem, block, room, i, block.begun[i]), block.signals[i]
-        done = _certify(problem, block, room, i)
+        excess, signal = _rescale(job, i, job.begun[i]), job.signals[i]
+        done = _certify(job, i)
         # The inverse was lost to rounding.
         lost = excess > LOST * np.sqrt(dot(signal, signal))
         return FULL if lost else DONE if done else SETTLED
     if stage == BEGIN:
         return READY
-    if full and room.size[i] > block.found.shape[1] - FEWEST:
-        copy(block.found[i], room.latents[i])
+    if full and job.size[i] > job.found.shape[1] - FEWEST:
+        copy(job.found[i], job.latents[i])
         return FULL
     if entered == 0:
         return SETTLED if stage == EXACT else READY
@@ -427,37 +425,37 @@ def _next_state(problem, block, room, i, stage, top):
 
 
 @entry
-def code_block(problem, block, room):
+def code_block(job):
     """Codes a block of samples."""
-    state, cold = block.state, block.begun.size == 0
-    few = min(room.leaders.shape[1], FEWEST + problem.atoms.size // NUMBERS)
+    state, cold = job.state, job.begun.size == 0
+    few = min(job.leaders.shape[1], FEWEST + job.atoms.size // NUMBERS)
     for i in range(state.size):
-        room.size[i] = 0
-        room.latents[i, :] = -1
-        copy(room.theta[i], block.signals[i])
+        job.size[i] = 0
+        job.latents[i, :] = -1
+        copy(job.theta[i], job.signals[i])
     for stage in range(BEGIN, EXACT + 1):
-        at_once = stage == BEGIN and problem.gram.size > 0 and cold
+        at_once = stage == BEGIN and job.gram.size > 0 and cold
         # Without latents to open its slots, a sample begins with a round.
-        idle = stage == BEGIN and cold and problem.limit > 0 and not at_once
+        idle = stage == BEGIN and cold and job.limit > 0 and not at_once
         while not idle:
-            active = _gather(problem, block, room, stage)
+            active = _gather(job, stage)
             if active == 0:
                 break
             if stage != BEGIN or at_once:
-                _correlate(problem, block, room, stage, active, few)
+                _correlate(job, stage, active, few)
             for n in range(active):
-                i, top = room.who[n], np.int64(0)
-                block.rounds[i] += stage != BEGIN or at_once
-                if _is_certified(problem, block, room, i, stage, few):
+                i, top = job.who[n], np.int64(0)
+                job.rounds[i] += stage != BEGIN or at_once
+                if _is_certified(job, i, stage, few):
                     state[i] = DONE
-                elif stage == EXACT and block.rounds[i] >= problem.limit:
+                elif stage == EXACT and job.rounds[i] >= job.limit:
                     state[i] = SETTLED
                 else:
                     if at_once:
-                        top = _solve_on_all(problem, block, room, i, room.exact_pull[n])
+                        top = _solve_on_all(job, i, job.exact_pull[n])
                     elif stage == BEGIN:
-                        top = _open(problem, block, room, i)
-                    state[i] = _next_state(problem, block, room, i, stage, top)
+                        top = _open(job, i)
+                    state[i] = _next_state(job, i, stage, top)
         for i in range(state.size):
             if state[i] == READY:
                 state[i] = OPEN

@@ -71,7 +71,7 @@ def place(tree: Tree, mesh: Mesh) -> Tree:
       TypeError: `mesh` is not a mesh.
       ValueError: it has no axis `samples`, or explicit axes.
     """
-    check_mesh(mesh, SAMPLES)
+    check_mesh(mesh)
     return _put_all(tree, mesh, lambda leaf: _rows_of_each(leaf.shape, mesh))
 
 

@@ -19,16 +19,15 @@ from sae_gap.core import check_type
 SAMPLES = "samples"
 
 
-def check_mesh(mesh: Any, *axes: str) -> None:
-    """Raises a TypeError if this is no mesh, and a ValueError if it lacks an axis or has explicit
+def check_mesh(mesh: Any) -> None:
+    """Raises a TypeError if this is no mesh, and a ValueError if it lacks the axis or has explicit
     ones.
     """
     check_type("mesh", mesh, Mesh, "make it by sae_gap.runtime.devices.mesh()")
-    for axis in axes:
-        if axis not in mesh.axis_names:
-            raise ValueError(
-                f"the mesh has no axis {axis!r}; make it by sae_gap.runtime.devices.mesh()."
-            )
+    if SAMPLES not in mesh.axis_names:
+        raise ValueError(
+            f"the mesh has no axis {SAMPLES!r}; make it by sae_gap.runtime.devices.mesh()."
+        )
     _check_auto(mesh)
 
 

@@ -20,7 +20,7 @@ MOST = 64
 # The part of the problem that all samples share:
 #   atoms: `(num_latents, input_dim)`, of about unit norm.
 #   coarse: the atoms in single precision.
-#   column: `(num_latents,)`, the factor of the weights that is the atom's; see `Block`.
+#   column: `(num_latents,)`, the factor of the weights that is the atom's; see `BLOCK`.
 #   gram: `(num_latents, num_latents)` inner products of the atoms in double precision, by which
 #     samples without given latents first pivot on all atoms; or `(0, 0)`.
 #   tol: duality gap to reach, relative to the objective.
@@ -28,7 +28,7 @@ MOST = 64
 #     its working set, and certified on these alone.
 #   nonneg: whether codes are constrained to be non-negative.
 #   eps: machine epsilon of the codes' type.
-Problem = namedtuple("Problem", "atoms coarse column gram tol limit nonneg eps")
+SHARED = "atoms coarse column gram tol limit nonneg eps"
 
 # A block of samples, with inputs and results:
 #   signals: `(n, input_dim)`, of order one, in double precision.
@@ -40,7 +40,7 @@ Problem = namedtuple("Problem", "atoms coarse column gram tol limit nonneg eps")
 #   objective, gap: `(n,)`.
 #   rounds: `(n,)` products spent.
 #   state: `(n,)` state of each sample, zero at first.
-Block = namedtuple("Block", "signals row begun found values objective gap rounds state")
+BLOCK = "signals row begun found values objective gap rounds state"
 
 # Work memory for up to n samples, reused by each block: the type and the dimensions of each array.
 # These are n samples, m dimensions of the signals, s slots, l most leaders, c close atoms, a tile
@@ -85,18 +85,21 @@ ROOM = {
     "chosen": "i8 s",
     "names": "i8 g",
 }
-Room = namedtuple("Room", ROOM)  # type: ignore[misc]
+# All that the loop takes.
+Job = namedtuple("Job", [*SHARED.split(), *BLOCK.split(), *ROOM])  # type: ignore[misc]
 
 
-def room(problem: Problem, n: int, slots: int) -> Room:
-    """Work memory for n samples with `slots` slots each."""
-    num_latents, input_dim = problem.atoms.shape
+def room(shared: tuple[Any, ...], n: int, slots: int) -> tuple[np.ndarray, ...]:
+    """The arrays of `ROOM` for n samples with `slots` slots each."""
+    (num_latents, input_dim), few = shared[0].shape, len(shared[3])
     tile = min(TILE, num_latents)
     sizes = {"n": n, "m": input_dim, "s": slots, "l": MOST, "c": slots + 2 * MOST, "t": tile}
-    sizes |= {"e": max(tile, slots), "g": len(problem.gram), "k": CHUNK, "5": 5}
-    parts = map(str.split, ROOM.values())
-    new: Any = Room(*(np.empty([sizes[name] for name in shape], kind) for kind, shape in parts))
+    sizes |= {"e": max(tile, slots), "g": few, "k": CHUNK, "5": 5}
+    arrays = {}
+    for name, form in ROOM.items():
+        kind, shape = form.split()
+        arrays[name] = np.empty([sizes[letter] for letter in shape], kind)
     # Inner products of free slots are multiplied by zero and must be finite.
-    new.inner.fill(0)
-    new.names.fill(0)
-    return new
+    arrays["inner"].fill(0)
+    arrays["names"].fill(0)
+    return tuple(arrays.values())

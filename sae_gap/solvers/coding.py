@@ -67,7 +67,8 @@ def sparse_code(
         `fista` or `ista` for exactly `max_iterations` steps from `init`; `converged` then tells
         whether the gap is below 1e-6.
       max_iterations: after these it gives up on a sample and reports it as not converged: products
-        with the dictionary of the compiled loops, else iterations, rounded up to the next check.
+        with the dictionary of the compiled loops, at least one, else iterations, rounded up to the
+        next check.
       init: `(n, num_latents)` codes to start from; None starts from zero.
       solver: one of `SOLVERS`. `auto` runs compiled loops on a CPU and batched FISTA elsewhere;
         `fista` and `ista` iterate on any device.
@@ -75,7 +76,7 @@ def sparse_code(
         codes of a million latents or of 100,000 samples fit in memory; not within a transformation
         of JAX.
       support: the latents that may differ from zero in each sample, as the non-zero entries of an
-        array or a sparse array, `(n, num_latents)`; None for all. The gap is then the gap of the
+        array `(n, num_latents)`; None for all. The gap is then the gap of the
         problem on the support. `auto` solves on known supports by the compiled loops, whatever the
         device. These take a time that grows with the size of the support, and use neither `init`
         nor `max_iterations`. With `lam=0` the codes are the least squares on the support,
@@ -90,8 +91,7 @@ def sparse_code(
     """
     targets, atoms, weights, first = check_problem(signals, dictionary, lam, init, nonneg)
     if support is not None:
-        if not (scipy.sparse.issparse(support) or isinstance(support, jax.Array)):
-            support = np.asarray(support)
+        support = support if isinstance(support, jax.Array) else np.asarray(support)
         shape = len(targets), atoms.shape[1]
         if support.shape != shape or support.dtype.kind not in "biuf":
             raise ValueError(
@@ -126,8 +126,6 @@ def sparse_code(
         placed = (codes, *jax.device_put(rest)) if sparse else jax.device_put((codes, *rest))
         return sharding.place_rows(Solution(*placed), targets)
     options = _Options(bool(nonneg), solver != "ista", tol is None, compiled, mesh)
-    if scipy.sparse.issparse(support):
-        support = support.toarray()
     accuracy = jnp.asarray(1e-6 if tol is None else tol, targets.dtype)
     ends = accuracy, jnp.asarray(max_iterations, jnp.int32)
     if not sparse:

@@ -12,8 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
-from jax.typing import ArrayLike
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from sae_gap.core import lasso_problem
 from sae_gap.loops.host import aligned_zeros
@@ -29,10 +28,9 @@ CACHE = 2**23
 SLOTS = 256
 # Floats of the working sets of a block.
 BLOCK = 2**22
-# Most atoms to pivot on at once: their Gram matrix stays in the cache of a core.
+# Most atoms to pivot on at once, by their Gram matrix: one of more atoms does not pay.
 FEW_LATENTS = 2**7
-# A Gram matrix of all atoms costs `num_latents / n` products, and leaves the cache with more atoms
-# than this.
+# Most atoms of a Gram matrix for iterations on all of them: with more it leaves the cache.
 LARGEST_GRAM = 2048
 # Atoms to scale at once, and dimensions to transpose at once, since memory is read by the page.
 FEW_ATOMS, FEW_DIMS = 2**10, 2**7
@@ -53,13 +51,13 @@ class Problem(NamedTuple):
     signal_scale: Float[np.ndarray, " n"]
     atom_scale: Float[np.ndarray, " num_latents"]
 
-    def block(self, rows: Int[np.ndarray, " some"]) -> tuple[np.ndarray, np.ndarray]:
+    def block(self, rows):
         """Some signals in double precision, with the factor of their weights that is theirs."""
         scale = self.signal_scale[rows]
         return self.signals[rows] / scale[:, None], self.lam[rows].astype(np.float64) / scale
 
 
-def pose(signals: np.ndarray, dictionary: np.ndarray, lam: np.ndarray, used: Any = None) -> Problem:
+def pose(signals, dictionary, lam, used) -> Problem:
     """The scaled problem, with all atoms or only those of the latents `used`."""
     atoms, scale = np.empty(dictionary.shape[::-1], dictionary.dtype), np.ones(dictionary.shape[1])
     for begin in range(0, len(atoms) if used is None else len(used), FEW_ATOMS):
@@ -80,21 +78,12 @@ def pose(signals: np.ndarray, dictionary: np.ndarray, lam: np.ndarray, used: Any
 
 
 def wants_gram(num_latents: int, num_samples: int) -> bool:
-    """True if the Gram matrix of all atoms is worth its products, and fits in cache."""
+    """True if the Gram matrix of all atoms is worth its `num_latents / n` products a sample."""
     return num_latents <= min(LARGEST_GRAM, 2 * num_samples)
 
 
 def solve(
-    signals: Float[ArrayLike, "n input_dim"],
-    dictionary: Float[ArrayLike, "input_dim num_latents"],
-    lam: Float[ArrayLike, "rows 1"],
-    support: Any,
-    init: Float[ArrayLike, "n num_latents"] | None,
-    tol: float,
-    max_iterations: int,
-    *,
-    nonneg: bool = True,
-    sparse: bool = False,
+    signals, dictionary, lam, support, init, tol, max_iterations, *, nonneg=True, sparse=False
 ) -> tuple[Any, ...]:
     """Solves the lasso of `sparse_code` on the host.
 
@@ -102,13 +91,11 @@ def solve(
       signals: `(n, input_dim)`.
       dictionary: `(input_dim, num_latents)`, of any norm.
       lam: weights, `(1 or n, 1)`.
-      support: the latents that may differ from zero, as the non-zero entries of an array or a
-        sparse array, `(n, num_latents)`; None for all. With a support `init` and `max_iterations`
-        have no effect.
+      support: the latents that may differ from zero, as the non-zero entries of an array
+        `(n, num_latents)`; None for all. With a support `init` and `max_iterations` have no effect.
       init: `(n, num_latents)` codes whose support opens the working sets; None starts from zero.
       tol: duality gap to reach, relative to the objective.
-      max_iterations: products with the dictionary before it gives up on a sample; with 0 it
-        certifies the codes of `init` as given.
+      max_iterations: products with the dictionary before it gives up on a sample, at least one.
       nonneg: whether codes are constrained to be non-negative.
       sparse: whether codes are a `scipy.sparse.csr_array`.
 
@@ -119,19 +106,14 @@ def solve(
     signals, dictionary, lam = map(np.asarray, (signals, dictionary, lam))
     shape, restricted = (len(signals), dictionary.shape[1]), support is not None
     given = support if restricted else np.zeros((shape[0], 0)) if init is None else init
-    begun, limit = _stored(given), 0 if restricted else int(max_iterations)
+    begun, limit = _stored(given), 0 if restricted else max(1, int(max_iterations))
     used = np.flatnonzero(np.bincount(begun.indices)) if restricted else None
     problem = pose(signals, dictionary, lam, used)
     # Type by type: integers, floats, booleans.
     rounds, value, done = (np.zeros(shape[0], kind) for kind in (int, float, bool))
-    found = Found([], rounds, value, value + np.inf, done)
+    found = Found([], rounds, value, np.zeros(shape[0]), done)
     with one_blas_thread():
-        if restricted or limit:
-            _active_sets(problem, found, begun, float(tol), limit, nonneg=nonneg)
-        else:
-            rows, latents = begun.nonzero()
-            values = begun.data / problem.signal_scale[rows] * problem.atom_scale[latents]
-            found.codes.append((rows, latents, values.astype(signals.dtype)))
+        _active_sets(problem, found, begun, float(tol), limit, nonneg=nonneg)
         if not restricted:
             _certify(problem, found, float(tol), nonneg=nonneg)
     return _unscaled(problem, found, sparse=sparse)
@@ -142,23 +124,20 @@ def solve(
 Found = namedtuple("Found", "codes iterations objective gap converged")
 
 
-def _joined(found) -> Iterator[np.ndarray]:
+def _joined(found):
     """Rows, latents and values of all codes."""
     return map(np.concatenate, zip(*found.codes, strict=True))
 
 
-def _sparse(problem, rows, latents, values) -> scipy.sparse.csr_array:
+def _sparse(problem, rows, latents, values):
     shape = len(problem.signals), len(problem.atoms)
     return scipy.sparse.csr_array((values, (rows, latents)), shape=shape)
 
 
-def _unscaled(problem, found, *, sparse: bool) -> tuple[Any, ...]:
+def _unscaled(problem, found, *, sparse):
     """The fields of the solution, in the units of the caller."""
-    (rows, latents, values), scale, dtype = (
-        _joined(found),
-        problem.signal_scale,
-        problem.atoms.dtype,
-    )
+    (rows, latents, values), scale = _joined(found), problem.signal_scale
+    dtype = values.dtype
     with np.errstate(over="ignore", under="ignore"):
         values = (values * scale[rows] / problem.atom_scale[latents]).astype(dtype)
         objective, gap = ((each * scale**2).astype(dtype) for each in (found.objective, found.gap))
@@ -189,18 +168,18 @@ def _active_sets(problem, found, begun, tol, limit, *, nonneg) -> None:
         atoms = problem.atoms.astype(np.float64, copy=False)
         gram = atoms @ atoms.T
     given = problem.atoms, problem.atoms.astype(np.float32, copy=False), 1 / problem.atom_scale
-    most_rounds = min(limit, active_set.ROUNDS)
-    shared = block.Problem(*given, gram, tol, most_rounds, nonneg, float(np.finfo(dtype).eps))
+    limits = tol, min(limit, active_set.ROUNDS), nonneg, float(np.finfo(dtype).eps)
+    shared = *given, gram, *limits
 
     def work(part, slots):
         rows, latents = part
         latents, size = _largest(begun[rows], slots) if latents is None else latents, len(rows)
         blank = np.full((size, slots), -1), np.zeros((size, slots), dtype), *np.zeros((2, size))
         results = *blank, found.iterations[rows], np.zeros(size, np.int64)
-        own: Any = block.Block._make((*problem.block(rows), latents, *results))
         # The first block is the largest.
         room = rooms.pop() if rooms else block.room(shared, len(parts[0][0]), slots)
-        active_set.code_block(shared, own, room)
+        own: Any = block.Job._make((*shared, *problem.block(rows), latents, *results, *room))
+        active_set.code_block(own)
         rooms.append(room)
         full = own.state == active_set.FULL
         own.values[full], own.gap[full] = 0, np.inf
@@ -280,23 +259,15 @@ def _blocks(count: int, slots: int, numbers: int) -> Iterator[slice]:
     return (slice(begin, begin + size) for begin in range(0, count, size))
 
 
-def _stored(codes: Any) -> scipy.sparse.csr_array:
-    """Codes or a support as a sparse array that stores exactly its non-zero entries."""
-    if scipy.sparse.issparse(codes):
-        stored = scipy.sparse.csr_array(codes)
-        if not (stored.has_canonical_format and stored.data.all()):
-            stored = stored.copy()
-            stored.sum_duplicates()
-            stored.eliminate_zeros()
-        return stored
+def _stored(codes):
+    """The non-zero entries of an array. In one dimension NumPy finds them several times as fast."""
     codes = np.asarray(codes)
-    # In one dimension NumPy finds the entries several times as fast.
     places, ends = np.flatnonzero(codes), np.cumsum(np.count_nonzero(codes, axis=1))
     parts = codes.ravel()[places], places % max(1, codes.shape[1]), np.append(0, ends)
     return scipy.sparse.csr_array(parts, codes.shape)
 
 
-def _largest(codes: scipy.sparse.csr_array, most: int) -> Int[np.ndarray, "n some"]:
+def _largest(codes, most: int) -> np.ndarray:
     """Latents of the `most` largest codes, padded with -1."""
     sizes = np.diff(codes.indptr)
     on = np.arange(sizes.max()) < sizes[:, None]

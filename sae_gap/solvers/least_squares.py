@@ -102,7 +102,7 @@ def _many(signals, on, pull, atoms):
     return jax.lax.fori_loop(0, REFINEMENTS, refine, jnp.zeros(on.shape, signals.dtype))
 
 
-def _factor(gram: Float[Array, "n size size"]) -> Float[Array, "n size size"]:
+def _factor(gram):
     trace = jnp.trace(gram, axis1=1, axis2=2)
     regulariser = 8 * jnp.finfo(gram.dtype).eps * jnp.where(trace > 0, trace, 1)
     return jnp.linalg.cholesky(
@@ -110,7 +110,5 @@ def _factor(gram: Float[Array, "n size size"]) -> Float[Array, "n size size"]:
     )
 
 
-def _solve(
-    factor: Float[Array, "n size size"], right: Float[Array, "n size"]
-) -> Float[Array, "n size"]:
+def _solve(factor, right):
     return jax.scipy.linalg.cho_solve((factor, True), right[:, :, None])[:, :, 0]

@@ -103,7 +103,7 @@ def match_l0(
     return jnp.asarray(best[0], best[2].codes.dtype), best[2]
 
 
-def _next(before, last, target: float) -> float:
+def _next(before, last, target):
     """The log weight where the line through two points meets the target, at least half the last
     weight.
     """
@@ -115,7 +115,7 @@ def _next(before, last, target: float) -> float:
     return max(halved, last[0] + 1.05 * math.log(target / last[1]) / slope)
 
 
-def _between(above, below, target: float, step: int) -> float:
+def _between(above, below, target, step):
     """A log weight between two: on the line through them, or halfway at every third step, in case
     the line is far off.
     """

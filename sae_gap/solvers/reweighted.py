@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from sae_gap.core import lasso_problem
 from sae_gap.solvers import pivoting
@@ -118,12 +118,7 @@ def default_slots(input_dim: int, num_latents: int) -> int:
     return LANES * max(2, math.ceil(2.2 * support / LANES))
 
 
-def _merge(
-    places: Int[Array, "n slots"],
-    used: Bool[Array, "n slots"],
-    candidate: Int[Array, "n candidates"],
-    leads: Bool[Array, "n candidates"],
-) -> tuple[Int[Array, "n slots"], Bool[Array, "n slots"]]:
+def _merge(places, used, candidate, leads):
     """The atoms of the slots, and which of these are in use: those that were, and free ones that
     take a candidate which leads.
     """

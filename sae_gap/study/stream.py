@@ -92,7 +92,7 @@ def fit_stream(
         raise ValueError(f"{learner.name} {which}; check base.")
     key = as_key("key", key)
     mesh = devices.mesh() if mesh is None else mesh
-    check_mesh(mesh, SAMPLES)
+    check_mesh(mesh)
     check_size("num_latents", num_latents)
     # JAX would trace a number of NumPy's.
     num_latents = int(num_latents)

@@ -15,26 +15,6 @@ import pytest
 from sae_gap.core import Split
 from sae_gap.runtime import devices
 
-PREAMBLE = """
-import jax, jax.numpy as jnp, numpy as np
-from sae_gap.runtime import devices
-
-odd = np.random.default_rng(0).normal(size=(7, 3)).astype("float32")
-work = jax.jit(lambda rows: rows @ rows.T)
-"""
-
-
-def python(code, **environment):
-    process = subprocess.run(
-        [sys.executable, "-c", PREAMBLE + code],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "JAX_PLATFORMS": "cpu", **environment},
-        cwd=Path(__file__).parents[2],
-    )
-    assert process.returncode == 0, process.stderr
-    return process.stdout
-
 
 def test_the_peak_of_memory_is_in_gib_and_devices_are_named():
     assert 0.05 < devices.peak_memory() < 40
@@ -67,6 +47,9 @@ def test_what_is_no_mesh_to_place_on_is_refused(wrong, words):
 
 # Prints the folder, and after each call how many programs were compiled so far.
 CACHED = """
+import jax, numpy as np
+from sae_gap.runtime import devices
+odd, work = np.ones((7, 3)), jax.jit(lambda rows: rows @ rows.T)
 print(devices.enable_compilation_cache(), devices.compilations(), end=" ")
 for rows in (odd, odd, odd[:5]):
     work(rows)
@@ -77,17 +60,20 @@ for rows in (odd, odd, odd[:5]):
 def test_programs_are_kept_in_the_cache_folder_and_each_counts_once(tmp_path):
     """One from the cache as well: it takes time, so that a run that had it is not timed."""
     folder = tmp_path / "sae_gap" / "jax"
-    kept = {
+    given = {
         "JAX_COMPILATION_CACHE_DIR": "",
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "XDG_CACHE_HOME": str(tmp_path),
     }
-    first = python(CACHED, **kept)
-    place, *counts = first.split()
-    none, compiled, again, other = map(int, counts)
-    assert place == str(folder) and none == 0 < compiled == again < other
+
+    def run():
+        command, root = [sys.executable, "-c", CACHED], Path(__file__).parents[2]
+        return subprocess.check_output(command, env=os.environ | given, cwd=root, text=True)
+
+    place, none, compiled, again, other = (first := run()).split()
+    assert place == str(folder) and none == "0" < compiled == again < other
     written = {*folder.glob("*-cache")}
-    assert written and python(CACHED, **kept) == first and {*folder.glob("*-cache")} == written
+    assert written and run() == first and {*folder.glob("*-cache")} == written
 
 
 def test_a_cache_folder_of_the_users_own_is_kept():

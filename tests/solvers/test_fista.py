@@ -10,22 +10,17 @@ from .problems import SHAPE, draw
 
 def textbook(signals, dictionary, start, iterations, *, momentum=True, restart=False):
     """FISTA at λ = 0.1 as its paper states it, in float64; and how often momentum began anew where
-    it pointed uphill.
+    it pointed uphill, in a form that is a step ahead of the paper's.
     """
     step = 1 / np.linalg.norm(dictionary.astype(float), 2) ** 2
     z = x = start.astype(float)
-    t, count = np.ones((len(signals), 1)), 0
+    t, count = np.full((len(signals), 1), (1 + 5**0.5) / 2 if restart else 1), 0
     for _ in range(iterations):
         new = np.maximum(x + step * (signals - x @ dictionary.T) @ dictionary - step * 0.1, 0)
-        t, last = ((1 + np.sqrt(1 + 4 * t**2)) / 2, t) if momentum else (t, t)
-        if restart:
-            # This form is a step ahead of the paper's.
-            uphill = ((x - new) * (new - z)).sum(axis=1, keepdims=True) > 0
-            t, count = np.where(uphill, 1, t), count + uphill.sum()
-            share = (t - 1) / ((1 + np.sqrt(1 + 4 * t**2)) / 2)
-        else:
-            share = (last - 1) / t
-        x, z = new + share * (new - z), new
+        uphill = restart & (((x - new) * (new - z)).sum(axis=1, keepdims=True) > 0)
+        t, count = np.where(uphill, 1, t), count + uphill.sum()
+        last, t = t, (1 + np.sqrt(1 + 4 * t**2)) / 2 if momentum else t
+        x, z = new + (last - 1) / t * (new - z), new
     return z, count
 
 
@@ -66,15 +61,11 @@ def test_finished_samples_stand_still():
     first = int(jnp.min(among.iterations))
     ended = np.asarray(among.iterations) == first
     assert 0 < np.sum(ended) < len(ended)
-    # Stopped when the first of them are done: what the others then take must not move these by a
-    # bit.
+    # What the others then take must not move those that are done first by a bit.
     stopped = sparse_code(signals, dictionary, 0.05, solver="fista", max_iterations=first)
     np.testing.assert_array_equal(np.asarray(stopped.codes)[ended], np.asarray(among.codes)[ended])
     np.testing.assert_array_equal(stopped.gap[ended], among.gap[ended])
-
-
-def test_momentum_saves_iterations():
-    signals, dictionary = draw()
-    ista, fast = (sparse_code(signals, dictionary, 0.1, solver=s) for s in ("ista", "fista"))
-    assert ista.converged.all() and np.mean(ista.iterations) > np.mean(fast.iterations)
-    np.testing.assert_allclose(ista.objective, fast.objective, rtol=2e-6)
+    # Without momentum it takes longer.
+    plain = sparse_code(signals, dictionary, 0.05, solver="ista")
+    assert plain.converged.all() and np.mean(plain.iterations) > np.mean(among.iterations)
+    np.testing.assert_allclose(plain.objective, among.objective, rtol=2e-6)

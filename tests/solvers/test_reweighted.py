@@ -9,11 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.optimize import nnls
 from sklearn.linear_model import Lasso
 
-from sae_gap.solvers import host_pursuits, reweighted
+from sae_gap.solvers import GROUPS, host_pursuits, leaders, pivoting, reweighted
 
 from .problems import SHAPE, draw
+
+lead = jax.jit(leaders.leaders, static_argnums=(1, 2))
+solve = jax.jit(pivoting.solve, static_argnames="rank")
 
 
 def pursue(signals, dictionary, *scales, num_slots, **options):
@@ -48,15 +52,6 @@ def test_rounds_are_weighted_lassos(rounds):
     np.testing.assert_allclose(codes, expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("scale", [2.0**-40, 2.0**40])
-def test_codes_go_with_the_scale(scale):
-    signals, dictionary = draw()
-    plain = pursue(signals, dictionary, 0.1, 0.05, num_slots=8)
-    moved = pursue(signals * np.float32(scale), dictionary, 0.1 * scale, 0.05 * scale, num_slots=8)
-    assert np.count_nonzero(plain.codes) > 60
-    np.testing.assert_allclose(np.asarray(moved.codes) / scale, plain.codes, rtol=1e-4, atol=1e-6)
-
-
 def test_the_loops_of_a_cpu_find_the_same_codes():
     """Of more samples than a block has, on more atoms than a tile has, with more of them than slots
     and some twice.
@@ -69,20 +64,17 @@ def test_the_loops_of_a_cpu_find_the_same_codes():
     atoms = reweighted.atom_rows(jnp.asarray(dictionary), 16)
     expected = jax.jit(lambda: reweighted.pursue(signals, atoms, 1.2, 0.6, num_slots=16))()
     found = host_pursuits.pursue(signals, np.asarray(atoms), 1.2, 0.6, num_slots=16, num_rounds=3)
-    places, codes, residual = found
+    _, codes, residual = found
     np.testing.assert_allclose(residual, expected.residual, atol=1e-4)
     assert 5 < np.count_nonzero(codes) / 70 < 16
-    np.testing.assert_array_equal(np.diff(codes != 0, axis=1) & (codes[:, 1:] != 0), False)
+    assert not (np.diff(codes != 0, axis=1) & (codes[:, 1:] != 0)).any()
+    whole, want = (dense(reweighted.Pursuit(*each), 2_176) for each in (found, expected))
     # Of two that are the same either may have the code.
-    twins = np.arange(2_100)
-    twins[7:2_000:100] += 1
-    np.testing.assert_allclose(
-        dense(reweighted.Pursuit(twins[places], codes, residual), 2_100),
-        dense(expected._replace(places=twins[np.minimum(expected.places, 2_099)]), 2_100),
-        atol=1e-3,
-    )
-    products, squares, uses = host_pursuits.sums(*found, 2_100)
-    whole = dense(reweighted.Pursuit(*found), 2_100)
+    for each in (given := [whole.copy(), want]):
+        each[:, 8:2_000:100] += each[:, 7:2_000:100]
+        each[:, 7:2_000:100] = 0
+    np.testing.assert_allclose(*given, atol=1e-3)
+    products, squares, uses = host_pursuits.sums(*found, 2_176)
     np.testing.assert_allclose(products, whole.T @ residual, atol=1e-4)
     np.testing.assert_allclose(squares, (whole**2).sum(axis=0), rtol=1e-5)
     np.testing.assert_array_equal(uses, np.count_nonzero(whole, axis=0))
@@ -110,3 +102,49 @@ assert os.waitpid(child, 0)[1] == 0
 
 def test_a_child_of_a_fork_has_threads_of_its_own():
     subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=True, timeout=120)
+
+
+@pytest.mark.parametrize(("rows", "count", "precision"), [(7, 16, "float32"), (33, 8, "float64")])
+def test_leaders_are_the_largest_block_maxima_of_each_group(rows, count, precision):
+    scores = np.maximum(np.random.default_rng(rows).normal(size=(5, rows * 64)), 0)
+    with jax.enable_x64(precision == "float64"):
+        index = np.asarray(lead(scores.astype(precision), 64, count))
+    for row, chosen in zip(scores, index, strict=True):
+        groups = row.reshape(rows, 64 // GROUPS, GROUPS).max(0)
+        want = np.sort(groups, axis=0)[::-1][: count // GROUPS].ravel()
+        # Positions ride in the lowest bits, so that near ties may be told apart wrongly.
+        np.testing.assert_allclose(np.sort(row[chosen]), np.sort(want), rtol=1e-4)
+
+
+@pytest.mark.parametrize("slots", [1, 5, 16])
+def test_equals_non_negative_least_squares(slots):
+    rng = np.random.default_rng(slots)
+    atoms = rng.normal(size=(30, slots + 4, slots))
+    signals = rng.normal(size=(30, slots + 4))
+    gram = np.einsum("nmi,nmj->nij", atoms, atoms).astype(np.float32)
+    linear = np.einsum("nmi,nm->ni", atoms, signals).astype(np.float32)
+    want = [nnls(*each)[0] for each in zip(atoms, signals, strict=True)]
+    np.testing.assert_allclose(solve(gram, linear, rank=slots, max_pivots=200), want, atol=2e-4)
+    # Broken off, they are feasible.
+    codes = np.asarray(solve(gram, linear, rank=slots, max_pivots=2))
+    assert codes.min() >= 0 and np.count_nonzero(codes, axis=1).max() == min(slots, 2)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_full_basis_makes_room_for_better_atoms(seed):
+    """With more atoms than dimensions, the last to enter depend on the basis, and each takes the
+    place of another.
+    """
+    rng = np.random.default_rng(seed)
+    atoms = rng.normal(size=(5, 16)).astype(np.float32)
+    atoms /= np.linalg.norm(atoms, axis=0)
+    signal = atoms @ rng.exponential(size=16).astype(np.float32)
+    weight = np.float32(1e-3)
+    gram, linear = atoms.T @ atoms, atoms.T @ signal - weight
+    codes = np.asarray(solve(gram[None], linear[None], rank=5, max_pivots=100)[0])
+    assert np.count_nonzero(codes) <= 5
+    # A weight is least squares on one long dimension more.
+    wide, goal = np.vstack([atoms, np.full(16, weight / 1e5)]), np.append(signal, -1e5)
+    best = nnls(wide.astype(float), goal.astype(float))[0]
+    own, least = (0.5 * np.sum((signal - atoms @ z) ** 2) + weight * z.sum() for z in (codes, best))
+    assert own <= least * (1 + 1e-4)

@@ -7,7 +7,6 @@ import functools
 import jax
 import numpy as np
 import pytest
-import scipy.sparse
 from scipy.optimize import nnls
 
 from sae_gap.solvers import sparse_code
@@ -39,7 +38,7 @@ def draw(sizes, kind="plain"):
 @SIGNS
 @pytest.mark.parametrize(
     ("kind", "lam", "near"),
-    [("plain", 0, 1e-6), ("coherent", 0, 1e-6), ("thin", 0, 1e-3), ("thin", 1e-6, 1e-3)],
+    [("plain", 0, 1e-6), ("coherent", 0, 1e-6), ("thin", 1e-6, 1e-3)],
 )
 def test_least_squares_are_those_of_scipy_and_numpy(kind, lam, near, nonneg):
     signals, dictionary, on = draw((*SIZES, *CROWDED, 7, 7), kind)
@@ -55,6 +54,18 @@ def test_least_squares_are_those_of_scipy_and_numpy(kind, lam, near, nonneg):
     assert (codes < 0).any() != nonneg
 
 
+@SIGNS
+def test_weights_count_where_the_inverse_is_lost(nonneg):
+    signals, dictionary, on = draw((*SIZES, *CROWDED), "thin")
+    lam = np.linspace(5e-4, 6e-3, len(on))
+    found = sparse_code(signals, dictionary, lam, nonneg=nonneg, support=on)
+    alone = [
+        sparse_code(y[None], dictionary * row, weight, nonneg=nonneg).objective[0]
+        for y, row, weight in zip(signals, on, lam, strict=True)
+    ]
+    assert (np.asarray(found.objective) <= 1.0001 * np.array(alone)).all()
+
+
 def test_atoms_that_hardly_differ_are_told_apart():
     close = np.array([[1, np.cos(1e-4)], [0, np.sin(1e-4)]])
     with jax.enable_x64(True):
@@ -63,48 +74,28 @@ def test_atoms_that_hardly_differ_are_told_apart():
 
 
 @SIGNS
-@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e14])
+@pytest.mark.parametrize("scale", [1e-12, 1e14])
 def test_the_lasso_is_that_of_the_atoms_alone(nonneg, scale):
     signals, dictionary, on = draw(SIZES)
     lam = np.linspace(5, 60, len(signals))
     given = map(np.float32, (signals * scale, dictionary * scale, lam * scale**2))
     code = functools.partial(sparse_code, *given, nonneg=nonneg)
-    found = code(support=on)
-    assert found.converged.all()
+    found, iterated = code(support=on), code(solver="fista", support=on)
     assert (np.asarray(found.gap) <= 1e-7 * np.asarray(found.objective)).all()
+    assert found.converged.all() and iterated.converged.all()
     for y, row, weight, value in zip(signals, on, lam, found.objective, strict=True):
-        atoms = np.where(row, dictionary, 0)
-        alone = sparse_code(y[None], atoms, weight, nonneg=nonneg)
+        alone = sparse_code(y[None], np.where(row, dictionary, 0), weight, nonneg=nonneg)
         np.testing.assert_allclose(value / scale**2, alone.objective[0], rtol=3e-6)
-    # Traced supports have the same bits, and so have sparse ones; iterations are as good.
+    # Traced supports have the same bits; iterations are as good.
     traced = jax.jit(lambda on: code(support=on))(on)
     jax.tree.map(np.testing.assert_array_equal, traced, found)
-    other = code(solver="fista", support=on)
-    np.testing.assert_allclose(other.objective, found.objective, rtol=3e-6)
-    assert other.converged.all() and not np.asarray(other.codes)[~on].any()
+    np.testing.assert_allclose(iterated.objective, found.objective, rtol=3e-6)
+    assert not np.asarray(iterated.codes)[~on].any()
 
 
-def test_supports_of_any_form_are_alike_and_stay_as_they_are():
+def test_samples_of_larger_supports_change_no_other():
     # Of these the last needs more slots.
     signals, dictionary, on = draw((*SIZES, 28))
-    dense = sparse_code(signals, dictionary, 7.0, support=on.tolist())
-    # With zeros, and entries that are stored twice.
-    rows, latents = np.indices(on.shape).reshape(2, -1)
-    twice = np.append(on, on), (np.append(rows, rows), np.append(latents, latents))
-    stored = scipy.sparse.coo_array((twice[0].astype(float), twice[1]), on.shape)
-    thin = sparse_code(signals, dictionary, 7.0, support=stored, sparse=True)
-    np.testing.assert_array_equal(thin.codes.toarray(), dense.codes)
-    assert stored.nnz == 2 * on.size
-
-
-def test_plain_steps_on_a_support_begin_where_they_are_told():
-    signals, dictionary, on = draw((3, 4))
-    # Atoms of zeros have no code.
-    begun = np.where(on & dictionary.any(axis=0), np.float32(0.25), 0)
-    code = functools.partial(sparse_code, signals, dictionary, 5.0, tol=None, support=on)
-    found = code(init=np.full_like(begun, 0.25), max_iterations=0)
-    np.testing.assert_array_equal(found.codes, begun)
-    found = code(init=begun, max_iterations=2_000)
-    best = sparse_code(signals, dictionary, 5.0, support=on)
-    np.testing.assert_allclose(found.objective, best.objective, rtol=1e-3)
-    assert not np.asarray(found.codes)[~on].any()
+    found = sparse_code(signals, dictionary, 7.0, support=on.tolist(), sparse=True)
+    fewer = sparse_code(signals[:-1], dictionary, 7.0, support=on[:-1])
+    np.testing.assert_array_equal(found.codes.toarray()[:-1], fewer.codes)
