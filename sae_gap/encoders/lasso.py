@@ -179,18 +179,14 @@ def find_weight(
       nonneg: whether codes are non-negative.
     """
     few = target[evenly_spaced(len(target), MATCHED)]
-
-    def match(l0):
-        return match_l0(few, atoms, l0, nonneg=nonneg, accuracy=0.005)
-
+    match = functools.partial(match_l0, few, atoms, nonneg=nonneg, accuracy=0.005)
     with warnings.catch_warnings():
         # The rows of the measurement report the L0 that was reached.
         warnings.simplefilter("ignore", UserWarning)
         try:
             weight, best = match(l0)
         except ValueError:
-            l0 = l0 / 2
-            weight, best = match(l0)
+            weight, best = match(l0 := l0 / 2)
     lam = float(weight)
     if len(few) == len(target):
         return lam

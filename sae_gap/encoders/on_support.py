@@ -99,9 +99,8 @@ class OnSupport(Refined):
         found = sparse_code(
             target, atoms, self.lam, nonneg=self.nonneg, max_iterations=MOST, support=on
         )
-        codes = found.codes / norms
-        certified = is_traced(self.lam) or self.lam
-        return dataclasses.replace(found, codes=codes) if certified else Coded(codes)
+        found = dataclasses.replace(found, codes=found.codes / norms)
+        return found if is_traced(self.lam) or self.lam else Coded(found.codes)
 
 
 class LeastSquares(Refined):
@@ -214,12 +213,11 @@ class AtWeight(_Of):
         return self.encoder.name
 
     def prepared(self, model, split, task):
-        encoder, lasso = (part.prepared(model, split, task) for part in (self.encoder, self.lasso))
-        return dataclasses.replace(encoder, lam=lasso.weight)  # type: ignore[call-arg]
+        whole: Any = super().prepared(model, split, task)
+        return dataclasses.replace(whole.encoder, lam=whole.lasso.lam)
 
     def __call__(self, model, signals):
-        encoder = dataclasses.replace(self.encoder, lam=self.lasso.lam)  # type: ignore[call-arg]
-        return encoder(model, signals)
+        return self.prepared(model, None, None)(model, signals)
 
 
 class Known:
@@ -283,10 +281,10 @@ class InNorm(Elsewhere):
 
     def learned(self, task):
         if task.network is None:
-            fault = (
-                "weighted codes ask a network what errors cost, and there is none behind these rows"
+            raise ValueError(
+                "weighted codes ask a network what errors cost, and there is none behind these "
+                "rows; leave them out, or give --recording."
             )
-            raise ValueError(f"{fault}; leave them out, or give --recording.")
         values, vectors = np.linalg.eigh(task.network.information())
         root = np.sqrt(1 + values.clip(0) / values.mean())
         return ((vectors * root) @ vectors.T).astype(np.float32)

@@ -76,10 +76,9 @@ def _gains(gram, codes, on):
     return jnp.where(on, codes**2 / _inverse_diagonal(_restricted(gram, on)), 0)
 
 
-def _on_host(num_candidates, sizes, atoms, lengths, targets, proposals, threshold):
+def _on_host(num_candidates, sizes, *given):
     """Codes and gains by the loops of a CPU."""
-    atoms, lengths, targets, threshold = map(np.asarray, (atoms, lengths, targets, threshold))
-    proposals = None if proposals is None else np.asarray(proposals)
+    atoms, lengths, targets, proposals, threshold = jax.tree.map(np.asarray, given)
     lost = ~np.isfinite(np.einsum("ij,ij->i", targets, targets))
     if lost.any():
         targets = np.where(lost[:, None], 0, targets)
