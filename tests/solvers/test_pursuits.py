@@ -143,27 +143,27 @@ def test_atoms_are_selected_refitted_and_pruned(case, form):
 @FORMS
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 def test_dependent_atoms_are_no_choice_and_rounding_chooses_none(form, scale):
-    """Twins, an atom of zeros, and more atoms than dimensions; and a signal of one atom."""
-    atoms = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.6, 0.8]])
+    """Twins, an atom of zeros, and more atoms than dimensions; and signals of one atom each."""
+    few = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.6, 0.8]])
     x = np.array([[3.0, 1.0], [0.0, 0.0], [-1.0, 4.0], [6.0, 8.0]])
-    codes, _ = map(np.asarray, form(scale * x, atoms, (4, (1, 2)), 0.0))
-    np.testing.assert_allclose(codes @ atoms / scale, x.clip(0), atol=1e-5)
-    assert (np.count_nonzero(codes, axis=1) == [2, 0, 1, 1]).all() and not codes[:, 3].any()
-    atoms = np.random.default_rng(0).normal(size=(60, DIM))
-    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
-    codes, _ = map(np.asarray, form(2 * scale * atoms, atoms, (24, (4, 8)), 0.0))
-    np.testing.assert_allclose(codes / scale, 2 * np.eye(60), atol=1e-5)
-    assert (np.count_nonzero(codes, axis=1) == 1).all()
+    many = np.random.default_rng(0).normal(size=(60, DIM))
+    many /= np.linalg.norm(many, axis=1, keepdims=True)
+    cases = (x, few, (4, (1, 2)), [2, 0, 1, 1]), (2 * many, many, (24, (4, 8)), 1)
+    for signals, atoms, options, counts in cases:
+        codes = np.asarray(form(scale * signals, atoms, options, 0.0)[0]) / scale
+        expected = signals.clip(0) if atoms is few else signals
+        np.testing.assert_allclose(codes @ atoms, expected, atol=1e-5)
+        assert (np.count_nonzero(codes, axis=1) == counts).all()
 
 
 def test_exchanges_of_tensors_do_not_go_round_in_circles():
     torch = pytest.importorskip("torch")
-    rng = np.random.default_rng(1)
-    own = rng.normal(size=(600, 1, 6)) + rng.normal(size=(600, 6, 6))
-    x, on = rng.normal(size=(600, 6)), torch.ones(600, 6, dtype=torch.bool)
-    codes, _ = pytest.importorskip("sae_gap.torch").batched.least_squares(
-        *map(torch.from_numpy, (x, own)), on
+    solve, rng = (
+        pytest.importorskip("sae_gap.torch").batched.least_squares,
+        np.random.default_rng(1),
     )
+    own, x = rng.normal(size=(600, 1, 6)) + rng.normal(size=(600, 6, 6)), rng.normal(size=(600, 6))
+    codes, _ = solve(*map(torch.from_numpy, (x, own)), torch.ones(600, 6, dtype=torch.bool))
     expected = [scipy.optimize.nnls(atoms.T, row)[0] for atoms, row in zip(own, x, strict=True)]
     np.testing.assert_allclose(codes, expected, atol=1e-6)
 
