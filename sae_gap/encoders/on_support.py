@@ -147,6 +147,7 @@ class Pruned(Refined):
     listed = False
     colour = "#EE7733"
     rank = 16
+    flops = OnSupport.flops
 
     l0: float = option(default=10.0, static=True, above=0)
     by: str = option(default="loss", choices=("loss", "magnitude"))
@@ -160,9 +161,6 @@ class Pruned(Refined):
     @property
     def fitted(self):  # type: ignore[override]
         return 2 if self.by == "loss" else 1
-
-    def flops(self, input_dim, num_latents):
-        return self.encoder.flops(input_dim, num_latents)
 
     def prepared(self, model, split, task):
         whole: Any = super().prepared(model, split, task)
@@ -187,15 +185,13 @@ class _Of(Encoder):
     """An encoder that applies another one under other conditions."""
 
     listed = False
+    flops = OnSupport.flops
 
     encoder: Encoder
 
     @property
     def signed(self):
         return self.encoder.signed
-
-    def flops(self, input_dim, num_latents):
-        return self.encoder.flops(input_dim, num_latents)
 
 
 class AtWeight(_Of):

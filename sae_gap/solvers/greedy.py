@@ -71,13 +71,7 @@ def matching_pursuit(
 
 
 @functools.partial(jax.jit, static_argnames=("num_atoms", "nonneg"))
-def gradient_pursuit(
-    signals: Float[Array, "n input_dim"],
-    atoms: Float[Array, "num_latents input_dim"],
-    num_atoms: int,
-    *,
-    nonneg: bool = False,
-) -> Float[Array, "n num_latents"]:
+def gradient_pursuit(signals, atoms, num_atoms: int, *, nonneg: bool = False):
     """Greedy steps: add the atom with the largest |correlation| with the residual, then take a step
     of steepest descent of the error in the codes of all chosen atoms.
 
@@ -88,7 +82,7 @@ def gradient_pursuit(
       nonneg: whether a step takes the atom with the largest correlation and clips codes at zero.
 
     Returns:
-      Codes of at most k atoms.
+      Codes of at most k atoms, `(n, num_latents)`.
 
     References:
       Blumensath & Davies (2008), "Gradient pursuits", IEEE Trans. Signal Processing 56(6).
@@ -131,13 +125,7 @@ def _take_steps(signals, atoms, nonneg, begin, follow, finish):
     return spread(*found, num_latents=len(atoms))
 
 
-def orthogonal_matching_pursuit(
-    signals: Float[Array, "n input_dim"],
-    atoms: Float[Array, "num_latents input_dim"],
-    num_atoms: int,
-    *,
-    nonneg: bool = False,
-) -> Float[Array, "n num_latents"]:
+def orthogonal_matching_pursuit(signals, atoms, num_atoms: int, *, nonneg: bool = False):
     """Matching pursuit that refits every chosen atom by least squares at each step.
 
     The residual stays orthogonal to all chosen atoms, and the codes solve `min_z ‖y - D_S z‖` on
@@ -156,7 +144,7 @@ def orthogonal_matching_pursuit(
         |correlation|. The least squares are the same, so some codes may be negative.
 
     Returns:
-      Codes of at most k atoms.
+      Codes of at most k atoms, `(n, num_latents)`.
 
     Raises:
       ValueError: `num_atoms` is above input_dim or num_latents.
