@@ -16,7 +16,6 @@ from sae_gap.core import (
     check_number,
     check_threshold,
     counted,
-    matching,
     option,
     screen_sizes,
 )
@@ -204,7 +203,7 @@ class BatchPursuit(ScreenedPursuit):
           ValueError: signals have another width, are not finite, are all zeros but for one row, or
             have fewer atoms than k.
         """
-        signals = as_floats("signals", matching.as_matrix("signals", signals))
+        signals = as_floats("signals", signals)
         check_rows(signals, model.widths(False))
         found = self.calibrated(model, signals[counted(signals)])
         check_threshold(found.encoder.value)
