@@ -229,7 +229,7 @@ def find_weight(
     if len(few) == len(target):
         return lam
     less = sparse_code(few, atoms, 0.9 * lam, nonneg=nonneg, init=best.codes)
-    here, there = (max(np.count_nonzero(each.codes), 1) for each in (best, less))
+    here, there = (max(float(np.count_nonzero(each.codes)), 1.0) for each in (best, less))
     slope = np.log(there / here) / -np.log(0.9)
     found: Any = sparse_code(target, atoms, lam, nonneg=nonneg, sparse=True).codes
     reached = np.count_nonzero(found.data) / len(target)

@@ -3,6 +3,7 @@ orthogonal matching pursuit, which refits them.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -156,11 +157,11 @@ def orthogonal_matching_pursuit(signals, atoms, num_atoms: int, *, nonneg: bool 
     check_k(num_atoms, *atoms.shape[::-1])
     worth = width <= len(signals) * num_atoms and width**2 <= LARGEST_GRAM
     here = worth and jax.default_backend() == "cpu" and on_host(signals) and on_host(atoms)
-    given = [(np if here else jnp).asarray(part, kind) for part in (signals, atoms)]
+    given: Any = [(np if here else jnp).asarray(part, kind) for part in (signals, atoms)]
     if not here:
         return _pursue_at_once(*given, num_atoms, nonneg)
-    options = {"plain": True, "signed": not nonneg, "largest": LARGEST_GRAM}
-    chosen, codes, _ = host.pursue(*given, width, (num_atoms,), **options)
+    given += width, (num_atoms,)
+    chosen, codes, _ = host.pursue(*given, plain=True, signed=not nonneg, largest=LARGEST_GRAM)
     found = sharding.place_rows(jax.device_put((chosen, codes)), signals)
     return spread(*found, num_latents=width)
 
@@ -173,7 +174,8 @@ def _pursue_at_once(signals, atoms, num_atoms, nonneg):
     kind = atoms.dtype
 
     def follow(i, signal, chosen, pull, rest, state):
-        (basis, upper), new, column = state, atoms[chosen[i]], 0
+        (basis, upper), new = state, atoms[chosen[i]]
+        column = 0 * upper[0]
         # Orthogonalising twice keeps the basis orthonormal to rounding.
         for _ in range(2):
             share = product(basis, new)
