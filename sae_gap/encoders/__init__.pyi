@@ -16,11 +16,11 @@ from sae_gap.encoders.encoder import unit_atoms as unit_atoms
 from sae_gap.encoders.lasso import DENSEST as DENSEST
 from sae_gap.encoders.lasso import MATCHED as MATCHED
 from sae_gap.encoders.lasso import Lasso as Lasso
+from sae_gap.encoders.lasso import Lookup as Lookup
+from sae_gap.encoders.lasso import LookupParameters as LookupParameters
 from sae_gap.encoders.lasso import find_weight as find_weight
 from sae_gap.encoders.linear import Linear as Linear
 from sae_gap.encoders.lista import LISTA as LISTA
-from sae_gap.encoders.lookup import Lookup as Lookup
-from sae_gap.encoders.lookup import LookupParameters as LookupParameters
 from sae_gap.encoders.on_support import AtWeight as AtWeight
 from sae_gap.encoders.on_support import Elsewhere as Elsewhere
 from sae_gap.encoders.on_support import InNorm as InNorm

@@ -267,13 +267,7 @@ class AmortisedEncoder(Encoder):
         codes, sparsity = self.with_penalty(model, signals)
         return self.errors(model, signals, codes) + penalty * sparsity, None
 
-    def loss_after(
-        self,
-        done: Float[ArrayLike, ""],
-        model: Model,
-        signals: Float[Array, "n input_dim"],
-        penalty: Float[ArrayLike, ""],
-    ) -> tuple[Float[Array, " n"], Any]:
+    def loss_after(self, done, model, signals, penalty):
         """Returns `loss`, for an encoder whose loss changes during training: `done` is 0 at the
         first step and 1 at the last.
         """

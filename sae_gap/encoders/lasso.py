@@ -1,5 +1,5 @@
-"""Sparse inference for each sample on a model's dictionary, from zero or from another encoder's
-codes.
+"""Sparse inference for each sample on a model's dictionary, from zero, from another encoder's
+codes, or beside codes that were learned together with the dictionary.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from sae_gap.core import (
     Look,
@@ -148,6 +148,44 @@ class Lasso(Inferring):
         return dataclasses.replace(solution, codes=solution.codes / norms)
 
 
+class LookupParameters(eqx.Module):
+    """Signals and their codes, in units of the model's atoms."""
+
+    signals: Float[Array, "known input_dim"]
+    codes: Float[Array, "known num_latents"]
+
+
+class Lookup(Encoder):
+    """Returns the codes that a learner found for its signals, in any order; other signals get the
+    lasso's.
+
+    A learner that minimises `mean (Y - Z Dᵀ)² + λ mean (z_ij ‖d_j‖)` over codes, and stores them in
+    `Model.encoder`, minimises `½‖y - D z‖² + w ‖z‖₁` on unit atoms, with
+    `w = λ input_dim / (2 num_latents)`. Other signals are coded at that weight.
+
+    Args:
+      lam: λ of the learner.
+    """
+
+    lam: float = option(default=0.1, least=0)
+
+    def __call__(self, model, signals):
+        known: LookupParameters = model.encoder
+
+        def find(row):
+            same = jnp.all(known.signals == row, axis=1)
+            return known.codes[jnp.argmax(same)], jnp.any(same, keepdims=True)
+
+        codes, found = jax.lax.map(find, signals)
+        input_dim = jnp.sum(jnp.any(known.signals != 0, axis=0))
+
+        def rest():
+            lasso = Lasso(self.lam * input_dim / (2 * model.decoder.shape[1]))
+            return jnp.where(found, codes, lasso(model, signals))
+
+        return jax.lax.cond(jnp.all(found), lambda: codes, rest)
+
+
 def mean_l0(model: Model, split: Split) -> float:
     """Returns the mean L0 of a model's own encoder on the rows that count.
 
@@ -179,23 +217,19 @@ def find_weight(
       nonneg: whether codes are non-negative.
     """
     few = target[evenly_spaced(len(target), MATCHED)]
-
-    def match(l0):
-        return match_l0(few, atoms, l0, nonneg=nonneg, accuracy=0.005)
-
+    match = functools.partial(match_l0, few, atoms, nonneg=nonneg, accuracy=0.005)
     with warnings.catch_warnings():
         # The rows of the measurement report the L0 that was reached.
         warnings.simplefilter("ignore", UserWarning)
         try:
             weight, best = match(l0)
         except ValueError:
-            l0 = l0 / 2
-            weight, best = match(l0)
+            weight, best = match(l0 := l0 / 2)
     lam = float(weight)
     if len(few) == len(target):
         return lam
     less = sparse_code(few, atoms, 0.9 * lam, nonneg=nonneg, init=best.codes)
-    here, there = (max(np.count_nonzero(each.codes), 1) for each in (best, less))
+    here, there = (max(float(np.count_nonzero(each.codes)), 1.0) for each in (best, less))
     slope = np.log(there / here) / -np.log(0.9)
     found: Any = sparse_code(target, atoms, lam, nonneg=nonneg, sparse=True).codes
     reached = np.count_nonzero(found.data) / len(target)

@@ -61,11 +61,12 @@ class LISTA(AmortisedEncoder):
             return jnp.broadcast_to(array, (count, *array.shape))
 
         initial = rate * self.lam if self.threshold is None else self.threshold
-        layer = rate * weight, jnp.full(weight.shape[1], initial, kind)
+        step = layers(rate * weight)
+        threshold = layers(jnp.full(weight.shape[1], initial, kind))
         if self.factored:
-            return LISTAParameters(*map(layers, layer))
+            return LISTAParameters(step, threshold)
         recurrence = jnp.eye(weight.shape[1], dtype=kind) - rate * weight.T @ weight
-        return LISTAParameters(*map(layers, layer), layers(recurrence, self.depth - 1))
+        return LISTAParameters(step, threshold, layers(recurrence, self.depth - 1))
 
     def flops(self, input_dim, num_latents):
         layer = 4 * input_dim if self.factored else 2 * (input_dim + num_latents)

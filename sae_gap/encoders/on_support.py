@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sae_gap.core import Coded, Model, Task, check_type, counted, is_traced, option
+from sae_gap.core import Coded, Model, Task, counted, is_traced, option
 from sae_gap.encoders import (
     Encoder,
     Inferring,
@@ -34,9 +34,6 @@ class Refined(Inferring):
     """Other values on the support of an encoder, or on a part of it."""
 
     encoder: Encoder
-
-    def __check_init__(self):
-        check_type("encoder", self.encoder, Encoder, "give the encoder whose support it is")
 
     @property
     def origin(self):
@@ -99,9 +96,8 @@ class OnSupport(Refined):
         found = sparse_code(
             target, atoms, self.lam, nonneg=self.nonneg, max_iterations=MOST, support=on
         )
-        codes = found.codes / norms
-        certified = is_traced(self.lam) or self.lam
-        return dataclasses.replace(found, codes=codes) if certified else Coded(codes)
+        found = dataclasses.replace(found, codes=found.codes / norms)
+        return found if is_traced(self.lam) or self.lam else Coded(found.codes)
 
 
 class LeastSquares(Refined):
@@ -148,6 +144,7 @@ class Pruned(Refined):
     listed = False
     colour = "#EE7733"
     rank = 16
+    flops = OnSupport.flops
 
     l0: float = option(default=10.0, static=True, above=0)
     by: str = option(default="loss", choices=("loss", "magnitude"))
@@ -161,9 +158,6 @@ class Pruned(Refined):
     @property
     def fitted(self):  # type: ignore[override]
         return 2 if self.by == "loss" else 1
-
-    def flops(self, input_dim, num_latents):
-        return self.encoder.flops(input_dim, num_latents)
 
     def prepared(self, model, split, task):
         whole: Any = super().prepared(model, split, task)
@@ -188,15 +182,13 @@ class _Of(Encoder):
     """An encoder that applies another one under other conditions."""
 
     listed = False
+    flops = OnSupport.flops
 
     encoder: Encoder
 
     @property
     def signed(self):
         return self.encoder.signed
-
-    def flops(self, input_dim, num_latents):
-        return self.encoder.flops(input_dim, num_latents)
 
 
 class AtWeight(_Of):
@@ -214,12 +206,11 @@ class AtWeight(_Of):
         return self.encoder.name
 
     def prepared(self, model, split, task):
-        encoder, lasso = (part.prepared(model, split, task) for part in (self.encoder, self.lasso))
-        return dataclasses.replace(encoder, lam=lasso.weight)  # type: ignore[call-arg]
+        whole: Any = super().prepared(model, split, task)
+        return dataclasses.replace(whole.encoder, lam=whole.lasso.lam)
 
     def __call__(self, model, signals):
-        encoder = dataclasses.replace(self.encoder, lam=self.lasso.lam)  # type: ignore[call-arg]
-        return encoder(model, signals)
+        return self.prepared(model, None, None)(model, signals)
 
 
 class Known:
@@ -283,10 +274,10 @@ class InNorm(Elsewhere):
 
     def learned(self, task):
         if task.network is None:
-            fault = (
-                "weighted codes ask a network what errors cost, and there is none behind these rows"
+            raise ValueError(
+                "weighted codes ask a network what errors cost, and there is none behind these "
+                "rows; leave them out, or give --recording."
             )
-            raise ValueError(f"{fault}; leave them out, or give --recording.")
         values, vectors = np.linalg.eigh(task.network.information())
         root = np.sqrt(1 + values.clip(0) / values.mean())
         return ((vectors * root) @ vectors.T).astype(np.float32)

@@ -47,7 +47,7 @@ class OMP(Inferring):
     def infer(self, model, signals, begun=None):
         """Returns the codes, outside of `jit`, so that a CPU takes its own path."""
         target, atoms, norms = on_unit_atoms(model, signals)
-        codes = orthogonal_matching_pursuit(target, atoms, self.k, nonneg=self.nonneg)
+        codes = orthogonal_matching_pursuit(target, atoms.T, self.k, nonneg=self.nonneg)
         return Coded(keep_nans(target, codes.clip(0) if self.nonneg else codes) / norms)
 
 

@@ -16,16 +16,15 @@ from sae_gap.core import (
     check_number,
     check_threshold,
     counted,
-    matching,
     option,
     screen_sizes,
 )
-from sae_gap.encoders import AmortisedEncoder, Recipe, as_floats, check_rows, unit_atoms
+from sae_gap.encoders import AmortisedEncoder, Inferring, Recipe, as_floats, check_rows, unit_atoms
 from sae_gap.runtime import devices
 from sae_gap.solvers import screened
 
 
-class ScreenedPursuit(AmortisedEncoder):
+class ScreenedPursuit(Inferring, AmortisedEncoder):
     r"""Orthogonal matching pursuit among the atoms that a screen proposes, then least squares over
     `z ≥ 0`.
 
@@ -75,9 +74,6 @@ class ScreenedPursuit(AmortisedEncoder):
     def parameters(self, weight, key):
         return None
 
-    def __call__(self, model, signals):
-        return self._code(model, signals, self._threshold(model))[0]
-
     def loss(self, model, signals, penalty):
         codes, gains = self._code(*jax.lax.stop_gradient((model, signals, self._threshold(model))))
         return self.errors(model, signals, codes), gains
@@ -87,8 +83,8 @@ class ScreenedPursuit(AmortisedEncoder):
         return sum(2 * input_dim * (num_latents + size) + m * size**2 for size in sizes)
 
     def infer(self, model, signals, begun=None):
-        # Outside of `jit`, where a CPU codes them without XLA.
-        return Coded(self(model, signals))
+        """Returns the codes, outside of `jit`, so that a CPU codes without XLA."""
+        return Coded(self._code(model, signals, self._threshold(model))[0])
 
     def sizes(self, input_dim: int, num_latents: int) -> tuple[int, tuple[int, ...]]:
         """Returns the candidates of a screen, and the number of atoms after each screen."""
@@ -107,7 +103,7 @@ class ScreenedPursuit(AmortisedEncoder):
         shape = model.decoder.shape
         check_k(self.k, *shape)
         # Cholesky factors need at least single precision.
-        kind = jnp.promote_types(jnp.result_type(model.decoder, signals), jnp.float32)
+        kind = jnp.result_type(model.decoder, signals, jnp.float32)
         rows = signals, self._proposals(model, signals)
         given = *_pose(model.decoder, model.bias, *rows, kind=kind), jnp.asarray(threshold, kind)
         return screened.pursue(self.sizes(*shape), *given)
@@ -155,7 +151,6 @@ class BatchPursuit(ScreenedPursuit):
     colour = "#EE3377"
     rank = 15
     recipe = Recipe("pursuit SAE", "#EE6677", rate=5e-3)
-    version = 3
 
     rate: float | Array = option(default=0.1, above=0, most=1)
     l0: float | None = option(default=None, static=True, above=0, rare=True)
@@ -208,7 +203,7 @@ class BatchPursuit(ScreenedPursuit):
           ValueError: signals have another width, are not finite, are all zeros but for one row, or
             have fewer atoms than k.
         """
-        signals = as_floats("signals", matching.as_matrix("signals", signals))
+        signals = as_floats("signals", signals)
         check_rows(signals, model.widths(False))
         found = self.calibrated(model, signals[counted(signals)])
         check_threshold(found.encoder.value)

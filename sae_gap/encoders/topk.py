@@ -198,8 +198,7 @@ class MatryoshkaBatchTopK(BatchTopK):
 
     def __check_init__(self):
         check_options(self)
-        increasing = all(low < high for low, high in itertools.pairwise((0, *self.prefixes)))
-        if self.prefixes[-1] != 1 or not increasing:
+        if self.prefixes[-1] != 1 or [*self.prefixes] != sorted({*self.prefixes}):
             raise ValueError(
                 "prefixes must be increasing shares above 0 that end with 1, but they are "
                 f"{self.prefixes}."

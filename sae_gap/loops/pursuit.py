@@ -132,13 +132,12 @@ def pursue_block(
         np.zeros((num_samples, slots)),
         np.zeros((num_samples, slots, slots), atoms.dtype),
     )
-    basis, on, inverse, work = (
+    basis, inverse, work = (
         np.empty(slots, np.int64),
-        np.empty(slots),
         np.empty((slots, slots)),
-        np.empty((5, slots)),
+        np.empty((6, slots)),
     )
-    near, weight, spare, cross, slope = work[0], work[1], work[2], work[3], work[4]
+    near, weight, on = work[0], work[1], work[2]
     for i in range(num_samples):
         copy(residual[i], signals[i])
     for _ in range(rounds):
@@ -161,7 +160,7 @@ def pursue_block(
                     scale = max(scale, abs(near[w] - weight[w]))
             floor = 2 * eps * scale
             given = latents[i], near, weight, code[i], on, inner[i], basis, inverse
-            pivot(Slots(*given, spare, cross, slope), top, np.int64(0), True, floor, close)
+            pivot(Slots(*given, work[3], work[4], work[5]), top, np.int64(0), True, floor, close)
             copy(residual[i], signals[i])
             used = 0
             for w in range(top):

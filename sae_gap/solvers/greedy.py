@@ -3,6 +3,7 @@ orthogonal matching pursuit, which refits them.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +11,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Int
 
-from sae_gap.core import check_integer, product
+from sae_gap.core import check_k, product
 from sae_gap.loops import host
 from sae_gap.runtime import sharding
 from sae_gap.solvers import on_host
@@ -21,15 +22,6 @@ LARGEST_GRAM = 2**29
 BASES = 2**24
 # Most atoms for which matching pursuit updates its correlations by the Gram matrix.
 MOST_CARRIED = 4_096
-
-
-def _unit(atoms, axis, np):
-    """Atoms of unit norm; an atom of zeros stays."""
-    # Squares of much larger or smaller entries overflow or underflow.
-    largest = np.abs(atoms).max(axis, keepdims=True)
-    atoms = atoms / np.where(largest != 0, largest, 1)
-    norms = np.linalg.norm(atoms, axis=axis, keepdims=True)
-    return atoms / np.where(norms != 0, norms, 1)
 
 
 @functools.partial(jax.jit, static_argnames=("num_atoms", "nonneg"))
@@ -80,13 +72,7 @@ def matching_pursuit(
 
 
 @functools.partial(jax.jit, static_argnames=("num_atoms", "nonneg"))
-def gradient_pursuit(
-    signals: Float[Array, "n input_dim"],
-    atoms: Float[Array, "num_latents input_dim"],
-    num_atoms: int,
-    *,
-    nonneg: bool = False,
-) -> Float[Array, "n num_latents"]:
+def gradient_pursuit(signals, atoms, num_atoms: int, *, nonneg: bool = False):
     """Greedy steps: add the atom with the largest |correlation| with the residual, then take a step
     of steepest descent of the error in the codes of all chosen atoms.
 
@@ -97,39 +83,50 @@ def gradient_pursuit(
       nonneg: whether a step takes the atom with the largest correlation and clips codes at zero.
 
     Returns:
-      Codes of at most k atoms.
+      Codes of at most k atoms, `(n, num_latents)`.
 
     References:
       Blumensath & Davies (2008), "Gradient pursuits", IEEE Trans. Signal Processing 56(6).
     """
-    num_atoms, kind = min(num_atoms, len(atoms)), jnp.result_type(signals, atoms)
+    size = min(num_atoms, len(atoms))
+
+    def follow(i, signal, chosen, pull, rest, codes):
+        slope = pull.at[chosen].get(mode="fill", fill_value=0)
+        squares = jnp.sum(product(slope, atoms[chosen]) ** 2)
+        codes = codes + jnp.sum(slope**2) / jnp.where(squares > 0, squares, 1) * slope
+        codes = codes.clip(0 if nonneg else None)
+        return signal - product(codes, atoms[chosen]), codes
+
+    begin = jnp.zeros(size, jnp.result_type(signals, atoms))
+    return _take_steps(signals, atoms, nonneg, begin, follow, lambda signal, codes: codes)
+
+
+def _take_steps(signals, atoms, nonneg, begin, follow, finish):
+    """Takes each step for all samples at once, in batches whose orthonormal bases fit in `BASES`.
+
+    A step takes the atom with the largest (|)correlation(|) with the residual that is not chosen;
+    `follow` then gives the new residual and the new state, and `finish` the codes of the chosen.
+    """
+    size = len(jax.tree.leaves(begin)[0])
 
     def pursue(signal):
         def step(i, carry):
-            places, codes = carry
-            pull = product(atoms, signal - product(codes, atoms[places]))
-            score = (pull if nonneg else jnp.abs(pull)).at[places].set(-jnp.inf, mode="drop")
-            places = places.at[i].set(jnp.argmax(score).astype(places.dtype))
-            slope = pull.at[places].get(mode="fill", fill_value=0)
-            squares = jnp.sum(product(slope, atoms[places]) ** 2)
-            codes = codes + jnp.sum(slope**2) / jnp.where(squares > 0, squares, 1) * slope
-            return places, codes.clip(0) if nonneg else codes
+            chosen, rest, state = carry
+            pull = product(atoms, rest)
+            score = (pull if nonneg else jnp.abs(pull)).at[chosen].set(-jnp.inf, mode="drop")
+            chosen = chosen.at[i].set(jnp.argmax(score).astype(chosen.dtype))
+            return chosen, *follow(i, signal, chosen, pull, rest, state)
 
         # A place beyond all atoms is still empty.
-        none = jnp.full(num_atoms, len(atoms))
-        return lax.fori_loop(0, num_atoms, step, (none, jnp.zeros(num_atoms, kind)))
+        none = jnp.full(size, len(atoms), jnp.int32)
+        chosen, _, state = lax.fori_loop(0, size, step, (none, signal, begin))
+        return chosen, finish(signal, state)
 
-    found = lax.map(pursue, signals, batch_size=max(1, BASES // (num_atoms * atoms.shape[1])))
+    found = lax.map(pursue, signals, batch_size=max(1, BASES // (size * atoms.shape[1])))
     return spread(*found, num_latents=len(atoms))
 
 
-def orthogonal_matching_pursuit(
-    signals: Float[Array, "n input_dim"],
-    dictionary: Float[Array, "input_dim num_latents"],
-    num_atoms: int,
-    *,
-    nonneg: bool = False,
-) -> Float[Array, "n num_latents"]:
+def orthogonal_matching_pursuit(signals, atoms, num_atoms: int, *, nonneg: bool = False):
     """Matching pursuit that refits every chosen atom by least squares at each step.
 
     The residual stays orthogonal to all chosen atoms, and the codes solve `min_z ‖y - D_S z‖` on
@@ -142,33 +139,59 @@ def orthogonal_matching_pursuit(
 
     Args:
       signals: `(n, input_dim)`.
-      dictionary: `(input_dim, num_latents)`; atoms are scaled to unit norm first.
-      num_atoms: k, at most input_dim.
+      atoms: `(num_latents, input_dim)`, of unit norm or zero.
+      num_atoms: k.
       nonneg: whether each step takes the atom with the largest correlation instead of the largest
         |correlation|. The least squares are the same, so some codes may be negative.
 
     Returns:
-      `(n, num_latents)` coefficients of the *unit* atoms.
+      Codes of at most k atoms, `(n, num_latents)`.
 
     Raises:
-      ValueError: `num_atoms` is not an integer from 1 to `min(input_dim, num_latents)`.
+      ValueError: `num_atoms` is above input_dim or num_latents.
 
     References:
       Pati, Rezaiifar & Krishnaprasad (1993), "Orthogonal matching pursuit", Asilomar.
     """
-    width, count = dictionary.shape[1], num_atoms
-    check_integer("num_atoms", count, least=1, most=min(dictionary.shape))
-    kind, here = jnp.result_type(signals, dictionary, jnp.float32), jax.default_backend() == "cpu"
-    worth = width <= len(signals) * count and width**2 <= LARGEST_GRAM
-    if worth and here and on_host(signals) and on_host(dictionary):
-        atoms = _unit(np.ascontiguousarray(np.asarray(dictionary, kind).T), 1, np)
-        given = np.asarray(signals, kind), atoms, width, (int(count),)
-        chosen, codes, _ = host.pursue(*given, plain=True, signed=not nonneg, largest=LARGEST_GRAM)
-        found = sharding.place_rows(jax.device_put((chosen, codes)), signals)
-    else:
-        arrays = jnp.asarray(signals, kind), jnp.asarray(dictionary, kind)
-        found = _pursue_at_once(*arrays, int(count), nonneg)
+    width, kind = len(atoms), jnp.result_type(signals, atoms, jnp.float32)
+    check_k(num_atoms, *atoms.shape[::-1])
+    worth = width <= len(signals) * num_atoms and width**2 <= LARGEST_GRAM
+    here = worth and jax.default_backend() == "cpu" and on_host(signals) and on_host(atoms)
+    given: Any = [(np if here else jnp).asarray(part, kind) for part in (signals, atoms)]
+    if not here:
+        return _pursue_at_once(*given, num_atoms, nonneg)
+    given += width, (num_atoms,)
+    chosen, codes, _ = host.pursue(*given, plain=True, signed=not nonneg, largest=LARGEST_GRAM)
+    found = sharding.place_rows(jax.device_put((chosen, codes)), signals)
     return spread(*found, num_latents=width)
+
+
+@functools.partial(jax.jit, static_argnums=(2, 3))
+def _pursue_at_once(signals, atoms, num_atoms, nonneg):
+    """A sample has an orthonormal basis Q of its chosen atoms, and R with D_S = QᵀR, so that the
+    codes are R⁻¹ Q y.
+    """
+    kind = atoms.dtype
+
+    def follow(i, signal, chosen, pull, rest, state):
+        (basis, upper), new = state, atoms[chosen[i]]
+        column = 0 * upper[0]
+        # Orthogonalising twice keeps the basis orthonormal to rounding.
+        for _ in range(2):
+            share = product(basis, new)
+            new, column = new - product(share, basis), column + share
+        norm = jnp.linalg.norm(new)
+        fine = norm > 64 * jnp.finfo(kind).eps
+        norm = jnp.where(fine, norm, 1)
+        new, column = jnp.where(fine, new / norm, 0), column.at[i].set(norm)
+        return rest - jnp.sum(new * rest) * new, (basis.at[i].set(new), upper.at[:, i].set(column))
+
+    def finish(signal, state):
+        basis, upper = state
+        return jax.scipy.linalg.solve_triangular(upper, product(basis, signal))
+
+    begin = (jnp.zeros((num_atoms, size), kind) for size in (atoms.shape[1], num_atoms))
+    return _take_steps(signals, atoms, nonneg, tuple(begin), follow, finish)
 
 
 @functools.partial(jax.jit, static_argnames="num_latents")
@@ -176,45 +199,5 @@ def spread(
     chosen: Int[Array, "n k"], values: Float[Array, "n k"], *, num_latents: int
 ) -> Float[Array, "n num_latents"]:
     """Dense codes from the values of chosen latents; a latent that comes twice has their sum."""
-    return (
-        jnp.zeros((len(chosen), num_latents), values.dtype)
-        .at[jnp.arange(len(chosen))[:, None], chosen]
-        .add(values)
-    )
-
-
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _pursue_at_once(signals, dictionary, num_atoms, nonneg):
-    """Takes each step for all samples at once, in batches whose orthonormal bases fit in `BASES`.
-
-    A sample has an orthonormal basis Q of its chosen atoms, and R with D_S = QᵀR, so that the codes
-    are R⁻¹ Q y.
-    """
-    atoms = _unit(dictionary, 0, jnp)
-    input_dim, num_latents = atoms.shape
-
-    def step(i, carry):
-        rest, basis, upper, chosen = carry
-        pull = product(rest, atoms)
-        score = (pull if nonneg else jnp.abs(pull)).at[chosen].set(-jnp.inf, mode="drop")
-        best = jnp.argmax(score).astype(chosen.dtype)
-        new, column = atoms.T[best], 0
-        # Orthogonalising twice keeps the basis orthonormal to rounding.
-        for _ in range(2):
-            share = product(basis, new)
-            new, column = new - product(share, basis), column + share
-        norm = jnp.linalg.norm(new)
-        fine = norm > 64 * jnp.finfo(atoms.dtype).eps
-        norm = jnp.where(fine, norm, 1)
-        new = jnp.where(fine, new / norm, 0)
-        rest, upper = rest - jnp.sum(new * rest) * new, upper.at[:, i].set(column.at[i].set(norm))
-        return rest, basis.at[i].set(new), upper, chosen.at[i].set(best)
-
-    def pursue(signal):
-        basis = jnp.zeros((num_atoms, input_dim), atoms.dtype)
-        # A place beyond all atoms is still empty.
-        begin = signal, basis, basis[:, :num_atoms], jnp.full(num_atoms, num_latents, jnp.int32)
-        _, basis, upper, chosen = lax.fori_loop(0, num_atoms, step, begin)
-        return chosen, jax.scipy.linalg.solve_triangular(upper, product(basis, signal))
-
-    return lax.map(pursue, signals, batch_size=max(1, BASES // (num_atoms * input_dim)))
+    rows = jnp.arange(len(chosen))[:, None]
+    return jnp.zeros((len(chosen), num_latents), values.dtype).at[rows, chosen].add(values)

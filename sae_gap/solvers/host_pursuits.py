@@ -19,7 +19,9 @@ from sae_gap.solvers import GROUPS, block, mask, num_blocks
 MANY_SAMPLES = 64
 
 
-def pursue(signals, atoms, threshold: float, epsilon: float, *, num_slots: int, num_rounds: int):
+def pursue(
+    signals, atoms, threshold: float, epsilon: float, *, num_slots: int, num_rounds: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The result of `reweighted.pursue` at one threshold, up to rounding.
 
     Args:

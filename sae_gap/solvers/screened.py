@@ -54,8 +54,8 @@ def leave_one_out(
       codes: least squares on their supports S, (n, num_latents).
     """
     codes = jnp.asarray(codes)
-    largest = int(jnp.max(jnp.sum(codes != 0, axis=1)))
-    return _leave_one_out(dictionary.T, codes, max(1, largest))
+    largest = jnp.max(jnp.sum(codes != 0, axis=1), initial=1)
+    return _leave_one_out(dictionary.T, codes, int(largest))
 
 
 @functools.partial(jax.jit, static_argnames="size")
@@ -76,10 +76,9 @@ def _gains(gram, codes, on):
     return jnp.where(on, codes**2 / _inverse_diagonal(_restricted(gram, on)), 0)
 
 
-def _on_host(num_candidates, sizes, atoms, lengths, targets, proposals, threshold):
+def _on_host(num_candidates, sizes, *given):
     """Codes and gains by the loops of a CPU."""
-    atoms, lengths, targets, threshold = map(np.asarray, (atoms, lengths, targets, threshold))
-    proposals = None if proposals is None else np.asarray(proposals)
+    atoms, lengths, targets, proposals, threshold = jax.tree.map(np.asarray, given)
     lost = ~np.isfinite(np.einsum("ij,ij->i", targets, targets))
     if lost.any():
         targets = np.where(lost[:, None], 0, targets)
@@ -115,11 +114,8 @@ def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):
     for size in sizes:
         # Atoms chosen before are proposed first.
         candidates = jax.lax.top_k(pull.at[chosen].max(jnp.where(on, jnp.inf, -jnp.inf)), m)[1]
-        if whole is None:
-            own = atoms[candidates]
-            gram = product(own, own.T)
-        else:
-            gram = whole[candidates[:, None], candidates]
+        own = atoms[candidates]
+        gram = product(own, own.T) if whole is None else whole[candidates[:, None], candidates]
         correlation = toward[candidates]
         places, on, codes = _pursue(gram, correlation, jnp.sum(on), size, slack)
         chosen = candidates[places]

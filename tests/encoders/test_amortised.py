@@ -9,10 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap import Split, catalogue
+from sae_gap import catalogue
 from sae_gap.core import Model
 from sae_gap.encoders import LISTA, BatchTopK, Encoder, JumpReLU
-from sae_gap.learners import SparseAutoencoder
 from sae_gap.solvers import fista, greedy
 
 partial = functools.partial
@@ -200,23 +199,6 @@ def test_what_a_batch_keeps_falls_linearly_from_its_start():
         expected = error(model, y, largest(mapped(model, y).clip(0), count))
         found = falling(encoder, jnp.asarray(done), model, y, 0)
         np.testing.assert_allclose(found, expected, rtol=1e-5)
-
-
-class Clock(BatchTopK):
-    """Its threshold adds up what its loss is given of the steps done."""
-
-    def loss(self, model, signals, penalty, done):
-        return jnp.sum(signals @ model.decoder, axis=1), model.encoder.threshold + done
-
-
-def test_training_gives_the_loss_of_a_subclass_the_share_of_steps_done():
-    """Two epochs of three batches, the last one smaller."""
-    learner = SparseAutoencoder(Clock(K), num_steps=2, batch_size=4)
-    data = Split(drawn(BatchTopK(K))[1])
-    state = eqx.filter_jit(learner.init)(data, num_latents=WIDTH, key=jax.random.key(0))
-    for total in (0.6, 3.0):
-        state = jax.jit(learner.step)(data, state)
-        assert float(state.model.encoder.threshold) == pytest.approx(total, rel=1e-5)
 
 
 @pytest.mark.parametrize("factored", [True, False])

@@ -126,20 +126,18 @@ def test_a_weight_found_on_few_samples_is_corrected_by_all(monkeypatch):
     monkeypatch.setattr(lasso, "MATCHED", 400)
     monkeypatch.setattr(lasso, "evenly_spaced", lambda count, most: np.arange(most))
     rng = np.random.default_rng(0)
-    frame = np.linalg.qr(rng.standard_normal((8, 8)))[0].astype(np.float32)
+    frame = np.linalg.qr(rng.normal(size=(8, 8)))[0]
     # The first rows are the largest.
     codes = rng.uniform(0, 2, (2_000, 8)) * np.linspace(1.05, 0.95, 2_000)[:, None]
-    x = (codes @ frame.T).astype(np.float32)
     exact, off = (np.quantile(each, 1 - 2 / 8) for each in (codes, codes[:400]))
-    assert off > exact + 0.05 and abs(find_weight(x, frame, 2.0) - exact) < 0.5 * (off - exact)
+    found = find_weight(np.float32(codes @ frame.T), np.float32(frame), 2.0)
+    assert off > exact + 0.05 and abs(found - exact) < 0.5 * (off - exact)
 
 
 def test_where_codes_are_never_as_many_as_wanted_half_of_them_are():
-    """Signals of three orthonormal atoms each have no more codes than three, which a weight only
-    takes from.
-    """
+    """No weight gives signals of three orthonormal atoms more codes than three."""
     rng = np.random.default_rng(0)
-    frame = np.linalg.qr(rng.standard_normal((8, 6)))[0].astype(np.float32)
+    frame = np.linalg.qr(rng.normal(size=(8, 6)))[0]
     codes = rng.uniform(1, 2, (100, 6)) * (rng.random((100, 6)).argsort(axis=1) < 3)
-    lam = find_weight((codes @ frame.T).astype(np.float32), frame, 4.0)
+    lam = find_weight(np.float32(codes @ frame.T), np.float32(frame), 4.0)
     assert (codes > lam).sum(axis=1).mean() == pytest.approx(2, abs=0.03)

@@ -45,7 +45,7 @@ def test_a_nan_of_any_sign_shows(lost):
 
 
 def test_the_gradient_passes_through_what_is_kept_and_a_batch_axis_may_be_mapped():
+    """A zero is never kept, even where nothing else is left to keep."""
     values = jnp.array([[3.0, 1, 2, 0], [0, 5, 0, 0], [1, 1, 1, 0.5]])
-    gradient = jax.vmap(jax.grad(lambda row: keep_largest(row[None], 2).sum()))(values)
-    # A zero is never kept, even where nothing else is left to keep.
-    np.testing.assert_array_equal(gradient, [[1, 0, 1, 0], [0, 1, 0, 0], [1, 1, 0, 0]])
+    slope = jax.vmap(jax.grad(lambda row: keep_largest(row[None], 2).sum()))(values)
+    np.testing.assert_array_equal(slope, [[1, 0, 1, 0], [0, 1, 0, 0], [1, 1, 0, 0]])
