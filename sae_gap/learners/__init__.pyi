@@ -35,7 +35,7 @@ from sae_gap.learners.online.gradient_sums import GradientSums as GradientSums
 from sae_gap.learners.online.gradient_sums import total_visits as total_visits
 from sae_gap.learners.online.online_dictionary import OnlineDictionary as OnlineDictionary
 from sae_gap.learners.online.online_dictionary import OnlineState as OnlineState
-from sae_gap.learners.online.pruned import Pruned as Pruned
+from sae_gap.learners.online.online_dictionary import Pruned as Pruned
 from sae_gap.learners.oracle import Oracle as Oracle
 from sae_gap.learners.peers import Peer as Peer
 from sae_gap.learners.peers import SklearnMiniBatch as SklearnMiniBatch

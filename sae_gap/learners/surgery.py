@@ -37,12 +37,9 @@ class Surgery(HostLearner):
         return base_of(self).encode
 
     def needs(self, task: Task) -> str | None:
-        lacks = (
-            "the true dictionary"
-            if self.columns == "oracle_norms" and task.dictionary is None
-            else None
-        )
-        return super().needs(task) or lacks
+        if self.columns == "oracle_norms" and task.dictionary is None:
+            return "the true dictionary"
+        return super().needs(task)
 
     def select(self, task):
         return task.dictionary if self.columns == "oracle_norms" else None
