@@ -4,7 +4,6 @@ optimum?
 
 import abc
 import dataclasses
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -57,7 +56,7 @@ class TrainedEncoders(Learner):
     def trained(self) -> tuple[AmortisedEncoder, ...]:
         """The encoders to train."""
 
-    def rate(self, num_updates: int) -> Any:
+    def rate(self, num_updates):
         """Returns Adam's rate over this many updates."""
         return self.learning_rate
 
@@ -83,15 +82,11 @@ class TrainedEncoders(Learner):
 
     def step(self, data, state):
         shuffle_key, key = jax.random.split(state.key)
-        samples, live, rule = (
-            (data.signals, state.codes),
-            live_share(data.signals),
-            self._rule(data),
-        )
+        live, rule = live_share(data.signals), self._rule(data)
 
         def loss(parameters, indices, weights):
             model = dataclasses.replace(state.model, encoder=parameters)
-            batch = jax.tree.map(lambda array: array[indices], samples)
+            batch = jax.tree.map(lambda array: array[indices], (data.signals, state.codes))
             (signals, codes), weights = sharding.split_batch((batch, weights))
             return jnp.sum(weights * self.losses(model, signals, codes, live))
 
@@ -101,12 +96,9 @@ class TrainedEncoders(Learner):
             return (eqx.apply_updates(parameters, updates), optimiser), None
 
         epoch = batches(shuffle_key, len(data.signals), self.batch_size)
-        (parameters, optimiser), _ = jax.lax.scan(
-            train_step, (state.model.encoder, state.optimiser), epoch
-        )
-        return TrainedState(
-            dataclasses.replace(state.model, encoder=parameters), state.codes, optimiser, key
-        )
+        carry, _ = jax.lax.scan(train_step, (state.model.encoder, state.optimiser), epoch)
+        model = dataclasses.replace(state.model, encoder=carry[0])
+        return TrainedState(model, state.codes, carry[1], key)
 
     def model(self, state):
         return state.model

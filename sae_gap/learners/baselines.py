@@ -1,13 +1,17 @@
-"""Baselines that ignore sparsity: the signals themselves, their principal components, and random
-atoms.
+"""Learners that take no steps: baselines that ignore sparsity, the oracle, the linear probe, and
+dictionary surgery.
 """
+
+import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from scipy.sparse import issparse
 
-from sae_gap.core import Model
+from sae_gap.core import Model, Task, active_columns, match_atoms, option, product
 from sae_gap.encoders import Affine, unit_atoms
-from sae_gap.learners import Learner, live_dims, random_atoms
+from sae_gap.learners import HostLearner, Learner, base_of, live_dims, random_atoms
 
 
 class Raw(Learner):
@@ -85,3 +89,140 @@ class Random(Learner):
 
     def model(self, state):
         return Model(*state)
+
+
+class Oracle(Learner):
+    """Learns nothing: its model is the true dictionary without a bias. Its score is the ceiling for
+    inference at this λ.
+
+    Args:
+      leading: whether to know only the first atoms, as many as a learner has.
+    """
+
+    label = "oracle"
+    colour = "#000000"
+    family = "oracle"
+
+    leading: bool = option(default=False)
+
+    def needs(self, task: Task) -> str | None:
+        return "the true dictionary" if task.dictionary is None else None
+
+    def select(self, task):
+        return task.dictionary
+
+    def init(self, data, *, num_latents, key):
+        return data[:, :num_latents] if self.leading else data
+
+    def model(self, state):
+        return Model(state, jnp.zeros(state.shape[0], state.dtype))
+
+
+class LinearProbe(Learner):
+    """`W = (YᵀY + αI)⁻¹ YᵀZ` without an intercept; leave-one-out error chooses one α for all
+    latents.
+
+    With the thin SVD `Y = U S Vᵀ`, the ridge fit is `U diag(s²/(s² + α)) UᵀZ`, and sample i's
+    leave-one-out residual is its residual over `1 - Σ_j U_ij² s_j²/(s_j² + α)`. In float32 the
+    weights are exact to the roundoff times the ratio of the largest to the smallest singular value.
+
+    Args:
+      alphas: the ridge penalties to choose from.
+
+    References:
+      Golub, Heath & Wahba (1979), "Generalized cross-validation as a method for choosing a good
+      ridge parameter".
+    """
+
+    name = "linear_probe"
+    label = "linear probe"
+    colour = "#7F7F7F"
+    family = "probe"
+
+    alphas: tuple[float, ...] = option(default=(1e-6, 1e-4, 1e-2, 1.0, 10.0), above=0)
+
+    def needs(self, task: Task) -> str | None:
+        return "the true codes of the training split" if task.train.codes is None else None
+
+    def select(self, task):
+        """Returns the signals, their codes and, of sparse ones, the active column of each latent,
+        which is beyond the last if the latent is never on.
+        """
+        signals, codes = task.train.signals, task.train.codes
+        if not issparse(codes):
+            return signals, codes, None
+        active, latents = active_columns(codes)
+        places = np.full(codes.shape[1], len(latents))
+        places[latents] = np.arange(len(latents))
+        return signals, active, places
+
+    def init(self, data, *, num_latents, key):
+        signals, codes, places = data
+        left, singular, right = jnp.linalg.svd(signals, full_matrices=False)
+        projected = product(left.T, codes)
+        # The part that no signal can explain stays apart from the part that the penalty shrinks:
+        # one minus the explained part would cancel if a small penalty leaves almost nothing.
+        square = left.shape[0] == left.shape[1]
+        outside = 0.0 if square else codes - product(left, projected)
+        slack = 0.0 if square else 1 - jnp.sum(left**2, axis=1, keepdims=True)
+
+        def leave_one_out(alpha):
+            shrunk = alpha / (singular**2 + alpha)
+            residual = outside + product(left * shrunk, projected)
+            left_out = slack + jnp.sum(left**2 * shrunk, axis=1, keepdims=True)
+            return jnp.mean((residual / left_out) ** 2)
+
+        alphas = jnp.asarray(self.alphas, signals.dtype)
+        alpha = alphas[jnp.nanargmin(jnp.stack([leave_one_out(alpha) for alpha in alphas]))]
+        weights = product(right.T * (singular / (singular**2 + alpha)), projected)
+        # A latent that is never on in training gets no weights, and did not influence the choice of
+        # α.
+        return weights if places is None else jnp.pad(weights, ((0, 0), (0, 1)))[:, places]
+
+    def model(self, state):
+        return Model(None, jnp.zeros(state.shape[0], state.dtype), Affine.create(state))
+
+
+class Surgery(HostLearner):
+    """Returns its base's model with atoms of other lengths; directions, bias and encoder stay.
+
+    Args:
+      columns: "renormed" scales each atom to unit length, and "oracle_norms" to the length of its
+        true match, by `max_π Σ_j |cos(d_π(j), a_j)|`; an atom without a match keeps its length.
+      base: the learner whose model it scales.
+    """
+
+    columns: str = option(default="renormed", choices=("renormed", "oracle_norms"))
+
+    def __check_init__(self):
+        base_of(self)
+
+    @property
+    def name(self):  # type: ignore[override]
+        return base_of(self).name
+
+    @property
+    def coordinates(self):
+        return base_of(self).coordinates | {"columns": self.columns}
+
+    @property
+    def encode(self):
+        return base_of(self).encode
+
+    def needs(self, task: Task) -> str | None:
+        if self.columns == "oracle_norms" and task.dictionary is None:
+            return "the true dictionary"
+        return super().needs(task)
+
+    def select(self, task):
+        return task.dictionary if self.columns == "oracle_norms" else None
+
+    def learn(self, data, *, num_latents, key, base=None):
+        atoms, lengths = unit_atoms(base.decoder)
+        if data is None:
+            return dataclasses.replace(base, dictionary=atoms, encode=self.encode)
+        partner = match_atoms(base.decoder, data).learned
+        paired, truth = partner >= 0, np.asarray(data)
+        wanted = np.array(lengths)
+        wanted[partner[paired]] = np.linalg.norm(truth[:, paired], axis=0)
+        return dataclasses.replace(base, dictionary=atoms * jnp.asarray(wanted), encode=self.encode)

@@ -31,10 +31,9 @@ class Held:
         self.model = model
         structure = f"{jax.tree.structure(model)} {describe(model.encode)}"
         told = [*jax.tree.leaves(model), re.sub(r" at 0x[0-9a-f]+", "", structure)]
-        known = model.encode is None or class_name(type(model.encode)).startswith("sae_gap.")
-        if not known:
+        own: Any = model.encode
+        if not (own is None or class_name(type(own)).startswith("sae_gap.")):
             # Another function may share its name, but not its codes.
-            own: Any = model.encode
             read = model.num_inputs if getattr(own, "reads_inputs", True) else len(model.bias)
             scales = np.logspace(*SCALES, ASKED, dtype=np.float32)[:, None]
             rows: Any = scales * jax.random.normal(jax.random.key(0), (ASKED, read))

@@ -1,5 +1,6 @@
 """Dictionary and codes as free parameters of one gradient descent, as published."""
 
+import dataclasses
 import functools
 
 import equinox as eqx
@@ -102,16 +103,16 @@ class SoftplusAdam(Learner):
             START + jax.random.normal(key, (len(signals), num_latents), dtype)
             for key, signals in zip(keys[1:], data, strict=False)
         )
-        zero, count = jnp.zeros((), dtype), jnp.zeros((), jnp.int32)
+        infinite, count = jnp.full((), jnp.inf, dtype), jnp.zeros((), jnp.int32)
         return SoftplusAdamState(
             free=(dictionary, codes),
             adam=_adam().init((dictionary, codes)),
             # The codes only serve these signals, so the model names them.
             known=jnp.concatenate(data) if len(data) > 1 else None,
-            rate=zero + RATE,
-            best=zero + jnp.inf,
+            rate=jnp.full((), RATE, dtype),
+            best=infinite,
             worse=count,
-            record=zero + jnp.inf,
+            record=infinite,
             waited=count,
             updates=count,
         )
@@ -129,12 +130,11 @@ class SoftplusAdam(Learner):
 
     def model(self, state):
         dictionary, free = state.free
-        bias = jnp.zeros(dictionary.shape[0], dictionary.dtype)
+        model = Model(dictionary, jnp.zeros(dictionary.shape[0], dictionary.dtype))
         if state.known is None:
-            return Model(dictionary, bias)
-        return Model(
-            dictionary, bias, LookupParameters(state.known, jax.nn.softplus(jnp.concatenate(free)))
-        )
+            return model
+        codes = jax.nn.softplus(jnp.concatenate(free))
+        return dataclasses.replace(model, encoder=LookupParameters(state.known, codes))
 
     def _loss(self, free, data):
         dictionary, parts = free
@@ -158,10 +158,10 @@ class SoftplusAdam(Learner):
         halve = worse == 2
         rate = state.rate * jnp.where(better, 1.1, jnp.where(halve, 0.5, 1.0))
         counts = loss < state.record - self.improvement
-        return SoftplusAdamState(
+        return dataclasses.replace(
+            state,
             free=free,
             adam=adam,
-            known=state.known,
             rate=jnp.clip(rate, LEAST_RATE, GREATEST_RATE),
             best=jnp.minimum(state.best, loss),
             worse=jnp.where(halve, 0, worse),

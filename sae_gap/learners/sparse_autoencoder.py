@@ -1,7 +1,6 @@
 """Sparse autoencoders: one training loop for all encoders."""
 
 import dataclasses
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -155,28 +154,23 @@ class SparseAutoencoder(Learner):
         """The learner's own rate, in units of 1 / (√num_latents ∜steps)."""
         return 1.2
 
-    def _optimiser(self, num_samples: int, num_latents: int):
+    def _optimiser(self, num_samples, num_latents):
         # Imported here, since --help need not wait for it.
         import optax
 
         total = max(2, self.num_steps * -(-num_samples // self.batch_size))
-        height = (
-            self.peak_rate / (num_latents**0.5 * total**0.25)
-            if self.learning_rate is None
-            else self.learning_rate
-        )
+        height = self.learning_rate
+        if height is None:
+            height = self.peak_rate / (num_latents**0.5 * total**0.25)
         share = optax.warmup_cosine_decay_schedule(0.0, 1.0, max(1, total // 20), total)
         rate = (lambda step: height * share(step)) if self.schedule == "cosine" else height
         return optax.adamw(rate, weight_decay=self.weight_decay)
 
-    def init(
-        self, data: Split, *, num_latents: int, key: PRNGKeyArray, base: Model | None = None
-    ) -> SAEState:
+    def init(self, data, *, num_latents, key, base=None):
         signals, dtype = data.signals, data.signals.dtype
         input_dim = signals.shape[1]
-        mean, unit = jnp.zeros(input_dim, dtype), jnp.ones((), dtype)
-        if self.standardised:
-            mean, unit = scales(signals)
+        same = jnp.zeros(input_dim, dtype), jnp.ones((), dtype)
+        mean, unit = scales(signals) if self.standardised else same
         # A split uses 0 and 1.
         parameters_key = jax.random.fold_in(key, 2)
         weights_key, key = jax.random.split(key)
@@ -193,10 +187,10 @@ class SparseAutoencoder(Learner):
             if self.standardised:
                 weight = self._gain(atoms, (few(signals) - mean) / unit - bias) * atoms
         parameters = self.encoder.parameters(weight, parameters_key)
-        if base is not None and not self.standardised:
-            # Another kind of encoder has parameters of its own.
-            alike = jax.tree.structure(base.encoder) == jax.tree.structure(parameters)  # type: ignore
-            parameters = base.encoder if alike else parameters
+        # Another kind of encoder has parameters of its own.
+        like = jax.tree.structure(parameters)
+        if base is not None and not self.standardised and jax.tree.structure(base.encoder) == like:
+            parameters = base.encoder
         model = Model(atoms, bias, parameters)
         if self.frozen:
             # Zero rows, such as padding, stay zero and do not count.
@@ -204,18 +198,18 @@ class SparseAutoencoder(Learner):
             model = self.encoder.calibrated(model, jnp.where(counted, (signals - mean) / unit, 0))
         return self._started(model, signals, key, mean, unit)
 
-    def _started(self, model: Model, signals, key, mean, unit) -> SAEState:
+    def _started(self, model, signals, key, mean, unit):
         """Returns the state of a model before the first step."""
         zero, count = jnp.zeros((), signals.dtype), jnp.zeros((), jnp.int32)
         steering = None if self.l0 is None else Steering(zero + jnp.log(GENTLE), zero, zero, count)
         optimiser = self._optimiser(len(signals), model.decoder.shape[1]).init(model)
         return SAEState(model, optimiser, count, live_share(signals), key, steering, mean, unit)
 
-    def done(self, state: SAEState) -> bool:
+    def done(self, state):
         kind = type(self.encoder)
         return self.frozen and kind.calibrated is not AmortisedEncoder.calibrated
 
-    def step(self, data: Split, state: SAEState) -> SAEState:
+    def step(self, data: Split, state: SAEState):
         shuffle_key, key = jax.random.split(state.key)
         epoch = batches(shuffle_key, len(data.signals), self.batch_size)
         rule = self._optimiser(len(data.signals), state.model.decoder.shape[1])
@@ -233,10 +227,29 @@ class SparseAutoencoder(Learner):
                 active = jnp.sum(weights * jnp.sum(self.encoder(model, signals) != 0, axis=1))
                 steering, factor, error = self._steer(steering, active, total)
                 penalty = penalty * factor
-            model, optimiser = self._update(
-                rule, model, optimiser, signals, weights, penalty * state.live, done
-            )
-            model = model if error is None else self.encoder.raised(model, NUDGE * error)
+            # Padding lowers squared errors, which are means over all dimensions; but only their
+            # ratio matters to Adam.
+            penalty = penalty * state.live
+
+            def loss(model):
+                losses, seen = self.encoder.loss_after(done, model, signals, penalty)
+                return jnp.sum(weights * losses), seen
+
+            gradient, seen = jax.grad(loss, has_aux=True)(model)
+            atoms, slope = model.decoder, gradient.decoder
+            # As published, atoms count as unit here. Between renormalisations they are unit to a
+            # per cent; the rest of a radial gradient shows in the norms of an l1-penalised
+            # dictionary.
+            radial = jnp.sum(slope * atoms, axis=0)
+            gradient = eqx.tree_at(lambda model: model.dictionary, gradient, slope - radial * atoms)
+            updates, optimiser = rule.update(gradient, optimiser, model)
+            if self.frozen:
+                updates = eqx.tree_at(
+                    lambda model: (model.dictionary, model.bias), updates, replace_fn=jnp.zeros_like
+                )
+            model = self.encoder.observe(eqx.apply_updates(model, updates), seen)
+            if error is not None:
+                model = self.encoder.raised(model, NUDGE * error)
             if self.renormalise_every is None and not self.frozen:
                 model = _unit(model)
             return (model, optimiser, steering), None
@@ -251,18 +264,20 @@ class SparseAutoencoder(Learner):
             model, optimiser, state.epoch + 1, state.live, key, steering, state.mean, state.unit
         )
 
-    def model(self, state: SAEState) -> Model:
-        model, mean, unit = state.model, state.mean, state.unit
-        encoder, bias = unscaled(model.encoder, unit), mean + unit * model.bias
+    def model(self, state):
+        model, unit = state.model, state.unit
         return dataclasses.replace(
-            model, dictionary=unit * model.decoder, bias=bias, encoder=encoder
+            model,
+            dictionary=unit * model.decoder,
+            bias=state.mean + unit * model.bias,
+            encoder=unscaled(model.encoder, unit),
         )
 
-    def _rows(self, data: Split, indices) -> Float[Array, "n columns"]:
-        """Returns rows as the encoder and its loss take them."""
+    def _rows(self, data, indices):
+        """Returns rows, (n, columns), as the encoder and its loss take them."""
         return data.signals[indices]
 
-    def _gain(self, atoms, targets) -> Float[Array, ""]:
+    def _gain(self, atoms, targets):
         """Returns the a of `a z` that fits the targets best, where z are the codes that a tied
         encoder keeps.
         """
@@ -274,9 +289,7 @@ class SparseAutoencoder(Learner):
             jnp.sum(guess**2), jnp.finfo(guess.dtype).tiny
         )
 
-    def _steer(
-        self, steering: Steering, active, total: int
-    ) -> tuple[Steering, Float[Array, ""], Float[Array, ""]]:
+    def _steer(self, steering: Steering, active, total):
         """Returns the state after a batch of this mean L0, out of `total` batches, the penalty's
         factor, and e.
         """
@@ -298,35 +311,6 @@ class SparseAutoencoder(Learner):
             error.astype(moved.mean.dtype),
         )
 
-    def _update(
-        self,
-        rule: Any,
-        model: Model,
-        optimiser: PyTree,
-        signals,
-        weights,
-        penalty,
-        done,
-    ):
-        def loss(model):
-            # Padding lowers squared errors, which are means over all dimensions; but only their
-            # ratio matters to Adam.
-            losses, seen = self.encoder.loss_after(done, model, signals, penalty)
-            return jnp.sum(weights * losses), seen
-
-        gradient, seen = jax.grad(loss, has_aux=True)(model)
-        atoms, slope = model.decoder, gradient.decoder
-        # As published, atoms count as unit here. Between renormalisations they are unit to a per
-        # cent; the rest of a radial gradient shows in the norms of an l1-penalised dictionary.
-        radial = jnp.sum(slope * atoms, axis=0)
-        gradient = eqx.tree_at(lambda model: model.dictionary, gradient, slope - radial * atoms)
-        updates, optimiser = rule.update(gradient, optimiser, model)
-        if self.frozen:
-            updates = eqx.tree_at(
-                lambda model: (model.dictionary, model.bias), updates, replace_fn=jnp.zeros_like
-            )
-        return self.encoder.observe(eqx.apply_updates(model, updates), seen), optimiser
-
 
 def scales(rows: Float[Array, "n dim"]) -> tuple[Float[Array, " dim"], Float[Array, ""]]:
     """Returns the mean of rows, and the root mean square about it."""
@@ -339,7 +323,7 @@ def few(rows: Float[Array, "n dim"]) -> Float[Array, "some dim"]:
     return rows[:: -(-len(rows) // FEW)]
 
 
-def unscaled(encoder: Any, unit: Float[Array, ""]) -> Any:
+def unscaled(encoder, unit):
     """Returns the parameters of an encoder of rows in units, for the rows themselves."""
 
     def scaled(part):

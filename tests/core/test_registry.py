@@ -23,7 +23,7 @@ class Dropped(AmortisedEncoder):
         return self.preactivations(model, signals)
 """
 LEARNER = """
-from sae_gap.learners.oracle import Oracle
+from sae_gap.learners.baselines import Oracle
 from sae_gap.learners.learner import Learner
 
 class Nameless(Learner):

@@ -117,10 +117,10 @@ def uses_of(
     return Uses(atoms, samples, codes, begins)
 
 
-def energy_product(
-    uses: Uses, rows: Float[Array, "num_latents input_dim"], num_samples: int
-) -> Float[Array, "num_latents input_dim"]:
-    """ZᵀZ X for codes Z and rows X, as fast as two decodings, without a width × width matrix."""
+def energy_product(uses: Uses, rows, num_samples):
+    """ZᵀZ X for codes Z and rows X, (num_latents, input_dim), as fast as two decodings, without a
+    width × width matrix.
+    """
 
     def over_uses(add, total):
         return lax.while_loop(
@@ -139,14 +139,9 @@ def energy_product(
     )
 
 
-def count(
-    uses: Uses,
-    places: Int[Array, "n slots"],
-    codes: Float[Array, "n slots"],
-    number: int | Float[Array, ""],
-) -> Cooccurrence:
-    """Counts samples, with codes by slot. An atom has room for as many partners as a sample has
-    slots.
+def count(uses: Uses, places, codes, number) -> Cooccurrence:
+    """Counts samples, with codes by slot, (n, slots). An atom has room for as many partners as a
+    sample has slots.
 
     The time is that of all pairs in all samples. The memory is n · slots numbers, and the pairs of
     a few atoms with all others.
@@ -206,11 +201,8 @@ def drop_atoms(counts: Cooccurrence, dropped: Bool[Array, " num_latents"]) -> Co
     """Sets the counts of some atoms to zero, such as atoms that changed since they were counted."""
     gone = dropped[:, None] | dropped[counts.partners]
     partners = jnp.where(gone, len(dropped), counts.partners)
-    together, products = (jnp.where(gone, 0, each) for each in (counts.together, counts.products))
-    uses, sums, squares = (
-        jnp.where(dropped, 0, each) for each in (counts.uses, counts.sums, counts.squares)
-    )
-    return Cooccurrence(partners, together, products, uses, sums, squares, counts.number)
+    kept = (jnp.where(gone if each.ndim == 2 else dropped, 0, each) for each in counts[1:6])
+    return Cooccurrence(partners, *kept, counts.number)
 
 
 def includes(counts: Cooccurrence) -> Bool[Array, "num_latents partners"]:
@@ -238,10 +230,8 @@ def parents(counts: Cooccurrence) -> Int[Array, " num_latents"]:
     return jnp.where(jnp.any(fits, axis=1), parent, len(counts.uses))
 
 
-def with_partner(
-    counts: Cooccurrence,
-    values: Float[Array, "num_latents partners"],
-    partner: Int[Array, " num_latents"],
-) -> Float[Array, " num_latents"]:
-    """Returns each row's value for one of its partners; 0 if the atom is no partner."""
+def with_partner(counts: Cooccurrence, values: Float[Array, "num_latents partners"], partner):
+    """Returns each row's value for one of its partners, (num_latents,); 0 if the atom is no
+    partner.
+    """
     return jnp.sum(jnp.where(counts.partners == partner[:, None], values, 0), axis=1)

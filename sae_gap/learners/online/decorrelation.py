@@ -32,9 +32,7 @@ def coherent_cosine(dictionary: Float[Array, "input_dim num_latents"]) -> Float[
     return jnp.maximum(COHERENT, CHANCES * chance_cosine(dictionary))
 
 
-def decorrelate_atoms(
-    dictionary: Float[Array, "input_dim num_latents"], weight: float = WEIGHT
-) -> Float[Array, "input_dim num_latents"]:
+def decorrelate_atoms(dictionary):
     """Decorrelates coherent atoms: in each pair the more central one stays, and the other moves.
 
     With the coherences `c_ij = d_i · d_j` of coherent pairs, and 0 elsewhere, the more central atom
@@ -43,7 +41,6 @@ def decorrelate_atoms(
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
-      weight: the largest share of its coherence that an atom loses.
 
     Returns:
       (input_dim, num_latents), of unit atoms.
@@ -59,14 +56,10 @@ def decorrelate_atoms(
         return dictionary @ jnp.where(central > central[name], coherences(name), 0)
 
     central = lax.map(lambda name: jnp.sum(coherences(name)), names, batch_size=GRAM_COLUMNS)
-    return subtract_shared(dictionary, lax.map(shared, names, batch_size=GRAM_COLUMNS).T, weight)
+    return subtract_shared(dictionary, lax.map(shared, names, batch_size=GRAM_COLUMNS).T, WEIGHT)
 
 
-def decorrelate_children(
-    dictionary: Float[Array, "input_dim num_latents"],
-    counts: Cooccurrence,
-    weight: float | Float[Array, ""],
-) -> Float[Array, "input_dim num_latents"]:
+def decorrelate_children(dictionary, counts: Cooccurrence, weight):
     """Subtracts from each atom j what it shares with atoms that include it,
     `s_j = Σ_i (d_i · d_j) d_i`, by `subtract_shared`.
 
@@ -95,11 +88,7 @@ def decorrelate_children(
     return subtract_shared(dictionary, shares.T, weight)
 
 
-def subtract_shared(
-    dictionary: Float[Array, "input_dim num_latents"],
-    shared: Float[Array, "input_dim num_latents"],
-    weight: float | Float[Array, ""],
-) -> Float[Array, "input_dim num_latents"]:
+def subtract_shared(dictionary, shared, weight):
     """Subtracts from each atom what it shares with others,
     `d_j ← unit(d_j - min(weight, d_j · s_j / ‖s_j‖²) s_j)`.
 

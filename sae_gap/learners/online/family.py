@@ -82,18 +82,15 @@ class Atoms(NamedTuple):
         )
 
 
-def repair(
-    dictionary: Float[Array, "input_dim num_latents"],
-    counts: Cooccurrence,
-    idle: Float[Array, " num_latents"],
-) -> tuple[Atoms, Float[Array, " num_latents"]]:
+def repair(dictionary, counts: Cooccurrence, idle) -> tuple[Atoms, Float[Array, " num_latents"]]:
     """Repairs parents that decorrelation cannot: those that are merged with a child, have no atom,
     are turned, or recur in a child. An atom moves at most once.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
       counts: the co-occurrence of its atoms.
-      idle: `idle_energy`; finite for atoms that are free for other concepts, the least first.
+      idle: (num_latents,), `idle_energy`; finite for atoms that are free for other concepts, the
+        least first.
 
     Returns:
       The atoms, and `idle`, set to 0 for atoms whose concept has another atom.
@@ -278,9 +275,7 @@ def is_short(beside, size, other, cosine):
     return beside**2 + other**2 + 2 * beside * other * cosine < ((1 + DIFFER) * size) ** 2
 
 
-def part_from_parents(
-    atoms: Atoms, counts: Cooccurrence
-) -> tuple[Atoms, Bool[Array, " num_latents"]]:
+def part_from_parents(atoms: Atoms, counts: Cooccurrence):
     """Takes a parent out of a child that is used in its place: `p + c` is an atom, and so is p,
     which is off when the other is on.
 
@@ -316,7 +311,7 @@ def usual_energy(squares: Float[Array, " num_latents"]) -> Float[Array, ""]:
     return jnp.nan_to_num(jnp.nanmedian(jnp.where(squares > 0, squares, jnp.nan)))
 
 
-def idle_energy(squares: Float[Array, " num_latents"]) -> Float[Array, " num_latents"]:
+def idle_energy(squares: Float[Array, " num_latents"]):
     """Returns the energy of idle atoms, which have less than the share `IDLE` of the usual energy;
     infinity for others.
     """
@@ -330,9 +325,7 @@ def idle_atoms(wanted, idle) -> Int[Array, " num_latents"]:
     return jnp.where(wanted & (idle[queue[turn]] < jnp.inf), queue[turn], len(idle))
 
 
-def nearest(
-    dictionary: Float[Array, "input_dim num_latents"],
-) -> Int[Array, "num_latents neighbours"]:
+def nearest(dictionary) -> Int[Array, "num_latents neighbours"]:
     """Returns for each atom the few with the largest cosines, itself included, in the order of
     their numbers.
     """
@@ -344,16 +337,14 @@ def nearest(
     )
 
 
-def alike_pairs(
-    atoms: Atoms, counts: Cooccurrence, others: Int[Array, "num_latents others"], least
-) -> tuple[Bool[Array, "num_latents others"], Float[Array, "num_latents others"]]:
+def alike_pairs(atoms: Atoms, counts: Cooccurrence, others, least):
     """Tells which of some others each atom is alike to, and their cosines: the cosine exceeds
     `least`, and both atoms are judged, and apart.
 
     Args:
       atoms: the dictionary, with a mask of the atoms that have moved.
       counts: the co-occurrence of its atoms.
-      others: numbers of atoms, num_latents for none.
+      others: (num_latents, others), numbers of atoms, num_latents for none.
       least: the least cosine.
     """
     rows, given, names = atoms.dictionary.T, counts.given, jnp.arange(len(atoms.moved))
@@ -374,7 +365,7 @@ def alike_pairs(
     return lax.map(compare, names, batch_size=BATCH)
 
 
-def members_of(owner: Int[Array, " num_latents"], most: int = MEMBERS):
+def members_of(owner: Int[Array, " num_latents"], most=MEMBERS):
     """Returns the first atoms that each atom owns, a row each, filled up with num_latents, which is
     also the owner of atoms that have none.
     """

@@ -1,7 +1,6 @@
 """Codes samples a few at a time, and sums what a step of the dictionary needs."""
 
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +12,6 @@ from jaxtyping import Array, Float
 from sae_gap.runtime import SAMPLES, num_parts
 from sae_gap.solvers import Pursuit, atom_rows, default_slots, host_pursuits
 from sae_gap.solvers.reweighted import pursue
-
-T = TypeVar("T")
 
 # The first threshold comes from so many samples, coded so often.
 FIRST_SAMPLES, FIRST_ROUNDS = 1_024, 3
@@ -42,13 +39,7 @@ class GradientSums(NamedTuple):
 
 
 def accumulate(
-    signals: Float[Array, "n input_dim"],
-    dictionary: Float[Array, "input_dim num_latents"],
-    least: Float[Array, ""],
-    epsilon: Float[Array, ""],
-    *,
-    num_slots: int | None = None,
-    num_rounds: int = 3,
+    signals, dictionary, least, epsilon, *, num_slots: int | None = None, num_rounds=3
 ) -> tuple[GradientSums, Pursuit]:
     """Codes samples by `pursue`, and sums gradients, squares, uses and errors.
 
@@ -87,7 +78,7 @@ def accumulate(
     return sums, Pursuit(*(each.reshape(-1, each.shape[2])[:num_samples] for each in found))
 
 
-def threshold(noise, amplitude, margin, floor) -> Float[Array, ""]:
+def threshold(noise, amplitude, margin, floor):
     """Returns `max(margin σ, floor a)`; above zero even for zero signals, which have neither noise
     nor amplitude.
     """
@@ -97,9 +88,7 @@ def threshold(noise, amplitude, margin, floor) -> Float[Array, ""]:
     )
 
 
-def scales(
-    sums: GradientSums, number: int, input_dim: int, live
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def scales(sums: GradientSums, number, input_dim, live):
     """Returns the scales of the threshold, root mean squares: σ of the residual's coordinates, and
     a of the active codes.
 
@@ -113,9 +102,7 @@ def scales(
     return noise, jnp.sqrt(jnp.sum(sums.squares) / jnp.maximum(jnp.sum(sums.uses), 1))
 
 
-def initial_scales(
-    signals, dictionary, live, margin, floor, *, num_slots: int | None = None, epsilon: float = 1.0
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def initial_scales(signals, dictionary, live, margin, floor, *, num_slots=None, epsilon=1.0):
     """Returns σ and a of the first samples, which are coded a few times, at first as if each signal
     were a single atom.
 
@@ -159,14 +146,7 @@ def check_slots(num_slots: int | None) -> None:
         raise ValueError(f"num_slots must be a multiple of 4, but it is {num_slots}.")
 
 
-def by_samples(
-    function: Callable[..., T],
-    learner: Any,
-    samples: Float[Array, "..."],
-    state: Any,
-    *,
-    dim: int = 0,
-) -> T:
+def by_samples(function, learner, samples, state, *, dim=0):
     """Runs `function(learner, samples, state, axes)` on every device's part of the samples.
 
     Args:
@@ -206,9 +186,7 @@ def _add(sums: GradientSums, found: Pursuit) -> GradientSums:
     )
 
 
-def _on_host(
-    signals, atoms, least, epsilon, num_latents: int, num_slots: int, num_rounds: int
-) -> tuple[GradientSums, Pursuit]:
+def _on_host(signals, atoms, least, epsilon, num_latents, num_slots, num_rounds):
     """Returns the sums and the codes from compiled loops, in which each sample only takes the steps
     that it needs.
     """

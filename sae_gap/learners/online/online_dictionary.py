@@ -1,4 +1,6 @@
-"""Dictionary learning at scale: annealed stochastic steps on codes from a reweighted pursuit."""
+"""Dictionary learning at scale: annealed stochastic steps on codes from a reweighted pursuit; and a
+cut of a wider dictionary to the atoms that carry the most energy.
+"""
 
 import dataclasses
 import functools
@@ -13,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sae_gap.core import Look, Model, Split, option
 from sae_gap.encoders import unit_atoms
-from sae_gap.learners import Learner, decorrelate_atoms, live_share, random_atoms
+from sae_gap.learners import Learner, base_of, decorrelate_atoms, live_share, random_atoms
 from sae_gap.learners.online import gradient_sums, renewal
 
 # Rates if samples are visited many times, and if each is seen once.
@@ -29,6 +31,9 @@ PERIOD = 3
 # Wasted atoms restart, and coherent ones are decorrelated, between these shares of the fit: once
 # rates are low enough for atoms to settle, and while there is time to do so.
 RESTARTS, DECORRELATES = (0.4, 0.9), (0.3, 0.97)
+# To prune, samples coded for each latent, and the threshold in units of the root mean squares of
+# the residual and of the active codes.
+PRUNED_VISITS, PRUNED_AT = 3, (2.5, 0.18)
 # Wasted atoms may restart from the residuals of a round's last samples, so many a latent.
 SEED_SAMPLES = 2
 
@@ -206,11 +211,9 @@ class OnlineDictionary(Learner):
 
     def minibatches(self, num_samples: int, num_latents: int) -> tuple[int, int]:
         """Returns the number of minibatches in a round, and the samples in each."""
-        total = (
-            num_samples
-            if self.visits is None
-            else gradient_sums.total_visits(self.visits, num_latents)
-        )
+        total = num_samples
+        if self.visits is not None:
+            total = gradient_sums.total_visits(self.visits, num_latents)
         # As many minibatches of about this size as leave over fewer samples than minibatches.
         share = max(1, total // self.num_steps)
         size = min(self.batch_size or max(16, round(num_latents / 5)), share)
@@ -271,9 +274,7 @@ class OnlineDictionary(Learner):
         return Model(state.dictionary, state.mean)
 
 
-def _round(
-    size: int, learner: OnlineDictionary, minibatches, state: OnlineState, axes: tuple[str, ...]
-) -> OnlineState:
+def _round(size, learner: OnlineDictionary, minibatches, state: OnlineState, axes):
     """Runs a device's round on its rows of each minibatch of `size` samples, in step with the
     devices along some axes.
     """
@@ -324,9 +325,7 @@ def _round(
     )
 
 
-def _is_due(
-    learner: OnlineDictionary, round, between: tuple[float, float], turn: int
-) -> Bool[Array, ""]:
+def _is_due(learner: OnlineDictionary, round, between, turn):
     """True for one round in every `PERIOD` that ends between two shares of the fit."""
     progress = (round + 1) / learner.num_steps
     return (progress > between[0]) & (progress < between[1]) & (round % PERIOD == turn)
@@ -349,11 +348,8 @@ def _advance(learner: OnlineDictionary, state: OnlineState, signals, size, progr
     typical = energy / (1 - forgotten)
     rates = learner.rates or (RATES_ONCE if learner.visits is None else RATES)
     curvature = typical + learner.damping * jnp.mean(typical)
-    step = (
-        _anneal(*rates, progress, learner.settle)
-        * sums.gradient.T
-        / jnp.where(curvature > 0, curvature, 1)
-    )
+    rate = _anneal(*rates, progress, learner.settle)
+    step = rate * sums.gradient.T / jnp.where(curvature > 0, curvature, 1)
     left = sums.error / (size * len(state.dictionary))
     noise = jnp.sqrt(MEMORY * state.noise**2 + (1 - MEMORY) * left / state.live)
     active = jnp.sqrt(jnp.sum(sums.squares) / jnp.maximum(jnp.sum(sums.uses), 1))
@@ -376,7 +372,7 @@ def _anneal(first, middle, last, progress, settle):
     return jnp.where(progress < settle, early, late)
 
 
-def _order(key, round, num_samples: int, total: int) -> Int[Array, " total"]:
+def _order(key, round, num_samples, total) -> Int[Array, " total"]:
     """Returns the samples of a round: all in a fresh order, several times if there are too few, or
     else the next ones in turn.
     """
@@ -387,3 +383,52 @@ def _order(key, round, num_samples: int, total: int) -> Int[Array, " total"]:
         lambda key: jax.random.permutation(key, num_samples), jax.random.split(key, passes)
     )
     return orders.reshape(-1)[:total]
+
+
+class Pruned(Learner):
+    r"""Keeps the atoms of its base that carry the most energy.
+
+    To get a dictionary with fewer atoms than the signals have concepts, it is better to learn it
+    whole and then cut it: concepts without an atom are noise, which blurs the atoms while they are
+    learned. Samples are coded on all atoms as in `OnlineDictionary`, by `pursue` at the threshold
+    `max(2.5 σ, .18 a)`. The `round(share · num_latents)` atoms of greatest `Σ_i z_ij²` stay, at
+    least one, in their order.
+
+    Args:
+      share: the share of atoms to keep, above 0 and at most 1.
+      num_slots: the most atoms of a sample, a multiple of 4; None takes about twice the k that
+        compressed sensing allows.
+      base: the learner whose dictionary is cut; its codes are non-negative.
+    """
+
+    rank = 5
+    looks: ClassVar = {"online_dl_families_pruned": Look("online DL, families, pruned", "#CC6677")}
+
+    share: float = option(default=0.25, static=True, above=0, most=1)
+    num_slots: int | None = option(default=None, static=True)
+
+    def __check_init__(self):
+        base_of(self)
+        gradient_sums.check_slots(self.num_slots)
+
+    @property
+    def name(self):  # type: ignore[override]
+        return f"{base_of(self).name}_pruned"
+
+    def init(self, data: Split, *, num_latents, key, base=None):
+        dictionary = unit_atoms(base.decoder)[0].astype(data.signals.dtype)
+        bias, slots = jnp.asarray(base.bias, dictionary.dtype), self.num_slots
+        number = gradient_sums.num_visited(PRUNED_VISITS, len(data.signals), dictionary.shape[1])
+        signals, live = data.signals[:number] - bias, live_share(data.signals)
+        scales = gradient_sums.initial_scales(
+            signals, dictionary, live, *PRUNED_AT, num_slots=slots
+        )
+        least = gradient_sums.threshold(*scales, *PRUNED_AT)
+        sums = gradient_sums.accumulate(signals, dictionary, least, least, num_slots=slots)[0]
+        # The energy of an atom is the sum of its squared codes.
+        return dictionary, bias, sums.squares
+
+    def model(self, state):
+        dictionary, bias, energy = state
+        kept = lax.top_k(energy, max(1, round(self.share * len(energy))))[1]
+        return Model(dictionary[:, jnp.sort(kept)], bias)

@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from sae_gap.encoders import unit_atoms
 
@@ -24,22 +24,14 @@ def largest(rows: Float[Array, "n input_dim"], most: int) -> Float[Array, "most 
     return rows[lax.top_k(jnp.sum(rows**2, axis=1), most)[1]]
 
 
-def restart_wasted_atoms(
-    dictionary: Float[Array, "input_dim num_latents"],
-    energy: Float[Array, " num_latents"],
-    uses: Float[Array, " num_latents"],
-    seeds: Float[Array, "some input_dim"],
-    *,
-    weak: float,
-    axes: tuple[str, ...] = (),
-) -> tuple[Float[Array, "input_dim num_latents"], Bool[Array, " num_latents"]]:
+def restart_wasted_atoms(dictionary, energy, uses, seeds, *, weak, axes: tuple[str, ...] = ()):
     """Restarts atoms that duplicate others, then those with only weak codes.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
-      energy: each atom's squared codes, summed over a round.
-      uses: the number of non-zero codes among them.
-      seeds: `largest` residuals, where atoms restart from; zeros start none.
+      energy: (num_latents,), each atom's squared codes, summed over a round.
+      uses: (num_latents,), the number of non-zero codes among them.
+      seeds: (some, input_dim), `largest` residuals, where atoms restart from; zeros start none.
       weak: codes are weak if their mean square is at most this share of that of all non-zero codes;
         an unused atom's always are.
       axes: mesh axes that the search for duplicates is split over; each device does the rest for
@@ -53,19 +45,13 @@ def restart_wasted_atoms(
     return restart(dictionary, jnp.where(duplicate, -1, jnp.where(small, energy, jnp.inf)), seeds)
 
 
-def restart(
-    dictionary: Float[Array, "input_dim num_latents"],
-    worth: Float[Array, " num_latents"],
-    seeds: Float[Array, "some input_dim"],
-    *,
-    must_gain: bool = False,
-) -> tuple[Float[Array, "input_dim num_latents"], Bool[Array, " num_latents"]]:
+def restart(dictionary, worth, seeds, *, must_gain=False):
     """Restarts the atoms of least worth from the largest seeds that differ.
 
     Args:
       dictionary: (input_dim, num_latents), of unit atoms.
-      worth: the worth of each atom; infinite worth keeps an atom.
-      seeds: `largest` residuals, where atoms restart from; zeros start none.
+      worth: (num_latents,), the worth of each atom; infinite worth keeps an atom.
+      seeds: (some, input_dim), `largest` residuals, where atoms restart from; zeros start none.
       must_gain: whether an atom only restarts if its worth is below the square of its seed.
 
     Returns:
@@ -86,7 +72,7 @@ def restart(
     return dictionary.at[:, target].set(atoms[:, order], mode="drop"), new
 
 
-def _duplicates(dictionary, energy, axes: tuple[str, ...]) -> Bool[Array, " num_latents"]:
+def _duplicates(dictionary, energy, axes):
     """Marks atoms close to one of more energy, or of equal energy and a smaller index. Each device
     searches its share.
     """

@@ -247,6 +247,17 @@ def with_factor(cosine):
     return stack(p, cosine**0.5 * NARROW[:, 5:6] + (1 - cosine) ** 0.5 * NARROW[:, 1:5])
 
 
+def generations():
+    """Atom 0 is always on, and one of 1, 2 and 3, which are alike; beside 1 one of 4, 5 and 6,
+    which are alike: of a parent and its own parent one is split.
+    """
+    shared = np.repeat(NARROW[:, [9, 7, 8]] * [0, 0.8, 0.8], [1, 3, 3], axis=1)
+    others = np.eye(6)
+    return stack(NARROW[:, :7] + shared), rows(
+        *([1, *others[i] + (others[j] if i == 0 else 0)] for i in range(3) for j in (3, 4, 5))
+    )
+
+
 # Atoms, codes, which atoms move, and what they become where that is simple.
 CASES = {
     # A parent without an atom gets one without a use or of little.
@@ -263,6 +274,12 @@ CASES = {
     # half, nor of an atom that is hardly used.
     "child": (child, of_child, [1], WIDE[:, :2]),
     "child beside": (child, rows([1, 0], [1, 2 * HALF]), []),
+    # The child is on in 55 % of the uses of its parent.
+    "child on beside": (
+        child,
+        np.repeat([[0, 2 * HALF], [1.3, 0], [1.3, 2 * HALF]], [140, 50, 60], axis=0),
+        [],
+    ),
     "siblings": (stack(p_wide + wide, child[:, 1]), rows([1.3, 0], [0, 2 * HALF]), []),
     "quiet": (child, more(of_child, [0, 2 * HALF], times=600), []),
     # A parent that is one of its children as well is split, and the child that it was takes an atom
@@ -295,10 +312,16 @@ CASES = {
         np.pad(rows(*beside(0.8 * E[:4, :4], 0.8)), ((0, 0), (0, 1))),
         ALL,
     ),
+    "generations": (*generations(), [0, 1, 2, 3]),
     # Atoms `p + c` and `p - c`, of which the first is on wherever p is.
     "turned": (turned, of_turned(25), [0, 1], NARROW[:, [1, 0, 2]]),
     "turned as often": (turned, of_turned(50), [0, 1], NARROW[:, [1, 0, 2]]),
     # The ray of v is some .85 long, that of u .85 or 1.04.
+    "turned, with another": (
+        stack(c[0], p + q, p - q),
+        changed(np.roll(of_turned(25), 1, axis=1), np.s_[65:, 0], 1),
+        [1, 2],
+    ),
     "turned by length": (stack(p, q), rows([1, 0], [0.6, 0.6]), [0, 1]),
     "too long": (stack(p, HALF * p + HALF * q), rows([1, 0], [0.6, 0.6]), []),
     # Where the child is on too, the signals of both atoms are longer.
