@@ -167,7 +167,7 @@ def check(
     return Check(loaded, whole, norm, evidence, told, len(outliers), with_outliers)
 
 
-def _sae(sae, options: Mapping[str, Any]) -> SAE:
+def _sae(sae, options):
     if isinstance(sae, list | tuple):
         if len(sae) != 4:
             raise ValueError(

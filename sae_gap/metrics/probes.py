@@ -80,12 +80,7 @@ def fit_sparse(codes: Any, labels: Bool[np.ndarray, " n"], k: int) -> Probe:
     return _fit(codes, np.argsort(-ranks, kind="stable")[:k], labels, SPARSE_C)
 
 
-def _fit(
-    features: Any,
-    latents: Int[np.ndarray, " some"] | slice,
-    labels: Bool[np.ndarray, " n"],
-    c: float,
-) -> Probe:
+def _fit(features, latents, labels, c):
     columns = columns_of(features, latents)
     # Summed in float32 over many rows, a constant would seem to vary.
     centre, spread = (

@@ -83,7 +83,7 @@ def test_groups_are_levels_and_quartiles():
     for feature, fired in enumerate((3, 20, 1, 5, 7, 0, 9, 2)):
         codes[:fired, feature] = 1
     levels = {"roots": [0, 1], "children": [2, 3], "grandchildren": [4]}
-    levels |= {"great_grandchildren": [], "level_4": [5], "free": [6, 7]}
+    levels |= {"great_grandchildren": [], "free": [6, 7]}
     quartiles = {"frequent": [1, 6], "common": [4, 3], "uncommon": [0, 7], "rare": [2, 5]}
     for level, wanted in (
         (np.array([0, 0, 1, 1, 2, 4, -1, -1]), levels | quartiles),

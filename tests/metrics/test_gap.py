@@ -107,7 +107,6 @@ def test_amortisation_gap_of_a_model_against_scikit_learn(sign):
         ({"encode": None}, slice(None), {}, "names no encoder"),
         ({"dictionary": None}, slice(None), {}, "no dictionary"),
         ({}, (slice(None), slice(4)), {}, "input_dim 6"),
-        ({}, slice(None), {"encode": lambda model, rows: rows}, "one column an atom"),
         ({}, slice(None), {"lam": -LAM}, "negative"),
     ],
 )
