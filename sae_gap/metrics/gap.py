@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -273,14 +272,14 @@ def _parts(inferred):
     }
 
 
-def overlap(fired: scipy.sparse.csr_array, used: scipy.sparse.csr_array) -> dict[str, float]:
+def overlap(fired, used):
     """How far the encoder's support E and the optimum's support O agree, on the mean of samples.
 
     Two empty supports agree fully; an empty and a non-empty one do not agree at all.
 
     Args:
-      fired: E, (n, num_latents).
-      used: O, (n, num_latents).
+      fired: E, sparse, (n, num_latents).
+      used: O, likewise.
 
     Returns:
       `|E ∩ O|` over `|E ∪ O|`, over `|E|` and over `|O|`.

@@ -11,7 +11,6 @@ References:
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,12 +93,7 @@ def _fit(features, latents, labels, c):
     return Probe(latents, centre, scale, logistic)
 
 
-def score_pair(
-    features: Any,
-    has: Bool[np.ndarray, " n"],
-    split: Any,
-    fit: Callable[[Any, Bool[np.ndarray, " n"]], Probe],
-) -> dict[str, float]:
+def score_pair(features, has, split, fit):
     """Scores the probe trained without the cell and the one trained with it on the same rows.
 
     Args:

@@ -164,8 +164,10 @@ def read_pair(text: str) -> tuple[str, str]:
     return a, b
 
 
-def cells(a: Concept, b: Concept) -> dict[str, Bool[np.ndarray, " n"]]:
-    """The rows of each cell, as masks; rows where a concept is undefined are in none."""
+def cells(a, b):
+    """The rows of each cell of two concepts, as masks by name; rows where one is undefined are in
+    none.
+    """
     kinds = np.where(a.defined & b.defined, 2 * a.has + b.has, -1)
     return {name: kinds == int(name, 2) for name in CELLS}
 

@@ -104,6 +104,7 @@ def doubts(arrays, other, x, layer):
     yield "would mend", {"b_dec": 0 * bias}, x
     yield "the decoder's bias is zero", {"b_dec": 0 * bias}, x
     yield "the encoder's bias is zero", {"b_enc": zero}, layer
+    yield "the encoder's bias is zero", {"centred": False, "b_enc": zero}, layer
     yield "multiplied by", {"W_dec": 2 * atoms}, x
     yield "multiplied by", {"W_enc": weight + 2 * noise}, x
     yield "nearest to its own atom", {"W_enc": other["W_enc"]}, x

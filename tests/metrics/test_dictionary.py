@@ -84,13 +84,9 @@ def test_groups_are_levels_and_quartiles():
         codes[:fired, feature] = 1
     levels = {"roots": [0, 1], "children": [2, 3], "grandchildren": [4]}
     levels |= {"great_grandchildren": [], "free": [6, 7]}
-    quartiles = {"frequent": [1, 6], "common": [4, 3], "uncommon": [0, 7], "rare": [2, 5]}
-    for level, wanted in (
-        (np.array([0, 0, 1, 1, 2, 4, -1, -1]), levels | quartiles),
-        (None, quartiles),
-    ):
-        found = groups_of(codes, level)
-        assert {name: group.tolist() for name, group in found.items()} == wanted
+    levels |= {"frequent": [1, 6], "common": [4, 3], "uncommon": [0, 7], "rare": [2, 5]}
+    found = groups_of(codes, np.array([0, 0, 1, 1, 2, 4, -1, -1]))
+    assert {name: group.tolist() for name, group in found.items()} == levels
 
 
 def test_a_dictionary_is_described_as_by_loops(monkeypatch):

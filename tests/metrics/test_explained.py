@@ -20,20 +20,18 @@ from tests.encoders.test_predicted import MODEL, X, inference_of
 
 def test_explained_is_by_its_formula():
     rng = np.random.default_rng(0)
-    codes = {name: rng.random((30, 4)) * (rng.random((30, 4)) < 0.3) for name in ("id", "ood")}
-    atoms, bias = 2 * rng.normal(size=(5, 4)), np.arange(5.0)
-    drawn = {name: part @ atoms.T + bias for name, part in codes.items()}
-    signals = {name: part + 0.3 * rng.normal(size=(30, 5)) for name, part in drawn.items()}
-    for part in signals.values():
-        part[7] = 0
-    splits = (Split(signals[name]) for name in ("id", "id", "ood"))
-    task = Task(*splits, width=4, dictionary=atoms)
-    found = EXPLAINED(Inferred(task, Model(atoms, bias), codes, {}, 1.0, "strict"))
-    for name, x in signals.items():
-        r2 = r2_score(x, drawn[name], multioutput="variance_weighted")
-        assert found[f"r2_{name}"] == pytest.approx(r2)
-        lengths = (np.linalg.norm(np.delete(part, 7, 0), axis=1) for part in (drawn[name], x))
-        assert found[f"shrinkage_{name}"] == pytest.approx(np.mean(np.divide(*lengths)))
+    codes, atoms = rng.random((30, 4)) * (rng.random((30, 4)) < 0.3), 2 * rng.normal(size=(5, 4))
+    drawn, kept = codes @ atoms.T + np.arange(5), np.arange(30) != 7
+    x = (drawn + 0.3 * rng.normal(size=(30, 5))) * kept[:, None]
+    task, model = Task(*[Split(x)] * 3, width=4, dictionary=atoms), Model(atoms, np.arange(5.0))
+    given = Inferred(task, model, dict.fromkeys(("id", "ood"), codes), {}, 1.0, "strict")
+    lengths = (np.linalg.norm(part[kept], axis=1) for part in (drawn, x))
+    wanted = {
+        "r2": r2_score(x, drawn, multioutput="variance_weighted"),
+        "shrinkage": np.mean(np.divide(*lengths)),
+    }
+    wanted = {f"{name}_{split}": wanted[name] for name in wanted for split in ("id", "ood")}
+    assert EXPLAINED(given) == pytest.approx(wanted)
 
 
 def test_fvu_is_one_for_the_mean():
