@@ -85,7 +85,6 @@ def causes(arrays, x):
         yield f"is not {kind.name} but none", {"normalisation": kind}, x
     if "threshold" not in arrays:
         yield "rescale_acts_by_decoder_norm", rescaled(arrays, LENGTHS**2), x
-    yield "signs of the encoder", {"W_enc": -weight}, x
     yield "signs of the encoder", {"W_dec": -arrays["W_dec"]}, x
     yield "permuted", {"W_enc": weight[:, ORDER], "b_enc": offset[ORDER]}, x
     yield "permuted", {"W_dec": DRAWS.permutation(arrays["W_dec"])}, x
