@@ -5,6 +5,7 @@ such as the rows of an unembedding.
 import contextlib
 import os
 import time
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -83,7 +84,7 @@ def learn(
     # JAX would trace numbers of NumPy's.
     width, l0, visits = int(width), float(l0), float(visits)
     # Later methods of the dictionary read the rows again.
-    given = {"documents": documents, "targets": targets, "outliers": outliers}
+    given: Any = {"documents": documents, "targets": targets, "outliers": outliers}
     inputs, rows = open_rows(activations, **given)
     check_sparse("l0", l0, rows.input_dim, width)
     train, _ = parts = rows.split()

@@ -40,13 +40,11 @@ class Report(NamedTuple):
       curves: a line for the dictionary and each control, from `sae_gap.measure.curve_lines`.
       best: the name of the best control; None without controls.
       lead: compares what the dictionary and that control explain.
-      rows: all measured rows.
     """
 
     curves: list[Row]
     best: str | None
     lead: Comparison | None
-    rows: list[Row]
 
     def __repr__(self) -> str:
         names = {
@@ -251,9 +249,9 @@ class LearnedDictionary:
         curves = curve_lines(measured)
         _require_reached(curves[0]["at_l0"], l0, curves[0]["samples"])
         if not controls:
-            return Report(curves, None, None, measured)
+            return Report(curves, None, None)
         best = min(curves[1:], key=lambda line: line["best_fvu"])["dictionary"]
-        return Report(curves, best, compare_dictionaries(measured, name, best), measured)
+        return Report(curves, best, compare_dictionaries(measured, name, best))
 
     def sae(self, k: int | None = None, **options: Any) -> Export:
         """Trains an SAE that starts from this dictionary, on the rows that it was learned from; a
@@ -342,15 +340,13 @@ class LearnedDictionary:
         save_sae(export.model, folder, metadata=metadata)
         return export
 
-    def _sparsity(self, l0: float | None) -> float:
+    def _sparsity(self, l0):
         l0 = self.l0 if l0 is None else l0
         check_sparse("l0", l0, *self.atoms.shape)
         # JAX would trace a number of NumPy's.
         return float(l0)
 
-    def _asked(
-        self, activations: Rows | None, l0: float | None, outliers: str
-    ) -> tuple[Activations, float]:
+    def _asked(self, activations, l0, outliers):
         """The rows to score, the given ones or those held out, after reporting outliers; and at
         which L0.
         """
@@ -358,7 +354,7 @@ class LearnedDictionary:
         screened(rows, outliers)
         return rows, self._sparsity(l0)
 
-    def _opened(self, activations: Rows) -> Activations:
+    def _opened(self, activations):
         rows = open_activations(activations)
         if rows.input_dim != len(self.bias):
             raise ValueError(
@@ -367,12 +363,8 @@ class LearnedDictionary:
             )
         return rows
 
-    def __repr__(self) -> str:
-        name = GIVEN if self.parts is None else LEARNED
-        return f"<{self.width} atoms in {len(self.bias)} dimensions, {name}, L0 {self.l0:g}>"
 
-
-def _require_reached(reached: float, l0: float, samples: int) -> None:
+def _require_reached(reached, l0, samples):
     if abs(reached - l0) > max(0.05 * l0, 1 / samples):
         raise ValueError(
             f"no weight gives codes of a mean L0 of {l0:g} on these activations, only of "

@@ -99,7 +99,7 @@ def spread(rows: Activations, rounds: int, share: int) -> Any:
     # It must be coprime to the rounds: otherwise some rounds would have the same rows.
     stride = next(n for n in itertools.count(STRIDE) if math.gcd(n, rounds) == 1)
 
-    def source(start: int, count: int) -> Float[np.ndarray, "count input_dim"]:
+    def source(start, count):
         turn, place = np.divmod(np.arange(start, start + count), share)
         number = place * rounds + turn * stride % rounds
         return rows.take(number * rows.num_samples // (share * rounds))

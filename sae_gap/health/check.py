@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap.core import Model, check_integer, check_type, detached, evenly_spaced
+from sae_gap.core import Model, check_type, detached, evenly_spaced
 from sae_gap.data import Activations, find_outliers, norms, open_activations
 from sae_gap.health import BLOCK, Evidence, Read, Reading, affines, find_faults
 from sae_gap.metrics import CHANCES, LIBRARIES, check_varies
@@ -128,7 +128,6 @@ def check(
       ValueError: the SAE or the activations cannot be read, do not fit each other, or are too few,
         or targets are missing or left over.
     """
-    check_integer("rows", rows, least=FEWEST)
     loaded = _sae(sae, options)
     activations = loaded.flat(detached(activations))
     if loaded.transcodes and targets is None:
@@ -167,7 +166,7 @@ def check(
     return Check(loaded, whole, norm, evidence, told, len(outliers), with_outliers)
 
 
-def _sae(sae, options: Mapping[str, Any]) -> SAE:
+def _sae(sae, options):
     if isinstance(sae, list | tuple):
         if len(sae) != 4:
             raise ValueError(

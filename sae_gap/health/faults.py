@@ -61,20 +61,20 @@ class Evidence(NamedTuple):
     @classmethod
     def of(cls, own: Reading, read: Read) -> "Evidence":
         """The evidence of an SAE and of what it makes of rows."""
-        sae, parts, zeros = own.sae, [own.atoms], () if own.bias.any() else ("decoder",)
+        sae, parts, zeros = own.sae, [own.atoms], ["decoder"] * (not own.bias.any())
         if affine := own.affine:
             columns = np.asarray(affine.weight).T
             parts.append(columns)
             # Where the file's encoder is not centred, the decoder's bias was brought into its own.
             shift = np.zeros(1) if sae.centred else columns @ own.bias
             if np.allclose(affine.bias, shift, 0, 1e-5 * np.abs(shift).max()):
-                zeros += ("encoder",)
+                zeros.append("encoder")
         zero = np.any([~part.any(axis=1) for part in parts], axis=0)
         copies = max(_copies(part, ~zero) for part in parts)
         shares = _compare(read.energy, *parts)
         alike = bool(np.ptp(own.units) < 0.1 * np.min(own.units))
         k = float(getattr(sae.model.encode, "k", sae.notes.get("k", 0)))
-        return cls(k, alike, *shares, int(zero.sum()), copies, zeros)
+        return cls(k, alike, *shares, int(zero.sum()), copies, tuple(zeros))  # type: ignore[call-arg]
 
 
 def find_faults(
@@ -113,27 +113,23 @@ def find_faults(
         or reading.skip is not own.skip
         or not (evidence.alike or reading.units is own.units)
     )
-    cause = _of_columns(evidence) or _cause(own, tried, x)
-    yield from [cause] if cause else doubts
-
-
-def _of_columns(evidence: Evidence) -> str | None:
-    """Whether the columns of the encoder have the other sign, or are those of other latents."""
     if evidence.negated > 0.5:
-        return (
+        cause = (
             "the encoder's columns point away from their atoms: the signs of the encoder or of the "
             "decoder are negated; negate one of them."
         )
-    if evidence.misplaced > 0.02:
-        return (
+    elif evidence.misplaced > 0.02:
+        cause = (
             f"{evidence.misplaced:.0%} of the codes' energy is on latents whose encoder column is "
             "nearest to the atom of another: the rows of the encoder or of the decoder are "
             "permuted; put both in one order."
         )
-    return None
+    else:
+        cause = _cause(own, tried, x)
+    yield from [cause] if cause else doubts
 
 
-def _cause(own: Reading, tried: Iterator[tuple[str, Reading]], x) -> str | None:
+def _cause(own, tried, x):
     """The reading that reconstructs as healthy SAEs do and much better than as it was loaded."""
     before = own.read(*x)
     found = []
@@ -149,12 +145,12 @@ def _cause(own: Reading, tried: Iterator[tuple[str, Reading]], x) -> str | None:
     return f"{cause}: so the FVU is {left:.4g} in the place of {before.fvu:.4g}."
 
 
-def _score(read: Read) -> float:
+def _score(read):
     """FVU · L0^(1/4), since more latents reconstruct better in any reading."""
     return read.fvu * max(read.l0, 1 / len(read.guess)) ** 0.25
 
 
-def _doubts(own: Reading, read: Read, evidence: Evidence) -> Iterator[str]:
+def _doubts(own, read, evidence):
     """What is unlike an SAE after training, without a cause."""
     width = len(own.atoms)
     if read.fvu >= _POOR:
@@ -195,7 +191,7 @@ def _doubts(own: Reading, read: Read, evidence: Evidence) -> Iterator[str]:
         )
 
 
-def _copies(vectors: Float[np.ndarray, "num_latents input_dim"], which) -> int:
+def _copies(vectors, which):
     """How many of some vectors are copies of others, of any length."""
     # Copies have the same products with any directions; a negative zero is a zero.
     marks = vectors @ np.random.default_rng(0).normal(size=(vectors.shape[1], 16)).astype("f")
@@ -203,7 +199,7 @@ def _copies(vectors: Float[np.ndarray, "num_latents input_dim"], which) -> int:
     return len(marks) - len(np.unique(marks.round(4) + 0, axis=0))
 
 
-def _compare(energy, atoms, columns=None) -> tuple[float | None, float, float]:
+def _compare(energy, atoms, columns=None):
     """`aligned`, `negated` and `misplaced` of the `Evidence`."""
     if columns is None:
         return None, 0.0, 0.0

@@ -85,9 +85,9 @@ class Reading(NamedTuple):
     def of(cls, sae: SAE) -> "Reading":
         """An SAE as it was loaded."""
         skip, encode = getattr(sae.model, "skip", None), functools.partial(own_codes, sae.model)
-        arrays = sae.lengths, sae.unit_dictionary.T, sae.bias
-        skip = None if skip is None else np.asarray(skip)
-        return cls(sae, sae.normalisation, encode, *map(np.asarray, arrays), skip)
+        arrays = sae.lengths, sae.unit_dictionary.T, sae.bias, skip
+        given = (None if part is None else np.asarray(part) for part in arrays)
+        return cls(sae, sae.normalisation, encode, *given)  # type: ignore[arg-type]
 
     @property
     def affine(self) -> Affine | None:
@@ -183,7 +183,9 @@ def others(own: Reading, x: Float[np.ndarray, "n num_inputs"]) -> Iterator[tuple
         "encoder; bring them to one length",
         own._replace(units=np.full_like(own.units, np.median(own.units))),
     )
-    skip, encoder, decoder = dict[str, Any](), dict[str, Any](), dict[str, Any]()
+    skip: Any = {}
+    encoder: Any = {}
+    decoder: Any = {}
     if own.skip is not None and sae.num_inputs == sae.input_dim:
         skip["skip"] = own.skip.T
     if len(own.atoms) == sae.num_inputs:
@@ -226,6 +228,6 @@ def affines(model: Model) -> list[Affine]:
     return [part for part in parts if isinstance(part, Affine)]
 
 
-def _replaced(sae: SAE, change) -> Callable[[Any], Any]:
+def _replaced(sae, change):
     parts = [change(part) for part in affines(sae.model)]
     return functools.partial(own_codes, eqx.tree_at(affines, sae.model, parts))

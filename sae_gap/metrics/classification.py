@@ -18,9 +18,7 @@ from sae_gap.metrics import Inferred, Metric
 
 # On separable codes the likelihood has no maximum, so the probe depends on the tolerance at which
 # L-BFGS stops. We take scikit-learn's tolerances, as the published accuracies did.
-_GRADIENT_TOLERANCE = 1e-4
-_LOSS_TOLERANCE = 64 * np.finfo(np.float64).eps
-_MAX_ITERATIONS = 1_000
+_OPTIONS = {"maxiter": 1_000, "maxls": 50, "gtol": 1e-4, "ftol": 64 * np.finfo(float).eps}
 _COLUMNS_AT_A_TIME = 1_024
 
 
@@ -78,12 +76,7 @@ def fit_logistic(
         np.zeros(codes.shape[1] + 1),
         jac=True,
         method="L-BFGS-B",
-        options={
-            "maxiter": _MAX_ITERATIONS,
-            "maxls": 50,
-            "gtol": _GRADIENT_TOLERANCE,
-            "ftol": _LOSS_TOLERANCE,
-        },
+        options=_OPTIONS,
     )
     return LogisticProbe(fitted.x[:-1], float(fitted.x[-1]))
 

@@ -2,14 +2,13 @@
 
 import functools
 import time
-from typing import Any
 
 import jax
 import numpy as np
 
 from sae_gap.core import Column
 from sae_gap.encoders import OMP, Lasso, OnSupport
-from sae_gap.metrics import Inferred, Metric, fires
+from sae_gap.metrics import Metric, fires
 from sae_gap.runtime import one_core
 
 # Samples whose encoding is timed; and on one core, so many times.
@@ -38,14 +37,13 @@ def cost_at(lam: float, k: int) -> Metric:
     )
 
 
-def _measure(inferred: Inferred, lam: float, k: int) -> dict[str, Any]:
+def _measure(inferred, lam, k):
     encoder, (dim, width) = inferred.encoder, inferred.model.decoder.shape
-    assert encoder is not None
     counts, nonneg = inferred.counts, not inferred.learner.signed
     flops = encoder.flops(dim, width)
 
     def find():
-        best: Any = inferred.infer(Lasso(lam, nonneg=nonneg))
+        best = inferred.infer(Lasso(lam, nonneg=nonneg))
         pursued = inferred.infer(OnSupport(OMP(k, nonneg=nonneg), 0.0, nonneg, 0.0)).codes
         return np.asarray(best.objective, float)[counts].sum(), fires(pursued)[counts]
 
@@ -77,12 +75,11 @@ def processor_time() -> Metric:
     )
 
 
-def _processor(inferred: Inferred) -> dict[str, Any]:
+def _processor(inferred):
     """Both sides are timed for each encoder anew, so that the ratio is of one moment."""
     own, wanted = inferred.learner.encode, inferred.encoder
     if own is None or jax.default_backend() != "cpu":
         return {"processor": None}
-    assert wanted is not None
     with one_core():
         mine, encoder = (
             inferred.inference.time(each, TIMED_ON_CORE, RUNS, time.process_time)

@@ -42,7 +42,7 @@ def count(
     """
     on, true = fires(codes, least), (scipy.sparse.csr_array(true_codes) > 0)[:, nearest]
     counts = (part.sum(axis=0) for part in (on, true, on.multiply(true)))
-    return Firing(*counts, on.shape[0])
+    return Firing(*counts, on.shape[0])  # type: ignore[call-arg]
 
 
 def detection(firing: Firing) -> dict[str, float]:
@@ -159,7 +159,7 @@ METRIC = Metric(
 )
 
 
-def _absorbed(inferred: Inferred) -> dict[str, float]:
+def _absorbed(inferred):
     """`absorption` above the cuts, for each scored split with known codes of a world with a
     hierarchy.
     """

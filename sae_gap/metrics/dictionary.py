@@ -124,8 +124,7 @@ def groups_of(
     """
     groups = {}
     if level is not None:
-        for depth in range(int(level.max()) + 1):
-            name = _LEVELS[depth] if depth < len(_LEVELS) else f"level_{depth}"
+        for depth, name in enumerate(_LEVELS[: level.max() + 1]):
             groups[name] = np.flatnonzero(level == depth)
         groups["free"] = np.flatnonzero(level < 0)
     fired = (scipy.sparse.csr_array(true_codes) > 0).sum(axis=0)
@@ -133,7 +132,7 @@ def groups_of(
     return groups | dict(zip(_QUARTILES, np.array_split(order, len(_QUARTILES)), strict=True))
 
 
-def _atoms(inferred: Inferred) -> dict[str, float]:
+def _atoms(inferred):
     """`atom_scores`, if the truth is known and a dictionary was learned."""
     true_codes, tree = inferred.split("id").codes, inferred.task.tree
     if inferred.match is None or true_codes is None:

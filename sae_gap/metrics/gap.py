@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -21,8 +20,6 @@ from sae_gap.core import (
     Model,
     Solution,
     Transcoder,
-    check_callable,
-    check_flag,
     lasso_problem,
     matching,
     shown,
@@ -87,7 +84,7 @@ def amortisation_gap(
       The gaps, with both codes and the certificate.
 
     Raises:
-      TypeError: the model is no `Model`, or `encode` no function.
+      TypeError: the model is no `Model`.
       ValueError: the model has no dictionary or no encoder, or an argument does not fit.
 
     References:
@@ -99,9 +96,7 @@ def amortisation_gap(
         raise ValueError(
             "the model names no encoder; give encode, a function (model, signals) -> codes."
         )
-    check_callable("encode", encode, "(model, signals) -> codes")
     signed = bool(getattr(encode, "signed", False)) if signed is None else signed
-    check_flag("signed", signed)
     signals = as_floats("signals", matching.as_matrix("signals", signals))
     if signals.shape[1] != model.decoder.shape[0]:
         raise ValueError(
@@ -117,14 +112,7 @@ def amortisation_gap(
         )
     read = as_floats("inputs", matching.as_matrix("inputs", given)) if reads else signals
     dictionary, norms = unit_atoms(as_floats("the dictionary", model.decoder))
-    own = encode(model, read)
-    if np.shape(own) != (len(signals), len(norms)):
-        shape = (len(signals), len(norms))
-        raise ValueError(
-            f"encode must give codes of shape {shape}, one row a signal and one column an atom, "
-            f"but gave {np.shape(own)}."
-        )
-    codes = as_floats("the encoder's codes", own) * norms
+    codes = as_floats("the encoder's codes", encode(model, read)) * norms
     codes = jnp.where(jnp.any(dictionary != 0, axis=0), codes, 0)
     target = signals - as_floats("bias", model.bias)
     # Rounding may leave a code slightly below zero, relative to its sample's codes; beyond that the
@@ -142,7 +130,7 @@ def amortisation_gap(
     return AmortisationGap(gap, relative, codes, optimum)
 
 
-def _excess(achieved: Float[ArrayLike, " n"], optimum: Solution) -> Float[np.ndarray, " n"]:
+def _excess(achieved, optimum):
     """`F(z_e) - F(z*)` of each sample, with 0 for negative values within the certificate and
     rounding.
     """
@@ -206,7 +194,7 @@ METRIC = Metric(
 )
 
 
-def _parts(inferred: Inferred) -> dict[str, Any]:
+def _parts(inferred):
     """The gap of a model's own encoder and its parts, at the weight of the scored lasso codes, over
     the scored samples.
 
@@ -240,7 +228,7 @@ def _parts(inferred: Inferred) -> dict[str, Any]:
     if not isinstance(lasso, Lasso):
         return {}
     own = inferred.learner.encode
-    best: Any = inferred.infer(lasso)
+    best = inferred.infer(lasso)
     codes = (best if own is None else inferred.infer(own)).codes
     fired, used = (fires(part)[counts] for part in (codes, best.codes))
     fires_ever, used_ever = (part.sum(axis=0) > 0 for part in (fired, used))
@@ -253,7 +241,7 @@ def _parts(inferred: Inferred) -> dict[str, Any]:
     }
     if own is None:
         return found
-    held: Any = inferred.infer(OnSupport(own, lasso.lam, lasso.nonneg, 0.0))
+    held = inferred.infer(OnSupport(own, lasso.lam, lasso.nonneg, 0.0))
     support, held_slack = (
         float(np.asarray(part, float)[counts].sum()) for part in (held.objective, held.gap)
     )
@@ -284,14 +272,14 @@ def _parts(inferred: Inferred) -> dict[str, Any]:
     }
 
 
-def overlap(fired: scipy.sparse.csr_array, used: scipy.sparse.csr_array) -> dict[str, float]:
+def overlap(fired, used):
     """How far the encoder's support E and the optimum's support O agree, on the mean of samples.
 
     Two empty supports agree fully; an empty and a non-empty one do not agree at all.
 
     Args:
-      fired: E, (n, num_latents).
-      used: O, (n, num_latents).
+      fired: E, sparse, (n, num_latents).
+      used: O, likewise.
 
     Returns:
       `|E ∩ O|` over `|E ∪ O|`, over `|E|` and over `|O|`.

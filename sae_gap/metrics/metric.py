@@ -146,9 +146,7 @@ class Inferred:
         """The terms of the objective `F(z) = ½‖y - b - D z‖² + λ‖z‖₁` on unit atoms, of codes in
         units of the model's atoms for a split.
         """
-        atoms, held = np.asarray(self.model.decoder).T, codes
-        if not scipy.sparse.issparse(held):
-            held = np.asarray(held)
+        atoms, held = np.asarray(self.model.decoder).T, scipy.sparse.csr_array(codes)
         target = np.asarray(self.split(name).signals - self.model.bias)
         return Terms(target, held @ atoms, abs(held) @ np.sqrt(squares(atoms)))
 

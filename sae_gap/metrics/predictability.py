@@ -2,7 +2,6 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
 
 from sae_gap.core import Column, evenly_spaced, product
 from sae_gap.encoders import Predicted, regression
@@ -30,19 +29,15 @@ def measure(inferred: Inferred) -> dict[str, float]:
     few = evenly_spaced(len(train[0]), TRAIN)
     return {
         "ridge_fvu": fvu(x, np.asarray(mean + product(near, slope))),
-        "neighbours_fvu": fvu(x, nearest(*map(np.asarray, (near, known[few], train[1][few])))),
+        "neighbours_fvu": fvu(x, _nearest(*map(np.asarray, (near, known[few], train[1][few])))),
         "network_fvu": fvu(x, np.asarray(encoder.known.value(jnp.asarray(inputs)))),  # type: ignore[union-attr]
         "network_rows": len(known),
     }
 
 
-def nearest(
-    inputs: Float[np.ndarray, "n num_inputs"],
-    known: Float[np.ndarray, "m num_inputs"],
-    values: Float[np.ndarray, "m input_dim"],
-) -> Float[np.ndarray, "n input_dim"]:
-    """Returns the mean of the values at the nearest of some known inputs; both are about a common
-    centre, since a large mean takes the digits of their distances.
+def _nearest(inputs, known, values):
+    """The mean of the values at the nearest of some known inputs, (n, input_dim); both inputs are
+    about a common centre, since a large mean takes the digits of their distances.
     """
     half, found = 0.5 * (known**2).sum(axis=1), []
     for start in range(0, len(inputs), CHUNK):

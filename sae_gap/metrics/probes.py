@@ -11,7 +11,6 @@ References:
 """
 
 import functools
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,12 +79,7 @@ def fit_sparse(codes: Any, labels: Bool[np.ndarray, " n"], k: int) -> Probe:
     return _fit(codes, np.argsort(-ranks, kind="stable")[:k], labels, SPARSE_C)
 
 
-def _fit(
-    features: Any,
-    latents: Int[np.ndarray, " some"] | slice,
-    labels: Bool[np.ndarray, " n"],
-    c: float,
-) -> Probe:
+def _fit(features, latents, labels, c):
     columns = columns_of(features, latents)
     # Summed in float32 over many rows, a constant would seem to vary.
     centre, spread = (
@@ -99,12 +93,7 @@ def _fit(
     return Probe(latents, centre, scale, logistic)
 
 
-def score_pair(
-    features: Any,
-    has: Bool[np.ndarray, " n"],
-    split: Any,
-    fit: Callable[[Any, Bool[np.ndarray, " n"]], Probe],
-) -> dict[str, float]:
+def score_pair(features, has, split, fit):
     """Scores the probe trained without the cell and the one trained with it on the same rows.
 
     Args:

@@ -4,6 +4,8 @@ document, and how many latents they use.
 It is for activations of a network; `EXPLAINED` is for drawn data.
 """
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 
@@ -17,7 +19,7 @@ _SHORTEST = 1e-6
 CHANCES = 20
 
 
-def measure(inferred: Inferred) -> dict[str, float | list[float]]:
+def measure(inferred: Inferred) -> dict[str, Any]:
     """The `fvu` of the samples that count, `Σ‖x - x̂‖² / Σ‖x - x̄‖²` about their own mean x̄.
 
     Returns:
@@ -28,12 +30,10 @@ def measure(inferred: Inferred) -> dict[str, float | list[float]]:
       had `CHANCES` chances; `num_scored` and `num_latents`.
     """
     x, counts, guess = inferred.activations, inferred.counts, inferred.reconstruction
-    errors = squares(x - guess)
-    variance = np.zeros(len(x))
-    variance[counts] = spread(x[counts])
+    errors, variance = squares(x - guess), squares(x - x[counts].mean(axis=0, dtype=float))
     uses = fires(inferred.codes["id"])[counts].sum(axis=0)
     used, fired, samples, width = int(uses.sum()), uses > 0, int(counts.sum()), len(uses)
-    found: dict[str, float | list[float]] = {
+    found: dict[str, Any] = {
         "errors": inferred.by_document(errors),
         "variance": inferred.by_document(variance),
         "l0": used / samples,
@@ -46,7 +46,7 @@ def measure(inferred: Inferred) -> dict[str, float | list[float]]:
     every = np.ones_like(counts) if network is None else network.ordinary
     if (every > counts).any():
         found["fvu_outliers"] = float(errors[every].sum() / spread(x[every]).sum())
-    own = inferred.learner is not None and inferred.encoder == inferred.learner.encode
+    own = inferred.learner and inferred.encoder == inferred.learner.encode
     silent = used >= CHANCES * width and 2 * fired.sum() < width
     return found | {"dead": bool(own and (used < samples or silent))}
 
@@ -79,7 +79,7 @@ def r2_and_shrinkage(
     return {"r2": 1 - explained(signals, guess)["fvu"], "shrinkage": float(shrinkage)}
 
 
-def _explained(inferred: Inferred) -> dict[str, float]:
+def _explained(inferred):
     """`r2_and_shrinkage` of every scored split, with known truth and a learned dictionary."""
     if inferred.model.dictionary is None or inferred.task.dictionary is None:
         return {}

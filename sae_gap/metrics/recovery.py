@@ -10,7 +10,6 @@ import contextlib
 
 import numpy as np
 import scipy
-from jaxtyping import Float
 
 from sae_gap.core import (
     AnyCodes,
@@ -110,7 +109,7 @@ def mcc_paper(
     return _matched(truth, inferred) / width
 
 
-def _matched(truth: np.ndarray, inferred: np.ndarray) -> float:
+def _matched(truth, inferred):
     """The sum of the correlations of the best pairs."""
     if not inferred.shape[1]:
         return 0.0
@@ -122,10 +121,9 @@ def _matched(truth: np.ndarray, inferred: np.ndarray) -> float:
     )
 
 
-def _check(
-    true_codes: AnyCodes, codes: AnyCodes
-) -> tuple[Float[np.ndarray, "n active"], Float[np.ndarray, "n varying"], int]:
-    """The active true columns, the code columns that vary, and the number of all code columns.
+def _check(true_codes, codes):
+    """The active true columns, (n, active), the code columns that vary, (n, varying), and the
+    number of all code columns.
 
     A constant column would add 0 to its pair, so leaving it out is exact, and saves most of the
     work on sparse codes.
@@ -152,7 +150,7 @@ def _check(
     )
 
 
-def _is_active(columns: Float[np.ndarray, "n columns"]) -> np.ndarray:
+def _is_active(columns):
     return columns.var(axis=0, dtype=np.float64) > _ACTIVE_VARIANCE
 
 
@@ -219,7 +217,7 @@ def support_recovery(
     }
 
 
-def _support(inferred: Inferred) -> dict[str, float]:
+def _support(inferred):
     """`support_recovery` of every scored split, with known truth and a learned dictionary."""
     match = inferred.match
     if match is None:

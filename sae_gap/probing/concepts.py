@@ -143,7 +143,7 @@ def concept(name: str, tokens: Tokens) -> Concept:
     )
 
 
-def _ends(tokens: Tokens) -> Bool[np.ndarray, " n"]:
+def _ends(tokens):
     """True for tokens that end a word: the document's next token does not begin with a letter."""
     goes_on = np.array([text[:1].isalpha() for text in tokens.texts[1:].tolist()], bool)
     return ~np.append(goes_on & (np.diff(tokens.documents) == 0), False)
@@ -164,8 +164,10 @@ def read_pair(text: str) -> tuple[str, str]:
     return a, b
 
 
-def cells(a: Concept, b: Concept) -> dict[str, Bool[np.ndarray, " n"]]:
-    """The rows of each cell, as masks; rows where a concept is undefined are in none."""
+def cells(a, b):
+    """The rows of each cell of two concepts, as masks by name; rows where one is undefined are in
+    none.
+    """
     kinds = np.where(a.defined & b.defined, 2 * a.has + b.has, -1)
     return {name: kinds == int(name, 2) for name in CELLS}
 
@@ -191,7 +193,7 @@ def choose_rows(
     few = order[_rank_in_group(word) < WORD_ROWS]
     ranked = [few[inside[few]] for a, b in pairs for inside in cells(a, b).values()]
 
-    def first(count: int) -> Int[np.ndarray, " some"]:
+    def first(count):
         return np.unique(np.concatenate([rows[:count] for rows in ranked]))
 
     counts = range(1, max(map(len, ranked)) + 1)
@@ -249,7 +251,7 @@ def split_cells(a: Concept, b: Concept, tokens: Tokens, seed: int) -> Split:
     return Split(sets, {name: rows[:fewest] for name, rows in held.items()})
 
 
-def _halves(names: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _halves(names, rng):
     """Masks of the rows whose names are drawn for training, and of the others."""
     every, member = np.unique(names, return_inverse=True)
     train = np.zeros(len(every), bool)
@@ -257,7 +259,7 @@ def _halves(names: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np
     return train[member], ~train[member]
 
 
-def _rank_in_group(groups: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+def _rank_in_group(groups):
     """For each entry, how many entries of its group come before it."""
     order = np.argsort(groups, kind="stable")
     ranks = np.arange(len(groups)) - np.searchsorted(groups[order], groups[order])

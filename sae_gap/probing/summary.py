@@ -37,15 +37,15 @@ def overall(rows: Sequence[Row], baseline: str) -> list[Row]:
             line |= {"probe": probe, "pairs": len(row["pairs"]), "splits": row["splits"]}
             for score in SCORES:
                 values = np.array(row[f"{score} {probe}"], float)
-                line[score], line[f"{score}_half"] = interval(values)
+                line[score], line[f"{score}_half"] = _interval(values)
                 if score in ("auc_ood", "drop", "accuracy_drop"):
                     base = np.array(own.get(f"{score} {probe}", np.nan), float)
-                    line[f"more_{score}"], line[f"more_{score}_half"] = interval(values - base)
+                    line[f"more_{score}"], line[f"more_{score}_half"] = _interval(values - base)
             lines.append(line)
     return lines
 
 
-def interval(values: np.ndarray) -> tuple[float | None, float | None]:
+def _interval(values):
     """The mean and half its 95 % interval by Student's law; None for what is not known."""
     known = values[np.isfinite(values)]
     if len(known) < 2:

@@ -79,9 +79,8 @@ def test_arrays_and_tensors_and_files(given, tmp_path):
     save(tmp_path / "x.pt", half)
     model = sae_gap.check(sae.model, tmp_path / "x.pt", rows=100)
     assert "on 100 rows" in str(model) and model.wrong == ()
-    by_heads = sae_gap.load_sae(FILES / "saelens/hook_z"), x[:50, :6]
-    parted = sae_gap.check(by_heads[0], by_heads[1].reshape(50, 2, 3))
-    assert str(parted) == str(sae_gap.check(*by_heads))
+    by_heads = sae_gap.check(FILES / "saelens/hook_z", x[:50, :6].reshape(50, 2, 3))
+    assert str(by_heads) == str(sae_gap.check(FILES / "saelens/hook_z", x[:50, :6]))
     weight, offset, atoms, bias = arrays
     few = SAE.from_arrays(weight, offset - 1e3 * (np.arange(D) < 7), atoms, bias, **OPTIONS)
     assert "7 of 12 latents never fire (rare" in str(sae_gap.check(few, x[:40]))

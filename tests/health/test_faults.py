@@ -85,7 +85,6 @@ def causes(arrays, x):
         yield f"is not {kind.name} but none", {"normalisation": kind}, x
     if "threshold" not in arrays:
         yield "rescale_acts_by_decoder_norm", rescaled(arrays, LENGTHS**2), x
-    yield "signs of the encoder", {"W_enc": -weight}, x
     yield "signs of the encoder", {"W_dec": -arrays["W_dec"]}, x
     yield "permuted", {"W_enc": weight[:, ORDER], "b_enc": offset[ORDER]}, x
     yield "permuted", {"W_dec": DRAWS.permutation(arrays["W_dec"])}, x
@@ -104,6 +103,7 @@ def doubts(arrays, other, x, layer):
     yield "would mend", {"b_dec": 0 * bias}, x
     yield "the decoder's bias is zero", {"b_dec": 0 * bias}, x
     yield "the encoder's bias is zero", {"b_enc": zero}, layer
+    yield "the encoder's bias is zero", {"centred": False, "b_enc": zero}, layer
     yield "multiplied by", {"W_dec": 2 * atoms}, x
     yield "multiplied by", {"W_enc": weight + 2 * noise}, x
     yield "nearest to its own atom", {"W_enc": other["W_enc"]}, x

@@ -12,28 +12,27 @@ from sklearn.neighbors import KNeighborsRegressor
 
 from sae_gap.core import Model, Split, Task
 from sae_gap.encoders import BatchPursuit, Predicted
+from sae_gap.encoders.refined import Known
 from sae_gap.metrics import Inferred, fvu
 from sae_gap.metrics.predictability import METRIC
 from sae_gap.metrics.reconstruction import EXPLAINED
-from tests.encoders.test_predicted import MODEL, X, inference_of
+from sae_gap.study import Inference
 
 
 def test_explained_is_by_its_formula():
     rng = np.random.default_rng(0)
-    codes = {name: rng.random((30, 4)) * (rng.random((30, 4)) < 0.3) for name in ("id", "ood")}
-    atoms, bias = 2 * rng.normal(size=(5, 4)), np.arange(5.0)
-    drawn = {name: part @ atoms.T + bias for name, part in codes.items()}
-    signals = {name: part + 0.3 * rng.normal(size=(30, 5)) for name, part in drawn.items()}
-    for part in signals.values():
-        part[7] = 0
-    splits = (Split(signals[name]) for name in ("id", "id", "ood"))
-    task = Task(*splits, width=4, dictionary=atoms)
-    found = EXPLAINED(Inferred(task, Model(atoms, bias), codes, {}, 1.0, "strict"))
-    for name, x in signals.items():
-        r2 = r2_score(x, drawn[name], multioutput="variance_weighted")
-        assert found[f"r2_{name}"] == pytest.approx(r2)
-        lengths = (np.linalg.norm(np.delete(part, 7, 0), axis=1) for part in (drawn[name], x))
-        assert found[f"shrinkage_{name}"] == pytest.approx(np.mean(np.divide(*lengths)))
+    codes, atoms = rng.random((30, 4)) * (rng.random((30, 4)) < 0.3), 2 * rng.normal(size=(5, 4))
+    drawn, kept = codes @ atoms.T + np.arange(5), np.arange(30) != 7
+    x = (drawn + 0.3 * rng.normal(size=(30, 5))) * kept[:, None]
+    task, model = Task(*[Split(x)] * 3, width=4, dictionary=atoms), Model(atoms, np.arange(5.0))
+    given = Inferred(task, model, dict.fromkeys(("id", "ood"), codes), {}, 1.0, "strict")
+    lengths = (np.linalg.norm(part[kept], axis=1) for part in (drawn, x))
+    wanted = {
+        "r2": r2_score(x, drawn, multioutput="variance_weighted"),
+        "shrinkage": np.mean(np.divide(*lengths)),
+    }
+    wanted = {f"{name}_{split}": wanted[name] for name in wanted for split in ("id", "ood")}
+    assert EXPLAINED(given) == pytest.approx(wanted)
 
 
 def test_fvu_is_one_for_the_mean():
@@ -46,19 +45,19 @@ def test_fvu_is_one_for_the_mean():
 
 
 def test_bounds_are_those_of_scikit_learn():
-    """Of inputs with a large mean."""
-    inference = inference_of("hidden", X + np.float32(1e4))
-    held = dataclasses.replace(inference.task.id, counts=np.arange(300) < 200)
-    inference.task = dataclasses.replace(inference.task, id=held, ood=held)
-    encoder = inference.prepare(Predicted(BatchPursuit(2, l0=2.0), steps=1))
-    given = Inferred(inference.task, MODEL, {}, {}, 0.1, "", encoder=encoder, inference=inference)
-    found, train = METRIC(given), inference.task.train
-    x, y = held.inputs[:200], held.signals[:200]
-    guesses = {"network": np.asarray(encoder.known.value(x))}
+    """Of inputs with a large mean, on rows that count."""
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(600, 6)) + 1e4).astype(np.float32)
+    y = (np.abs(x - 1e4) @ rng.normal(size=(6, 5)) + 3).astype(np.float32)
+    held = Split(y[400:], inputs=x[400:], counts=np.arange(200) < 150)
+    task = Task(Split(y[:400], inputs=x[:400]), held, held, width=10)
+    encoder = Predicted(BatchPursuit(2), known=Known(lambda inputs: inputs[:, :5] - 1e4))
+    inference = Inference(task, Model(np.ones((5, 10)), np.zeros(5)))
+    given = Inferred(task, None, {}, {}, 0.1, "", encoder=encoder, inference=inference)
+    guesses = {"network": x[400:550, :5] - 1e4}
     for name, kind in (("ridge", LinearRegression()), ("neighbours", KNeighborsRegressor(10))):
-        guesses[name] = kind.fit(train.inputs.astype(float), train.signals).predict(x.astype(float))
-    for name, guess in guesses.items():
-        assert found[f"{name}_fvu"] == pytest.approx(fvu(y, guess), rel=1e-3)
-    assert found["network_rows"] == 1_200
+        guesses[name] = kind.fit(x[:400].astype(float), y[:400]).predict(x[400:550].astype(float))
+    wanted = {f"{name}_fvu": fvu(y[400:550], guess) for name, guess in guesses.items()}
+    assert METRIC(given) == pytest.approx(wanted | {"network_rows": 400}, rel=1e-3)
     # Codes that know the target predict nothing.
     assert METRIC(dataclasses.replace(given, encoder=BatchPursuit(2))) == {}
