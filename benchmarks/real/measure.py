@@ -123,9 +123,7 @@ class MeasureOptions(VarianceOptions, PutBack):
         recorded = open_recording(self.recording)
         if self.activations:
             return super().read_pairs()
-        if not self.mlp:
-            return recorded.activations(self.layer), None
-        inputs, activations = recorded.mlp(self.layer)
+        inputs, activations = self.recorded_pair(recorded)
         return activations, inputs
 
 

@@ -11,8 +11,6 @@ _CODES = {
     "screened_pursuit 1": ("one screen", "#56B4E9", "o"),
     "screened_pursuit 2": ("two screens", "#0072B2", "o"),
     "batch_pursuit 2": ("two screens, pruned", "#EE3377", "o"),
-    "mp": ("matching pursuit", "#AA4499", "p"),
-    "gradient_pursuit": ("gradient pursuit", "#44AA99", "v"),
     "omp": ("OMP", "#882255", "X"),
     "omp_pruned": ("OMP, pruned", "#882255", "P"),
     "fista None": ("FISTA", "#7F7F7F", "s"),

@@ -141,17 +141,16 @@ class Plan:
         check_type("source", self.source, HeldOut, "open activations by sae_gap.open_activations")
         check_sequence("saes", self.saes, SAE, "give some that sae_gap.load_sae returned")
         for word in ("lam", "l0"):
-            if getattr(self, word) is not None:
-                check_number(word, getattr(self, word), above=0)
+            if (number := getattr(self, word)) is not None:
+                check_number(word, number, above=0)
         for word in ("codes", "controls"):
             check_type(word, getattr(self, word), (list, tuple), "give a list of names")
         names = [*(sae.name for sae in self.saes), *self.controls]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(
-                    f"two of the SAEs, dictionaries and controls are called {name!r}; give each a "
-                    "name of its own."
-                )
+        for name in {name for name in names if names.count(name) > 1}:
+            raise ValueError(
+                f"two of the SAEs, dictionaries and controls are called {name!r}; give each a name "
+                "of its own."
+            )
         rows, weight = jnp.asarray(self.source.scored), self.lam or 0.0
         if len(rows) < FEWEST:
             raise ValueError(
