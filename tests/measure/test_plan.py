@@ -107,6 +107,7 @@ def test_gaps_and_curves_are_those_of_scikit_learn_on_held_out_documents(rows, m
     order = np.argsort(-gaps)[:10]
     # By their numbers among all.
     assert [one["index"] for one in worst] == held.numbers[order].tolist()
+    assert [one["document"] for one in worst] == held.documents[order].tolist()
     shares = (gaps / objective(best))[order]
     assert [one["relative_gap"] for one in worst] == pytest.approx(shares, rel=1e-4)
 

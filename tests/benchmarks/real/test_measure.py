@@ -30,9 +30,7 @@ FILES |= {f"{stem}.{ending}" for stem in FIGURES for ending in ("png", "pdf")}
 
 @pytest.fixture(scope="module")
 def files(task, tmp_path_factory):
-    """An SAE that reconstructs, another of the same width, a decoder alone, and activations of 30
-    documents.
-    """
+    """SAEs that reconstruct, a decoder alone, and activations of 30 documents."""
     folder = tmp_path_factory.mktemp("files")
     rng = np.random.default_rng(0)
     atoms = np.asarray(task.dictionary) + 0.2 * rng.normal(size=task.dictionary.shape)
@@ -47,7 +45,6 @@ def files(task, tmp_path_factory):
         folder / "x.npz", activations=x.astype(np.float32), documents=np.repeat(np.arange(30), 10)
     )
     np.save(folder / "D.npy", atoms)
-    sae_gap.dictionary(atoms, x.mean(axis=0), l0=2).save(folder / "saved")
     return folder
 
 
@@ -138,18 +135,6 @@ def test_saes_of_earlier_runs_stand_beside_those_of_this_one(done, files, tmp_pa
     assert found == [(name, "1 to 3") for name in ("mine", "mine (abcd)", "other")]
     assert re.fullmatch(r"30 rows of \w{6}, seed 0, L0 [\d.]+", first)
     assert second == f"{first}, with a skip" and [line["rank"] for line in there] == ["1"]
-
-
-def test_a_decoder_alone_such_as_learn_saves(files, tmp_path, monkeypatch):
-    # Few documents alone make intervals wide.
-    monkeypatch.setattr(measurement_page, "FEW", 20)
-    arguments = (f"--sae={files / 'saved'}", f"--activations={files / 'x.npz'}", "--match_l0=2")
-    options = ("--controls=none", "--samples=20", "--held_out=0.1", f"--results_dir={tmp_path}")
-    out = succeed("measure", *arguments, *options)
-    assert "Encoder: there is none" in out
-    assert "Only 20 rows of 3 held-out documents" in out
-    codes = lines_of(tmp_path / "measure" / "codes.csv")
-    assert {(line["dictionary"], line["num_scored"]) for line in codes} == {("saved", "20")}
 
 
 def test_an_sae_that_explains_nothing_is_measured_if_it_must_be(files, tmp_path):

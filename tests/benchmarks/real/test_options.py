@@ -246,7 +246,6 @@ def test_no_seed_scores_what_train_real_learned_from(given, tmp_path, name):
         ("encoder_cost", [], "'encoder_cost', 'train'", True),
         # Controls learn for the middle of the L0s.
         ("downstream", ["--l0=2,3,4", "--controls=topk", "--codes=own"], "'k': '3 3'", True),
-        ("measure_sae", ["--dictionary=other"], "'codes': \"own 'own'\"", True),
         ("measure_sae", ["--sae=", "--dictionary=mine"], "'codes': \"own 'own'\"", False),
     ],
 )
