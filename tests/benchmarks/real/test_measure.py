@@ -137,7 +137,7 @@ def test_saes_of_earlier_runs_stand_beside_those_of_this_one(done, files, tmp_pa
     assert second == f"{first}, with a skip" and [line["rank"] for line in there] == ["1"]
 
 
-def test_an_sae_that_explains_nothing_is_measured_if_it_must_be(files, tmp_path):
+def test_an_sae_that_explains_nothing_is_measured_if_it_must_be(files, tmp_path, monkeypatch):
     x = np.load(files / "x.npz")
     np.savez(tmp_path / "moved.npz", activations=x["activations"] - 0.7)
     arguments = (f"--sae={files / 'mine'}", f"--activations={tmp_path / 'moved.npz'}", "--anyway")
@@ -147,6 +147,11 @@ def test_an_sae_that_explains_nothing_is_measured_if_it_must_be(files, tmp_path)
     page = (tmp_path / "measure" / "report.html").read_text()
     # A terminal shows one SAE's tables, but no samples.
     assert "All codes" in out and "largest gaps" not in out and "largest gaps" in page
+    # By default no dictionary is learned that takes hours.
+    monkeypatch.setattr(binary, "AFFORDABLE", 0)
+    mine, rows = str(files / "mine"), str(files / "x.npz")
+    plan, _ = binary.plan_of(binary.VarianceOptions(sae=(mine,), activations=rows))
+    assert plan.controls == ("samples", "random")
 
 
 MINE = ["--sae={m}", "--activations={x}"]
