@@ -100,9 +100,8 @@ def source_of(options: TrainOptions) -> HeldOut:
     if not options.keep_outliers and len(activations.outliers.rows):
         logging.warning("left out: %s", activations.outliers)
     named = {name: getattr(options, name) for name in ("width", "sparsity", "samples", "seed")}
-    outliers = options.keep_outliers
-    fixed = {"split_seed": 0, "together": True, "learn_outliers": outliers, "inputs": inputs}
-    source = HeldOut(activations, **named, **fixed)
+    fixed: Any = {"split_seed": 0, "together": True, "learn_outliers": options.keep_outliers}
+    source = HeldOut(activations, inputs=inputs, **named, **fixed)
     if options.sparsity >= min(options.width, source.input_dim):
         limits = f"the {options.width} atoms and the {source.input_dim} dimensions"
         raise ValueError(f"--sparsity must be below {limits}, but it is {options.sparsity}.")

@@ -1,6 +1,7 @@
 """What probes of codes tell out of distribution, and beside the nats that the codes cost."""
 
 import itertools
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -37,9 +38,10 @@ def ood_drop(lines: style.Lines) -> Figure:
     for line in lines:
         place = places[line["dictionary"], line["codes"]] + shifts[line["probe"]]
         points.append({**line, "drop_sd": line["drop_half"], "place": place})
-    more = (
-        f"{lines[0]['pairs']} pairs, {lines[0]['splits']} splits of each, intervals of 95 % over "
-    )
+    spread = f"{lines[0]['pairs']} pairs, {lines[0]['splits']} splits of each"
+    about: Any = {"title": "AUC that probes lose out of distribution"}
+    about |= {"more": f"{spread}, intervals of 95 % over pairs", "of": lines}
+    about["size"] = (1.8, 0.24 * len(names))
     figure = draw_lines(
         points,
         "drop",
@@ -47,10 +49,7 @@ def ood_drop(lines: style.Lines) -> Figure:
         line="probe",
         looks={"probe": _PROBES},
         logx=False,
-        size=(1.8, 0.24 * len(names)),
-        of=lines,
-        title="AUC that probes lose out of distribution",
-        more=f"{more}pairs",
+        **about,
     )
     (axes,) = figure.axes
     axes.axvline(0, color=style.QUIET, linewidth=0.6, linestyle=style.DASHED, zorder=1)
@@ -87,6 +86,12 @@ def features_and_nats(
         codes: {"label": label, "linestyle": "none", **marker}
         for (codes, label), marker in zip(kinds, itertools.cycle(MARKERS), strict=False)
     }
+    about: Any = {
+        "title": f"What {_PROBES[probe]['label']} tell, and the nats that their codes cost",
+        "more": f"{lines[0]['pairs']} pairs, intervals of 95 % over pairs",
+        "size": (2.6, 3.4),
+        "of": lines,
+    }
     return draw_lines(
         points,
         "kl",
@@ -94,10 +99,7 @@ def features_and_nats(
         dash="codes",
         looks={"codes": looks},
         logx=False,
-        size=(2.6, 3.4),
-        of=lines,
-        title=f"What {_PROBES[probe]['label']} tell, and the nats that their codes cost",
-        more=f"{lines[0]['pairs']} pairs, intervals of 95 % over pairs",
+        **about,
     )
 
 
