@@ -252,14 +252,13 @@ CHANGES = {
             *({"given": {"scale": 2.0}}, {"given": {"encode": function(0.5)}}),
         ],
         ("coded",): [{"given": {"signed": True}}],
-        ("curve",): [{"lam": 0.1}, {"l0": 1.0}],
+        ("curve",): [{"l0": 1.0}],
     },
     of_measure_sae: {
         ("coded", "control"): [
             *({"row": 137}, {"document": 5}, {"seed": 1}, {"samples": 20}, {"outliers": "keep"}),
             *({"atom": 1}, {"match_l0": 0.7}, {"held_out": "0.2"}),
         ],
-        ("curve",): [{"lam": 0.1}],
         ("control",): [{"controls": ("samples",)}],
     },
     of_train_real: {

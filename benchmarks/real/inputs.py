@@ -31,13 +31,18 @@ WRONG = 0.9
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class OnActivations(Options):
-    """Recorded activations."""
+class OnPairs(Options):
+    """Recorded activations, and perhaps others that a transcoder explains."""
 
     activations: str | None = option(
         None, "File or folder of activations: .pt, .npy, .npz, .safetensors, .arrow, .parquet."
     )
     key: str | None = option(None, "Name of the array of activations in a file of several.")
+    targets: str | None = option(
+        None,
+        "File or folder of what a transcoder explains, row by row, in an array `targets` or its "
+        "only one; its inputs are the activations.",
+    )
 
     def read_activations(self) -> Activations:
         """Opens the activations.
@@ -48,17 +53,6 @@ class OnActivations(Options):
         if self.activations is None:
             raise ValueError("--activations is needed: a file or a folder of activations.")
         return open_activations(self.activations, key=self.key)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class OnPairs(OnActivations):
-    """Recorded activations, and perhaps others that a transcoder explains."""
-
-    targets: str | None = option(
-        None,
-        "File or folder of what a transcoder explains, row by row, in an array `targets` or its "
-        "only one; its inputs are the activations.",
-    )
 
     def read_pairs(self) -> tuple[Activations, Activations | None]:
         """Opens what is explained, and what transcoders read of it: None without targets.
@@ -157,36 +151,35 @@ class Measured(Options):
         Raises:
           ValueError: one cannot be read, is of another width, or explains next to nothing.
         """
-        paths = [*self.sae, *self.dictionary]
-        for path in self.sae:
+        paths, saes, reports = [*self.sae, *self.dictionary], [], {}
+        for path in {*self.sae} & {*self.dictionary}:
+            raise ValueError(
+                f"{path} is both a --sae and a --dictionary, which differ in its own codes alone; "
+                "give it as --sae."
+            )
+        for path, name in zip(paths, names(paths, controls), strict=True):
+            sae = dataclasses.replace(load_sae(path, mean=mean), name=name)
             if path in self.dictionary:
-                raise ValueError(
-                    f"{path} is both a --sae and a --dictionary, which differ in its own codes "
-                    "alone; give it as --sae."
-                )
-        called = dict(zip(paths, names(paths, controls), strict=True))
-        saes, reports = [], {}
-        for path in paths:
-            sae = load_sae(path, mean=mean)
-            if sae.transcodes and path in self.sae:
+                sae = sae.decoder_alone
+            elif sae.transcodes:
                 _check_inputs(path, sae, inputs)
             if sae.input_dim != x.shape[1]:
                 raise ValueError(
                     f"{path} is of {sae.input_dim} dimensions, but the activations have "
                     f"{x.shape[1]}; give what was trained on their layer, or transpose its atoms."
                 )
-            sae = dataclasses.replace(sae, name=called[path])
-            if path in self.sae and sae.model.encode is not None:
-                pair: Any = (inputs, x) if sae.transcodes else (x, None)
-                reports[sae.name] = report = check(sae, pair[0], targets=pair[1])
-                if not report.fvu <= WRONG and not self.anyway:
-                    doubts = "; ".join(doubt.rstrip(".") for doubt in report.wrong)
-                    raise ValueError(
-                        f"{path} leaves {report.fvu:.3g} of the variance of these activations "
-                        f"unexplained, where their mean alone leaves 1: {doubts}; "
-                        "--anyway measures it all the same."
-                    )
-            saes.append(sae if path in self.sae else sae.decoder_alone)
+            saes.append(sae)
+            if sae.model.encode is None:
+                continue
+            read, explained = (inputs, x) if sae.transcodes else (x, None)
+            reports[name] = report = check(sae, read, targets=explained)  # type: ignore[arg-type]
+            if not report.fvu <= WRONG and not self.anyway:
+                doubts = "; ".join(doubt.rstrip(".") for doubt in report.wrong)
+                raise ValueError(
+                    f"{path} leaves {report.fvu:.3g} of the variance of these activations "
+                    f"unexplained, where their mean alone leaves 1: {doubts}; "
+                    "--anyway measures it all the same."
+                )
         return saes, reports
 
 
@@ -225,6 +218,12 @@ class PutBack(OfRecording, Outliers):
     tokens: int = option(8_192, "Held-out tokens to run, rounded up to whole documents.", least=1)
     seed: int = option(0, "Draws which of the held-out documents are run.", least=0)
 
+    def recorded_pair(self, recorded: "Recorded") -> tuple[Activations | None, Activations]:
+        """What transcoders read, and what is replaced."""
+        if self.mlp:
+            return recorded.mlp(self.layer)
+        return None, recorded.activations(self.layer)
+
     def begin(
         self, l0: Sequence[float], controls: Collection[str] = ()
     ) -> tuple["OnNetwork", list[SAE]]:
@@ -240,9 +239,7 @@ class PutBack(OfRecording, Outliers):
         from sae_gap.lm.on_network import OnNetwork
 
         recorded, lm = self.open()
-        inputs, activations = (
-            recorded.mlp(self.layer) if self.mlp else (None, recorded.activations(self.layer))
-        )
+        inputs, activations = self.recorded_pair(recorded)
         # The split of `train_real`, whatever the seed: do not score what its SAEs learned from.
         rows = HeldOut(activations, keep_outliers=self.keep_outliers, split_seed=0, inputs=inputs)
         saes, reports = self.read(rows.scored, rows.parts[0].mean, controls, rows.scored_inputs)
@@ -309,17 +306,12 @@ def npy(array: ArrayLike) -> bytes:
 
 
 def names(paths: Sequence[str], taken: Collection[str] = ()) -> list[str]:
-    """A name for each path: its last part, or as many parts as tell it from the others.
-
-    A file of an SAE's weights is named after its folder. No name is one that is taken, for example
-    by a control.
+    """A name for each path: its last part, unless two are alike or one is taken, for example by a
+    control. A file of an SAE's weights is named after its folder.
     """
-    parts = []
+    found = []
     for path in (pathlib.Path(path).absolute() for path in paths):
         named = path.parent if holds(path.name) else path.with_suffix("")
-        parts.append(named if path.is_file() else path)
-    for depth in range(1, max((len(path.parts) for path in parts), default=0) + 1):
-        found = ["/".join(path.parts[-depth:]) for path in parts]
-        if len(set(found)) == len(found) and not set(found) & {*taken}:
-            return found
-    return list(paths)
+        found.append((named if path.is_file() else path).name)
+    clash = len({*found, *taken}) < len(found) + len({*taken})
+    return list(paths) if clash else found

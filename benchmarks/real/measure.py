@@ -71,7 +71,6 @@ COSTS = (
 class VarianceOptions(OnPairs, Measured, Results, Outliers, Distributed):
     """What to measure on activations alone, and how."""
 
-    lam: float | None = option(None, "Weight of the l1 norm, on unit atoms.", least=1e-9)
     match_l0: float | None = option(
         None, "Mean L0 of the best codes.  [the encoder's; else dimensions / 12]", least=0.01
     )
@@ -123,9 +122,7 @@ class MeasureOptions(VarianceOptions, PutBack):
         recorded = open_recording(self.recording)
         if self.activations:
             return super().read_pairs()
-        if not self.mlp:
-            return recorded.activations(self.layer), None
-        inputs, activations = recorded.mlp(self.layer)
+        inputs, activations = self.recorded_pair(recorded)
         return activations, inputs
 
 
@@ -139,8 +136,6 @@ def plan_of(options: VarianceOptions) -> tuple[measure.Plan, dict[str, Check]]:
         raise ValueError(
             "there is nothing to measure; give --activations and --sae or --dictionary."
         )
-    if options.lam is not None and options.match_l0 is not None:
-        raise ValueError("--lam and --match_l0 each set the weight; give one of them.")
     chosen = measure.CONTROLS if options.controls is None else options.controls
     controls = () if chosen == ("none",) else chosen
     activations, inputs = options.read_pairs()
@@ -166,7 +161,7 @@ def plan_of(options: VarianceOptions) -> tuple[measure.Plan, dict[str, Check]]:
     if options.controls is None and not is_affordable(saes[0]):
         logging.info("online_dl would take hours and is left out; --controls=online_dl runs it.")
         controls = controls[1:]
-    plan = measure.Plan(saes, source, options.lam, options.match_l0, controls, options.codes)
+    plan = measure.Plan(saes, source, options.match_l0, controls, options.codes)
     return plan, reports
 
 

@@ -157,10 +157,9 @@ def measure(options: ProbeOptions) -> list[Row]:
     source = HeldOut(recorded.activations(options.layer), split_seed=0)
     train, held = source.parts
     held = held if options.documents == "held_out" else source.kept
-    topics = set()
-    if recorded.topics:
-        topics = {recorded.topics[number] for number in recorded.documents[held.numbers]}
-    pairs = options.pairs or usual_pairs(sorted(topics))
+    topics, documents = recorded.topics, {*recorded.documents[held.numbers]}
+    there = {topics[number] for number in documents} if topics else ()
+    pairs = options.pairs or usual_pairs(sorted(there))
     saes, _ = options.read(source.scored, train.mean, options.controls)
     chosen = methods(options, saes, source.input_dim)
     x, concepts = of_pairs(tokens_of(recorded, lm), held, pairs, options.seeds, options.rows)

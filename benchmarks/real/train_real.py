@@ -100,9 +100,8 @@ def source_of(options: TrainOptions) -> HeldOut:
     if not options.keep_outliers and len(activations.outliers.rows):
         logging.warning("left out: %s", activations.outliers)
     named = {name: getattr(options, name) for name in ("width", "sparsity", "samples", "seed")}
-    outliers = options.keep_outliers
-    fixed = {"split_seed": 0, "together": True, "learn_outliers": outliers, "inputs": inputs}
-    source = HeldOut(activations, **named, **fixed)
+    fixed: Any = {"split_seed": 0, "together": True, "learn_outliers": options.keep_outliers}
+    source = HeldOut(activations, inputs=inputs, **named, **fixed)
     if options.sparsity >= min(options.width, source.input_dim):
         limits = f"the {options.width} atoms and the {source.input_dim} dimensions"
         raise ValueError(f"--sparsity must be below {limits}, but it is {options.sparsity}.")
@@ -156,9 +155,9 @@ def summarise(rows: Sequence[Row], options: TrainOptions, names: Sequence[str]) 
     """Means over seeds, a line for each method and codes, the named methods first."""
     kept, lines = ("codes", "seed", *COLUMNS, *catalogue.default_columns()), []
     for row in rows:
-        line = {name: row[name] for name in kept if name in row}
-        line |= {"method": row["dictionary"], "sparsity": options.sparsity}
-        lines.append(line | {"num_latents": row.get("num_latents", options.width)})
+        about = {"method": row["dictionary"], "sparsity": options.sparsity}
+        about["num_latents"] = row.get("num_latents", options.width)
+        lines.append({name: row[name] for name in kept if name in row} | about)
     return tables.summarise(lines, by=[*CELL], methods=names)
 
 
@@ -175,16 +174,13 @@ def train(options: TrainOptions) -> list[Row]:
     directory, models = options.folder(NAME), Models(options.models_folder)
     task = source.task()
     wanted = study_for(options, [source], options.methods)
-    learners = {str(method.row["dictionary"]): method.learner for method in wanted.methods(source)}
+    learners = {name: learner_of(name, options, source.input_dim) for name in options.methods}
     for name, learner in learners.items():
         lacking = learner.needs(task)
         if lacking is not None:
             fault = f"{name} cannot be learned, since the data lack {lacking}"
             raise ValueError(f"--methods: {fault}; leave it out.")
-        if name not in SAES and options.epochs != TrainOptions.epochs:
-            logging.info("--epochs is for SAEs, and changes nothing of %s", name)
-    held = source.parts[1].num_samples
-    logging.info("%d rows to learn from, %d held out", source.num_train, held)
+    logging.info("%d rows to learn from", source.num_train)
     origin = origin_of(options.targets or options.activations or "")
     read = origin_of(options.activations or "").get("hook_name")
     for name, learner in learners.items():

@@ -114,8 +114,9 @@ def compare(
     """
     errors, far = np.array([one, other], np.float64), np.asarray(variance, np.float64)
     explained = 1 - errors.sum(axis=1) / far.sum()
-    numbers = map(float, (*explained, *interval(errors[1] - errors[0], far)))
-    return Comparison(*numbers, l0s)
+    ends = interval(errors[1] - errors[0], far)
+    first, second, low, high = map(float, (*explained, *ends))
+    return Comparison(first, second, low, high, l0s)
 
 
 def interval(

@@ -106,7 +106,7 @@ def best_at(
 ) -> Row | None:
     """The row of the best codes at an L0, on one dictionary or on all; None if there is none."""
     there = (row for row in rows if row["codes"] in BEST and row["level"] == level)
-    found = best(([row] for row in there if dictionary in (None, row["dictionary"])), loss)
+    found: Any = best(([row] for row in there if dictionary in (None, row["dictionary"])), loss)
     return found and found[0]
 
 

@@ -35,7 +35,6 @@ def at(rows: Sequence[Row], codes: Collection[str], level: str = "own") -> Any:
         stands for it.
     """
     there = [row for row in rows if row["codes"] in codes and "times" not in row]
-    there = [row for row in there if row.get("level") != "lam"]
     there = [row for row in there if row.get("level") == level] or there
     found = best(([row] for row in there), "fvu")
     return found and found[0]

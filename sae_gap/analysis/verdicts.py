@@ -29,6 +29,7 @@ and the mean as fixed.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from sae_gap.analysis import BEST, Comparison, Rows, at, by_dictionary, parts
 from sae_gap.storage import Row
@@ -170,7 +171,7 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
         if own is not None and not dead:
             judged = "dictionary" in losses and common is best and not losses["dictionary"].reason
             reference = rival if judged else None
-            every = (row and [row] for row in (own, again, best, proposed, reference))
+            every: Any = [row and [row] for row in (own, again, best, proposed, reference)]
             codes = parts.Compared(*every)
             line, split = parts.line_of(codes, "fvu"), parts.split(codes, "fvu")
             losses = split | losses | {"encoder": split["amortisation"]}
@@ -185,7 +186,8 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
                     losses["amortisation"] = compare_rows(predicted, own)
                     losses["unreached"] = compare_rows(best, predicted)
         said = None if suspicions is None else suspicions.get(name)
-        verdicts.append(Verdict(name, said, own, best, common, rival, losses, unsure, line))
+        rows_of = own, best, common, rival
+        verdicts.append(Verdict(name, said, *rows_of, losses, unsure, line))
     return verdicts
 
 

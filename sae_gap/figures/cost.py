@@ -1,5 +1,7 @@
 """Accuracy and recovery against their cost in operations, products or seconds."""
 
+from typing import Any
+
 from matplotlib.figure import Figure
 
 from sae_gap.figures import draw_lines, labels, style
@@ -11,8 +13,6 @@ _CODES = {
     "screened_pursuit 1": ("one screen", "#56B4E9", "o"),
     "screened_pursuit 2": ("two screens", "#0072B2", "o"),
     "batch_pursuit 2": ("two screens, pruned", "#EE3377", "o"),
-    "mp": ("matching pursuit", "#AA4499", "p"),
-    "gradient_pursuit": ("gradient pursuit", "#44AA99", "v"),
     "omp": ("OMP", "#882255", "X"),
     "omp_pruned": ("OMP, pruned", "#882255", "P"),
     "fista None": ("FISTA", "#7F7F7F", "s"),
@@ -55,6 +55,8 @@ def budget(rows: style.Rows) -> Figure | None:
             # Its gap is zero, which a log axis cannot show.
             point["relative_gap_ood_mean"] = None
     points.sort(key=lambda point: point["flops"] or 0)
+    about: Any = {"title": "Amortisation gap and MCC by floating-point operations"}
+    about["caption"] = "Numbers are the layers of LISTA and the iterations of ISTA and FISTA"
     return draw_lines(
         points,
         "flops",
@@ -63,8 +65,7 @@ def budget(rows: style.Rows) -> Figure | None:
         logy=metrics[:1],
         size=(4, 2.6),
         of=rows,
-        title="Amortisation gap and MCC by floating-point operations",
-        caption="Numbers are the layers of LISTA and the iterations of ISTA and FISTA",
+        **about,
     )
 
 
@@ -103,6 +104,11 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
         for column, by in _COSTS.items()
         for point in points
     ]
+    about: Any = {
+        "title": f"Nats that codes on {points[0]['dictionary']} lose, by what finding them costs",
+        "more": f"L0 {least:.0f} to {most:.0f}",
+        "caption": _CAPTION,
+    }
     figure = draw_lines(
         both,
         "cost",
@@ -111,9 +117,7 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
         panel="by",
         looks={"line": looks},
         of=points[:1],
-        title=f"Nats that codes on {points[0]['dictionary']} lose, by what finding them costs",
-        more=f"L0 {least:.0f} to {most:.0f}",
-        caption=_CAPTION,
+        **about,
     )
     # The first iterations of FISTA would set the scale.
     heights = [point["kl"] for point in costly if point["family"] != "fista"]

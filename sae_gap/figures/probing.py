@@ -1,6 +1,7 @@
 """What probes of codes tell out of distribution, and beside the nats that the codes cost."""
 
 import itertools
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -9,12 +10,15 @@ from sae_gap.storage import Row
 
 # Looks by the columns that a probe reads.
 _PROBES = {
-    "dense": {"label": "all dimensions", "color": "#0072B2", "marker": "o", "linestyle": "none"},
-    "k=1": {"label": "1 latent", "color": "#D55E00", "marker": "s", "linestyle": "none"},
-    "k=2": {"label": "2 latents", "color": "#CC79A7", "marker": "v", "linestyle": "none"},
-    "k=5": {"label": "5 latents", "color": "#E69F00", "marker": "^", "linestyle": "none"},
-    "k=20": {"label": "20 latents", "color": "#009E73", "marker": "D", "linestyle": "none"},
-    "k=all": {"label": "all latents", "color": "#000000", "marker": "x", "linestyle": "none"},
+    probe: {"label": label, "color": colour, "marker": marker, "linestyle": "none"}
+    for probe, label, colour, marker in (
+        ("dense", "all dimensions", "#0072B2", "o"),
+        ("k=1", "1 latent", "#D55E00", "s"),
+        ("k=2", "2 latents", "#CC79A7", "v"),
+        ("k=5", "5 latents", "#E69F00", "^"),
+        ("k=20", "20 latents", "#009E73", "D"),
+        ("k=all", "all latents", "#000000", "x"),
+    )
 }
 
 
@@ -28,16 +32,16 @@ def ood_drop(lines: style.Lines) -> Figure:
       The figure.
     """
     names = {(line["dictionary"], line["codes"]): _name(line) for line in lines}
-    order, probes = [*names], [*_PROBES]
-    points = [
-        {
-            **line,
-            "drop_sd": line["drop_half"],
-            "place": order.index((line["dictionary"], line["codes"]))
-            + 0.17 * (probes.index(line["probe"]) - (len(probes) - 1) / 2),
-        }
-        for line in lines
-    ]
+    places = {codes: place for place, codes in enumerate(names)}
+    shifts = {probe: 0.17 * (place - 2.5) for place, probe in enumerate(_PROBES)}
+    points = []
+    for line in lines:
+        place = places[line["dictionary"], line["codes"]] + shifts[line["probe"]]
+        points.append({**line, "drop_sd": line["drop_half"], "place": place})
+    spread = f"{lines[0]['pairs']} pairs, {lines[0]['splits']} splits of each"
+    about: Any = {"title": "AUC that probes lose out of distribution"}
+    about |= {"more": f"{spread}, intervals of 95 % over pairs", "of": lines}
+    about["size"] = (1.8, 0.24 * len(names))
     figure = draw_lines(
         points,
         "drop",
@@ -45,11 +49,7 @@ def ood_drop(lines: style.Lines) -> Figure:
         line="probe",
         looks={"probe": _PROBES},
         logx=False,
-        size=(1.8, 0.24 * len(names)),
-        of=lines,
-        title="AUC that probes lose out of distribution",
-        more=f"{lines[0]['pairs']} pairs, {lines[0]['splits']} splits of each, intervals of 95 % "
-        "over pairs",
+        **about,
     )
     (axes,) = figure.axes
     axes.axvline(0, color=style.QUIET, linewidth=0.6, linestyle=style.DASHED, zorder=1)
@@ -86,6 +86,12 @@ def features_and_nats(
         codes: {"label": label, "linestyle": "none", **marker}
         for (codes, label), marker in zip(kinds, itertools.cycle(MARKERS), strict=False)
     }
+    about: Any = {
+        "title": f"What {_PROBES[probe]['label']} tell, and the nats that their codes cost",
+        "more": f"{lines[0]['pairs']} pairs, intervals of 95 % over pairs",
+        "size": (2.6, 3.4),
+        "of": lines,
+    }
     return draw_lines(
         points,
         "kl",
@@ -93,10 +99,7 @@ def features_and_nats(
         dash="codes",
         looks={"codes": looks},
         logx=False,
-        size=(2.6, 3.4),
-        of=lines,
-        title=f"What {_PROBES[probe]['label']} tell, and the nats that their codes cost",
-        more=f"{lines[0]['pairs']} pairs, intervals of 95 % over pairs",
+        **about,
     )
 
 

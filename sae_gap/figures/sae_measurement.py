@@ -49,6 +49,9 @@ def fvu_curve(rows: style.Rows) -> Figure | None:
     if not points:
         return None
     metrics = [metric for metric in ("fvu", "kl") if metric in points[0]]
+    about: Any = {"title": "Variance unexplained by number of active latents"}
+    if "num_scored" in shown[0]:
+        about["more"] = f"{shown[0]['num_scored']:,} held-out samples"
     return draw_lines(
         points,
         "l0",
@@ -57,8 +60,7 @@ def fvu_curve(rows: style.Rows) -> Figure | None:
         looks={"dictionary": _looks(shown), "codes": codes},
         logy=metrics,
         of=shown,
-        title="Variance unexplained by number of active latents",
-        more=f"{shown[0]['num_scored']:,} held-out samples" if "num_scored" in shown[0] else "",
+        **about,
     )
 
 

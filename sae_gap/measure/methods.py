@@ -216,10 +216,7 @@ def methods_of(
         try:
             encoder = encoder_at(name, l0, learner, signed, lasso)
         except LeftOutError as reason:
-            # Nobody expects own codes of a bare decoder, or predicted ones of an SAE.
-            expected = {"own": learner.encode is not None, "predicted": learner.transcodes}
-            if expected.get(name.removesuffix(REFIT), True):
-                logging.info("left out %s of %s: %s", name, learner.name, reason)
+            logging.info("left out %s of %s: %s", name, learner.name, reason)
             continue
         # Own codes do not depend on the requested L0.
         level: dict[str, Scalar] = {} if name.startswith("own") else {"level": l0}

@@ -11,8 +11,6 @@ from itertools import chain
 from types import MappingProxyType
 from typing import Any
 
-import jax.numpy as jnp
-
 from sae_gap import catalogue
 from sae_gap.analysis import BEST, best_at, placed
 from sae_gap.core import (
@@ -21,10 +19,9 @@ from sae_gap.core import (
     check_number,
     check_sequence,
     check_type,
-    lasso_problem,
 )
 from sae_gap.data import TENTH, Activations, HeldOut, Source
-from sae_gap.encoders import DENSEST, Lasso, Own, unit_atoms
+from sae_gap.encoders import DENSEST, Lasso, Own
 from sae_gap.learners import Held, Learner
 from sae_gap.measure import (
     OF_ENCODERS,
@@ -116,7 +113,6 @@ class Plan:
         encoder is not dead sets the L0 at which dictionaries are compared.
       source: the rows, which of them are scored, and their documents; activations score a tenth of
         the documents if there are controls, which learn, and else all.
-      lam: weight λ of the gap and of the middle of the curve; None finds it.
       l0: mean L0 of the gap and of the comparison of dictionaries; None takes the encoder's own.
       controls: names of control dictionaries: learners of the suite, or encoders of its SAEs.
       codes: further codes, by their names; see `sae_gap.measure.methods`.
@@ -124,7 +120,6 @@ class Plan:
 
     saes: Sequence[SAE]
     source: HeldOut
-    lam: float | None = None
     l0: float | None = None
     controls: Sequence[str] = ()
     codes: Sequence[str] = ()
@@ -140,32 +135,20 @@ class Plan:
         """
         check_type("source", self.source, HeldOut, "open activations by sae_gap.open_activations")
         check_sequence("saes", self.saes, SAE, "give some that sae_gap.load_sae returned")
-        for word in ("lam", "l0"):
-            if getattr(self, word) is not None:
-                check_number(word, getattr(self, word), above=0)
+        if self.l0 is not None:
+            check_number("l0", self.l0, above=0)
         for word in ("codes", "controls"):
             check_type(word, getattr(self, word), (list, tuple), "give a list of names")
         names = [*(sae.name for sae in self.saes), *self.controls]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(
-                    f"two of the SAEs, dictionaries and controls are called {name!r}; give each a "
-                    "name of its own."
-                )
-        rows, weight = jnp.asarray(self.source.scored), self.lam or 0.0
-        if len(rows) < FEWEST:
+        for name in {name for name in names if names.count(name) > 1}:
             raise ValueError(
-                f"{len(rows)} held-out activations are too few to judge by; give some hundreds."
+                f"two of the SAEs, dictionaries and controls are called {name!r}; give each a name "
+                "of its own."
             )
-        for sae in self.saes if weight else ():
-            target = sae.model.signals(rows, self.source.scored_inputs) - sae.bias
-            atoms = unit_atoms(sae.model.decoder)[0]
-            top = jnp.max(lasso_problem.lambda_max(target, atoms, nonneg=not sae.signed))
-            if weight >= top:
-                raise ValueError(
-                    f"lam is {weight:g}, which is not below {top:.3g}, the largest λ_max of "
-                    f"the samples on {sae.name!r}, and leaves no code; give less."
-                )
+        if (rows := len(self.source.scored)) < FEWEST:
+            raise ValueError(
+                f"{rows} held-out activations are too few to judge by; give some hundreds."
+            )
         densest = DENSEST * self.source.input_dim
         if self.l0 is not None and self.l0 > densest:
             raise ValueError(
@@ -192,8 +175,8 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
       A row for each `dictionary` and `codes`, dictionaries in the order of the plan. "own" and
       "own_refit" are the codes of an encoder and of least squares on its supports. All others have
       a `level`: "own", the L0 of the encoder; "common", the L0 of all dictionaries, where it
-      differs; or "lam", a given weight. Rows of the curve have `times`, the multiple of the weight
-      of its middle, and those of a transcoder with a skip `skip`.
+      differs. Rows of the curve have `times`, the multiple of the weight of its middle, and those
+      of a transcoder with a skip `skip`.
 
     Raises:
       ValueError: activations cannot be read, or something does not fit; the message says how to
@@ -393,11 +376,9 @@ def _methods(
         asked = [name for name in dict.fromkeys(names) if stem(name) not in left]
         yield from methods_of(learner, asked, l0, row={"level": level, **skip, **row}, **about)
     middle = "common" if "common" in levels and (plan.l0 or "own" not in levels) else "own"
-    whole, shares = Lasso(l0=levels[middle], nonneg=nonneg), list(SPREAD)
-    if plan.lam is not None:
-        middle, whole, shares = "lam", Lasso(plan.lam, nonneg=nonneg), [1.0, *SPREAD]
-    for times in shares:
-        at = {"level": middle} | ({} if times == 1 else {"times": times}) | row
-        lasso = whole if times == 1 else Lasso(nonneg=nonneg, of=whole, times=times)
+    whole = Lasso(l0=levels[middle], nonneg=nonneg)
+    for times in SPREAD:
+        at = {"level": middle, "times": times, **row}
+        lasso = Lasso(nonneg=nonneg, of=whole, times=times)
         fixed = functools.partial(lambda lasso, _: lasso, lasso)
         yield from methods_of(learner, ("lasso", "lasso_refit"), 1, lasso=fixed, row=at, **about)

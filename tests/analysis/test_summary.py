@@ -1,11 +1,8 @@
 """The lines of a measurement, of rows written by hand."""
 
-from types import SimpleNamespace
-
-import numpy as np
 import pytest
 
-from sae_gap.measure import atom_lines, curve_lines, worst_lines
+from sae_gap.measure import atom_lines, curve_lines
 
 
 def row(codes, l0, fvu, name="mine", **others):
@@ -25,7 +22,6 @@ def test_the_best_codes_explain_more_at_the_encoders_l0_or_the_common_one(fvu, b
     rows += [row("lasso_refit", 2.0, 0.25, level="own"), row("screened", 2.0, fvu, level="own")]
     # Neither a point of the curve, nor the weight that was given, nor what has no score counts.
     rows += [row("lasso_refit", 9.0, 0.0, level="own", times=0.7), row("own", 1, None)]
-    rows += [row("lasso_refit", 9.0, 0.0, level="lam")]
     rows += [each | {"dictionary": "atoms"} for each in COMMON]
     mine, atoms = curve_lines(rows)
     assert (mine["best_codes"], mine["best_fvu"]) == (best, min(fvu, 0.25))
@@ -35,17 +31,6 @@ def test_the_best_codes_explain_more_at_the_encoders_l0_or_the_common_one(fvu, b
     assert (mine["at_l0"], atoms["at_l0"], mine["certificate"]) == (2, 4, pytest.approx(4e-8))
     assert (atoms["best_codes"], atoms["best_fvu"]) == ("lasso_refit", 0.1)
     assert "fvu_ratio" not in atoms
-
-
-def test_the_worst_samples_are_told_by_their_places_in_the_file():
-    worst = {"worst": [1, 0], "worst_gap": [5.0, 3.0], "worst_relative_gap": [0.5, 0.2]}
-    rows = [row("lasso", 2.0, 0.5, level="own", **worst), row("lasso", 1, 1, level="own", times=2)]
-    held = SimpleNamespace(numbers=np.arange(10, 20), documents=np.arange(10) // 3)
-    source = SimpleNamespace(parts=(None, held), places=np.array([4, 8]))
-    line, _ = worst_lines(rows, source)
-    wanted = {"index": 18, "document": 2, "gap": 5.0, "relative_gap": 0.5}
-    assert line == {"dictionary": "mine"} | wanted
-    assert worst_lines([*rows, row("own", 0, 1, dead=True)], source) == []
 
 
 def test_atoms_of_fewer_than_two_have_no_coherence():

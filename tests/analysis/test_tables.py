@@ -40,10 +40,7 @@ def test_methods_keep_the_order_given_whatever_the_order_of_rows():
     assert tables.summarise(rows, methods="cab") == tables.summarise(rows[::-1], methods="cab")
 
 
-@pytest.mark.parametrize(
-    ("column", "other"),
-    [("study", "another"), ("lam", None)],
-)
+@pytest.mark.parametrize(("column", "other"), [("study", "another"), ("lam", None)])
 def test_a_mean_over_different_conditions_is_refused(column, other):
     rows = [row("a", 0, mcc_id=0.5), row("a", 1, mcc_id=0.5, **{column: other})]
     with pytest.raises(ValueError, match=f"mix {column}"):

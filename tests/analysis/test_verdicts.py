@@ -178,6 +178,11 @@ SAID = [
     ("Dictionary", "better than one (online_dl) learned from 8,000", against(LEAD)),
     ("Dictionary", "(online_dl, 32 atoms)", against(LEAD, num_latents=32)),
     ("Dictionary", "too few: 64 atoms need 1,280; at", against(LEAD, learned_from=1_279)),
+    (
+        "Dictionary",
+        "too few: 64 atoms need 1,280; at",
+        against(POINTS._replace(low=-0.05), learned_from=1_279),
+    ),
     # With more to learn from, it would be better still.
     ("Dictionary", "worse than", against(POINTS, learned_from=1_279)),
     (

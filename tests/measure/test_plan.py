@@ -18,8 +18,6 @@ from sae_gap.encoders import OMP, Affine, Lasso, OnSupport, Pruned, ScreenedPurs
 from sae_gap.measure import learner_at, methods_of, recipe
 from sae_gap.saes import SAE
 
-LAM = 0.25
-
 
 @pytest.fixture(scope="module")
 def model(task):
@@ -40,7 +38,7 @@ def activations(task, model):
 
 @pytest.fixture(scope="module")
 def plan(model, activations):
-    return measure.Plan([SAE.of_model(model, name="mine")], measure.HeldOut(activations), lam=LAM)
+    return measure.Plan([SAE.of_model(model, name="mine")], measure.HeldOut(activations))
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +63,16 @@ def test_gaps_and_curves_are_those_of_scikit_learn_on_held_out_documents(rows, m
     norms = np.linalg.norm(dictionary, axis=0)
     unit = dictionary / norms
     codes = np.asarray(model.encode(model, jnp.asarray(x, jnp.float32)), float) * norms
-    options = {"positive": True, "fit_intercept": False, "tol": 1e-12, "max_iter": 100_000}
-    peer = SklearnLasso(alpha=LAM / len(unit), **options)
+    (line,) = measure.gap_lines(rows)
+    lam, options = (
+        line["lam"],
+        {"positive": True, "fit_intercept": False, "tol": 1e-12, "max_iter": 100_000},
+    )
+    peer = SklearnLasso(alpha=lam / len(unit), **options)
     best = np.array([peer.fit(unit, y).coef_ for y in target])
 
     def objective(z):
-        return 0.5 * np.square(target - z @ unit.T).sum(axis=1) + LAM * z.sum(axis=1)
+        return 0.5 * np.square(target - z @ unit.T).sum(axis=1) + lam * z.sum(axis=1)
 
     def errors(z):
         return np.square(target - z @ unit.T).sum(axis=1).reshape(3, 10).sum(axis=1)
@@ -81,9 +83,8 @@ def test_gaps_and_curves_are_those_of_scikit_learn_on_held_out_documents(rows, m
             row[on] = lsq_linear(unit[:, on], y, (0, np.inf), tol=1e-12).x if on.any() else 0
         return again
 
-    (line,) = measure.gap_lines(rows)
     gaps, variance = objective(codes) - objective(best), np.square(x - x.mean(axis=0)).sum()
-    assert line["samples"] == len(x) == 30 and line["lam"] == LAM
+    assert line["samples"] == len(x) == 30
     assert line["gap"] == pytest.approx(gaps.mean(), rel=1e-4)
     assert line["relative_gap"] == pytest.approx(gaps.mean() / objective(best).mean(), rel=1e-4)
     assert line["certificate"] <= 1.1e-6 and line["unconverged"] == 0
@@ -93,7 +94,7 @@ def test_gaps_and_curves_are_those_of_scikit_learn_on_held_out_documents(rows, m
     kinds = {"own": codes, "own_refit": refitted(codes)}
     kinds |= {"lasso": best, "lasso_refit": refitted(best)}
     for name, values in kinds.items():
-        place = name, None if name.startswith("own") else "lam", None
+        place = name, None if name.startswith("own") else "own", None
         row = next(row for row in rows if (*map(row.get, ("codes", "level", "times")),) == place)
         assert row["errors"] == pytest.approx(errors(values), rel=1e-3)
         assert row["fvu"] == pytest.approx(errors(values).sum() / variance, rel=1e-3)
@@ -107,6 +108,7 @@ def test_gaps_and_curves_are_those_of_scikit_learn_on_held_out_documents(rows, m
     order = np.argsort(-gaps)[:10]
     # By their numbers among all.
     assert [one["index"] for one in worst] == held.numbers[order].tolist()
+    assert [one["document"] for one in worst] == held.documents[order].tolist()
     shares = (gaps / objective(best))[order]
     assert [one["relative_gap"] for one in worst] == pytest.approx(shares, rel=1e-4)
 
@@ -123,8 +125,7 @@ def test_gaps_and_curves_are_those_of_scikit_learn_on_held_out_documents(rows, m
         ({"names": ()}, "at least one entry"),
         ({"source": {"samples": 9}}, "9 held-out activations are too few"),
         ({"l0": 4.0}, "at most 3"),
-        ({"lam": float("nan")}, "lam must be a finite number above 0"),
-        ({"lam": 1e3}, "lam is 1000, which is not below .* λ_max of the samples on 'mine'"),
+        ({"l0": float("nan")}, "l0 must be a finite number above 0"),
     ],
 )
 def test_what_cannot_be_measured_is_refused_before_anything_is(
@@ -140,7 +141,7 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(
 def test_levels_are_the_encoders_own_l0_and_one_for_all(plan, model, tmp_path):
     alone = SAE.of_model(Model(model.dictionary, model.bias), name="atoms")
     dense = SAE.of_model(dataclasses.replace(model, encode=TopK(19)), name="dense")
-    options = {"saes": [*plan.saes, alone, dense], "lam": None, "controls": ("random", "samples")}
+    options = {"saes": [*plan.saes, alone, dense], "controls": ("random", "samples")}
     found = changed(plan, tmp_path, **options)
     assert [*found] == ["mine", "atoms", "dense", "random", "samples"]
     levels = {
@@ -164,7 +165,7 @@ def test_levels_are_the_encoders_own_l0_and_one_for_all(plan, model, tmp_path):
     # An encoder that fires nearly everything is held to what a sparse code can be.
     assert lines["dense"]["at_l0"] == pytest.approx(model.dictionary.shape[0] / 4, abs=0.05)
     # An L0 that is given is that of the gap and of dictionaries, and not of the encoder.
-    (found,) = changed(plan, tmp_path, lam=None, l0=1.0).values()
+    (found,) = changed(plan, tmp_path, l0=1.0).values()
     assert measure.gap_lines(found)[0]["optimum_l0"] == pytest.approx(1, abs=0.05)
     assert [at(found, ["lasso"], level)["l0"] for level in ("own", "common")] == pytest.approx(
         [2, 1], abs=0.05

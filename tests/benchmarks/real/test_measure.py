@@ -4,7 +4,6 @@ whatever is wrong.
 
 import dataclasses
 import re
-import shutil
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -30,9 +29,7 @@ FILES |= {f"{stem}.{ending}" for stem in FIGURES for ending in ("png", "pdf")}
 
 @pytest.fixture(scope="module")
 def files(task, tmp_path_factory):
-    """An SAE that reconstructs, another of the same width, a decoder alone, and activations of 30
-    documents.
-    """
+    """SAEs that reconstruct, a decoder alone, and activations of 30 documents."""
     folder = tmp_path_factory.mktemp("files")
     rng = np.random.default_rng(0)
     atoms = np.asarray(task.dictionary) + 0.2 * rng.normal(size=task.dictionary.shape)
@@ -47,7 +44,6 @@ def files(task, tmp_path_factory):
         folder / "x.npz", activations=x.astype(np.float32), documents=np.repeat(np.arange(30), 10)
     )
     np.save(folder / "D.npy", atoms)
-    sae_gap.dictionary(atoms, x.mean(axis=0), l0=2).save(folder / "saved")
     return folder
 
 
@@ -111,16 +107,8 @@ def test_what_was_measured_travels_with_the_sae(done):
     assert result["dataset"]["name"].startswith("30 rows of 3 held-out") and "rank" not in found
 
 
-def test_saes_of_earlier_runs_stand_beside_those_of_this_one(done, files, tmp_path):
-    arguments, results, _ = done
-    shutil.copytree(results, tmp_path, dirs_exist_ok=True)
-    alone = (f"--sae={files / 'mine'}", *arguments[1:], f"--results_dir={tmp_path}")
-    out = succeed("measure", *alone)
-    first, *_ = out.split("\n\n")
-    assert [line.split()[0] for line in first.splitlines()[3:]] == ["mine", "other"]
-    assert "All codes" in out
-
-    stored = Store(results / "measure").rows()
+def test_saes_of_earlier_runs_stand_beside_those_of_this_one(done):
+    stored = Store(done[1] / "measure").rows()
     now = [row for row in stored if row["dictionary"] != "other"]
     models = [row for row in stored if "model" in row["learner"]]
     mine = [row for row in models if row in now]
@@ -140,19 +128,7 @@ def test_saes_of_earlier_runs_stand_beside_those_of_this_one(done, files, tmp_pa
     assert second == f"{first}, with a skip" and [line["rank"] for line in there] == ["1"]
 
 
-def test_a_decoder_alone_such_as_learn_saves(files, tmp_path, monkeypatch):
-    # Few documents alone make intervals wide.
-    monkeypatch.setattr(measurement_page, "FEW", 20)
-    arguments = (f"--sae={files / 'saved'}", f"--activations={files / 'x.npz'}", "--match_l0=2")
-    options = ("--controls=none", "--samples=20", "--held_out=0.1", f"--results_dir={tmp_path}")
-    out = succeed("measure", *arguments, *options)
-    assert "Encoder: there is none" in out
-    assert "Only 20 rows of 3 held-out documents" in out
-    codes = lines_of(tmp_path / "measure" / "codes.csv")
-    assert {(line["dictionary"], line["num_scored"]) for line in codes} == {("saved", "20")}
-
-
-def test_an_sae_that_explains_nothing_is_measured_if_it_must_be(files, tmp_path):
+def test_an_sae_that_explains_nothing_is_measured_if_it_must_be(files, tmp_path, monkeypatch):
     x = np.load(files / "x.npz")
     np.savez(tmp_path / "moved.npz", activations=x["activations"] - 0.7)
     arguments = (f"--sae={files / 'mine'}", f"--activations={tmp_path / 'moved.npz'}", "--anyway")
@@ -162,13 +138,17 @@ def test_an_sae_that_explains_nothing_is_measured_if_it_must_be(files, tmp_path)
     page = (tmp_path / "measure" / "report.html").read_text()
     # A terminal shows one SAE's tables, but no samples.
     assert "All codes" in out and "largest gaps" not in out and "largest gaps" in page
+    # By default no dictionary is learned that takes hours.
+    monkeypatch.setattr(binary, "AFFORDABLE", 0)
+    mine, rows = str(files / "mine"), str(files / "x.npz")
+    plan, _ = binary.plan_of(binary.VarianceOptions(sae=(mine,), activations=rows))
+    assert plan.controls == ("samples", "random")
 
 
 MINE = ["--sae={m}", "--activations={x}"]
 BAD = {
     "nothing to measure": [],
-    "too few to judge by": ["--dictionary={D}", "--activations={few}", "--lam=1"],
-    "each set the weight; give one of them": [*MINE, "--lam=1", "--match_l0=2"],
+    "too few to judge by": ["--dictionary={D}", "--activations={few}"],
     "leaves no rows for controls": [*MINE, "--held_out=all"],
     "a share between 0 and 1, or all": [*MINE, "--held_out=some"],
     "holds no recording.json": [*MINE, "--recording={D}"],
@@ -193,17 +173,13 @@ def test_whatever_is_wrong_is_one_sentence_and_leaves_nothing(words, files, tmp_
 
 
 def test_names_tell_paths_apart(tmp_path):
-    for name in ("a/x/ae.pt", "b/x/ae.pt", "c/D.npy", "c/E.safetensors"):
+    for name in ("a/x/ae.pt", "b/x/ae.pt", "D.npy"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
-    for paths, names in (
-        (("a/x/ae.pt", "c/D.npy"), ["x", "D"]),
-        (("a/x", "b/x/ae.pt"), ["a/x", "b/x"]),
-        (("c/D.npy", "c/E.safetensors"), ["D", "E"]),
-    ):
-        assert inputs.names([str(tmp_path / path) for path in paths]) == names
+    one, two, atoms = (str(tmp_path / name) for name in ("a/x/ae.pt", "b/x", "D.npy"))
+    assert inputs.names([one, atoms]) == ["x", "D"] and inputs.names([one, two]) == [one, two]
     # A control is called so, and its rows are apart from those of the user's own.
-    assert inputs.names(["/home/random"], ["random"]) == ["home/random"]
+    assert inputs.names(["/home/random"], ["random"]) == ["/home/random"]
     # A dictionary is learned unless it takes hours.
     sizes = [SimpleNamespace(num_latents=width, input_dim=2_304) for width in (2_000, 3_000)]
     assert [*map(binary.is_affordable, sizes)] == [True, False]

@@ -1,70 +1,15 @@
-"""Probing on a tiny model from the recording to the table."""
+"""Which rows and concepts a probe sees; the whole run is that of `real`."""
 
 import string
 
 import numpy as np
 import pytest
 
-import sae_gap
 from benchmarks.real import probe_real
 from sae_gap import probing
-from sae_gap.core import Model
 from sae_gap.data import open_activations
-from sae_gap.encoders import Affine, TopK, lasso
-from sae_gap.lm import Texts, record
 from sae_gap.probing import concepts
-from sae_gap.study import runner
-from tests import tiny
-from tests.conftest import lines_of, refused, succeed
-
-
-@pytest.fixture(scope="module")
-def options(tmp_path_factory):
-    """A recording of letters in 40 documents, and an SAE of their activations."""
-    folder, rng = tmp_path_factory.mktemp("probe"), np.random.default_rng(0)
-    texts = ["".join(rng.choice([*string.ascii_letters], 60)) for _ in range(40)]
-    texts = Texts(texts, [*map(str, range(40))], [*"xy"] * 20)
-    found = record(tiny.tiny_lm(folder), texts, folder / "recording", [1], 64)
-    atoms = rng.normal(size=(64, 80)).astype(np.float32)
-    atoms /= np.linalg.norm(atoms, axis=0)
-    own = Affine(atoms, np.zeros(80, np.float32)), TopK(12)
-    sae_gap.save_sae(Model(atoms, found.activations(1).mean(), *own), folder / "mine")
-    paths = f"--recording={folder / 'recording'} --model={folder / 'tiny.gguf'}"
-    paths += f" --sae={folder / 'mine'} --pairs=topic:x+capital,capital+topic:x,letters:x+space"
-    sizes = "--layer=1 --controls=random --l0=6 --documents=all --seeds=0,1 --rows=400 --anyway"
-    return (*paths.split(), *sizes.split())
-
-
-def test_from_a_recording_to_a_table_and_on(options, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(concepts, "FEWEST", 5)
-    monkeypatch.setattr(lasso, "find_weight", tiny.weight)
-    options += (
-        "--codes=own,own_refit,lasso,lasso_refit,thresholded,omp",
-        f"--results_dir={tmp_path}",
-    )
-    out = succeed("probe_real", *options)
-    # What cannot be probed is said, and the rest goes on.
-    assert "the cells of letters:x+space are too small" in caplog.text
-    folder, coded = tmp_path / "probe_real", {"mine": 6, "random": 4}
-    rows = sae_gap.Store(folder).rows()
-    assert {tuple(row["pairs"]) for row in rows} == {("topic:x+capital", "capital+topic:x")}
-    names = [row["dictionary"] for row in rows]
-    assert {name: names.count(name) for name in {*names}} == {"activations": 1} | coded
-    for row in rows:
-        alone = row["dictionary"] == "activations"
-        assert alone or row["fvu"] > 0
-        assert ("k=all" in row["probes"]) != alone and {"dense", "k=1", "k=20"} < {*row["probes"]}
-        assert row["splits"] == 2 == len(row["drop dense"])
-    lines = [line["dictionary"] for line in lines_of(folder / "pairs.csv")]
-    assert lines == [*["activations"] * 5, *["mine"] * 36, *["random"] * 24]
-    # The pairs that are usual are read.
-    usual = probe_real.usual_pairs(["a", "a+b", "b"])
-    assert usual[:3] == ["topic:a+capital", "capital+topic:a", "topic:b+letters:abc"]
-    assert all(probing.read_pair(pair) for pair in usual)
-
-    # Nothing is coded again.
-    monkeypatch.setattr(runner, "score", None)
-    assert succeed("probe_real", *options) == out
+from tests.conftest import refused
 
 
 def test_a_probe_learns_the_first_concept_of_a_pair(monkeypatch):
@@ -75,17 +20,18 @@ def test_a_probe_learns_the_first_concept_of_a_pair(monkeypatch):
     held = open_activations(is_x + np.arange(2.0), documents=documents)
     x, found = probe_real.of_pairs(tokens, held, ["topic:x+capital"], (0,), 400)
     assert np.array_equal(found["topic:x+capital"].has, x[:, 0] == 1)
+    # The pairs that are usual are read.
+    usual = probe_real.usual_pairs(["a", "a+b", "b"])
+    assert usual[:3] == ["topic:a+capital", "capital+topic:a", "topic:b+letters:abc"]
+    assert all(probing.read_pair(pair) for pair in usual)
+    monkeypatch.setattr(concepts, "FEWEST", 100)
+    with pytest.raises(ValueError, match="no pair has cells that are large enough"):
+        probe_real.of_pairs(tokens, held, ["topic:x+letters:z"], (0,), 400)
 
 
-FAULTS = {
-    "there is nothing to measure": "--recording=",
-    "is no pair": "--pairs=capital",
-    "choose from x, y": "--pairs=capital+topic:z",
-    "no pair has cells that are large enough": "--pairs=capital+letters:z",
-    "sae must be one of": "--controls=sparse",
-}
-
-
-@pytest.mark.parametrize("words", FAULTS)
-def test_what_is_wrong_is_said_in_a_sentence(options, tmp_path, words):
-    refused(words, "probe_real", *options, FAULTS[words], f"--results_dir={tmp_path}")
+@pytest.mark.parametrize(
+    ("words", "flag"), [("is no pair", "--pairs=capital"), ("sae must be one of", "--controls=x")]
+)
+def test_what_is_wrong_is_said_in_a_sentence(recorded, words, flag):
+    flags = [flag for flag in recorded.flags if not flag.startswith("--tokens")]
+    refused(words, "probe_real", *flags, f"--sae={recorded.folder / 'mine'}", "--anyway", flag)
