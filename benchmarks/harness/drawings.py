@@ -77,6 +77,6 @@ def parts(
     return Drawing(name, {"loss": score}, lambda rows: splits(rows, [score]), cells)
 
 
-def plain(cells: tuple[str, ...], *names: str) -> dict[str, Drawing]:
-    """Figures of `sae_gap.figures` that need only rows, by their names."""
-    return {name: Drawing(name, cells=cells) for name in names}
+def plain(name: str, cells: tuple[str, ...] = CELL) -> dict[str, Drawing]:
+    """A figure of `sae_gap.figures` that needs only rows, by its name."""
+    return {name: Drawing(name, cells=cells)}

@@ -29,7 +29,6 @@ _SPARE = ("#8C564B", "#1B9E9E", "#7570B3", "#A6761D", "#66A61E", "#4477AA")
 _SPLITS = {"_id": "in distribution", "_ood": "out of distribution"}
 # Columns that are no metrics.
 _OTHERS = {
-    "frozen_codes": Column("best codes on the dictionary", heading="best codes"),
     "samples_seen": Column("training samples seen", heading="samples seen"),
     "fit_seconds": Column("seconds to fit, compilation apart", heading="fit s"),
     "encode_seconds": Column("seconds to encode", heading="encode s"),
@@ -47,7 +46,6 @@ _OTHERS = {
     "columns": Column("atoms"),
     "products": Column("products with the dictionary"),
     "cost": Column("cost, the SAE's encoder = 1"),
-    "captured": Column("share of variance captured"),
     "coherence": Column("largest |cosine| with another atom"),
     "matched": Column("|cosine| with the matched true atom", 1.0),
     "share": Column("% of atoms, from the least value"),

@@ -185,7 +185,7 @@ def test_a_world_has_its_own_size_unless_one_is_given(flags, num_latents, width)
 
 # Of options that are wrong alone, tests/benchmarks/test_cli.py.
 BAD_FLAGS = {
-    "amortisation_gap --methods=sae_relu,nope": "--methods has 'nope'",
+    "amortisation_gap --methods=sae_relu,nope": "'nope' is no method of this study, no learner (",
     "amortisation_gap --num_latents=3": "sparsity must be below num_latents",
     "amortisation_gap --width=3": "sparsity must be below width",
     "amortisation_gap --input_dim=21": "input_dim 21 is above num_latents 20",
@@ -196,6 +196,7 @@ BAD_FLAGS = {
     "amortisation_gap results": "'results' is not a flag",
     "amortisation_gap --dictionary=oracle": "Unknown command line flag 'dictionary'",
     "encoder_budget --width=40": "--width is of a dictionary that is learned",
+    "encoder_budget --dictionary=nope": "'nope' is no method of this study, no learner (",
     "phase_transition --ratios=9": "no setting is left of these sizes",
     "worlds --world=heaven": "world must be one of absorption, correlated",
     "worlds --law=most=1.5": "most must be a finite number above 0 and below 1",
