@@ -40,10 +40,6 @@ def method_of(name: str, study: Sequence[Method], source: Source, p: Preset) -> 
         if method.name == name:
             return method
     sae = left.removeprefix("sae_")
-    if sae != left and sae in catalogue.learners():
-        raise ValueError(
-            f"--methods has {name!r}, but {sae} is no SAE; write {name.removeprefix('sae_')}."
-        )
     learner = learner_of(sae if sae in catalogue.saes() else left, study, source, p)
     own = learner.encode
     if colon:
@@ -52,7 +48,7 @@ def method_of(name: str, study: Sequence[Method], source: Source, p: Preset) -> 
         # The lasso has one name in both protocols; a learner trained for the crossing has its own.
         told = {"inference": right} if encoder == p.lasso() or crossed is not learner else {}
         return Method(name, family, crossed, encoder, told)
-    if left.startswith("sae_") and own is not None:
+    if sae != left and own is not None:
         return Method(name, "sae", learner, own)
     return methods.coded(name, learner, p, family="frozen" if own is not None else "")
 

@@ -1,6 +1,5 @@
 """Runs the binary of a study: reads the options, runs or plans, and writes the outcome."""
 
-import functools
 import time
 from collections.abc import Iterator
 
@@ -17,11 +16,11 @@ from sae_gap.study import Job, Stored, jobs, runner
 
 def run(bench: Bench) -> None:
     """Runs the binary."""
-    cli.run(functools.partial(main, bench), options=options_of(bench), about=bench.about)
 
+    def main(options: StudyOptions) -> None:
+        execute(read(bench, options))
 
-def main(bench: Bench, options: StudyOptions) -> None:
-    execute(read(bench, options))
+    cli.run(main, options=options_of(bench), about=bench.about)
 
 
 def execute(run: Run) -> None:
@@ -59,13 +58,13 @@ def plan(run: Run) -> str:
     """A line for each job: how many of its rows exist and how many models it would be the first to
     fit.
     """
-    lines, planned = [], 0
-    for job, there, fits in _ahead(run):
+    lines, planned, stored = [], 0, Stored(run.study, run.store)
+    for job, fits in _ahead(run):
         size = job.sources[0].asdict()
         cell = ", ".join(f"{HEADINGS[name]} {size[name]}" for name in (*CELL, "input_dim"))
-        lines.append(
-            f"{cell}: {job}: {there}/{len(job.lines)} rows there, {fits or 'nothing'} to fit"
-        )
+        there = sum(stored.lacking(line) is None for line in job.lines)
+        said = f"{there}/{len(job.lines)} rows there, {fits or 'nothing'} to fit"
+        lines.append(f"{cell}: {job}: {said}")
         planned += fits
     return "\n".join([*lines, f"{len(lines)} jobs, {planned} models to fit"])
 
@@ -77,24 +76,21 @@ def check_writable(run: Run) -> None:
     run.store.folder.require_writable()
     folder = run.models.directory
     obstacle = folder and folder.obstacle()
-    if obstacle is not None and any(fits for _, _, fits in _ahead(run)):
+    if obstacle is not None and any(fits for _, fits in _ahead(run)):
         raise ValueError(
             f"models cannot be kept in {folder} ({obstacle}); choose another folder with "
             "--models_dir."
         )
 
 
-def _ahead(run: Run) -> Iterator[tuple[Job, int, int]]:
-    """Each job, with the number of its existing rows and the number of models that it would be the
-    first to fit, by their folders.
-    """
+def _ahead(run: Run) -> Iterator[tuple[Job, int]]:
+    """Each job, with the number of models that it would be the first to fit, by their folders."""
     stored, planned = Stored(run.study, run.store), set[str]()
     for job in jobs(run.study):
-        there = sum(stored.lacking(line) is None for line in job.lines)
         fits = {
             str(run.models.folder(learner, source))
             for source in stored.rest(job).sources
             for learner in run.models.missing(job.learner, source, job.steps)
         }
-        yield job, there, len(fits - planned)
+        yield job, len(fits - planned)
         planned |= fits

@@ -128,13 +128,10 @@ def write(folder: str | os.PathLike[str] | Folder, page: Page) -> None:
     folder = Folder(folder)
     entry = Entry(page, _images(folder, page))
     files = [name for name in folder.names() if name.endswith(".csv")]
-    content = {
-        FILE: json.dumps(dataclasses.asdict(page), ensure_ascii=False, indent=1) + "\n",
-        "README.md": _TEMPLATES.get_template("page.md").render(page=page, files=files),
-        "report.html": render([entry]),
-    }
-    for name, text in content.items():
-        folder.write(name, text.encode())
+    text = _TEMPLATES.get_template("page.md").render(page=page, files=files)
+    data = json.dumps(dataclasses.asdict(page), ensure_ascii=False, indent=1) + "\n"
+    for name, content in ((FILE, data), ("README.md", text), ("report.html", render([entry]))):
+        folder.write(name, content.encode())
 
 
 def model_card(**parts: Any) -> str:
@@ -161,11 +158,10 @@ def read(folder: str | os.PathLike[str] | Folder, place: str = "") -> Entry:
     folder = Folder(folder)
     try:
         found = json.loads(folder.read(FILE))
-        parts: dict[str, Any] = {"figures": [Figure(*one) for one in found["figures"]]}
-        parts |= {
-            name: [Table(*one) for one in found.get(name, ())] for name in ("tables", "answers")
-        }
-        page = Page(**found | parts)
+        found["figures"] = [Figure(*one) for one in found["figures"]]
+        for name in ("tables", "answers"):
+            found[name] = [Table(*one) for one in found.get(name, ())]
+        page = Page(**found)
         return Entry(page, _images(folder, page), place)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
@@ -178,16 +174,17 @@ def folders(folder: Folder, place: str = "") -> Iterator[tuple[str, Folder]]:
     their names.
     """
     yield place, folder
-    # Rows and models are thousands of files without a page.
-    for name in (name for name in folder.folders() if name not in ("rows", "models")):
-        yield from folders(folder / name, f"{place}/{name}".lstrip("/"))
+    for name in folder.folders():
+        # Rows and models are thousands of files without a page.
+        if name not in ("rows", "models"):
+            yield from folders(folder / name, f"{place}/{name}".lstrip("/"))
 
 
 def _images(folder: Folder, page: Page) -> dict[str, str]:
-    content = {figure.file: folder.read(pathlib.Path(figure.file).name) for figure in page.figures}
     return {
-        file: f"data:image/png;base64,{base64.b64encode(image).decode()}"
-        for file, image in content.items()
+        figure.file: "data:image/png;base64,"
+        + base64.b64encode(folder.read(pathlib.Path(figure.file).name)).decode()
+        for figure in page.figures
     }
 
 
@@ -206,8 +203,9 @@ def render(entries: Sequence[Entry]) -> str:
 
 def provenance(row: Mapping[str, Any]) -> dict[str, str]:
     """A row's provenance (revision, machine, device, versions), as notes of a page."""
-    made = {name: str(row[name]) for name in _MADE_BY if row.get(name) is not None}
-    versions = ", ".join(f"{name} {row[name]}" for name in _PACKAGES if row.get(name) is not None)
+    known = {name: str(value) for name, value in row.items() if value is not None}
+    made = {name: known[name] for name in _MADE_BY if name in known}
+    versions = ", ".join(f"{name} {known[name]}" for name in _PACKAGES if name in known)
     return made | ({"versions": versions} if versions else {})
 
 

@@ -26,13 +26,11 @@ class Coder(NamedTuple):
     """A way to code.
 
     Attributes:
-      label: its name in tables.
       prepare: a function of a problem that returns the call to time.
       at_most: number of signals to time; None times all. For a coder that takes one at a time, the
         total is extrapolated from them.
     """
 
-    label: str
     prepare: Callable[[Problem], Run]
     at_most: int | None = None
 
@@ -83,10 +81,10 @@ def codes_of(result: Any) -> np.ndarray:
     return np.asarray(getattr(result, "codes", result))
 
 
-OURS, JITTED = "working_set", "jitted"
+OURS = "working_set"
 CODERS = {
-    OURS: Coder("working set", ours),
-    JITTED: Coder("under jit", jitted),
-    "spams": Coder("SPAMS", spams_lars),
-    "celer": Coder("celer", celer, at_most=10),
+    OURS: Coder(ours),
+    "jitted": Coder(jitted),
+    "spams": Coder(spams_lars),
+    "celer": Coder(celer, at_most=10),
 }

@@ -20,5 +20,4 @@ BENCH = Bench(
     PRESETS,
     figures={"decomposition": drawings.parts()} | drawings.plain("matched_cosines"),
     parts=True,
-    note="; the SAEs have the paper's untuned options",
 )

@@ -1,6 +1,5 @@
-"""A metric along a column of a study, along a world's levels and along atoms: a line per dictionary."""
+"""A metric along a column of a study, a world's levels or atoms: a line for each dictionary."""
 
-import math
 from typing import Any
 
 import numpy as np
@@ -86,26 +85,20 @@ def recovery_by_level(rows: style.Rows) -> Figure | None:
     rows = list(rows)
     tables.summarise(rows, by=("method",), metrics=())
     first = {(row["dictionary"], row.get("seed")): row for row in reversed(rows)}
-    known = {name for row in rows for name, value in row.items() if value is not None}
-    shown = {
-        f"atom_mcc_{group}": (panel, group)
-        for panel, groups in _PANELS.items()
-        for group in groups
-        if f"atom_mcc_{group}" in known
-    }
-    lines = tables.summarise(first.values(), by=("dictionary",), metrics=[*shown])
+    places = [(panel, group) for panel, groups in _PANELS.items() for group in groups]
+    scores = [f"atom_mcc_{group}" for _, group in places]
+    lines = tables.summarise(first.values(), by=("dictionary",), metrics=scores)
     points = [
         {
             **line,
             "panel": panel,
             "group": _in_lines(group),
-            # A line has a gap where its dictionary lacks a group.
-            "atom_mcc": math.nan if line[f"{metric}_mean"] is None else line[f"{metric}_mean"],
-            "atom_mcc_sd": line[f"{metric}_sd"],
+            "atom_mcc": line[f"atom_mcc_{group}_mean"],
+            "atom_mcc_sd": line[f"atom_mcc_{group}_sd"],
         }
-        for metric, (panel, group) in shown.items()
+        for panel, group in places
         for line in lines
-        if any(line[f"{name}_mean"] is not None for name in shown)
+        if line[f"atom_mcc_{group}_mean"] is not None
     ]
     title = "Matched cosine by level and frequency of the features"
     figure = draw_lines(

@@ -49,7 +49,7 @@ def draw_lines(
     Args:
       points: rows; a line runs through its points in this order.
       x: a column of numbers, or of names, which stand side by side.
-      y: columns, a panel each. A panel leaves out points without its column; NaN breaks a line.
+      y: columns, a panel each. A panel leaves out points without its column.
       line: a column; each of its values has a colour.
       dash: a column; each of its values has a dash and a marker.
       panel: a column; each of its values has a panel, if there is one y.

@@ -113,15 +113,14 @@ def finish(
 
 def describe(rows: Lines) -> str:
     """Returns the sizes that all rows share, and the number of seeds, if any has one."""
-    notes = []
-    for name in _SIZES:
-        first, *others = {row.get(name) for row in rows}
-        if first is not None and not others:
-            notes.append(labels.label(first, name))
+    shared = {name: {row.get(name) for row in rows} for name in _SIZES}
+    notes = [
+        labels.label(*values, name)
+        for name, values in shared.items()
+        if len(values) == 1 and None not in values
+    ]
     seeds = len({row.get("seed") for row in rows} - {None})
-    if seeds:
-        notes.append("1 seed" if seeds == 1 else f"{seeds} seeds")
-    return ", ".join(notes)
+    return ", ".join(notes + [f"{seeds} seed{'s' * (seeds > 1)}"] * (seeds > 0))
 
 
 def means(rows: Rows, by: Sequence[str], metrics: Sequence[str]) -> list[Row]:
