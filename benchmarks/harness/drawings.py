@@ -31,13 +31,6 @@ class Drawing:
         return getattr(figures, self.name)(chosen, **self.options)
 
 
-def recovery_along(x: str) -> dict[str, Drawing]:
-    """MCC out of distribution, and the matched cosine, of each dictionary along a size."""
-    # The published form of the MCC has its own figure.
-    scores = ("mcc_ood", "mcc_paper_ood", "cosine")
-    return {score: Drawing("curve", {"x": x, "y": score}) for score in scores}
-
-
 def inference_along(metric: str = "mcc_ood", *, style: str) -> dict[str, Drawing]:
     """A score of each dictionary along the number of latents, a panel a dictionary and a line a
     kind of inference.
@@ -68,6 +61,12 @@ def along(
         metric: Drawing("curve", {**fixed, "y": metric, "logy": metric in logy}, rows, cells)
         for metric in metrics
     }
+
+
+def recovery_along(x: str) -> dict[str, Drawing]:
+    """MCC out of distribution, and the matched cosine, of each dictionary along a size."""
+    # The published form of the MCC has its own figure.
+    return along(x, ("mcc_ood", "mcc_paper_ood", "cosine"), panel="")
 
 
 def parts(

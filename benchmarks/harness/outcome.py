@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks import studies
-from benchmarks.harness.command import Run
-from benchmarks.harness.preset import HEADINGS
+from benchmarks.harness.main import Run
 from benchmarks.report import pages
 from sae_gap import catalogue
 from sae_gap.analysis import Lines, published, shares, splits, table_of, tables
@@ -52,7 +51,7 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
         rows, {method.name for method in bench.methods(run.study.sources[0], run.preset)}
     )
     varied = [name for name in by if name == "method" or len({line[name] for line in summary}) > 1]
-    heads = {name: HEADINGS.get(name, name.replace("_", " ")) for name in varied}
+    heads = {name: labels.heading(name) for name in varied}
     shown = []
     for title, words in (bench.tables | {"Further metrics": _unlisted(summary)}).items():
         if names := words.split():

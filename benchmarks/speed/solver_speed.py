@@ -5,12 +5,12 @@ Without flags this is the table of RESULTS.md, in some five minutes on two cores
 `problems.TABLE`, and a dictionary so wide that the Gram matrix of a peer would take minutes, where
 the coder is held against a product alone. The flags of a cell time one of your own instead.
 
-All solvers (`coders`) get the same float32 arrays in the same process, one after the other in every
-repeat, so that a slow spell of the machine falls on all alike. The first call is apart: it is the
-one that compiles, and the first of all also loads what Numba has compiled. Every code is scored in
-float64 by its objective and its duality gap (`scores`). Prints a line a cell and solver: its
-seconds, those of its first call, its largest relative gap, its seconds in products of all signals
-with the dictionary, and the seconds of working_set as a share of them. Writes
+All solvers (`problems.CODERS`) get the same float32 arrays in the same process, one after the other
+in every repeat, so that a slow spell of the machine falls on all alike. The first call is apart: it
+is the one that compiles, and the first of all also loads what Numba has compiled. Every code is
+scored in float64 by its objective and its duality gap (`scores`). Prints a line a cell and solver:
+its seconds, those of its first call, its largest relative gap, its seconds in products of all
+signals with the dictionary, and the seconds of working_set as a share of them. Writes
 <results_dir>/solver_speed/summary.csv.
 
   python -m sae_gap solver_speed                # all cores
@@ -31,8 +31,7 @@ import numpy as np
 from benchmarks import cli
 from benchmarks.options import Results, option
 from benchmarks.speed import problems, scores
-from benchmarks.speed.coders import CODERS, OURS, Run, codes_of
-from benchmarks.speed.problems import Cell
+from benchmarks.speed.problems import CODERS, OURS, Cell, Run, codes_of
 from sae_gap.analysis import tables
 from sae_gap.runtime import devices
 from sae_gap.storage import Row, results

@@ -101,12 +101,9 @@ def recovery_by_level(rows: style.Rows) -> Figure | None:
         if line[f"atom_mcc_{group}_mean"] is not None
     ]
     title = "Matched cosine by level and frequency of the features"
-    figure = draw_lines(
+    return draw_lines(
         points, "group", ("atom_mcc",), panel="panel", logx=False, of=rows, title=title
     )
-    if figure is not None:
-        figure.axes[0].set_ylim(0, 1.03)
-    return figure
 
 
 def _in_lines(group: str) -> str:
@@ -152,7 +149,4 @@ def matched_cosines(rows: style.Rows) -> Figure | None:
     looks[None] = {"label": f"{_CLOSE}", "color": style.QUIET}
     title = "Matched cosines of the atoms of each dictionary"
     about: Any = {"looks": {"dictionary": looks}, "logx": False, "of": rows, "title": title}
-    figure = draw_lines(points, "share", ("matched",), **about)
-    if figure is not None:
-        figure.axes[0].set(xlim=(0, 100), ylim=(0, 1.02))
-    return figure
+    return draw_lines(points, "share", ("matched",), **about)

@@ -13,7 +13,7 @@ import types
 import pytest
 
 from benchmarks import options, studies
-from benchmarks.harness import command, crossing, learners, main
+from benchmarks.harness import crossing, learners, main
 from benchmarks.harness.outcome import is_comparable
 from benchmarks.harness.preset import PRESETS, Preset
 from benchmarks.studies import attribution, warmstart_encoder
@@ -40,8 +40,8 @@ def methods(name, preset="paper", source=None, **changes):
 
 def read(name, *arguments):
     """What a study reads from a command line."""
-    kind = command.options_of(STUDIES[name])
-    return command.read(STUDIES[name], options.parse(kind, [name, *arguments]))
+    kind = main.options_of(STUDIES[name])
+    return main.read(STUDIES[name], options.parse(kind, [name, *arguments]))
 
 
 def digests(name):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import sklearn.linear_model
 
-from benchmarks.speed import coders, problems, scores
+from benchmarks.speed import problems, scores
 from benchmarks.speed import solver_speed as binary
 from benchmarks.speed.problems import Cell
 from tests.conftest import lines_of, refused, succeed
@@ -36,12 +36,12 @@ def test_a_score_is_the_definition(nonneg, lam):
         scores.score(signals, dictionary, codes, np.where(np.arange(7) == 1, 0, lam))
 
 
-@pytest.mark.parametrize("name", coders.CODERS)
+@pytest.mark.parametrize("name", problems.CODERS)
 def test_a_coder_of_the_lasso_reaches_the_optimum(name, monkeypatch):
     """Celer has the interface of scikit-learn, whose solver takes its place."""
     monkeypatch.setitem(sys.modules, "celer", sklearn.linear_model)
     problem = problems.draw(Cell(30, 3, 12))
-    codes = coders.codes_of(coders.CODERS[name].prepare(problem)())
+    codes = problems.codes_of(problems.CODERS[name].prepare(problem)())
     value, gap = scores.score(problem.signals, problem.dictionary, codes, problem.lam)
     assert codes.shape == (12, 30) and codes.min() >= 0
     assert (gap / value).max() <= REACHED[name]
@@ -82,8 +82,8 @@ def test_repeats_end_when_they_have_taken_long_and_few_samples_tell_the_seconds_
     """
     clock = itertools.count()
     monkeypatch.setattr(binary, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
-    coder = coders.CODERS["jitted"]._replace(prepare=lambda _: lambda: np.zeros((2, 20)))
-    monkeypatch.setitem(coders.CODERS, "jitted", coder)
+    coder = problems.CODERS["jitted"]._replace(prepare=lambda _: lambda: np.zeros((2, 20)))
+    monkeypatch.setitem(problems.CODERS, "jitted", coder)
     monkeypatch.setattr(binary, "MOST_SECONDS", 0.0)
     (row,), _ = binary.measure(Cell(20, 3, 6), ["jitted"], 5)
     # Two calls of two solvers, each read at both ends, and the two ends of the repeats.
