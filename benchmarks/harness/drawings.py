@@ -54,11 +54,14 @@ def along(
     cells: tuple[str, ...] = (),
     **options: str,
 ) -> dict[str, Drawing]:
-    """Scores along iterations, steps or weights, a panel a number of latents."""
-    logy = ("relative_gap_id", "mse_id")
-    fixed = {"x": x, "panel": "num_latents", **options}
+    """Scores along a column, a panel a number of latents unless `options` name another; those with
+    cells are named after both.
+    """
+    fixed, logy = {"x": x, "panel": "num_latents", **options}, ("relative_gap_id", "mse_id")
     return {
-        metric: Drawing("curve", {**fixed, "y": metric, "logy": metric in logy}, rows, cells)
+        f"{metric}_by_{x}" if cells else metric: Drawing(
+            "curve", {**fixed, "y": metric, "logy": metric in logy}, rows, cells
+        )
         for metric in metrics
     }
 

@@ -86,21 +86,26 @@ class Entry(NamedTuple):
 
 
 def publish(
-    folder: Folder,
+    folder: str | os.PathLike[str] | Folder,
     page: Page,
-    row: Mapping[str, Any],
-    drawn: Iterable[tuple[str, Any]],
+    row: Mapping[str, Any] = MappingProxyType({}),
+    drawn: Iterable[tuple[str, Any]] = (),
     files: Mapping[str, Lines] = MappingProxyType({}),
 ) -> None:
-    """Writes a page with all that belongs to it.
+    """Writes a page with all that belongs to it: page.json, README.md and report.html, each
+    replaced whole.
 
     Args:
-      folder: the folder of the page.
-      page: the page without its figures.
+      folder: the folder of the page, whose tables README.md links to.
+      page: the page; figures that it has already are in the folder.
       row: a row, of whose provenance the page makes notes.
-      drawn: figures by their stems; None is skipped.
+      drawn: further figures by their stems; None is skipped.
       files: lines of CSV files by their stems; without lines there is none.
+
+    Raises:
+      OSError: the folder lacks a figure, or cannot be written to.
     """
+    folder = Folder(folder)
     for name, lines in files.items():
         if lines:
             tables.write_table(folder, f"{name}.csv", lines)
@@ -110,28 +115,15 @@ def publish(
         if figure is not None
     ]
     notes = {**page.notes, **provenance(row)}
-    write(folder, dataclasses.replace(page, figures=shown, notes=notes))
-
-
-def write(folder: str | os.PathLike[str] | Folder, page: Page) -> None:
-    """Writes page.json, README.md and report.html into a folder, each replaced whole.
-
-    README.md links to the tables in the folder, so write the page last.
-
-    Args:
-      folder: folder of the figures.
-      page: the page.
-
-    Raises:
-      OSError: the folder lacks a figure, or cannot be written to.
-    """
-    folder = Folder(folder)
-    entry = Entry(page, _images(folder, page))
-    files = [name for name in folder.names() if name.endswith(".csv")]
-    text = _TEMPLATES.get_template("page.md").render(page=page, files=files)
-    data = json.dumps(dataclasses.asdict(page), ensure_ascii=False, indent=1) + "\n"
-    for name, content in ((FILE, data), ("README.md", text), ("report.html", render([entry]))):
-        folder.write(name, content.encode())
+    page = dataclasses.replace(page, figures=[*page.figures, *shown], notes=notes)
+    csv = [name for name in folder.names() if name.endswith(".csv")]
+    content = {
+        FILE: json.dumps(dataclasses.asdict(page), ensure_ascii=False, indent=1) + "\n",
+        "README.md": _TEMPLATES.get_template("page.md").render(page=page, files=csv),
+        "report.html": render([Entry(page, _images(folder, page))]),
+    }
+    for name, text in content.items():
+        folder.write(name, text.encode())
 
 
 def model_card(**parts: Any) -> str:
@@ -149,7 +141,7 @@ def read(folder: str | os.PathLike[str] | Folder, place: str = "") -> Entry:
     """Reads the page in a folder, with its figures.
 
     Args:
-      folder: as for `write`.
+      folder: as for `publish`.
       place: the report's name for the folder.
 
     Raises:

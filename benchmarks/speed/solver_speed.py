@@ -114,24 +114,16 @@ def _timed(run: Run) -> tuple[float, Any]:
     return time.perf_counter() - began, result
 
 
-def cells_of(options: SolverSpeedOptions, names: Sequence[str]) -> dict[Cell, Sequence[str]]:
-    """The cells that the options ask for, and the solvers of each."""
-    fields = {field.name for field in dataclasses.fields(Cell)}
-    asked = {
-        name: value for name, value in vars(options).items() if name in fields and value is not None
-    }
-    if not asked:
-        return dict.fromkeys(problems.TABLE, names) | {problems.WIDE: [OURS]}
-    return {Cell(**asked): names}
-
-
 def main(options: SolverSpeedOptions) -> None:
-    names = list(dict.fromkeys((OURS, *options.solvers)))
+    names: list[str] = list(dict.fromkeys((OURS, *options.solvers)))
+    fields = {field.name for field in dataclasses.fields(Cell)} & {*vars(options)}
+    given = {name: getattr(options, name) for name in fields if getattr(options, name) is not None}
+    cells = dict.fromkeys(problems.TABLE, names) | {problems.WIDE: [OURS]}
     folder = options.folder(NAME)
     made = results.provenance() | {"device": devices.describe()}
     rows: list[Row] = []
     notes: dict[str, None] = {}
-    for cell, chosen in cells_of(options, names).items():
+    for cell, chosen in ({Cell(**given): names} if given else cells).items():
         timed, skipped = measure(cell, chosen, options.repeats)
         rows += [row | made for row in timed]
         notes |= dict.fromkeys(skipped)
