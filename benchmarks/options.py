@@ -82,9 +82,8 @@ def define(kind: type[Options]) -> flags.FlagValues:
     values.set_gnu_getopt()
     for field in fields(kind):
         hint = hints(kind)[field.name]
-        make: Any = flags.DEFINE_list if entries(hint) else flags.DEFINE_string
-        if bool in kinds(hint):
-            make = flags.DEFINE_boolean
+        form = "boolean" if bool in kinds(hint) else "list" if entries(hint) else "string"
+        make = getattr(flags, f"DEFINE_{form}")
         make(flag_of(field), None, _help(field, field.default), flag_values=values)
     return values
 
@@ -146,16 +145,12 @@ def changes(options: Options) -> dict[str, tuple[Any, Any]]:
 
     The help of a field shows the value that None keeps.
     """
-    return {
-        field.name: (
-            hints(type(options))[field.name] | None,
-            dataclasses.field(
-                default=None,
-                metadata=field.metadata | {"help": _help(field, getattr(options, field.name))},
-            ),
-        )
-        for field in fields(options)
-    }
+    found = {}
+    for field in fields(options):
+        said = field.metadata | {"help": _help(field, getattr(options, field.name))}
+        kept = dataclasses.field(default=None, metadata=said)
+        found[field.name] = (hints(type(options))[field.name] | None, kept)
+    return found
 
 
 def _help(field: dataclasses.Field, default: Any) -> str:

@@ -174,13 +174,11 @@ def binary_of(name):
 def flags_of(name):
     """The flags of a binary by its name."""
     from benchmarks import cli, options
-    from benchmarks.harness import command
+    from benchmarks.harness import main
 
     module = binary_of(name)
     return options.define(
-        command.options_of(module.BENCH)
-        if hasattr(module, "BENCH")
-        else cli.options_of(module.main)
+        main.options_of(module.BENCH) if hasattr(module, "BENCH") else cli.options_of(module.main)
     )
 
 

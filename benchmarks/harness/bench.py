@@ -39,7 +39,6 @@ class Bench:
       slow: methods that run only if they are named, or all are.
       parts: whether to split each SAE's distance to the oracle; with one size, a run ends and its
         page begins with the shares of encoder and dictionary.
-      note: what the answer says of its SAEs.
     """
 
     module: str
@@ -54,7 +53,6 @@ class Bench:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     slow: tuple[str, ...] = ("softplus_adam",)
     parts: bool = False
-    note: str = ""
 
     @property
     def name(self) -> str:

@@ -36,16 +36,11 @@ def method_of(name: str, study: Sequence[Method], source: Source, p: Preset) -> 
       ValueError: the name is not registered, or no method can be made of it.
     """
     left, colon, right = name.partition(":")
-    known = [*study, *_COMMON(source, p)]
-    for method in known:
+    for method in _COMMON(source, p):
         if method.name == name:
             return method
     sae = left.removeprefix("sae_")
-    if sae != left and sae in catalogue.learners():
-        raise ValueError(
-            f"--methods has {name!r}, but {sae} is no SAE; write {name.removeprefix('sae_')}."
-        )
-    learner = _learner(sae if sae in catalogue.saes() else left, known, source, p)
+    learner = learner_of(sae if sae in catalogue.saes() else left, study, source, p)
     own = learner.encode
     if colon:
         family = "frozen" if learner.family == "sae" else learner.family
@@ -53,21 +48,26 @@ def method_of(name: str, study: Sequence[Method], source: Source, p: Preset) -> 
         # The lasso has one name in both protocols; a learner trained for the crossing has its own.
         told = {"inference": right} if encoder == p.lasso() or crossed is not learner else {}
         return Method(name, family, crossed, encoder, told)
-    if left.startswith("sae_") and own is not None:
+    if sae != left and own is not None:
         return Method(name, "sae", learner, own)
     return methods.coded(name, learner, p, family="frozen" if own is not None else "")
 
 
-def _learner(name: str, known: Sequence[Method], source: Any, p: Preset) -> Learner:
-    """The learner of a name: that of known methods, or one made by convention."""
+def learner_of(name: str, study: Sequence[Method], source: Any, p: Preset) -> Learner:
+    """The learner of a name: the study's, else a shared one, else one made by convention.
+
+    Raises:
+      ValueError: there is none of that name.
+    """
+    known = (method.learner for method in (*study, *_COMMON(source, p)))
     # Learners that build on a dictionary share its name.
-    found = [method.learner for method in known if method.learner.name == name]
+    found = [learner for learner in known if learner.name == name]
     if found:
         return min(found, key=lambda learner: len(chain(learner)))
     kind = catalogue.learners().get(name)
     if kind is None and name not in catalogue.saes():
         raise ValueError(
-            f"--methods has {name!r}, which is no method of this study, no learner "
+            f"{name!r} is no method of this study, no learner "
             f"({', '.join(catalogue.learners())}) and no "
             f"SAE ({', '.join(catalogue.saes())})."
         )

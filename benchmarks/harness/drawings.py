@@ -31,13 +31,6 @@ class Drawing:
         return getattr(figures, self.name)(chosen, **self.options)
 
 
-def recovery_along(x: str) -> dict[str, Drawing]:
-    """MCC out of distribution, and the matched cosine, of each dictionary along a size."""
-    # The published form of the MCC has its own figure.
-    scores = ("mcc_ood", "mcc_paper_ood", "cosine")
-    return {score: Drawing("curve", {"x": x, "y": score}) for score in scores}
-
-
 def inference_along(metric: str = "mcc_ood", *, style: str) -> dict[str, Drawing]:
     """A score of each dictionary along the number of latents, a panel a dictionary and a line a
     kind of inference.
@@ -61,13 +54,22 @@ def along(
     cells: tuple[str, ...] = (),
     **options: str,
 ) -> dict[str, Drawing]:
-    """Scores along iterations, steps or weights, a panel a number of latents."""
-    logy = ("relative_gap_id", "mse_id")
-    fixed = {"x": x, "panel": "num_latents", **options}
+    """Scores along a column, a panel a number of latents unless `options` name another; those with
+    cells are named after both.
+    """
+    fixed, logy = {"x": x, "panel": "num_latents", **options}, ("relative_gap_id", "mse_id")
     return {
-        metric: Drawing("curve", {**fixed, "y": metric, "logy": metric in logy}, rows, cells)
+        f"{metric}_by_{x}" if cells else metric: Drawing(
+            "curve", {**fixed, "y": metric, "logy": metric in logy}, rows, cells
+        )
         for metric in metrics
     }
+
+
+def recovery_along(x: str) -> dict[str, Drawing]:
+    """MCC out of distribution, and the matched cosine, of each dictionary along a size."""
+    # The published form of the MCC has its own figure.
+    return along(x, ("mcc_ood", "mcc_paper_ood", "cosine"), panel="")
 
 
 def parts(
@@ -77,6 +79,6 @@ def parts(
     return Drawing(name, {"loss": score}, lambda rows: splits(rows, [score]), cells)
 
 
-def plain(cells: tuple[str, ...], *names: str) -> dict[str, Drawing]:
-    """Figures of `sae_gap.figures` that need only rows, by their names."""
-    return {name: Drawing(name, cells=cells) for name in names}
+def plain(name: str, cells: tuple[str, ...] = CELL) -> dict[str, Drawing]:
+    """A figure of `sae_gap.figures` that needs only rows, by its name."""
+    return {name: Drawing(name, cells=cells)}

@@ -1,27 +1,216 @@
-"""Runs the binary of a study: reads the options, runs or plans, and writes the outcome."""
+"""The binary of a study: its options, the run that they ask for, its plan and its outcome."""
 
-import functools
+import dataclasses
+import itertools
+import re
+import shlex
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
+import numpy as np
 from absl import logging
 
 from benchmarks import cli
+from benchmarks.harness import crossing
 from benchmarks.harness.bench import Bench
-from benchmarks.harness.command import Run, StudyOptions, options_of, read
-from benchmarks.harness.preset import HEADINGS
+from benchmarks.harness.preset import Preset
+from benchmarks.options import Distributed, Fitted, changes, option, written
+from sae_gap.core import check_width
+from sae_gap.data import SCALED, Recording, Source, fetched
+from sae_gap.figures import labels
+from sae_gap.learners import Learner, Peer
 from sae_gap.runtime import devices, distributed
-from sae_gap.storage import CELL
-from sae_gap.study import Job, Stored, jobs, runner
+from sae_gap.storage import CELL, Folder, results
+from sae_gap.study import Job, Method, Models, Stored, Study, chain, jobs, runner
+
+# Options that conflict.
+_EXCLUDED = {
+    "world": ("sparsity", "stream", "data"),
+    "world_file": ("world", "law", "num_latents", "sparsity", "input_dim", "stream", "data"),
+    "data": ("num_latents", "num_samples", "input_dim", "noise_db", "stream"),
+}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StudyOptions(Fitted, Distributed):
+    """The options of a study's run; `options_of` adds the changes to its preset."""
+
+    preset: str = option("quick", "Sizes of a run; other flags take precedence.")
+    shard: str | None = option(
+        None, "i/N: run the i-th of N parts of the study, counted from 0.  [all]"
+    )
+    dry_run: bool = option(False, "Say what would run and what must be fitted, and run nothing.")
+    methods: tuple[str, ...] | None = option(
+        None,
+        "Methods to run: names as in the table, LEARNER:ENCODER, LEARNER, sae_ENCODER, or all; by "
+        "default all but slow ones.",
+    )
+    data: str | None = option(
+        None, "An .npz file of activations (Y_train, Y_val, Y_ood, optionally Z_* and A)."
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """The run that the options of a study ask for.
+
+    Attributes:
+      bench: the study.
+      options: options of the command line.
+      preset: grid and lengths, with the other flags applied.
+      study: the study to run.
+      names: the methods, in order.
+      shard: the part of the study to run; None is all of it.
+    """
+
+    bench: Bench
+    options: StudyOptions
+    preset: Preset
+    study: Study
+    names: Sequence[str]
+    shard: tuple[int, int] | None
+
+    @property
+    def store(self) -> results.Store:
+        """Where rows go."""
+        return results.Store(Folder(self.options.results_dir) / self.bench.name)
+
+    @property
+    def models(self) -> Models:
+        """Where fitted models go."""
+        return Models(self.options.models_folder)
+
+    @property
+    def page(self) -> Folder:
+        """Where tables, figures and the page go: a folder for each choice of flags that change
+        them.
+        """
+        sizes = (field.name for field in dataclasses.fields(self.preset))
+        flags = written(self.options, ("preset", "methods", "data", *sizes))
+        if not flags:
+            return self.store.folder
+        text = "_".join(flag.removeprefix("--") for flag in flags)
+        name = re.sub(r"[^\w=.,+-]", "-", text)
+        if len(name) > 100:
+            name = f"{name[:80]}-{results.key({'flags': text})}"
+        return self.store.folder / name
+
+    @property
+    def command(self) -> str:
+        """The command that reproduces all this."""
+        return f"{cli.COMMAND}{shlex.join([self.bench.name, *written(self.options)])}"
+
+
+def options_of(bench: Bench) -> type[StudyOptions]:
+    """The options of a study's command line: how to run, and changes to its preset."""
+    fields: dict[str, tuple[Any, Any]] = changes(bench.presets["quick"])
+    sizes = option("quick", "The sizes that no other flag gives.", choices=bench.presets)
+    fields["preset"] = (str, sizes)
+    # A field that was not made by `option` has no flag.
+    fields |= {name: (Any, None) for name in bench.presets["quick"].without}
+    named = [(name, hint, field) for name, (hint, field) in fields.items()]
+    return dataclasses.make_dataclass("Of", named, bases=(StudyOptions,), frozen=True, kw_only=True)
+
+
+def read(bench: Bench, options: StudyOptions) -> Run:
+    """The run that options ask for, checked as far as possible before it.
+
+    Raises:
+      ValueError: the study cannot run with them.
+    """
+    shard = None if options.shard is None else cli.parse_shard(options.shard)
+    preset, given = _changed(bench, options), options.methods
+    sources = preset.sources() if options.data is None else _recordings(options, preset)
+    if not sources:
+        raise ValueError(
+            "no setting is left of these sizes; choose more latents or a lower sparsity."
+        )
+
+    def chosen(source: Source) -> list[Method]:
+        """The methods to run: the study's in its order, then crossings."""
+        listed = bench.methods(source, preset)
+        if given is None or given == ("all",):
+            return [one for one in listed if given or one.name not in bench.slow]
+        known = {method.name for method in listed}
+        crossed = [name for name in given if name not in known]
+        return [one for one in listed if one.name in given] + [
+            crossing.method_of(name, listed, source, preset) for name in crossed
+        ]
+
+    study = Study(
+        bench.name,
+        tuple(sources),
+        chosen,
+        lam=preset.lam,
+        protocol=preset.protocol,
+        **bench.options,
+    )
+    # Let methods refuse before anything runs.
+    names = {method.name: method.learner for method in chosen(sources[0])}
+    for name, learner in names.items():
+        _check_library(name, learner)
+    return Run(bench, options, preset, study, [*names], shard)
+
+
+def _changed(bench: Bench, options: StudyOptions) -> Preset:
+    """The preset that options name, with their further changes."""
+    given = {name: value for name, value in vars(options).items() if value is not None}
+    for name, excluded in _EXCLUDED.items():
+        for other in excluded:
+            if given.get(name) and given.get(other):
+                raise ValueError(
+                    f"--{other} and --{name} exclude each other; leave one of them out."
+                )
+    preset = bench.presets[options.preset]
+    preset = dataclasses.replace(
+        preset, **{name: value for name, value in given.items() if name in vars(preset)}
+    )
+    if preset.law and not preset.world:
+        raise ValueError(f"--law is part of a world; give --world={SCALED} with it.")
+    sized = preset.world_file is None and preset.world in (None, SCALED)
+    if not sized and "num_latents" not in given:
+        preset = dataclasses.replace(preset, num_latents=(None,))
+    if sized and None in preset.num_latents:
+        raise ValueError("--num_latents=none is for a world of its own size; give a number.")
+    return preset
+
+
+def _recordings(options: StudyOptions, preset: Preset) -> list[Recording]:
+    """Recordings of a file in place of settings, for each width, sparsity and seed; by default the
+    sparsity is that of its codes.
+    """
+    path, sparsities = fetched(str(options.data)), preset.sparsity
+    codes = Recording(path, preset.width[0]).task().train.codes
+    if vars(options).get("sparsity") is None and codes is not None:
+        sparsities = (max(1, round(float(np.count_nonzero(np.asarray(codes), axis=1).mean()))),)
+    cells = itertools.product(preset.width, sparsities, preset.seeds)
+    sources = [Recording(path, *cell) for cell in cells]
+    for source in sources:
+        check_width(source.sparsity, source.task().width)
+    return sources
+
+
+def _check_library(name: str, learner: Learner) -> None:
+    """Refuses a method that learns, itself or in a base, by a library that is not installed."""
+    for peer in chain(learner):
+        if isinstance(peer, Peer):
+            try:
+                peer.library()
+            except ImportError as error:
+                raise ValueError(
+                    f"{name} needs {error.name}, which is not installed; run: pip install "
+                    f"'sae_gap[peers]', or leave {name} out."
+                ) from None
 
 
 def run(bench: Bench) -> None:
     """Runs the binary."""
-    cli.run(functools.partial(main, bench), options=options_of(bench), about=bench.about)
 
+    def main(options: StudyOptions) -> None:
+        execute(read(bench, options))
 
-def main(bench: Bench, options: StudyOptions) -> None:
-    execute(read(bench, options))
+    cli.run(main, options=options_of(bench), about=bench.about)
 
 
 def execute(run: Run) -> None:
@@ -59,13 +248,13 @@ def plan(run: Run) -> str:
     """A line for each job: how many of its rows exist and how many models it would be the first to
     fit.
     """
-    lines, planned = [], 0
-    for job, there, fits in _ahead(run):
+    lines, planned, stored = [], 0, Stored(run.study, run.store)
+    for job, fits in _ahead(run):
         size = job.sources[0].asdict()
-        cell = ", ".join(f"{HEADINGS[name]} {size[name]}" for name in (*CELL, "input_dim"))
-        lines.append(
-            f"{cell}: {job}: {there}/{len(job.lines)} rows there, {fits or 'nothing'} to fit"
-        )
+        cell = ", ".join(labels.label(size[name], name) for name in (*CELL, "input_dim"))
+        there = sum(stored.lacking(line) is None for line in job.lines)
+        said = f"{there}/{len(job.lines)} rows there, {fits or 'nothing'} to fit"
+        lines.append(f"{cell}: {job}: {said}")
         planned += fits
     return "\n".join([*lines, f"{len(lines)} jobs, {planned} models to fit"])
 
@@ -77,24 +266,21 @@ def check_writable(run: Run) -> None:
     run.store.folder.require_writable()
     folder = run.models.directory
     obstacle = folder and folder.obstacle()
-    if obstacle is not None and any(fits for _, _, fits in _ahead(run)):
+    if obstacle is not None and any(fits for _, fits in _ahead(run)):
         raise ValueError(
             f"models cannot be kept in {folder} ({obstacle}); choose another folder with "
             "--models_dir."
         )
 
 
-def _ahead(run: Run) -> Iterator[tuple[Job, int, int]]:
-    """Each job, with the number of its existing rows and the number of models that it would be the
-    first to fit, by their folders.
-    """
+def _ahead(run: Run) -> Iterator[tuple[Job, int]]:
+    """Each job, with the number of models that it would be the first to fit, by their folders."""
     stored, planned = Stored(run.study, run.store), set[str]()
     for job in jobs(run.study):
-        there = sum(stored.lacking(line) is None for line in job.lines)
         fits = {
             str(run.models.folder(learner, source))
             for source in stored.rest(job).sources
             for learner in run.models.missing(job.learner, source, job.steps)
         }
-        yield job, there, len(fits - planned)
+        yield job, len(fits - planned)
         planned |= fits

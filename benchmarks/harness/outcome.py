@@ -8,15 +8,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks import studies
-from benchmarks.harness.command import Run
-from benchmarks.harness.preset import HEADINGS
+from benchmarks.harness.main import Run
 from benchmarks.report import pages
 from sae_gap import catalogue
 from sae_gap.analysis import Lines, published, shares, splits, table_of, tables
 from sae_gap.figures import labels
 from sae_gap.storage import CELL, Row, grouped
 
-_ANSWER = "Is it the encoder or the dictionary? Distance of each SAE to the oracle in MCC OOD"
+_ANSWER = (
+    "Is it the encoder or the dictionary? Distance of each SAE to the oracle in MCC OOD (number of "
+    "seeds: {}; the SAEs have the paper's untuned options):\n"
+)
 # Scores whose distance to the oracle is split.
 _SCORES = [
     f"{stem}_{split}"
@@ -49,7 +51,7 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
         rows, {method.name for method in bench.methods(run.study.sources[0], run.preset)}
     )
     varied = [name for name in by if name == "method" or len({line[name] for line in summary}) > 1]
-    heads = {name: HEADINGS.get(name, name.replace("_", " ")) for name in varied}
+    heads = {name: labels.heading(name) for name in varied}
     shown = []
     for title, words in (bench.tables | {"Further metrics": _unlisted(summary)}).items():
         if names := words.split():
@@ -66,7 +68,7 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
     comparison = published.compare(summary, bench.name) if known else []
     if comparison:
         shown.append(published.table(comparison))
-    answer = _answer(recovered, bench.note)
+    answer = _answer(recovered)
     # Drop the command lines of the docstring, which are indented.
     about = re.sub("^  .*\n?", "", bench.about, flags=re.MULTILINE).strip()
     page = pages.Page(bench.title, about, run.command, answer, (), shown, notes)
@@ -86,13 +88,13 @@ def _distinct(run: Run, summary: Lines) -> list[Row]:
     return [line for line in summary if not certified or line["method"] not in alike]
 
 
-def _answer(parts: Lines, note: str = "") -> str:
+def _answer(parts: Lines) -> str:
     """The shares of encoder and dictionary in the distance of each SAE to the oracle, a line each;
     several sizes have no one answer.
     """
     if not parts or len({line["method"] for line in parts}) < len(parts):
         return ""
-    said = [f"{_ANSWER} (number of seeds: {parts[0]['units']}{note}):\n"]
+    said = [_ANSWER.format(parts[0]["units"])]
     for line in parts:
         whole = line["total"] - line["rest"]
         told = [f"{labels.label(line['method'].removeprefix('sae_'))}: {whole:.3f}"]

@@ -13,14 +13,6 @@ from sae_gap.data import WORLDS, Source, named_world, parse_law, published_world
 from sae_gap.encoders import Encoder, Lasso
 from sae_gap.study import PROTOCOLS
 
-# Headings of tables for columns that runs vary.
-HEADINGS = {
-    "num_latents": "latents",
-    "sparsity": "k",
-    "num_samples": "samples",
-    "input_dim": "dim",
-    "lam": "λ",
-}
 _AXES = ("num_latents", "sparsity", "num_samples", "input_dim", "noise_db", "width", "seeds")
 
 

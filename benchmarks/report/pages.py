@@ -84,21 +84,26 @@ class Entry(NamedTuple):
 
 
 def publish(
-    folder: Folder,
+    folder: str | os.PathLike[str] | Folder,
     page: Page,
-    row: Mapping[str, Any],
-    drawn: Iterable[tuple[str, Any]],
+    row: Mapping[str, Any] = MappingProxyType({}),
+    drawn: Iterable[tuple[str, Any]] = (),
     files: Mapping[str, Lines] = MappingProxyType({}),
 ) -> None:
-    """Writes a page with all that belongs to it.
+    """Writes a page with all that belongs to it: page.json, README.md and report.html, each
+    replaced whole.
 
     Args:
-      folder: the folder of the page.
-      page: the page without its figures.
+      folder: the folder of the page, whose tables README.md links to.
+      page: the page; figures that it has already are in the folder.
       row: a row, of whose provenance the page makes notes.
-      drawn: figures by their stems; None is skipped.
+      drawn: further figures by their stems; None is skipped.
       files: lines of CSV files by their stems; without lines there is none.
+
+    Raises:
+      OSError: the folder lacks a figure, or cannot be written to.
     """
+    folder = Folder(folder)
     for name, lines in files.items():
         if lines:
             tables.write_table(folder, f"{name}.csv", lines)
@@ -108,28 +113,12 @@ def publish(
         if figure is not None
     ]
     notes = {**page.notes, **provenance(row)}
-    write(folder, dataclasses.replace(page, figures=shown, notes=notes))
-
-
-def write(folder: str | os.PathLike[str] | Folder, page: Page) -> None:
-    """Writes page.json, README.md and report.html into a folder, each replaced whole.
-
-    README.md links to the tables in the folder, so write the page last.
-
-    Args:
-      folder: folder of the figures.
-      page: the page.
-
-    Raises:
-      OSError: the folder lacks a figure, or cannot be written to.
-    """
-    folder = Folder(folder)
-    entry = Entry(page, _images(folder, page))
-    files = [name for name in folder.names() if name.endswith(".csv")]
+    page = dataclasses.replace(page, figures=[*page.figures, *shown], notes=notes)
+    csv = [name for name in folder.names() if name.endswith(".csv")]
     content = {
         FILE: json.dumps(dataclasses.asdict(page), ensure_ascii=False, indent=1) + "\n",
-        "README.md": _TEMPLATES.get_template("page.md").render(page=page, files=files),
-        "report.html": render([entry]),
+        "README.md": _TEMPLATES.get_template("page.md").render(page=page, files=csv),
+        "report.html": render([Entry(page, _images(folder, page))]),
     }
     for name, text in content.items():
         folder.write(name, text.encode())
@@ -150,7 +139,7 @@ def read(folder: str | os.PathLike[str] | Folder, place: str = "") -> Entry:
     """Reads the page in a folder, with its figures.
 
     Args:
-      folder: as for `write`.
+      folder: as for `publish`.
       place: the report's name for the folder.
 
     Raises:
@@ -159,13 +148,12 @@ def read(folder: str | os.PathLike[str] | Folder, place: str = "") -> Entry:
     folder = Folder(folder)
     try:
         found = json.loads(folder.read(FILE))
-        parts: dict[str, Any] = {"figures": [Figure(*one) for one in found["figures"]]}
-        parts |= {
-            name: [Table(*one) for one in found.get(name, ())] for name in ("tables", "answers")
-        }
+        found["figures"] = [Figure(*one) for one in found["figures"]]
+        for name in ("tables", "answers"):
+            found[name] = [Table(*one) for one in found.get(name, ())]
         # Pages of 0.2.0 have one.
         found.pop("study", None)
-        page = Page(**found | parts)
+        page = Page(**found)
         return Entry(page, _images(folder, page), place)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
@@ -178,16 +166,17 @@ def folders(folder: Folder, place: str = "") -> Iterator[tuple[str, Folder]]:
     their names.
     """
     yield place, folder
-    # Rows and models are thousands of files without a page.
-    for name in (name for name in folder.folders() if name not in ("rows", "models")):
-        yield from folders(folder / name, f"{place}/{name}".lstrip("/"))
+    for name in folder.folders():
+        # Rows and models are thousands of files without a page.
+        if name not in ("rows", "models"):
+            yield from folders(folder / name, f"{place}/{name}".lstrip("/"))
 
 
 def _images(folder: Folder, page: Page) -> dict[str, str]:
-    content = {figure.file: folder.read(pathlib.Path(figure.file).name) for figure in page.figures}
     return {
-        file: f"data:image/png;base64,{base64.b64encode(image).decode()}"
-        for file, image in content.items()
+        figure.file: "data:image/png;base64,"
+        + base64.b64encode(folder.read(pathlib.Path(figure.file).name)).decode()
+        for figure in page.figures
     }
 
 
@@ -206,8 +195,9 @@ def render(entries: Sequence[Entry]) -> str:
 
 def provenance(row: Mapping[str, Any]) -> dict[str, str]:
     """A row's provenance (revision, machine, device, versions), as notes of a page."""
-    made = {name: str(row[name]) for name in _MADE_BY if row.get(name) is not None}
-    versions = ", ".join(f"{name} {row[name]}" for name in _PACKAGES if row.get(name) is not None)
+    known = {name: str(value) for name, value in row.items() if value is not None}
+    made = {name: known[name] for name in _MADE_BY if name in known}
+    versions = ", ".join(f"{name} {known[name]}" for name in _PACKAGES if name in known)
     return made | ({"versions": versions} if versions else {})
 
 

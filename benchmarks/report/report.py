@@ -20,10 +20,8 @@ from sae_gap.analysis import published
 from sae_gap.storage import Folder
 
 _COMPARED = "published.csv"
-_HEAD = (
-    "| study | compared | close | share | furthest (ours, published) |",
-    "|---|---:|---:|---:|---|",
-)
+_HEAD = """| study | compared | close | share | furthest (ours, published) |
+|---|---:|---:|---:|---|"""
 
 
 def main(options: Results) -> None:
@@ -43,7 +41,7 @@ def main(options: Results) -> None:
         if folder.exists(_COMPARED)
     ]
     if lines:
-        print(*_HEAD, *lines, sep="\n")
+        print(_HEAD, *lines, sep="\n")
 
 
 if __name__ == "__main__":

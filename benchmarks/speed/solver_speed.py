@@ -5,12 +5,13 @@ Without flags this is the table of RESULTS.md, in some five minutes on two cores
 `problems.TABLE`, and a dictionary so wide that the Gram matrix of a peer would take minutes, where
 the coder is held against a product alone. The flags of a cell time one of your own instead.
 
-All solvers (`coders`) get the same float32 arrays in the same process, one after the other in every
-repeat, so that a slow spell of the machine falls on all alike. The first call is apart: it is the
-one that compiles, and the first of all also loads what Numba has compiled. Every code is scored in
-float64 by its objective and its duality gap (`scores`). Prints a line a cell: the seconds of
-working_set, and their ratio to those of one product of all signals with the dictionary and of each
-other solver, with its largest gap in brackets. Writes <results_dir>/solver_speed/summary.csv.
+All solvers (`problems.CODERS`) get the same float32 arrays in the same process, one after the other
+in every repeat, so that a slow spell of the machine falls on all alike. The first call is apart: it
+is the one that compiles, and the first of all also loads what Numba has compiled. Every code is
+scored in float64 by its objective and its duality gap (`scores`). Prints a line a cell and solver:
+its seconds, those of its first call, its largest relative gap, its seconds in products of all
+signals with the dictionary, and the seconds of working_set as a share of them. Writes
+<results_dir>/solver_speed/summary.csv.
 
   python -m sae_gap solver_speed                # all cores
   taskset -c 0 python -m sae_gap solver_speed   # one core
@@ -30,8 +31,7 @@ import numpy as np
 from benchmarks import cli
 from benchmarks.options import Results, option
 from benchmarks.speed import problems, scores
-from benchmarks.speed.coders import CODERS, JITTED, OURS, Run, codes_of
-from benchmarks.speed.problems import Cell
+from benchmarks.speed.problems import CODERS, OURS, Cell, Run, codes_of
 from sae_gap.analysis import tables
 from sae_gap.runtime import devices
 from sae_gap.storage import Row, results
@@ -40,6 +40,7 @@ NAME = "solver_speed"
 # Seconds after which the repeats of a cell end.
 MOST_SECONDS = 20.0
 _PRODUCT = "product"
+_COLUMNS = "method num_latents sparsity num_samples lam l0 seconds first gap products share"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class SolverSpeedOptions(Results):
     num_samples: int | None = option(None, "Of a cell of your own: samples coded at once.", least=1)
     lam: float | None = option(None, "Of a cell of your own: weight of the l1 norm.", least=1e-30)
     solvers: tuple[str, ...] = option(
-        (JITTED, "spams", "celer"),
+        ("jitted", "spams", "celer"),
         f"What {OURS} is held against: some of {', '.join(CODERS)}.",
         choices=tuple(CODERS),
     )
@@ -70,9 +71,9 @@ def measure(cell: Cell, names: Sequence[str], repeats: int) -> tuple[list[Row], 
     runs: dict[str, Run] = {}
     skipped, rows = [], []
     for name in names:
-        coder = CODERS[name]
+        few = problem._replace(signals=problem.signals[: CODERS[name].at_most])
         try:
-            runs[name] = coder.prepare(problem._replace(signals=problem.signals[: coder.at_most]))
+            runs[name] = CODERS[name].prepare(few)
         except ImportError as error:
             skipped.append(f"{name} skipped: {error.name} is not installed")
     product, arrays = jax.jit(jnp.matmul), tuple(map(jnp.asarray, problem[:2]))
@@ -97,9 +98,10 @@ def measure(cell: Cell, names: Sequence[str], repeats: int) -> tuple[list[Row], 
             "method": name,
             "num_timed": len(codes),
             "seconds": seconds,
-            "seconds_first": first[name][0],
-            "ratio_to_product": seconds / least[_PRODUCT],
-            "relative_gap_max": float((gap / np.maximum(value, 1e-300)).max()),
+            "first": first[name][0],
+            "products": seconds / least[_PRODUCT],
+            "share": least.get(OURS, math.nan) / seconds,
+            "gap": float((gap / np.maximum(value, 1e-300)).max()),
             "l0": float(np.count_nonzero(codes, axis=1).mean()),
         }
         rows.append(row)
@@ -112,58 +114,21 @@ def _timed(run: Run) -> tuple[float, Any]:
     return time.perf_counter() - began, result
 
 
-def line(rows: Sequence[Row], names: Sequence[str]) -> dict[str, str]:
-    """The line of a cell, by heading: our coder, and its seconds divided by the others'."""
-    found = {row["method"]: row for row in rows}
-    ours = found[OURS]
-    cells = {
-        "atoms": f"{ours['num_latents']:,} in {ours['input_dim']:,}"
-        + ", coherent" * (ours["world"] == "coherent"),
-        "k": f"{ours['sparsity']}",
-        "samples": f"{ours['num_samples']:,}",
-        "λ": f"{ours['lam_fraction']:g} λ_max" if ours["lam_fraction"] else f"{ours['lam']:g}",
-        "L0": f"{ours['l0']:.3g}",
-        f"{OURS}, s": f"{ours['seconds']:.2g}",
-        "first call, s": f"{ours['seconds_first']:.2g}",
-        "max gap": f"{ours['relative_gap_max']:.0e}",
-        "/ product": f"{ours['ratio_to_product']:.2g}",
-    }
-    for name in names[1:]:
-        cell = "-"
-        if name in found:
-            row = found[name]
-            # Under `jit` the coder is the same; its first call says more than the gap.
-            first, gap = f"first {row['seconds_first']:.2g} s", f"{row['relative_gap_max']:.0e}"
-            cell = f"{ours['seconds'] / row['seconds']:.2g} ({first if name == JITTED else gap})"
-        cells[f"/ {CODERS[name].label}"] = cell
-    return cells
-
-
-def cells_of(options: SolverSpeedOptions, names: Sequence[str]) -> dict[Cell, Sequence[str]]:
-    """The cells that the options ask for, and the solvers of each."""
-    fields = {field.name for field in dataclasses.fields(Cell)}
-    asked = {
-        name: value for name, value in vars(options).items() if name in fields and value is not None
-    }
-    if not asked:
-        return dict.fromkeys(problems.TABLE, names) | {problems.WIDE: [OURS]}
-    return {Cell(**asked): names}
-
-
 def main(options: SolverSpeedOptions) -> None:
-    names = list(dict.fromkeys((OURS, *options.solvers)))
+    names: list[str] = list(dict.fromkeys((OURS, *options.solvers)))
+    fields = {field.name for field in dataclasses.fields(Cell)} & {*vars(options)}
+    given = {name: getattr(options, name) for name in fields if getattr(options, name) is not None}
+    cells = dict.fromkeys(problems.TABLE, names) | {problems.WIDE: [OURS]}
     folder = options.folder(NAME)
     made = results.provenance() | {"device": devices.describe()}
-    rows, lines = [], []
+    rows: list[Row] = []
     notes: dict[str, None] = {}
-    for cell, chosen in cells_of(options, names).items():
+    for cell, chosen in ({Cell(**given): names} if given else cells).items():
         timed, skipped = measure(cell, chosen, options.repeats)
         rows += [row | made for row in timed]
-        lines.append(line(timed, names))
         notes |= dict.fromkeys(skipped)
     tables.write_table(folder, "summary.csv", rows)
-    table = [[*lines[0]], ["---"] * len(lines[0]), *([*cells.values()] for cells in lines)]
-    print(*(f"| {' | '.join(cells)} |" for cells in table), *notes, sep="\n")
+    print(tables.table("Seconds and what they bought", _COLUMNS, rows), *notes, sep="\n")
 
 
 if __name__ == "__main__":

@@ -12,15 +12,12 @@ for every optimum it compares with. Writes rows, summary.csv, figures and a page
 from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.preset import PRESETS
-from sae_gap.storage import CELL
 
 BENCH = Bench(
     __name__,
     "Amortisation gap",
     methods.every(methods.probe, methods.parts, methods.learned, methods.oracle),
     PRESETS,
-    figures={"decomposition": drawings.parts()}
-    | drawings.plain(CELL, "matched_cosines", "recovery"),
+    figures={"decomposition": drawings.parts()} | drawings.plain("matched_cosines"),
     parts=True,
-    note="; the SAEs have the paper's untuned options",
 )

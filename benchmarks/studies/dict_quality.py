@@ -13,7 +13,6 @@ from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import INFERENCE, RECOVERY, Bench
 from benchmarks.harness.preset import PRESETS_BY_LATENTS
 from sae_gap.learners import Surgery
-from sae_gap.storage import CELL
 
 
 def _methods(source, p):
@@ -32,7 +31,7 @@ BENCH = Bench(
     "Quality of the dictionary",
     _methods,
     PRESETS_BY_LATENTS,
-    drawings.plain(CELL, "matched_cosines") | drawings.inference_along(style="columns"),
+    drawings.plain("matched_cosines") | drawings.inference_along(style="columns"),
     {
         "Recovery": RECOVERY,
         "Columns": "cosine close angle norm_ratio",

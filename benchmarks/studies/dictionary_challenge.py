@@ -65,7 +65,7 @@ BENCH = Bench(
     "Dictionary challenge",
     _methods,
     presets(Challenge, smoke={"peer_steps": 10}, paper={"num_latents": WIDTHS}),
-    drawings.plain((*CELL, "noise_db"), "recovery_by_seconds")
+    drawings.plain("recovery_by_seconds", (*CELL, "noise_db"))
     | drawings.along("per_latent", ("cosine",), _per_latent, ("sparsity", "noise_db")),
     {
         "Dictionaries": "cosine close mcc_id mcc_ood mcc_paper_id mcc_paper_ood support_f1_id "

@@ -10,26 +10,18 @@ rows, summary.csv, a figure and a page under <results_dir>/encoder_budget/ and p
 """
 
 import dataclasses
-from collections.abc import Callable
 
-from benchmarks.harness import drawings, learners
+from benchmarks.harness import crossing, drawings
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.preset import Preset, presets
 from benchmarks.options import option
 from sae_gap.encoders import LISTA, OMP, JumpReLU, Lasso, ReLU, ScreenedPursuit, TopK
-from sae_gap.learners import Amortised, Learner, Lista, Oracle, SpamsTrainDL
+from sae_gap.learners import Amortised, Lista, Oracle
 from sae_gap.storage import CELL
 from sae_gap.study import Method
 
 DEPTHS = (1, 2, 4, 8, 16)
 ITERATIONS = (1, 2, 5, 10, 20, 50, 100)
-# Where the dictionary comes from, by name.
-DICTIONARIES: dict[str, Callable[[Preset], Learner]] = {
-    "oracle": lambda p: Oracle(),
-    "dl_fista": learners.dl_fista,
-    "online_dl": learners.online,
-    "spams": lambda p: SpamsTrainDL(p.lam),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,13 +29,11 @@ class Budget(Preset):
     """A preset with the dictionary that all encoders share."""
 
     without = ("data",)
-    dictionary: str = option(
-        "oracle", "Where the dictionary comes from.", choices=tuple(DICTIONARIES)
-    )
+    dictionary: str = option("oracle", "The learner that the dictionary comes from.")
 
 
 def _methods(source, p):
-    base, k = DICTIONARIES[p.dictionary](p), source.sparsity
+    base, k = crossing.learner_of(p.dictionary, [], source, p), source.sparsity
     if isinstance(base, Oracle) and source.width is not None:
         raise ValueError(
             "--width is of a dictionary that is learned; give --dictionary=online_dl with it, or "
@@ -84,7 +74,7 @@ BENCH = Bench(
     "Encoder budget",
     _methods,
     presets(Budget, smoke={"epochs": 12}),
-    drawings.plain(("dictionary", *CELL), "budget"),
+    drawings.plain("budget", ("dictionary", *CELL)),
     {
         "Encoders": "flops relative_gap_id relative_gap_ood mcc_id mcc_ood l0_above_id "
         "encode_seconds"

@@ -53,12 +53,11 @@ class Ratios(Preset):
 
 def _placed(rows):
     """Rows with the ratio of their dimension, to halves."""
-
-    def ratio(row):
-        bound = row["sparsity"] * math.log(row["num_latents"] / row["sparsity"])
-        return round(2 * row["input_dim"] / bound) / 2
-
-    return [row | {"ratio": ratio(row)} for row in rows]
+    bounds = [row["sparsity"] * math.log(row["num_latents"] / row["sparsity"]) for row in rows]
+    return [
+        row | {"ratio": round(2 * row["input_dim"] / bound) / 2}
+        for row, bound in zip(rows, bounds, strict=True)
+    ]
 
 
 def _methods(source, p):

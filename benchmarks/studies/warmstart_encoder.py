@@ -23,6 +23,7 @@ from sae_gap.study import Method
 
 ITERATIONS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
 SCREENS = (1, 2, 3, 4)
+_SCORES = ("mcc_ood", "mcc_id", "relative_gap_ood")
 
 
 def _methods(source, p):
@@ -77,14 +78,6 @@ BENCH = Bench(
     _methods,
     presets(Tuned, paper={"num_latents": WIDTHS}),
     drawings.along("iterations", ("mcc_ood", "relative_gap_id"), dash="start")
-    | {
-        f"{score}_by_products": drawings.Drawing(
-            "curve",
-            {"x": "products", "y": score, "line": "codes", "panel": "dictionary"},
-            by_products,
-            CELL,
-        )
-        for score in ("mcc_ood", "mcc_id", "relative_gap_ood")
-    },
+    | drawings.along("products", _SCORES, by_products, CELL, line="codes", panel="dictionary"),
     varies=("iterations", "start", "screens"),
 )

@@ -103,7 +103,7 @@ BENCH = Bench(
         paper=_STANDARD,
         full=_FULL,
     ),
-    figures=drawings.plain((*CELL, "noise_db"), "recovery_by_level"),
+    figures=drawings.plain("recovery_by_level", (*CELL, "noise_db")),
     tables={
         "Dictionaries": "atom_mcc close uniqueness atom_mcc_roots atom_mcc_children "
         "atom_mcc_grandchildren atom_mcc_great_grandchildren atom_mcc_free atom_mcc_frequent "

@@ -5,7 +5,6 @@ from sae_gap.figures.cost import loss_by_cost as loss_by_cost
 from sae_gap.figures.cost import recovery_by_seconds as recovery_by_seconds
 from sae_gap.figures.curves import curve as curve
 from sae_gap.figures.curves import matched_cosines as matched_cosines
-from sae_gap.figures.curves import recovery as recovery
 from sae_gap.figures.curves import recovery_by_level as recovery_by_level
 from sae_gap.figures.lines import MARKERS as MARKERS
 from sae_gap.figures.lines import draw_lines as draw_lines

@@ -1,15 +1,12 @@
-"""A metric along a column of a study and along a world's levels, and recovery in distribution
-against recovery out of it and atom by atom: a line or a colour for each dictionary.
-"""
+"""A metric along a column of a study, a world's levels or atoms: a line for each dictionary."""
 
-import math
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from sae_gap.analysis import tables
-from sae_gap.figures import MARKERS, draw_lines, labels, style
+from sae_gap.figures import draw_lines, labels, style
 
 _CLOSE = 0.9
 
@@ -65,18 +62,10 @@ def curve(
     if not means:
         return None
     means.sort(key=lambda mean: [labels.rank(mean[name], name) for name in by])
-    return draw_lines(
-        [*means, *style.means(flat, by, (y,))],
-        x,
-        (y,),
-        line=line,
-        dash=dash,
-        panel=panel,
-        ticks=True,
-        logy=(y,) if logy else (),
-        of=shown,
-        title=f"{labels.metric_label(y)} by {labels.metric_label(x)}",
-    )
+    points, roles = [*means, *style.means(flat, by, (y,))], {"dash": dash, "panel": panel}
+    title = f"{labels.metric_label(y)} by {labels.metric_label(x)}"
+    roles |= {"ticks": True, "logy": (y,) * logy, "of": shown, "title": title}
+    return draw_lines(points, x, (y,), line=line, **roles)
 
 
 def recovery_by_level(rows: style.Rows) -> Figure | None:
@@ -96,84 +85,31 @@ def recovery_by_level(rows: style.Rows) -> Figure | None:
     rows = list(rows)
     tables.summarise(rows, by=("method",), metrics=())
     first = {(row["dictionary"], row.get("seed")): row for row in reversed(rows)}
-    known = {name for row in rows for name, value in row.items() if value is not None}
-    shown = {
-        f"atom_mcc_{group}": (panel, group)
-        for panel, groups in _PANELS.items()
-        for group in groups
-        if f"atom_mcc_{group}" in known
-    }
-    lines = tables.summarise(first.values(), by=("dictionary",), metrics=[*shown])
+    places = [(panel, group) for panel, groups in _PANELS.items() for group in groups]
+    scores = [f"atom_mcc_{group}" for _, group in places]
+    lines = tables.summarise(first.values(), by=("dictionary",), metrics=scores)
     points = [
         {
             **line,
             "panel": panel,
             "group": _in_lines(group),
-            # A line has a gap where its dictionary lacks a group.
-            "atom_mcc": math.nan if line[f"{metric}_mean"] is None else line[f"{metric}_mean"],
-            "atom_mcc_sd": line[f"{metric}_sd"],
+            "atom_mcc": line[f"atom_mcc_{group}_mean"],
+            "atom_mcc_sd": line[f"atom_mcc_{group}_sd"],
         }
-        for metric, (panel, group) in shown.items()
+        for panel, group in places
         for line in lines
-        if any(line[f"{name}_mean"] is not None for name in shown)
+        if line[f"atom_mcc_{group}_mean"] is not None
     ]
     title = "Matched cosine by level and frequency of the features"
-    figure = draw_lines(
+    return draw_lines(
         points, "group", ("atom_mcc",), panel="panel", logx=False, of=rows, title=title
     )
-    if figure is not None:
-        figure.axes[0].set_ylim(0, 1.03)
-    return figure
 
 
 def _in_lines(group: str) -> str:
     """Returns the name of a group, broken into two lines if its neighbours would touch it."""
     group = group.replace("great_", "great-\n").replace("grandchildren", "grand-\nchildren")
     return group.replace("_", "\n")
-
-
-def recovery(rows: style.Rows) -> Figure | None:
-    """Draws recovery in distribution against recovery out of it: a colour for each dictionary, a
-    marker for each inference.
-
-    Args:
-      rows: rows of one setting, with `dictionary`, `inference`, `start`, `mcc_id` and `mcc_ood`.
-
-    Returns:
-      The figure, or None if no method has both scores.
-
-    Raises:
-      ValueError: the rows mix settings, protocols or values of lambda, or hold a seed twice.
-    """
-    rows, metrics = list(rows), ("mcc_id", "mcc_ood")
-    points = style.means(rows, ("method", "dictionary", "inference", "start"), metrics)
-    for point in points:
-        point["codes"] = "warm" if point["start"] == "warm" else point["inference"]
-    kinds = dict.fromkeys(point["codes"] for point in points)
-    # Warm and cold starts reach one optimum: a wide hollow marker shows the other inside it.
-    wide = {"markersize": 10, "fillstyle": "none"}
-    looks = {
-        kind: {"label": labels.label(kind, "inference"), "linestyle": "none", **marker}
-        | (wide if kind == "warm" else {})
-        for kind, marker in zip(kinds, MARKERS, strict=False)
-    }
-    figure = draw_lines(
-        points,
-        metrics[0],
-        metrics[1:],
-        dash="codes",
-        looks={"codes": looks},
-        logx=False,
-        size=(1.8, 4.2),
-        of=rows,
-        title="MCC out of distribution against in distribution",
-        caption="On the dashed line both are the same",
-    )
-    for axes in figure.axes if figure else ():
-        low, high = (limit(*axes.get_xlim(), *axes.get_ylim()) for limit in (min, max))
-        axes.axline((low, low), slope=1, color="#999999", linewidth=0.8, linestyle=style.DASHED)
-        axes.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-    return figure
 
 
 def matched_cosines(rows: style.Rows) -> Figure | None:
@@ -184,8 +120,8 @@ def matched_cosines(rows: style.Rows) -> Figure | None:
     left out, and so are dictionaries with changed lengths.
 
     Args:
-      rows: rows of one setting, with `dictionary`, `cosines` (the matched absolute cosines of a
-        dictionary) and perhaps `start`, the dictionary that learning started from.
+      rows: rows of one setting, with `dictionary` and `cosines` (the matched absolute cosines of a
+        dictionary).
 
     Returns:
       The figure, or None if no row has cosines.
@@ -195,39 +131,22 @@ def matched_cosines(rows: style.Rows) -> Figure | None:
     """
     rows = [row for row in rows if row.get("columns") in (None, "learned")]
     tables.summarise(rows, by=("method",), metrics=())
-    by_seed: dict[tuple[Any, Any], dict[Any, Any]] = {}
+    seeds: dict[str, dict[Any, Any]] = {}
     for row in rows:
         if row.get("cosines") and row.get("dictionary") not in (None, "oracle"):
-            # A cold or warm start concerns the codes, not the dictionary.
-            start = None if row.get("start") in ("cold", "warm") else row.get("start")
-            seeds = by_seed.setdefault((row["dictionary"], start), {})
-            seeds.setdefault(row.get("seed"), row["cosines"])
-    points: list[dict[str, Any]] = [{"atoms": None, "matched": _CLOSE}]
+            seeds.setdefault(row["dictionary"], {}).setdefault(row.get("seed"), row["cosines"])
+    points: list[dict[str, Any]] = [{"dictionary": None, "matched": _CLOSE}]
     looks: dict[Any, Any] = {}
-    for pair in sorted(by_seed, key=lambda pair: [*map(labels.rank, pair)]):
+    for name in sorted(seeds, key=labels.rank):
         # A failed fit writes null for a cosine, which counts as 0, as it must lower the curve.
-        found = np.nan_to_num(np.array([*by_seed[pair].values()], float))
+        found = np.nan_to_num(np.array([*seeds[name].values()], float))
         shares = np.linspace(0, 100, 201)
         points += [
-            {"atoms": pair, "share": share, "matched": cosine}
+            {"dictionary": name, "share": share, "matched": cosine}
             for share, cosine in zip(shares, np.percentile(found, shares), strict=True)
         ]
-        names = [name for name in pair if name is not None]
-        looks[pair] = {
-            "label": " from ".join(map(labels.label, names)),
-            "color": labels.colour(names[-1]),
-        }
+        looks[name] = {"label": labels.label(name), "color": labels.colour(name)}
     looks[None] = {"label": f"{_CLOSE}", "color": style.QUIET}
-    figure = draw_lines(
-        points,
-        "share",
-        ("matched",),
-        line="atoms",
-        looks={"atoms": looks},
-        logx=False,
-        of=rows,
-        title="Matched cosines of the atoms of each dictionary",
-    )
-    if figure is not None:
-        figure.axes[0].set(xlim=(0, 100), ylim=(0, 1.02))
-    return figure
+    title = "Matched cosines of the atoms of each dictionary"
+    about: Any = {"looks": {"dictionary": looks}, "logx": False, "of": rows, "title": title}
+    return draw_lines(points, "share", ("matched",), **about)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
 
 from sae_gap.figures import labels, style
 from sae_gap.storage import Row, grouped
@@ -48,7 +49,7 @@ def draw_lines(
     Args:
       points: rows; a line runs through its points in this order.
       x: a column of numbers, or of names, which stand side by side.
-      y: columns, a panel each. A panel leaves out points without its column; NaN breaks a line.
+      y: columns, a panel each. A panel leaves out points without its column.
       line: a column; each of its values has a colour.
       dash: a column; each of its values has a dash and a marker.
       panel: a column; each of its values has a panel, if there is one y.
@@ -96,8 +97,7 @@ def draw_lines(
         ],
         size[0],
         size[1] or max(2.0, 3 - 0.2 * len(groups)),
-        labels.metric_label(x),
-        style.axis_label(groups[0][0]) if several else "",
+        (labels.metric_label(x), style.axis_label(groups[0][0]) * several),
         sharex=not isinstance(moving[0]["x"], str),
         sharey=several,
     )
@@ -122,8 +122,9 @@ def draw_lines(
             style.log_axis(axes.yaxis, [mark["y"] for mark in marks if mark["panel"][0] == metric])
 
     lines = {(role, mark[role]) for mark in moving for role in values}
+    plain = {"linestyle": "-", "color": style.QUIET}
     handles = [
-        style.mark(**{"linestyle": "-", **look, **(bare if (role, value) in lines else _FLAT)})
+        Line2D([], [], **{**plain, **look, **(bare if (role, value) in lines else _FLAT)})
         for role, table in (("line", colours), ("dash", dashes))
         for value, look in table.items()
         if value in values[role]

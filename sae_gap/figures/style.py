@@ -12,7 +12,6 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFormatter
 
@@ -64,19 +63,17 @@ def save(
     """
     if figure is None:
         return ()
-    caption = str(figure.get_label())
+    caption, pdf = str(figure.get_label()), ("Creator", "Producer", "CreationDate")
     described: dict[str, dict[str, str | None]] = {
         "png": {"Software": None, "Description": caption},
-        "pdf": {"Creator": None, "Producer": None, "CreationDate": None, "Subject": caption},
+        "pdf": {**dict.fromkeys(pdf), "Subject": caption},
     }
-    engine = figure.get_layout_engine()
     for ending, metadata in described.items():
         content = io.BytesIO()
         figure.savefig(content, format=ending, metadata=metadata)
         Folder(folder).write(f"{stem}.{ending}", content.getvalue())
         # Laid out once for both files, as layout takes as long as drawing.
         figure.set_layout_engine("none")
-    figure.set_layout_engine(engine)
     return f"{stem}.png", f"{stem}.pdf"
 
 
@@ -116,15 +113,14 @@ def finish(
 
 def describe(rows: Lines) -> str:
     """Returns the sizes that all rows share, and the number of seeds, if any has one."""
-    notes = []
-    for name in _SIZES:
-        first, *others = {row.get(name) for row in rows}
-        if first is not None and not others:
-            notes.append(labels.label(first, name))
+    shared = {name: {row.get(name) for row in rows} for name in _SIZES}
+    notes = [
+        labels.label(*values, name)
+        for name, values in shared.items()
+        if len(values) == 1 and None not in values
+    ]
     seeds = len({row.get("seed") for row in rows} - {None})
-    if seeds:
-        notes.append("1 seed" if seeds == 1 else f"{seeds} seeds")
-    return ", ".join(notes)
+    return ", ".join(notes + [f"{seeds} seed{'s' * (seeds > 1)}"] * (seeds > 0))
 
 
 def means(rows: Rows, by: Sequence[str], metrics: Sequence[str]) -> list[Row]:
@@ -160,20 +156,14 @@ def layout(count: int, most: int) -> tuple[int, int]:
 
 
 def panels(
-    titles: Sequence[str],
-    wide: float,
-    tall: float,
-    label: str,
-    side: str,
-    **shares: Any,
+    titles: Sequence[str], wide: float, tall: float, sides: tuple[str, str], **shares: bool
 ) -> tuple[Figure, list[Axes]]:
-    """Makes a figure of axes of one scale, unless `shares` says otherwise, of a least width and
-    height, with a label for each direction.
+    """Makes a figure of axes, which share what `shares` says, of a least width and height, with a
+    label for each direction.
     """
     count = len(titles)
     across, down = layout(count, int((WIDTH - 1) / max(wide, 0.1 + max(text_widths(titles)))))
     figure = Figure(figsize=(WIDTH, 1.2 + tall * down))
-    shares = {"sharex": True, "sharey": True, **shares}
     used, spare = np.split(figure.subplots(down, across, squeeze=False, **shares).ravel(), [count])
     for axes, title in zip(used, titles, strict=True):
         axes.set_title(title)
@@ -181,14 +171,9 @@ def panels(
     for axes in spare:
         axes.remove()
     for axes in used[-across:]:
-        axes.set_xlabel(label)
-    figure.supylabel(side)
+        axes.set_xlabel(sides[0])
+    figure.supylabel(sides[1])
     return figure, list(used)
-
-
-def mark(label: str, **look: Any) -> Line2D:
-    """Makes an entry of a legend, in a grey that nothing else uses unless it is given a colour."""
-    return Line2D([], [], label=label, **{"linestyle": "none", "color": QUIET} | look)
 
 
 def swatch(label: str, colour: str) -> Patch:

@@ -13,7 +13,7 @@ import types
 import pytest
 
 from benchmarks import options, studies
-from benchmarks.harness import command, crossing, learners, main
+from benchmarks.harness import crossing, learners, main
 from benchmarks.harness.outcome import is_comparable
 from benchmarks.harness.preset import PRESETS, Preset
 from benchmarks.studies import attribution, warmstart_encoder
@@ -40,8 +40,8 @@ def methods(name, preset="paper", source=None, **changes):
 
 def read(name, *arguments):
     """What a study reads from a command line."""
-    kind = command.options_of(STUDIES[name])
-    return command.read(STUDIES[name], options.parse(kind, [name, *arguments]))
+    kind = main.options_of(STUDIES[name])
+    return main.read(STUDIES[name], options.parse(kind, [name, *arguments]))
 
 
 def digests(name):
@@ -185,7 +185,7 @@ def test_a_world_has_its_own_size_unless_one_is_given(flags, num_latents, width)
 
 # Of options that are wrong alone, tests/benchmarks/test_cli.py.
 BAD_FLAGS = {
-    "amortisation_gap --methods=sae_relu,nope": "--methods has 'nope'",
+    "amortisation_gap --methods=sae_relu,nope": "'nope' is no method of this study, no learner (",
     "amortisation_gap --num_latents=3": "sparsity must be below num_latents",
     "amortisation_gap --width=3": "sparsity must be below width",
     "amortisation_gap --input_dim=21": "input_dim 21 is above num_latents 20",
@@ -196,6 +196,7 @@ BAD_FLAGS = {
     "amortisation_gap results": "'results' is not a flag",
     "amortisation_gap --dictionary=oracle": "Unknown command line flag 'dictionary'",
     "encoder_budget --width=40": "--width is of a dictionary that is learned",
+    "encoder_budget --dictionary=nope": "'nope' is no method of this study, no learner (",
     "phase_transition --ratios=9": "no setting is left of these sizes",
     "worlds --world=heaven": "world must be one of absorption, correlated",
     "worlds --law=most=1.5": "most must be a finite number above 0 and below 1",
@@ -328,15 +329,10 @@ def test_methods_of_other_studies_run_in_every_study():
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
-    [
-        *((name, "") for name in ("nope", "sae_nope", "topk:nope", "surgery", ":omp")),
-        ("oracle:support", ""),
-        ("sae_online_dl", r"online_dl is no SAE; write online_dl\."),
-    ],
+    "name", ["nope", "sae_nope", "sae_online_dl", "topk:nope", "surgery", ":omp", "oracle:support"]
 )
-def test_what_cannot_be_made_is_one_sentence(name, words):
-    with pytest.raises(ValueError, match=rf"^[^\n]*{words}[^\n]*\.$|{words}$"):
+def test_what_cannot_be_made_is_one_sentence(name):
+    with pytest.raises(ValueError, match=r"^[^\n]*\.$"):
         made(name)
 
 

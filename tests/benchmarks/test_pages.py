@@ -40,7 +40,7 @@ def page(**changed):
 def write(folder, **changed):
     folder.mkdir(parents=True, exist_ok=True)
     PIL.Image.new("L", (4, 3)).save(folder / "stairs.png")
-    pages.write(folder, page(**changed))
+    pages.publish(folder, page(**changed))
     return folder
 
 

@@ -36,10 +36,9 @@ def test_the_encoders_shares_are_cells_of_a_table_along_each_size():
     assert figures.encoder_shares([], "mcc_ood") is None
 
 
-@pytest.mark.parametrize("draw", [figures.matched_cosines, figures.recovery])
-def test_what_the_rows_do_not_say_is_refused_or_left_out(draw):
-    nothing = dict.fromkeys(("mcc_id", "mcc_ood", "cosines"))
-    assert draw([]) is draw([row | nothing for row in make_rows()]) is None
+def test_what_the_rows_do_not_say_is_refused_or_left_out():
+    draw = figures.matched_cosines
+    assert draw([]) is draw([row | {"cosines": None} for row in make_rows()]) is None
     with pytest.raises(ValueError, match="mix lam"):
         draw(make_rows(seeds=(0,)) + make_rows(seeds=(1,), lam=0.2))
 
@@ -57,23 +56,7 @@ def test_each_dictionary_is_drawn_once_and_pooled_over_seeds():
     pooled = np.concatenate([row["cosines"] for row in choose(make_rows(), dictionary="dl_fista")])
     quantiles = np.percentile(pooled, np.linspace(0, 100, 201))
     np.testing.assert_allclose(found["DL-FISTA"], quantiles)
-    # A fit that failed counts against its learner, and another start is another dictionary.
+    # A fit that failed counts against its learner.
     (row,) = choose(make_rows(seeds=(0,)), dictionary="dl_fista")
-    rows = [row | {"start": "topk", "method": "other"}, row | {"cosines": [1.0, None, None, None]}]
-    found = curves_of(figures.matched_cosines(rows))
-    assert [*found] == ["DL-FISTA from TopK SAE", "DL-FISTA"]
+    found = curves_of(figures.matched_cosines([row | {"cosines": [1.0, None, None, None]}]))
     assert found["DL-FISTA"][[0, 130, -1]].tolist() == [0, 0, 1]
-
-
-def test_recovery_marks_every_method_of_a_dictionary_and_an_inference():
-    rows = make_rows(spread=0)
-    (axes,) = figures.recovery(rows).axes
-    shapes = {"own": "o", "support": "s", "cold": "^", "warm": "D"}
-    wanted = [
-        (shapes[row["start"] or row["inference"]], row["mcc_id"], row["mcc_ood"])
-        for row in choose(rows, seed=0)
-    ]
-    drawn = [one.lines[0] for one in axes.containers]
-    found = {(one.get_marker(), *one.get_xydata()[0].round(6)) for one in drawn}
-    assert found == {(shape, *np.round(place, 6)) for shape, *place in wanted} and len(drawn) == 19
-    assert axes.get_xlim() == axes.get_ylim()
