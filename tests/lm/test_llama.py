@@ -92,7 +92,7 @@ KINDS = {
 def test_states_and_log_probabilities_are_those_of_the_equations(tmp_path, kind):
     tensors = tiny.write_lm(tmp_path / "tiny.gguf", **KINDS[kind])
     model, fields = read_model(tmp_path / "tiny.gguf")
-    assert (model.num_blocks, model.dim, model.context) == (LM["blocks"], LM["dim"], LM["context"])
+    assert (model.num_blocks, model.context) == (LM["blocks"], LM["context"])
     assert fields["general.architecture"] == KINDS[kind].get("architecture", "llama")
     expected, logits = states(tensors, TOKENS)
     tokens = jnp.asarray(TOKENS[None])
@@ -140,11 +140,9 @@ def of_other_heads(path):
 FAULTS = {
     "architecture 'gpt2', of which only llama and gemma3 can": told(architecture="gpt2"),
     "positions scaled by 'yarn'": told(**{"llama.rope.scaling.type": "yarn"}),
-    "with experts": told(**{"llama.expert_count": "4"}),
-    "windows of 0": told(architecture="gemma3", window=0),
     "cannot be read as GGUF": cut_short,
     "in Q8_1, which gguf cannot": kept_as("ffn_up", gguf.GGMLQuantizationType.Q8_1),
-    r"not those of a llama \(.*\); download it again": of_other_heads,
+    "is not as a plain llama is": of_other_heads,
 }
 
 

@@ -14,10 +14,10 @@ from sae_gap.lm import (
     Texts,
     Windows,
     cut,
+    language_model,
     open_recording,
     origin_of,
     pack,
-    windows,
 )
 from sae_gap.storage import Folder
 
@@ -26,7 +26,7 @@ WINDOW = slice(4), slice(2), slice(2, 4)
 
 
 def test_every_token_is_in_one_window_of_its_document_and_few_places_are_empty(monkeypatch):
-    monkeypatch.setattr(windows, "TOKENS", 128)
+    monkeypatch.setattr(language_model, "TOKENS", 128)
     rng = np.random.default_rng(0)
     sizes = (0, 1, 31, 32, 33, *rng.integers(2, 200, 40))
     lists = [rng.integers(1, 100, size).astype(np.int32) for size in sizes]
@@ -90,15 +90,12 @@ def test_each_row_is_that_of_its_token_in_its_own_window(lm, texts, write, tmp_p
         expected = [alone(lm, part, layer) for part in np.split(found.tokens, starts[1:-1])]
         rows = found.activations(layer).take(np.arange(len(places)))
         np.testing.assert_allclose(rows, np.concatenate(expected), atol=2e-5)
-    # The windows of some documents point at their rows.
-    seen = []
-    for batch, rows in found.batches([1, 3]):
-        real = rows >= 0
-        values = np.asarray(batch.windows.tokens)[real]
-        np.testing.assert_array_equal(values, found.tokens[rows[real]])
-        seen += rows[real].tolist()
-    assert sorted(seen) == np.flatnonzero(np.isin(found.documents, [1, 3])).tolist()
-    with pytest.raises(ValueError, match=r"block 1 is not in .*, but 0, 2; record it"):
+    for batch in found.batches([1, 3]):
+        real = batch.documents >= 0
+        rows = np.searchsorted(found.documents, batch.documents[real]) + batch.places[real]
+        np.testing.assert_array_equal(np.asarray(batch.windows.tokens)[real], found.tokens[rows])
+        assert {*batch.documents[real]} <= {1, 3}
+    with pytest.raises(ValueError, match=r"block1 is not in .*, but that of 0, 2; record it"):
         found.activations(1)
 
 

@@ -101,7 +101,7 @@ def test_a_transcoder_and_an_sae_of_the_mlps_output_replace_it(recorded, tmp_pat
     plain = [each for each in mine if each != "--mlp"]
     for words, *arguments in (
         ("is a transcoder, whose inputs are not there; give what it explains as", *plain, sae),
-        ("the MLP of block 0 is not in", *mine, sae, "--layer=0"),
+        ("mlp0_in is not in", *mine, sae, "--layer=0"),
         (
             "trained at blocks.1.hook_resid_post; give an SAE of the MLP",
             *mine,
