@@ -152,7 +152,6 @@ _K, _THEIRS, _PURSUIT = ("k",), "saes.foreign_encoders", "encoders.screened_purs
 _INNER = {"W_enc": "affine.weight", "b_enc": "affine.bias"}
 _BATCH = _INNER | {"threshold": "threshold"}
 _GATED = {"W_enc": "gate.weight", "b_gate": "gate.bias", "r_mag": "log_scale", "b_mag": "bias"}
-_STOPS = ("max_iterations", "residual_threshold", "stop_on_duplicate_support")
 # The name of a place that holds logarithms of thresholds.
 LOGARITHMS = "log_threshold"
 ARCHITECTURES = {
@@ -161,7 +160,6 @@ ARCHITECTURES = {
     "abstopk": Architecture(_THEIRS, "AbsTopK", options=_K),
     "jumprelu": Architecture("encoders.jumprelu", "JumpReLU", _INNER | {"threshold": LOGARITHMS}),
     "gated": Architecture("encoders.gated", "Gated", _GATED),
-    "matching_pursuit": Architecture(_THEIRS, "RepeatingPursuit", {}, _STOPS),
     PURSUIT: Architecture(_PURSUIT, "ScreenedPursuit", {}, ("k", "breadth", "screens")),
     "batch_largest": Architecture(_THEIRS, "BatchLargest", options=_K, foreign=True),
 }
@@ -191,20 +189,12 @@ def transcoder_of(architecture: str, skip: bool) -> str | None:
     return {kind: name for name, kind in TRANSCODERS.items()}.get((architecture, skip))
 
 
-def read_options(
-    architecture: str, config: Config, num_latents: int, input_dim: int
-) -> dict[str, Any]:
+def read_options(architecture: str, config: Config, num_latents: int) -> dict[str, Any]:
     """The options of an architecture, read from a configuration.
 
     Raises:
       ValueError: one is missing, or out of range.
     """
-    if architecture == "matching_pursuit":
-        return {
-            "max_iterations": config.size("max_iterations", input_dim),
-            "residual_threshold": config.number("residual_threshold", 1e-2),
-            "stop_on_duplicate_support": config.flag("stop_on_duplicate_support", True),
-        }
     names = ARCHITECTURES[architecture].options
     return {name: config.size(name, most=most_of(name, num_latents)) for name in names}
 

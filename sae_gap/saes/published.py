@@ -194,7 +194,7 @@ def _circuit_tracer(tensors: Tensors, layer: str) -> Parts:
     for ours, theirs in _HOOKS.items():
         if theirs in told:
             notes[ours] = f"blocks.{layer}.{told[theirs]}"
-    options = read_options(encoder, Config(path, told), num_latents, input_dim)
+    options = read_options(encoder, Config(path, told), num_latents)
     return Parts(encoder, options, held, "circuit-tracer", encoder, notes, transcodes=True)
 
 

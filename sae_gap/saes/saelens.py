@@ -83,7 +83,7 @@ def load(config: Config, tensors: Tensors) -> Parts:
     encoder, skip = TRANSCODERS.get(architecture, (architecture, False))
     if architecture in _BATCH_TOPK:
         encoder = "jumprelu"
-    options = read_options(encoder, config, num_latents, input_dim)
+    options = read_options(encoder, config, num_latents)
     known = dict[str, Any]()
     if architecture in _BATCH_TOPK:
         known["threshold"] = tensors.scalar("topk_threshold")
@@ -100,9 +100,6 @@ def load(config: Config, tensors: Tensors) -> Parts:
         factors = tensors.take("scaling_factor", num_latents)
         if config.flag("finetuning_scaling_factor", False):
             held["W_dec"] = held["W_dec"] * factors[:, None]
-    if "W_enc" not in held and not centred:
-        # Matching pursuit adds its bias only if it subtracted it.
-        held["b_dec"] = np.zeros(input_dim, np.float32)
     normalisation = _normalisation(config, folder, input_dim, notes)
     if transcodes and type(normalisation) is not Normalisation:
         raise ValueError(

@@ -37,9 +37,7 @@ from sae_gap.saes.parts import (
 )
 from sae_gap.storage import Folder, trees
 
-_KNOWN = (
-    "ReLU, TopK, AbsTopK, BatchTopK, Matryoshka, JumpReLU, Gated and SAELens's own matching pursuit"
-)
+_KNOWN = "ReLU, TopK, AbsTopK, BatchTopK, Matryoshka, JumpReLU and Gated"
 
 
 def save_sae(
