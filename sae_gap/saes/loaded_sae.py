@@ -43,6 +43,7 @@ from sae_gap.saes.find import locate, read
 from sae_gap.saes.parts import (
     ARCHITECTURES,
     ENCODERS,
+    FOREIGN,
     LOGARITHMS,
     OWN,
     Parts,
@@ -53,6 +54,7 @@ from sae_gap.saes.parts import (
 from sae_gap.storage import Config, Tensors, printable
 
 Rows = Float[ArrayLike, "..."]
+Outputs, Codes = Float[Array, "n input_dim"], Float[Array, "n num_latents"]
 # The options of an architecture; at least one is needed.
 _TAKES = {
     "relu": (),
@@ -229,7 +231,7 @@ class SAE:
         self,
         activations: Rows,
         inputs: Float[ArrayLike, "n num_inputs"] | None = None,
-    ) -> Float[Array, "n input_dim"]:
+    ) -> Outputs:
         """The target of the codes: the normalised activations less the decoder's bias, and less a
         transcoder's skip.
 
@@ -249,7 +251,7 @@ class SAE:
             read = self._beside(inputs, len(rows)) if self.transcodes else None
             return self.model.signals(rows, read) - self.bias
 
-    def encode(self, activations: Rows) -> Float[Array, "n num_latents"]:
+    def encode(self, activations: Rows) -> Codes:
         """The library's codes, in its own units.
 
         Args:
@@ -270,7 +272,7 @@ class SAE:
         self,
         codes: Rows | sparray,
         like: Rows | None = None,
-    ) -> Float[Array, "n input_dim"]:
+    ) -> Outputs:
         """The library's reconstruction from its codes.
 
         Args:
@@ -295,7 +297,7 @@ class SAE:
         with jax.default_matmul_precision("highest"):
             return self.model.reconstruct(jnp.asarray(codes), read, read)
 
-    def reconstruct(self, activations: Rows) -> Float[Array, "n input_dim"]:
+    def reconstruct(self, activations: Rows) -> Outputs:
         """`decode(encode(activations))`.
 
         Args:
@@ -351,9 +353,7 @@ class SAE:
         return self.as_rows(like)
 
 
-def own_codes(
-    model: Model, signals: Float[ArrayLike, "n input_dim"]
-) -> Float[Array, "n num_latents"]:
+def own_codes(model: Model, signals: Float[ArrayLike, "n input_dim"]) -> Codes:
     """The codes of a model's encoder, or function, in the model's units, from normalised
     activations, or from a transcoder's inputs.
 
@@ -435,7 +435,7 @@ def _of_arrays(
         if held["threshold"].size == 1:
             held["threshold"] = np.resize(held["threshold"], num_latents)
     elif k is not None:
-        encoder, notes["k"] = "topk" if architecture == "topk" else "batch_largest", str(k)
+        encoder, notes["k"] = "topk" if architecture == "topk" else FOREIGN, str(k)
     tensors = Tensors(Path("the arrays"), held)
     notes["dtype given"] = tensors.dtypes()
     held = take(encoder, tensors, (read, num_latents, input_dim), skip="W_skip" in held)

@@ -138,20 +138,20 @@ class Architecture(NamedTuple):
       tensors: its learned tensors, each one number for each latent except W_enc, by name, with
         their places in `Model.encoder`.
       options: entries of its configuration.
-      foreign: whether SAELens lacks this architecture.
     """
 
     module: str
     encoder: str
     tensors: Mapping[str, str] = types.MappingProxyType({"W_enc": "weight", "b_enc": "bias"})
     options: tuple[str, ...] = ()
-    foreign: bool = False
 
 
 _K, _THEIRS, _PURSUIT = ("k",), "saes.foreign_encoders", "encoders.screened_pursuit"
 _INNER = {"W_enc": "affine.weight", "b_enc": "affine.bias"}
 _BATCH = _INNER | {"threshold": "threshold"}
 _GATED = {"W_enc": "gate.weight", "b_gate": "gate.bias", "r_mag": "log_scale", "b_mag": "bias"}
+# The only one that SAELens lacks.
+FOREIGN = "batch_largest"
 # The name of a place that holds logarithms of thresholds.
 LOGARITHMS = "log_threshold"
 ARCHITECTURES = {
@@ -161,7 +161,7 @@ ARCHITECTURES = {
     "jumprelu": Architecture("encoders.jumprelu", "JumpReLU", _INNER | {"threshold": LOGARITHMS}),
     "gated": Architecture("encoders.gated", "Gated", _GATED),
     PURSUIT: Architecture(_PURSUIT, "ScreenedPursuit", {}, ("k", "breadth", "screens")),
-    "batch_largest": Architecture(_THEIRS, "BatchLargest", options=_K, foreign=True),
+    FOREIGN: Architecture(_THEIRS, "BatchLargest", options=_K),
 }
 # The encoders that SAELens also has, by their names: the architecture, and the places of its
 # tensors.
@@ -169,7 +169,7 @@ ENCODERS: dict[str, tuple[str, Mapping[str, str]]] = {
     **{
         f"sae_gap.{row.encoder}": (name, row.tensors)
         for name, row in ARCHITECTURES.items()
-        if not row.foreign
+        if name != FOREIGN
     },
     "sae_gap.BatchTopK": ("jumprelu", _BATCH),
     "sae_gap.MatryoshkaBatchTopK": ("jumprelu", _BATCH),

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from sae_gap.saes import own
-from sae_gap.saes.parts import LAYERS, UNESTIMATED, Parts, read_options, take
+from sae_gap.saes.parts import FOREIGN, LAYERS, UNESTIMATED, Parts, read_options, take
 from sae_gap.storage import Config, Tensors
 
 _LINEAR = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "decoder.weight"}
@@ -70,7 +70,7 @@ def dictionary_learning(config: Config, tensors: Tensors) -> Parts:
             if threshold < 0:
                 notes["caution"] = UNESTIMATED
         else:
-            encoder, options["k"] = "batch_largest", k
+            encoder, options["k"] = FOREIGN, k
             notes["caution"] = (
                 "it has no threshold, so it keeps the largest codes of all samples at hand, k for "
                 "each on average"

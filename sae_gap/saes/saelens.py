@@ -13,6 +13,7 @@ from safetensors.numpy import save
 from sae_gap.core import PURSUIT, ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
 from sae_gap.saes.parts import (
     ARCHITECTURES,
+    FOREIGN,
     NOTED,
     TRANSCODERS,
     UNESTIMATED,
@@ -35,7 +36,7 @@ _RENAMED = {
 }
 _BATCH_TOPK = ("batchtopk", "matryoshka_batchtopk")
 _KNOWN = (
-    *(name for name, row in ARCHITECTURES.items() if not row.foreign),
+    *(name for name in ARCHITECTURES if name != FOREIGN),
     *_BATCH_TOPK,
     *TRANSCODERS,
 )
