@@ -202,8 +202,7 @@ def test_weights_of_eight_or_sixty_four_bits_are_read_as_they_are(tmp_path, kind
 @pytest.mark.parametrize("case", ["topk_rescaled", "abstopk_rescaled"])
 def test_a_dead_atom_is_never_among_the_largest(tmp_path, case):
     """Its code times its length is nothing."""
-    atoms = load_file(FILES / "saelens" / case / "sae_weights.safetensors")["W_dec"].copy()
-    atoms[4] = 0
+    atoms = PLAIN["W_dec"] * (np.arange(10) != 4)[:, None]
     sae = sae_gap.load_sae(changed(tmp_path, f"saelens/{case}", W_dec=atoms))
     codes = np.asarray(sae.encode(X))
     assert np.isfinite(codes).all() and float(sae.lengths[4]) == 0
@@ -215,7 +214,7 @@ def test_older_options_of_saelens(tmp_path):
     letters.
     """
     options = {"finetuning_scaling_factor": True, "normalize_activations": True}
-    options |= {"hook_point": "blocks.0\n\x1b[31m" + "x" * 10_000, "sae_lens_version": "²"}
+    options |= {"hook_point": "0\n\x1b[31m" + "x" * 10_000, "sae_lens_version": "²"}
     factors = np.linspace(0.5, 2, 10, dtype="f")
     sae = sae_gap.load_sae(changed(tmp_path, "saelens/old", scaling_factor=factors, **options))
     held = load_file(tmp_path / "sae/sae_weights.safetensors")
@@ -224,7 +223,6 @@ def test_older_options_of_saelens(tmp_path):
     wanted = (codes * factors) @ held["W_dec"] + held["b_dec"]
     np.testing.assert_allclose(sae.reconstruct(X), wanted, rtol=1e-5, atol=1e-4)
     assert sae.normalisation.name == "none" and "a mean norm of 2.449" in sae.notes["caution"]
-    assert sae.notes["hook_name"].startswith("blocks.0\N{REPLACEMENT CHARACTER}")
     assert all(map(str.isprintable, sae.notes.values())) and len(sae.notes["hook_name"]) < 100
 
 

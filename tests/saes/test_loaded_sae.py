@@ -137,7 +137,6 @@ def test_a_crosscoder_takes_layers_before_dimensions(tmp_path):
     sae, x = sae_gap.load_sae(FILES / "crosscoder/relu"), RNG.normal(size=(20, 3, 2))
     sae_gap.save_sae(sae, tmp_path / "sae")
     again = sae_gap.load_sae(tmp_path / "sae")
-    for takes in (again.encode, lambda x: sae_gap.check(again, x)):
-        takes(x)
-        for wrong in (x.swapaxes(1, 2), x[:, :2]):
-            refused(lambda: takes(wrong), "as (n, layers, dim), but they are (20, 2,")  # noqa: B023
+    again.encode(x)
+    for wrong in (x.swapaxes(1, 2), x[:, :2]):
+        refused(lambda: again.encode(wrong), "as (n, layers, dim), but they are (20, 2,")  # noqa: B023
