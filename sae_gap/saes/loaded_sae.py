@@ -28,14 +28,11 @@ from sae_gap.core import (
     Normalisation,
     Transcoder,
     as_real,
-    check_choice,
-    check_flag,
     check_integer,
     class_name,
     detached,
     matching,
     registry,
-    shown,
 )
 from sae_gap.encoders import AmortisedEncoder, Encoder, as_floats, check_model, unit_atoms
 from sae_gap.learners import Given, Held
@@ -55,12 +52,14 @@ from sae_gap.storage import Config, Tensors, printable
 
 Rows = Float[ArrayLike, "..."]
 Outputs, Codes = Float[Array, "n input_dim"], Float[Array, "n num_latents"]
-# The options of an architecture; at least one is needed.
-_TAKES = {
-    "relu": (),
-    "topk": ("k",),
-    "batchtopk": ("threshold", "k"),
-    "jumprelu": ("threshold",),
+# By the architecture of arrays, and whether k and a threshold are given: what infers.
+_ENCODERS = {
+    ("relu", False, False): "standard",
+    ("topk", True, False): "topk",
+    ("jumprelu", False, True): "jumprelu",
+    ("batchtopk", False, True): "jumprelu",
+    ("batchtopk", True, True): "jumprelu",
+    ("batchtopk", True, False): FOREIGN,
 }
 # Atoms are unit atoms if their lengths differ from 1 by no more.
 UNIT = 1e-6
@@ -383,20 +382,12 @@ def _of_arrays(
     """The SAE of `W_enc`, `b_enc`, `W_dec` and `b_dec`; the options and the errors are those of
     `SAE.from_arrays`.
     """
-    check_choice("architecture", architecture, _TAKES)
-    takes, options = _TAKES[architecture], {"k": k, "threshold": threshold}
-    has = [name for name, value in options.items() if value is not None]
-    if {*has} - {*takes} or (takes and not has):
-        wanted = " or ".join(takes) or "neither k nor threshold"
+    encoder = _ENCODERS.get((architecture, k is not None, threshold is not None))
+    if encoder is None:
         raise ValueError(
-            f"{architecture} takes {wanted}, but it is given {' and '.join(has) or 'none'}."
+            f"{architecture!r} with k={k} and a threshold {threshold} is no SAE; relu takes "
+            "neither, topk k, jumprelu a threshold, and batchtopk a threshold or k."
         )
-    for name, flag in (
-        ("centred", centred),
-        ("transcoder", transcoder),
-        ("linear", linear or False),
-    ):
-        check_flag(name, flag)
     arrays = {**given, "threshold": threshold, "W_skip": W_skip}
     held = {
         name: as_real(name, value, "an array of floats")
@@ -405,13 +396,8 @@ def _of_arrays(
     }
     if "W_skip" in held and not transcoder:
         raise ValueError("an SAE has no W_skip; give transcoder=True, or leave it out.")
-    for name in ("b_enc", "b_dec"):
-        if held[name].ndim != 1 or not held[name].size:
-            raise ValueError(
-                f"{name} must be a vector with entries, but it is {shown(held[name])}."
-            )
     num_latents, input_dim = held["b_enc"].size, held["b_dec"].size
-    read = held["W_enc"].size // num_latents if transcoder else input_dim
+    read = held["W_enc"].size // max(1, num_latents) if transcoder else input_dim
     if k is not None:
         check_integer("k", k, least=1, most=num_latents)
 
@@ -429,13 +415,10 @@ def _of_arrays(
     if square and linear is None:
         products = " and ".join(f"{'z' if name == 'W_dec' else 'x'} @ {name}" for name in square)
         notes["square matrices"] = f"taken as {products}; linear=True takes torch.nn.Linear's"
-    encoder = "standard"
-    if "threshold" in held:
-        encoder = "jumprelu"
-        if held["threshold"].size == 1:
-            held["threshold"] = np.resize(held["threshold"], num_latents)
-    elif k is not None:
-        encoder, notes["k"] = "topk" if architecture == "topk" else FOREIGN, str(k)
+    if encoder == "jumprelu" and held["threshold"].size == 1:
+        held["threshold"] = np.resize(held["threshold"], num_latents)
+    elif encoder != "standard":
+        notes["k"] = str(k)
     tensors = Tensors(Path("the arrays"), held)
     notes["dtype given"] = tensors.dtypes()
     held = take(encoder, tensors, (read, num_latents, input_dim), skip="W_skip" in held)

@@ -127,7 +127,7 @@ FAULTS = {
     "architecture 'gpt2', of which only llama and gemma3 can": told(architecture="gpt2"),
     "positions scaled by 'yarn'": told(**{"llama.rope.scaling.type": "yarn"}),
     "cannot be read as GGUF": cut_short,
-    "is not as a plain llama is": of_other_heads,
+    "cannot be read as a plain llama": of_other_heads,
 }
 
 
