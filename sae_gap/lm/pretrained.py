@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.core import AnyPath, check_integer, check_path
+from sae_gap.core import AnyPath, check_path
 from sae_gap.data import file_digest
 from sae_gap.lm import Block, LanguageModel, Llama, Shape, Windows
 from sae_gap.storage import library, package_folders, reading
@@ -62,7 +62,6 @@ class LM(NamedTuple):
         if context is None:
             return lists
         start = self.start
-        check_integer("context", context, least=start + 1)
         windows = [np.arange(context, len(row), context - start) for row in lists]
         return [
             np.insert(row, np.repeat(places, start), np.tile(row[:start], len(places)))
@@ -261,9 +260,12 @@ def _assemble(read, kind, fields, *, num_blocks, num_heads, num_kv_heads, epsilo
     turned = fields.get("rope.dimension_count", size)
     frequencies = base ** (-np.arange(0, turned, 2) / turned)
     frequencies = frequencies / _optional(read, "rope_freqs.weight", 1.0)
-    blocks = Block(**parts, frequencies=frequencies.astype(np.float32), reach=reach)
+    turns: Any = {"frequencies": frequencies.astype(np.float32), "reach": reach}
     norm, head = read("output_norm.weight"), _optional(read, "output.weight")
-    return jax.tree.map(jnp.asarray, Llama(embedding, blocks, norm, head, shape))
+    model = Llama(
+        embedding=embedding, blocks=Block(**parts, **turns), norm=norm, head=head, shape=shape
+    )
+    return jax.tree.map(jnp.asarray, model)
 
 
 def _side_by_side(values, size):

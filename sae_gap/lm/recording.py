@@ -165,9 +165,9 @@ def record(
     """
     for layer in (*layers, *mlps):
         check_integer("a layer", layer, least=0, most=lm.model.num_blocks - 1)
-    layers, mlps = {*map(int, layers)}, {*map(int, mlps)}
-    places = [f"block{layer}" for layer in layers]
-    places += [f"mlp{layer}_{side}" for layer in mlps for side in SIDES]
+    blocks = {*map(int, layers)}, {*map(int, mlps)}
+    places = [f"block{layer}" for layer in blocks[0]]
+    places += [f"mlp{layer}_{side}" for layer in blocks[1] for side in SIDES]
     check_integer("context", context, least=2, most=lm.model.context)
     check_choice("dtype", dtype, DTYPES)
     folder = Folder(folder)
@@ -193,7 +193,7 @@ def record(
         "documents": len(lists),
         "text": _text(arrays),
     }
-    about |= _agreed(folder, about, layers, mlps)
+    about |= _agreed(folder, about, *blocks)
     there = {place: {*(folder / place).names()} for place in places}
     firsts = np.cumsum([0, *lengths])
     start = 0
@@ -204,7 +204,7 @@ def record(
             if missing:
                 # Run through all requested blocks, even those already recorded: compiled pieces of
                 # another length round differently.
-                found = _run(lm, shard, context, layers, mlps, dtype, firsts - start, stop - start)
+                found = _run(lm, shard, context, blocks, dtype, firsts - start, stop - start)
                 if not folder.exists("recording.json"):
                     folder.write("tokens.npz", _bytes_of(np.savez, **arrays))
                 folder.write("recording.json", json.dumps(about, indent=1).encode())
@@ -357,7 +357,7 @@ def _shards(pieces, context):
     yield shard
 
 
-def _run(lm, shard, context, layers, mlps, dtype, firsts, num_rows):
+def _run(lm, shard, context, blocks, dtype, firsts, num_rows):
     """Returns the rows of a shard at each place; `firsts` are the rows where documents begin,
     relative to the shard's first row.
     """
@@ -365,7 +365,7 @@ def _run(lm, shard, context, layers, mlps, dtype, firsts, num_rows):
     for batch in pack(shard, context):
         real = batch.documents >= 0
         rows = (firsts[batch.documents] + batch.places)[real]
-        for place, hidden in _places(lm.model, batch.windows, layers, mlps):
+        for place, hidden in _places(lm.model, batch.windows, *blocks):
             values = np.asarray(hidden)[real]
             # A comparison with NaN is false.
             if not (largest := np.abs(values).max()) <= np.finfo(dtype).max:

@@ -5,17 +5,16 @@ SAELens and `hf download` put them, and reads them without JAX; downloads nothin
 import dataclasses
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from sae_gap.core import AnyPath, check_path
 from sae_gap.saes import own, published, saelens
 from sae_gap.saes.parts import DICTIONARY, FIT, Parts
-from sae_gap.storage import Config, Folder, Tensors, printable, read_json
+from sae_gap.storage import Config, Folder, printable, read_json
 
 # How to read an SAE, by the file name of its weights: from its configuration, which has a name if
 # there is one, and its tensors.
-_READERS: dict[str, tuple[Callable[[Config, Tensors], Parts], str]] = {
+_READERS = {
     saelens.WEIGHTS: (saelens.load, saelens.CONFIG),
     "sae.safetensors": (published.sparsify, "cfg.json"),
     "ae.pt": (published.dictionary_learning, "config.json"),

@@ -51,7 +51,8 @@ from sae_gap.saes.parts import (
 from sae_gap.storage import Config, Tensors, printable
 
 Rows = Float[ArrayLike, "..."]
-Outputs, Codes = Float[Array, "n input_dim"], Float[Array, "n num_latents"]
+Outputs = Float[Array, "n input_dim"]
+Codes = Float[Array, "n num_latents"]
 # By the architecture of arrays, and whether k and a threshold are given: what infers.
 _ENCODERS = {
     ("relu", False, False): "standard",
@@ -423,8 +424,8 @@ def _of_arrays(
     notes["dtype given"] = tensors.dtypes()
     held = take(encoder, tensors, (read, num_latents, input_dim), skip="W_skip" in held)
     options = {name: k for name in ARCHITECTURES[encoder].options}
-    about: dict[str, Any] = {"centred": centred, "transcodes": transcoder}
-    return Parts(encoder, options, held, "given", architecture, notes, **about)
+    whole = encoder, options, held, "given", architecture, notes
+    return Parts(*whole, centred=centred, transcodes=transcoder)
 
 
 def load_sae(
@@ -482,7 +483,8 @@ def of_parts(parts: Parts) -> SAE:
     transcodes = parts.transcodes
     held = parts.settled(jax.dtypes.canonicalize_dtype(parts.atoms.dtype))
     atoms, bias = (jnp.asarray(held.pop(name)) for name in ("W_dec", "b_dec"))
-    centre, skip = held.pop("centre", None), held.pop("W_skip", None)
+    centre: Any = held.pop("centre", None)
+    skip = held.pop("W_skip", None)
     model = Model(atoms.T, bias)
     if parts.encoder is not None:
         if transcodes and centre is None:
@@ -495,7 +497,7 @@ def of_parts(parts: Parts) -> SAE:
             model = Transcoder(*whole, centre=centre, skip=skip)
         else:
             kind = parts.normalisation
-            model = Model(*whole, None if type(kind) is Normalisation else kind)
+            model = Model(*whole, normalisation=None if type(kind) is Normalisation else kind)
     about = {name: getattr(parts, name) for name in ("library", "architecture", "heads")}
     about["notes"] = {name: printable(str(value)) for name, value in parts.notes.items()}
     centred = parts.centred and not transcodes

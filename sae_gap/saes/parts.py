@@ -3,7 +3,6 @@ architectures of SAEs, a row each, under SAELens's names where it has them.
 """
 
 import dataclasses
-import types
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -142,11 +141,12 @@ class Architecture(NamedTuple):
 
     module: str
     encoder: str
-    tensors: Mapping[str, str] = types.MappingProxyType({"W_enc": "weight", "b_enc": "bias"})
+    tensors: Mapping[str, str]
     options: tuple[str, ...] = ()
 
 
 _K, _THEIRS, _PURSUIT = ("k",), "saes.foreign_encoders", "encoders.screened_pursuit"
+_AFFINE = {"W_enc": "weight", "b_enc": "bias"}
 _INNER = {"W_enc": "affine.weight", "b_enc": "affine.bias"}
 _BATCH = _INNER | {"threshold": "threshold"}
 _GATED = {"W_enc": "gate.weight", "b_gate": "gate.bias", "r_mag": "log_scale", "b_mag": "bias"}
@@ -155,17 +155,17 @@ FOREIGN = "batch_largest"
 # The name of a place that holds logarithms of thresholds.
 LOGARITHMS = "log_threshold"
 ARCHITECTURES = {
-    "standard": Architecture("encoders.relu", "ReLU"),
-    "topk": Architecture("encoders.topk", "TopK", options=_K),
-    "abstopk": Architecture(_THEIRS, "AbsTopK", options=_K),
+    "standard": Architecture("encoders.relu", "ReLU", _AFFINE),
+    "topk": Architecture("encoders.topk", "TopK", _AFFINE, _K),
+    "abstopk": Architecture(_THEIRS, "AbsTopK", _AFFINE, _K),
     "jumprelu": Architecture("encoders.jumprelu", "JumpReLU", _INNER | {"threshold": LOGARITHMS}),
     "gated": Architecture("encoders.gated", "Gated", _GATED),
     PURSUIT: Architecture(_PURSUIT, "ScreenedPursuit", {}, ("k", "breadth", "screens")),
-    FOREIGN: Architecture(_THEIRS, "BatchLargest", options=_K),
+    FOREIGN: Architecture(_THEIRS, "BatchLargest", _AFFINE, _K),
 }
 # The encoders that SAELens also has, by their names: the architecture, and the places of its
 # tensors.
-ENCODERS: dict[str, tuple[str, Mapping[str, str]]] = {
+ENCODERS = {
     **{
         f"sae_gap.{row.encoder}": (name, row.tensors)
         for name, row in ARCHITECTURES.items()
