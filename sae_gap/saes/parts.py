@@ -3,7 +3,6 @@ architectures of SAEs, a row each, under SAELens's names where it has them.
 """
 
 import dataclasses
-import types
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -138,40 +137,39 @@ class Architecture(NamedTuple):
       tensors: its learned tensors, each one number for each latent except W_enc, by name, with
         their places in `Model.encoder`.
       options: entries of its configuration.
-      foreign: whether SAELens lacks this architecture.
     """
 
     module: str
     encoder: str
-    tensors: Mapping[str, str] = types.MappingProxyType({"W_enc": "weight", "b_enc": "bias"})
+    tensors: Mapping[str, str]
     options: tuple[str, ...] = ()
-    foreign: bool = False
 
 
 _K, _THEIRS, _PURSUIT = ("k",), "saes.foreign_encoders", "encoders.screened_pursuit"
+_AFFINE = {"W_enc": "weight", "b_enc": "bias"}
 _INNER = {"W_enc": "affine.weight", "b_enc": "affine.bias"}
 _BATCH = _INNER | {"threshold": "threshold"}
 _GATED = {"W_enc": "gate.weight", "b_gate": "gate.bias", "r_mag": "log_scale", "b_mag": "bias"}
-_STOPS = ("max_iterations", "residual_threshold", "stop_on_duplicate_support")
+# The only one that SAELens lacks.
+FOREIGN = "batch_largest"
 # The name of a place that holds logarithms of thresholds.
 LOGARITHMS = "log_threshold"
 ARCHITECTURES = {
-    "standard": Architecture("encoders.relu", "ReLU"),
-    "topk": Architecture("encoders.topk", "TopK", options=_K),
-    "abstopk": Architecture(_THEIRS, "AbsTopK", options=_K),
+    "standard": Architecture("encoders.relu", "ReLU", _AFFINE),
+    "topk": Architecture("encoders.topk", "TopK", _AFFINE, _K),
+    "abstopk": Architecture(_THEIRS, "AbsTopK", _AFFINE, _K),
     "jumprelu": Architecture("encoders.relu", "JumpReLU", _INNER | {"threshold": LOGARITHMS}),
     "gated": Architecture("encoders.relu", "Gated", _GATED),
-    "matching_pursuit": Architecture(_THEIRS, "RepeatingPursuit", {}, _STOPS),
     PURSUIT: Architecture(_PURSUIT, "ScreenedPursuit", {}, ("k", "breadth", "screens")),
-    "batch_largest": Architecture(_THEIRS, "BatchLargest", options=_K, foreign=True),
+    FOREIGN: Architecture(_THEIRS, "BatchLargest", _AFFINE, _K),
 }
 # The encoders that SAELens also has, by their names: the architecture, and the places of its
 # tensors.
-ENCODERS: dict[str, tuple[str, Mapping[str, str]]] = {
+ENCODERS = {
     **{
         f"sae_gap.{row.encoder}": (name, row.tensors)
         for name, row in ARCHITECTURES.items()
-        if not row.foreign
+        if name != FOREIGN
     },
     "sae_gap.BatchTopK": ("jumprelu", _BATCH),
     "sae_gap.MatryoshkaBatchTopK": ("jumprelu", _BATCH),
@@ -191,20 +189,12 @@ def transcoder_of(architecture: str, skip: bool) -> str | None:
     return {kind: name for name, kind in TRANSCODERS.items()}.get((architecture, skip))
 
 
-def read_options(
-    architecture: str, config: Config, num_latents: int, input_dim: int
-) -> dict[str, Any]:
+def read_options(architecture: str, config: Config, num_latents: int) -> dict[str, Any]:
     """The options of an architecture, read from a configuration.
 
     Raises:
       ValueError: one is missing, or out of range.
     """
-    if architecture == "matching_pursuit":
-        return {
-            "max_iterations": config.size("max_iterations", input_dim),
-            "residual_threshold": config.number("residual_threshold", 1e-2),
-            "stop_on_duplicate_support": config.flag("stop_on_duplicate_support", True),
-        }
     names = ARCHITECTURES[architecture].options
     return {name: config.size(name, most=most_of(name, num_latents)) for name in names}
 

@@ -7,14 +7,14 @@ import re
 from typing import Any
 
 from sae_gap.saes import own
-from sae_gap.saes.parts import LAYERS, UNESTIMATED, Parts, read_options, take
+from sae_gap.saes.parts import FOREIGN, LAYERS, UNESTIMATED, Parts, read_options, take
 from sae_gap.storage import Config, Tensors
 
 _LINEAR = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "decoder.weight"}
 _GATED = {"b_dec": "decoder_bias", "b_gate": "gate_bias", "b_mag": "mag_bias"}
 # By the class of dictionary_learning: the architecture; its names by ours where they differ, whose
 # weights are then those of linear layers; and whether its encoder subtracts the decoder's bias.
-_CLASSES: dict[str, tuple[str, dict[str, str], bool]] = {
+_CLASSES = {
     "AutoEncoder": ("standard", _LINEAR | {"b_dec": "bias"}, True),
     "AutoEncoderNew": ("standard", _LINEAR | {"b_dec": "decoder.bias"}, False),
     "AutoEncoderTopK": ("topk", _LINEAR, True),
@@ -70,15 +70,15 @@ def dictionary_learning(config: Config, tensors: Tensors) -> Parts:
             if threshold < 0:
                 notes["caution"] = UNESTIMATED
         else:
-            encoder, options["k"] = "batch_largest", k
+            encoder, options["k"] = FOREIGN, k
             notes["caution"] = (
                 "it has no threshold, so it keeps the largest codes of all samples at hand, k for "
                 "each on average"
             )
     sizes, turned = (input_dim, num_latents, input_dim), ("W_enc", "W_dec") * bool(names)
     held = take(encoder, tensors, sizes, names=names, linear=turned, known=known)
-    about: dict[str, Any] = {"centred": centred, "codes_of_unit_atoms": kind == "AutoEncoder"}
-    return Parts(encoder, options, held, "dictionary_learning", kind, notes, **about)
+    whole = encoder, options, held, "dictionary_learning", kind, notes
+    return Parts(*whole, centred=centred, codes_of_unit_atoms=kind == "AutoEncoder")
 
 
 def sparsify(config: Config, tensors: Tensors) -> Parts:
@@ -99,8 +99,8 @@ def sparsify(config: Config, tensors: Tensors) -> Parts:
     sizes, turned = (input_dim, num_latents, input_dim), ("W_enc", "W_skip")
     held = take(encoder, tensors, sizes, names=names, linear=turned, skip=skip)
     notes = {"hookpoint": config.path.parent.resolve().name, "k": str(k)}
-    about: dict[str, Any] = {"centred": True, "transcodes": transcodes}
-    return Parts(encoder, {"k": k}, held, "sparsify", encoder, notes, **about)
+    whole = encoder, {"k": k}, held, "sparsify", encoder, notes
+    return Parts(*whole, centred=True, transcodes=transcodes)
 
 
 def gemma_scope(config: Config, tensors: Tensors) -> Parts:
@@ -194,7 +194,7 @@ def _circuit_tracer(tensors: Tensors, layer: str) -> Parts:
     for ours, theirs in _HOOKS.items():
         if theirs in told:
             notes[ours] = f"blocks.{layer}.{told[theirs]}"
-    options = read_options(encoder, Config(path, told), num_latents, input_dim)
+    options = read_options(encoder, Config(path, told), num_latents)
     return Parts(encoder, options, held, "circuit-tracer", encoder, notes, transcodes=True)
 
 

@@ -13,6 +13,7 @@ from safetensors.numpy import save
 from sae_gap.core import PURSUIT, ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
 from sae_gap.saes.parts import (
     ARCHITECTURES,
+    FOREIGN,
     NOTED,
     TRANSCODERS,
     UNESTIMATED,
@@ -35,7 +36,7 @@ _RENAMED = {
 }
 _BATCH_TOPK = ("batchtopk", "matryoshka_batchtopk")
 _KNOWN = (
-    *(name for name, row in ARCHITECTURES.items() if not row.foreign),
+    *(name for name in ARCHITECTURES if name != FOREIGN),
     *_BATCH_TOPK,
     *TRANSCODERS,
 )
@@ -83,7 +84,7 @@ def load(config: Config, tensors: Tensors) -> Parts:
     encoder, skip = TRANSCODERS.get(architecture, (architecture, False))
     if architecture in _BATCH_TOPK:
         encoder = "jumprelu"
-    options = read_options(encoder, config, num_latents, input_dim)
+    options = read_options(encoder, config, num_latents)
     known = dict[str, Any]()
     if architecture in _BATCH_TOPK:
         known["threshold"] = tensors.scalar("topk_threshold")
@@ -100,9 +101,6 @@ def load(config: Config, tensors: Tensors) -> Parts:
         factors = tensors.take("scaling_factor", num_latents)
         if config.flag("finetuning_scaling_factor", False):
             held["W_dec"] = held["W_dec"] * factors[:, None]
-    if "W_enc" not in held and not centred:
-        # Matching pursuit adds its bias only if it subtracted it.
-        held["b_dec"] = np.zeros(input_dim, np.float32)
     normalisation = _normalisation(config, folder, input_dim, notes)
     if transcodes and type(normalisation) is not Normalisation:
         raise ValueError(

@@ -2,11 +2,8 @@
 
 import dataclasses
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -37,9 +34,7 @@ from sae_gap.saes.parts import (
 )
 from sae_gap.storage import Folder, trees
 
-_KNOWN = (
-    "ReLU, TopK, AbsTopK, BatchTopK, Matryoshka, JumpReLU, Gated and SAELens's own matching pursuit"
-)
+_KNOWN = "ReLU, TopK, AbsTopK, BatchTopK, Matryoshka, JumpReLU and Gated"
 
 
 def save_sae(
@@ -70,7 +65,14 @@ def save_sae(
     """
     check_free(folder)
     files = files_of(model, encoder=encoder, metadata=metadata)
-    _write(Folder(folder), files)
+    place = Folder(folder)
+    try:
+        for name, content in files.items():
+            place.write(name, content)
+    except OSError as error:
+        raise ValueError(
+            f"the SAE cannot be written to {folder} ({error.strerror}); choose another folder."
+        ) from None
     if FIT in files:
         logging.warning(
             "SAELens has no encoder like that of %s: sae_gap.load_sae alone reads it", folder
@@ -83,34 +85,22 @@ def files_of(
     """The files that `save_sae` writes, by their names; the configuration comes last, since without
     it readers find nothing.
     """
-    if not isinstance(model, Model | SAE):
-        raise TypeError(
-            f"a model or a loaded SAE can be saved, but a {type(model).__name__} is neither; give "
-            "one of them."
-        )
-    heads, said, plain = False, as_metadata(metadata), model
-    if isinstance(model, SAE):
-        if encoder is not None:
-            raise ValueError(
-                "an SAE that was loaded has its encoder; leave encoder out, or give sae.model and "
-                "an encoder."
-            )
-        heads = model.heads
-        said = {name: value for name, value in model.notes.items() if name in NOTED} | said
-        plain = model.model
-    assert isinstance(plain, Model)
+    check_type("model", model, (Model, SAE), "give a learned model or a loaded SAE")
+    sae = model if isinstance(model, SAE) else SAE(model)
+    plain, ways, normalises = sae.model, sae.normalisation, type(sae.normalisation)
+    notes = {name: value for name, value in sae.notes.items() if name in NOTED}
+    said = notes | as_metadata(metadata)
     chosen: Any = plain.encode if encoder is None else encoder
     if chosen is None:
         raise ValueError(
             "the model is a dictionary alone, which is no SAE; fit an encoder by "
             "sae_gap.learn(activations, width, l0).save_sae(folder), or give encoder."
         )
-    normalises = type(plain.normalisation or Normalisation())
     architecture = form_of(plain, chosen)
     if normalises.saelens is None or (not architecture and normalises is not Normalisation):
         raise ValueError(
-            f"an SAE whose activations are normalised by {plain.normalisation.name} cannot be "  # type: ignore[union-attr]
-            "written as a whole; normalise the activations yourself and give a model of those."
+            f"an SAE whose activations are normalised by {ways.name} cannot be written as a whole; "
+            "normalise the activations yourself and give a model of those."
         )
     if architecture is None:
         return {FIT: as_fit(plain, chosen, said)}
@@ -129,7 +119,7 @@ def files_of(
         "device": "cpu",
         "apply_b_dec_to_input": not transcodes,
         "normalize_activations": normalises.saelens,
-        "reshape_activations": "hook_z" if heads else "none",
+        "reshape_activations": "hook_z" if sae.heads else "none",
         "metadata": {},
         **options,
     }
@@ -204,21 +194,3 @@ def as_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
             f"metadata have no form in JSON ({error}); give plain strings and numbers of Python."
         ) from None
     return plain
-
-
-def _write(folder: Folder, files: Mapping[str, bytes]) -> None:
-    """Writes the files in their order into an empty folder; on disk all of them appear at once."""
-    try:
-        beside = folder.local and folder.local.absolute().parent
-        if beside is not None:
-            beside.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".draft-", dir=beside) as drafts:
-            draft = folder if folder.local is None else Folder(drafts) / "sae"
-            for name, content in files.items():
-                draft.write(name, content)
-            if folder.local is not None:
-                os.rename(Path(drafts) / "sae", folder.local)
-    except OSError as error:
-        raise ValueError(
-            f"the SAE cannot be written to {folder} ({error.strerror}); choose another folder."
-        ) from None

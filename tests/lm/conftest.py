@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from sae_gap.lm import Texts, record, recording, windows
+from sae_gap.lm import Texts, language_model, record, recording
 from tests import tiny
 
 WORDS = ["the", "cat", "in", "the", "hat", "sat", "on", "12", "mats", "near", "the", "inn"]
@@ -28,7 +28,7 @@ def texts():
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(windows, "TOKENS", 32)
+    monkeypatch.setattr(language_model, "TOKENS", 32)
     monkeypatch.setattr(recording, "SHARD", 64)
 
 

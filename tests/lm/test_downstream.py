@@ -119,6 +119,8 @@ def test_a_model_is_cut_open_after_a_block_or_at_its_mlp(lm):
         close(found.nats(found.activations + 1).ce, ce)
     close(mlp.zero.ce, stream.nats(stream.activations - added).ce)
     close(mlp.sensitivity(), stream.sensitivity(), rtol=1e-3, atol=1e-6)
+    with pytest.raises(ValueError, match="layer must be an integer of at least 0 and of at most 2"):
+        Downstream.of_model(model, [batch], 3)
 
 
 def made(**options):
@@ -142,12 +144,9 @@ def test_what_cannot_be_scored(fault):
         FAULTS[fault]()
 
 
-def test_documents_join_windows_and_a_layer_must_be_one_of_the_model(lm):
+def test_documents_join_windows():
     found = made(first=4, documents=np.repeat([7, 9], [7, 6]))
     np.testing.assert_array_equal(found.tokens, [0, 1])
-    for layer in (-1, 3):
-        with pytest.raises(ValueError, match="layer must be an integer of at least 0 and of at m"):
-            Downstream.of_model(lm.model, [windows()], layer)
 
 
 def test_sensitivity_is_the_fisher_information_of_the_next_tokens():

@@ -72,35 +72,30 @@ def test_an_sae_of_arrays_infers_as_its_formula_says(options, codes_of, turned):
     np.testing.assert_allclose(sae.reconstruct(ROWS), codes @ atoms + bias, atol=1e-4)
 
 
-@pytest.mark.parametrize("skip", [True, False])
 @pytest.mark.parametrize("turned", ["W_enc", ("W_dec", "W_skip")])
-def test_a_transcoder_of_arrays_infers_as_its_formula_says(turned, skip):
-    weight, matrix = RNG.normal(size=(5, 7)).astype("f"), RNG.normal(size=(5, 4)).astype("f")
-    x = RNG.normal(1, 2, size=(9, 5)).astype("f")
-    given = DRAWN | {"W_enc": weight} | ({"W_skip": matrix} if skip else {})
+def test_a_transcoder_of_arrays_infers_as_its_formula_says(turned):
+    weight, skip = RNG.normal(size=(5, 7)).astype("f"), RNG.normal(size=(5, 4)).astype("f")
+    x, given = RNG.normal(1, 2, size=(9, 5)).astype("f"), DRAWN | {"W_enc": weight, "W_skip": skip}
     given = {name: array.T if name in turned else array for name, array in given.items()}
     sae = SAE.from_arrays(**given, architecture="relu", transcoder=True)
-    codes = above(0)(x @ weight + DRAWN["b_enc"])
-    added = DRAWN["b_dec"] + (x @ matrix if skip else 0)
+    codes, added = above(0)(x @ weight + DRAWN["b_enc"]), DRAWN["b_dec"] + x @ skip
     np.testing.assert_allclose(sae.encode(x), codes, atol=1e-5)
     np.testing.assert_allclose(sae.reconstruct(x), codes @ DRAWN["W_dec"] + added, atol=1e-4)
     np.testing.assert_allclose(sae.target(ROWS, x), ROWS - added, atol=1e-4)
     refused(lambda: sae.encode(ROWS), "activations have 4", "the transcoder has num_inputs")
     refused(lambda: sae.target(x, x), "targets have 5", "the transcoder has input_dim")
-    if skip:
-        refused(lambda: sae.decode(codes, x[:3]), "what it read, one row for each of the 9")
-        refused(lambda: sae.target(ROWS), "what it read")
+    refused(lambda: sae.decode(codes, x[:3]), "what it read, one row for each of the 9")
+    refused(lambda: sae.target(ROWS), "what it read")
 
 
 @pytest.mark.parametrize("linear", [True, None])
 def test_square_matrices_are_taken_as_one_says(linear):
-    weight, atoms, skip = RNG.normal(size=(3, 4, 4)).astype("f")
+    weight, atoms = RNG.normal(size=(2, 4, 4)).astype("f")
     given = {"W_enc": weight, "b_enc": np.zeros(4), "W_dec": atoms, "b_dec": np.zeros(4)}
-    options = {"architecture": "relu", "transcoder": True, "linear": linear, "W_skip": skip}
-    sae = SAE.from_arrays(**given, **options)
+    sae = SAE.from_arrays(**given, architecture="relu", linear=linear)
     if linear:
-        weight, atoms, skip = weight.T, atoms.T, skip.T
-    wanted = np.maximum(ROWS @ weight, 0) @ atoms + ROWS @ skip
+        weight, atoms = weight.T, atoms.T
+    wanted = np.maximum(ROWS @ weight, 0) @ atoms
     np.testing.assert_allclose(sae.reconstruct(ROWS), wanted, rtol=1e-4, atol=1e-4)
     assert ("square matrices" in sae.notes) == (linear is None)
 
@@ -109,13 +104,11 @@ def test_square_matrices_are_taken_as_one_says(linear):
     ("change", "words"),
     [
         ({"W_enc": np.zeros((4, 6))}, "W_enc in the arrays has shape (4, 6) where (4, 7)"),
+        ({"b_enc": np.zeros(0)}, "of at most 0"),
         ({"b_enc": None}, "b_enc must be an array of floats, but it is None"),
-        ({"b_enc": np.zeros(0)}, "b_enc must be a vector"),
-        ({"centred": "False"}, "centred must be True or False"),
         ({"architecture": "batchtopk", "threshold": 0.5, "k": 8}, "of at most 7"),
         ({"W_skip": np.zeros((4, 4))}, "an SAE has no W_skip; give transcoder=True"),
-        ({"k": None}, "topk takes k, but it is given none"),
-        ({"architecture": "relu"}, "relu takes neither k nor threshold, but it is given k"),
+        ({"architecture": "relu"}, "relu takes neither"),
     ],
 )
 def test_arrays_that_make_no_sae_are_refused(change, words):
@@ -142,7 +135,6 @@ def test_a_crosscoder_takes_layers_before_dimensions(tmp_path):
     sae, x = sae_gap.load_sae(FILES / "crosscoder/relu"), RNG.normal(size=(20, 3, 2))
     sae_gap.save_sae(sae, tmp_path / "sae")
     again = sae_gap.load_sae(tmp_path / "sae")
-    for takes in (again.encode, lambda x: sae_gap.check(again, x)):
-        takes(x)
-        for wrong in (x.swapaxes(1, 2), x[:, :2]):
-            refused(lambda: takes(wrong), "as (n, layers, dim), but they are (20, 2,")  # noqa: B023
+    again.encode(x)
+    for wrong in (x.swapaxes(1, 2), x[:, :2]):
+        refused(lambda: again.encode(wrong), "as (n, layers, dim), but they are (20, 2,")  # noqa: B023

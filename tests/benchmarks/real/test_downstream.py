@@ -77,7 +77,7 @@ def test_a_transcoder_and_an_sae_of_the_mlps_output_replace_it(recorded, tmp_pat
     other = f"--sae={recorded.folder / 'mine'}"
     for words, *arguments in (
         ("is a transcoder, whose inputs are not there; give what it explains as", sae),
-        ("the MLP of block 0 is not in", "--mlp", sae, "--layer=0"),
+        ("mlp0_in is not in", "--mlp", sae, "--layer=0"),
         ("hook_resid_post; give an SAE of the MLP", "--mlp", "--anyway", other),
     ):
         refused(words, "downstream", *plain, *arguments)
