@@ -232,7 +232,7 @@ def transcoder_for_activations(
     return SparseTranscoder(**fields, skip=skip)
 
 
-def _sae_encoder(name: str, sparsity: int, tuned: bool = False) -> Any:
+def _sae_encoder(name, sparsity, tuned=False):
     check_choice("sae", name, saes())
     kind = saes()[name]
     return _make(
@@ -240,7 +240,7 @@ def _sae_encoder(name: str, sparsity: int, tuned: bool = False) -> Any:
     )
 
 
-def _make(kind: Any, name: str, **offered: Any) -> Any:
+def _make(kind, name, **offered):
     try:
         return make(kind, **offered)
     except TypeError as error:

@@ -38,7 +38,7 @@ from sae_gap.core import (
 from sae_gap.data import draw
 from sae_gap.encoders import Affine, AmortisedEncoder, Encoder, Lasso, ReLU, encode
 from sae_gap.learners import Given, Held, Learner
-from sae_gap.metrics import SCORED, Inferred, Metric
+from sae_gap.metrics import SCORED, Metric
 from sae_gap.saes import load_sae, save_sae
 from sae_gap.storage import trees
 from sae_gap.study import Inference, Method, blank_model, fit
@@ -225,7 +225,7 @@ def check_learner(learner: Learner) -> None:
         )
 
 
-def _drawn(learner: Learner, **options: Any) -> Task:
+def _drawn(learner, **options):
     """A small task, with inputs that tell all of it if a transcoder is to learn."""
     task = draw(Setting(20, 3, 200, **options))
     if not learner.transcodes:
@@ -349,7 +349,7 @@ def _check_sae(demand, path, x, codes, reconstruction):
     )
 
 
-def _part(part: Any) -> Any:
+def _part(part):
     """What raises, of a part whose name, label and colour do for rows and figures."""
     check_type("the part", part, MethodPart, "give an instance of an encoder or a learner")
     demand = functools.partial(_demand, type(part).__name__)
@@ -366,7 +366,7 @@ def _part(part: Any) -> Any:
     return demand
 
 
-def _demand(subject: Any, holds: Any, says: str) -> None:
+def _demand(subject, holds, says):
     if not holds:
         raise AssertionError(f"{subject} {says}.")
 
@@ -475,6 +475,5 @@ def _inferred(
         optimum = {name: inference.infer(lasso, name).certified for name in SCORED}
     encoder = lasso if optimum else None
     method = Method("own", "sae", Given(Held(model), "own"), lasso)
-    return Inferred(
-        task, model, codes, optimum, lasso.lam, protocol, {}, encoder, method, inference
-    )
+    about: Any = {"lam": lasso.lam, "protocol": protocol, "encoder": encoder, "method": method}
+    return inference.inferred(codes=codes, optimum=optimum, **about)

@@ -30,7 +30,7 @@ from matplotlib.figure import Figure
 from sae_gap.figures import style
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Many small steps on the host, beside another worker: see benchmarks/__init__.py.
+# Of the processes that tests start: see benchmarks/__init__.py.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Most of the tests' time is XLA's, which compiles thousands of small programs that run once or
 # twice. Without its optimisations and each in one piece they compile in a fifth of it. The programs
@@ -84,8 +84,14 @@ def pytest_addoption(parser):
 
 def pytest_configure():
     import jax
+    import scipy.linalg  # noqa: F401
+    import threadpoolctl
 
     from sae_gap.runtime import devices
+
+    # Many small steps on the host, beside another worker. NumPy and SciPy, each with a BLAS of its
+    # own, are loaded by now, and read no variable any more.
+    threadpoolctl.threadpool_limits(1, user_api="blas")
 
     # Read when JAX was imported, which the plugins of pytest may have done.
     plain = os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] != "0"

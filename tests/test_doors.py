@@ -205,17 +205,13 @@ DOORS = {
     ),
     "bias that broadcasts": (
         gap(replaced(bias=jnp.zeros((1, 4)))),
-        "bias must be 4 numbers",
+        "bias must be",
     ),
     "encoder without weights": (gap(replaced(encoder=None)), "ReLU reads Affine"),
     "no model": (gap("model"), "model must be of class Model"),
     "codes that broadcast": (
         gap(encode=lambda model, signals: Z[:, :1]),
         "encode must give codes of shape",
-    ),
-    "codes too large": (
-        gap(encode=lambda model, signals: 1e30 * Z),
-        "whose objective float32 cannot hold",
     ),
     "codes too large for the type": (
         gap(encode=lambda model, signals: 1e200 * Z.astype(float)),
@@ -242,10 +238,10 @@ DOORS = {
     "a key that is no integer": (fit(keys=[0.5]), "a key must be an integer or one random key"),
     "a step before the first": (fit(at=[-1]), "at must be an integer"),
     "a stream's source": (stream(3), "source must be an array"),
-    "a stream without columns": (stream(Y[:, :0]), "the source gave float32 of shape"),
+    "a stream without columns": (stream(Y[:, :0]), "must be a non-empty matrix"),
     "a stream of nothing": (
         stream(lambda start, count: None, num_samples=8),
-        "what the source gives must be rows",
+        "from sample 0 on must be a matrix",
     ),
     "a study's source": (
         lambda: study(sources=[3]),

@@ -58,12 +58,12 @@ def dense_chunks(*codes: Any) -> Iterator[tuple[Any, ...]]:
         yield rows, *(_dense(form[rows]) for form in forms)
 
 
-def _sliceable(codes: Sequence[Any]) -> list[Any]:
+def _sliceable(codes):
     """Turns codes into forms whose rows can be sliced."""
     return [scipy.sparse.csr_array(form) if scipy.sparse.issparse(form) else form for form in codes]
 
 
-def _dense(part: Any) -> np.ndarray:
+def _dense(part):
     part = part.toarray() if scipy.sparse.issparse(part) else np.asarray(part)
     # The smallest integer of a type has no magnitude in that type.
     return part if part.dtype.kind == "f" else part.astype(np.float32)

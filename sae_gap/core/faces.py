@@ -23,7 +23,7 @@ def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], 
         for name in node.names
     }
 
-    def load(name: str) -> Any:
+    def load(name):
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         return getattr(importlib.import_module(home[name]), name)

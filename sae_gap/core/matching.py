@@ -172,7 +172,7 @@ def as_matrix(name: str, values: Float[ArrayLike, "..."]) -> Float[np.ndarray, "
     return matrix
 
 
-def _centre(columns: Float[np.ndarray, "n columns"]) -> Float[np.ndarray, "n columns"]:
+def _centre(columns):
     """Subtracts the mean of each column. A constant column becomes exactly zero, which rounding of
     the mean would otherwise prevent.
     """
@@ -181,7 +181,7 @@ def _centre(columns: Float[np.ndarray, "n columns"]) -> Float[np.ndarray, "n col
     return centred
 
 
-def _sparse_weights(columns: Float[np.ndarray, "n columns"]) -> sparse.csr_array:
+def _sparse_weights(columns):
     """Returns sparse columns, transposed, over the norms of the centred columns.
 
     A centred column sums to zero, so the other factor's mean adds nothing to the product: only one

@@ -76,7 +76,7 @@ def entries(hint: Any) -> tuple[Any, ...]:
     return next(listed, ())
 
 
-def _check(name: str, value: Any, hint: Any, **limits: Any) -> None:
+def _check(name, value, hint, **limits):
     allowed, listed = kinds(hint), entries(hint)
     if value is None and types.NoneType in allowed:
         return
@@ -110,7 +110,7 @@ def settle(settings: Any) -> None:
         object.__setattr__(settings, field.name, _plain(getattr(settings, field.name)))
 
 
-def _plain(value: Any) -> Any:
+def _plain(value):
     if isinstance(value, tuple):
         return tuple(map(_plain, value))
     return value.item() if hasattr(value, "item") else value

@@ -6,7 +6,7 @@
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -88,7 +88,7 @@ def classes(package: str, base: type) -> dict[str, type]:
     unlisted, by name, ordered by rank.
     """
 
-    def is_listed(thing: Any, module: str) -> bool:
+    def is_listed(thing, module):
         derived = inspect.isclass(thing) and issubclass(thing, base) and thing is not base
         derived = derived and getattr(thing, "listed", True)
         return (
@@ -116,7 +116,7 @@ def instances(package: str, kind: type[Any]) -> dict[str, Any]:
     return _unique((thing.name, thing) for thing in things if isinstance(thing, kind))
 
 
-def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs):
     register: dict[str, Any] = {}
     for name, thing in pairs:
         if register.setdefault(name, thing) is not thing:

@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray
 
 from sae_gap.core import (
-    SPLITS,
     Model,
     Task,
     check_integer,
@@ -28,7 +27,7 @@ from sae_gap.learners import HostLearner, Learner
 from sae_gap.runtime import LOOPS, devices, distributed, one_blas_thread, progress
 from sae_gap.runtime.cores import cores
 from sae_gap.storage import Checkpoint
-from sae_gap.study import Fitted, Program, given_base
+from sae_gap.study import REPORT_EVERY, Fitted, Program, given_base
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,13 +100,13 @@ def fit(
         of keys and tasks differ.
     """
     keys = _checked(learner, tasks, keys, at)
-    before: Sequence[Fit | None] = [None] * len(tasks)
+    before: list[Any] = [None] * len(tasks)
+    given: Any = bases or before
     if learner.base is not None and bases is None:
-        fits = fit(learner.base, tasks, keys, show_progress=show_progress, mesh=mesh)
-        before, bases = fits, [base.end.model for base in fits]
+        before = fit(learner.base, tasks, keys, show_progress=show_progress, mesh=mesh)
+        given = [base.end.model for base in before]
     num_latents = int(tasks[0].width)
-    given: Sequence[Model | None] = bases or [None] * len(tasks)
-    inputs = [
+    inputs: list[Any] = [
         (learner.select(task), key, given_base(base))
         for task, key, base in zip(tasks, keys, given, strict=True)
     ]
@@ -129,29 +128,30 @@ def fit(
         # A watched loop pauses, and all processes must pause together.
         shows = distributed.from_first(shows)
 
-    def whole(fitted: Fitted) -> Fitted:
+    def whole(fitted):
         model = dataclasses.replace(distributed.whole(fitted.model), encode=learner.encode)
         return fitted._replace(model=model)
 
-    def run(place: int) -> Fit:
+    def run(place):
         along: dict[int, Fitted] = {}
 
-        def kept(fitted: Fitted) -> None:
+        def kept(fitted):
             along[fitted.step] = whole(fitted)
             if keep is not None:
                 keep(place, along[fitted.step])
 
-        def watched(steps: int, state: PyTree) -> None:
+        def watched(steps, state):
             taken[place] = steps
             line.n = sum(taken)
             line.refresh()
 
-        save = None if checkpoints is None else checkpoints[place]
-        reported = watched if shows else None
+        options: Any = {"at": at, "keep": kept, "report_every": REPORT_EVERY}
+        options |= {"watch": watched} if shows else {}
+        save = checkpoints and checkpoints[place]
         # LAPACK's matrices are small, and its further threads would take cores from the other
         # loops.
         with jax.enable_x64(precise), LOOPS, one_blas_thread():
-            end = whole(program.run(*inputs[place], save, at=at, keep=kept, watch=reported))
+            end = whole(program.run(*inputs[place], save, **options))
         # A fit that stops by itself at a requested step keeps that model twice; drop one.
         along.pop(end.step, None)
         return Fit(end, along, program.compile_seconds, device).on(before[place])
@@ -188,26 +188,23 @@ def as_key(name: str, key: Any) -> PRNGKeyArray:
     return key
 
 
-def _fit_on_host(learner: HostLearner, data, key, base, num_latents: int) -> Fit:
+def _fit_on_host(learner, data, key, base, num_latents):
     """Fits one seed after the other: learners in Python hold the interpreter and would slow each
     other down.
     """
     began = time.perf_counter()
     model = learner.learn(data, num_latents=num_latents, key=key, **base)
-    return Fit(
-        Fitted(learner.num_steps, model, time.perf_counter() - began), {}, 0.0, devices.describe()
-    )
+    end = Fitted(learner.num_steps, model, time.perf_counter() - began)
+    return Fit(end, {}, 0.0, devices.describe())
 
 
-def _checked(learner: Any, tasks: Any, keys: Any, at: Any) -> list[PRNGKeyArray]:
+def _checked(learner, tasks, keys, at):
     """The key of each task, after a check of all arguments; see `fit` for these."""
     check_type("learner", learner, Learner, "give one of those in sae_gap.learners")
     check_sequence("tasks", tasks, Task, "give what sae_gap.draw or sae_gap.load returns")
     for task in tasks:
         _check_signals(task.train.signals)
-    shapes = {
-        (*(np.shape(getattr(task, name).signals) for name in SPLITS), task.width) for task in tasks
-    }
+    shapes = {(*task.train.signals.shape, task.width) for task in tasks}
     if len(shapes) > 1:
         raise ValueError(
             f"tasks must have one shape and one width, but have {sorted(shapes)}; fit them apart."
@@ -223,12 +220,12 @@ def _checked(learner: Any, tasks: Any, keys: Any, at: Any) -> list[PRNGKeyArray]
     return [as_key("a key", key) for key in keys]
 
 
-def _check_signals(signals: Any) -> None:
-    shape, dtype = getattr(signals, "shape", ()), getattr(signals, "dtype", object)
-    if len(shape) != 2 or 0 in shape or not jnp.issubdtype(dtype, jnp.floating):
-        wanted = "a matrix (samples, input_dim) of float32"
+def _check_signals(signals):
+    real = jnp.issubdtype(getattr(signals, "dtype", object), jnp.floating)
+    if not real or np.ndim(signals) != 2 or not np.size(signals):
         raise ValueError(
-            f"the training signals of a task must be {wanted}, but they are {shown(signals)}."
+            "the training signals of a task must be a matrix (samples, input_dim) of float32, but "
+            f"they are {shown(signals)}."
         )
     # A mapped file was checked when it was opened, and other hosts check their own values.
     mapped = isinstance(signals, np.memmap) or not getattr(signals, "is_fully_addressable", True)

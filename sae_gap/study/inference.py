@@ -22,7 +22,7 @@ from sae_gap.core import (
     infer_in_chunks,
 )
 from sae_gap.encoders import Encoder
-from sae_gap.metrics import SCORED
+from sae_gap.metrics import SCORED, Inferred
 from sae_gap.runtime import devices
 
 # Numbers in a chunk of dense codes, when only their non-zeros are kept.
@@ -48,6 +48,7 @@ class Inference:
         self.model = dataclasses.replace(model, encode=None)
         self._given, self._calibrate_on, self._timed = model, calibrate_on, timed
         self._signals: dict[str, Any] = {}
+        self._shared: dict[str, Any] = {}
         self._prepared: dict[Encoder, Encoder] = {}
         self._coded: dict[tuple[Encoder, str], tuple[Coded, float]] = {}
         # An oracle or a probe has as many latents as the truth, whatever the requested width.
@@ -106,7 +107,7 @@ class Inference:
         return self._prepared[encoder]
 
     @property
-    def _calibration(self) -> Split:
+    def _calibration(self):
         if self._calibrate_on == "scored":
             return self.normalised.id
         train = self.task.train
@@ -146,11 +147,16 @@ class Inference:
         before = sum(self.time(each, samples, runs, clock) for each in encoder.origins)
         return before + float(np.median(seconds[1:])) / len(rows) * 1_000
 
+    def inferred(self, **options: Any) -> Inferred:
+        """A method's result, as metrics read it; the options are fields of `Inferred`."""
+        given = {"shared": self._shared, "inference": self}
+        return Inferred(self.normalised, self.model, **given, **options)
+
     def forget(self, kept: Container[Encoder | None]) -> None:
         """Drops the codes of all encoders except those in `kept`, which others still need."""
         self._coded = {place: coded for place, coded in self._coded.items() if place[0] in kept}
 
-    def _run(self, encoder: Encoder, split: str) -> tuple[Coded, float]:
+    def _run(self, encoder, split):
         if (encoder, split) not in self._coded:
             mesh = devices.own_mesh()
             signals = jax.block_until_ready(devices.place(self.read(encoder, split), mesh))
@@ -169,7 +175,7 @@ class Inference:
 
     # Codes must not depend on the precision of training.
     @jax.default_matmul_precision("highest")
-    def _infer(self, encoder: Encoder, signals: Float[Array, "n input_dim"], begun: Any) -> Coded:
+    def _infer(self, encoder, signals, begun):
         if not self._in_chunks:
             return encoder.infer(self.model, signals, *begun)
         # Hold the dense codes of one chunk at most.

@@ -19,9 +19,8 @@ from typing import Any
 import jax
 from absl import logging
 from jax.sharding import Mesh
-from jaxtyping import PRNGKeyArray
 
-from sae_gap.core import Model, Task, identity
+from sae_gap.core import Task, identity
 from sae_gap.data import Source
 from sae_gap.learners import Learner
 from sae_gap.runtime import devices, distributed
@@ -106,20 +105,14 @@ class Models:
         if learner.ready is not None:
             end = Fitted(0, learner.ready, 0.0)
             return [Fit(end, {}, 0.0, devices.describe()) for _ in tasks]
+        options: Any = {"mesh": mesh, "show_progress": show_progress}
         bases: Sequence[Any] = [None] * len(tasks)
         if learner.base is not None:
-            bases = self.fit(learner.base, sources, tasks, mesh=mesh, show_progress=show_progress)
+            bases = self.fit(learner.base, sources, tasks, **options)
         together = mesh is not None and devices.spans_processes(mesh)
         writes = not together or distributed.is_first()
         wanted = [
-            _Wanted(
-                learner,
-                source,
-                task,
-                base and base.end.model,
-                self.folder(learner, source),
-                writes,
-            )
+            _Wanted(learner, source, task, base, self.folder(learner, source), writes)
             for source, task, base in zip(sources, tasks, bases, strict=True)
         ]
         fits = [each.load(at) for each in wanted]
@@ -127,22 +120,15 @@ class Models:
         if together:
             absent = sorted({place for places in distributed.gather(absent) for place in places})
         if absent:
-            made = self._fit([wanted[place] for place in absent], at, mesh, show_progress)
+            made = self._fit([wanted[place] for place in absent], at, **options)
             for place, fitted in zip(absent, made, strict=True):
                 fits[place] = fitted
-        return [fitted.on(base) for fitted, base in zip(fits, bases, strict=True) if fitted]
+        return [fitted.on(base) for fitted, base in zip(fits, bases, strict=True)]
 
-    def _fit(
-        self,
-        wanted: Sequence["_Wanted"],
-        at: Sequence[int],
-        mesh: Mesh | None,
-        show_progress: bool,
-    ) -> list[Fit]:
+    def _fit(self, wanted, at, **options):
         """Fits one learner to all requested tasks, and keeps the models that have a folder."""
         learner = wanted[0].learner
-        folders = (each.folder for each in wanted if each.folder is not None)
-        saves = [Checkpoint(folder, fit=folder.name) for folder in folders]
+        saves = [Checkpoint(each.folder, fit=each.folder.name) for each in wanted if each.folder]
         # Studies of drawn data share models along a fit; those of activations are large.
         shared = () if hasattr(wanted[0].source, "seen") or not saves else learner.snapshots
         fits = fit(
@@ -150,11 +136,10 @@ class Models:
             [each.task for each in wanted],
             [each.key for each in wanted],
             at=sorted({*at, *shared}),
-            bases=[each.base for each in wanted if each.base is not None] or None,
+            bases=[each.base.end.model for each in wanted if each.base] or None,
             checkpoints=saves or None,
             keep=lambda place, fitted: wanted[place].keep(fitted, _file(fitted.step)),
-            show_progress=show_progress,
-            mesh=mesh,
+            **options,
         )
         for each, fitted in zip(wanted, fits, strict=True):
             each.end(fitted)
@@ -165,7 +150,7 @@ class Models:
             return [each.complete(fitted, at) for each, fitted in zip(wanted, fits, strict=True)]
         except (FileNotFoundError, ValueError):
             logging.warning("fitting %s again: models along the fit are damaged", learner.name)
-            return self._fit(wanted, at, mesh, show_progress)
+            return self._fit(wanted, at, **options)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,12 +162,12 @@ class _Wanted:
     learner: Learner
     source: Source
     task: Task
-    base: Model | None
-    folder: Folder | None
+    base: Fit | None
+    folder: Any
     writes: bool
 
     @functools.cached_property
-    def key(self) -> PRNGKeyArray:
+    def key(self):
         """A random key from the seed and the learner's class, so that two classes do not share
         their noise on one seed.
         """
@@ -190,16 +175,16 @@ class _Wanted:
         return jax.random.fold_in(jax.random.key(self.task.seed), stream)
 
     @functools.cached_property
-    def about(self) -> dict[str, Any]:
+    def about(self):
         """The learner and the source, as described in its files."""
         return {"learner": identity.describe(self.learner), "source": self.source.asdict()}
 
     @functools.cached_property
-    def blank(self) -> Model:
+    def blank(self):
         """The shapes of its model."""
-        return blank_model(self.learner, self.task, self.key, self.base)
+        return blank_model(self.learner, self.task, self.key, self.base and self.base.end.model)
 
-    def load(self, at: Sequence[int]) -> Fit | None:
+    def load(self, at):
         """The finished fit with the models at these steps, or None if any of them is missing."""
         if self.folder is None:
             return None
@@ -213,17 +198,16 @@ class _Wanted:
             logging.warning("starting over: %s cannot be used: %s", self.folder, error)
             return None
 
-    def complete(self, fit: Fit, at: Sequence[int]) -> Fit:
+    def complete(self, fit, at):
         """A fit with the models at these steps, missing ones read from their files."""
         lacking = [step for step in at if step < fit.end.step and step not in fit.along]
         stored = {step: self.read(step, _file(step)) for step in lacking}
         return dataclasses.replace(fit, along={**fit.along, **stored})
 
-    def read(self, step: int, name: str) -> Fitted:
+    def read(self, step, name):
         """The model at a step, from a file of that name; raises a ValueError if it is damaged or of
         another fit.
         """
-        assert self.folder is not None
         content = self.folder.read(name)
         note = trees.read_note(content)
         if (note.get("fit"), note.get("step")) != (self.folder.name, step):
@@ -231,14 +215,14 @@ class _Wanted:
         model = trees.load(content, self.blank)
         return Fitted(step, dataclasses.replace(model, encode=self.learner.encode), note["seconds"])
 
-    def keep(self, fitted: Fitted, name: str) -> None:
+    def keep(self, fitted, name):
         """Writes a model to a file of that name."""
         if self.folder is not None and self.writes:
             note = {"fit": self.folder.name, "step": fitted.step, "seconds": fitted.seconds}
             # `load_sae` reads the model's encoder from this description.
             _write(self.folder, name, trees.dump(fitted.model, note | self.about))
 
-    def end(self, fit: Fit) -> None:
+    def end(self, fit):
         """Writes the last model, followed by the note that the fit has ended."""
         if self.folder is not None and self.writes:
             self.keep(fit.end, _LAST)
@@ -253,7 +237,7 @@ class _Wanted:
             _write(self.folder, _ENDED, json.dumps(results.plain(note), indent=1).encode())
 
 
-def _write(folder: Folder, name: str, content: bytes) -> None:
+def _write(folder, name, content):
     """Writes a file; a full disk causes only a warning, and readers notice what is missing."""
     try:
         folder.write(name, content)
@@ -261,5 +245,5 @@ def _write(folder: Folder, name: str, content: bytes) -> None:
         logging.warning("going on without saving the fit: %s", error)
 
 
-def _file(step: int) -> str:
+def _file(step):
     return f"{step:06d}.safetensors"

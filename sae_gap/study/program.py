@@ -76,10 +76,8 @@ class Program:
     ) -> Fitted:
         """Runs a fit to its end; the options are those of `run_loop`."""
         began, learner = time.perf_counter(), self._learner
-        stepped, spent = (save and save.load(self._like)) or (
-            self._start(learner, data, key, base, self._num_latents),
-            0.0,
-        )
+        stepped, spent = (save and save.load(self._like)) or (None, 0.0)
+        stepped = stepped or self._start(learner, data, key, base, self._num_latents)
         return run_loop(
             stepped,
             spent + time.perf_counter() - began,
@@ -104,7 +102,7 @@ def run_loop(
     save: Checkpoint | None = None,
     keep: Callable[[Fitted], None] | None = None,
     watch: Callable[[int, Any], None] | None = None,
-    report_every: float = REPORT_EVERY,
+    report_every: float = 0.0,
 ) -> Fitted:
     """Takes the steps of a fit, with pauses for models along the way, for reports and for saves.
 
@@ -192,7 +190,7 @@ def given_base(base: Model | None) -> dict[str, Model]:
     return {} if base is None else {"base": dataclasses.replace(base, encode=None)}
 
 
-def _prepared(learner: Learner) -> Learner:
+def _prepared(learner):
     """The learner without its base, of which it needs only the model, and with its floats as
     arrays, so that a sweep compiles once.
     """
@@ -218,15 +216,13 @@ def _blank(leaf):
 
 
 @eqx.filter_jit
-def _start(
-    learner: Learner, data: PyTree, key: PyTree, base: dict[str, Model], num_latents: int
-) -> Stepped:
+def _start(learner, data, key, base, num_latents):
     state = learner.init(data, num_latents=num_latents, key=key, **base)
     return sharding.constrain((jnp.zeros((), jnp.int32), state), data)
 
 
 @eqx.filter_jit(donate="all-except-first")
-def _advance(fixed: PyTree, stepped: Stepped) -> Stepped:
+def _advance(fixed, stepped):
     learner, data, stop = fixed
 
     def unfinished(stepped):
@@ -239,5 +235,5 @@ def _advance(fixed: PyTree, stepped: Stepped) -> Stepped:
 
 
 @eqx.filter_jit
-def _end(learner: Learner, state: PyTree) -> Model:
+def _end(learner, state):
     return learner.model(state)

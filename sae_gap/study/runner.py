@@ -2,18 +2,24 @@
 row.
 """
 
+import collections
+import concurrent.futures
 import itertools
-from collections.abc import Sequence
 from typing import Any
 
+import jax
 from absl import logging
-from tqdm import tqdm
 
 from sae_gap.core import check_shard, check_type
 from sae_gap.data import draw
+from sae_gap.learners import HostLearner, Learner
 from sae_gap.runtime import devices, distributed, progress
 from sae_gap.storage import results
-from sae_gap.study import Job, Models, Stored, Study, fit_together, jobs, score
+from sae_gap.study import Fit, Job, Models, Stored, Study, at_once, jobs, score
+
+# Fit learners together only if the codes, or squares of the width, of all that run at once have at
+# most so many numbers.
+_TOGETHER = 2**25
 
 
 def run(
@@ -73,16 +79,14 @@ def run(
     return found if study.lam is None else _in_order(study, found)
 
 
-def _run_cell(
-    cell: Sequence[Job], store: results.Store, stored: Stored, models: Models, line: tqdm
-) -> None:
+def _run_cell(cell, store, stored, models, line):
     """Fits, scores and stores the jobs of a study on data that differ only in their seed."""
     tasks = {source.seed: draw(source) for job in cell for source in job.sources}
     first, study = next(iter(tasks.values())), cell[0].study
     together = study.spread == "rows"
     able = [job for job in cell if job.learner.needs(first) is None]
     alone = study.timed or together or not able
-    fits = {} if alone else fit_together(able, tasks, models, line)
+    fits = {} if alone else _fit_together(able, tasks, models, line)
     for job in cell:
         line.set_postfix_str(str(job)[:60])
         lacking = job.learner.needs(first)
@@ -105,12 +109,69 @@ def _run_cell(
                 line.update()
 
 
-def _in_order(study: Study, found: Sequence[results.Row]) -> list[results.Row]:
+def _fit_together(jobs, tasks, models, line):
+    """Fits the learners of jobs on the same data together, a seed on each core, before any codes
+    are inferred.
+
+    Codes come after all fits, since encoders are timed with nothing running beside them. Bases come
+    first, each once, however many jobs build on them.
+
+    Args:
+      jobs: jobs whose learners are fitted.
+      tasks: the data by seed.
+      models: where to keep fits.
+      line: line of progress, which advances by one for each job whose fits are done.
+
+    Returns:
+      The fits by learner and seed; missing ones are fitted when their job runs.
+    """
+    task, workers = next(iter(tasks.values())), at_once()
+    if workers == 1 or task.width * max(len(task.train.signals), task.width) * workers > _TOGETHER:
+        return {}
+    needed: dict[Learner, list[Job]] = collections.defaultdict(list)
+    for job in jobs:
+        parts = chain(job.learner)
+        if job.learner.ready is None and not any(isinstance(part, HostLearner) for part in parts):
+            for learner in parts:
+                needed[learner].append(job)
+
+    def depth(learner):
+        return len(chain(learner))
+
+    def fit(learner):
+        needed_by = needed[learner]
+        logging.info("fitting for %s", "; ".join(map(str, needed_by)))
+        sources = {source.seed: source for job in needed_by for source in job.sources}
+        scored = [job for job in needed_by if job.learner == learner]
+        steps = sorted({step for job in scored for step in job.steps})
+        fits = models.fit(learner, list(sources.values()), [tasks[seed] for seed in sources], steps)
+        line.update(len(scored))
+        return {(learner, seed): fitted for seed, fitted in zip(sources, fits, strict=True)}
+
+    fits: dict[tuple[Learner, int], Fit] = {}
+    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        # Threads do not inherit thread-local JAX configuration.
+        if pool.submit(lambda: dict(jax.config.values)).result() != dict(jax.config.values):
+            return {}
+        # The longest first, so that no long fit starts last and runs alone.
+        ordered = sorted(needed, key=lambda learner: (depth(learner), -learner.num_steps))
+        for _, level in itertools.groupby(ordered, depth):
+            for fitted in pool.map(fit, level):
+                fits |= fitted
+    return fits
+
+
+def chain(learner: Learner) -> list[Learner]:
+    """The learner after all its bases, the innermost first."""
+    return [learner] if learner.base is None else [*chain(learner.base), learner]
+
+
+def _in_order(study, found):
     """Sorts rows by their sizes, then by their methods, and by what these vary."""
     names = [method.name for source in study.sources for method in study.methods(source)]
     order = [*dict.fromkeys(names)]
 
-    def place_of(row: results.Row) -> tuple[Any, ...]:
+    def place_of(row):
         cell = [(row.get(size) is not None, row.get(size) or 0) for size in results.SIZES]
         varied = (row.get(name) or 0 for name in ("lam", "iterations", "step"))
         return (*cell, order.index(row["method"]), *varied, row["seed"])

@@ -9,10 +9,10 @@ from absl import logging
 from scipy.sparse import issparse
 
 from sae_gap.core import SPLITS, Task
-from sae_gap.metrics import Inferred, Metric
+from sae_gap.metrics import Metric
 from sae_gap.runtime import devices
 from sae_gap.storage import results
-from sae_gap.study import Fit, Inference, Job, Line, Stored, Study
+from sae_gap.study import Fit, Inference, Job, Line, Stored
 
 
 def score(
@@ -32,7 +32,6 @@ def score(
         for step, lines in by_model.items():
             fitted = fit.at(step)
             inference = Inference(task, fitted.model, study.calibrate_on, study.seconds)
-            shared: dict = {}
             # Keep codes until the last method that is compared with them or starts from them.
             try:
                 ready = [inference.prepare(line.method.encoder) for line, _ in lines]
@@ -48,20 +47,14 @@ def score(
                 **provenance,
             }
             for line, metrics in lines:
-                measured, done = _measure(study, line, inference, shared, metrics)
+                measured, done = _measure(study, line, inference, metrics)
                 yield line.row(done) | measured | made
                 inference.forget(needed)
 
 
-def _measure(
-    study: Study,
-    line: Line,
-    inference: Inference,
-    shared: dict,
-    metrics: Sequence[Metric],
-) -> tuple[results.Row, Sequence[Metric]]:
+def _measure(study, line, inference, metrics):
     """The columns of a line, and the metrics that did not fail."""
-    method, reference, task = line.method, line.reference, inference.task
+    method, reference = line.method, line.reference
     said = "%s diverged: its %s not finite, and its metrics are left out"
     diverged: results.Row = {"diverged": True, "measured": {}}
     if not _finite(inference.model):
@@ -69,7 +62,7 @@ def _measure(
         return diverged, metrics
     scored = inference.scored
     # Without the truth no metric is fitted on the training split, which may be too large for codes.
-    splits = SPLITS if task.train.codes is not None else scored
+    splits = SPLITS if inference.task.train.codes is not None else scored
     encoder = inference.prepare(method.encoder)
     inferred = {split: inference.infer(encoder, split) for split in splits}
     measured: results.Row = {}
@@ -81,20 +74,16 @@ def _measure(
     if not _finite(codes):
         logging.warning(said, method.name, "codes are")
         return diverged | measured, metrics
-    optimum: dict = {}
+    optimum: Any = {}
     if inference.model.dictionary is not None and study.optimum and reference is not None:
         optimum = {split: inference.infer(reference, split).certified for split in scored}
-    found = Inferred(
-        inference.normalised,
-        inference.model,
-        codes,
-        optimum,
-        reference and reference.lam,  # type: ignore[arg-type]
-        study.protocol,
-        shared,
-        encoder,
-        method,
-        inference,
+    found = inference.inferred(
+        codes=codes,
+        optimum=optimum,
+        lam=reference and reference.lam,
+        protocol=study.protocol,
+        encoder=encoder,
+        method=method,
     )
     owned: dict[str, list[str]] = {}
     done = []
@@ -121,7 +110,7 @@ def _measure(
         owned[f"{metric.name} {metric.version}"] = [*columns]
         done.append(metric)
 
-    def certificate(split: str) -> dict[str, float]:
+    def certificate(split):
         own: Any = inferred[split].certified
         return {"own_certificate": float(np.max(own.gap / np.maximum(own.objective, 1e-30)))}
 
@@ -132,7 +121,7 @@ def _measure(
     return measured | {"measured": owned}, done
 
 
-def _finite(tree: Any) -> bool:
+def _finite(tree):
     return all(
         np.isfinite(leaf.data if issparse(leaf) else leaf).all() for leaf in jax.tree.leaves(tree)
     )

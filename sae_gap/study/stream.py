@@ -4,7 +4,6 @@ import concurrent.futures
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,22 +12,18 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import PRNGKeyArray
 
-from sae_gap.core import Model, Split, as_real, check_size, check_type, shown
+from sae_gap.core import Model, Split, as_matrix, check_integer, check_size, check_type, shown
 from sae_gap.data.activations import outliers
 from sae_gap.encoders import check_model
 from sae_gap.learners import Families, FamiliesState, OnlineDictionary, OnlineState
 from sae_gap.runtime import LOOPS, SAMPLES, check_mesh, constrain, devices, distributed, progress
 from sae_gap.storage import Checkpoint, digest
-from sae_gap.study import Stepped, as_key, given_base, run_loop
+from sae_gap.study import as_key, given_base, run_loop
 
 # Returns rows of a stream: (start, count) -> rows.
 Source = Callable[[int, int], ArrayLike]
-# The same, with rows checked to be samples.
-Take = Callable[[int, int], np.ndarray]
-# The minibatches of a round.
-Block = Float[Array, "count rows input_dim"]
 
 
 def fit_stream(
@@ -96,7 +91,7 @@ def fit_stream(
     check_size("num_latents", num_latents)
     # JAX would trace a number of NumPy's.
     num_latents = int(num_latents)
-    source, num_samples = _opened(source, num_samples)
+    take, num_samples = _opened(source, num_samples)
     if isinstance(learner, OnlineDictionary):
         if num_samples < learner.num_steps:
             raise ValueError(
@@ -105,10 +100,10 @@ def fit_stream(
             )
         learner = dataclasses.replace(learner, visits=None)
     count, size = learner.minibatches(num_samples, num_latents)
-    fetch = functools.partial(_fetch, _again(_checked(source), num_samples), count, size, mesh)
+    fetch = functools.partial(_fetch, take, count, size, mesh)
     line = progress.bar(learner.num_steps, learner.name, unit="round", shown=show_progress)
 
-    def watched(turn: int, state: OnlineState) -> None:
+    def watched(turn, state):
         line.update(turn - line.n)
         if watch is not None:
             watch(state)
@@ -116,9 +111,10 @@ def fit_stream(
     with line, concurrent.futures.ThreadPoolExecutor(1) as pool, jax.set_mesh(mesh):
         upcoming = {0: pool.submit(fetch, 0)}
         first = upcoming[0].result()
-        base = None if base is None else _as_base(base, (first.shape[2], num_latents), first.dtype)
+        if base is not None:
+            base = _as_base(base, (first.shape[2], num_latents), first.dtype)
 
-        def advance(stepped: Stepped, stop: int) -> Stepped:
+        def advance(stepped, stop):
             # One round at a time, since each is reported.
             turn, state = int(stepped[0]), stepped[1]
             if not bool(learner.done(state)):
@@ -153,32 +149,41 @@ def fit_stream(
             together=distributed.count() > 1,
             save=checkpoint,
             watch=watched,
-            report_every=0.0,
         ).model
     # On one device of this process, wherever its parts were.
     return jax.tree.map(jnp.asarray, jax.device_get(distributed.whole(model)))
 
 
-def _opened(source: Source | np.ndarray, num_samples: int | None) -> tuple[Source, int]:
-    """The source as a function, and the number of samples to take from it."""
-    if num_samples is not None:
-        check_size("num_samples", num_samples)
-    if callable(source):
-        if num_samples is None:
-            raise ValueError("a function does not tell how many samples it has; give num_samples.")
-        return source, int(num_samples)
-    if len(getattr(source, "shape", ())) != 2:
+def _opened(source, num_samples):
+    """The rows of a source from a number on, in the default float type, where the first follow the
+    last; and the number of samples to take from it.
+    """
+    if not callable(source) and np.ndim(source) != 2:
         wanted = "an array (num_samples, input_dim) or a function (start, count) -> rows"
         raise ValueError(f"source must be {wanted}, but it is {shown(source)}.")
-    num_samples = len(source) if num_samples is None else int(num_samples)
-    if num_samples > len(source):
-        raise ValueError(
-            f"num_samples is {num_samples}, but the source has only {len(source)}; lower it."
-        )
-    return lambda start, count: source[start : start + count], num_samples
+    most = num_samples if callable(source) else len(source)
+    if most is None:
+        raise ValueError("a function does not tell how many samples it has; give num_samples.")
+    num_samples = most if num_samples is None else num_samples
+    check_integer("num_samples", num_samples, most=most)
+
+    def take(start, count):
+        start %= num_samples
+        if start + count > num_samples:
+            left = num_samples - start
+            return np.concatenate([take(start, left), take(0, count - left)])
+        rows = source(start, count) if callable(source) else source[start : start + count]
+        block = as_matrix(f"what the source gives from sample {start} on", rows)
+        if len(block) != count:
+            raise ValueError(
+                f"the source gave {len(block)} rows for {count} samples; give one each."
+            )
+        return block.astype(jnp.zeros(()).dtype)
+
+    return take, int(num_samples)
 
 
-def _as_base(base: Model, shape: tuple[int, int], dtype) -> Model:
+def _as_base(base, shape, dtype):
     """A model checked to be finite and of this shape, without its encoder."""
     check_model(base)
     if base.decoder.shape != shape:
@@ -189,47 +194,7 @@ def _as_base(base: Model, shape: tuple[int, int], dtype) -> Model:
     return Model(jnp.asarray(base.decoder, dtype), jnp.asarray(base.bias, dtype))
 
 
-def _again(source: Take, num_samples: int) -> Take:
-    """The source repeated: the first samples follow the last."""
-
-    def take(start: int, count: int) -> np.ndarray:
-        first = start % num_samples
-        if first + count <= num_samples:
-            return source(first, count)
-        left = num_samples - first
-        return np.concatenate([source(first, left), take(0, count - left)])
-
-    return take
-
-
-def _checked(source: Source) -> Take:
-    """The source with its rows checked and in the default float type."""
-
-    def take(start: int, count: int) -> np.ndarray:
-        block = as_real(
-            "what the source gives", source(start, count), "rows of floating-point numbers"
-        )
-        if (
-            block.ndim != 2
-            or len(block) != count
-            or not block.size
-            or not jnp.issubdtype(block.dtype, jnp.floating)
-        ):
-            given = f"{block.dtype} of shape {block.shape} for {count} samples"
-            raise ValueError(
-                f"the source gave {given}; it must give floating-point rows, one a sample."
-            )
-        block = block.astype(jnp.zeros(()).dtype)
-        if not np.isfinite(block).all():
-            raise ValueError(
-                f"the source gave a NaN or an infinity in samples {start} and on; remove them."
-            )
-        return block
-
-    return take
-
-
-def _fetch(take: Take, count: int, size: int, mesh: Mesh, turn: int) -> jax.Array:
+def _fetch(take, count, size, mesh, turn):
     """A round's minibatches, (count, rows, input_dim), each split by rows over the devices and
     padded with zeros.
     """
@@ -255,13 +220,13 @@ def _fetch(take: Take, count: int, size: int, mesh: Mesh, turn: int) -> jax.Arra
     return jax.make_array_from_callback((count, rows, block.shape[2]), sharding, of_device)
 
 
-def _samples(block: Block, size: int) -> Float[Array, "n input_dim"]:
+def _samples(block, size):
     """The samples of a round, without the padding of minibatches."""
     return block[:, :size].reshape(-1, block.shape[2])
 
 
 @eqx.filter_jit
-def _fingerprint(block: Block, size: int) -> Array:
+def _fingerprint(block, size):
     """A sum of the samples' bits, weighted by place; of integers, so that the order of the
     additions does not matter.
     """
@@ -272,13 +237,13 @@ def _fingerprint(block: Block, size: int) -> Array:
 
 @eqx.filter_jit
 def _start(
-    learner: OnlineDictionary | Families,
-    block: Block,
-    size: int,
-    num_latents: int,
-    key: PRNGKeyArray,
-    base: dict[str, Model],
-) -> Any:
+    learner,
+    block,
+    size,
+    num_latents,
+    key,
+    base,
+):
     """The median norm of the first round's samples, and the state that starts from them."""
     rows = _samples(block, size)
     median = outliers.median_norm(rows)
@@ -288,7 +253,7 @@ def _start(
 
 
 @eqx.filter_jit(donate="all-except-first")
-def _round(fixed: tuple[OnlineDictionary | Families, jax.Array, int, jax.Array], state: Any) -> Any:
+def _round(fixed, state):
     learner, minibatches, size, median = fixed
     minibatches = outliers.to_median(minibatches, median)
     if isinstance(learner, OnlineDictionary) and learner.centred:

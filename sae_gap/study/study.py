@@ -1,16 +1,28 @@
-"""A study as data: sources of data crossed with methods, each a learner crossed with an encoder."""
+"""A study as data: sources crossed with methods, each a learner crossed with an encoder; its jobs,
+their rows, and the key of each row.
+"""
 
+import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from sae_gap import catalogue
-from sae_gap.core import check_options, check_sequence, check_type, is_integer, option, shown
+from sae_gap.core import (
+    check_options,
+    check_sequence,
+    check_type,
+    identity,
+    is_integer,
+    option,
+    shown,
+)
 from sae_gap.data import Source, check_sources
-from sae_gap.encoders import Encoder
+from sae_gap.encoders import Encoder, Lasso
 from sae_gap.learners import HostLearner, Learner
 from sae_gap.metrics import Metric
-from sae_gap.storage import key
+from sae_gap.storage import results
 
 # `strict`: learners see only the training split, and codes are certified; `paper`: as published.
 PROTOCOLS = ("strict", "paper")
@@ -110,7 +122,7 @@ class Study:
         for metric in self.metrics:
             check_type("a metric", metric, Metric, "give Metric(name, function)")
         check_sources(self.sources)
-        if len({key(source.asdict()) for source in self.sources}) < len(self.sources):
+        if len({results.key(source.asdict()) for source in self.sources}) < len(self.sources):
             raise ValueError(
                 "sources must be different settings or recordings, but some are given twice."
             )
@@ -124,3 +136,183 @@ class Study:
                 raise ValueError(
                     f"methods must have different names or coordinates, but they are {listed}."
                 )
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """A row to measure.
+
+    Attributes:
+      source: source of the data.
+      method: the method to measure.
+      step: step of its fit; None is the end.
+      reference: the lasso whose optimum the codes are compared with; None for none.
+      columns: columns that identify the row, its key among them.
+      decides: everything that decides the row except the metrics.
+    """
+
+    source: Source
+    method: Method
+    step: int | None
+    reference: Lasso | None
+    columns: results.Row
+    decides: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        """A hash of everything that decides the row."""
+        return self.columns["key"]
+
+    @functools.cached_property
+    def cell(self) -> str:
+        """A hash of everything that decides the row except the metrics."""
+        return results.key(self.decides)
+
+    def row(self, metrics: Sequence[Metric]) -> results.Row:
+        """The columns of a row that has only some of the metrics."""
+        return self.columns | {"key": _key(self.decides, metrics), "cell": self.cell}
+
+
+class Stored:
+    """The stored rows of a study, by the hashes of what decides them. It joins the measurements of
+    a line from several runs.
+
+    Raises:
+      ValueError: the store holds rows of another study, or of another form.
+    """
+
+    def __init__(self, study: Study, store: results.Store):
+        self._metrics = {f"{metric.name} {metric.version}": metric for metric in study.metrics}
+        # By key and by cell.
+        self._rows = collections.defaultdict[Any, list[results.Row]](list)
+        for row in sorted(store.rows(), key=lambda row: row.get("date", "")):
+            if row.get("study") != study.name:
+                raise ValueError(
+                    f"{store.folder} holds rows of the study {row.get('study')!r}, where "
+                    f"{study.name!r} is to go; move that folder away or choose another."
+                )
+            for name in (row["key"], row.get("cell")):
+                self._rows[name].append(row)
+
+    def lacking(self, line: Line) -> list[Metric] | None:
+        """The metrics that a line lacks; None if it is complete."""
+        rows = self._rows.get(line.cell, ())
+        if line.key in self._rows or any("diverged" in row for row in rows):
+            return None
+        there = {name for row in rows for name in row["measured"]}
+        lacking = [metric for name, metric in self._metrics.items() if name not in there]
+        return lacking if lacking or not rows else None
+
+    def rest(self, job: "Job") -> "Job":
+        """The job restricted to the seeds that lack a row."""
+        lacking = {line.source.seed for line in job.lines if self.lacking(line) is not None}
+        lines = [line for line in job.lines if line.source.seed in lacking]
+        return dataclasses.replace(job, lines=lines)
+
+    def rows(self, every: Iterable["Job"]) -> list[results.Row]:
+        """The rows of jobs that lack no metric, or only some that every study measures, with the
+        columns of the metrics.
+        """
+        lines = (line for job in every for line in job.lines)
+        return [
+            self._row(line)
+            for line in lines
+            if {line.cell, line.key} & self._rows.keys()
+            and all(metric.everywhere for metric in self.lacking(line) or ())
+        ]
+
+    def _row(self, line):
+        rows = self._rows.get(line.cell) or self._rows[line.key]
+        measured = [(row, *pair) for row in rows for pair in row.get("measured", {}).items()]
+        others = {"measured", "cell"}.union(*(names for _, _, names in measured))
+        found = {name: value for name, value in rows[-1].items() if name not in others}
+        for row, metric, names in measured:
+            if metric in self._metrics:
+                found |= {name: row[name] for name in names}
+        # Labels are not stored.
+        return found | line.columns
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """The rows of methods that share a learner, on sources that differ only in their seed.
+
+    Attributes:
+      study: the study.
+      data: a hash of the sources without their seeds.
+      learner: the common learner.
+      lines: the rows.
+    """
+
+    study: Study
+    data: str
+    learner: Learner
+    lines: Sequence[Line]
+
+    @property
+    def sources(self) -> list[Source]:
+        """Its sources, one for each seed."""
+        return [*{line.source.seed: line.source for line in self.lines}.values()]
+
+    @property
+    def steps(self) -> list[int]:
+        """The steps at which its methods are scored, beside the end."""
+        return sorted({line.step for line in self.lines if line.step is not None})
+
+    def __str__(self) -> str:
+        return ", ".join(dict.fromkeys(line.method.name for line in self.lines))
+
+
+def jobs(study: Study) -> Iterator[Job]:
+    """The jobs of a study, in the order in which they run."""
+    cells = collections.defaultdict[str, list[Source]](list)
+    for source in study.sources:
+        # With equal seeds, so that sources that differ only in the seed share a cell.
+        alike: Any = dataclasses.replace(source, seed=0)  # type: ignore[type-var]
+        cells[results.key(alike.asdict())].append(source)
+    for data, sources in cells.items():
+        by_learner: dict[Learner, list[Method]] = {}
+        for method in study.methods(sources[0]):
+            by_learner.setdefault(method.learner, []).append(method)
+        described = [(source, source.asdict()) for source in sources]
+        for learner, methods in by_learner.items():
+            lines = [
+                _line(study, source, description, method, step)
+                for source, description in described
+                for method in methods
+                for step in method.at or (None,)
+            ]
+            yield Job(study, data, learner, lines)
+
+
+def _line(study, source, description, method, step):
+    encoder, reference = method.encoder, None
+    if study.lam is not None:
+        # The optimum is at the weight that the codes minimise at, or else at the study's. Signed
+        # codes can beat the best non-negative ones, so they are compared with the best signed ones.
+        weight = study.lam if encoder.weight is None else encoder.weight
+        reference = Lasso(weight, nonneg=not encoder.signed)
+    shared = {
+        "study": study.name,
+        "protocol": study.protocol,
+        "method": method.name,
+        "learner": identity.describe(method.learner),
+        "encoder": identity.describe(encoder),
+        "precision": identity.precision(),
+    }
+    if reference is not None:
+        shared["lam"] = reference.lam
+    decides: dict[str, Any] = {"source": description, "row": dict(method.row), "step": step}
+    if study.calibrate_on != "scored":
+        decides["calibrate_on"] = study.calibrate_on
+    decides |= shared | {"numerics": identity.NUMERICS}
+    key = _key(decides, study.metrics)
+    columns = {**method.coordinates, **shared, **description, "key": key, "family": method.family}
+    if step is not None:
+        columns["step"] = step
+    return Line(source, method, step, reference, columns, decides)
+
+
+def _key(decides, metrics):
+    measured = sorted([metric.name, metric.version] for metric in metrics)
+    return results.key(decides | {"metrics": measured})

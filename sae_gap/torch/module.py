@@ -371,7 +371,7 @@ class SAE(nn.Module):
         folders.write(folder, self.cfg, self.state_dict(), self._normalises)
 
     @property
-    def _pursues(self) -> bool:
+    def _pursues(self):
         return self.cfg.architecture == PURSUIT
 
     def _normalisation(self, like):

@@ -98,14 +98,14 @@ def gives(rows, **options):
     ("learner", "source", "options", "words"),
     [
         (*gives(lambda count: ROWS[:count], num_samples=None), "give num_samples"),
-        (*gives(lambda count: ROWS[1:count]), "floating-point rows"),
-        (*gives(lambda count: ROWS[:count] + np.nan), "NaN or an infinity"),
+        (*gives(lambda count: ROWS[1:count]), "rows for"),
+        (*gives(lambda count: ROWS[:count] + np.nan), "must be finite"),
         (LEARNER, ROWS[:39], {}, "too few for 40 rounds"),
-        (LEARNER, ROWS, {"num_samples": 101}, "only 100"),
+        (LEARNER, ROWS, {"num_samples": 101}, "at most 100"),
         (LEARNER, ROWS, {"base": Model(ROWS[:5].T, ROWS[0])}, "has no base"),
         (LEARNER, ROWS, {"mesh": jax.make_mesh((1,), ("data",), axis_types=AXES)}, "no axis"),
         (FAMILIES, ROWS, {}, "needs the model of its base"),
-        (FAMILIES, ROWS, {"base": Model(np.ones((5, 40)), np.zeros(4))}, "bias must be 5 numbers"),
+        (FAMILIES, ROWS, {"base": Model(np.ones((5, 40)), np.zeros(4))}, "bias must be"),
         (FAMILIES, ROWS, {"base": Model(np.ones((5, 39)), np.zeros(5))}, r"where \(5, 40\)"),
     ],
 )

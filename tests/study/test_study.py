@@ -1,12 +1,121 @@
-"""Methods and studies are data, checked where they are made."""
+"""Methods and studies are data, checked where they are made. Whatever changes a result changes its key,
+and nothing else does.
+"""
 
+import dataclasses
+import itertools
+from types import SimpleNamespace
+
+import jax
 import pytest
 
-from sae_gap import Method, Study
-from sae_gap.encoders import Lasso, Linear, TopK
-from sae_gap.learners import LinearProbe, Oracle
+from sae_gap import Method, Setting, Study
+from sae_gap.core import identity
+from sae_gap.encoders import Encoder, Lasso, Linear, TopK
+from sae_gap.learners import LinearProbe, Oracle, SparseAutoencoder
+from sae_gap.metrics import Metric
+from sae_gap.study import Stored, jobs
 from tests.study.test_models import OnHost
 from tests.tiny import METHODS, SAE, SETTING, make
+
+
+def keys_of(a_study):
+    return [line.key for one in jobs(a_study) for line in one.lines]
+
+
+METHOD = Method("sae", "sae", SAE, TopK(3))
+METRICS = [Metric(f"m{version}", lambda _: {}, version=version) for version in (1, 2)]
+METRICS += [Metric("m1", lambda _: {}, version=version) for version in (2, 3)]
+
+
+def study(part=None, **changes):
+    """The study of one row with a part of it changed: a setting, a method, its learner or encoder,
+    or the study.
+    """
+    changed = part and dataclasses.replace(part, **changes)
+    method = changed if isinstance(part, Method) else METHOD
+    if isinstance(part, SparseAutoencoder):
+        method = dataclasses.replace(METHOD, learner=changed)
+    if isinstance(part, Encoder):
+        method = dataclasses.replace(METHOD, encoder=changed)
+    source, options = (changed, {}) if isinstance(part, Setting) else (SETTING, changes)
+    return make(source, methods=[method], **({} if part else options))
+
+
+# Of each field values that are not the default.
+CHANGES = [
+    (SETTING, {"seed": (2, 3), "num_latents": (30, 40), "sparsity": (2, 4), "stream": (True,)}),
+    (SETTING, {"num_samples": (202, 204), "noise_db": (20.0, 30.0), "input_dim": (13, 14)}),
+    (SETTING, {"width": (30, 40)}),
+    (SAE, {"num_steps": (3, 4), "learning_rate": (1e-3, 2e-3), "base": (Oracle(), SAE)}),
+    (TopK(3), {"k": (4, 5)}),
+    (METHOD, {"name": ("other", "another"), "at": ((0,), (1,), (2,))}),
+    (METHOD, {"row": ({"start": "warm"}, {"start": "cold"})}),
+    (Lasso(), {"lam": (0.1, 0.2, 0.3), "start": (TopK(3), TopK(4)), "nonneg": (False,)}),
+    (Lasso(), {"tol": (1e-5, 1e-4), "unit_atoms": (False,)}),
+    (Lasso(tol=None), {"max_iterations": (10, 20), "momentum": (False,)}),
+    (None, {"lam": (0.2, 0.3, None), "protocol": ("paper",), "calibrate_on": ("train",)}),
+    (None, {"metrics": [METRICS[:count] for count in range(4)] + [METRICS[2:3], METRICS[3:]]}),
+]
+OTHERS = [
+    study(part, **{name: value})
+    for part, fields in CHANGES
+    for name, values in fields.items()
+    for value in values
+]
+OTHERS += [dataclasses.replace(study(), name=name) for name in ("other", "another")]
+
+
+def test_whatever_changes_a_result_changes_its_key(monkeypatch):
+    found = [keys_of(one) for one in (study(), *OTHERS)]
+    with jax.default_matmul_precision("bfloat16"):
+        found.append(keys_of(study()))
+    with jax.enable_x64(True):
+        found.append(keys_of(study()))
+    for place, name, value in (
+        (jax, "default_backend", lambda: "gpu"),
+        (identity, "NUMERICS", identity.NUMERICS + 1),
+        (TopK, "version", 7),
+        (TopK, "version", 8),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setattr(place, name, value, raising=False)
+            found.append(keys_of(study()))
+    keys = [*itertools.chain(*found)]
+    assert len(set(keys)) == len(keys) == len(found) == len(OTHERS) + 7
+
+
+def test_what_else_is_run_and_where_a_class_lies_do_not_change_a_key(monkeypatch):
+    (key,) = keys_of(study())
+    every = keys_of(make(SETTING, Setting(20, 3, 200, seed=1), Setting(30, 3, 200)))
+    assert key in every and len(set(every)) == 12
+    some, more = (keys_of(study(METHOD, at=at)) for at in ((0,), (0, 1)))
+    assert {*some} < {*more}
+    assert keys_of(dataclasses.replace(study(), timed=True, spread="rows")) == [key]
+    monkeypatch.setattr(TopK, "__module__", "sae_gap.elsewhere")
+    assert keys_of(study()) == [key]
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_the_latest_measurement_of_each_metric_counts(order):
+    metrics = [Metric(name, lambda _: {}) for name in "abc"]
+    first = study(metrics=metrics[:2])
+    every = [*jobs(first)]
+    (line,) = every[0].lines
+    shared = {"study": "tiny", "cell": line.cell}
+    rows = [
+        shared | {"date": str(day), "key": str(day), "measured": {f"{name} 1": [name]}, name: day}
+        for day, name in enumerate("aba")
+    ]
+    store = SimpleNamespace(rows=lambda: rows[::order])
+    for some, lacking in ((metrics[:1], None), (metrics[:2], None), (metrics, metrics[2:])):
+        stored = Stored(study(metrics=some), store)
+        assert stored.lacking(line) == lacking and bool(stored.rest(every[0]).lines) == bool(
+            lacking
+        )
+        (row,) = stored.rows(every)
+        assert (row["a"], row.get("b"), row["date"]) == (2, 1 if len(some) > 1 else None, "2")
+
 
 FISTA, ISTA = (Lasso(tol=None, max_iterations=5, momentum=fast) for fast in (True, False))
 
