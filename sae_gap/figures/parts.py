@@ -142,15 +142,15 @@ def encoder_shares(lines: style.Lines, loss: str) -> Figure | None:
         for line in sorted(alike, key=lambda line: line[size]):
             parts = [max(0.0, line[f"{name}_part"]) for name in ("amortisation", "dictionary")]
             share = 100 * parts[0] / sum(parts) if any(parts) else None
-            along = {"by": labels.metric_label(size), "size": line[size], "share": share}
+            along = {"by": labels.metric_label(size), "size": line[size], "encoder_share": share}
             points += [line | along] * (len({line[size] for line in alike}) > 1)
     of = labels.metric_label(loss)
     return draw_lines(
         points,
         "size",
-        ("share",),
+        ("encoder_share",),
         panel="by",
         of=shown,
-        title=f"The encoder's share, %, of what each SAE lacks in {of}",
+        title=f"The encoder's % of what each SAE lacks in {of}",
         more=f"means over {shown[0]['units']} seeds" if shown else "",
     )
