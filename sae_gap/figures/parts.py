@@ -1,4 +1,4 @@
-"""The parts of a loss: stacked bars of an SAE each, and a table of shares along each size."""
+"""The parts of a loss: stacked bars of an SAE each, and lines of shares along each size."""
 
 import statistics
 from collections.abc import Iterable, Mapping
