@@ -20,7 +20,7 @@ COMMON += [row("screened", 4.0, 0.15, level="common")]
 def test_the_best_codes_explain_more_at_the_encoders_l0_or_the_common_one(fvu, best):
     rows = [*OWN, *COMMON, row("lasso", 2.0, 0.4, level="own"), row("proposed", 2, 0, level="own")]
     rows += [row("lasso_refit", 2.0, 0.25, level="own"), row("screened", 2.0, fvu, level="own")]
-    # Neither a point of the curve, nor the weight that was given, nor what has no score counts.
+    # Neither a point of the curve nor what has no score counts.
     rows += [row("lasso_refit", 9.0, 0.0, level="own", times=0.7), row("own", 1, None)]
     rows += [each | {"dictionary": "atoms"} for each in COMMON]
     mine, atoms = curve_lines(rows)
