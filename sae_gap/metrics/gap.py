@@ -20,6 +20,7 @@ from sae_gap.core import (
     Model,
     Solution,
     Transcoder,
+    check_flag,
     lasso_problem,
     matching,
     shown,
@@ -97,6 +98,7 @@ def amortisation_gap(
             "the model names no encoder; give encode, a function (model, signals) -> codes."
         )
     signed = bool(getattr(encode, "signed", False)) if signed is None else signed
+    check_flag("signed", signed)
     signals = as_floats("signals", matching.as_matrix("signals", signals))
     if signals.shape[1] != model.decoder.shape[0]:
         raise ValueError(
@@ -112,7 +114,14 @@ def amortisation_gap(
         )
     read = as_floats("inputs", matching.as_matrix("inputs", given)) if reads else signals
     dictionary, norms = unit_atoms(as_floats("the dictionary", model.decoder))
-    codes = as_floats("the encoder's codes", encode(model, read)) * norms
+    own = encode(model, read)
+    if np.shape(own) != (len(signals), len(norms)):
+        shape = (len(signals), len(norms))
+        raise ValueError(
+            f"encode must give codes of shape {shape}, one row a signal and one column an atom, "
+            f"but gave {np.shape(own)}."
+        )
+    codes = as_floats("the encoder's codes", own) * norms
     codes = jnp.where(jnp.any(dictionary != 0, axis=0), codes, 0)
     target = signals - as_floats("bias", model.bias)
     # Rounding may leave a code slightly below zero, relative to its sample's codes; beyond that the

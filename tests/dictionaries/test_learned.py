@@ -308,6 +308,8 @@ def test_a_given_dictionary_codes_the_true_concepts_whatever_the_atoms_lengths(t
     assert np.mean(codes.toarray().argmax(axis=1) == truth.argmax(axis=1)) > 0.9
     report = given.report(x, controls=("random",))
     assert report.lead.low > 0 and report.curves[0]["dictionary"] == "given"
+    # Controls learn from nine tenths.
+    assert report.curves[0]["samples"] == 60
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,8 @@ from sklearn.neighbors import KNeighborsRegressor
 
 from sae_gap.core import Model, Split, Task
 from sae_gap.encoders import BatchPursuit, Predicted
-from sae_gap.metrics import Inferred, fvu
+from sae_gap.metrics import Inferred, fvu, reconstruction
 from sae_gap.metrics.predictability import METRIC
-from sae_gap.metrics.reconstruction import EXPLAINED
 from sae_gap.study import Inference
 
 
@@ -32,7 +31,23 @@ def test_explained_is_by_its_formula():
         "shrinkage": np.mean(np.divide(*lengths)),
     }
     wanted = {f"{name}_{split}": wanted[name] for name in wanted for split in ("id", "ood")}
-    assert EXPLAINED(given) == pytest.approx(wanted)
+    assert reconstruction.EXPLAINED(given) == pytest.approx(wanted)
+
+
+def test_a_reconstruction_is_scored_by_document_on_rows_that_count():
+    rng = np.random.default_rng(0)
+    x, z = rng.normal(3, 1, (30, 5)).astype("f"), np.eye(30, 5, dtype="f")
+    counts, documents = np.arange(30) > 2, np.arange(30) // 10
+    model = Model(np.eye(5, dtype="f"), np.full(5, 3, "f"))
+    held = Split(x, counts=counts, documents=documents)
+    given = Inferred(Task(held, held, held, width=5), model, {"id": z}, {}, 0.1, "")
+    found, kept = reconstruction.METRIC(given), x[3:]
+    errors = (x - z - 3) ** 2, (x - kept.mean(axis=0)) ** 2
+    for name, part in zip(("errors", "variance"), errors, strict=True):
+        sums = [part[counts & (documents == each)].sum() for each in range(3)]
+        assert found[name] == pytest.approx(sums, rel=1e-5)
+    assert found["fvu"] == pytest.approx(errors[0][3:].sum() / errors[1][3:].sum())
+    assert (found["l0"], found["fired"]) == (2 / 27, 2)
 
 
 def test_fvu_is_one_for_the_mean():

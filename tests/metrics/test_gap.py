@@ -93,7 +93,7 @@ def test_amortisation_gap_of_a_model_against_scikit_learn(sign):
     np.testing.assert_allclose(found.relative, lost / best, rtol=1e-3)
     assert (found.optimum.gap <= 1e-6 * found.optimum.objective).all()
     optimal = gap.amortisation_gap(model, signals, LAM, encode=Lasso(LAM, nonneg=sign > 0))
-    assert optimal.gap == pytest.approx(0, abs=1e-6)
+    assert optimal.gap == pytest.approx(0, abs=1e-6) and optimal.gap.min() >= 0
     if sign < 0:
         with pytest.raises(ValueError, match="pass signed=True"):
             gap.amortisation_gap(model, signals, LAM, encode=encode)

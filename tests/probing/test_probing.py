@@ -57,7 +57,9 @@ def test_concepts_are_read_off_the_letters_and_the_document():
 @pytest.mark.parametrize("seed", range(3))
 def test_the_withheld_cell_never_trains_and_no_document_or_word_is_on_both_sides(seed):
     tokens, a, b = drawn()
+    a.defined[:50] = False
     split = probing.split_cells(a, b, tokens, seed)
+    assert min(map(min, (*split.train.values(), *split.test.values()))) >= 50
     assert not np.any(a.has[split.train["withheld"]] & b.has[split.train["withheld"]])
     tested = np.concatenate([*split.test.values()])
     for rows in split.train.values():
