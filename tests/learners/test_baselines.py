@@ -68,7 +68,6 @@ def test_samples_are_rows_less_their_mean(task):
         (200, 0.3, 1e-2, 1),
         (40, 30.0, 10.0, 1),
         (9, 0.5, 1.0, 1),
-        (8, 0.01, 1e-6, 1),
         (50, 0.1, None, "second"),
         (50, 0.1, None, 0),
     ],
@@ -77,30 +76,21 @@ def test_against_scikit_learn(n, noise, alpha, third):
     rng = np.random.default_rng(0)
     signals = rng.normal(size=(n, 12))
     codes = signals @ rng.normal(size=(12, 5)) + noise * rng.normal(size=(n, 5))
+    # A latent that is never on.
+    codes[:, 2] = 0
     signals[:, 3] = signals[:, 2] if third == "second" else third * signals[:, 3]
-    train = Split(jnp.asarray(signals, jnp.float32), jnp.asarray(codes, jnp.float32))
-    task = Task(train, train, train, width=5)
-    model = fit(LinearProbe(), [task], [KEY])[0].end.model
     peer = RidgeCV(LinearProbe().alphas, fit_intercept=False, alpha_per_target=False).fit(
         signals, codes
     )
     assert alpha in (None, peer.alpha_)
     atol = 5e-3 * np.abs(peer.coef_).max()
-    np.testing.assert_allclose(model.encoder.weight, peer.coef_.T, atol=atol)
-    found, atol = Linear()(model, train.signals), 2e-3 * np.abs(codes).max()
-    np.testing.assert_allclose(found, peer.predict(signals), atol=atol)
-
-
-def test_sparse_codes_give_the_weights_of_the_dense_ones():
-    rng = np.random.default_rng(0)
-    signals, codes = rng.normal(size=(60, 12)), rng.normal(size=(60, 5))
-    # Latents that are never on.
-    codes[:, [0, 3]] = 0
-    splits = [Split(jnp.asarray(signals), form) for form in (jnp.asarray(codes), csr_array(codes))]
-    tasks = [Task(split, split, split, width=5) for split in splits]
-    dense, sparse = (fit(LinearProbe(), [task], [0])[0].end.model.encoder.weight for task in tasks)
-    np.testing.assert_allclose(sparse, dense, atol=1e-6)
-    assert not sparse[:, [0, 3]].any()
+    for form in (jnp.asarray, csr_array):
+        train = Split(jnp.asarray(signals, jnp.float32), form(np.float32(codes)))
+        model = fit(LinearProbe(), [Task(train, train, train, width=5)], [KEY])[0].end.model
+        np.testing.assert_allclose(model.encoder.weight, peer.coef_.T, atol=atol)
+        assert not model.encoder.weight[:, 2].any()
+        found = Linear()(model, train.signals)
+        np.testing.assert_allclose(found, peer.predict(signals), atol=2e-3 * np.abs(codes).max())
 
 
 @pytest.mark.parametrize("columns", ["renormed", "oracle_norms"])

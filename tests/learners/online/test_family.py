@@ -260,14 +260,12 @@ def generations():
 
 # Atoms, codes, which atoms move, and what they become where that is simple.
 CASES = {
-    # A parent without an atom gets one without a use or of little.
+    # A parent without an atom gets one without a use.
     "missing": (rays(WIDE, wide), lone, ALL, of_rays(WIDE)),
-    "idle": (rays(WIDE, wide), changed(lone, np.s_[:20, 4], 0.3), ALL, of_rays(WIDE)),
     # An atom that is there, and apart, is one more ray of the family; in 60 % of the uses of its
     # children it is not apart.
     "there": (rays(WIDE, there), more(lone, last), ALL),
     "busy": (rays(WIDE, wide), more(lone, last), []),
-    "no family": (rays(WIDE, wide), changed(lone, np.s_[:, 2:4], 0), []),
     "on together": (rays(WIDE, wide), rows(*(1 - E[:4, :5]) * [1, 1, 1, 1, 0]), []),
     "coherent by chance": (rays(NARROW, c[3]), lone, []),
     # A parent is taken out of a child that is used in its place; not of a sibling, of which p is a
@@ -283,9 +281,8 @@ CASES = {
     "siblings": (stack(p_wide + wide, child[:, 1]), rows([1.3, 0], [0, 2 * HALF]), []),
     "quiet": (child, more(of_child, [0, 2 * HALF], times=600), []),
     # A parent that is one of its children as well is split, and the child that it was takes an atom
-    # without a use or of little, if there is any but its siblings.
+    # without a use, if there is any but its siblings.
     "merged": (merged, of_merged, ALL, split),
-    "merged, idle": (merged, changed(of_merged, np.s_[:20, 4], 0.5), ALL, split),
     "not merged": (stack(p, *c[:4]), of_merged, []),
     # .92 of the code without children.
     "large codes": (merged, np.where(of_merged == HALF, 1.3, of_merged), []),
@@ -302,7 +299,6 @@ CASES = {
     "pair": (pair, of_pair, [0, 1, 2], stack(2 * p + q + c[0], c[0] - q, q - c[0])),
     "pair, no place": (pair, more(of_pair, [0, 0, 1.5]), []),
     "pair, seldom": (pair, more(of_pair, [3 * HALF, 0, 0]), []),
-    "pair, small": (pair, of_pair / 2, []),
     # A parent is kept if its loading, 1 / √(1 + cosine), is that of the common factor.
     "factor": (with_factor(0.13), rows(E[0, :5], *beside(0.8 * E[:4, :4], 0.8)), []),
     "no factor": (with_factor(0.2), rows(E[0, :5], *beside(0.8 * E[:4, :4], 0.8)), ALL),
@@ -315,7 +311,6 @@ CASES = {
     "generations": (*generations(), [0, 1, 2, 3]),
     # Atoms `p + c` and `p - c`, of which the first is on wherever p is.
     "turned": (turned, of_turned(25), [0, 1], NARROW[:, [1, 0, 2]]),
-    "turned as often": (turned, of_turned(50), [0, 1], NARROW[:, [1, 0, 2]]),
     # The ray of v is some .85 long, that of u .85 or 1.04.
     "turned, with another": (
         stack(c[0], p + q, p - q),
