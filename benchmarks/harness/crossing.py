@@ -91,8 +91,9 @@ def _encoded(learner: Learner, name: str, source: Any, p: Preset) -> tuple[Learn
             f"--methods has {name!r} for an encoder; choose from {', '.join(catalogue.encoders())}."
         )
     encoder = catalogue.make_encoder(name, sparsity=source.sparsity, lam=p.lam, base=learner.encode)
-    is_trained = isinstance(encoder, AmortisedEncoder)
-    if not is_trained or encoder.parameters(jnp.zeros((1, 1)), jax.random.key(0)) is None:
+    if not isinstance(encoder, AmortisedEncoder):
+        return learner, encoder
+    if encoder.parameters(jnp.zeros((1, 1)), jax.random.key(0)) is None:
         return learner, encoder
     if type(encoder).observe is not AmortisedEncoder.observe:
         frozen = SparseAutoencoder(encoder, base=learner, frozen=True, num_steps=p.epochs)

@@ -66,7 +66,7 @@ def coded(
     )
 
 
-def on(kind: str, name: str, sae: SparseAutoencoder, p: Preset, **row: str) -> Method:
+def on(kind: str, name: str, sae: Any, p: Preset, **row: Any) -> Method:
     """An SAE's dictionary with a kind of codes.
 
     Args:

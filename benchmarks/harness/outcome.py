@@ -53,7 +53,7 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
     varied = [name for name in by if name == "method" or len({line[name] for line in summary}) > 1]
     heads = {name: labels.heading(name) for name in varied}
     shown = []
-    for title, words in (bench.tables | {"Further metrics": _unlisted(summary)}).items():
+    for title, words in {**bench.tables, "Further metrics": _unlisted(summary)}.items():
         if names := words.split():
             lines = summary if "encode_seconds" in names else _distinct(run, summary)
             shown.append(pages.Table(title, heads | _headings(names, summary), lines))

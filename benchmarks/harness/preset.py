@@ -103,8 +103,13 @@ class Preset(Options):
         return Setting(**cell, stream=self.stream)
 
 
-_SMOKE = {"num_latents": (20,), "sparsity": (3,), "num_samples": (200,), "seeds": (0, 1)}
-_SMOKE |= {"epochs": 5, "rounds": 5, "visits": 4, "blocks": 2, "sae_steps": 100}
+_SMOKE: dict[str, Any] = {
+    "num_latents": (20,),
+    "sparsity": (3,),
+    "num_samples": (200,),
+    "seeds": (0, 1),
+}
+_SMOKE |= {"seeds": (0, 1), "epochs": 5, "rounds": 5, "visits": 4, "blocks": 2, "sae_steps": 100}
 WIDTHS = (50, 100, 500, 1_000, 5_000, 10_000)
 
 
@@ -113,7 +118,7 @@ def presets(kind: type[Preset] = Preset, **changes: Mapping[str, Any]) -> dict[s
     the fields that are not the default, or not those of a trial for "smoke".
     """
     changes = {"smoke": {}, "quick": {}, **changes}
-    changes["smoke"] = _SMOKE | changes["smoke"]
+    changes["smoke"] = {**_SMOKE, **changes["smoke"]}
     return {name: kind(**fields) for name, fields in changes.items()}
 
 

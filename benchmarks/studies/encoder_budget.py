@@ -56,14 +56,14 @@ def _methods(source, p):
         row |= {} if cost is None else {"flops": cost}
         found.append(Method(name, kind, learner, encoder, row))
 
-    for name, one in zip(trained, amortised.members, strict=True):
-        add(name, one.name, one, amortised)
+    for name, member in zip(trained, amortised.members, strict=True):
+        add(name, member.name, member, amortised)
     own = "lista_published"
     add(own, "lista", published.encoder, published, inference=own)
     for kind in ("fista", "ista"):
         for count in ITERATIONS:
-            one = Lasso(p.lam, tol=None, max_iterations=count, momentum=kind == "fista")
-            add(f"{kind}_{count}", kind, one)
+            steps = Lasso(p.lam, tol=None, max_iterations=count, momentum=kind == "fista")
+            add(f"{kind}_{count}", kind, steps)
     for one in (ScreenedPursuit(k), OMP(k), Lasso(p.lam)):
         add(one.name, one.name, one)
     return found

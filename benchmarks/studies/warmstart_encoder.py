@@ -44,7 +44,7 @@ def _methods(source, p):
             found.append(Method(f"warm_{name}", "refined", sae, warm, row))
         for count in SCREENS:
             pursuit, told = ScreenedPursuit(source.sparsity, screens=count), {"screens": count}
-            found.append(Method(f"screened_{name}", "pursuit", sae, pursuit, row | told))
+            found.append(Method(f"screened_{name}", "pursuit", sae, pursuit, {**row, **told}))
     true = Oracle()
     return found + [Method("fista_oracle", "oracle", true, fista(count)) for count in ITERATIONS]
 

@@ -62,7 +62,8 @@ def curve(
     if not means:
         return None
     means.sort(key=lambda mean: [labels.rank(mean[name], name) for name in by])
-    points, roles = [*means, *style.means(flat, by, (y,))], {"dash": dash, "panel": panel}
+    points = [*means, *style.means(flat, by, (y,))]
+    roles: dict[str, Any] = {"dash": dash, "panel": panel}
     title = f"{labels.metric_label(y)} by {labels.metric_label(x)}"
     roles |= {"ticks": True, "logy": (y,) * logy, "of": shown, "title": title}
     return draw_lines(points, x, (y,), line=line, **roles)

@@ -115,7 +115,7 @@ def describe(rows: Lines) -> str:
     """Returns the sizes that all rows share, and the number of seeds, if any has one."""
     shared = {name: {row.get(name) for row in rows} for name in _SIZES}
     notes = [
-        labels.label(*values, name)
+        labels.label(next(iter(values)), name)
         for name, values in shared.items()
         if len(values) == 1 and None not in values
     ]
@@ -156,7 +156,7 @@ def layout(count: int, most: int) -> tuple[int, int]:
 
 
 def panels(
-    titles: Sequence[str], wide: float, tall: float, sides: tuple[str, str], **shares: bool
+    titles: Sequence[str], wide: float, tall: float, sides: tuple[str, str], **shares: Any
 ) -> tuple[Figure, list[Axes]]:
     """Makes a figure of axes, which share what `shares` says, of a least width and height, with a
     label for each direction.
