@@ -35,6 +35,12 @@ from sae_gap.storage import Folder, brief, digest
 DTYPES = ("float16", "float32")
 # What an MLP reads, and what it adds to the stream.
 SIDES = ("in", "out")
+# The hook points of what is recorded.
+_HOOKS = {
+    "block": "blocks.{}.hook_resid_post",
+    "mlp_in": "model.layers.{}.mlp.input",
+    "mlp_out": "blocks.{}.hook_mlp_out",
+}
 # Number of tokens in a full shard.
 SHARD = 16_384
 # Raised whenever the rows of the same recording change.
@@ -240,17 +246,13 @@ def origin_of(activations: AnyPath) -> dict[str, Any]:
     activations.
     """
     parent, _, name = str(activations).rstrip("/").rpartition("/")
-    place = re.fullmatch(r"block(\d+)|mlp(\d+)_(in|out)", name)
-    if place is None or not Folder(parent or ".").exists("recording.json"):
+    folder, place = Folder(parent or "."), re.fullmatch(r"([a-z]+)(\d+)(_in|_out|)", name)
+    if not place or place[1] + place[3] not in _HOOKS or not folder.exists("recording.json"):
         return {}
-    about = json.loads(Folder(parent or ".").read("recording.json"))
-    block, mlp, side = place.groups()
-    hook = f"blocks.{block}.hook_resid_post"
-    if mlp:
-        hook = f"blocks.{mlp}.hook_mlp_out" if side == "out" else f"model.layers.{mlp}.mlp.input"
+    about = json.loads(folder.read("recording.json"))
     return {
         "model_name": about["model"],
-        "hook_name": hook,
+        "hook_name": _HOOKS[place[1] + place[3]].format(place[2]),
         "context_size": about["context"],
         "recorded_tokens": about["tokens"],
         "text": about["text"],

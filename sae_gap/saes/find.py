@@ -50,12 +50,7 @@ def locate(path: AnyPath, sae_id: str | None = None) -> Path:
     """The file of the weights of an SAE; the arguments and the errors are those of `load_sae`."""
     check_path("path", path)
     place = Path(os.path.expanduser(path)) if sae_id is None else cached(str(path), sae_id)
-    try:
-        weights = _weights(place)
-    except OSError as error:
-        raise ValueError(
-            f"{printable(str(place))} cannot be read ({error.strerror}); check the path of the SAE."
-        ) from None
+    weights = _weights(place)
     if not (holds(weights.name) or weights.suffix in own.ENDINGS):
         raise ValueError(
             f"{weights} is not the weights of an SAE, {_EXPECTED}, nor atoms in a "

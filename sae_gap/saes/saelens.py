@@ -54,8 +54,8 @@ def load(config: Config, tensors: Tensors) -> Parts:
       ValueError: a file cannot be read, or holds an SAE of an unknown kind.
     """
     config, folder = _current(config), config.path.parent
-    metadata, architecture = config.part("metadata"), config.text("architecture", "standard")
-    config.choice("architecture", "standard", _KNOWN)
+    metadata = config.part("metadata")
+    architecture = config.choice("architecture", "standard", _KNOWN)
     transcodes = architecture in TRANSCODERS
     if not transcodes and ("d_out" in config or "hook_name_out" in metadata):
         raise ValueError(

@@ -8,7 +8,6 @@ import pytest
 from sae_gap import open_activations
 from sae_gap.data import HeldOut
 from sae_gap.lm import (
-    Downstream,
     LanguageModel,
     OnNetwork,
     Texts,
@@ -242,9 +241,9 @@ def source(gemma, write):
     )
     recorded = write(lm=gemma, texts=texts, layers=(1,), mlps=(1,), dtype="float32")
 
-    def source(part="stream", keep=True, **options):
+    def source(part="stream", **options):
         inputs, y = recorded.mlp(1) if part == "mlp" else (None, recorded.activations(1))
-        rows = HeldOut(y, width=9, keep_outliers=keep, held_out=0.4, split_seed=0, inputs=inputs)
+        rows = HeldOut(y, width=9, held_out=0.4, split_seed=0, inputs=inputs)
         return OnNetwork(recorded, gemma, 1, rows, **{"tokens": 20, "first": 2} | options)
 
     return source
@@ -282,10 +281,3 @@ def test_the_rows_to_score_are_those_that_are_replaced(source, part, monkeypatch
     net.information()
     net.information()
     assert of == [found.documents(part=0)]
-
-
-@pytest.mark.parametrize(("keep", "outliers"), [(True, "keep"), (False, "drop")])
-def test_outlier_tokens_are_replaced_if_rows_keep_them(source, keep, outliers, monkeypatch):
-    monkeypatch.setattr(Downstream, "of_model", lambda *_, **options: options)
-    asked = source(keep=keep).network_on([0])
-    assert (asked["outliers"], asked["special"], asked["first"]) == (outliers, [0, 1, 2], 2)

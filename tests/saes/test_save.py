@@ -19,7 +19,6 @@ from sae_gap.encoders import Lasso, ListaMatryoshka, MatchingPursuit, TopK, enco
 from sae_gap.learners import SparseAutoencoder, SparseTranscoder
 from sae_gap.saes import save
 from sae_gap.storage import trees
-from sae_gap.study import Models
 from sae_gap.testing import check_sae_format
 from tests.saes.examples import FILES, close, example, refused, transcoder
 from tests.saes.test_libraries import loaded
@@ -68,13 +67,6 @@ def test_a_transcoder_infers_as_its_model_does_whatever_form_it_is_saved_in(tmp_
     by_saelens = name in ("relu", "jumprelu", "batchtopk", "matryoshka")
     kind = "skip_transcoder" if skip else "transcoder"
     assert by_saelens == (sae.library == "SAELens") == sae.architecture.endswith(kind)
-
-
-def test_what_the_store_of_fits_keeps_is_read(tmp_path, setting, task):
-    learner, models = SparseAutoencoder(TopK(2), num_steps=2), Models(tmp_path)
-    model = models.fit(learner, [setting], [task])[0].end.model
-    sae = sae_gap.load_sae(str(models.folder(learner, setting)))
-    close(sae.encode(task.id.signals), encode(learner.encode, model, task.id.signals))
 
 
 @pytest.mark.parametrize(("encoder", "alone"), [(TopK(50), False), (MatchingPursuit(50), True)])
