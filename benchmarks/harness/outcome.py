@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from benchmarks import studies
-from benchmarks.harness.main import Run
+from benchmarks.harness.command import Run
 from benchmarks.report import pages
 from sae_gap import catalogue
 from sae_gap.analysis import Lines, published, shares, splits, table_of, tables
