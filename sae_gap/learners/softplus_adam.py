@@ -138,7 +138,7 @@ class SoftplusAdam(Learner):
 
     def _loss(self, free, data):
         dictionary, parts = free
-        live, loss = live_share(data[0]), 0.0
+        live, loss = live_share(data[0]), jnp.zeros((), dictionary.dtype)
         for signals, part in zip(data, parts, strict=True):
             codes, lengths = jax.nn.softplus(part), jnp.linalg.norm(dictionary, axis=0)
             error = jnp.mean((signals - codes @ dictionary.T) ** 2) / live

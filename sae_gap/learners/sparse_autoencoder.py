@@ -188,8 +188,8 @@ class SparseAutoencoder(Learner):
                 weight = self._gain(atoms, (few(signals) - mean) / unit - bias) * atoms
         parameters = self.encoder.parameters(weight, parameters_key)
         # Another kind of encoder has parameters of its own.
-        like = jax.tree.structure(parameters)
-        if base is not None and not self.standardised and jax.tree.structure(base.encoder) == like:
+        kinds = [jax.tree.structure(each) for each in (parameters, base and base.encoder)]
+        if kinds[0] == kinds[1] and not self.standardised:  # type: ignore[operator]
             parameters = base.encoder
         model = Model(atoms, bias, parameters)
         if self.frozen:

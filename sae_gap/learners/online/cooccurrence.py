@@ -202,7 +202,7 @@ def drop_atoms(counts: Cooccurrence, dropped: Bool[Array, " num_latents"]) -> Co
     gone = dropped[:, None] | dropped[counts.partners]
     partners = jnp.where(gone, len(dropped), counts.partners)
     kept = (jnp.where(gone if each.ndim == 2 else dropped, 0, each) for each in counts[1:6])
-    return Cooccurrence(partners, *kept, counts.number)
+    return Cooccurrence(partners, *kept, counts.number)  # type: ignore[call-arg]
 
 
 def includes(counts: Cooccurrence) -> Bool[Array, "num_latents partners"]:

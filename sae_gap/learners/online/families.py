@@ -151,9 +151,9 @@ class Families(Learner):
         """
         own = (jnp.arange(minibatches.shape[1]) < size)[:, None]
         signals = jnp.where(own, minibatches[0] - state.bias, 0)
-        sums, codes, seeds = gradient_sums.by_samples(_code, self, signals, state)
-        uses = cooccurrence.uses_of(*codes, state.dictionary.shape[1])
-        counts = cooccurrence.count(uses, *codes, size)
+        sums, (places, codes), seeds = gradient_sums.by_samples(_code, self, signals, state)
+        uses = cooccurrence.uses_of(places, codes, state.dictionary.shape[1])
+        counts = cooccurrence.count(uses, places, codes, size)
         squares = ENERGY_MEMORY * state.squares + sums.squares
         idle = family.idle_energy(squares)
         # The last round that rearranges.
@@ -176,8 +176,7 @@ class Families(Learner):
             unit = jnp.max(sums.squares) + ridge
             step, _ = jax.scipy.sparse.linalg.cg(
                 lambda rows: (
-                    cooccurrence.energy_product(uses, rows / unit, len(codes[0]))
-                    + ridge / unit * rows
+                    cooccurrence.energy_product(uses, rows / unit, len(codes)) + ridge / unit * rows
                 ),
                 sums.gradient / unit,
                 M=lambda rows: rows / ((sums.squares + ridge) / unit)[:, None],

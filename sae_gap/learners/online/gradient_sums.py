@@ -88,7 +88,7 @@ def threshold(noise, amplitude, margin, floor):
     )
 
 
-def scales(sums: GradientSums, number, input_dim, live):
+def scales(sums: GradientSums, number, input_dim, live) -> tuple[Array, Array]:
     """Returns the scales of the threshold, root mean squares: σ of the residual's coordinates, and
     a of the active codes.
 
@@ -102,7 +102,9 @@ def scales(sums: GradientSums, number, input_dim, live):
     return noise, jnp.sqrt(jnp.sum(sums.squares) / jnp.maximum(jnp.sum(sums.uses), 1))
 
 
-def initial_scales(signals, dictionary, live, margin, floor, *, num_slots=None, epsilon=1.0):
+def initial_scales(
+    signals, dictionary, live, margin, floor, *, num_slots=None, epsilon=1.0
+) -> tuple[Array, Array]:
     """Returns σ and a of the first samples, which are coded a few times, at first as if each signal
     were a single atom.
 
