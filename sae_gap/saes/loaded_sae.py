@@ -497,7 +497,8 @@ def of_parts(parts: Parts) -> SAE:
             model = Transcoder(*whole, centre=centre, skip=skip)
         else:
             kind = parts.normalisation
-            model = Model(*whole, normalisation=None if type(kind) is Normalisation else kind)
+            ways = None if type(kind) is Normalisation else kind
+            model = dataclasses.replace(Model(*whole), normalisation=ways)
     about = {name: getattr(parts, name) for name in ("library", "architecture", "heads")}
     about["notes"] = {name: printable(str(value)) for name, value in parts.notes.items()}
     centred = parts.centred and not transcodes

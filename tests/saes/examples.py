@@ -20,7 +20,9 @@ def transcoder(encoder, *, skip=True, num_inputs=5):
     """A transcoder of random parameters as training moves them, and inputs for it."""
     rng, sizes = np.random.default_rng(2), ((6, 10), 6, num_inputs, (num_inputs, 6))
     start = encoder.parameters(jnp.asarray(rng.normal(size=(num_inputs, 10))), jax.random.key(0))
-    parameters = jax.tree.map(lambda leaf: leaf + rng.uniform(0.1, 2, leaf.shape), start)
+    parameters = jax.tree.map(
+        lambda leaf: jnp.clip(leaf, -1) + rng.uniform(0.1, 1, leaf.shape), start
+    )
     drawn = [rng.normal(0, 1.5, size) for size in sizes], parameters
     (*parts, centre, matrix), parameters = jax.tree.map(lambda x: jnp.asarray(x, "f"), drawn)
     model = Transcoder(*parts, parameters, encoder, centre=centre, skip=matrix if skip else None)
