@@ -4,6 +4,7 @@ from sae_gap.saes.find import check_free as check_free
 from sae_gap.saes.find import holds as holds
 from sae_gap.saes.foreign_encoders import AbsTopK as AbsTopK
 from sae_gap.saes.foreign_encoders import BatchLargest as BatchLargest
+from sae_gap.saes.foreign_encoders import RepeatingPursuit as RepeatingPursuit
 from sae_gap.saes.loaded_sae import SAE as SAE
 from sae_gap.saes.loaded_sae import load_sae as load_sae
 from sae_gap.saes.loaded_sae import of_parts as of_parts

@@ -10,7 +10,7 @@ from pathlib import Path
 from sae_gap.core import AnyPath, check_path
 from sae_gap.saes import own, published, saelens
 from sae_gap.saes.parts import DICTIONARY, FIT, Parts
-from sae_gap.storage import Config, Folder, printable, read_json
+from sae_gap.storage import Config, Folder, package_folders, printable, read_json
 
 # How to read an SAE, by the file name of its weights: from its configuration, which has a name if
 # there is one, and its tensors.
@@ -117,8 +117,8 @@ def cached(release: str, sae_id: str) -> Path:
     set.
 
     Args:
-      release: a repository `org/name`.
-      sae_id: the SAE's path in the repository.
+      release: a repository `org/name`, or a name in SAELens's table if `sae_lens` is installed.
+      sae_id: the SAE's name in that table, or its path in the repository.
 
     Returns:
       The folder.
@@ -128,6 +128,7 @@ def cached(release: str, sae_id: str) -> Path:
     """
     home = os.environ.get("HF_HOME", "~/.cache/huggingface")
     cache = Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
+    release, sae_id = _of_saelens(release, sae_id) or (release, sae_id)
     folder = cache / f"models--{release.replace('/', '--')}"
     revision = folder / "refs" / "main"
     name = revision.read_text().strip() if revision.is_file() else "main"
@@ -138,3 +139,27 @@ def cached(release: str, sae_id: str) -> Path:
             f"{printable(sae_id)} of {printable(release)} is not in {cache}; get it by {get}."
         )
     return place
+
+
+def _of_saelens(release: str, sae_id: str) -> tuple[str, str] | None:
+    """The repository and the path of an SAE from an installed SAELens's table, which is read
+    without an import.
+    """
+    tables = "".join(
+        (folder / "pretrained_saes.yaml").read_text("utf-8")
+        for folder in package_folders("sae_lens")
+    )
+    # Parsing the whole table takes seconds.
+    block = re.search(rf"^{re.escape(release)}:\n(?:[ -].*\n|\n)*", tables, re.MULTILINE)
+    if block is None:
+        return None
+    import yaml  # type: ignore[import-untyped]
+
+    listed = yaml.safe_load(block[0])[release]
+    paths = {entry["id"]: entry["path"] for entry in listed["saes"]}
+    if sae_id not in paths:
+        raise ValueError(
+            f"{printable(release)} has no SAE {printable(sae_id)}, but "
+            f"{', '.join(list(paths)[:12])}; give one of them."
+        )
+    return listed["repo_id"], paths[sae_id]

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from sae_gap.encoders import AmortisedEncoder, keep_largest
+from sae_gap.encoders import AmortisedEncoder, Encoder, keep_largest
 
 
 class AbsTopK(AmortisedEncoder):
@@ -26,6 +26,18 @@ class AbsTopK(AmortisedEncoder):
         return jnp.sign(hidden) * keep_largest(jnp.abs(hidden), self.k)
 
 
+class GroupMax(AmortisedEncoder):
+    """The largest `relu(p)` in each of k consecutive groups of latents of equal size."""
+
+    k: int = eqx.field(static=True)
+
+    def __call__(self, model, signals):
+        hidden = jax.nn.relu(self.preactivations(model, signals))
+        groups = hidden.reshape(len(hidden), self.k, -1)
+        chosen = jnp.argmax(groups, axis=2, keepdims=True) == jnp.arange(groups.shape[2])
+        return jnp.where(chosen, groups, 0).reshape(hidden.shape)
+
+
 class BatchLargest(AmortisedEncoder):
     """The k · n largest `relu(p)` of n samples: BatchTopK without an estimated threshold.
 
@@ -37,3 +49,50 @@ class BatchLargest(AmortisedEncoder):
     def __call__(self, model, signals):
         hidden = jax.nn.relu(self.preactivations(model, signals))
         return keep_largest(hidden.reshape(1, -1), self.k * len(hidden)).reshape(hidden.shape)
+
+
+class RepeatingPursuit(Encoder):
+    """Non-negative matching pursuit that may choose an atom again, which then adds to its code.
+
+    Each round takes the atom `a` with the largest `r · a`, adds `relu(r · a)` to its code and
+    subtracts `relu(r · a) a` from the residual r. The atoms keep their lengths on disk.
+
+    Args:
+      rounds: rounds at most for a sample.
+      residual: a sample stops once ‖r‖ is below this; with 0 or less it never does.
+      stop_on_repeat: whether a sample stops after a round without a new atom.
+
+    References:
+      Costa et al. (2025), "From Flat to Hierarchical: Extracting Sparse Representations with
+      Matching Pursuit".
+    """
+
+    rounds: int = eqx.field(static=True)
+    residual: float = eqx.field(static=True, default=0.0)
+    stop_on_repeat: bool = eqx.field(static=True, default=True)
+
+    def __call__(self, model, signals):
+        atoms = model.decoder.T
+        rows = jnp.arange(len(signals))
+
+        def unfinished(state):
+            return (state[0] < self.rounds) & ~jnp.all(state[3])
+
+        def step(state):
+            count, residual, codes, done = state
+            chosen = jnp.argmax(residual @ atoms.T, axis=1)
+            atom = atoms[chosen]
+            value = jnp.where(done, 0, jax.nn.relu(jnp.sum(residual * atom, axis=1)))
+            before = codes[rows, chosen]
+            codes = codes.at[rows, chosen].add(value)
+            residual = residual - value[:, None] * atom
+            if self.stop_on_repeat:
+                # A round adds the chosen atom to the support or changes nothing.
+                done = done | ((before != 0) == (before + value != 0))
+            if self.residual > 0:
+                done = done | (jnp.linalg.norm(residual, axis=1) < self.residual)
+            return count + 1, residual, codes, done
+
+        codes = jnp.zeros((len(signals), len(atoms)), signals.dtype)
+        start = (0, signals - model.bias, codes, jnp.zeros(len(signals), bool))
+        return jax.lax.while_loop(unfinished, step, start)[2]

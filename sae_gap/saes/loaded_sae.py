@@ -40,7 +40,6 @@ from sae_gap.saes.find import locate, read
 from sae_gap.saes.parts import (
     ARCHITECTURES,
     ENCODERS,
-    FOREIGN,
     LOGARITHMS,
     OWN,
     Parts,
@@ -60,7 +59,7 @@ _ENCODERS = {
     ("jumprelu", False, True): "jumprelu",
     ("batchtopk", False, True): "jumprelu",
     ("batchtopk", True, True): "jumprelu",
-    ("batchtopk", True, False): FOREIGN,
+    ("batchtopk", True, False): "batch_largest",
 }
 # Atoms are unit atoms if their lengths differ from 1 by no more.
 UNIT = 1e-6

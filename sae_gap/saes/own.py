@@ -91,7 +91,7 @@ def fit(config: Config, tensors: Tensors) -> Parts:
             known["threshold"] = np.exp(tensors.take(names["threshold"], num_latents))
         elif "threshold" in places:
             known["threshold"] = tensors.scalar(names["threshold"])
-        options = read_options(encoder, described, num_latents)
+        options = read_options(encoder, described, num_latents, input_dim)
         if "k" in described and not options:
             notes["k"] = str(described.size("k", most=num_latents))
     else:

@@ -150,8 +150,9 @@ _AFFINE = {"W_enc": "weight", "b_enc": "bias"}
 _INNER = {"W_enc": "affine.weight", "b_enc": "affine.bias"}
 _BATCH = _INNER | {"threshold": "threshold"}
 _GATED = {"W_enc": "gate.weight", "b_gate": "gate.bias", "r_mag": "log_scale", "b_mag": "bias"}
-# The only one that SAELens lacks.
-FOREIGN = "batch_largest"
+_STOPS = ("max_iterations", "residual_threshold", "stop_on_duplicate_support")
+# Those that SAELens lacks, the last without an estimated threshold.
+FOREIGN = "groupmax", "batch_largest"
 # The name of a place that holds logarithms of thresholds.
 LOGARITHMS = "log_threshold"
 ARCHITECTURES = {
@@ -161,7 +162,9 @@ ARCHITECTURES = {
     "jumprelu": Architecture("encoders.relu", "JumpReLU", _INNER | {"threshold": LOGARITHMS}),
     "gated": Architecture("encoders.relu", "Gated", _GATED),
     PURSUIT: Architecture(_PURSUIT, "ScreenedPursuit", {}, ("k", "breadth", "screens")),
-    FOREIGN: Architecture(_THEIRS, "BatchLargest", _AFFINE, _K),
+    "matching_pursuit": Architecture(_THEIRS, "RepeatingPursuit", {}, _STOPS),
+    "groupmax": Architecture(_THEIRS, "GroupMax", _AFFINE, _K),
+    "batch_largest": Architecture(_THEIRS, "BatchLargest", _AFFINE, _K),
 }
 # The encoders that SAELens also has, by their names: the architecture, and the places of its
 # tensors.
@@ -169,7 +172,7 @@ ENCODERS = {
     **{
         f"sae_gap.{row.encoder}": (name, row.tensors)
         for name, row in ARCHITECTURES.items()
-        if name != FOREIGN
+        if name not in FOREIGN
     },
     "sae_gap.BatchTopK": ("jumprelu", _BATCH),
     "sae_gap.MatryoshkaBatchTopK": ("jumprelu", _BATCH),
@@ -189,12 +192,20 @@ def transcoder_of(architecture: str, skip: bool) -> str | None:
     return {kind: name for name, kind in TRANSCODERS.items()}.get((architecture, skip))
 
 
-def read_options(architecture: str, config: Config, num_latents: int) -> dict[str, Any]:
+def read_options(
+    architecture: str, config: Config, num_latents: int, input_dim: int
+) -> dict[str, Any]:
     """The options of an architecture, read from a configuration.
 
     Raises:
       ValueError: one is missing, or out of range.
     """
+    if architecture == "matching_pursuit":
+        return {
+            "max_iterations": config.size("max_iterations", input_dim),
+            "residual_threshold": config.number("residual_threshold", 1e-2),
+            "stop_on_duplicate_support": config.flag("stop_on_duplicate_support", True),
+        }
     names = ARCHITECTURES[architecture].options
     return {name: config.size(name, most=most_of(name, num_latents)) for name in names}
 

@@ -7,7 +7,7 @@ import re
 from typing import Any
 
 from sae_gap.saes import own
-from sae_gap.saes.parts import FOREIGN, LAYERS, UNESTIMATED, Parts, read_options, take
+from sae_gap.saes.parts import LAYERS, UNESTIMATED, Parts, read_options, take
 from sae_gap.storage import Config, Tensors
 
 _LINEAR = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "decoder.weight"}
@@ -70,7 +70,7 @@ def dictionary_learning(config: Config, tensors: Tensors) -> Parts:
             if threshold < 0:
                 notes["caution"] = UNESTIMATED
         else:
-            encoder, options["k"] = FOREIGN, k
+            encoder, options["k"] = "batch_largest", k
             notes["caution"] = (
                 "it has no threshold, so it keeps the largest codes of all samples at hand, k for "
                 "each on average"
@@ -93,7 +93,15 @@ def sparsify(config: Config, tensors: Tensors) -> Parts:
         "expansion_factor", 32
     )
     k = config.size("k", 32, most=num_latents)
-    encoder = config.choice("activation", "topk", ("topk",))
+    encoder = config.choice("activation", "topk", ("topk", "groupmax"))
+    # An older option: rank by magnitude.
+    signed = config.flag("signed", False)
+    if encoder == "groupmax" and (signed or num_latents % k):
+        raise ValueError(
+            f"{config.path} has {num_latents} latents, which make no {k} groups of unsigned codes; "
+            "correct k or signed."
+        )
+    encoder = "abstopk" if signed else encoder
     names = {"W_enc": "encoder.weight", "b_enc": "encoder.bias"}
     skip = config.flag("skip_connection", False) or (transcodes and "W_skip" in tensors)
     sizes, turned = (input_dim, num_latents, input_dim), ("W_enc", "W_skip")
@@ -194,7 +202,7 @@ def _circuit_tracer(tensors: Tensors, layer: str) -> Parts:
     for ours, theirs in _HOOKS.items():
         if theirs in told:
             notes[ours] = f"blocks.{layer}.{told[theirs]}"
-    options = read_options(encoder, Config(path, told), num_latents)
+    options = read_options(encoder, Config(path, told), num_latents, input_dim)
     return Parts(encoder, options, held, "circuit-tracer", encoder, notes, transcodes=True)
 
 

@@ -36,7 +36,7 @@ _RENAMED = {
 }
 _BATCH_TOPK = ("batchtopk", "matryoshka_batchtopk")
 _KNOWN = (
-    *(name for name in ARCHITECTURES if name != FOREIGN),
+    *(name for name in ARCHITECTURES if name not in FOREIGN),
     *_BATCH_TOPK,
     *TRANSCODERS,
 )
@@ -84,7 +84,7 @@ def load(config: Config, tensors: Tensors) -> Parts:
     encoder, skip = TRANSCODERS.get(architecture, (architecture, False))
     if architecture in _BATCH_TOPK:
         encoder = "jumprelu"
-    options = read_options(encoder, config, num_latents)
+    options = read_options(encoder, config, num_latents, input_dim)
     known = dict[str, Any]()
     if architecture in _BATCH_TOPK:
         known["threshold"] = tensors.scalar("topk_threshold")
@@ -96,6 +96,9 @@ def load(config: Config, tensors: Tensors) -> Parts:
         known["threshold"] = tensors.scalar("threshold")
     sizes = read, num_latents, input_dim
     held = take(encoder, tensors, sizes, linear=("W_skip",), known=known, skip=skip)
+    if "W_enc" not in held and not centred:
+        # Matching pursuit adds its bias only if it subtracted it.
+        held["b_dec"] = np.zeros(input_dim, np.float32)
     if "scaling_factor" in tensors:
         # Of the codes of an older SAE, before it decodes them.
         factors = tensors.take("scaling_factor", num_latents)

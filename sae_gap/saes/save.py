@@ -34,7 +34,9 @@ from sae_gap.saes.parts import (
 )
 from sae_gap.storage import Folder, trees
 
-_KNOWN = "ReLU, TopK, AbsTopK, BatchTopK, Matryoshka, JumpReLU and Gated"
+_KNOWN = (
+    "ReLU, TopK, AbsTopK, BatchTopK, Matryoshka, JumpReLU, Gated and SAELens's own matching pursuit"
+)
 
 
 def save_sae(

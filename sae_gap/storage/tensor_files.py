@@ -16,6 +16,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import safetensors
 from jaxtyping import Float
 
 from sae_gap.core import check_choice, check_integer, check_number, shown
@@ -165,7 +166,8 @@ def reading(path: Path, kind: str) -> Iterator[None]:
 
 def map_safetensors(path: Path) -> dict[str, Callable[[], np.memmap]]:
     """For the name of each tensor of a .safetensors file, a function that maps it."""
-    with path.open("rb") as file:
+    # It finds a header that does not fit the file.
+    with safetensors.safe_open(path, "numpy"), path.open("rb") as file:  # type: ignore[attr-defined]
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         start = file.tell()
 

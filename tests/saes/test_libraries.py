@@ -20,6 +20,7 @@ LIBRARIES = {
 # Those of which no folder of SAELens can hold the encoder or the normalisation.
 UNWRITTEN = {
     "dictionary_learning/batchtopk_older": "BatchLargest",
+    "sparsify/groupmax": "GroupMax",
     "saelens/scaled": "scaled by 0.37",
     "saelens/whitened": "whitening",
 }
