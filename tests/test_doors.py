@@ -205,7 +205,7 @@ DOORS = {
     ),
     "bias that broadcasts": (
         gap(replaced(bias=jnp.zeros((1, 4)))),
-        "bias must be",
+        r"bias must be of shape \(4,\)",
     ),
     "encoder without weights": (gap(replaced(encoder=None)), "ReLU reads Affine"),
     "no model": (gap("model"), "model must be of class Model"),

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sae_gap.core import Coded, Model, Task, counted, is_traced, option
+from sae_gap.core import Coded, Model, Task, check_type, counted, is_traced, option
 from sae_gap.encoders import (
     Encoder,
     Inferring,
@@ -34,6 +34,9 @@ class Refined(Inferring):
     """Other values on the support of an encoder, or on a part of it."""
 
     encoder: Encoder
+
+    def __check_init__(self):
+        check_type("encoder", self.encoder, Encoder, "give the encoder whose support it is")
 
     @property
     def origin(self):

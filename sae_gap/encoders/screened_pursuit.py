@@ -19,12 +19,12 @@ from sae_gap.core import (
     option,
     screen_sizes,
 )
-from sae_gap.encoders import AmortisedEncoder, Inferring, Recipe, as_floats, check_rows, unit_atoms
+from sae_gap.encoders import AmortisedEncoder, Recipe, as_floats, check_rows, unit_atoms
 from sae_gap.runtime import devices
 from sae_gap.solvers import screened
 
 
-class ScreenedPursuit(Inferring, AmortisedEncoder):
+class ScreenedPursuit(AmortisedEncoder):
     r"""Orthogonal matching pursuit among the atoms that a screen proposes, then least squares over
     `z ≥ 0`.
 
@@ -74,6 +74,9 @@ class ScreenedPursuit(Inferring, AmortisedEncoder):
     def parameters(self, weight, key):
         return None
 
+    def __call__(self, model, signals):
+        return self._code(model, signals, self._threshold(model))[0]
+
     def loss(self, model, signals, penalty):
         codes, gains = self._code(*jax.lax.stop_gradient((model, signals, self._threshold(model))))
         return self.errors(model, signals, codes), gains
@@ -84,7 +87,7 @@ class ScreenedPursuit(Inferring, AmortisedEncoder):
 
     def infer(self, model, signals, begun=None):
         """Returns the codes, outside of `jit`, so that a CPU codes without XLA."""
-        return Coded(self._code(model, signals, self._threshold(model))[0])
+        return Coded(self(model, signals))
 
     def sizes(self, input_dim: int, num_latents: int) -> tuple[int, tuple[int, ...]]:
         """Returns the candidates of a screen, and the number of atoms after each screen."""
