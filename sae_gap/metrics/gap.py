@@ -21,8 +21,8 @@ from sae_gap.core import (
     Model,
     Solution,
     Transcoder,
-    check_callable,
     check_flag,
+    check_type,
     lasso_problem,
     matching,
     shown,
@@ -99,7 +99,7 @@ def amortisation_gap(
         raise ValueError(
             "the model names no encoder; give encode, a function (model, signals) -> codes."
         )
-    check_callable("encode", encode, "(model, signals) -> codes")
+    check_type("encode", encode, Callable, "give (model, signals) -> codes")
     signed = bool(getattr(encode, "signed", False)) if signed is None else signed
     check_flag("signed", signed)
     signals = as_floats("signals", matching.as_matrix("signals", signals))
