@@ -347,14 +347,13 @@ def pursued(**options):
     return made("sae_gap_pursuit", **{"W_enc": None, "k": 3} | options)
 
 
-TRANSCODES = {"transcoder": True, "W_skip": torch.full((24, 24), torch.nan)}
 REFUSED = {
     "b_dec must be (60)": lambda sae, x, _: SAE(sae.W_dec.mT, sae.b_dec, k=3),
     "needs W_enc, threshold": made("jumprelu", W_enc=None),
     "k must be at most the 24 dimensions and the 60": pursued(k=25),
     "topk has no breadth": made("topk", breadth=2),
     "architecture must be one of": made("gated"),
-    "pursuit codes what it explains": made("sae_gap_pursuit", k=3, **TRANSCODES),
+    "pursuit codes what it explains": made("sae_gap_pursuit", k=3, W_skip=torch.zeros(24, 24)),
     "W_skip must be (24, 24)": made(W_skip=torch.zeros(9, 24)),
     "W_dec must be finite": lambda sae, x, _: SAE(torch.inf * sae.W_dec, k=3),
     "W_dec is an array of float32": lambda sae, x, _: SAE(x.numpy(), k=3),
