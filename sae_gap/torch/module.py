@@ -157,18 +157,17 @@ class SAE(nn.Module):
         self.chunk: int | None = None
         self.transcodes = transcoder
         options |= {"d_out": dim} if transcoder else {}
-        self.cfg = types.SimpleNamespace(
-            architecture=architecture,
-            d_in=read,
-            d_sae=width,
-            dtype="float32",
-            device="cpu",
-            apply_b_dec_to_input=not transcoder,
-            normalize_activations=self._normalises.saelens,
-            reshape_activations="hook_z" if heads else "none",
-            **options,
-            metadata=dict(metadata or {}),
-        )
+        entries = {
+            "architecture": architecture,
+            "d_in": read,
+            "d_sae": width,
+            "dtype": "float32",
+            "device": "cpu",
+            "apply_b_dec_to_input": not transcoder,
+            "normalize_activations": self._normalises.saelens,
+            "reshape_activations": "hook_z" if heads else "none",
+        }
+        self.cfg = types.SimpleNamespace(**entries, **options, metadata=dict(metadata or {}))
 
     @classmethod
     def from_folder(
