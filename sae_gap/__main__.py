@@ -64,7 +64,7 @@ def listing() -> str:
     what it is for.
     """
     shorter = {name: f" (also: {alias})" for alias, name in ALIASES.items()}
-    groups: dict[str, list[str]] = {"real": [], "studies": [], "": []}
+    groups: dict[str, list[str]] = {name: [] for name in _HEADINGS}
     for name, path in binaries().items():
         # A folder that is not listed has the suite's own checks.
         folder = _LIKE.get(path.parent.name, path.parent.name)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @functools.cache
 def encoders() -> dict[str, Any]:
     """Returns the encoder classes of `sae_gap.encoders` by name."""
-    from sae_gap.encoders.encoder import Encoder
+    from sae_gap.encoders import Encoder
 
     return registry.classes("sae_gap.encoders", Encoder)
 
@@ -38,7 +38,7 @@ def saes() -> dict[str, Any]:
 @functools.cache
 def learners() -> dict[str, Any]:
     """Returns the learner classes of `sae_gap.learners` by name."""
-    from sae_gap.learners.learner import Learner
+    from sae_gap.learners import Learner
 
     return registry.classes("sae_gap.learners", Learner)
 
@@ -46,7 +46,7 @@ def learners() -> dict[str, Any]:
 @functools.cache
 def metrics() -> dict[str, Any]:
     """Returns the metric objects of `sae_gap.metrics` by name."""
-    from sae_gap.metrics.metric import Metric
+    from sae_gap.metrics import Metric
 
     return registry.instances("sae_gap.metrics", Metric)
 
@@ -115,7 +115,7 @@ def make_learner(
       ValueError: no learner and no SAE has the name, or it needs further arguments, such as the
         learner that it goes on from.
     """
-    from sae_gap.learners.learner import takes_steps
+    from sae_gap.learners import takes_steps
 
     if name not in learners():
         steps = {} if num_steps is None else {"num_steps": num_steps}
@@ -141,7 +141,7 @@ def paper_sae(
       sparsity: k, if the encoder has one.
       options: fields of `SparseAutoencoder`, such as `num_steps`.
     """
-    from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+    from sae_gap.learners import SparseAutoencoder
 
     return SparseAutoencoder(_sae_encoder(name, sparsity), **options)
 
@@ -158,7 +158,7 @@ def tuned_sae(
       input_dim: dimension of the signals.
       options: fields of `SparseAutoencoder`, such as `num_steps`.
     """
-    from sae_gap.learners.sparse_autoencoder import SparseAutoencoder
+    from sae_gap.learners import SparseAutoencoder
 
     encoder = _sae_encoder(name, sparsity, tuned=True)
     recipe = encoder.recipe
@@ -225,7 +225,7 @@ def transcoder_for_activations(
       skip: whether it has an affine skip.
       options: of `sae_for_activations`.
     """
-    from sae_gap.learners.sparse_transcoder import SparseTranscoder
+    from sae_gap.learners import SparseTranscoder
 
     sae = sae_for_activations(name, **options)
     fields = {field.name: getattr(sae, field.name) for field in dataclasses.fields(sae)}

@@ -10,7 +10,6 @@ A check that fails raises an AssertionError whose sentence names the property an
 import dataclasses
 import functools
 import json
-import os
 import re
 import tempfile
 from typing import Any
@@ -26,6 +25,7 @@ from jaxtyping import Float
 from sae_gap import catalogue
 from sae_gap.core import (
     SPLITS,
+    AnyPath,
     MethodPart,
     Model,
     Setting,
@@ -81,10 +81,7 @@ def check_encoder(encoder: Encoder) -> None:
     y = y.at[0].set(model.bias)
     prepared, model = _prepared(encoder, model, y)
 
-    def codes_of(y, model=model, encoder=prepared):
-        return np.asarray(encoder.infer(model, y).codes)
-
-    codes = codes_of(y)
+    codes = _codes(prepared, model, y)
     demand(codes.shape == (ROWS, WIDTH), "must give codes (n, num_latents); give each atom one")
     demand(
         np.isfinite(codes).all() and codes.any(),
@@ -95,52 +92,27 @@ def check_encoder(encoder: Encoder) -> None:
         _close(prepared(model, y), codes),
         "must give the same codes called as by `infer`; let one call the other",
     )
-    for rows in (y[0], y[:, 1:]):
-        demand(
-            _refused(prepared, model, rows),
-            "must refuse signals of another shape; let `__call__` see them first",
-        )
-    for rows in (np.arange(5, 6), np.arange(6, ROWS), np.tile(np.arange(ROWS), MANY)):
-        demand(
-            _close(codes_of(y[rows]), codes[rows]),
-            "must code a row alike in every batch, of any size; let no row see another",
-        )
-    others = np.arange(ROWS) != 2
-    for infer in (codes_of, lambda y: np.asarray(encode(prepared, model, y))):
-        try:
-            found = infer(y.at[2, 1].set(jnp.nan))
-        except (ValueError, jax.errors.JAXTypeError):
-            # A solver refuses such rows at its door, and what runs on the host has no `jit`.
-            continue
-        demand(
-            np.isnan(found[2]).any(),
-            "must not lose a NaN of the signals; gate by `above`, or end with `keep_nans`",
-        )
-        demand(
-            _close(found[others], codes[others]),
-            "must not let a NaN or `jit` change other rows; keep rows apart",
-        )
-    wider = jax.tree.map(_padded, (y, model))
+    _check_rows(demand, prepared, model, y, codes)
+    wider, deeper = jax.tree.map(_padded, (model, y))
     demand(
-        _close(codes_of(*wider), codes),
+        _close(_codes(prepared, wider, deeper), codes),
         "must not mind dimensions of zeros; count only those with an atom",
     )
     if getattr(encoder, "recipe", ReLU.recipe) is not None:
         louder = ORIGIN + UNIT * y
         found, scaled = _prepared(_at_unit(encoder), _in_unit(model), louder)
-        found = codes_of(louder, scaled, found)
         demand(
-            _close(found, codes),
+            _close(_codes(found, scaled, louder), codes),
             "must not mind the unit of signals; map them by an `Affine`, or code `on_unit_atoms`",
         )
     with jax.enable_x64(True):
-        found = codes_of(*_floats((y, model), jnp.float64))
+        found = _codes(prepared, *_floats((model, y), jnp.float64))
     demand(
         found.dtype == np.float64, "must compute in float64 if asked to; take types from the arrays"
     )
     demand(_close(found, codes), "must give the same codes in float64; avoid what rounding decides")
     dead = jax.tree.map(_without_latent, model)
-    found = codes_of(y, dead)
+    found = _codes(prepared, dead, y)
     demand(
         np.isfinite(found).all(), "must give finite codes beside an atom of zeros; see `unit_atoms`"
     )
@@ -166,6 +138,35 @@ def check_encoder(encoder: Encoder) -> None:
         with tempfile.TemporaryDirectory() as folder:
             save_sae(saved, f"{folder}/sae")
             _check_sae(demand, f"{folder}/sae", rows, found, saved.reconstruct(found, rows))
+
+
+def _check_rows(demand, encoder, model, y, codes):
+    """Checks that each row is coded by itself."""
+    for rows in (y[0], y[:, 1:]):
+        demand(
+            _refused(encoder, model, rows),
+            "must refuse signals of another shape; let `__call__` see them first",
+        )
+    for rows in (np.arange(5, 6), np.arange(6, ROWS), np.tile(np.arange(ROWS), MANY)):
+        demand(
+            _close(_codes(encoder, model, y[rows]), codes[rows]),
+            "must code a row alike in every batch, of any size; let no row see another",
+        )
+    others = np.arange(ROWS) != 2
+    for infer in (_codes, encode):
+        try:
+            found = np.asarray(infer(encoder, model, y.at[2, 1].set(jnp.nan)))
+        except (ValueError, jax.errors.JAXTypeError):
+            # A solver refuses such rows at its door, and what runs on the host has no `jit`.
+            continue
+        demand(
+            np.isnan(found[2]).any(),
+            "must not lose a NaN of the signals; gate by `above`, or end with `keep_nans`",
+        )
+        demand(
+            _close(found[others], codes[others]),
+            "must not let a NaN or `jit` change other rows; keep rows apart",
+        )
 
 
 def check_learner(learner: Learner) -> None:
@@ -270,9 +271,9 @@ def check_metric(metric: Metric) -> None:
             _alike(turned, found), "must not mind the order of latents; choose none by its place"
         )
         for missing in ("truth", "dictionary", "optimum"):
-            left = metric(inferred(missing=missing))
             demand(
-                left.keys() <= found.keys(), f"must leave out what it cannot tell without {missing}"
+                metric(inferred(missing=missing)).keys() <= found.keys(),
+                f"must leave out what it cannot tell without {missing}",
             )
     _check_reads(demand, metric)
 
@@ -303,7 +304,7 @@ def _check_reads(demand, metric):
 
 
 def check_sae_format(
-    path: str | os.PathLike[str],
+    path: AnyPath,
     activations: Float[ArrayLike, "..."],
     codes: Float[ArrayLike, "n num_latents"],
     reconstruction: Float[ArrayLike, "n input_dim"],
@@ -369,6 +370,10 @@ def _part(part):
 def _demand(subject, holds, says):
     if not holds:
         raise AssertionError(f"{subject} {says}.")
+
+
+def _codes(encoder, model, y):
+    return np.asarray(encoder.infer(model, y).codes)
 
 
 def _refused(call, *arguments):
@@ -472,7 +477,7 @@ def _inferred(
     inference, lasso = Inference(task, model, timed=False), Lasso(0.1)
     optimum = dict[str, Any]()
     if missing not in ("dictionary", "optimum"):
-        optimum = {name: inference.infer(lasso, name).certified for name in SCORED}
+        optimum = {name: inference.infer(lasso, name) for name in SCORED}
     encoder = lasso if optimum else None
     method = Method("own", "sae", Given(Held(model), "own"), lasso)
     about: Any = {"lam": lasso.lam, "protocol": protocol, "encoder": encoder, "method": method}

@@ -19,7 +19,7 @@ from sae_gap.encoders import TopK
 from sae_gap.learners import DLFista, SparseAutoencoder
 from sae_gap.runtime import devices, sharding
 from sae_gap.solvers import coding, implicit, sparse_code
-from sae_gap.study import program as loop
+from sae_gap.study import fitting as loop
 from tests.solvers.problems import draw
 
 LAM = 0.05
@@ -125,8 +125,8 @@ def test_samples_that_do_not_divide_are_filled_up_with_zeros():
 
 
 def run(learner, data, num_latents=20):
-    program = loop.Program(learner, data, jax.random.key(0), {}, num_latents, devices.mesh())
-    end = program.run(data, jax.random.key(0), {}, None, watch=lambda *_: None)
+    program = loop.Program(learner, num_latents, devices.mesh(), data, jax.random.key(0), {})
+    end = program.run(data, jax.random.key(0), {}, watch=lambda *_: None)
     return end.model, end.step, program
 
 

@@ -128,10 +128,7 @@ def of_run(folder, monkeypatch, row=None, document=None, held_out=None, given=US
 
 def of_measure_sae(folder, monkeypatch, row=None, document=None, atom=0, **flags):
     np.save(folder / "D.npy", ATOMS + 1e-3 * atom)
-    given = {
-        "activations": write(folder, row, document),
-        "dictionary": (str(folder / "D.npy"),),
-    }
+    given = {"activations": write(folder, row, document), "dictionary": (str(folder / "D.npy"),)}
     options = binary.VarianceOptions(**given, **{"controls": ("random",)} | flags)
     return keys_of(binary.plan_of(options)[0], monkeypatch)
 
@@ -211,10 +208,7 @@ def of_downstream(
     usual = {"layer": 1, "first": 2, "documents_seed": 0, "seed": 0, "keep": False}
     chosen = usual | flags
     rows = HeldOut(
-        open_activations(x, documents=named),
-        width,
-        keep_outliers=chosen.pop("keep"),
-        split_seed=0,
+        open_activations(x, documents=named), width, keep_outliers=chosen.pop("keep"), split_seed=0
     )
     source = OnNetwork(recorded, lm, rows=rows, tokens=tokens, **chosen)
 

@@ -17,7 +17,7 @@ from sae_gap.core import Model
 from sae_gap.encoders import BatchTopK, TopK
 from sae_gap.learners import HostLearner, Learner
 from sae_gap.solvers import coding, sparse_code
-from sae_gap.study import program
+from sae_gap.study import fitting as program
 
 from .solvers.problems import draw
 from .test_versions import crossed, seen

@@ -51,12 +51,7 @@ OF_ONE = {
 }
 
 # Cells of which data decide more than numbers and tokens: columns, names, a verdict.
-DECIDED = {
-    "absorption-9",
-    "language_model-4",
-    "transcoders-10",
-    "your_own_sae-8",
-}
+DECIDED = {"absorption-9", "language_model-4", "transcoders-10", "your_own_sae-8"}
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from sae_gap.core.checks import SEED as SEED
 from sae_gap.core.checks import AnyPath as AnyPath
 from sae_gap.core.checks import as_real as as_real
-from sae_gap.core.checks import check_callable as check_callable
 from sae_gap.core.checks import check_choice as check_choice
 from sae_gap.core.checks import check_flag as check_flag
 from sae_gap.core.checks import check_integer as check_integer
@@ -15,7 +14,6 @@ from sae_gap.core.checks import check_shard as check_shard
 from sae_gap.core.checks import check_size as check_size
 from sae_gap.core.checks import check_static as check_static
 from sae_gap.core.checks import check_type as check_type
-from sae_gap.core.checks import check_unmasked as check_unmasked
 from sae_gap.core.checks import check_vanishing as check_vanishing
 from sae_gap.core.checks import detached as detached
 from sae_gap.core.checks import is_integer as is_integer
@@ -28,8 +26,6 @@ from sae_gap.core.codes import active_columns as active_columns
 from sae_gap.core.codes import columns_of as columns_of
 from sae_gap.core.codes import dense_chunks as dense_chunks
 from sae_gap.core.codes import infer_in_chunks as infer_in_chunks
-from sae_gap.core.duality import dual_scale as dual_scale
-from sae_gap.core.duality import value_and_gap as value_and_gap
 from sae_gap.core.identity import MethodPart as MethodPart
 from sae_gap.core.identity import class_name as class_name
 from sae_gap.core.identity import describe as describe
@@ -53,6 +49,7 @@ from sae_gap.core.options import flag_of as flag_of
 from sae_gap.core.options import hints as hints
 from sae_gap.core.options import kinds as kinds
 from sae_gap.core.options import option as option
+from sae_gap.core.options import set_fields as set_fields
 from sae_gap.core.options import settle as settle
 from sae_gap.core.pursuit import DEPENDENT as DEPENDENT
 from sae_gap.core.pursuit import EXCHANGES as EXCHANGES

@@ -50,11 +50,6 @@ def is_traced(value: Any) -> bool:
     return jax is not None and isinstance(value, jax.core.Tracer)
 
 
-def check_size(name: str, value: Any) -> None:
-    """Raises a ValueError unless the value is a positive integer below 2**31."""
-    check_integer(name, value)
-
-
 def check_seed(value: Any) -> None:
     """Raises a ValueError unless the value is an unsigned 32-bit integer, which every generator of
     random numbers takes.
@@ -69,6 +64,10 @@ def check_integer(name: str, value: Any, *, least: int = 1, most: int = 2**31 - 
         raise ValueError(
             f"{name} must be an integer of at least {least} and {limit}, but it is {shown(value)}."
         )
+
+
+# A positive integer.
+check_size = check_integer
 
 
 def check_number(
@@ -112,24 +111,17 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(choices)}, but it is {shown(value)}.")
 
 
-def check_type(name: str, value: Any, kinds: type | tuple[type, ...], mend: str) -> None:
+def check_type(name: str, value: Any, kinds: Any, mend: str) -> None:
     """Raises a TypeError unless the value is an instance of a class, or of one of several; `mend`
     tells the user what to give.
     """
     if not isinstance(value, kinds):
-        wanted = " or ".join(
-            kind.__name__ for kind in (kinds if isinstance(kinds, tuple) else (kinds,))
-        )
+        listed = kinds if isinstance(kinds, tuple) else (kinds,)
+        wanted = " or ".join(kind.__name__ for kind in listed)
         raise TypeError(f"{name} must be of class {wanted}, but it is {shown(value)}; {mend}.")
 
 
-def check_callable(name: str, value: Any, form: str) -> None:
-    """Raises a TypeError unless the value can be called; `form` shows how it is called."""
-    if not callable(value):
-        raise TypeError(f"{name} must be a function {form}, but it is {shown(value)}.")
-
-
-def check_sequence(name: str, value: Any, kinds: type | tuple[type, ...], mend: str) -> None:
+def check_sequence(name: str, value: Any, kinds: Any, mend: str) -> None:
     """Raises a TypeError unless the value is a sequence of instances of some classes, and a
     ValueError if it is empty.
     """
@@ -202,25 +194,6 @@ def check_vanishing(name: str, largest: np.ndarray, dtype: Any) -> None:
         )
 
 
-def check_unmasked(name: str, values: Any) -> None:
-    """Raises a ValueError if entries of a masked array are masked: converting it would uncover them
-    silently.
-
-    Args:
-      name: what the message calls the values.
-      values: anything; each part of a list or a tuple is checked.
-    """
-    parts = values if isinstance(values, list | tuple) else (values,)
-    count = sum(
-        int(np.ma.count_masked(part)) for part in parts if isinstance(part, np.ma.MaskedArray)
-    )
-    if count:
-        raise ValueError(
-            f"{name} has masked entries ({count:,}); leave those rows out, or fill them by "
-            ".filled(value)."
-        )
-
-
 def detached(values: Any) -> Any:
     """Returns values that NumPy can read: a tensor of PyTorch without its gradient (bfloat16 as
     float32), anything else unchanged.
@@ -243,7 +216,11 @@ def as_real(name: str, values: Any, form: str) -> np.ndarray:
       ValueError: the values are complex, texts, dates, objects or rows of different lengths, or
         some are masked.
     """
-    check_unmasked(name, values)
+    # Converting them would uncover them silently.
+    if any(map(np.ma.is_masked, values if isinstance(values, list | tuple) else (values,))):
+        raise ValueError(
+            f"{name} has masked entries; leave those rows out, or fill them by .filled(value)."
+        )
     try:
         array = np.asarray(detached(values))
     except (ValueError, TypeError):
@@ -252,11 +229,8 @@ def as_real(name: str, values: Any, form: str) -> np.ndarray:
         ) from None
     # NumPy itself has no bfloat16.
     if array.dtype.kind not in "biuf" and array.dtype.name != "bfloat16":
-        kind = (
-            shown(values)
-            if array.dtype.kind == "O" and array.shape == ()
-            else f"of type {array.dtype}"
-        )
+        alone = array.dtype.kind == "O" and array.shape == ()
+        kind = shown(values) if alone else f"of type {array.dtype}"
         raise ValueError(f"{name} must be {form}, but it is {kind}; give such numbers.")
     # JAX takes neither long doubles nor the byte order of another machine.
     return array.astype(

@@ -91,7 +91,7 @@ def infer_in_chunks(
     """
     host = np.asarray(signals)
     chunk_size, starts = min(chunk_size, len(host)), _sliceable(begun)
-    parts: list[dict[str, Any]] = []
+    parts: Any = []
     for start in range(0, len(host), chunk_size):
         rows = slice(start, start + chunk_size)
         chunk = host[rows]
@@ -104,7 +104,7 @@ def infer_in_chunks(
         }
         parts.append(arrays | {"codes": scipy.sparse.csr_array(arrays["codes"])})
     columns = {name: [part[name] for part in parts] for name in parts[0]}
-    codes = scipy.sparse.csr_array(scipy.sparse.vstack(columns.pop("codes")))
+    codes = scipy.sparse.vstack(columns.pop("codes"), "csr")
     return type(inferred)(
         codes=codes, **{name: np.concatenate(column) for name, column in columns.items()}
     )

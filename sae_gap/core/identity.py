@@ -2,7 +2,6 @@
 hyper-parameters and its version.
 """
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, dataclass_transform
 
@@ -10,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from sae_gap.core import ClassName, Look, check_options, check_static, option
+from sae_gap.core import ClassName, Look, check_options, check_static, option, set_fields
 
 # Part of the name of every row and every model. Raise it when a change to the draws or to the loop
 # of a fit changes numbers.
@@ -66,15 +65,9 @@ def describe(thing: Any) -> Any:
     if hasattr(thing, "described"):
         return thing.described()
     if isinstance(thing, eqx.Module):
-        fields = {
-            field.name: describe(getattr(thing, field.name))
-            for field in dataclasses.fields(thing)
-            if not field.metadata.get("rare") or getattr(thing, field.name) != field.default
-        }
-        return {
-            "class": class_name(type(thing)),
-            "version": getattr(type(thing), "version", 1),
-        } | fields
+        kind = type(thing)
+        about = {"class": class_name(kind), "version": getattr(kind, "version", 1)}
+        return about | {name: describe(value) for name, value in set_fields(thing).items()}
     return [describe(part) for part in thing] if isinstance(thing, tuple) else thing
 
 

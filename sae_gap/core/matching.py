@@ -121,11 +121,8 @@ def correlations(
     thin = np.count_nonzero(left, axis=0) < _SPARSE * left.shape[0]
     scores = np.empty((left.shape[1], right.shape[1]), np.result_type(left, right))
     for start in range(0, left.shape[1], _COLUMNS_AT_ONCE):
-        block, found = (
-            left[:, start : start + _COLUMNS_AT_ONCE],
-            scores[start : start + _COLUMNS_AT_ONCE],
-        )
-        few = thin[start : start + _COLUMNS_AT_ONCE]
+        part = slice(start, start + _COLUMNS_AT_ONCE)
+        block, found, few = left[:, part], scores[part], thin[part]
         found[few] = _sparse_weights(block[:, few]) @ centred
         if not few.all():
             found[~few] = unit_columns(_centre(block[:, ~few])).T @ centred

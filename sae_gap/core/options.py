@@ -39,9 +39,18 @@ def option(
         2**31 - 1; for a str the `choices`.
     """
     static = isinstance(default, int | str) if static is None else static
-    metadata = {"static": static, "limits": limits, "help": help, "flag": flag, "alone": alone}
-    metadata["rare"] = rare
+    metadata = dict(static=static, limits=limits, help=help, flag=flag, alone=alone, rare=rare)
     return dataclasses.field(default=default, kw_only=kw_only, metadata=metadata)
+
+
+def set_fields(thing: Any) -> dict[str, Any]:
+    """The fields of a dataclass, and their values, but for rare ones at their defaults."""
+    every = ((field, getattr(thing, field.name)) for field in dataclasses.fields(thing))
+    return {
+        field.name: value
+        for field, value in every
+        if not field.metadata.get("rare") or value != field.default
+    }
 
 
 def check_options(module: Any) -> None:

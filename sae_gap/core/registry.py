@@ -87,27 +87,18 @@ def classes(package: str, base: type) -> dict[str, type]:
     """Returns the classes in a package that derive from `base` and are neither abstract nor
     unlisted, by name, ordered by rank.
     """
-
-    def is_listed(thing, module):
-        derived = inspect.isclass(thing) and issubclass(thing, base) and thing is not base
-        derived = derived and getattr(thing, "listed", True)
-        return (
-            derived
-            and thing.__module__ == module
-            and not (thing.__name__.startswith("_") or inspect.isabstract(thing))
-        )
-
-    listed = [
+    listed: list[Any] = [
         thing
         for module in modules(package)
         for thing in vars(module).values()
-        if is_listed(thing, module.__name__)
+        if inspect.isclass(thing)
+        and issubclass(thing, base)
+        and thing.__module__ == module.__name__
+        and getattr(thing, "listed", True)
+        and not (thing is base or thing.__name__.startswith("_") or inspect.isabstract(thing))
     ]
-    return _unique(
-        sorted(
-            ((name_of(thing), thing) for thing in listed), key=lambda pair: (pair[1].rank, pair[0])
-        )
-    )
+    listed.sort(key=lambda kind: (kind.rank, name_of(kind)))
+    return _unique((name_of(kind), kind) for kind in listed)
 
 
 def instances(package: str, kind: type[Any]) -> dict[str, Any]:
@@ -117,7 +108,7 @@ def instances(package: str, kind: type[Any]) -> dict[str, Any]:
 
 
 def _unique(pairs):
-    register: dict[str, Any] = {}
+    register: Any = {}
     for name, thing in pairs:
         if register.setdefault(name, thing) is not thing:
             raise ValueError(

@@ -27,6 +27,7 @@ from sae_gap.core import (
     Whitening,
     check_integer,
     option,
+    set_fields,
     settle,
     shown,
 )
@@ -73,9 +74,9 @@ class Setting:
     seed: int = option(default=0, **SEED)
     input_dim: int | None = option(default=None)
     noise_db: float | int | None = option(default=None, least=-200, most=200)
-    stream: bool = option(default=False)
-    padded_dim: int | None = option(default=None)
-    width: int | None = option(default=None)
+    stream: bool = option(default=False, rare=True)
+    padded_dim: int | None = option(default=None, rare=True)
+    width: int | None = option(default=None, rare=True)
 
     def __post_init__(self):
         settle(self)
@@ -128,14 +129,7 @@ class Setting:
 
     def asdict(self) -> dict[str, Any]:
         """Returns the values that tell settings apart, as in rows and keys."""
-        values = dataclasses.asdict(self)
-        # Rare options appear only if they are set, so that other settings keep their keys.
-        defaults = {"stream": False, "padded_dim": None, "width": None}
-        return {
-            name: value
-            for name, value in values.items()
-            if name not in defaults or value != defaults[name]
-        }
+        return set_fields(self)
 
 
 def check_width(sparsity: int, width: int | None) -> None:
@@ -403,11 +397,6 @@ class Coded(eqx.Module):
 
     codes: Float[Array, "n num_latents"]
 
-    @property
-    def certified(self) -> "Solution | None":
-        """Returns the codes with their certificates, or None if they have none."""
-        return None
-
 
 class Solution(Coded):
     """Codes of n signals with their certificates.
@@ -424,7 +413,3 @@ class Solution(Coded):
     gap: Float[Array, " n"]
     iterations: Int[Array, " n"]
     converged: Bool[Array, " n"]
-
-    @property
-    def certified(self) -> "Solution":
-        return self

@@ -47,10 +47,10 @@ class Inference:
         # again for each kind.
         self.model = dataclasses.replace(model, encode=None)
         self._given, self._calibrate_on, self._timed = model, calibrate_on, timed
-        self._signals: dict[str, Any] = {}
-        self._shared: dict[str, Any] = {}
-        self._prepared: dict[Encoder, Encoder] = {}
-        self._coded: dict[tuple[Encoder, str], tuple[Coded, float]] = {}
+        self._signals: Any = {}
+        self._shared: Any = {}
+        self._prepared: Any = {}
+        self._coded: Any = {}
         # An oracle or a probe has as many latents as the truth, whatever the requested width.
         maps = (leaf for leaf in jax.tree.leaves(model) if np.ndim(leaf) == 2)
         self._width = max([task.width, *(leaf.shape[1] for leaf in maps)])
@@ -149,8 +149,8 @@ class Inference:
 
     def inferred(self, **options: Any) -> Inferred:
         """A method's result, as metrics read it; the options are fields of `Inferred`."""
-        given = {"shared": self._shared, "inference": self}
-        return Inferred(self.normalised, self.model, **given, **options)
+        known = self.normalised, self.model
+        return Inferred(*known, shared=self._shared, inference=self, **options)
 
     def forget(self, kept: Container[Encoder | None]) -> None:
         """Drops the codes of all encoders except those in `kept`, which others still need."""

@@ -11,7 +11,6 @@ damaged or of another fit is detected, and fitted again.
 import dataclasses
 import functools
 import json
-import os
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +19,7 @@ import jax
 from absl import logging
 from jax.sharding import Mesh
 
-from sae_gap.core import Task, identity
+from sae_gap.core import AnyPath, Task, identity
 from sae_gap.data import Source
 from sae_gap.learners import Learner
 from sae_gap.runtime import devices, distributed
@@ -40,7 +39,7 @@ class Models:
         keep; None keeps nothing.
     """
 
-    def __init__(self, directory: str | os.PathLike[str] | Folder | None = None):
+    def __init__(self, directory: AnyPath | Folder | None = None):
         self.directory = None if directory is None else Folder(directory)
 
     def folder(self, learner: Learner, source: Source) -> Folder | None:
@@ -106,7 +105,7 @@ class Models:
             end = Fitted(0, learner.ready, 0.0)
             return [Fit(end, {}, 0.0, devices.describe()) for _ in tasks]
         options: Any = {"mesh": mesh, "show_progress": show_progress}
-        bases: Sequence[Any] = [None] * len(tasks)
+        bases: Any = [None] * len(tasks)
         if learner.base is not None:
             bases = self.fit(learner.base, sources, tasks, **options)
         together = mesh is not None and devices.spans_processes(mesh)
@@ -162,7 +161,7 @@ class _Wanted:
     learner: Learner
     source: Source
     task: Task
-    base: Fit | None
+    base: Any
     folder: Any
     writes: bool
 

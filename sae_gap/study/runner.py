@@ -15,7 +15,7 @@ from sae_gap.data import draw
 from sae_gap.learners import HostLearner, Learner
 from sae_gap.runtime import devices, distributed, progress
 from sae_gap.storage import results
-from sae_gap.study import Fit, Job, Models, Stored, Study, at_once, jobs, score
+from sae_gap.study import Models, Stored, Study, at_once, jobs, score
 
 # Fit learners together only if the codes, or squares of the width, of all that run at once have at
 # most so many numbers.
@@ -128,7 +128,7 @@ def _fit_together(jobs, tasks, models, line):
     task, workers = next(iter(tasks.values())), at_once()
     if workers == 1 or task.width * max(len(task.train.signals), task.width) * workers > _TOGETHER:
         return {}
-    needed: dict[Learner, list[Job]] = collections.defaultdict(list)
+    needed: Any = collections.defaultdict(list)
     for job in jobs:
         parts = chain(job.learner)
         if job.learner.ready is None and not any(isinstance(part, HostLearner) for part in parts):
@@ -148,7 +148,7 @@ def _fit_together(jobs, tasks, models, line):
         line.update(len(scored))
         return {(learner, seed): fitted for seed, fitted in zip(sources, fits, strict=True)}
 
-    fits: dict[tuple[Learner, int], Fit] = {}
+    fits: Any = {}
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         # Threads do not inherit thread-local JAX configuration.
         if pool.submit(lambda: dict(jax.config.values)).result() != dict(jax.config.values):

@@ -8,11 +8,10 @@ import numpy as np
 from absl import logging
 from scipy.sparse import issparse
 
-from sae_gap.core import SPLITS, Task
-from sae_gap.metrics import Metric
+from sae_gap.core import SPLITS, Solution, Task
 from sae_gap.runtime import devices
 from sae_gap.storage import results
-from sae_gap.study import Fit, Inference, Job, Line, Stored
+from sae_gap.study import Fit, Inference, Job, Stored
 
 
 def score(
@@ -24,7 +23,7 @@ def score(
     for source, task, fit in zip(job.sources, tasks, fits, strict=True):
         # If a fit stopped by itself, its end and later steps share one model; infer on it only
         # once.
-        by_model: dict[int, list[tuple[Line, Sequence[Metric]]]] = {}
+        by_model: Any = {}
         for line in job.lines:
             lacking = stored.lacking(line)
             if line.source.seed == source.seed and lacking is not None:
@@ -56,7 +55,7 @@ def _measure(study, line, inference, metrics):
     """The columns of a line, and the metrics that did not fail."""
     method, reference = line.method, line.reference
     said = "%s diverged: its %s not finite, and its metrics are left out"
-    diverged: results.Row = {"diverged": True, "measured": {}}
+    diverged: Any = {"diverged": True, "measured": {}}
     if not _finite(inference.model):
         logging.warning(said, method.name, "model is")
         return diverged, metrics
@@ -65,7 +64,7 @@ def _measure(study, line, inference, metrics):
     splits = SPLITS if inference.task.train.codes is not None else scored
     encoder = inference.prepare(method.encoder)
     inferred = {split: inference.infer(encoder, split) for split in splits}
-    measured: results.Row = {}
+    measured: Any = {}
     if study.seconds:
         measured["encode_seconds"] = inference.seconds(encoder)
     if study.lam is None and encoder.weight is not None and "lam" not in line.columns:
@@ -76,7 +75,7 @@ def _measure(study, line, inference, metrics):
         return diverged | measured, metrics
     optimum: Any = {}
     if inference.model.dictionary is not None and study.optimum and reference is not None:
-        optimum = {split: inference.infer(reference, split).certified for split in scored}
+        optimum = {split: inference.infer(reference, split) for split in scored}
     found = inference.inferred(
         codes=codes,
         optimum=optimum,
@@ -85,7 +84,7 @@ def _measure(study, line, inference, metrics):
         encoder=encoder,
         method=method,
     )
-    owned: dict[str, list[str]] = {}
+    owned: Any = {}
     done = []
     for metric in metrics:
         try:
@@ -111,10 +110,10 @@ def _measure(study, line, inference, metrics):
         done.append(metric)
 
     def certificate(split):
-        own: Any = inferred[split].certified
+        own = inferred[split]
         return {"own_certificate": float(np.max(own.gap / np.maximum(own.objective, 1e-30)))}
 
-    if inferred["id"].certified is not None:
+    if isinstance(inferred["id"], Solution):
         measured |= found.by_split(certificate)
     if optimum:
         measured["reference"] = "signed" if encoder.signed else "non-negative"

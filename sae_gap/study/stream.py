@@ -236,14 +236,7 @@ def _fingerprint(block, size):
 
 
 @eqx.filter_jit
-def _start(
-    learner,
-    block,
-    size,
-    num_latents,
-    key,
-    base,
-):
+def _start(learner, block, size, num_latents, key, base):
     """The median norm of the first round's samples, and the state that starts from them."""
     rows = _samples(block, size)
     median = outliers.median_norm(rows)

@@ -184,7 +184,7 @@ class Stored:
     def __init__(self, study: Study, store: results.Store):
         self._metrics = {f"{metric.name} {metric.version}": metric for metric in study.metrics}
         # By key and by cell.
-        self._rows = collections.defaultdict[Any, list[results.Row]](list)
+        self._rows: Any = collections.defaultdict(list)
         for row in sorted(store.rows(), key=lambda row: row.get("date", "")):
             if row.get("study") != study.name:
                 raise ValueError(
@@ -265,13 +265,13 @@ class Job:
 
 def jobs(study: Study) -> Iterator[Job]:
     """The jobs of a study, in the order in which they run."""
-    cells = collections.defaultdict[str, list[Source]](list)
+    cells: Any = collections.defaultdict(list)
     for source in study.sources:
         # With equal seeds, so that sources that differ only in the seed share a cell.
         alike: Any = dataclasses.replace(source, seed=0)  # type: ignore[type-var]
         cells[results.key(alike.asdict())].append(source)
     for data, sources in cells.items():
-        by_learner: dict[Learner, list[Method]] = {}
+        by_learner: Any = {}
         for method in study.methods(sources[0]):
             by_learner.setdefault(method.learner, []).append(method)
         described = [(source, source.asdict()) for source in sources]
@@ -302,7 +302,7 @@ def _line(study, source, description, method, step):
     }
     if reference is not None:
         shared["lam"] = reference.lam
-    decides: dict[str, Any] = {"source": description, "row": dict(method.row), "step": step}
+    decides: Any = {"source": description, "row": dict(method.row), "step": step}
     if study.calibrate_on != "scored":
         decides["calibrate_on"] = study.calibrate_on
     decides |= shared | {"numerics": identity.NUMERICS}

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_gap.core.pursuit import DEPENDENT, SLACK
+from sae_gap.core import DEPENDENT, SLACK
 
 # Exchanges between zero and positive codes, first of all atoms of the wrong sign at once, and then
 # of one at a time, in the few rows that go round in circles: of 50,000 with as many atoms as

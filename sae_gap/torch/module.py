@@ -2,20 +2,29 @@
 
 import dataclasses
 import math
-import os
 import types
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sae_gap.core.checks import check_choice, check_size
-from sae_gap.core.normalise import Normalisation
-from sae_gap.core.pursuit import PURSUIT, check_k, check_threshold, least_gain, screen_sizes
-from sae_gap.core.rows import counted
-from sae_gap.saes.parts import side_by_side
-from sae_gap.torch import folders
+from sae_gap.core import (
+    PURSUIT,
+    AnyPath,
+    Normalisation,
+    check_choice,
+    check_k,
+    check_size,
+    check_threshold,
+    counted,
+    least_gain,
+    screen_sizes,
+)
+from sae_gap.saes import saelens
+from sae_gap.saes.find import check_free, locate, read
+from sae_gap.saes.parts import ARCHITECTURES, NOTED, side_by_side, transcoder_of
 from sae_gap.torch.pursuit import (
     MANY_ROWS,
     by_rows,
@@ -68,7 +77,7 @@ class SAE(nn.Module):
       heads: whether x may come as (..., heads, head_dim), or as (..., layers, dim) of a crosscoder,
         to be laid side by side.
       metadata: further entries of the configuration, such as `hook_name`.
-      transcoder: whether it is one, whose W_enc is (num_inputs, num_latents).
+      transcoder: whether it is one, whose W_enc is (num_inputs, num_latents); with W_skip it is.
       W_skip: the affine skip of a transcoder, (num_inputs, input_dim); None for none.
       k: latents in a code.
       breadth: candidates of a screen for each atom of a pursuit; by default 2.
@@ -114,37 +123,22 @@ class SAE(nn.Module):
         **options: Any,
     ):
         super().__init__()
-        check_choice("architecture", architecture, _OPTIONS)
-        takes = _OPTIONS[architecture]
-        options = {name: value for name, value in options.items() if value is not None}
-        if foreign := sorted(options.keys() - takes):
-            raise TypeError(f"{architecture} has no {', '.join(foreign)}; leave it out.")
-        options = takes | options
-        missing = [name for name, value in options.items() if value is ...]
-        if W_enc is None and (transcoder or architecture not in (PURSUIT, "dictionary")):
-            missing.insert(0, "W_enc")
-        if missing:
-            raise ValueError(f"{architecture} needs {', '.join(missing)}; give it.")
-        if W_skip is not None and not transcoder:
-            raise ValueError("an SAE has no W_skip; give transcoder=True, or leave it out.")
+        transcoder = transcoder or W_skip is not None
+        encodes = transcoder or architecture not in (PURSUIT, "dictionary")
+        options = _settled(architecture, options, ["W_enc"] * (encodes and W_enc is None))
         if transcoder and architecture == PURSUIT:
             raise ValueError(
                 "a transcoder's pursuit codes what it explains, not what it reads; give the "
                 "architecture of its encoder, and code sae.signals(y, x) by sae.pursuit(k)."
             )
-        if transcoder and type(normalisation or Normalisation()) is not Normalisation:
-            raise ValueError("no transcoder normalises what it reads; leave normalisation out.")
-
         check_tensor("W_dec", W_dec, ("num_latents", "input_dim"), "give atoms as rows")
-        (width, dim), like = W_dec.shape, dict[str, Any](dtype=W_dec.dtype, device=W_dec.device)
+        width, dim = W_dec.shape
         read = len(W_enc) if transcoder else dim  # type: ignore[arg-type]
-        if b_dec is None:
-            b_dec = torch.zeros(dim, **like)
-        if b_enc is None and W_enc is not None:
-            b_enc = torch.zeros(width, **like)
+        if W_enc is not None:
+            b_enc = W_dec.new_zeros(width) if b_enc is None else b_enc
         for name, value, shape in (
             ("W_dec", W_dec, (width, dim)),
-            ("b_dec", b_dec, (dim,)),
+            ("b_dec", W_dec.new_zeros(dim) if b_dec is None else b_dec, (dim,)),
             ("W_enc", W_enc, (read, width)),
             ("b_enc", b_enc, (width,)),
             ("W_skip", W_skip, (read, dim)),
@@ -155,49 +149,29 @@ class SAE(nn.Module):
                 if name in ("W_dec", "W_skip"):
                     _check_finite(name, value)
             self.register_parameter(name, value)
-
-        threshold: Any = options.pop("threshold", None)
-        for name, value in options.items():
-            check_size(name, value)
-        if architecture == PURSUIT:
-            check_k(options["k"], dim, width)
-            if threshold is not None:
-                check_scalar("threshold", threshold)
-            options["pruned"] = threshold is not None
-        elif options.get("k", 1) > width:
-            raise ValueError(f"k must be at most the {width} latents, but it is {options['k']}.")
-        if threshold is not None:
-            threshold = torch.as_tensor(threshold, **like)
-        if architecture == "jumprelu":
-            threshold = threshold if threshold.ndim else threshold.expand(width).clone()
-            check_tensor("threshold", threshold, (width,), "give one for each latent")
-            # With an infinite threshold a latent never fires, or always.
-            _check_finite("threshold", threshold.clamp(-1, 1))
-        self.register_buffer("threshold", threshold)
-
+        self.register_buffer("threshold", self._checked(architecture, options))
         self._normalises = type(normalisation or Normalisation())
         for field in dataclasses.fields(self._normalises):
-            value = torch.as_tensor(getattr(normalisation, field.name), **like)
+            value = torch.as_tensor(getattr(normalisation, field.name), **self._like)
             self.register_buffer(f"normalisation_{field.name}", value)
         self.chunk: int | None = None
         self.transcodes = transcoder
         options |= {"d_out": dim} if transcoder else {}
-        self.cfg = types.SimpleNamespace(
-            architecture=architecture,
-            d_in=read,
-            d_sae=width,
-            dtype="float32",
-            device="cpu",
-            apply_b_dec_to_input=not transcoder,
-            normalize_activations=self._normalises.saelens,
-            reshape_activations="hook_z" if heads else "none",
-            **options,
-            metadata=dict(metadata or {}),
-        )
+        entries = {
+            "architecture": architecture,
+            "d_in": read,
+            "d_sae": width,
+            "dtype": "float32",
+            "device": "cpu",
+            "apply_b_dec_to_input": not transcoder,
+            "normalize_activations": self._normalises.saelens,
+            "reshape_activations": "hook_z" if heads else "none",
+        }
+        self.cfg = types.SimpleNamespace(**entries, **options, metadata=dict(metadata or {}))
 
     @classmethod
     def from_folder(
-        cls, path: str | os.PathLike[str], sae_id: str | None = None, *, k: int | None = None
+        cls, path: AnyPath, sae_id: str | None = None, *, k: int | None = None
     ) -> "SAE":
         """The SAE in a folder, with its saved encoder if that is a pursuit, ReLU, TopK or JumpReLU;
         another SAE opens as a dictionary for `pursuit` and `refit`.
@@ -213,7 +187,7 @@ class SAE(nn.Module):
         Raises:
           ValueError: there is no SAE that can be read, or k is given for a transcoder.
         """
-        return cls(**folders.read(path, sae_id, k, _OPTIONS))
+        return cls(**_read(path, sae_id, k))
 
     def pursuit(self, k: int | None = None, *, breadth: int = 2, screens: int = 2) -> "SAE":
         """An SAE with the same parameters, coded by a screened pursuit. By default k is its own k,
@@ -363,12 +337,63 @@ class SAE(nn.Module):
         self.cfg.pruned = True
         return self
 
-    def save(self, folder: str | os.PathLike[str]) -> None:
+    def save(self, folder: AnyPath) -> None:
         """Writes `sae_weights.safetensors` and `cfg.json` in the form of SAELens 6, which
         `from_folder`, `sae_gap.load_sae` and, after `import sae_gap.torch.saelens`, SAELens read.
         The folder must not have files yet.
         """
-        folders.write(folder, self.cfg, self.state_dict(), self._normalises)
+        cfg, state, folder = self.cfg, self.state_dict(), Path(folder).expanduser()
+        if cfg.architecture == "dictionary" or self._normalises.saelens is None:
+            raise ValueError(
+                "SAELens has no form for a dictionary without an encoder, nor for the "
+                f"normalisation {self._normalises.__name__}; save "
+                "sae.pursuit(k) of an SAE with none."
+            )
+        entries = vars(cfg)
+        if self.transcodes:
+            named = transcoder_of(cfg.architecture, "W_skip" in state)
+            if named is None:
+                raise ValueError(
+                    f"SAELens has no form for a transcoder of {cfg.architecture} codes; load and "
+                    "save it by sae_gap.load_sae and sae_gap.save_sae."
+                )
+            entries = entries | {"architecture": named}
+        names = ("W_dec", "b_dec", "W_skip", "threshold", *ARCHITECTURES[cfg.architecture].tensors)
+        tensors = {name: state[name].float().cpu().numpy() for name in names if name in state}
+        if "W_skip" in tensors:
+            tensors["W_skip"] = tensors["W_skip"].T
+        check_free(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in saelens.written(entries, tensors, cfg.metadata).items():
+            (folder / name).write_bytes(content)
+
+    @property
+    def _like(self):
+        return {"dtype": self.W_dec.dtype, "device": self.W_dec.device}
+
+    def _checked(self, architecture, options):
+        """The threshold as a tensor, or None, after a check of all options; a pursuit's say whether
+        there is one.
+        """
+        width, dim = self.W_dec.shape
+        threshold = options.pop("threshold", None)
+        for name, value in options.items():
+            check_size(name, value)
+        if architecture == PURSUIT:
+            check_k(options["k"], dim, width)
+            options["pruned"] = threshold is not None
+            if threshold is not None:
+                check_scalar("threshold", threshold)
+        elif options.get("k", 1) > width:
+            raise ValueError(f"k must be at most the {width} latents, but it is {options['k']}.")
+        if threshold is not None:
+            threshold = torch.as_tensor(threshold, **self._like)
+        if architecture == "jumprelu":
+            threshold = threshold if threshold.ndim else threshold.expand(width).clone()
+            check_tensor("threshold", threshold, (width,), "give one for each latent")
+            # With an infinite threshold a latent never fires, or always.
+            _check_finite("threshold", threshold.clamp(-1, 1))
+        return threshold
 
     @property
     def _pursues(self):
@@ -420,6 +445,37 @@ class SAE(nn.Module):
         shape = (*x.shape[:-1], self.cfg.d_sae)
         check_tensor("codes", codes, shape, "give a row for each of x", self.W_dec)
         return x, codes
+
+
+def _read(path, sae_id, k):
+    """The arguments of the SAE in a folder, without an encoder unless this module has it."""
+    parts = read(locate(path, sae_id))
+    if parts.encoder is None and k is None and "l0" in parts.notes:
+        k = max(1, round(float(parts.notes["l0"])))
+    held: Any = {
+        name: torch.from_numpy(value) for name, value in parts.settled(parts.atoms.dtype).items()
+    }
+    notes = {name: parts.notes[name] for name in NOTED if name in parts.notes}
+    about: Any = {"normalisation": parts.normalisation, "heads": parts.heads}
+    about |= {"metadata": notes | dict(parts.metadata), "transcoder": parts.transcodes}
+    if k is None and parts.encoder in _OPTIONS:
+        return held | about | dict(parts.options) | {"architecture": parts.encoder}
+    names = {"W_dec", "b_dec", "W_enc", "b_enc", "W_skip"}
+    about |= {"architecture": "dictionary"} if k is None else {"k": k}
+    return {name: held[name] for name in names & held.keys()} | about
+
+
+def _settled(architecture, given, missing):
+    """The options of an architecture, those that are not given with their default values."""
+    check_choice("architecture", architecture, _OPTIONS)
+    given = {name: value for name, value in given.items() if value is not None}
+    if foreign := sorted(given.keys() - _OPTIONS[architecture]):
+        raise TypeError(f"{architecture} has no {', '.join(foreign)}; leave it out.")
+    options = _OPTIONS[architecture] | given
+    missing = [*missing, *(name for name, value in options.items() if value is ...)]
+    if missing:
+        raise ValueError(f"{architecture} needs {', '.join(missing)}; give it.")
+    return options
 
 
 def _check_finite(name, values):

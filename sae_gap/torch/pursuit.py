@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sae_gap.core.checks import check_number, check_size, shown
-from sae_gap.core.pursuit import check_k, screen_sizes
+from sae_gap.core import check_k, check_number, check_size, screen_sizes, shown
 from sae_gap.loops import host
 from sae_gap.torch import batched
 
@@ -244,10 +243,9 @@ def check_tensor(
         )
     last = shape[shape[:1] == ("...",) :]
     found = values.shape[-len(last) :] if len(last) < len(shape) else values.shape
-    wanted = [
-        axis if isinstance(axis, int) else length for axis, length in zip(last, found, strict=False)
-    ]
-    if len(found) != len(last) or [*found] != wanted:
+    pairs = zip(last, found, strict=False)
+    alike = all(isinstance(axis, str) or axis == length for axis, length in pairs)
+    if len(found) != len(last) or not alike:
         axes = ", ".join(map(str, shape))
         raise ValueError(f"{name} must be ({axes}), but it is {tuple(values.shape)}; {mend}.")
     if like is not None and values.device != like.device:

@@ -10,7 +10,7 @@ from sae_lens.registry import register_sae_class
 from sae_lens.saes.sae import SAE, SAEConfig
 from torch import nn
 
-from sae_gap.core.pursuit import PURSUIT
+from sae_gap.core import PURSUIT
 from sae_gap.torch.pursuit import mean_length, pursuit_codes, pursuit_options
 
 
@@ -33,30 +33,30 @@ class PursuitSAE(SAE[PursuitConfig]):
     """SAELens's SAE with the codes of `sae_gap.torch.pursuit_codes`."""
 
     @property
-    def W_enc(self) -> torch.Tensor:  # noqa: N802
+    def W_enc(self):  # noqa: N802
         """The transposed dictionary, which SAELens reports on; no code depends on it."""
         return self.W_dec.T
 
-    def initialize_weights(self) -> None:
+    def initialize_weights(self):
         """Allocates the parameters that a file holds."""
         like = {"dtype": self.dtype, "device": self.device}
         self.W_dec = nn.Parameter(torch.zeros(self.cfg.d_sae, self.cfg.d_in, **like))
         self.b_dec = nn.Parameter(torch.zeros(self.cfg.d_in, **like))
         self.register_buffer("threshold", torch.zeros((), **like) if self.cfg.pruned else None)
 
-    def encode(self, x: torch.Tensor) -> torch.Tensor:
+    def encode(self, x):
         """The codes, in units of W_dec."""
         target, options = self.process_sae_in(x), pursuit_options(self)
         return self.hook_sae_acts_post(pursuit_codes(target, self.W_dec, **options))
 
-    def decode(self, feature_acts: torch.Tensor) -> torch.Tensor:
+    def decode(self, feature_acts):
         """`z W_dec + b_dec`, in units of the activations."""
         found = feature_acts @ self.W_dec + self.b_dec * self.cfg.apply_b_dec_to_input
         found = self.run_time_activation_norm_fn_out(self.hook_sae_recons(found))
         return self.reshape_fn_out(found, self.d_head)
 
     @torch.no_grad()
-    def fold_and_get_W_dec_norm(self) -> torch.Tensor:  # noqa: N802
+    def fold_and_get_W_dec_norm(self):  # noqa: N802
         """Moves the lengths of the atoms into the codes, and returns them."""
         lengths = self.get_W_dec_norm()
         if self.threshold is not None:

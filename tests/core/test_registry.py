@@ -22,26 +22,12 @@ class Dropped(AmortisedEncoder):
     def __call__(self, model, signals):
         return self.preactivations(model, signals)
 """
-LEARNER = """
-from sae_gap.learners.baselines import Oracle
-from sae_gap.learners.learner import Learner
-
-class Nameless(Learner):
-    lam: float = 0.1
-"""
-METRIC = """
-from sae_gap.core.registry import Column
-from sae_gap.metrics.metric import Metric
-
-METRIC = Metric("dropped", lambda inferred: {}, {"mean_code": Column("mean code", heading="mean")})
-"""
 
 
 @pytest.fixture
 def drop(tmp_path, monkeypatch):
     """Puts a file into a package for the time of a test."""
-    caches = [catalogue.encoders, catalogue.learners, catalogue.metrics]
-    caches += [labels._dictionaries, labels._inferences, labels._metrics]
+    caches = [catalogue.encoders, labels._dictionaries, labels._inferences]
 
     def put(package, text):
         (tmp_path / "dropped.py").write_text(text)
@@ -70,21 +56,6 @@ def test_an_encoder_that_is_dropped_in_is_an_sae_and_infers_on_any_dictionary(dr
     drop("sae_gap.encoders", ENCODER.replace("Dropped", "TopK"))
     with pytest.raises(ValueError, match=r"has the name of .*topk; give one of them another"):
         catalogue.encoders()
-
-
-def test_a_learner_that_is_dropped_in_has_a_spare_colour_if_it_has_none(drop):
-    drop("sae_gap.learners", LEARNER)
-    learner = catalogue.make_learner("nameless", sparsity=4, input_dim=9, lam=0.3, num_steps=7)
-    assert learner.lam == 0.3 and learner.coordinates == {"dictionary": "nameless"}
-    assert labels.label("nameless") == "nameless" and labels.colour("nameless") in labels._SPARE
-
-
-def test_a_metric_that_is_dropped_in_is_measured_everywhere_and_named(drop):
-    drop("sae_gap.metrics", METRIC)
-    assert catalogue.metrics()["dropped"].everywhere
-    assert labels.metric_label("mean_code_ood") == "mean code out of distribution"
-    assert labels.heading("mean_code_ood") == "mean OOD"
-    assert labels.heading("unknown_thing_id") == "unknown thing ID"
 
 
 def test_all_but_what_is_imported_or_abstract_has_a_label_and_dictionaries_a_colour():

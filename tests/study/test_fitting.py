@@ -16,7 +16,6 @@ from sae_gap.encoders import TopK
 from sae_gap.learners import Learner, OnlineDictionary, SparseAutoencoder
 from sae_gap.storage import Checkpoint
 from sae_gap.study import fitting
-from sae_gap.study import program as loop
 
 SAE = SparseAutoencoder(TopK(3), num_steps=5)
 
@@ -161,7 +160,7 @@ def test_a_killed_fit_ends_as_if_it_were_not(tmp_path, tasks, name, wide):
 
 @pytest.mark.parametrize("cores", [1, 2])
 def test_threads_that_fit_at_once_share_the_cores(tasks, monkeypatch, cores):
-    running, most, run = [], [0], loop.Program.run
+    running, most, run = [], [0], fitting.Program.run
     together = threading.Barrier(cores)
 
     def counted(self, *args, **options):
@@ -173,7 +172,7 @@ def test_threads_that_fit_at_once_share_the_cores(tasks, monkeypatch, cores):
         running.remove(self)
         return found
 
-    monkeypatch.setattr(loop.Program, "run", counted)
+    monkeypatch.setattr(fitting.Program, "run", counted)
     monkeypatch.setattr(fitting, "at_once", lambda mesh: 4)
     monkeypatch.setattr(fitting, "LOOPS", threading.BoundedSemaphore(cores))
     with concurrent.futures.ThreadPoolExecutor(4) as pool:

@@ -3,13 +3,9 @@ in the same rows.
 """
 
 import collections
-import contextlib
 import dataclasses
 import itertools
-import logging
 import random
-import re
-import time
 
 import numpy as np
 import pytest
@@ -20,7 +16,6 @@ from sae_gap.core import evenly_spaced
 from sae_gap.encoders import Encoder, Lasso, Linear, MatchingPursuit, TopK
 from sae_gap.learners import Oracle, SparseAutoencoder
 from sae_gap.metrics import Metric, gap
-from sae_gap.runtime import progress
 from sae_gap.solvers import sparse_code
 from sae_gap.storage import Checkpoint, Folder
 from sae_gap.study import Inference, inference, jobs, models, runner, scoring
@@ -313,27 +308,3 @@ def test_a_diverged_model_is_a_row_and_not_a_crash(tmp_path, monkeypatch):
         assert [row["diverged"] for row in rows] == [True] * 2 and "mcc_id" not in rows[0]
         # Nor is it measured again.
         monkeypatch.setattr(runner, "score", fail)
-
-
-def test_progress_is_counted_and_logged_with_the_time_that_is_left(
-    finished, tmp_path, monkeypatch, caplog
-):
-    monkeypatch.setattr(progress, "EVERY", 0.01)
-    lines, line = [], progress.line
-
-    @contextlib.contextmanager
-    def watched(*given, **options):
-        with line(*given, **options) as found:
-            lines.append(found)
-            yield found
-            time.sleep(0.05)
-
-    monkeypatch.setattr(progress, "line", watched)
-    for shown, done in ((True, 0), (False, 11)):
-        caplog.clear()
-        with caplog.at_level(logging.INFO, "absl"):
-            kept = Models(finished[1].folder / "models")
-            run(make(), Store(tmp_path), models=kept, show_progress=shown)
-        said = r"tiny: 11 of 11 fits and rows in \d\d:\d\d, \d\d:\d\d left(, \w+)*"
-        assert any(re.fullmatch(said, words) for words in caplog.messages) == shown
-        assert (lines[-1].total, round(lines[-1].n, 6), lines[-1].initial) == (11, 11, done)
