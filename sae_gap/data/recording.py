@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -146,6 +146,7 @@ def _true_latents(task):
     return next((part.shape[1] for part in known if part is not None), task.width)
 
 
+@runtime_checkable
 class Source(Protocol):
     """A source of a study's data: a `Setting`, a `World`, or anything else with a seed, a
     dimension, values that tell it from others, and `task()`.

@@ -86,6 +86,7 @@ def export(
     k = max(1, round(dictionary.l0)) if k is None else k
     check_size("k", k)
     check_sparse("k", k, *dictionary.atoms.shape)
+    k = int(k)
     model, rows, inputs = dictionary.model, dictionary.train, dictionary.inputs
     make: Any = catalogue.sae_for_activations
     if inputs is not None:
@@ -94,7 +95,7 @@ def export(
         raise ValueError("only a transcoder has a skip; give learn the targets, or leave it out.")
     # It only asks its base for the model, which is this one.
     options: Any = {"base": OnlineDictionary(), "frozen": frozen}
-    learner = make(encoder, sparsity=int(k), input_dim=rows.input_dim, **options)
+    learner = make(encoder, sparsity=k, input_dim=rows.input_dim, **options)
     if epochs is None:
         epochs = math.ceil(STEPS / math.ceil(rows.num_pooled / learner.batch_size))
     learner, seconds = dataclasses.replace(learner, num_steps=epochs), 0.0
@@ -116,4 +117,4 @@ def export(
         fitted = fit_signals(learner, rows.pool(), dictionary.width, seed, read, **options)
         model, seconds = fitted.model, fitted.seconds
     own = dictionary.scored(model, ["own"], k, dictionary.held_out, True)["own"]
-    return Export(model, int(k), seconds, own["l0"], own["fvu"], best)
+    return Export(model, k, seconds, own["l0"], own["fvu"], best)

@@ -187,10 +187,10 @@ class SparseAutoencoder(Learner):
             if self.standardised:
                 weight = self._gain(atoms, (few(signals) - mean) / unit - bias) * atoms
         parameters = self.encoder.parameters(weight, parameters_key)
-        # Another kind of encoder has parameters of its own.
-        kinds = [jax.tree.structure(each) for each in (parameters, base and base.encoder)]
-        if kinds[0] == kinds[1] and not self.standardised:  # type: ignore[operator]
-            parameters = base.encoder
+        if base is not None and not self.standardised:
+            # Another kind of encoder has parameters of its own.
+            alike = jax.tree.structure(base.encoder) == jax.tree.structure(parameters)  # type: ignore[operator]
+            parameters = base.encoder if alike else parameters
         model = Model(atoms, bias, parameters)
         if self.frozen:
             # Zero rows, such as padding, stay zero and do not count.

@@ -81,6 +81,11 @@ class LanguageModel(eqx.Module):
         """Number of blocks."""
         return len(jax.tree.leaves(self.blocks)[0])
 
+    @property
+    def dim(self) -> int:
+        """Dimension of the residual stream."""
+        return self.unembedding.shape[1]
+
     @eqx.filter_jit
     def run_blocks(self, hidden: Stream, windows: Windows, start: int, stop: int) -> Stream:
         """Returns the residual stream after block `stop - 1`, given that before block `start`.

@@ -101,6 +101,7 @@ def first_largest(values):
 #   basis, inverse: the slots of the basis, and the inverse of its Gram matrix.
 #   spare, cross, slope: work memory of a number for each slot.
 Slots = namedtuple("Slots", "latents pull weight code sign inner basis inverse spare cross slope")
+Slots.__doc__ = "A few atoms of a sample, and work memory, for `pivot`."
 
 
 @helper

@@ -87,6 +87,7 @@ ROOM = {
 }
 # All that the loop takes.
 Job = namedtuple("Job", [*SHARED.split(), *BLOCK.split(), *ROOM])  # type: ignore[misc]
+Job.__doc__ = "What the loops read and write to code a block of samples."
 
 
 def room(shared: tuple[Any, ...], n: int, slots: int) -> tuple[np.ndarray, ...]:

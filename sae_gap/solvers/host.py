@@ -122,6 +122,7 @@ def solve(
 # Results so far, in the units of the scaled problem: rows, latents and values of codes that are not
 # zero, in parts, and an array for each of the other fields of a `Solution`.
 Found = namedtuple("Found", "codes iterations objective gap converged")
+Found.__doc__ = "Codes of a block of samples, with their certificates."
 
 
 def _joined(found):

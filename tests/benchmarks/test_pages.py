@@ -153,7 +153,7 @@ def test_a_page_that_cannot_be_read_is_one_sentence(tmp_path, old, new):
 
 def test_the_report_has_every_page_and_counts_the_published_numbers_that_are_close(tmp_path):
     refused("there are no results in", "report", f"--results_dir={tmp_path}")
-    line = find("vary_latents", "fista_oracle")
+    line, _ = find("vary_latents fista_oracle")
     ours = {name: line[name] for name in ("method", "num_latents", "sparsity", "num_samples")}
     ours |= {"mcc_paper_id_mean": line["mcc_paper_id_mean"]}
     ours |= {"auc_ood_mean": line["auc_ood_mean"] - 0.2}

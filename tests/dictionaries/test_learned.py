@@ -324,7 +324,7 @@ def test_a_given_dictionary_codes_the_true_concepts_whatever_the_atoms_lengths(t
         (lambda x, d: d.sae(skip=True), "^only a transcoder has a skip; give learn the targets"),
         (lambda x, d: d.save_sae("."), "there already"),
         (lambda x, d: sae_gap.dictionary(np.eye(5)[:, 1:] * [0, 1, 0, 1]), "2 of the .* number 0"),
-        (lambda x, d: sae_gap.dictionary(np.eye(5), np.zeros(4)), "bias must be 5 numbers"),
+        (lambda x, d: sae_gap.dictionary(np.eye(5), np.zeros(4)), r"bias must be of shape \(5,\)"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_a_sentence(activations, learned, call, match):

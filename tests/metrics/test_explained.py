@@ -6,13 +6,13 @@ import dataclasses
 
 import numpy as np
 import pytest
-from sae_gap.encoders.refined import Known
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 from sklearn.neighbors import KNeighborsRegressor
 
 from sae_gap.core import Model, Split, Task
 from sae_gap.encoders import BatchPursuit, Predicted
+from sae_gap.encoders.on_support import Known
 from sae_gap.metrics import Inferred, fvu, reconstruction
 from sae_gap.metrics.predictability import METRIC
 from sae_gap.study import Inference
