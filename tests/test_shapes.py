@@ -7,6 +7,8 @@ import subprocess
 import sys
 
 SCRIPT = """
+import importlib
+import pkgutil
 import runpy
 import sys
 
@@ -16,6 +18,11 @@ from jaxtyping import TypeCheckError, install_import_hook
 
 # An integer is a float, to a checker that reads types as well.
 beartype.beartype = beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))
+
+# Numba compiles no function that a checker wraps.
+import sae_gap.loops
+for module in pkgutil.iter_modules(sae_gap.loops.__path__, "sae_gap.loops."):
+    importlib.import_module(module.name)
 
 with install_import_hook(["sae_gap", "benchmarks"], "beartype.beartype"):
     from sae_gap.core.lasso_problem import lipschitz
