@@ -119,6 +119,8 @@ class LeastSquares(Refined):
     """
 
     name = "least_squares"
+    # 2: rows beside a support of more atoms than dimensions are solved as that one is.
+    version = 2
     label = "least squares on the own support"
     colour = "#E69F00"
     rank = 11

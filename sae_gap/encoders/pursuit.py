@@ -101,6 +101,8 @@ class MatchingPursuit(AmortisedEncoder):
     """
 
     name = "mp"
+    # 2: the gradient is that of the steps, which rounds otherwise.
+    version = 2
     label = "matching pursuit"
     colour = "#AA4499"
     rank = 4
