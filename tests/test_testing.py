@@ -27,7 +27,7 @@ from sae_gap.metrics import Metric
 from sae_gap.saes import AbsTopK
 from tests.test_versions import encoder_of, learner_of
 
-# Its codes are those of signals that it has seen: tests/encoders/test_lookup.py.
+# Its codes are those of signals that it has seen: tests/encoders/test_lasso.py.
 ENCODERS = [name for name in catalogue.encoders() if name != "lookup"]
 # Other forms of these, and what has no name.
 FORMS = [

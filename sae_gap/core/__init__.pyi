@@ -30,7 +30,6 @@ from sae_gap.core.identity import MethodPart as MethodPart
 from sae_gap.core.identity import class_name as class_name
 from sae_gap.core.identity import describe as describe
 from sae_gap.core.lasso_problem import lipschitz as lipschitz
-from sae_gap.core.lasso_problem import objective as objective
 from sae_gap.core.lasso_problem import product as product
 from sae_gap.core.lasso_problem import relative_gap as relative_gap
 from sae_gap.core.matching import Match as Match
