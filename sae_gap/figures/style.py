@@ -29,7 +29,7 @@ STYLE: Any = matplotlib.rc_params_from_file(
 WIDTH = 6.4
 # Matplotlib's pattern of a dashed line.
 DASHED = (0, (4, 2))
-INK, QUIET = "#333333", "#555555"
+QUIET = "#555555"
 _SIZES = ("num_latents", "sparsity", "input_dim", "num_samples")
 # A log axis of fewer decades also has ticks at 2 and 5.
 _FEW_DECADES = 200
