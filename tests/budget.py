@@ -11,7 +11,7 @@ import sys
 import tokenize
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-CEILINGS = {"code": 220_800, "tests": 232_300}
+CEILINGS = {"code": 205_000, "tests": 185_000}
 COUNTED = {tokenize.NAME, tokenize.OP, tokenize.NUMBER, tokenize.STRING}
 # From Python 3.12 on the tokenizer takes f-strings apart.
 OPENS = getattr(tokenize, "FSTRING_START", None)
