@@ -1,4 +1,4 @@
-# The names that other folders take from here, and where each is defined.
+# The names that files import from here, and where each is defined.
 
 from sae_gap.analysis.summarise import atom_lines as atom_lines
 from sae_gap.analysis.summarise import curve_lines as curve_lines
