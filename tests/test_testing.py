@@ -174,6 +174,7 @@ METRIC_FAULTS = {
     "dimensions of zeros": lambda inferred: {"score": inferred.task.input_dim},
     "order of latents": lambda inferred: {"score": float(inferred.model.decoder[0, 0])},
     "leave out": lambda inferred: {} if inferred.optimum else {"score": 1.0},
+    "without dictionary": lambda inferred: {"score_id": float(inferred.reconstruction.sum())},
 }
 
 

@@ -76,5 +76,6 @@ def of_arrays(
     notes["dtype given"] = tensors.dtypes()
     held = take(encoder, tensors, (read, num_latents, input_dim), skip="W_skip" in held)
     options = {name: k for name in ARCHITECTURES[encoder].options}
-    whole = encoder, options, held, "given", architecture, notes
-    return Parts(*whole, centred=centred, transcodes=transcoder)
+    return Parts(
+        encoder, options, held, "given", architecture, notes, centred=centred, transcodes=transcoder
+    )
