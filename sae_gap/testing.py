@@ -271,10 +271,12 @@ def check_metric(metric: Metric) -> None:
             _alike(turned, found), "must not mind the order of latents; choose none by its place"
         )
         for missing in ("truth", "dictionary", "optimum"):
-            demand(
-                metric(inferred(missing=missing)).keys() <= found.keys(),
-                f"must leave out what it cannot tell without {missing}",
-            )
+            words = f"must leave out what it cannot tell without {missing}; see `needs`"
+            try:
+                left = metric(inferred(missing=missing)).keys()
+            except Exception as error:
+                raise AssertionError(f"{metric.name} {words}.") from error
+            demand(left <= found.keys(), words)
     _check_reads(demand, metric)
 
 

@@ -27,7 +27,7 @@ from sae_gap.metrics import Metric
 from sae_gap.saes import AbsTopK
 from tests.test_versions import encoder_of, learner_of
 
-# Its codes are those of signals that it has seen: tests/encoders/test_lookup.py.
+# Its codes are those of signals that it has seen: tests/encoders/test_lasso.py.
 ENCODERS = [name for name in catalogue.encoders() if name != "lookup"]
 # Other forms of these, and what has no name.
 FORMS = [
@@ -174,6 +174,7 @@ METRIC_FAULTS = {
     "dimensions of zeros": lambda inferred: {"score": inferred.task.input_dim},
     "order of latents": lambda inferred: {"score": float(inferred.model.decoder[0, 0])},
     "leave out": lambda inferred: {} if inferred.optimum else {"score": 1.0},
+    "without dictionary": lambda inferred: {"score_id": float(inferred.reconstruction.sum())},
 }
 
 

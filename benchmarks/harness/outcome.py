@@ -79,8 +79,8 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
 
 
 def _distinct(run: Run, summary: Lines) -> list[Row]:
-    """The lines but those of refined codes beside codes found from nothing: certified, they differ
-    only in seconds.
+    """The lines without refined codes where frozen ones are shown too: both are certified optima,
+    and differ only in seconds.
     """
     cold = [name for name in run.names if name.startswith("frozen_")]
     alike = {name.replace("frozen_", "refined_") for name in cold}

@@ -1,4 +1,4 @@
-# The names that other folders take from here, and where each is defined.
+# The names that files import from here, and where each is defined.
 
 from sae_gap.analysis.comparison import FEW_DOCUMENTS as FEW_DOCUMENTS
 from sae_gap.analysis.comparison import Comparison as Comparison

@@ -101,12 +101,12 @@ def best(candidates: Iterable[Codes], loss: str) -> Codes | None:
     return min(candidates, key=mean, default=None)
 
 
-def best_at(
-    rows: Rows, level: float, dictionary: str | None = None, loss: str = "kl"
-) -> Row | None:
-    """The row of the best codes at an L0, on one dictionary or on all; None if there is none."""
+def best_at(rows: Rows, level: float, dictionary: str | None = None) -> Row | None:
+    """The row of the codes of least KL at an L0, on one dictionary or on all; None if there is
+    none.
+    """
     there = (row for row in rows if row["codes"] in BEST and row["level"] == level)
-    found: Any = best(([row] for row in there if dictionary in (None, row["dictionary"])), loss)
+    found: Any = best(([row] for row in there if dictionary in (None, row["dictionary"])), "kl")
     return found and found[0]
 
 

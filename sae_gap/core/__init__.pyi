@@ -1,4 +1,4 @@
-# The names that other folders take from here, and where each is defined.
+# The names that files import from here, and where each is defined.
 
 from sae_gap.core.checks import SEED as SEED
 from sae_gap.core.checks import AnyPath as AnyPath
@@ -30,7 +30,6 @@ from sae_gap.core.identity import MethodPart as MethodPart
 from sae_gap.core.identity import class_name as class_name
 from sae_gap.core.identity import describe as describe
 from sae_gap.core.lasso_problem import lipschitz as lipschitz
-from sae_gap.core.lasso_problem import objective as objective
 from sae_gap.core.lasso_problem import product as product
 from sae_gap.core.lasso_problem import relative_gap as relative_gap
 from sae_gap.core.matching import Match as Match

@@ -1,4 +1,4 @@
-# The names that other folders take from here, and where each is defined.
+# The names that files import from here, and where each is defined.
 
 from sae_gap.data.activations.fetching import fetched as fetched
 from sae_gap.data.activations.files import READERS as READERS

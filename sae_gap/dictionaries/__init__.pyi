@@ -1,4 +1,4 @@
-# The names that other folders take from here, and where each is defined.
+# The names that files import from here, and where each is defined.
 
 from sae_gap.dictionaries.exported import Export as Export
 from sae_gap.dictionaries.exported import export as export

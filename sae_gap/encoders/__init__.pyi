@@ -1,4 +1,4 @@
-# The names that other folders take from here, and where each is defined.
+# The names that files import from here, and where each is defined.
 
 from sae_gap.encoders.encoder import Affine as Affine
 from sae_gap.encoders.encoder import AmortisedEncoder as AmortisedEncoder

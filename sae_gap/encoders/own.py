@@ -11,7 +11,7 @@ from sae_gap.encoders import Affine, Encoder
 
 
 def _nothing(*_):
-    """What a function tells of its map and of its costs."""
+    """Stands in for `affine` and `flops` of a function, which has neither: returns None."""
 
 
 class Own(Encoder):

@@ -97,7 +97,7 @@ class ScreenedPursuit(AmortisedEncoder):
         return 0.0
 
     def _proposals(self, model, signals):
-        """What the first screen takes the largest of, beside correlations."""
+        """Further scores of latents: the first screen also takes those that they rank highest."""
 
     def _code(self, model, signals, threshold):
         """Returns the codes, NaN for a row that is not finite, and the rise in squared error
@@ -238,7 +238,7 @@ class BatchPursuit(ScreenedPursuit):
 
 
 def least_gain(gains: Float[Array, "..."], kept: Any) -> Float[Array, ""]:
-    """Returns the gain that so many exceed: halfway between the last that stays and the next."""
+    """Returns a threshold that `kept` gains exceed: halfway from the last of them to the next."""
     ordered = jnp.sort(gains.ravel())[::-1]
     return jnp.mean(jnp.take(ordered, round(kept) + jnp.arange(-1, 1), mode="clip"))
 

@@ -1,4 +1,4 @@
-# The names that other folders take from here, and where each is defined.
+# The names that files import from here, and where each is defined.
 
 from sae_gap.figures.cost import budget as budget
 from sae_gap.figures.cost import loss_by_cost as loss_by_cost

@@ -29,10 +29,10 @@ STYLE: Any = matplotlib.rc_params_from_file(
 WIDTH = 6.4
 # Matplotlib's pattern of a dashed line.
 DASHED = (0, (4, 2))
-INK, QUIET = "#333333", "#555555"
+QUIET = "#555555"
 _SIZES = ("num_latents", "sparsity", "input_dim", "num_samples")
-# A log axis of fewer decades also has ticks at 2 and 5.
-_FEW_DECADES = 200
+# A log axis whose ends have a smaller ratio also has ticks at 2 and 5.
+_SHORT = 200
 
 
 # Decorates a function that draws: the style stays with the figure, and it neither reads nor changes
@@ -203,7 +203,7 @@ def log_axis(axis: Axis, values: Iterable[float], most: int = 0) -> None:
         set_scale("symlog", linthresh=positive[0], linscale=0.5)
     if len(known) <= most:
         axis.set_major_locator(FixedLocator(known))
-    elif positive[-1] < _FEW_DECADES * positive[0] and known[0] > 0:
+    elif positive[-1] < _SHORT * positive[0] and known[0] > 0:
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_major_formatter(StrMethodFormatter("{x:,g}"))
     axis.set_minor_locator(NullLocator())

@@ -1,4 +1,4 @@
-# The names that other folders take from here, and where each is defined.
+# The names that files import from here, and where each is defined.
 
 from sae_gap.health.check import Check as Check
 from sae_gap.health.faults import Evidence as Evidence

@@ -65,7 +65,7 @@ class Evidence(NamedTuple):
         if affine := own.affine:
             columns = np.asarray(affine.weight).T
             parts.append(columns)
-            # Where the file's encoder is not centred, the decoder's bias was brought into its own.
+            # Loading folded the decoder's bias into that of an encoder that does not subtract it.
             shift = np.zeros(1) if sae.centred else columns @ own.bias
             if np.allclose(affine.bias, shift, 0, 1e-5 * np.abs(shift).max()):
                 zeros.append("encoder")

@@ -1,4 +1,4 @@
-# The names that other folders take from here, and where each is defined.
+# The names that files import from here, and where each is defined.
 
 from sae_gap.learners.amortised import Among as Among
 from sae_gap.learners.amortised import Amortised as Amortised
@@ -34,7 +34,6 @@ from sae_gap.learners.online.decorrelation import decorrelate_atoms as decorrela
 from sae_gap.learners.online.decorrelation import decorrelate_children as decorrelate_children
 from sae_gap.learners.online.families import Families as Families
 from sae_gap.learners.online.families import FamiliesState as FamiliesState
-from sae_gap.learners.online.gradient_sums import GradientSums as GradientSums
 from sae_gap.learners.online.gradient_sums import total_visits as total_visits
 from sae_gap.learners.online.online_dictionary import OnlineDictionary as OnlineDictionary
 from sae_gap.learners.online.online_dictionary import OnlineState as OnlineState

@@ -1,4 +1,4 @@
-# The names that other folders take from here, and where each is defined.
+# The names that files import from here, and where each is defined.
 
 from sae_gap.analysis.summarise import atom_lines as atom_lines
 from sae_gap.analysis.summarise import curve_lines as curve_lines
@@ -11,7 +11,6 @@ from sae_gap.data.held_out import HeldOut as HeldOut
 from sae_gap.measure.methods import DICTIONARIES as DICTIONARIES
 from sae_gap.measure.methods import OF_ENCODERS as OF_ENCODERS
 from sae_gap.measure.methods import check_codes as check_codes
-from sae_gap.measure.methods import encoder_at as encoder_at
 from sae_gap.measure.methods import finite as finite
 from sae_gap.measure.methods import learner_at as learner_at
 from sae_gap.measure.methods import learners_of as learners_of
@@ -23,7 +22,6 @@ from sae_gap.measure.methods import stem as stem
 from sae_gap.measure.methods import study_of as study_of
 from sae_gap.measure.plan import CONTROLS as CONTROLS
 from sae_gap.measure.plan import KINDS as KINDS
-from sae_gap.measure.plan import STUDY as STUDY
 from sae_gap.measure.plan import Plan as Plan
 from sae_gap.measure.plan import priced as priced
 from sae_gap.measure.plan import put_back as put_back

@@ -90,7 +90,7 @@ def stem(name: str) -> str:
 
 
 def recipe(name: str) -> tuple[str, dict[str, int]]:
-    """The stem of a name without numbers, and these: `screens` and `breadth`, or `iterations`."""
+    """The stem of a name, and its numbers: `screens` and `breadth`, or `iterations`."""
     found = _NUMBERS.fullmatch(stem(name))
     if not found:
         return stem(name), {}

@@ -1,4 +1,4 @@
-# The names that other folders take from here, and where each is defined.
+# The names that files import from here, and where each is defined.
 
 from sae_gap.metrics.atom_statistics import agreement as agreement
 from sae_gap.metrics.atom_statistics import describe_atoms as describe_atoms

@@ -36,8 +36,8 @@ def measure(inferred: Inferred) -> dict[str, float]:
 
 
 def _nearest(inputs, known, values):
-    """The mean of the values at the nearest of some known inputs, (n, input_dim); both inputs are
-    about a common centre, since a large mean takes the digits of their distances.
+    """The mean of the values at the known inputs nearest to each input, (n, input_dim). Subtract a
+    common centre from both first: a large mean costs their distances digits.
     """
     half, found = 0.5 * (known**2).sum(axis=1), []
     for start in range(0, len(inputs), CHUNK):

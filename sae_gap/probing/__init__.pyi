@@ -1,4 +1,4 @@
-# The names that other folders take from here, and where each is defined.
+# The names that files import from here, and where each is defined.
 
 from sae_gap.probing.concepts import Labelled as Labelled
 from sae_gap.probing.concepts import Split as Split

@@ -1,4 +1,4 @@
-# The names that other folders take from here, and where each is defined.
+# The names that files import from here, and where each is defined.
 
 from sae_gap.runtime.cores import LOOPS as LOOPS
 from sae_gap.runtime.cores import on_cores as on_cores

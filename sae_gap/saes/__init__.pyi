@@ -1,4 +1,4 @@
-# The names that other folders take from here, and where each is defined.
+# The names that files import from here, and where each is defined.
 
 from sae_gap.saes.find import check_free as check_free
 from sae_gap.saes.find import holds as holds

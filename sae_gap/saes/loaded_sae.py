@@ -7,60 +7,35 @@ be certified.
 
 import dataclasses
 import functools
-import importlib
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import keystr
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 from scipy.sparse import issparse, sparray
 
 from sae_gap.core import (
-    PURSUIT,
     AnyPath,
     Model,
     Normalisation,
     Transcoder,
-    as_real,
-    check_integer,
-    class_name,
     detached,
     matching,
-    registry,
 )
 from sae_gap.encoders import AmortisedEncoder, Encoder, as_floats, check_model, unit_atoms
 from sae_gap.learners import Given, Held
+from sae_gap.saes.arrays import of_arrays
+from sae_gap.saes.encoders import encoder_of
 from sae_gap.saes.find import locate, read
-from sae_gap.saes.parts import (
-    ARCHITECTURES,
-    ENCODERS,
-    LOGARITHMS,
-    OWN,
-    Parts,
-    most_of,
-    side_by_side,
-    take,
-)
-from sae_gap.storage import Config, Tensors, printable
+from sae_gap.saes.parts import Parts, side_by_side
+from sae_gap.storage import printable
 
 Rows = Float[ArrayLike, "..."]
 Outputs = Float[Array, "n input_dim"]
 Codes = Float[Array, "n num_latents"]
-# By the architecture of arrays, and whether k and a threshold are given: what infers.
-_ENCODERS = {
-    ("relu", False, False): "standard",
-    ("topk", True, False): "topk",
-    ("jumprelu", False, True): "jumprelu",
-    ("batchtopk", False, True): "jumprelu",
-    ("batchtopk", True, True): "jumprelu",
-    ("batchtopk", True, False): "batch_largest",
-}
 # Atoms are unit atoms if their lengths differ from 1 by no more.
 UNIT = 1e-6
 
@@ -163,7 +138,7 @@ class SAE:
             missing or does not belong to the architecture.
         """
         given = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
-        parts = _of_arrays(given, architecture, **options)
+        parts = of_arrays(given, architecture, **options)
         return dataclasses.replace(of_parts(parts), name=name)
 
     @property
@@ -368,65 +343,6 @@ def own_codes(model: Model, signals: Float[ArrayLike, "n input_dim"]) -> Codes:
         return encode(model, jnp.asarray(signals))
 
 
-def _of_arrays(
-    given: Mapping[str, Any],
-    architecture: str,
-    *,
-    k: int | None = None,
-    threshold: Any = None,
-    centred: bool = True,
-    linear: bool | None = None,
-    transcoder: bool = False,
-    W_skip: Any = None,  # noqa: N803
-) -> Parts:
-    """The SAE of `W_enc`, `b_enc`, `W_dec` and `b_dec`; the options and the errors are those of
-    `SAE.from_arrays`.
-    """
-    encoder = _ENCODERS.get((architecture, k is not None, threshold is not None))
-    if encoder is None:
-        raise ValueError(
-            f"{architecture!r} with k={k} and a threshold {threshold} is no SAE; relu takes "
-            "neither, topk k, jumprelu a threshold, and batchtopk a threshold or k."
-        )
-    arrays = {**given, "threshold": threshold, "W_skip": W_skip}
-    held = {
-        name: as_real(name, value, "an array of floats")
-        for name, value in arrays.items()
-        if name in given or value is not None
-    }
-    if "W_skip" in held and not transcoder:
-        raise ValueError("an SAE has no W_skip; give transcoder=True, or leave it out.")
-    num_latents, input_dim = held["b_enc"].size, held["b_dec"].size
-    read = held["W_enc"].size // max(1, num_latents) if transcoder else input_dim
-    if k is not None:
-        check_integer("k", k, least=1, most=num_latents)
-
-    # Shapes of torch.nn.Linear; the shape of a square matrix does not tell which way round it is.
-    shapes = {
-        "W_enc": (num_latents, read),
-        "W_dec": (input_dim, num_latents),
-        "W_skip": (input_dim, read),
-    }
-    square = [name for name in held if name in shapes and len({*shapes[name]}) == 1]
-    for name in shapes.keys() & held.keys():
-        if linear if name in square else held[name].shape == shapes[name]:
-            held[name] = held[name].T
-    notes = dict[str, str]()
-    if square and linear is None:
-        products = " and ".join(f"{'z' if name == 'W_dec' else 'x'} @ {name}" for name in square)
-        notes["square matrices"] = f"taken as {products}; linear=True takes torch.nn.Linear's"
-    if encoder == "jumprelu" and held["threshold"].size == 1:
-        held["threshold"] = np.resize(held["threshold"], num_latents)
-    elif encoder != "standard":
-        notes["k"] = str(k)
-    tensors = Tensors(Path("the arrays"), held)
-    notes["dtype given"] = tensors.dtypes()
-    held = take(encoder, tensors, (read, num_latents, input_dim), skip="W_skip" in held)
-    options = {name: k for name in ARCHITECTURES[encoder].options}
-    whole = encoder, options, held, "given", architecture, notes
-    return Parts(*whole, centred=centred, transcodes=transcoder)
-
-
 def load_sae(
     path: AnyPath,
     sae_id: str | None = None,
@@ -489,7 +405,7 @@ def of_parts(parts: Parts) -> SAE:
         if transcodes and centre is None:
             centre = np.zeros(len(held["W_enc"]), bias.dtype)
         read = len(centre) if transcodes else len(bias)
-        encoder, parameters = _imported(parts, held, (read, len(atoms)))
+        encoder, parameters = encoder_of(parts, held, (read, len(atoms)))
         whole: Any = atoms.T, bias, parameters, encoder
         if transcodes:
             centre, skip = jax.tree.map(jnp.asarray, (centre, skip))
@@ -502,66 +418,3 @@ def of_parts(parts: Parts) -> SAE:
     about["notes"] = {name: printable(str(value)) for name, value in parts.notes.items()}
     centred = parts.centred and not transcodes
     return dataclasses.replace(SAE.of_model(model), centred=centred, **about)
-
-
-def _imported(
-    parts: Parts, tensors: Mapping[str, Any], shape: tuple[int, int]
-) -> tuple[Encoder, Any]:
-    """The encoder of an SAE, and its parameters for a model.
-
-    Args:
-      parts: the SAE.
-      tensors: its tensors, settled.
-      shape: that of W_enc, (num_inputs, num_latents).
-
-    Raises:
-      ValueError: the suite has no such encoder, or a parameter or an option of it is missing or
-        does not fit.
-    """
-    row = ARCHITECTURES.get(str(parts.encoder))
-    if row is None:
-        encoder: Any = _trained(
-            Config(Path(f"the fit {parts.notes['fit']}"), parts.options), shape[1]
-        )
-        places = {name.removeprefix(OWN): name for name in tensors if name.startswith(OWN)}
-    else:
-        module, kind, names = row.module, row.encoder, row.tensors
-        if parts.encoder == PURSUIT and tensors:
-            kind, (_, names) = "BatchPursuit", ENCODERS["sae_gap.BatchPursuit"]
-        encoder = getattr(importlib.import_module(f"sae_gap.{module}"), kind)(
-            *parts.options.values()
-        )
-        places = {place: name for name, place in names.items()}
-    if not places:
-        return encoder, None
-    held = Tensors(Path("its file"), {place: tensors[name] for place, name in places.items()})
-
-    def taken(path, leaf):
-        place = keystr(path)[1:]
-        value = jnp.asarray(held.take(place, *leaf.shape))
-        # Codes are positive, so a threshold below zero is equivalent to zero.
-        return jnp.log(jnp.maximum(value, 0)) if row and place == LOGARITHMS else value
-
-    weight = jax.ShapeDtypeStruct(shape, jnp.zeros(()).dtype)
-    blank = eqx.filter_eval_shape(encoder.parameters, weight, jax.random.key(0))
-    return encoder, jax.tree.map_with_path(taken, blank)
-
-
-def trainable() -> dict[str, type[AmortisedEncoder]]:
-    """The encoders that the suite trains in an SAE, by the names of their classes."""
-    kinds = registry.classes("sae_gap.encoders", AmortisedEncoder).values()
-    return {class_name(kind): kind for kind in kinds if kind.recipe is not None}  # type: ignore[attr-defined]
-
-
-def _trained(described: Config, num_latents: int) -> AmortisedEncoder:
-    """The encoder of a description. Inference needs only the numbers among its hyper-parameters; no
-    k exceeds the width.
-    """
-    kind = trainable()[described.choice("class", "", trainable())]
-    readers: dict[type, Any] = {
-        int: lambda name: described.size(name, most=most_of(name, num_latents)),
-        float: described.number,
-        bool: lambda name: described.flag(name, False),
-    }
-    fields = {field.name: readers.get(type(field.default)) for field in dataclasses.fields(kind)}
-    return kind(**{name: read(name) for name, read in fields.items() if read})

@@ -22,8 +22,9 @@ from sae_gap.core import (
 )
 from sae_gap.encoders import Encoder, as_floats, check_model
 from sae_gap.saes import saelens
+from sae_gap.saes.encoders import trainable
 from sae_gap.saes.find import check_free
-from sae_gap.saes.loaded_sae import SAE, trainable
+from sae_gap.saes.loaded_sae import SAE
 from sae_gap.saes.parts import (
     ARCHITECTURES,
     ENCODERS,

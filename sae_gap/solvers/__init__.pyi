@@ -1,4 +1,4 @@
-# The names that other folders take from here, and where each is defined.
+# The names that files import from here, and where each is defined.
 
 from sae_gap.solvers.coding import sparse_code as sparse_code
 from sae_gap.solvers.greedy import gradient_pursuit as gradient_pursuit

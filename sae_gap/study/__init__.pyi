@@ -1,9 +1,7 @@
-# The names that other folders take from here, and where each is defined.
+# The names that files import from here, and where each is defined.
 
 from sae_gap.study.fitting import Fit as Fit
 from sae_gap.study.fitting import Fitted as Fitted
-from sae_gap.study.fitting import Program as Program
-from sae_gap.study.fitting import Stepped as Stepped
 from sae_gap.study.fitting import as_key as as_key
 from sae_gap.study.fitting import at_once as at_once
 from sae_gap.study.fitting import blank_model as blank_model
@@ -18,7 +16,6 @@ from sae_gap.study.scoring import score as score
 from sae_gap.study.stream import fit_stream as fit_stream
 from sae_gap.study.study import PROTOCOLS as PROTOCOLS
 from sae_gap.study.study import Job as Job
-from sae_gap.study.study import Line as Line
 from sae_gap.study.study import Method as Method
 from sae_gap.study.study import Scalar as Scalar
 from sae_gap.study.study import Stored as Stored

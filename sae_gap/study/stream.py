@@ -155,8 +155,8 @@ def fit_stream(
 
 
 def _opened(source, num_samples):
-    """The rows of a source from a number on, in the default float type, where the first follow the
-    last; and the number of samples to take from it.
+    """A function `(start, count)` that returns rows of a source in the default float type and goes
+    on from the last row to the first; and the number of samples to take from it.
     """
     if not callable(source) and np.ndim(source) != 2:
         wanted = "an array (num_samples, input_dim) or a function (start, count) -> rows"

@@ -93,7 +93,7 @@ def test_what_was_not_measured_is_not_known_and_the_own_values_may_be_the_best()
     assert splits([rows[0], *(each | {"level": 9} for each in rows[1:])], ["kl"]) == []
     assert splits([each for each in rows if each["codes"] in ("own", "lasso")], ["kl"]) == []
     assert best_at(rows, 8) is rows[6] and best_at(rows, 8, "a") is rows[3]
-    assert best_at(rows, 8, "a", "fvu") is rows[4] and best_at(rows, 9) is None
+    assert best_at(rows, 9) is None
 
 
 # Sums of different powers of two, so that each part tells which scores it is the difference of.

@@ -1,11 +1,21 @@
 """The lasso encoder: certified optima in the frame of unit atoms, and the published iteration as it
-stands.
+stands; and codes that are looked up.
 """
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.encoders import Lasso, MatchingPursuit, ReLU, ThresholdingPursuit, unit_atoms
+from sae_gap.core import Model
+from sae_gap.encoders import (
+    Lasso,
+    Lookup,
+    LookupParameters,
+    MatchingPursuit,
+    ReLU,
+    ThresholdingPursuit,
+    unit_atoms,
+)
 from sae_gap.solvers import fista
 from tests.solvers.test_least_squares import by_lstsq
 
@@ -74,3 +84,19 @@ def test_hard_thresholding(model, signals, lam, rounds):
     assert clear.mean() > 0.9 and (least > LAM).any() and (least < 0.4).any()
     found = ThresholdingPursuit(lam, rounds)(model, signals) * norms
     np.testing.assert_allclose(found[clear], codes[clear], rtol=1e-3, atol=1e-4)
+
+
+def test_known_signals_have_their_codes_in_any_order_and_others_the_lasso_s(task):
+    rng = np.random.default_rng(0)
+    # A dimension of zeros is padding, of either sign.
+    y = jnp.pad(task.id.signals, ((0, 0), (0, 1)))
+    codes = jnp.asarray(rng.random((100, 20)), jnp.float32)
+    atoms = jnp.pad(2 * task.dictionary, ((0, 1), (0, 0)))
+    model = Model(atoms, jnp.full(13, 0.1).at[12].set(0), LookupParameters(y, codes))
+    order = rng.permutation(100)
+    asked = y[order].at[:, 12].set(-0.0)
+    np.testing.assert_array_equal(Lookup()(model, asked), codes[order])
+    near = asked.at[3, 5].set(jnp.nextafter(asked[3, 5], 9.0))
+    # 0.1 · 12 / (2 · 20)
+    expected = codes[order].at[3].set(Lasso(0.03)(model, near[3:4])[0])
+    np.testing.assert_allclose(Lookup(0.1)(model, near), expected, atol=1e-5)
