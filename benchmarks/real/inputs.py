@@ -306,12 +306,17 @@ def npy(array: ArrayLike) -> bytes:
 
 
 def names(paths: Sequence[str], taken: Collection[str] = ()) -> list[str]:
-    """A name for each path: its last part, unless two are alike or one is taken, for example by a
-    control. A file of an SAE's weights is named after its folder.
+    """A name for each path: its last part, or as many parts as tell it from the others.
+
+    A file of an SAE's weights is named after its folder. No name is one that is taken, for example
+    by a control.
     """
-    found = []
+    parts = []
     for path in (pathlib.Path(path).absolute() for path in paths):
         named = path.parent if holds(path.name) else path.with_suffix("")
-        found.append((named if path.is_file() else path).name)
-    clash = len({*found, *taken}) < len(found) + len({*taken})
-    return list(paths) if clash else found
+        parts.append(named if path.is_file() else path)
+    for depth in range(1, max((len(path.parts) for path in parts), default=0) + 1):
+        found = ["/".join(path.parts[-depth:]) for path in parts]
+        if len(set(found)) == len(found) and not set(found) & {*taken}:
+            return found
+    return list(paths)

@@ -177,9 +177,9 @@ def test_names_tell_paths_apart(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     one, two, atoms = (str(tmp_path / name) for name in ("a/x/ae.pt", "b/x", "D.npy"))
-    assert inputs.names([one, atoms]) == ["x", "D"] and inputs.names([one, two]) == [one, two]
+    assert inputs.names([one, atoms]) == ["x", "D"] and inputs.names([one, two]) == ["a/x", "b/x"]
     # A control is called so, and its rows are apart from those of the user's own.
-    assert inputs.names(["/home/random"], ["random"]) == ["/home/random"]
+    assert inputs.names(["/home/random"], ["random"]) == ["home/random"]
     # A dictionary is learned unless it takes hours.
     sizes = [SimpleNamespace(num_latents=width, input_dim=2_304) for width in (2_000, 3_000)]
     assert [*map(binary.is_affordable, sizes)] == [True, False]
