@@ -39,6 +39,7 @@ FAULTS = {
         ({"apply_b_dec_to_input": "yes"}, "must be true or false, but it is 'yes'"),
         ({"architecture": "sorcery"}, "must be one of"),
         ({"d_out": 6}, "skip_transcoder"),
+        ({"k": 3}, "has a k, but its architecture is standard"),
         ({"metadata": [1]}, "must be an object"),
     ],
     "saelens/transcoder": [
