@@ -107,6 +107,11 @@ def load(config: Config, tensors: Tensors) -> Parts:
         factors = tensors.take("scaling_factor", num_latents)
         if config.flag("finetuning_scaling_factor", False):
             held["W_dec"] = held["W_dec"] * factors[:, None]
+        elif not np.allclose(factors, 1):
+            raise ValueError(
+                f"{tensors.path} has a scaling_factor that {config.path} does not use; set "
+                "finetuning_scaling_factor to true, or remove the tensor."
+            )
     normalisation = _normalisation(config, folder, input_dim, notes)
     if transcodes and type(normalisation) is not Normalisation:
         raise ValueError(
