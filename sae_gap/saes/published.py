@@ -103,7 +103,11 @@ def sparsify(config: Config, tensors: Tensors) -> Parts:
         )
     encoder = "abstopk" if signed else encoder
     names = {"W_enc": "encoder.weight", "b_enc": "encoder.bias"}
-    skip = config.flag("skip_connection", False) or (transcodes and "W_skip" in tensors)
+    skip = config.flag("skip_connection", False) or "W_skip" in tensors
+    if skip and not transcodes:
+        raise ValueError(
+            f"{config.path} describes an SAE with a skip (W_skip); set transcode or drop it."
+        )
     sizes, turned = (input_dim, num_latents, input_dim), ("W_enc", "W_skip")
     held = take(encoder, tensors, sizes, names=names, linear=turned, skip=skip)
     notes = {"hookpoint": config.path.parent.resolve().name, "k": str(k)}

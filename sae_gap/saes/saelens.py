@@ -62,6 +62,10 @@ def load(config: Config, tensors: Tensors) -> Parts:
             f"{config.path} describes a transcoder, but its architecture is {architecture}; set it "
             f"to one of {', '.join(TRANSCODERS)}."
         )
+    encoder, skip = TRANSCODERS.get(architecture, (architecture, False))
+    if encoder == "standard" and config.entries.get("k") is not None:
+        fault = f"{config.path} has a k, but its architecture is {architecture}, a ReLU without one"
+        raise ValueError(f"{fault}; set architecture to topk, or remove k.")
     read, num_latents = config.size("d_in"), config.size("d_sae")
     input_dim = config.size("d_out") if transcodes else read
     heads = config.choice("reshape_activations", "none", ("none", "hook_z")) == "hook_z"
@@ -81,7 +85,6 @@ def load(config: Config, tensors: Tensors) -> Parts:
     rescaled = "topk" in architecture and config.flag("rescale_acts_by_decoder_norm", False)
     if "topk" in architecture:
         notes["rescale_acts_by_decoder_norm"] = str(rescaled)
-    encoder, skip = TRANSCODERS.get(architecture, (architecture, False))
     if architecture in _BATCH_TOPK:
         encoder = "jumprelu"
     options = read_options(encoder, config, num_latents, input_dim)
@@ -104,6 +107,11 @@ def load(config: Config, tensors: Tensors) -> Parts:
         factors = tensors.take("scaling_factor", num_latents)
         if config.flag("finetuning_scaling_factor", False):
             held["W_dec"] = held["W_dec"] * factors[:, None]
+        elif not np.allclose(factors, 1):
+            raise ValueError(
+                f"{tensors.path} has a scaling_factor that {config.path} does not use; set "
+                "finetuning_scaling_factor to true, or remove the tensor."
+            )
     normalisation = _normalisation(config, folder, input_dim, notes)
     if transcodes and type(normalisation) is not Normalisation:
         raise ValueError(

@@ -131,6 +131,8 @@ class SAE(nn.Module):
                 "a transcoder's pursuit codes what it explains, not what it reads; give the "
                 "architecture of its encoder, and code sae.signals(y, x) by sae.pursuit(k)."
             )
+        if transcoder and type(normalisation or Normalisation()) is not Normalisation:
+            raise ValueError("no transcoder normalises what it reads; leave normalisation out.")
         check_tensor("W_dec", W_dec, ("num_latents", "input_dim"), "give atoms as rows")
         width, dim = W_dec.shape
         read = len(W_enc) if transcoder else dim  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import sae_gap
-from sae_gap.core import Model
+from sae_gap.core import LayerNorm, Model
 from sae_gap.encoders import (
     BatchPursuit,
     JumpReLU,
@@ -355,6 +355,7 @@ REFUSED = {
     "architecture must be one of": made("gated"),
     "pursuit codes what it explains": made("sae_gap_pursuit", k=3, W_skip=torch.zeros(24, 24)),
     "W_skip must be (24, 24)": made(W_skip=torch.zeros(9, 24)),
+    "leave normalisation out": made(transcoder=True, normalisation=LayerNorm()),
     "W_dec must be finite": lambda sae, x, _: SAE(torch.inf * sae.W_dec, k=3),
     "W_dec is an array of float32": lambda sae, x, _: SAE(x.numpy(), k=3),
     "threshold must be a finite number": pursued(threshold=-1.0),

@@ -23,13 +23,19 @@ _HEADERS = {
 }
 
 
-def map_npy(path: pathlib.Path, begin: int = 0) -> np.ndarray:
-    """Maps an array that NumPy saved, from a byte of a file on; objects cannot be mapped."""
+def map_npy(path: pathlib.Path, begin: int = 0, size: int | None = None) -> np.ndarray:
+    """Maps an array that NumPy saved in `size` bytes of a file, or in all, from a byte on; objects
+    cannot be mapped.
+    """
     with path.open("rb") as file:
         file.seek(begin)
         shape, fortran, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
         order: Any = "F" if fortran else "C"
-        return np.memmap(path, dtype, "r", file.tell(), shape, order)
+        array = np.memmap(path, dtype, "r", file.tell(), shape, order)
+        there = begin + (size or path.stat().st_size) - file.tell()
+        if there != array.nbytes and not dtype.hasobject:
+            raise ValueError("its header promises another number of bytes than there are")
+        return array
 
 
 def _read_npz(path):
@@ -40,7 +46,7 @@ def _read_npz(path):
 
 def _member(path, info):
     if info.compress_type == zipfile.ZIP_STORED:
-        return map_npy(path, member_start(path, info)[0])
+        return map_npy(path, *member_start(path, info))
     with zipfile.ZipFile(path) as archive, archive.open(info) as file:
         return np.lib.format.read_array(file)
 

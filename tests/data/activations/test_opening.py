@@ -127,6 +127,11 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-40])
 
 
+def lie(path):
+    write(path.parent, path.suffix[1:])
+    path.write_bytes(path.read_bytes().replace(b"(60, 5)", b"(59, 5)"))
+
+
 def column(*values):
     return by(arrow, pa.table({"a": pa.array(values)}))
 
@@ -141,6 +146,7 @@ BAD = [
     ("npy", lambda path: (path / "train").mkdir(parents=True), "such as one of its folders"),
     ("csv", lambda path: path.write_text("1,2"), "no ending"),
     *((kind, cut, "cannot be read") for kind in ("npy", "npz", "safetensors", "arrow")),
+    *((kind, lie, "number of bytes") for kind in ("npy", "npz")),
     ("npz", by(np.savez_compressed, ROWS[:0]), "its shape is (0, 5)"),
     ("npy", by(np.save, np.ones((3, 2), int)), "they are int64"),
     ("npy", by(np.save, TRAP), "they are object"),
