@@ -77,6 +77,8 @@ def test_intervals_over_runs_of_an_autoregressive_loss_hold_the_truth(correlatio
         (Comparison(0.93, 0.93, -0.002, 0.001), "0.0 points (-0.2 to 0.1)"),
         (Comparison(0.9304, 0.93, 0.0003, 0.0005), "0.04 points more (0.03 to 0.05)"),
         (Comparison(0.932, 0.93, 0.0001, 0.004), "0.20 points more (0.01 to 0.40)"),
+        # The second explains more than its additional latents can.
+        (Comparison(0.2, 0.8, -0.9, -0.3, (1.0, 1.5)), "60.0 points less (30.0 to 90.0)"),
     ],
 )
 def test_a_difference_is_told_in_points(comparison, text):

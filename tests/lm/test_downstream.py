@@ -151,10 +151,11 @@ def test_documents_join_windows():
 
 def test_sensitivity_is_the_fisher_information_of_the_next_tokens():
     """Against the Jacobian of all probabilities, of which many copies of the texts draw a mean."""
+    options = {"first": 1, "special": (0, 4)}
     replaced = np.zeros(REAL.shape, bool)
-    replaced[REAL] = Downstream(NETWORK, [windows()], first=1, special=(0,)).replaced
+    replaced[REAL] = Downstream(NETWORK, [windows()], **options).replaced
     copies = [windows(np.tile([0, 1], 500))] * 2
-    drawn = Downstream(NETWORK, copies, first=1, special=(0,)).sensitivity()
+    drawn = Downstream(NETWORK, copies, **options).sensitivity()
     whole = np.where(REAL[..., None], before(windows()), 0)
     exact = np.zeros((DIM, DIM))
 

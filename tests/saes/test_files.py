@@ -18,7 +18,8 @@ from safetensors.numpy import load_file, save_file
 import sae_gap
 from benchmarks.real import train_real
 from sae_gap.saes import Parts, RepeatingPursuit, of_parts, read_tensors
-from sae_gap.storage import Folder
+from sae_gap.saes.parts import read_options
+from sae_gap.storage import Config, Folder
 from tests import torch_files
 from tests.saes.examples import FILES, changed, refused
 from tests.torch_files import archive, state, tensor
@@ -226,6 +227,9 @@ def test_older_options_of_saelens(tmp_path):
     np.testing.assert_allclose(sae.reconstruct(X), wanted, rtol=1e-5, atol=1e-4)
     assert sae.normalisation.name == "none" and "a mean norm of 2.449" in sae.notes["caution"]
     assert all(map(str.isprintable, sae.notes.values())) and len(sae.notes["hook_name"]) < 100
+    # What a configuration lacks is as SAELens has it by default.
+    wanted = {"max_iterations": 6, "residual_threshold": 0.01, "stop_on_duplicate_support": True}
+    assert read_options("matching_pursuit", Config(tmp_path, {}), 10, 6) == wanted
 
 
 def test_codes_of_unit_atoms_keep_their_thresholds_and_a_dead_atom_reaches_none():
