@@ -216,7 +216,9 @@ def methods_of(
         try:
             encoder = encoder_at(name, l0, learner, signed, lasso)
         except LeftOutError as reason:
-            logging.info("left out %s of %s: %s", name, learner.name, reason)
+            # Nobody expects predicted codes of an SAE.
+            if name != "predicted":
+                logging.info("left out %s of %s: %s", name, learner.name, reason)
             continue
         # Own codes do not depend on the requested L0.
         level: dict[str, Scalar] = {} if name.startswith("own") else {"level": l0}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from sae_gap.core import as_real, check_integer
+from sae_gap.core import as_real, check_flag, check_integer
 from sae_gap.saes.parts import ARCHITECTURES, Parts, take
 from sae_gap.storage import Tensors
 
@@ -41,6 +41,9 @@ def of_arrays(
             f"{architecture!r} with k={k} and a threshold {threshold} is no SAE; relu takes "
             "neither, topk k, jumprelu a threshold, and batchtopk a threshold or k."
         )
+    flags = {"centred": centred, "linear": linear or False, "transcoder": transcoder}
+    for name, flag in flags.items():
+        check_flag(name, flag)
     arrays = {**given, "threshold": threshold, "W_skip": W_skip}
     held = {
         name: as_real(name, value, "an array of floats")
@@ -70,7 +73,7 @@ def of_arrays(
         notes["square matrices"] = f"taken as {products}; linear=True takes torch.nn.Linear's"
     if encoder == "jumprelu" and held["threshold"].size == 1:
         held["threshold"] = np.resize(held["threshold"], num_latents)
-    elif encoder != "standard":
+    elif k is not None:
         notes["k"] = str(k)
     tensors = Tensors(Path("the arrays"), held)
     notes["dtype given"] = tensors.dtypes()

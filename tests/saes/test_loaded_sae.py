@@ -68,6 +68,7 @@ def test_an_sae_of_arrays_infers_as_its_formula_says(options, codes_of, turned):
     sae = SAE.from_arrays(**given, name="mine", **options)
     codes = codes_of((ROWS - options.get("centred", True) * bias) @ weight + offset)
     assert 0 < np.count_nonzero(codes) < codes.size and sae.name == "mine"
+    assert ("k" in sae.notes) == ("k" in options)
     np.testing.assert_allclose(sae.encode(tensor(ROWS)), codes, atol=1e-5)
     np.testing.assert_allclose(sae.reconstruct(ROWS), codes @ atoms + bias, atol=1e-4)
 
@@ -109,6 +110,7 @@ def test_square_matrices_are_taken_as_one_says(linear):
         ({"architecture": "batchtopk", "threshold": 0.5, "k": 8}, "of at most 7"),
         ({"W_skip": np.zeros((4, 4))}, "an SAE has no W_skip; give transcoder=True"),
         ({"architecture": "relu"}, "relu takes neither"),
+        ({"centred": "no"}, "centred must be True or False"),
     ],
 )
 def test_arrays_that_make_no_sae_are_refused(change, words):
