@@ -19,16 +19,21 @@ from tests.conftest import lines_of, refused, succeed
 REACHED = {"working_set": 1.1e-6, "jitted": 1.1e-6, "spams": 1e-5, "celer": 1e-5}
 
 
-def test_a_score_is_the_definition():
-    rng, lam = np.random.default_rng(0), 0.3
+@pytest.mark.parametrize("lam", [0.3, np.linspace(0.1, 0.7, 28).reshape(4, 7)])
+@pytest.mark.parametrize("nonneg", [True, False])
+def test_a_score_is_the_definition(nonneg, lam):
+    rng = np.random.default_rng(0)
     signals, dictionary, codes = (rng.normal(size=size) for size in ((4, 5), (5, 7), (4, 7)))
-    codes = np.abs(codes)
-    value, gap = scores.score(signals, dictionary, codes, lam)
+    codes = np.abs(codes) if nonneg else codes
+    value, gap = scores.score(signals, dictionary, codes, lam, nonneg=nonneg)
     rest = signals - codes @ dictionary.T
-    scale = np.minimum(1, (lam / np.maximum(rest @ dictionary, 1e-9)).min(axis=1))[:, None]
-    np.testing.assert_allclose(value, 0.5 * (rest**2).sum(1) + (lam * codes).sum(1))
+    bound = rest @ dictionary if nonneg else np.abs(rest @ dictionary)
+    scale = np.minimum(1, (lam / np.maximum(bound, 1e-9)).min(axis=1))[:, None]
+    np.testing.assert_allclose(value, 0.5 * (rest**2).sum(1) + (lam * np.abs(codes)).sum(1))
     dual = 0.5 * (signals**2).sum(1) - 0.5 * ((signals - scale * rest) ** 2).sum(1)
     np.testing.assert_allclose(gap, value - dual, atol=1e-12)
+    with pytest.raises(ValueError, match="lam must be above 0"):
+        scores.score(signals, dictionary, codes, np.where(np.arange(7) == 1, 0, lam))
 
 
 @pytest.mark.parametrize("name", problems.CODERS)
