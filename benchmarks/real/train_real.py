@@ -86,6 +86,7 @@ class TrainOptions(Fitted, OnPairs, Outliers, Distributed):
     epochs: int = option(8, "Passes of an SAE over the training rows.", least=1)
     batch_size: int = option(256, "Rows to a step of an SAE.", least=1)
     visits: float = option(150.0, "Rows that online_dl sees for each latent.", least=1)
+    rows: int | None = option(None, "Rows to learn from, at most, evenly spaced.  [all]", least=1)
     samples: int = option(5_000, "Held-out rows to score, at most.", least=2)
     seed: int = option(0, "Seed of what is learned.", least=0)
 
@@ -101,7 +102,7 @@ def source_of(options: TrainOptions) -> HeldOut:
         logging.warning("left out: %s", activations.outliers)
     named = {name: getattr(options, name) for name in ("width", "sparsity", "samples", "seed")}
     fixed: Any = {"split_seed": 0, "together": True, "learn_outliers": options.keep_outliers}
-    source = HeldOut(activations, inputs=inputs, **named, **fixed)
+    source = HeldOut(activations, inputs=inputs, learn_from=options.rows, **named, **fixed)
     if options.sparsity >= min(options.width, source.input_dim):
         limits = f"the {options.width} atoms and the {source.input_dim} dimensions"
         raise ValueError(f"--sparsity must be below {limits}, but it is {options.sparsity}.")

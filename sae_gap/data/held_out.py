@@ -37,6 +37,7 @@ class HeldOut:
       learn_outliers: whether learners see outlier tokens although these are not kept.
       inputs: what a transcoder reads to explain the activations, and `held_out` of the same files,
         a row for each of all rows of the files.
+      learn_from: the most rows that learners see, evenly spaced; None sets no limit but memory's.
     """
 
     activations: Activations
@@ -50,6 +51,7 @@ class HeldOut:
     together: bool = False
     learn_outliers: bool = False
     inputs: Activations | None = None
+    learn_from: int | None = None
 
     def __post_init__(self):
         kinds = {"activations": (), "held_out": (float,), "inputs": (type(None),)}
@@ -161,17 +163,19 @@ class HeldOut:
     def num_train(self) -> int:
         """The number of rows that learners see."""
         train = self.parts[0]
-        return train.num_samples if self.together else train.num_pooled
+        most = train.num_samples if self.together else train.num_pooled
+        return min(most, self.learn_from or most)
 
     @functools.cached_property
     def train(self) -> Unread:
         """The rows that learners see, evenly spaced, read once for all readers of the task."""
         train, inputs = self.parts[0], self.inputs
+        numbers = evenly_spaced(train.num_samples, self.num_train)
 
         def read(take, width):
             if self.together:
-                return devices.read_rows(take, train.num_samples, width)
-            return take(evenly_spaced(train.num_samples, train.num_pooled))
+                return devices.read_rows(lambda rows: take(numbers[rows]), len(numbers), width)
+            return take(numbers)
 
         def beside(rows):
             return self._read(train.numbers[rows])
@@ -203,7 +207,7 @@ class HeldOut:
             found["learn_outliers"] = True
         if self.inputs is not None:
             found["inputs"] = self.inputs.fingerprint
-        if self.together:
+        if self.together or self.learn_from:
             found["learned_from"] = self.num_train
         # A given dictionary has neither.
         sizes = {"width": self.width, "sparsity": self.sparsity}
