@@ -19,6 +19,7 @@ from sae_gap.encoders.lasso import Lasso as Lasso
 from sae_gap.encoders.lasso import Lookup as Lookup
 from sae_gap.encoders.lasso import LookupParameters as LookupParameters
 from sae_gap.encoders.lasso import find_weight as find_weight
+from sae_gap.encoders.learned_steps import LearnedSteps as LearnedSteps
 from sae_gap.encoders.linear import Linear as Linear
 from sae_gap.encoders.lista import LISTA as LISTA
 from sae_gap.encoders.on_support import AtWeight as AtWeight

@@ -72,7 +72,7 @@ def _trained(described: Config, num_latents: int) -> AmortisedEncoder:
     """
     kind = trainable()[described.choice("class", "", trainable())]
     readers: dict[type, Any] = {
-        int: lambda name: described.size(name, most=most_of(name, num_latents)),
+        int: lambda name: described.size(name, least=0, most=most_of(name, num_latents)),
         float: described.number,
         bool: lambda name: described.flag(name, False),
     }

@@ -13,6 +13,7 @@ from sae_gap.encoders import (
     OMP,
     GradientPursuit,
     Lasso,
+    LearnedSteps,
     ListaMatryoshka,
     MatchingPursuit,
     OnSupport,
@@ -45,8 +46,8 @@ def test_lengths_of_atoms_and_a_shift_change_no_code(name):
     if name != "lookup":
         moved = dataclasses.replace(model, bias=model.bias + move)
         np.testing.assert_allclose(encoder.infer(moved, y + move).codes, codes, atol=1e-3)
-    # LISTA codes by products with atoms of any length.
-    if "lista" not in name:
+    # These code by products with atoms of any length.
+    if name not in ("lista", "lista_matryoshka", "learned_steps"):
         times = jnp.asarray(rng.uniform(0.3, 3, codes.shape[1]), y.dtype)
         longer = dataclasses.replace(model, dictionary=model.dictionary * times)
         mapped = encoder.reads_inputs or name in ("lookup", "linear")
@@ -74,6 +75,7 @@ FLOPS = {
     OMP(2): 70 + 10 * (7 + 4),
     GradientPursuit(2): 10 * (7 + 2) + 10 * (7 + 4),
     ListaMatryoshka(2): 210,
+    LearnedSteps(2, steps=2, hidden=3): 5 * 70 + 2 * 3 * 12,
     # Four candidates, of one atom and then of two.
     ScreenedPursuit(2): 10 * (7 + 1) + 4 + 10 * (7 + 2) + 16,
 }

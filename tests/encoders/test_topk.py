@@ -1,5 +1,5 @@
 """The k largest of each row against a sort, with ties, zeros and NaN, and the gradient through
-them.
+them; and learned steps by hand.
 """
 
 import jax
@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.encoders import keep_largest
+from sae_gap.core import Model
+from sae_gap.encoders import LearnedSteps, keep_largest
 from sae_gap.encoders.topk import _by_bits
 
 # Compiled for each k; accelerators, which sort nothing, must keep the same.
@@ -49,3 +50,29 @@ def test_the_gradient_passes_through_what_is_kept_and_a_batch_axis_may_be_mapped
     values = jnp.array([[3.0, 1, 2, 0], [0, 5, 0, 0], [1, 1, 1, 0.5]])
     slope = jax.vmap(jax.grad(lambda row: keep_largest(row[None], 2).sum()))(values)
     np.testing.assert_array_equal(slope, [[1, 0, 1, 0], [0, 1, 0, 0], [1, 1, 0, 0]])
+
+
+@pytest.mark.parametrize(("steps", "hidden"), [(0, 0), (1, 0), (3, 0), (0, 5), (2, 4)])
+def test_learned_steps_by_hand(steps, hidden):
+    """Each step codes what the largest so far leave, and adds to these."""
+    rng, encoder = np.random.default_rng(steps), LearnedSteps(2, steps, 3, hidden=hidden)
+    start = encoder.parameters(jnp.ones((6, 9)), jax.random.key(0))
+    parts = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), start)
+    atoms, bias, y = rng.normal(size=(6, 9)), rng.normal(size=6), rng.normal(size=(20, 6))
+
+    def kept(codes, count):
+        positive = np.maximum(codes, 0)
+        return np.where(np.argsort(np.argsort(-positive)) < count, positive, 0)
+
+    first, target = parts.first, y - bias
+    if hidden:
+        within = np.maximum(target @ first.inner.weight + first.inner.bias, 0)
+        codes = target @ first.direct.weight + first.direct.bias + within @ first.outer
+    else:
+        codes = target @ first.weight + first.bias
+    for step in parts.steps:
+        few = kept(codes, 6)
+        codes = few + (target - few @ atoms.T) @ step.weight + step.bias
+    with jax.enable_x64(True):
+        model = Model(*map(jnp.asarray, (atoms, bias)), jax.tree.map(jnp.asarray, parts))
+        np.testing.assert_allclose(encoder(model, jnp.asarray(y)), kept(codes, 2), atol=1e-12)
