@@ -9,13 +9,11 @@ The weight `lam` is a scalar, one value a sample `(n,)`, or a matrix that broadc
 `(n, num_latents)`.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from sae_gap.core import Solution
 
@@ -27,9 +25,7 @@ def product(left: Float[Array, "... p q"], right: Float[Array, "q r"]) -> Float[
     return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)
 
 
-def expand_lam(
-    lam: Float[Array, "..."] | float, num_samples: int, num_latents: int
-) -> Float[Array, "rows columns"]:
+def expand_lam(lam, num_samples, num_latents):
     """Reshapes a weight, a scalar, `(n,)`, or two-dimensional with each side either full or one,
     into a matrix that broadcasts to `(n, num_latents)`.
 
@@ -79,9 +75,7 @@ def objective(
     return 0.5 * jnp.sum(rest**2, axis=1) + jnp.sum(lam * jnp.abs(codes), axis=1)
 
 
-def dual_scale(
-    correlations: Float[Any, "n num_latents"], lam: Float[Any, "rows columns"], *, nonneg: bool
-) -> Float[Any, " n"]:
+def dual_scale(correlations, lam, *, nonneg):
     """Returns the largest `s ≤ 1` for which `s` times a dual candidate satisfies every constraint;
     an array of NumPy if it is given such.
 
@@ -94,14 +88,7 @@ def dual_scale(
     return xp.amin(xp.where(broken, lam / xp.where(broken, pull, 1), 1), axis=1)
 
 
-def value_and_gap(
-    rest: Float[Any, "n input_dim"],
-    codes: Float[Any, "n some"],
-    pull: Float[Any, "n some"],
-    lam: Float[Any, "rows columns"],
-    scale: Float[Any, " n"],
-    dual: Float[Any, "n input_dim"] | None = None,
-) -> tuple[Float[Any, " n"], Float[Any, " n"]]:
+def value_and_gap(rest, codes, pull, lam, scale, dual=None):
     """Returns `½‖r‖² + Σ_j λ_j |z_j|` and `½‖r - t‖² + Σ_j |z_j| (λ_j - sign(z_j) d_jᵀ t)`,
     `t = s θ`; see `certificate`.
 
@@ -184,13 +171,7 @@ def relative_gap(solution: Solution) -> Float[np.ndarray, " n"]:
     return np.divide(gap, value, out=np.zeros_like(gap), where=value > 0)
 
 
-def is_converged(
-    signals: Float[Any, "n input_dim"],
-    value: Float[Any, " n"],
-    gap: Float[Any, " n"],
-    tol: Float[Array, ""] | float,
-    dtype: Any = None,
-) -> Bool[Any, " n"]:
+def is_converged(signals, value, gap, tol, dtype=None):
     """True where `gap ≤ tol F(z)`, or where the objective is below the resolution of the codes'
     type.
 

@@ -9,7 +9,7 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -46,7 +46,7 @@ def spans_processes(mesh: Mesh) -> bool:
     return len({device.process_index for device in mesh.devices.flat}) > 1
 
 
-def _of_samples(chosen: Sequence[jax.Device]) -> Mesh:
+def _of_samples(chosen):
     return jax.make_mesh((len(chosen),), (SAMPLES,), devices=chosen, axis_types=(AxisType.Auto,))
 
 
@@ -75,7 +75,7 @@ def place(tree: Tree, mesh: Mesh) -> Tree:
     return _put_all(tree, mesh, lambda leaf: _rows_of_each(leaf.shape, mesh))
 
 
-def _rows_of_each(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def _rows_of_each(shape, mesh):
     """Shards the rows if they divide."""
     return (
         PartitionSpec(SAMPLES) if shape and shape[0] % mesh.shape[SAMPLES] == 0 else PartitionSpec()
@@ -88,7 +88,7 @@ def replicate(tree: Tree, mesh: Mesh) -> Tree:
     return _put_all(tree, mesh, lambda leaf: PartitionSpec())
 
 
-def _put_all(tree: Tree, mesh: Mesh, spec) -> Tree:
+def _put_all(tree, mesh, spec):
     def put_leaf(leaf):
         if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
             return leaf
@@ -137,7 +137,7 @@ def read_rows(take: Callable[[np.ndarray], np.ndarray], num_samples: int, width:
     shape = num_samples, width
     sharding = NamedSharding(everywhere, _rows_of_each(shape, everywhere))
 
-    def read(index) -> np.ndarray:
+    def read(index):
         return take(np.arange(*index[0].indices(num_samples))).astype(dtype)
 
     return jax.make_array_from_callback(shape, sharding, read)
@@ -179,7 +179,7 @@ def compilations() -> int:
 _compiled: list[float] = []
 
 
-def _count(event: str, duration_secs: float, **_) -> None:
+def _count(event, duration_secs, **_):
     if event == "/jax/core/compile/backend_compile_duration":
         _compiled.append(duration_secs)
 
@@ -210,7 +210,7 @@ def describe() -> str:
     return f"{jax.device_count()} x {kind}" + (f" ({_processor()})" if kind == "cpu" else "")
 
 
-def _processor() -> str:
+def _processor():
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

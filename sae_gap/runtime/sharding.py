@@ -31,7 +31,7 @@ def check_mesh(mesh: Any) -> None:
     _check_auto(mesh)
 
 
-def _check_auto(mesh: Mesh | AbstractMesh) -> None:
+def _check_auto(mesh):
     if any(kind != AxisType.Auto for kind in mesh.axis_types):
         raise ValueError(
             "the mesh must have axes of type jax.sharding.AxisType.Auto; make it by "
@@ -106,7 +106,7 @@ def by_device(
     return jax.tree.map(lambda a: a[:num_samples], results)
 
 
-def _padded(array: Array, rows: int) -> Array:
+def _padded(array, rows):
     return jnp.pad(array, ((0, rows),) + ((0, 0),) * (array.ndim - 1))
 
 

@@ -162,7 +162,7 @@ def runs_on_host(arrays) -> bool:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _differentiable(options, signals, dictionary, lam, support, init, *ends) -> Solution:
+def _differentiable(options, signals, dictionary, lam, support, init, *ends):
     if options.compiled:
         return _call_back(options, signals, dictionary, lam, support, init, *ends)
     by_row = signals, jnp.broadcast_to(lam, (len(signals), 1)), support, init
@@ -171,7 +171,7 @@ def _differentiable(options, signals, dictionary, lam, support, init, *ends) -> 
     return _checked(found, signals, dictionary, lam)
 
 
-def _checked(found, signals, dictionary, lam) -> Solution:
+def _checked(found, signals, dictionary, lam):
     """The solution, with NaN for samples whose values make no lasso: nobody has checked traced
     values.
     """
@@ -204,7 +204,7 @@ _differentiable.defvjp(_solve_forward, _solve_backward)
 _solve = jax.jit(_differentiable, static_argnums=0)
 
 
-def _call_back(options, *arrays) -> Solution:
+def _call_back(options, *arrays):
     """The solution of the compiled loops within a program of XLA, bit for bit the same."""
     (num_samples, _), dtype = arrays[0].shape, arrays[0].dtype
     kinds = (jax.ShapeDtypeStruct((num_samples,), kind) for kind in (dtype, dtype, "i4", bool))
@@ -217,7 +217,7 @@ def _call_back(options, *arrays) -> Solution:
     return jax.pure_callback(solve, Solution(*results), *arrays, vmap_method="sequential")
 
 
-def _iterate(options, by_row, dictionary, tol, limit) -> Solution:
+def _iterate(options, by_row, dictionary, tol, limit):
     """Solves by FISTA or ISTA, chunk by chunk, in units in which signals and atoms are of order
     one.
 

@@ -7,7 +7,6 @@ threads. XLA compiles and runs nothing here, so its programs may call this back.
 
 import functools
 from collections import namedtuple
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -57,7 +56,7 @@ class Problem(NamedTuple):
         return self.signals[rows] / scale[:, None], self.lam[rows].astype(np.float64) / scale
 
 
-def pose(signals, dictionary, lam, used) -> Problem:
+def pose(signals, dictionary, lam, used):
     """The scaled problem, with all atoms or only those of the latents `used`."""
     atoms, scale = np.empty(dictionary.shape[::-1], dictionary.dtype), np.ones(dictionary.shape[1])
     for begin in range(0, len(atoms) if used is None else len(used), FEW_ATOMS):
@@ -155,7 +154,7 @@ def _unscaled(problem, found, *, sparse):
     return codes, *rest
 
 
-def _active_sets(problem, found, begun, tol, limit, *, nonneg) -> None:
+def _active_sets(problem, found, begun, tol, limit, *, nonneg):
     """Solves all samples block by block; samples that fill their slots continue together with twice
     as many.
     """
@@ -215,7 +214,7 @@ def _active_sets(problem, found, begun, tol, limit, *, nonneg) -> None:
         _by_cholesky(problem, found, int(row), begun, tol, nonneg=nonneg)
 
 
-def _by_cholesky(problem, found, row, support, tol, *, nonneg) -> None:
+def _by_cholesky(problem, found, row, support, tol, *, nonneg):
     """Solves a sample on a support whose inverse is lost to rounding: non-negative least squares on
     the Cholesky factor of its Gram matrix with a ridge of a few roundings.
     """
@@ -252,7 +251,7 @@ def _certificate(signals, atoms, codes, lam, tol, nonneg, dtype):
     return value, gap, lasso_problem.is_converged(signals, value, gap, tol, dtype)
 
 
-def _blocks(count: int, slots: int, numbers: int) -> Iterator[slice]:
+def _blocks(count, slots, numbers):
     """The samples of each block, of about equal sizes."""
     fewest = FEWEST_SAMPLES if numbers <= CACHE else MANY_SAMPLES
     most = min(max(-(-count // 4), fewest), MOST_SAMPLES, max(1, BLOCK // slots**2))
@@ -268,7 +267,7 @@ def _stored(codes):
     return scipy.sparse.csr_array(parts, codes.shape)
 
 
-def _largest(codes, most: int) -> np.ndarray:
+def _largest(codes, most):
     """Latents of the `most` largest codes, padded with -1."""
     sizes = np.diff(codes.indptr)
     on = np.arange(sizes.max()) < sizes[:, None]
@@ -280,7 +279,7 @@ def _largest(codes, most: int) -> np.ndarray:
     return latents
 
 
-def _certify(problem, found, tol, *, nonneg) -> None:
+def _certify(problem, found, tol, *, nonneg):
     """Certifies the rounded codes in double precision: in single it proves nothing where weights
     are near rounding.
     """

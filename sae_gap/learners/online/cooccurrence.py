@@ -94,14 +94,12 @@ class Uses(NamedTuple):
     codes: Float[Array, " uses"]
     begins: Int[Array, " num_latents+1"]
 
-    def some(self, begin) -> list[Array]:
+    def some(self, begin):
         """Returns the atoms, samples and codes of `_USES` uses, from `begin` on."""
         return [lax.dynamic_slice(each, (begin,), (_USES,)) for each in self[:3]]
 
 
-def uses_of(
-    places: Int[Array, "n slots"], codes: Float[Array, "n slots"], num_latents: int
-) -> Uses:
+def uses_of(places, codes, num_latents):
     """Returns the uses in samples with codes by slot: sample i uses atom `places[i, w]` if
     `codes[i, w]` is positive.
     """
@@ -139,7 +137,7 @@ def energy_product(uses: Uses, rows, num_samples):
     )
 
 
-def count(uses: Uses, places, codes, number) -> Cooccurrence:
+def count(uses, places, codes, number):
     """Counts samples, with codes by slot, (n, slots). An atom has room for as many partners as a
     sample has slots.
 
@@ -197,7 +195,7 @@ def count(uses: Uses, places, codes, number) -> Cooccurrence:
     )
 
 
-def drop_atoms(counts: Cooccurrence, dropped: Bool[Array, " num_latents"]) -> Cooccurrence:
+def drop_atoms(counts, dropped):
     """Sets the counts of some atoms to zero, such as atoms that changed since they were counted."""
     gone = dropped[:, None] | dropped[counts.partners]
     partners = jnp.where(gone, len(dropped), counts.partners)

@@ -38,9 +38,7 @@ class GradientSums(NamedTuple):
     error: Float[Array, ""]
 
 
-def accumulate(
-    signals, dictionary, least, epsilon, *, num_slots: int | None = None, num_rounds=3
-) -> tuple[GradientSums, Pursuit]:
+def accumulate(signals, dictionary, least, epsilon, *, num_slots=None, num_rounds=3):
     """Codes samples by `pursue`, and sums gradients, squares, uses and errors.
 
     Args:
@@ -88,7 +86,7 @@ def threshold(noise, amplitude, margin, floor):
     )
 
 
-def scales(sums: GradientSums, number, input_dim, live) -> tuple[Array, Array]:
+def scales(sums, number, input_dim, live):
     """Returns the scales of the threshold, root mean squares: σ of the residual's coordinates, and
     a of the active codes.
 
@@ -102,9 +100,7 @@ def scales(sums: GradientSums, number, input_dim, live) -> tuple[Array, Array]:
     return noise, jnp.sqrt(jnp.sum(sums.squares) / jnp.maximum(jnp.sum(sums.uses), 1))
 
 
-def initial_scales(
-    signals, dictionary, live, margin, floor, *, num_slots=None, epsilon=1.0
-) -> tuple[Array, Array]:
+def initial_scales(signals, dictionary, live, margin, floor, *, num_slots=None, epsilon=1.0):
     """Returns σ and a of the first samples, which are coded a few times, at first as if each signal
     were a single atom.
 
@@ -137,12 +133,12 @@ def total_visits(visits: float, num_latents: int) -> int:
     return round(visits * max(num_latents, LEAST_LATENTS))
 
 
-def num_visited(visits: float, num_samples: int, num_latents: int) -> int:
+def num_visited(visits, num_samples, num_latents):
     """Returns the number of samples for so many visits, with each sample at most once."""
     return min(num_samples, max(1, total_visits(visits, num_latents)))
 
 
-def check_slots(num_slots: int | None) -> None:
+def check_slots(num_slots):
     """Raises a ValueError unless the number of slots is None or valid for `pursue`."""
     if num_slots is not None and num_slots % 4:
         raise ValueError(f"num_slots must be a multiple of 4, but it is {num_slots}.")
@@ -174,7 +170,7 @@ def by_samples(function, learner, samples, state, *, dim=0):
     return mapped(learner, jnp.pad(samples, spare), state)
 
 
-def _add(sums: GradientSums, found: Pursuit) -> GradientSums:
+def _add(sums, found):
     """Adds samples slot by slot: Z itself would have a column for every atom, nearly all zeros."""
 
     def add(w, total):
