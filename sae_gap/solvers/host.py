@@ -7,11 +7,10 @@ threads. XLA compiles and runs nothing here, so its programs may call this back.
 
 import functools
 from collections import namedtuple
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import scipy.sparse
-from jaxtyping import Float
 
 from sae_gap.core import lasso_problem
 from sae_gap.loops.host import aligned_zeros
@@ -37,18 +36,13 @@ FEW_ATOMS, FEW_DIMS = 2**10, 2**7
 MANY_CODES = 2**22
 
 
-class Problem(NamedTuple):
+class Problem(namedtuple("Problem", "signals atoms lam signal_scale atom_scale")):
     """A lasso in units where every signal and every atom is of order one.
 
     Signals are divided by powers of two `s_i` and atoms by `a_j`, which rounds nothing. A code is
-    `z = z' s_i / a_j`, and the weight of sample i and atom j is `λ_i / (s_i a_j)`.
+    `z = z' s_i / a_j`, and the weight of sample i and atom j is `λ_i / (s_i a_j)`. The atoms are
+    rows, (num_latents, input_dim).
     """
-
-    signals: Float[np.ndarray, "n input_dim"]
-    atoms: Float[np.ndarray, "num_latents input_dim"]
-    lam: Float[np.ndarray, " n"]
-    signal_scale: Float[np.ndarray, " n"]
-    atom_scale: Float[np.ndarray, " num_latents"]
 
     def block(self, rows):
         """Some signals in double precision, with the factor of their weights that is theirs."""

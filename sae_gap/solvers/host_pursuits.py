@@ -19,7 +19,9 @@ from sae_gap.solvers import GROUPS, block, mask, num_blocks
 MANY_SAMPLES = 64
 
 
-def pursue(signals, atoms, threshold, epsilon, *, num_slots, num_rounds):
+def pursue(
+    signals, atoms, threshold, epsilon, *, num_slots, num_rounds
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The result of `reweighted.pursue` at one threshold, up to rounding.
 
     Args:

@@ -6,6 +6,7 @@ share. So a row of partners is kept for each atom, and memory grows with their n
 square of the width.
 """
 
+from collections import namedtuple
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -79,7 +80,7 @@ def mean_code(products, together, sums, uses):
     return products / jnp.maximum(sums, tiny) * uses / jnp.maximum(together, 1)
 
 
-class Uses(NamedTuple):
+class Uses(namedtuple("Uses", "atoms samples codes begins")):
     """Positive codes, in the order of their atoms; free slots fill up the end.
 
     Attributes:
@@ -88,11 +89,6 @@ class Uses(NamedTuple):
       codes: zeros at the end.
       begins: where the uses of each atom begin, and where the last atom's end.
     """
-
-    atoms: Int[Array, " uses"]
-    samples: Int[Array, " uses"]
-    codes: Float[Array, " uses"]
-    begins: Int[Array, " num_latents+1"]
 
     def some(self, begin):
         """Returns the atoms, samples and codes of `_USES` uses, from `begin` on."""
@@ -115,7 +111,7 @@ def uses_of(places, codes, num_latents):
     return Uses(atoms, samples, codes, begins)
 
 
-def energy_product(uses: Uses, rows, num_samples):
+def energy_product(uses, rows, num_samples):
     """ZᵀZ X for codes Z and rows X, (num_latents, input_dim), as fast as two decodings, without a
     width × width matrix.
     """

@@ -10,11 +10,10 @@ All atoms are treated at once, in arrays of fixed shapes. So the index `num_late
 atom": JAX reads the last atom in its place, which is then ignored, and drops assignments to it.
 """
 
-from typing import NamedTuple
+from collections import namedtuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.encoders import unit_atoms
 from sae_gap.learners import (
@@ -64,15 +63,12 @@ _LEAST_ENERGY = 0.3
 _LEAST_PARTED = 0.5
 
 
-class Atoms(NamedTuple):
+class Atoms(namedtuple("Atoms", "dictionary moved")):
     """A dictionary of unit atoms, (input_dim, num_latents), with a mask of the atoms that have
     moved.
     """
 
-    dictionary: Float[Array, "input_dim num_latents"]
-    moved: Bool[Array, " num_latents"]
-
-    def put(self, places: Int[Array, "*some"], atoms: Float[Array, "*some input_dim"]) -> "Atoms":
+    def put(self, places, atoms):
         """Puts atoms, at unit length, in their places; drops those whose place is num_latents."""
         places, columns = places.reshape(-1), atoms.reshape(-1, atoms.shape[-1]).T
         return Atoms(

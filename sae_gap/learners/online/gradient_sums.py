@@ -1,13 +1,13 @@
 """Codes samples a few at a time, and sums what a step of the dictionary needs."""
 
-from typing import NamedTuple
+from collections import namedtuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from sae_gap.runtime import SAMPLES, num_parts
 from sae_gap.solvers import Pursuit, atom_rows, default_slots, host_pursuits
@@ -22,20 +22,10 @@ ROOM = 2**29
 LEAST_LATENTS = 500
 
 
-class GradientSums(NamedTuple):
-    """Sums over samples with codes Z and residuals R = Y - Z Dᵀ.
-
-    Attributes:
-      gradient: Zᵀ R, the negative gradient of ½‖R‖² in Dᵀ.
-      squares: the sum of each atom's squared codes.
-      uses: the number of each atom's non-zero codes.
-      error: ‖R‖².
-    """
-
-    gradient: Float[Array, "num_latents input_dim"]
-    squares: Float[Array, " num_latents"]
-    uses: Float[Array, " num_latents"]
-    error: Float[Array, ""]
+# Sums over samples with codes Z and residuals R = Y - Z Dᵀ: Zᵀ R, (num_latents, input_dim), the
+# negative gradient of ½‖R‖² in Dᵀ; the sum of each atom's squared codes and the number of its
+# non-zero codes, (num_latents,); and ‖R‖².
+GradientSums = namedtuple("GradientSums", "gradient squares uses error")
 
 
 def accumulate(signals, dictionary, least, epsilon, *, num_slots=None, num_rounds=3):
@@ -86,7 +76,7 @@ def threshold(noise, amplitude, margin, floor):
     )
 
 
-def scales(sums, number, input_dim, live):
+def scales(sums, number, input_dim, live) -> tuple[Array, Array]:
     """Returns the scales of the threshold, root mean squares: σ of the residual's coordinates, and
     a of the active codes.
 
@@ -100,7 +90,9 @@ def scales(sums, number, input_dim, live):
     return noise, jnp.sqrt(jnp.sum(sums.squares) / jnp.maximum(jnp.sum(sums.uses), 1))
 
 
-def initial_scales(signals, dictionary, live, margin, floor, *, num_slots=None, epsilon=1.0):
+def initial_scales(
+    signals, dictionary, live, margin, floor, *, num_slots=None, epsilon=1.0
+) -> tuple[Array, Array]:
     """Returns σ and a of the first samples, which are coded a few times, at first as if each signal
     were a single atom.
 

@@ -331,7 +331,7 @@ def _is_due(learner, round, between, turn):
     return (progress > between[0]) & (progress < between[1]) & (round % PERIOD == turn)
 
 
-def _advance(learner, state, signals, size, progress, axes):
+def _advance(learner: OnlineDictionary, state, signals, size, progress, axes):
     """Returns the state after a minibatch of `size` samples, its gradient sums, and the residual
     of this device's part of it.
     """
