@@ -53,7 +53,7 @@ def mesh_of(*arrays: Any) -> Mesh | AbstractMesh | None:
     """
     mesh: Any = None
     if any(isinstance(array, jax.core.Tracer) for array in arrays):
-        context: Any = jax.sharding.get_abstract_mesh()
+        context = jax.sharding.get_abstract_mesh()
         if SAMPLES in context.axis_names and not context.manual_axes:
             mesh = context
     else:
@@ -141,7 +141,7 @@ def num_parts() -> int:
 
     It is 1 without a mesh, and within `by_device`, where each device already has its own part.
     """
-    mesh: Any = jax.sharding.get_abstract_mesh()
+    mesh = jax.sharding.get_abstract_mesh()
     return 1 if SAMPLES in mesh.manual_axes else mesh.shape.get(SAMPLES, 1)
 
 

@@ -106,7 +106,7 @@ def sparse_code(
         check_number("tol", tol, above=0, most=1e6)
     check_integer("max_iterations", max_iterations, least=0)
     mesh = sharding.mesh_of(targets, atoms)
-    arrays: Any = targets, atoms, weights, support, first, tol, max_iterations
+    arrays = targets, atoms, weights, support, first, tol, max_iterations
     traced = any(map(is_traced, arrays))
     if sparse and traced:
         raise ValueError(
@@ -230,7 +230,7 @@ def _iterate(options, by_row, dictionary, tol, limit):
         # The textbook keeps the atoms' relative lengths.
         length = jnp.full_like(length, jnp.max(length))
     atoms, largest = dictionary / length, jnp.finfo(dictionary.dtype).max / 4
-    signs: Any = {"nonneg": options.nonneg, "momentum": options.momentum}
+    signs = {"nonneg": options.nonneg, "momentum": options.momentum}
 
     def chunk(by_row):
         signals, lam, support, init = by_row
@@ -244,10 +244,10 @@ def _iterate(options, by_row, dictionary, tol, limit):
             weight = jnp.where(on, weight, largest)
         if init is not None:
             init = jnp.where(on, lax.optimization_barrier(init / scale) * length, 0)
-        given: Any = signals / scale, atoms, weight, init
+        given = signals / scale, atoms, weight, init
         if options.fixed:
             codes = fista.fixed(*given, iterations=limit, **signs)
-            judged: Any = given[0], atoms, codes, weight
+            judged = given[0], atoms, codes, weight
             value, gap = lasso_problem.certificate(*judged, nonneg=options.nonneg)
             good = lasso_problem.is_converged(given[0], value, gap, tol)
             found = Solution(codes, value, gap, jnp.full(value.shape, limit), good)

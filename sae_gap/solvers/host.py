@@ -54,7 +54,7 @@ def pose(signals, dictionary, lam, used):
     """The scaled problem, with all atoms or only those of the latents `used`."""
     atoms, scale = np.empty(dictionary.shape[::-1], dictionary.dtype), np.ones(dictionary.shape[1])
     for begin in range(0, len(atoms) if used is None else len(used), FEW_ATOMS):
-        chosen: Any = slice(begin, begin + FEW_ATOMS)
+        chosen = slice(begin, begin + FEW_ATOMS)
         chosen = chosen if used is None else used[chosen]
         given = dictionary[:, chosen]
         part = np.empty(given.shape[::-1], given.dtype)

@@ -123,12 +123,12 @@ def fit(
     """
     keys = _checked(learner, tasks, keys, at)
     before: Any = [None] * len(tasks)
-    given: Any = bases or before
+    given = bases or before
     if learner.base is not None and bases is None:
         before = fit(learner.base, tasks, keys, show_progress=show_progress, mesh=mesh)
         given = [base.end.model for base in before]
     num_latents = int(tasks[0].width)
-    inputs: Any = [
+    inputs = [
         (learner.select(task), key, given_base(base))
         for task, key, base in zip(tasks, keys, given, strict=True)
     ]
@@ -155,7 +155,7 @@ def fit(
         return fitted._replace(model=model)
 
     def run(place):
-        along: Any = {}
+        along = {}
 
         def kept(fitted):
             along[fitted.step] = whole(fitted)
