@@ -25,22 +25,12 @@ def product(left: Float[Array, "... p q"], right: Float[Array, "q r"]) -> Float[
     return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)
 
 
-def expand_lam(lam, num_samples, num_latents):
+def expand_lam(lam):
     """Reshapes a weight, a scalar, `(n,)`, or two-dimensional with each side either full or one,
     into a matrix that broadcasts to `(n, num_latents)`.
-
-    Raises:
-      ValueError: it has another shape.
     """
     lam = jnp.asarray(lam)
-    wide = lam[:, None] if lam.ndim == 1 else jnp.atleast_2d(lam)
-    rows, columns = (1, num_samples), (1, num_latents)
-    if wide.ndim > 2 or wide.shape[0] not in rows or wide.shape[1] not in columns:
-        raise ValueError(
-            f"lam has shape {lam.shape}, but it must be a scalar, (n,) = ({num_samples},), or "
-            f"broadcast to ({num_samples}, {num_latents}); reshape it."
-        )
-    return wide
+    return lam[:, None] if lam.ndim == 1 else jnp.atleast_2d(lam)
 
 
 def residual(
@@ -70,14 +60,13 @@ def objective(
     Returns:
       `(n,)` objectives.
     """
-    lam = expand_lam(lam, *codes.shape)
     rest = residual(signals, dictionary, codes)
-    return 0.5 * jnp.sum(rest**2, axis=1) + jnp.sum(lam * jnp.abs(codes), axis=1)
+    return 0.5 * jnp.sum(rest**2, axis=1) + jnp.sum(expand_lam(lam) * jnp.abs(codes), axis=1)
 
 
 def dual_scale(correlations, lam, *, nonneg):
-    """Returns the largest `s ≤ 1` for which `s` times a dual candidate satisfies every constraint;
-    an array of NumPy if it is given such.
+    """Returns the largest `s ≤ 1` for which `s` times a dual candidate satisfies every constraint,
+    (n,), from its correlations, (n, num_latents); an array of NumPy if it is given such.
 
     The constraints are `s c_j ≤ λ_j` for non-negative codes and `s |c_j| ≤ λ_j` for signed ones,
     `c = Dᵀ θ`.
@@ -156,7 +145,7 @@ def certificate(
       Massias, Gramfort & Salmon (2018), "Celer: a fast solver for the lasso with dual
       extrapolation", ICML.
     """
-    lam = expand_lam(lam, *codes.shape)
+    lam = expand_lam(lam)
     rest = residual(signals, dictionary, codes)
     pull = product(rest if dual is None else dual, dictionary)
     scale = dual_scale(pull, lam, nonneg=nonneg)
@@ -172,8 +161,8 @@ def relative_gap(solution: Solution) -> Float[np.ndarray, " n"]:
 
 
 def is_converged(signals, value, gap, tol, dtype=None):
-    """True where `gap ≤ tol F(z)`, or where the objective is below the resolution of the codes'
-    type.
+    """True where `gap ≤ tol F(z)`, (n,), or where the objective is below the resolution of the
+    codes' type.
 
     The residual of stored codes is known to a few units of roundoff of the signal, so an objective
     below `½ (16 eps ‖y‖)²` cannot be told from zero; without this rule an exact fit at `lam = 0`

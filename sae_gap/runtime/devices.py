@@ -11,16 +11,13 @@ import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from sae_gap.runtime import SAMPLES, check_mesh
-
-Tree = TypeVar("Tree")
 
 
 def mesh() -> Mesh:
@@ -50,7 +47,7 @@ def _of_samples(chosen):
     return jax.make_mesh((len(chosen),), (SAMPLES,), devices=chosen, axis_types=(AxisType.Auto,))
 
 
-def place(tree: Tree, mesh: Mesh) -> Tree:
+def place(tree: PyTree, mesh: Mesh) -> PyTree:
     """Puts the arrays of a tree on the devices of a mesh, sharded along their leading axis where it
     divides evenly.
 
@@ -82,7 +79,7 @@ def _rows_of_each(shape, mesh):
     )
 
 
-def replicate(tree: Tree, mesh: Mesh) -> Tree:
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """Puts the arrays of a tree, which all samples share, whole on every device of a mesh."""
     check_mesh(mesh)
     return _put_all(tree, mesh, lambda leaf: PartitionSpec())
@@ -177,14 +174,10 @@ def compilations() -> int:
 
 # The seconds of each program.
 _compiled: list[float] = []
-
-
-def _count(event, duration_secs, **_):
-    if event == "/jax/core/compile/backend_compile_duration":
-        _compiled.append(duration_secs)
-
-
-jax.monitoring.register_event_duration_secs_listener(_count)
+_EVENT = "/jax/core/compile/backend_compile_duration"
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, seconds, **_: _compiled.extend([seconds] * (event == _EVENT))
+)
 
 
 def peak_memory() -> float:

@@ -100,8 +100,6 @@ def by_device(
         # Loops start with constants, equal on all devices, and end with values that differ.
         check_vma=False,
     )
-    if not spare:
-        return mapped(per_sample, *shared)
     results = mapped(jax.tree.map(lambda a: _padded(a, spare), per_sample), *shared)
     return jax.tree.map(lambda a: a[:num_samples], results)
 

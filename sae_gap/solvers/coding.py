@@ -247,8 +247,9 @@ def _iterate(options, by_row, dictionary, tol, limit):
         given = signals / scale, atoms, weight, init
         if options.fixed:
             codes = fista.fixed(*given, iterations=limit, **signs)
-            judged = given[0], atoms, codes, weight
-            value, gap = lasso_problem.certificate(*judged, nonneg=options.nonneg)
+            value, gap = lasso_problem.certificate(
+                given[0], atoms, codes, weight, nonneg=options.nonneg
+            )
             good = lasso_problem.is_converged(given[0], value, gap, tol)
             found = Solution(codes, value, gap, jnp.full(value.shape, limit), good)
         else:

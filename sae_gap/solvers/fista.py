@@ -59,7 +59,7 @@ def fixed(signals, dictionary, lam, init=None, *, iterations, nonneg=True, momen
     Args:
       signals: `(n, input_dim)`.
       dictionary: `(input_dim, num_latents)`.
-      lam: scalar, `(n,)`, `(num_latents,)` or broadcasting to `(n, num_latents)`.
+      lam: scalar, `(n,)` or broadcasting to `(n, num_latents)`.
       init: `(n, num_latents)` codes to start from; None starts from zero.
       iterations: number of steps; may be traced.
       nonneg: whether codes are constrained to be non-negative.
@@ -73,7 +73,7 @@ def fixed(signals, dictionary, lam, init=None, *, iterations, nonneg=True, momen
       Sciences 2(1). Daubechies, Defrise & De Mol (2004), "An iterative thresholding algorithm for
       linear inverse problems", CPAM 57(11).
     """
-    lam = lasso_problem.expand_lam(lam, signals.shape[0], dictionary.shape[1])
+    lam = lasso_problem.expand_lam(lam)
     rate = step_size(dictionary)
     start = (
         jnp.zeros((signals.shape[0], dictionary.shape[1]), signals.dtype) if init is None else init
@@ -111,7 +111,7 @@ def solve(
     Args:
       signals: `(n, input_dim)`.
       dictionary: `(input_dim, num_latents)`.
-      lam: scalar, `(n,)`, `(num_latents,)` or broadcasting to `(n, num_latents)`.
+      lam: scalar, `(n,)` or broadcasting to `(n, num_latents)`.
       init: `(n, num_latents)` codes to start from; None starts from zero.
       tol: duality gap to reach, relative to the objective.
       max_iterations: iterations before it gives up on a sample, rounded up to the next check.
@@ -126,7 +126,7 @@ def solve(
       Comput. Math. 15.
     """
     num_samples, num_latents = signals.shape[0], dictionary.shape[1]
-    lam = lasso_problem.expand_lam(lam, num_samples, num_latents)
+    lam = lasso_problem.expand_lam(lam)
     rate = step_size(dictionary)
     threshold = rate * lam
     start = jnp.zeros((num_samples, num_latents), signals.dtype) if init is None else init

@@ -104,7 +104,7 @@ def solve(
     problem = pose(signals, dictionary, lam, used)
     # Type by type: integers, floats, booleans.
     rounds, value, done = (np.zeros(shape[0], kind) for kind in (int, float, bool))
-    found = Found([], rounds, value, np.zeros(shape[0]), done)
+    found = _Found([], rounds, value, np.zeros(shape[0]), done)
     with one_blas_thread():
         _active_sets(problem, found, begun, float(tol), limit, nonneg=nonneg)
         if not restricted:
@@ -114,8 +114,7 @@ def solve(
 
 # Results so far, in the units of the scaled problem: rows, latents and values of codes that are not
 # zero, in parts, and an array for each of the other fields of a `Solution`.
-Found = namedtuple("Found", "codes iterations objective gap converged")
-Found.__doc__ = "Codes of a block of samples, with their certificates."
+_Found = namedtuple("_Found", "codes iterations objective gap converged")
 
 
 def _joined(found):

@@ -25,7 +25,7 @@ LEAST_LATENTS = 500
 # Sums over samples with codes Z and residuals R = Y - Z Dᵀ: Zᵀ R, (num_latents, input_dim), the
 # negative gradient of ½‖R‖² in Dᵀ; the sum of each atom's squared codes and the number of its
 # non-zero codes, (num_latents,); and ‖R‖².
-GradientSums = namedtuple("GradientSums", "gradient squares uses error")
+_Sums = namedtuple("_Sums", "gradient squares uses error")
 
 
 def accumulate(signals, dictionary, least, epsilon, *, num_slots=None, num_rounds=3):
@@ -61,7 +61,7 @@ def accumulate(signals, dictionary, least, epsilon, *, num_slots=None, num_round
         chunks, size, input_dim
     )
     zeros = jnp.zeros(num_latents, signals.dtype)
-    sums = GradientSums(jnp.zeros((num_latents, input_dim), signals.dtype), zeros, zeros, zeros[0])
+    sums = _Sums(jnp.zeros((num_latents, input_dim), signals.dtype), zeros, zeros, zeros[0])
     sums, found = lax.scan(code, sums, padded)
     return sums, Pursuit(*(each.reshape(-1, each.shape[2])[:num_samples] for each in found))
 
@@ -168,7 +168,7 @@ def _add(sums, found):
     def add(w, total):
         return total.at[found.places[:, w]].add(found.codes[:, w, None] * found.residual)
 
-    return GradientSums(
+    return _Sums(
         lax.fori_loop(0, found.codes.shape[1], add, sums.gradient),
         sums.squares.at[found.places].add(found.codes**2),
         sums.uses.at[found.places].add((found.codes != 0).astype(sums.uses.dtype)),
@@ -202,4 +202,4 @@ def _on_host(signals, atoms, least, epsilon, num_latents, num_slots, num_rounds)
         work, (by_slot, by_latent), signals, atoms, least, epsilon
     )
     codes = Pursuit(*found)
-    return GradientSums(gradient, squares, uses, jnp.sum(codes.residual**2)), codes
+    return _Sums(gradient, squares, uses, jnp.sum(codes.residual**2)), codes

@@ -192,7 +192,7 @@ def test_coherent_atoms_are_decorrelated_where_that_is_due(turn, incoherent, mov
 
 
 def test_dimensions_of_zeros_hold_no_noise():
-    sums = gradient_sums.GradientSums(0, jnp.array([4.0, 8]), jnp.array([1, 2]), 80.0)
+    sums = gradient_sums._Sums(0, jnp.array([4.0, 8]), jnp.array([1, 2]), 80.0)
     np.testing.assert_allclose(gradient_sums.scales(sums, 10, 4, 0.5), [2, 2])
 
 
