@@ -68,7 +68,6 @@ def place(tree: PyTree, mesh: Mesh) -> PyTree:
       TypeError: `mesh` is not a mesh.
       ValueError: it has no axis `samples`, or explicit axes.
     """
-    check_mesh(mesh)
     return _put_all(tree, mesh, lambda leaf: _rows_of_each(leaf.shape, mesh))
 
 
@@ -81,11 +80,12 @@ def _rows_of_each(shape, mesh):
 
 def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """Puts the arrays of a tree, which all samples share, whole on every device of a mesh."""
-    check_mesh(mesh)
     return _put_all(tree, mesh, lambda leaf: PartitionSpec())
 
 
 def _put_all(tree, mesh, spec):
+    check_mesh(mesh)
+
     def put_leaf(leaf):
         if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
             return leaf
@@ -176,7 +176,7 @@ def compilations() -> int:
 _compiled: list[float] = []
 _EVENT = "/jax/core/compile/backend_compile_duration"
 jax.monitoring.register_event_duration_secs_listener(
-    lambda event, seconds, **_: _compiled.extend([seconds] * (event == _EVENT))
+    lambda event, duration_secs, **_: _compiled.extend([duration_secs] * (event == _EVENT))
 )
 
 

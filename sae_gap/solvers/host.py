@@ -77,7 +77,7 @@ def wants_gram(num_latents: int, num_samples: int) -> bool:
 
 def solve(
     signals, dictionary, lam, support, init, tol, max_iterations, *, nonneg=True, sparse=False
-) -> tuple[Any, ...]:
+):
     """Solves the lasso of `sparse_code` on the host.
 
     Args:

@@ -82,9 +82,8 @@ def check_problem(
     if targets.shape[1] != atoms.shape[0]:
         raise ValueError(
             f"signals of shape {targets.shape} and a dictionary of shape {atoms.shape} disagree on "
-            "input_dim; "
-            "atoms are the columns of the dictionary, so transpose the one that is the wrong way "
-            "round."
+            "input_dim; atoms are the columns of the dictionary, so transpose the one that is the "
+            "wrong way round."
         )
     if 0 in (*shape, *targets.shape):
         raise ValueError(

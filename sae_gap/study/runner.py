@@ -170,11 +170,10 @@ def chain(learner: Learner) -> list[Learner]:
 def _in_order(study, found):
     """Sorts rows by their sizes, then by their methods, and by what these vary."""
     names = [method.name for source in study.sources for method in study.methods(source)]
-    order = [*dict.fromkeys(names)]
 
     def place_of(row):
         cell = [(row.get(size) is not None, row.get(size) or 0) for size in results.SIZES]
         varied = (row.get(name) or 0 for name in ("lam", "iterations", "step"))
-        return (*cell, order.index(row["method"]), *varied, row["seed"])
+        return (*cell, names.index(row["method"]), *varied, row["seed"])
 
     return sorted(found, key=place_of)
