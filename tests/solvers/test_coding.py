@@ -15,7 +15,7 @@ from benchmarks.speed.scores import score
 from sae_gap.solvers import coding, fista, sparse_code
 
 from .problems import SHAPE, SIGNS, draw
-from .test_certificates import KINDS, judge, solve
+from .test_certificates import KINDS, certified
 from .test_certificates import draw as draw_kind
 
 N, M, LATENTS = SHAPE
@@ -56,9 +56,7 @@ CASES += [("gaussian", shape) for shape in ((1, 1, 1), (1, 16, 40), (24, 16, 1),
 @EACH
 @pytest.mark.parametrize(("kind", "shape"), CASES)
 def test_problems_of_each_kind_are_certified(code, kind, shape):
-    batch = draw_kind(1, kind=kind, shape=shape)
-    good, faults = judge(batch, solve(batch, code, max_iterations=20_000))
-    assert not faults and good.all()
+    certified(draw_kind(1, kind=kind, shape=shape), code=code, max_iterations=20_000)
 
 
 @EACH
