@@ -161,8 +161,7 @@ def check_static(module: Any) -> None:
             except (TypeError, ValueError):
                 raise ValueError(
                     f"{field.name} must be a plain Python value, but it is {shown(value)}, which "
-                    "cannot be hashed; "
-                    "give a number, a string or a tuple of these."
+                    "cannot be hashed; give a number, a string or a tuple of these."
                 ) from None
 
 
@@ -189,8 +188,7 @@ def check_vanishing(name: str, largest: np.ndarray, dtype: Any) -> None:
     if vanishing.size:
         raise ValueError(
             f"{name} has an atom whose largest entry is {vanishing[0]:.1e}, which counts as zero "
-            f"below {tiny:.1e}; "
-            "scale the atoms up, or set dead ones to zero."
+            f"below {tiny:.1e}; scale the atoms up, or set dead ones to zero."
         )
 
 

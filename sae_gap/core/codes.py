@@ -91,7 +91,7 @@ def infer_in_chunks(
     """
     host = np.asarray(signals)
     chunk_size, starts = min(chunk_size, len(host)), _sliceable(begun)
-    parts: Any = []
+    parts = []
     for start in range(0, len(host), chunk_size):
         rows = slice(start, start + chunk_size)
         chunk = host[rows]

@@ -2,12 +2,10 @@
 
 import ast
 import importlib
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 
-def attach(package: str, file: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+def attach(package, file):
     """Returns `__getattr__` and `__dir__` of a package, which load the names that its stub,
     `__init__.pyi`, imports. A new name takes one line there.
 

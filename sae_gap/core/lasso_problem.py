@@ -9,13 +9,11 @@ The weight `lam` is a scalar, one value a sample `(n,)`, or a matrix that broadc
 `(n, num_latents)`.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from sae_gap.core import Solution
 
@@ -27,24 +25,12 @@ def product(left: Float[Array, "... p q"], right: Float[Array, "q r"]) -> Float[
     return jnp.matmul(left, right, precision=lax.Precision.HIGHEST)
 
 
-def expand_lam(
-    lam: Float[Array, "..."] | float, num_samples: int, num_latents: int
-) -> Float[Array, "rows columns"]:
+def expand_lam(lam):
     """Reshapes a weight, a scalar, `(n,)`, or two-dimensional with each side either full or one,
     into a matrix that broadcasts to `(n, num_latents)`.
-
-    Raises:
-      ValueError: it has another shape.
     """
     lam = jnp.asarray(lam)
-    wide = lam[:, None] if lam.ndim == 1 else jnp.atleast_2d(lam)
-    rows, columns = (1, num_samples), (1, num_latents)
-    if wide.ndim > 2 or wide.shape[0] not in rows or wide.shape[1] not in columns:
-        raise ValueError(
-            f"lam has shape {lam.shape}, but it must be a scalar, (n,) = ({num_samples},), or "
-            f"broadcast to ({num_samples}, {num_latents}); reshape it."
-        )
-    return wide
+    return lam[:, None] if lam.ndim == 1 else jnp.atleast_2d(lam)
 
 
 def residual(
@@ -74,16 +60,13 @@ def objective(
     Returns:
       `(n,)` objectives.
     """
-    lam = expand_lam(lam, *codes.shape)
     rest = residual(signals, dictionary, codes)
-    return 0.5 * jnp.sum(rest**2, axis=1) + jnp.sum(lam * jnp.abs(codes), axis=1)
+    return 0.5 * jnp.sum(rest**2, axis=1) + jnp.sum(expand_lam(lam) * jnp.abs(codes), axis=1)
 
 
-def dual_scale(
-    correlations: Float[Any, "n num_latents"], lam: Float[Any, "rows columns"], *, nonneg: bool
-) -> Float[Any, " n"]:
-    """Returns the largest `s ≤ 1` for which `s` times a dual candidate satisfies every constraint;
-    an array of NumPy if it is given such.
+def dual_scale(correlations, lam, *, nonneg):
+    """Returns the largest `s ≤ 1` for which `s` times a dual candidate satisfies every constraint,
+    (n,), from its correlations, (n, num_latents); an array of NumPy if it is given such.
 
     The constraints are `s c_j ≤ λ_j` for non-negative codes and `s |c_j| ≤ λ_j` for signed ones,
     `c = Dᵀ θ`.
@@ -94,14 +77,7 @@ def dual_scale(
     return xp.amin(xp.where(broken, lam / xp.where(broken, pull, 1), 1), axis=1)
 
 
-def value_and_gap(
-    rest: Float[Any, "n input_dim"],
-    codes: Float[Any, "n some"],
-    pull: Float[Any, "n some"],
-    lam: Float[Any, "rows columns"],
-    scale: Float[Any, " n"],
-    dual: Float[Any, "n input_dim"] | None = None,
-) -> tuple[Float[Any, " n"], Float[Any, " n"]]:
+def value_and_gap(rest, codes, pull, lam, scale, dual=None):
     """Returns `½‖r‖² + Σ_j λ_j |z_j|` and `½‖r - t‖² + Σ_j |z_j| (λ_j - sign(z_j) d_jᵀ t)`,
     `t = s θ`; see `certificate`.
 
@@ -169,7 +145,7 @@ def certificate(
       Massias, Gramfort & Salmon (2018), "Celer: a fast solver for the lasso with dual
       extrapolation", ICML.
     """
-    lam = expand_lam(lam, *codes.shape)
+    lam = expand_lam(lam)
     rest = residual(signals, dictionary, codes)
     pull = product(rest if dual is None else dual, dictionary)
     scale = dual_scale(pull, lam, nonneg=nonneg)
@@ -184,15 +160,9 @@ def relative_gap(solution: Solution) -> Float[np.ndarray, " n"]:
     return np.divide(gap, value, out=np.zeros_like(gap), where=value > 0)
 
 
-def is_converged(
-    signals: Float[Any, "n input_dim"],
-    value: Float[Any, " n"],
-    gap: Float[Any, " n"],
-    tol: Float[Array, ""] | float,
-    dtype: Any = None,
-) -> Bool[Any, " n"]:
-    """True where `gap ≤ tol F(z)`, or where the objective is below the resolution of the codes'
-    type.
+def is_converged(signals, value, gap, tol, dtype=None):
+    """True where `gap ≤ tol F(z)`, (n,), or where the objective is below the resolution of the
+    codes' type.
 
     The residual of stored codes is known to a few units of roundoff of the signal, so an objective
     below `½ (16 eps ‖y‖)²` cannot be told from zero; without this rule an exact fit at `lam = 0`

@@ -59,8 +59,7 @@ def match_atoms(
     if learned.shape[0] != truth.shape[0]:
         raise ValueError(
             f"learned and true atoms must have one input_dim, but they have {learned.shape[0]} and "
-            f"{truth.shape[0]}; "
-            "atoms are columns, so a dictionary may need transposing."
+            f"{truth.shape[0]}; atoms are columns, so a dictionary may need transposing."
         )
     if learned.shape == truth.shape and np.array_equal(learned, truth):
         # A million atoms have too many cosines to store, and no assignment beats this one.
@@ -101,9 +100,7 @@ def nearest_atoms(
     )
 
 
-def correlations(
-    left: Float[np.ndarray, "n left"], right: Float[np.ndarray, "n right"]
-) -> Float[np.ndarray, "left right"]:
+def correlations(left, right):
     """Returns |r|, Pearson's correlation of every column of `left` with every column of `right`.
 
     It takes one matrix product, in the wider of the two precisions.

@@ -83,8 +83,7 @@ class Setting:
         if self.sparsity >= self.num_latents:
             raise ValueError(
                 f"sparsity must be below num_latents, but it is {self.sparsity} with "
-                f"{self.num_latents} latents; "
-                "lower sparsity or raise num_latents."
+                f"{self.num_latents} latents; lower sparsity or raise num_latents."
             )
         if self.width == self.num_latents:
             object.__setattr__(self, "width", None)
@@ -96,8 +95,7 @@ class Setting:
         if input_dim > self.num_latents:
             raise ValueError(
                 f"input_dim {input_dim} is above num_latents {self.num_latents}, which leaves "
-                "nothing in superposition; "
-                "lower input_dim or raise num_latents."
+                "nothing in superposition; lower input_dim or raise num_latents."
             )
         if self.padded_dim is not None:
             check_integer("padded_dim", self.padded_dim, least=input_dim)

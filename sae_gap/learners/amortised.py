@@ -4,11 +4,12 @@ optimum?
 
 import abc
 import dataclasses
+from collections import namedtuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float
 
 from sae_gap.core import Model, check_sequence, check_type, option
 from sae_gap.encoders import LISTA, AmortisedEncoder, Encoder, unit_atoms
@@ -16,16 +17,9 @@ from sae_gap.learners import Learner, base_of, batches, live_share
 from sae_gap.runtime import sharding
 from sae_gap.solvers import sparse_code
 
-
-class TrainedState(eqx.Module):
-    """The frozen dictionary and its frozen bias, the encoders, and the certified codes of the
-    training signals, if these are learned.
-    """
-
-    model: Model
-    codes: Float[Array, "n num_latents"] | None
-    optimiser: PyTree
-    key: PRNGKeyArray
+# A model of the frozen dictionary, its frozen bias and the encoders, and the certified codes of the
+# training signals, if these are learned.
+_State = namedtuple("_State", "model codes optimiser key")
 
 
 class TrainedEncoders(Learner):
@@ -78,7 +72,7 @@ class TrainedEncoders(Learner):
         )
         codes = self.codes(data.signals - base.bias, dictionary)
         state = self._rule(data).init(parameters)
-        return TrainedState(Model(dictionary, base.bias, parameters), codes, state, key)
+        return _State(Model(dictionary, base.bias, parameters), codes, state, key)
 
     def step(self, data, state):
         shuffle_key, key = jax.random.split(state.key)
@@ -98,7 +92,7 @@ class TrainedEncoders(Learner):
         epoch = batches(shuffle_key, len(data.signals), self.batch_size)
         carry, _ = jax.lax.scan(train_step, (state.model.encoder, state.optimiser), epoch)
         model = dataclasses.replace(state.model, encoder=carry[0])
-        return TrainedState(model, state.codes, carry[1], key)
+        return _State(model, state.codes, carry[1], key)
 
     def model(self, state):
         return state.model

@@ -28,7 +28,7 @@ class Raw(Learner):
         return jnp.eye(data.signals.shape[1], dtype=data.signals.dtype)
 
     def model(self, state):
-        return Model(None, jnp.zeros(state.shape[0], state.dtype), Affine.create(state))
+        return Model(None, jnp.zeros_like(state[:, 0]), Affine.create(state))
 
 
 class PCA(Learner):
@@ -115,7 +115,7 @@ class Oracle(Learner):
         return data[:, :num_latents] if self.leading else data
 
     def model(self, state):
-        return Model(state, jnp.zeros(state.shape[0], state.dtype))
+        return Model(state, jnp.zeros_like(state[:, 0]))
 
 
 class LinearProbe(Learner):
@@ -180,7 +180,7 @@ class LinearProbe(Learner):
         return weights if places is None else jnp.pad(weights, ((0, 0), (0, 1)))[:, places]
 
     def model(self, state):
-        return Model(None, jnp.zeros(state.shape[0], state.dtype), Affine.create(state))
+        return Model(None, jnp.zeros_like(state[:, 0]), Affine.create(state))
 
 
 class Surgery(HostLearner):

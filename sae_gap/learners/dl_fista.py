@@ -1,10 +1,10 @@
 """Alternating dictionary learning with FISTA codes, as published."""
 
-import equinox as eqx
+from collections import namedtuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
 
 from sae_gap.core import Model, Split, option, product
 from sae_gap.data.activations import outliers
@@ -13,16 +13,9 @@ from sae_gap.learners import Learner, random_atoms
 from sae_gap.runtime import num_parts
 from sae_gap.solvers import fista, host_pursuits, wants_gram
 
-
-class DLFistaState(eqx.Module):
-    """The dictionary and the codes after `round` rounds, and the dictionary's relative change in
-    the last one.
-    """
-
-    dictionary: Float[Array, "input_dim num_latents"]
-    codes: Float[Array, "n num_latents"]
-    change: Float[Array, ""]
-    round: Int[Array, ""]
+# The dictionary and the codes after `round` rounds, and the dictionary's relative change in the
+# last one.
+_State = namedtuple("_State", "dictionary codes change round")
 
 
 class DLFista(Learner):
@@ -77,16 +70,14 @@ class DLFista(Learner):
             atoms = random_atoms(key, signals, num_latents)
         else:
             atoms = unit_atoms(base.decoder)[0]
-        return DLFistaState(
-            atoms, codes, jnp.asarray(jnp.inf, codes.dtype), jnp.zeros((), jnp.int32)
-        )
+        return _State(atoms, codes, jnp.asarray(jnp.inf, codes.dtype), jnp.zeros((), jnp.int32))
 
     def step(self, data, state):
         codes = self._code(data.signals, state.dictionary, state.codes)
         gram = product(codes.T, codes) + self.ridge * jnp.eye(codes.shape[1], dtype=codes.dtype)
         dictionary = unit_atoms(jnp.linalg.solve(gram, product(codes.T, data.signals)).T)[0]
         change = jnp.linalg.norm(dictionary - state.dictionary) / jnp.linalg.norm(state.dictionary)
-        return DLFistaState(dictionary, codes, change, state.round + 1)
+        return _State(dictionary, codes, change, state.round + 1)
 
     def _code(self, signals, dictionary, codes):
         iterations = self.num_iterations
@@ -107,4 +98,4 @@ class DLFista(Learner):
         return (state.round > 10) & (state.change < self.tol)
 
     def model(self, state):
-        return Model(state.dictionary, jnp.zeros(state.dictionary.shape[0], state.dictionary.dtype))
+        return Model(state.dictionary, jnp.zeros_like(state.dictionary[:, 0]))

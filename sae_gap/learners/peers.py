@@ -46,9 +46,7 @@ class Peer(HostLearner):
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
         chosen = rng.choice(len(signals), num_latents, replace=len(signals) < num_latents)
         dictionary = self.dictionary(signals, unit_columns(signals[chosen].T), rng)
-        return Model(
-            jnp.asarray(dictionary, signals.dtype), jnp.zeros(signals.shape[1], signals.dtype)
-        )
+        return Model(jnp.asarray(dictionary, signals.dtype), jnp.zeros_like(signals[0]))
 
     @abc.abstractmethod
     def dictionary(self, signals: np.ndarray, start: np.ndarray, rng: np.random.Generator):

@@ -2,11 +2,10 @@
 
 import dataclasses
 import functools
+from collections import namedtuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree
 
 from sae_gap.core import Model, option
 from sae_gap.data.activations import outliers
@@ -19,24 +18,11 @@ START = -10.0
 RATE, LEAST_RATE, GREATEST_RATE = 1e-3, 1e-6, 1.0
 
 
-class SoftplusAdamState(eqx.Module):
-    """The state of a fit after `updates` updates.
-
-    `free` holds the dictionary and P, whose softplus are the codes; `known` holds the signals of
-    those codes, if kept. `best` is the least loss so far and `worse` the number of updates in a row
-    without a new best; `record` is the last loss that counted as an improvement, and `waited` the
-    updates since.
-    """
-
-    free: PyTree
-    adam: PyTree
-    known: Float[Array, "n_known input_dim"] | None
-    rate: Float[Array, ""]
-    best: Float[Array, ""]
-    worse: Int[Array, ""]
-    record: Float[Array, ""]
-    waited: Int[Array, ""]
-    updates: Int[Array, ""]
+# The state of a fit after `updates` updates. `free` holds the dictionary and P, whose softplus are
+# the codes; `known` holds the signals of those codes, if kept. `best` is the least loss so far and
+# `worse` the number of updates in a row without a new best; `record` is the last loss that counted
+# as an improvement, and `waited` the updates since.
+_State = namedtuple("_State", "free adam known rate best worse record waited updates")
 
 
 class SoftplusAdam(Learner):
@@ -104,7 +90,7 @@ class SoftplusAdam(Learner):
             for key, signals in zip(keys[1:], data, strict=False)
         )
         infinite, count = jnp.full((), jnp.inf, dtype), jnp.zeros((), jnp.int32)
-        return SoftplusAdamState(
+        return _State(
             free=(dictionary, codes),
             adam=_adam().init((dictionary, codes)),
             # The codes only serve these signals, so the model names them.
@@ -130,7 +116,7 @@ class SoftplusAdam(Learner):
 
     def model(self, state):
         dictionary, free = state.free
-        model = Model(dictionary, jnp.zeros(dictionary.shape[0], dictionary.dtype))
+        model = Model(dictionary, jnp.zeros_like(dictionary[:, 0]))
         if state.known is None:
             return model
         codes = jax.nn.softplus(jnp.concatenate(free))
@@ -158,8 +144,7 @@ class SoftplusAdam(Learner):
         halve = worse == 2
         rate = state.rate * jnp.where(better, 1.1, jnp.where(halve, 0.5, 1.0))
         counts = loss < state.record - self.improvement
-        return dataclasses.replace(
-            state,
+        return state._replace(
             free=free,
             adam=adam,
             rate=jnp.clip(rate, LEAST_RATE, GREATEST_RATE),

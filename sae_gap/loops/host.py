@@ -7,7 +7,6 @@ loops are imported on first use: Numba takes half a second to load.
 import math
 
 import numpy as np
-from jaxtyping import Float, Int
 
 from sae_gap.core.pursuit import whole_pays
 from sae_gap.runtime.cores import on_cores, one_blas_thread
@@ -17,17 +16,17 @@ FEWEST_ROWS, MOST_ROWS, FEW_ATOMS = 16, 256, 2**10
 
 
 def pursue(
-    signals: Float[np.ndarray, "n input_dim"],
-    atoms: Float[np.ndarray, "num_latents input_dim"],
-    num_candidates: int,
-    sizes: tuple[int, ...],
-    least: float = 0.0,
-    proposals: Float[np.ndarray, "n num_latents"] | None = None,
+    signals,
+    atoms,
+    num_candidates,
+    sizes,
+    least=0.0,
+    proposals=None,
     *,
-    plain: bool = False,
-    signed: bool = False,
-    largest: int | None = None,
-) -> tuple[Int[np.ndarray, "n size"], Float[np.ndarray, "n size"], Float[np.ndarray, "n size"]]:
+    plain=False,
+    signed=False,
+    largest=None,
+):
     """Runs a screened pursuit, then solves least squares over `z ≥ 0`. One screen of all atoms is
     orthogonal matching pursuit.
 
@@ -59,7 +58,7 @@ def pursue(
     shared = atoms, np.einsum("ij,ij->i", atoms, atoms), whole
     options = num_candidates, np.array(sizes), kind.type(least), plain, signed
 
-    def work(own: slice) -> None:
+    def work(own):
         given, results = (signals[own], *shared, proposals[own]), (chosen[own], codes[own])
         screened.pursue_block(*given, *options, *results, gains[own])
 
@@ -68,13 +67,11 @@ def pursue(
     return chosen, codes, gains
 
 
-def gram_matrix(
-    atoms: Float[np.ndarray, "num_latents input_dim"],
-) -> Float[np.ndarray, "num_latents num_latents"]:
+def gram_matrix(atoms):
     """Multiplies all atoms with each other, on all cores."""
     gram = np.empty((len(atoms), len(atoms)), atoms.dtype)
 
-    def multiply(begin: int) -> None:
+    def multiply(begin):
         rows = slice(begin, min(begin + FEW_ATOMS, len(atoms)))
         np.matmul(atoms[rows], atoms[: rows.stop].T, out=gram[rows, : rows.stop])
         gram[:begin, rows] = gram[rows, :begin].T
@@ -84,16 +81,14 @@ def gram_matrix(
     return gram
 
 
-def spread(
-    chosen: Int[np.ndarray, "n size"], codes: Float[np.ndarray, "n size"], num_latents: int
-) -> Float[np.ndarray, "n num_latents"]:
+def spread(chosen, codes, num_latents):
     """Puts the codes of some atoms in their places among all atoms."""
     dense, (rows, places) = aligned_zeros((len(codes), num_latents), codes.dtype), np.nonzero(codes)
     dense[rows, chosen[rows, places]] = codes[rows, places]
     return dense
 
 
-def aligned_zeros(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
+def aligned_zeros(shape, dtype):
     """Zeros aligned to a cache line: JAX uses such an array in place and copies any other."""
     size, line = math.prod(shape) * dtype.itemsize, 64
     memory = np.zeros(size + line, np.uint8)
@@ -101,13 +96,13 @@ def aligned_zeros(shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
     return memory[begin : begin + size].view(dtype).reshape(shape)
 
 
-def _blocks(count: int) -> list[slice]:
+def _blocks(count):
     """The rows of each block, of about equal sizes."""
     size = max(1, min(max(-(-count // 4), FEWEST_ROWS), MOST_ROWS))
     return [slice(begin, min(begin + size, count)) for begin in range(0, count, size)]
 
 
-def read_only(array: np.ndarray) -> np.ndarray:
+def read_only(array):
     """A view that cannot be written to: for one that can, Numba would compile the loops again."""
     view = np.ascontiguousarray(array).view()
     view.flags.writeable = False

@@ -32,7 +32,7 @@ def on_cores(work: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:
 
 
 @functools.cache
-def _pool() -> concurrent.futures.ThreadPoolExecutor:
+def _pool():
     """Threads that all callers in a process share, so that several at once do not slow each other
     down.
     """
@@ -61,7 +61,7 @@ def one_core() -> Iterator[None]:
         _allow(allowed)
 
 
-def _allow(chosen: set[int]) -> None:
+def _allow(chosen):
     for thread in os.listdir("/proc/self/task") if chosen else ():
         # A thread may have ended.
         with contextlib.suppress(OSError):
@@ -90,7 +90,7 @@ def one_blas_thread() -> Iterator[None]:
                 limit.restore_original_limits()
 
 
-def _take_control() -> None:
+def _take_control():
     """Lets this thread set limits: from version 3.8 on the first thread to set any silently blocks
     the others.
     """
@@ -100,7 +100,7 @@ def _take_control() -> None:
 
 
 @functools.cache
-def _controller() -> threadpoolctl.ThreadpoolController:
+def _controller():
     """Controls the BLAS of NumPy and of SciPy, which must be loaded by now."""
     assert scipy.linalg
     return threadpoolctl.ThreadpoolController()

@@ -9,18 +9,15 @@ import os
 import platform
 import resource
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
-from jaxtyping import Array
+from jaxtyping import Array, PyTree
 
 from sae_gap.runtime import SAMPLES, check_mesh
-
-Tree = TypeVar("Tree")
 
 
 def mesh() -> Mesh:
@@ -46,11 +43,11 @@ def spans_processes(mesh: Mesh) -> bool:
     return len({device.process_index for device in mesh.devices.flat}) > 1
 
 
-def _of_samples(chosen: Sequence[jax.Device]) -> Mesh:
+def _of_samples(chosen):
     return jax.make_mesh((len(chosen),), (SAMPLES,), devices=chosen, axis_types=(AxisType.Auto,))
 
 
-def place(tree: Tree, mesh: Mesh) -> Tree:
+def place(tree: PyTree, mesh: Mesh) -> PyTree:
     """Puts the arrays of a tree on the devices of a mesh, sharded along their leading axis where it
     divides evenly.
 
@@ -71,24 +68,24 @@ def place(tree: Tree, mesh: Mesh) -> Tree:
       TypeError: `mesh` is not a mesh.
       ValueError: it has no axis `samples`, or explicit axes.
     """
-    check_mesh(mesh)
     return _put_all(tree, mesh, lambda leaf: _rows_of_each(leaf.shape, mesh))
 
 
-def _rows_of_each(shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+def _rows_of_each(shape, mesh):
     """Shards the rows if they divide."""
     return (
         PartitionSpec(SAMPLES) if shape and shape[0] % mesh.shape[SAMPLES] == 0 else PartitionSpec()
     )
 
 
-def replicate(tree: Tree, mesh: Mesh) -> Tree:
+def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     """Puts the arrays of a tree, which all samples share, whole on every device of a mesh."""
-    check_mesh(mesh)
     return _put_all(tree, mesh, lambda leaf: PartitionSpec())
 
 
-def _put_all(tree: Tree, mesh: Mesh, spec) -> Tree:
+def _put_all(tree, mesh, spec):
+    check_mesh(mesh)
+
     def put_leaf(leaf):
         if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
             return leaf
@@ -137,7 +134,7 @@ def read_rows(take: Callable[[np.ndarray], np.ndarray], num_samples: int, width:
     shape = num_samples, width
     sharding = NamedSharding(everywhere, _rows_of_each(shape, everywhere))
 
-    def read(index) -> np.ndarray:
+    def read(index):
         return take(np.arange(*index[0].indices(num_samples))).astype(dtype)
 
     return jax.make_array_from_callback(shape, sharding, read)
@@ -177,14 +174,10 @@ def compilations() -> int:
 
 # The seconds of each program.
 _compiled: list[float] = []
-
-
-def _count(event: str, duration_secs: float, **_) -> None:
-    if event == "/jax/core/compile/backend_compile_duration":
-        _compiled.append(duration_secs)
-
-
-jax.monitoring.register_event_duration_secs_listener(_count)
+_EVENT = "/jax/core/compile/backend_compile_duration"
+jax.monitoring.register_event_duration_secs_listener(
+    lambda event, duration_secs, **_: _compiled.extend([duration_secs] * (event == _EVENT))
+)
 
 
 def peak_memory() -> float:
@@ -210,7 +203,7 @@ def describe() -> str:
     return f"{jax.device_count()} x {kind}" + (f" ({_processor()})" if kind == "cpu" else "")
 
 
-def _processor() -> str:
+def _processor():
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -56,7 +56,7 @@ def line(
     options = written | {"mininterval": math.inf} if logged else {}
     drawn, ended = bar(total, what, unit=unit, shown=shown, **options), threading.Event()
 
-    def tell() -> None:
+    def tell():
         while not ended.wait(EVERY):
             logging.info("%s", drawn)
 
@@ -70,5 +70,5 @@ def line(
             ended.set()
 
 
-def _somebody_looks() -> bool:
+def _somebody_looks():
     return sys.stderr.isatty() or "ipykernel" in sys.modules

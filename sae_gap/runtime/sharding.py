@@ -31,7 +31,7 @@ def check_mesh(mesh: Any) -> None:
     _check_auto(mesh)
 
 
-def _check_auto(mesh: Mesh | AbstractMesh) -> None:
+def _check_auto(mesh):
     if any(kind != AxisType.Auto for kind in mesh.axis_types):
         raise ValueError(
             "the mesh must have axes of type jax.sharding.AxisType.Auto; make it by "
@@ -53,7 +53,7 @@ def mesh_of(*arrays: Any) -> Mesh | AbstractMesh | None:
     """
     mesh: Any = None
     if any(isinstance(array, jax.core.Tracer) for array in arrays):
-        context: Any = jax.sharding.get_abstract_mesh()
+        context = jax.sharding.get_abstract_mesh()
         if SAMPLES in context.axis_names and not context.manual_axes:
             mesh = context
     else:
@@ -100,13 +100,11 @@ def by_device(
         # Loops start with constants, equal on all devices, and end with values that differ.
         check_vma=False,
     )
-    if not spare:
-        return mapped(per_sample, *shared)
     results = mapped(jax.tree.map(lambda a: _padded(a, spare), per_sample), *shared)
     return jax.tree.map(lambda a: a[:num_samples], results)
 
 
-def _padded(array: Array, rows: int) -> Array:
+def _padded(array, rows):
     return jnp.pad(array, ((0, rows),) + ((0, 0),) * (array.ndim - 1))
 
 
@@ -141,7 +139,7 @@ def num_parts() -> int:
 
     It is 1 without a mesh, and within `by_device`, where each device already has its own part.
     """
-    mesh: Any = jax.sharding.get_abstract_mesh()
+    mesh = jax.sharding.get_abstract_mesh()
     return 1 if SAMPLES in mesh.manual_axes else mesh.shape.get(SAMPLES, 1)
 
 

@@ -6,7 +6,6 @@ changes.
 """
 
 from collections import namedtuple
-from typing import Any
 
 import numpy as np
 
@@ -90,7 +89,7 @@ Job = namedtuple("Job", [*SHARED.split(), *BLOCK.split(), *ROOM])  # type: ignor
 Job.__doc__ = "What the loops read and write to code a block of samples."
 
 
-def room(shared: tuple[Any, ...], n: int, slots: int) -> tuple[np.ndarray, ...]:
+def room(shared, n, slots):
     """The arrays of `ROOM` for n samples with `slots` slots each."""
     (num_latents, input_dim), few = shared[0].shape, len(shared[3])
     tile = min(TILE, num_latents)

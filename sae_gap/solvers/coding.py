@@ -106,7 +106,7 @@ def sparse_code(
         check_number("tol", tol, above=0, most=1e6)
     check_integer("max_iterations", max_iterations, least=0)
     mesh = sharding.mesh_of(targets, atoms)
-    arrays: Any = targets, atoms, weights, support, first, tol, max_iterations
+    arrays = targets, atoms, weights, support, first, tol, max_iterations
     traced = any(map(is_traced, arrays))
     if sparse and traced:
         raise ValueError(
@@ -162,7 +162,7 @@ def runs_on_host(arrays) -> bool:
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _differentiable(options, signals, dictionary, lam, support, init, *ends) -> Solution:
+def _differentiable(options, signals, dictionary, lam, support, init, *ends):
     if options.compiled:
         return _call_back(options, signals, dictionary, lam, support, init, *ends)
     by_row = signals, jnp.broadcast_to(lam, (len(signals), 1)), support, init
@@ -171,7 +171,7 @@ def _differentiable(options, signals, dictionary, lam, support, init, *ends) -> 
     return _checked(found, signals, dictionary, lam)
 
 
-def _checked(found, signals, dictionary, lam) -> Solution:
+def _checked(found, signals, dictionary, lam):
     """The solution, with NaN for samples whose values make no lasso: nobody has checked traced
     values.
     """
@@ -204,7 +204,7 @@ _differentiable.defvjp(_solve_forward, _solve_backward)
 _solve = jax.jit(_differentiable, static_argnums=0)
 
 
-def _call_back(options, *arrays) -> Solution:
+def _call_back(options, *arrays):
     """The solution of the compiled loops within a program of XLA, bit for bit the same."""
     (num_samples, _), dtype = arrays[0].shape, arrays[0].dtype
     kinds = (jax.ShapeDtypeStruct((num_samples,), kind) for kind in (dtype, dtype, "i4", bool))
@@ -217,7 +217,7 @@ def _call_back(options, *arrays) -> Solution:
     return jax.pure_callback(solve, Solution(*results), *arrays, vmap_method="sequential")
 
 
-def _iterate(options, by_row, dictionary, tol, limit) -> Solution:
+def _iterate(options, by_row, dictionary, tol, limit):
     """Solves by FISTA or ISTA, chunk by chunk, in units in which signals and atoms are of order
     one.
 
@@ -230,7 +230,7 @@ def _iterate(options, by_row, dictionary, tol, limit) -> Solution:
         # The textbook keeps the atoms' relative lengths.
         length = jnp.full_like(length, jnp.max(length))
     atoms, largest = dictionary / length, jnp.finfo(dictionary.dtype).max / 4
-    signs: Any = {"nonneg": options.nonneg, "momentum": options.momentum}
+    signs = {"nonneg": options.nonneg, "momentum": options.momentum}
 
     def chunk(by_row):
         signals, lam, support, init = by_row
@@ -244,11 +244,12 @@ def _iterate(options, by_row, dictionary, tol, limit) -> Solution:
             weight = jnp.where(on, weight, largest)
         if init is not None:
             init = jnp.where(on, lax.optimization_barrier(init / scale) * length, 0)
-        given: Any = signals / scale, atoms, weight, init
+        given = signals / scale, atoms, weight, init
         if options.fixed:
             codes = fista.fixed(*given, iterations=limit, **signs)
-            judged: Any = given[0], atoms, codes, weight
-            value, gap = lasso_problem.certificate(*judged, nonneg=options.nonneg)
+            value, gap = lasso_problem.certificate(
+                given[0], atoms, codes, weight, nonneg=options.nonneg
+            )
             good = lasso_problem.is_converged(given[0], value, gap, tol)
             found = Solution(codes, value, gap, jnp.full(value.shape, limit), good)
         else:

@@ -10,7 +10,6 @@ from collections import namedtuple
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
 
 from sae_gap.core import Solution, lasso_problem
 
@@ -29,7 +28,7 @@ def _next_momentum(momentum):
     return 0.5 * (1 + jnp.sqrt(1 + 4 * momentum**2))
 
 
-def step_size(dictionary: Float[Array, "input_dim num_latents"]) -> Float[Array, ""]:
+def step_size(dictionary):
     """`1 / ‖D‖₂²`; 1 for an all-zero dictionary, which has no gradient."""
     constant = lasso_problem.lipschitz(dictionary)
     return jnp.where(constant > 0, 1 / jnp.where(constant > 0, constant, 1), 1).astype(
@@ -51,16 +50,7 @@ def _shifted_prox(anchor, values, threshold, *, nonneg):
     )
 
 
-def fixed(
-    signals: Float[Array, "n input_dim"],
-    dictionary: Float[Array, "input_dim num_latents"],
-    lam: Float[Array, "..."] | float,
-    init: Float[Array, "n num_latents"] | None = None,
-    *,
-    iterations: Int[Array, ""] | int,
-    nonneg: bool = True,
-    momentum: bool = True,
-) -> Float[Array, "n num_latents"]:
+def fixed(signals, dictionary, lam, init=None, *, iterations, nonneg=True, momentum=True):
     """Exactly `iterations` steps of textbook FISTA, converged or not.
 
     With step `1 / ‖D‖₂²` and `t_0 = 1`: `z_{i+1} = prox(x_i - step grad(x_i))`,
@@ -69,7 +59,7 @@ def fixed(
     Args:
       signals: `(n, input_dim)`.
       dictionary: `(input_dim, num_latents)`.
-      lam: scalar, `(n,)`, `(num_latents,)` or broadcasting to `(n, num_latents)`.
+      lam: scalar, `(n,)` or broadcasting to `(n, num_latents)`.
       init: `(n, num_latents)` codes to start from; None starts from zero.
       iterations: number of steps; may be traced.
       nonneg: whether codes are constrained to be non-negative.
@@ -83,7 +73,7 @@ def fixed(
       Sciences 2(1). Daubechies, Defrise & De Mol (2004), "An iterative thresholding algorithm for
       linear inverse problems", CPAM 57(11).
     """
-    lam = lasso_problem.expand_lam(lam, signals.shape[0], dictionary.shape[1])
+    lam = lasso_problem.expand_lam(lam)
     rate = step_size(dictionary)
     start = (
         jnp.zeros((signals.shape[0], dictionary.shape[1]), signals.dtype) if init is None else init
@@ -100,16 +90,16 @@ def fixed(
 
 
 def solve(
-    signals: Float[Array, "n input_dim"],
-    dictionary: Float[Array, "input_dim num_latents"],
-    lam: Float[Array, "..."] | float,
-    init: Float[Array, "n num_latents"] | None = None,
+    signals,
+    dictionary,
+    lam,
+    init=None,
     *,
-    tol: Float[Array, ""] | float = 1e-6,
-    max_iterations: Int[Array, ""] | int = 20_000,
-    nonneg: bool = True,
-    momentum: bool = True,
-) -> Solution:
+    tol=1e-6,
+    max_iterations=20_000,
+    nonneg=True,
+    momentum=True,
+):
     """FISTA with a restart and a stopping time for each sample, stopped by the certified duality
     gap.
 
@@ -121,7 +111,7 @@ def solve(
     Args:
       signals: `(n, input_dim)`.
       dictionary: `(input_dim, num_latents)`.
-      lam: scalar, `(n,)`, `(num_latents,)` or broadcasting to `(n, num_latents)`.
+      lam: scalar, `(n,)` or broadcasting to `(n, num_latents)`.
       init: `(n, num_latents)` codes to start from; None starts from zero.
       tol: duality gap to reach, relative to the objective.
       max_iterations: iterations before it gives up on a sample, rounded up to the next check.
@@ -136,7 +126,7 @@ def solve(
       Comput. Math. 15.
     """
     num_samples, num_latents = signals.shape[0], dictionary.shape[1]
-    lam = lasso_problem.expand_lam(lam, num_samples, num_latents)
+    lam = lasso_problem.expand_lam(lam)
     rate = step_size(dictionary)
     threshold = rate * lam
     start = jnp.zeros((num_samples, num_latents), signals.dtype) if init is None else init
@@ -151,7 +141,7 @@ def solve(
         uphill = jnp.sum((point - new) * (new - step), axis=1) > 0
         return anchor, new, step, base, jnp.where(uphill, 1, t_new)
 
-    def check(anchor, step, previous, base, momentum, *, done) -> _State:
+    def check(anchor, step, previous, base, momentum, *, done):
         theta = base - lasso_problem.product(step, dictionary.T)
         codes = anchor + step
         moved = codes - anchor

@@ -3,7 +3,6 @@ orthogonal matching pursuit, which refits them.
 """
 
 import functools
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -157,7 +156,7 @@ def orthogonal_matching_pursuit(signals, atoms, num_atoms: int, *, nonneg: bool 
     check_k(num_atoms, *atoms.shape[::-1])
     worth = width <= len(signals) * num_atoms and width**2 <= LARGEST_GRAM
     here = worth and jax.default_backend() == "cpu" and on_host(signals) and on_host(atoms)
-    given: Any = [(np if here else jnp).asarray(part, kind) for part in (signals, atoms)]
+    given = [(np if here else jnp).asarray(part, kind) for part in (signals, atoms)]
     if not here:
         return _pursue_at_once(*given, num_atoms, nonneg)
     given += width, (num_atoms,)

@@ -7,12 +7,10 @@ threads. XLA compiles and runs nothing here, so its programs may call this back.
 
 import functools
 from collections import namedtuple
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import scipy.sparse
-from jaxtyping import Float
 
 from sae_gap.core import lasso_problem
 from sae_gap.loops.host import aligned_zeros
@@ -38,18 +36,13 @@ FEW_ATOMS, FEW_DIMS = 2**10, 2**7
 MANY_CODES = 2**22
 
 
-class Problem(NamedTuple):
+class Problem(namedtuple("Problem", "signals atoms lam signal_scale atom_scale")):
     """A lasso in units where every signal and every atom is of order one.
 
     Signals are divided by powers of two `s_i` and atoms by `a_j`, which rounds nothing. A code is
-    `z = z' s_i / a_j`, and the weight of sample i and atom j is `λ_i / (s_i a_j)`.
+    `z = z' s_i / a_j`, and the weight of sample i and atom j is `λ_i / (s_i a_j)`. The atoms are
+    rows, (num_latents, input_dim).
     """
-
-    signals: Float[np.ndarray, "n input_dim"]
-    atoms: Float[np.ndarray, "num_latents input_dim"]
-    lam: Float[np.ndarray, " n"]
-    signal_scale: Float[np.ndarray, " n"]
-    atom_scale: Float[np.ndarray, " num_latents"]
 
     def block(self, rows):
         """Some signals in double precision, with the factor of their weights that is theirs."""
@@ -57,11 +50,11 @@ class Problem(NamedTuple):
         return self.signals[rows] / scale[:, None], self.lam[rows].astype(np.float64) / scale
 
 
-def pose(signals, dictionary, lam, used) -> Problem:
+def pose(signals, dictionary, lam, used):
     """The scaled problem, with all atoms or only those of the latents `used`."""
     atoms, scale = np.empty(dictionary.shape[::-1], dictionary.dtype), np.ones(dictionary.shape[1])
     for begin in range(0, len(atoms) if used is None else len(used), FEW_ATOMS):
-        chosen: Any = slice(begin, begin + FEW_ATOMS)
+        chosen = slice(begin, begin + FEW_ATOMS)
         chosen = chosen if used is None else used[chosen]
         given = dictionary[:, chosen]
         part = np.empty(given.shape[::-1], given.dtype)
@@ -84,7 +77,7 @@ def wants_gram(num_latents: int, num_samples: int) -> bool:
 
 def solve(
     signals, dictionary, lam, support, init, tol, max_iterations, *, nonneg=True, sparse=False
-) -> tuple[Any, ...]:
+):
     """Solves the lasso of `sparse_code` on the host.
 
     Args:
@@ -111,7 +104,7 @@ def solve(
     problem = pose(signals, dictionary, lam, used)
     # Type by type: integers, floats, booleans.
     rounds, value, done = (np.zeros(shape[0], kind) for kind in (int, float, bool))
-    found = Found([], rounds, value, np.zeros(shape[0]), done)
+    found = _Found([], rounds, value, np.zeros(shape[0]), done)
     with one_blas_thread():
         _active_sets(problem, found, begun, float(tol), limit, nonneg=nonneg)
         if not restricted:
@@ -121,8 +114,7 @@ def solve(
 
 # Results so far, in the units of the scaled problem: rows, latents and values of codes that are not
 # zero, in parts, and an array for each of the other fields of a `Solution`.
-Found = namedtuple("Found", "codes iterations objective gap converged")
-Found.__doc__ = "Codes of a block of samples, with their certificates."
+_Found = namedtuple("_Found", "codes iterations objective gap converged")
 
 
 def _joined(found):
@@ -155,7 +147,7 @@ def _unscaled(problem, found, *, sparse):
     return codes, *rest
 
 
-def _active_sets(problem, found, begun, tol, limit, *, nonneg) -> None:
+def _active_sets(problem, found, begun, tol, limit, *, nonneg):
     """Solves all samples block by block; samples that fill their slots continue together with twice
     as many.
     """
@@ -215,7 +207,7 @@ def _active_sets(problem, found, begun, tol, limit, *, nonneg) -> None:
         _by_cholesky(problem, found, int(row), begun, tol, nonneg=nonneg)
 
 
-def _by_cholesky(problem, found, row, support, tol, *, nonneg) -> None:
+def _by_cholesky(problem, found, row, support, tol, *, nonneg):
     """Solves a sample on a support whose inverse is lost to rounding: non-negative least squares on
     the Cholesky factor of its Gram matrix with a ridge of a few roundings.
     """
@@ -252,7 +244,7 @@ def _certificate(signals, atoms, codes, lam, tol, nonneg, dtype):
     return value, gap, lasso_problem.is_converged(signals, value, gap, tol, dtype)
 
 
-def _blocks(count: int, slots: int, numbers: int) -> Iterator[slice]:
+def _blocks(count, slots, numbers):
     """The samples of each block, of about equal sizes."""
     fewest = FEWEST_SAMPLES if numbers <= CACHE else MANY_SAMPLES
     most = min(max(-(-count // 4), fewest), MOST_SAMPLES, max(1, BLOCK // slots**2))
@@ -268,7 +260,7 @@ def _stored(codes):
     return scipy.sparse.csr_array(parts, codes.shape)
 
 
-def _largest(codes, most: int) -> np.ndarray:
+def _largest(codes, most):
     """Latents of the `most` largest codes, padded with -1."""
     sizes = np.diff(codes.indptr)
     on = np.arange(sizes.max()) < sizes[:, None]
@@ -280,7 +272,7 @@ def _largest(codes, most: int) -> np.ndarray:
     return latents
 
 
-def _certify(problem, found, tol, *, nonneg) -> None:
+def _certify(problem, found, tol, *, nonneg):
     """Certifies the rounded codes in double precision: in single it proves nothing where weights
     are near rounding.
     """

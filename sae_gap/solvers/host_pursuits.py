@@ -20,7 +20,7 @@ MANY_SAMPLES = 64
 
 
 def pursue(
-    signals, atoms, threshold: float, epsilon: float, *, num_slots: int, num_rounds: int
+    signals, atoms, threshold, epsilon, *, num_slots, num_rounds
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The result of `reweighted.pursue` at one threshold, up to rounding.
 
@@ -46,7 +46,7 @@ def pursue(
     # As in `pivoting.solve`.
     options = num_rounds, (blocks, GROUPS), masks, eps ** (2 / 3), eps
 
-    def work(own: slice) -> None:
+    def work(own):
         pull = np.empty(len(signals[own]) * max(1, block.TILE // blocks) * blocks, signals.dtype)
         given, room = (signals[own], atoms, threshold, epsilon), (pull, pull.view(whole))
         pursuit.pursue_block(*given, *options, *room, places[own], codes[own], residual[own])
@@ -55,13 +55,13 @@ def pursue(
     return places, codes, residual
 
 
-def _in_blocks(work, count: int) -> None:
+def _in_blocks(work, count):
     own = [slice(begin, begin + MANY_SAMPLES) for begin in range(0, count, MANY_SAMPLES)]
     with one_blas_thread():
         on_cores(work, own)
 
 
-def sums(places, codes, residual, num_latents: int):
+def sums(places, codes, residual, num_latents):
     """For the result of `pursue`: Zᵀ R, (num_latents, input_dim), and for each atom the sum of its
     squared codes and the number of its non-zero codes.
     """
@@ -72,7 +72,7 @@ def sums(places, codes, residual, num_latents: int):
     # Each thread goes through all samples in order, for its own columns.
     width = -(-input_dim // (cores() if len(codes) > MANY_SAMPLES else 1))
 
-    def work(begin: int) -> None:
+    def work(begin):
         end = min(begin + width, input_dim)
         pursuit.add_products(places, codes, residual, begin, end, products)
 
@@ -82,7 +82,7 @@ def sums(places, codes, residual, num_latents: int):
     return products, squares.astype(dtype), uses.astype(dtype)
 
 
-def iterate(signals, dictionary, rate, threshold, init, *, iterations: int):
+def iterate(signals, dictionary, rate, threshold, init, *, iterations):
     """The codes of `fista.fixed` up to rounding, non-negative and with one weight.
 
     Args:
@@ -103,7 +103,7 @@ def iterate(signals, dictionary, rate, threshold, init, *, iterations: int):
         gram = dictionary.T @ dictionary
     options = rate[()], threshold[()], momenta
 
-    def work(own: slice) -> None:
+    def work(own):
         proximal.iterate_block(signals[own] @ dictionary, gram, *options, codes[own])
 
     _in_blocks(work, len(codes))

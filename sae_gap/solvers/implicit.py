@@ -1,26 +1,13 @@
 """Derivatives of a lasso solution by the implicit function theorem, through its support."""
 
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh, Mesh
-from jaxtyping import Array, Float
 
 from sae_gap.core import lasso_problem
 from sae_gap.runtime import sharding
 from sae_gap.solvers.least_squares import least_squares
 
 
-def pull_back(
-    signals: Float[Array, "n input_dim"],
-    dictionary: Float[Array, "input_dim num_latents"],
-    codes: Float[Array, "n num_latents"],
-    code_bar: Float[Array, "n num_latents"],
-    objective_bar: Float[Array, " n"],
-    mesh: Mesh | AbstractMesh | None = None,
-) -> tuple[
-    Float[Array, "n input_dim"],
-    Float[Array, "input_dim num_latents"],
-    Float[Array, "n num_latents"],
-]:
+def pull_back(signals, dictionary, codes, code_bar, objective_bar, mesh=None):
     """Cotangents of signals, dictionary and weights, from those of codes and objective.
 
     On the support `z_S = (D_Sᵀ D_S)⁻¹ (D_Sᵀ y - λ_S sign(z_S))`. With `D_Sᵀ D_S u_S = z̄_S` and

@@ -2,15 +2,12 @@
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
 
 # Groups of blocks; each sends the same number of leaders.
 GROUPS = 2
 
 
-def leaders(
-    scores: Float[Array, "n num_latents"], num_blocks: int, count: int
-) -> Int[Array, "n count"]:
+def leaders(scores, num_blocks, count):
     """The largest score of each of `num_blocks` interleaved blocks, and about the `count` largest
     of these, without a sort.
 

@@ -5,7 +5,6 @@ import functools
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
 
 from sae_gap.core import product
 from sae_gap.runtime import in_batches
@@ -18,12 +17,7 @@ REFINEMENTS = 20
 
 
 @eqx.filter_jit
-def least_squares(
-    signals: Float[Array, "n input_dim"],
-    dictionary: Float[Array, "input_dim num_latents"],
-    on: Float[Array, "n num_latents"],
-    pull: Float[Array, "n num_latents"] | None = None,
-) -> Float[Array, "n num_latents"]:
+def least_squares(signals, dictionary, on, pull=None):
     """The least-norm solution of `min ½‖y - D_S z‖² - v_Sᵀ z`, that is
     `D_SᵀD_S z_S = D_Sᵀ y + v_S`, on each support S.
 

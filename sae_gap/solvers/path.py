@@ -67,8 +67,8 @@ def match_l0(
     init = None
     # At `above` the codes are too sparse, at `below` not sparse enough; each is a pair (log λ, mean
     # L0).
-    above: Any = math.log(top), 0.0
-    below: Any = None
+    above = math.log(top), 0.0
+    below = None
     best: Any = None
     log_lam = math.log(top / 2)
     for step in itertools.count(1):

@@ -6,7 +6,6 @@ from collections import namedtuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float, Int
 
 # The swept Gram matrices and, as functions of t, the codes and correlations `value - t slope`; see
 # `solve`. `banned` slots depend on the basis and stay out. `entering` is the slot that must enter
@@ -14,13 +13,7 @@ from jaxtyping import Array, Float, Int
 _Tableau = namedtuple("_Tableau", "pivots swept value slope basic banned entering live")
 
 
-def solve(
-    gram: Float[Array, "n slots slots"],
-    linear: Float[Array, "n slots"],
-    *,
-    max_pivots: Int[Array, ""] | int,
-    rank: int,
-) -> Float[Array, "n slots"]:
+def solve(gram, linear, *, max_pivots, rank):
     """Minimises `½ zᵀ G z - bᵀ z` over `z ≥ 0` for every row of a batch, from an empty basis.
 
     The linear term starts at `b - t` with `t` so large that all codes are zero; then `t` falls to

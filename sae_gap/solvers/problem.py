@@ -1,7 +1,6 @@
 """The caller's lasso problem: checked, and scaled so that every product is of order one."""
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,7 +11,7 @@ from jax.typing import ArrayLike
 from sae_gap.core import as_real, check_vanishing, is_traced
 
 
-def _known(function: Callable[..., Any], array: Any) -> np.ndarray:
+def _known(function, array):
     """Applies a function to known values at once: by NumPy on the host, elsewhere even while JAX
     traces something else.
     """
@@ -83,9 +82,8 @@ def check_problem(
     if targets.shape[1] != atoms.shape[0]:
         raise ValueError(
             f"signals of shape {targets.shape} and a dictionary of shape {atoms.shape} disagree on "
-            "input_dim; "
-            "atoms are the columns of the dictionary, so transpose the one that is the wrong way "
-            "round."
+            "input_dim; atoms are the columns of the dictionary, so transpose the one that is the "
+            "wrong way round."
         )
     if 0 in (*shape, *targets.shape):
         raise ValueError(
@@ -136,7 +134,7 @@ def check_problem(
     return targets, atoms, weights, first
 
 
-def _as_array(name: str, value: ArrayLike, form: str) -> Any:
+def _as_array(name, value, form):
     return value if isinstance(value, jax.Array) else as_real(name, value, form)
 
 

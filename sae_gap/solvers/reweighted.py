@@ -44,15 +44,7 @@ def atom_rows(
     return lax.optimization_barrier(padded)
 
 
-def pursue(
-    signals: Float[Array, "n input_dim"],
-    atoms: Float[Array, "num_padded input_dim"],
-    threshold: Float[Array, ""] | float,
-    epsilon: Float[Array, ""] | float,
-    *,
-    num_slots: int,
-    num_rounds: int = 3,
-) -> Pursuit:
+def pursue(signals, atoms, threshold, epsilon, *, num_slots, num_rounds=3):
     """Approximately minimises `½‖y - D z‖² + t e Σ_j log(1 + z_j / e)` over `z ≥ 0`, a penalty that
     hardly shrinks large codes.
 

@@ -123,12 +123,12 @@ def fit(
     """
     keys = _checked(learner, tasks, keys, at)
     before: Any = [None] * len(tasks)
-    given: Any = bases or before
+    given = bases or before
     if learner.base is not None and bases is None:
         before = fit(learner.base, tasks, keys, show_progress=show_progress, mesh=mesh)
         given = [base.end.model for base in before]
     num_latents = int(tasks[0].width)
-    inputs: Any = [
+    inputs = [
         (learner.select(task), key, given_base(base))
         for task, key, base in zip(tasks, keys, given, strict=True)
     ]
@@ -155,7 +155,7 @@ def fit(
         return fitted._replace(model=model)
 
     def run(place):
-        along: Any = {}
+        along = {}
 
         def kept(fitted):
             along[fitted.step] = whole(fitted)
@@ -258,15 +258,7 @@ def _check_signals(signals):
 class Program:
     """The start, the loop and the end of a fit, compiled for all inputs of the given shapes."""
 
-    def __init__(
-        self,
-        learner: Learner,
-        num_latents: int,
-        mesh: Mesh,
-        data: PyTree,
-        key: PyTree,
-        base: dict[str, Model],
-    ):
+    def __init__(self, learner, num_latents, mesh, data, key, base):
         began = time.perf_counter()
         self._together = devices.spans_processes(mesh)
         self._learner = devices.replicate(_prepared(learner), mesh)
@@ -281,7 +273,7 @@ class Program:
             self._end = _compile(_end, self._learner, blank[1])
         self.compile_seconds = time.perf_counter() - began
 
-    def run(self, data: PyTree, key: PyTree, base: dict[str, Model], **options: Any) -> Fitted:
+    def run(self, data, key, base, **options):
         """Runs a fit to its end; the options are those of `run_loop`."""
         began, learner, save = time.perf_counter(), self._learner, options.get("save")
         stepped, spent = (save and save.load(self._like)) or (None, 0.0)

@@ -70,8 +70,9 @@ def run(
     # A job counts once for its fit, and each line once for its score.
     total = sum(1 + len(job.lines) for job in mine)
     done = total - sum(1 + len(job.lines) for job in lacking)
-    options: Any = {"unit": "fits and rows", "shown": show_progress, "done": done}
-    with progress.line(total, study.name, **options) as line:
+    with progress.line(
+        total, study.name, unit="fits and rows", shown=show_progress, done=done
+    ) as line:
         for _, cell in itertools.groupby(lacking, lambda job: job.data):
             _run_cell(list(cell), store, stored, models, line)
     distributed.wait(study.name)
@@ -128,7 +129,7 @@ def _fit_together(jobs, tasks, models, line):
     task, workers = next(iter(tasks.values())), at_once()
     if workers == 1 or task.width * max(len(task.train.signals), task.width) * workers > _TOGETHER:
         return {}
-    needed: Any = collections.defaultdict(list)
+    needed = collections.defaultdict(list)
     for job in jobs:
         parts = chain(job.learner)
         if job.learner.ready is None and not any(isinstance(part, HostLearner) for part in parts):
@@ -169,11 +170,10 @@ def chain(learner: Learner) -> list[Learner]:
 def _in_order(study, found):
     """Sorts rows by their sizes, then by their methods, and by what these vary."""
     names = [method.name for source in study.sources for method in study.methods(source)]
-    order = [*dict.fromkeys(names)]
 
     def place_of(row):
         cell = [(row.get(size) is not None, row.get(size) or 0) for size in results.SIZES]
         varied = (row.get(name) or 0 for name in ("lam", "iterations", "step"))
-        return (*cell, order.index(row["method"]), *varied, row["seed"])
+        return (*cell, names.index(row["method"]), *varied, row["seed"])
 
     return sorted(found, key=place_of)

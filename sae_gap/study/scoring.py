@@ -55,7 +55,7 @@ def _measure(study, line, inference, metrics):
     """The columns of a line, and the metrics that did not fail."""
     method, reference = line.method, line.reference
     said = "%s diverged: its %s not finite, and its metrics are left out"
-    diverged: Any = {"diverged": True, "measured": {}}
+    diverged = {"diverged": True, "measured": {}}
     if not _finite(inference.model):
         logging.warning(said, method.name, "model is")
         return diverged, metrics
@@ -64,7 +64,7 @@ def _measure(study, line, inference, metrics):
     splits = SPLITS if inference.task.train.codes is not None else scored
     encoder = inference.prepare(method.encoder)
     inferred = {split: inference.infer(encoder, split) for split in splits}
-    measured: Any = {}
+    measured = {}
     if study.seconds:
         measured["encode_seconds"] = inference.seconds(encoder)
     if study.lam is None and encoder.weight is not None and "lam" not in line.columns:
@@ -73,7 +73,7 @@ def _measure(study, line, inference, metrics):
     if not _finite(codes):
         logging.warning(said, method.name, "codes are")
         return diverged | measured, metrics
-    optimum: Any = {}
+    optimum = {}
     if inference.model.dictionary is not None and study.optimum and reference is not None:
         optimum = {split: inference.infer(reference, split) for split in scored}
     found = inference.inferred(
@@ -84,7 +84,7 @@ def _measure(study, line, inference, metrics):
         encoder=encoder,
         method=method,
     )
-    owned: Any = {}
+    owned = {}
     done = []
     for metric in metrics:
         try:

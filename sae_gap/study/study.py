@@ -184,7 +184,7 @@ class Stored:
     def __init__(self, study: Study, store: results.Store):
         self._metrics = {f"{metric.name} {metric.version}": metric for metric in study.metrics}
         # By key and by cell.
-        self._rows: Any = collections.defaultdict(list)
+        self._rows = collections.defaultdict(list)
         for row in sorted(store.rows(), key=lambda row: row.get("date", "")):
             if row.get("study") != study.name:
                 raise ValueError(
@@ -265,10 +265,10 @@ class Job:
 
 def jobs(study: Study) -> Iterator[Job]:
     """The jobs of a study, in the order in which they run."""
-    cells: Any = collections.defaultdict(list)
+    cells = collections.defaultdict(list)
     for source in study.sources:
         # With equal seeds, so that sources that differ only in the seed share a cell.
-        alike: Any = dataclasses.replace(source, seed=0)  # type: ignore[type-var]
+        alike = dataclasses.replace(source, seed=0)  # type: ignore[type-var]
         cells[results.key(alike.asdict())].append(source)
     for data, sources in cells.items():
         by_learner: Any = {}
@@ -302,7 +302,7 @@ def _line(study, source, description, method, step):
     }
     if reference is not None:
         shared["lam"] = reference.lam
-    decides: Any = {"source": description, "row": dict(method.row), "step": step}
+    decides = {"source": description, "row": dict(method.row), "step": step}
     if study.calibrate_on != "scored":
         decides["calibrate_on"] = study.calibrate_on
     decides |= shared | {"numerics": identity.NUMERICS}

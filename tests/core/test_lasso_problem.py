@@ -96,12 +96,6 @@ def test_is_converged_counts_an_unresolvable_objective_as_zero_and_an_infinite_o
     assert found.tolist() == [True, False, False, False]
 
 
-@pytest.mark.parametrize("shape", [(3,), (11,), (7, 3), (2, 11), (1, 1, 1)])
-def test_expand_lam_refuses_shapes_that_do_not_fit(shape):
-    with pytest.raises(ValueError, match="lam has shape"):
-        lasso_problem.expand_lam(jnp.ones(shape), 7, 11)
-
-
 def test_gaps_relative_to_objectives_in_double_precision():
     value, gap = np.array([2, 0], np.float32), np.array([1e-6, 0], np.float32)
     found = lasso_problem.relative_gap(Solution(None, value, gap, None, None))

@@ -12,6 +12,7 @@ from sae_gap import Setting, Split, draw, fit_stream
 from sae_gap.core import Model
 from sae_gap.learners import Families, OnlineDictionary
 from sae_gap.runtime import devices
+from tests.learners.steps import KEY, begin
 
 
 @pytest.fixture(scope="module")
@@ -33,11 +34,6 @@ def compare(one, many, *names):
 
 
 @eqx.filter_jit
-def begin(learner, signals, num_latents, **base):
-    return learner.init(Split(signals), num_latents=num_latents, key=jax.random.key(0), **base)
-
-
-@eqx.filter_jit
 def learn(learner, signals, state):
     return jax.lax.fori_loop(0, 2, lambda _, state: learner.step(Split(signals), state), state)
 
@@ -54,7 +50,7 @@ def test_families_are_counted_alike(task):
     signals = task.train.signals[:198]
     learner = Families(base=OnlineDictionary(), num_steps=9)
     base = Model(task.dictionary, jax.numpy.full(task.input_dim, 0.01))
-    state = begin(learner, signals, 60, base=base)
+    state = begin(learner, Split(signals), 60, base=base)
     one = learn(learner, signals, state)
     compare(one, shared(learner, signals, state, mesh_of(4)))
 
@@ -64,7 +60,7 @@ def test_a_pool_is_learned_from_alike(task):
     # Minibatches of 50 samples, which do not divide; wasted atoms restart in the first round of the
     # two.
     learner = OnlineDictionary(num_steps=10, visits=4, batch_size=50, num_rounds=1)
-    state = begin(learner, signals, 60)
+    state = begin(learner, Split(signals), 60)
     # The only copies are among the last atoms, which the last device looks through.
     copied = truth.at[:, -3:].set(truth[:, -6:-3])
     state = eqx.tree_at(lambda s: (s.dictionary, s.round), state, (copied, state.round + 6))
@@ -85,7 +81,7 @@ def test_a_stream_is_shared(task):
             lambda start, count: signals[start : start + count],
             mesh=mesh_of(count),
             num_latents=60,
-            key=jax.random.key(0),
+            key=KEY,
             num_samples=200,
         )
         for count in (1, 8)

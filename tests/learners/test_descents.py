@@ -2,7 +2,6 @@
 published, and encoders for a given dictionary.
 """
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,12 +13,8 @@ from sae_gap.core import Model
 from sae_gap.encoders import LISTA, ReLU, TopK
 from sae_gap.learners import Among, Amortised, DLFista, Lista, Oracle, SoftplusAdam
 from sae_gap.solvers import sparse_code
-
-KEY = jax.random.key(0)
-begin = eqx.filter_jit(
-    lambda learner, data, **base: learner.init(data, num_latents=20, key=KEY, **base)
-)
-take_step = eqx.filter_jit(lambda learner, *given: learner.step(*given))
+from tests.learners.steps import KEY, begin, take_step
+from tests.solvers.test_fista import textbook
 
 
 @jax.jit
@@ -90,16 +85,6 @@ def test_when_softplus_adam_stops(task, least_updates, patience, expected):
     assert int(state.updates) == expected
 
 
-def fista(signals, dictionary, codes, lam, iterations):
-    rate = 1 / np.linalg.norm(dictionary, 2) ** 2
-    point, t = codes, 1.0
-    for _ in range(iterations):
-        new = np.maximum(point + rate * ((signals - point @ dictionary.T) @ dictionary - lam), 0)
-        following = (1 + np.sqrt(1 + 4 * t**2)) / 2
-        point, codes, t = new + (t - 1) / following * (new - codes), new, following
-    return codes
-
-
 def update(signals, codes):
     dictionary = signals.T @ codes @ np.linalg.inv(codes.T @ codes + 1e-6 * np.eye(codes.shape[1]))
     lengths = np.linalg.norm(dictionary, axis=0)
@@ -117,7 +102,7 @@ def test_rounds_against_numpy(task, lam, dies):
         np.testing.assert_allclose(np.linalg.norm(dictionary, axis=0), 1, rtol=1e-12)
         for number in range(1, 4):
             state = take_step(learner, data, state)
-            codes = fista(signals, dictionary, codes, lam, 100)
+            codes, _ = textbook(signals, dictionary, codes, 100, lam)
             following = update(signals, codes)
             np.testing.assert_allclose(state.codes, codes, atol=1e-8)
             np.testing.assert_allclose(state.dictionary, following, atol=1e-6)

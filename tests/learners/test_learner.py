@@ -26,8 +26,8 @@ from sae_gap.learners import (
     SparseAutoencoder,
     Surgery,
 )
+from tests.learners.steps import begin, take_step
 
-KEY = jax.random.key(5)
 FISTA, ADAM, SAE = DLFista(), SoftplusAdam(), SparseAutoencoder(TopK(3))
 
 
@@ -113,9 +113,9 @@ def test_a_learner_learns_the_same_with_dimensions_of_zeros(learner, task):
         atoms = jnp.pad(task.dictionary, ((0, more), (0, 0)))
         base = {"base": Model(atoms, jnp.zeros(len(atoms)))} if learner.base else {}
         data = Split(jnp.pad(task.train.signals, ((0, 0), (0, more))))
-        state, step = learner.init(data, num_latents=20, key=KEY, **base), jax.jit(learner.step)
+        state = begin(learner, data, **base)
         for _ in range(20):
-            state = step(data, state)
+            state = take_step(learner, data, state)
         model = learner.model(state)
         codes = learner.encode(model, data.signals) if learner.encode else 0
         found.append((model.decoder[:12], model.bias[:12], codes))

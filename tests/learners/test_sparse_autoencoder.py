@@ -2,7 +2,6 @@
 
 import functools
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,20 +11,13 @@ import pytest
 from sae_gap import Model, Split, catalogue
 from sae_gap.encoders import Affine, JumpReLU, ReLU, TopK
 from sae_gap.learners import Oracle, SparseAutoencoder, Steering, sparse_autoencoder
+from tests.learners.steps import begin, take_step
 
 INPUT_DIM, NUM_LATENTS, NUM_SAMPLES, K = 6, 9, 150, 2
 ENCODERS = {"relu": ReLU(), "topk": TopK(K)}
 RNG = np.random.default_rng(0)
 SIGNALS = RNG.normal(size=(NUM_SAMPLES, INPUT_DIM)) + 0.3
 ATOMS, BIAS = RNG.normal(size=(INPUT_DIM, NUM_LATENTS)), RNG.normal(size=INPUT_DIM)
-KEY = jax.random.key(0)
-# One program of a learner and a shape.
-begin = eqx.filter_jit(
-    lambda learner, data, **options: learner.init(
-        data, **{"num_latents": NUM_LATENTS, "key": KEY} | options
-    )
-)
-take_step = eqx.filter_jit(lambda learner, *given: learner.step(*given))
 
 
 def largest(hidden):
@@ -112,7 +104,7 @@ def test_epochs_of_training_are_those_of_a_plain_loop(name, options):
             ENCODERS[name], num_steps=3, base=Oracle() if frozen else None, **options
         )
         base = {"base": Model(jnp.asarray(ATOMS), jnp.asarray(BIAS))} if frozen else {}
-        state = begin(learner, data, **base)
+        state = begin(learner, data, NUM_LATENTS, **base)
         start, key, found, orders = unpack(state.model), state.key, [], []
         for _ in range(3):
             shuffle_key, key = jax.random.split(key)
@@ -140,7 +132,9 @@ def test_a_base_gives_the_start(has):
     atoms, bias, signals = (jnp.asarray(part, jnp.float32) for part in (ATOMS, BIAS, SIGNALS))
     encoder = Affine(3 * atoms, jnp.ones(NUM_LATENTS)) if has else None
     learner = SparseAutoencoder(TopK(K), base=Oracle())
-    model = learner.model(begin(learner, Split(signals), base=Model(atoms, bias, encoder)))
+    model = learner.model(
+        begin(learner, Split(signals), NUM_LATENTS, base=Model(atoms, bias, encoder))
+    )
     np.testing.assert_allclose(model.decoder, unit(ATOMS), rtol=1e-5)
     np.testing.assert_array_equal(model.bias, bias)
     weight = encoder.weight if has else unit(ATOMS)
@@ -160,7 +154,9 @@ def test_a_standardised_sae_starts_from_a_dictionary_with_the_gain_of_least_squa
     base = Model(jnp.asarray(ATOMS + 2, jnp.float32), jnp.full(INPUT_DIM, -20.0))
     # As `fit` has them, whose floats are arrays of a compiled program.
     learner = jax.tree.map(jnp.asarray, learner)
-    model = learner.model(begin(learner, Split(jnp.asarray(signals, jnp.float32)), base=base))
+    model = learner.model(
+        begin(learner, Split(jnp.asarray(signals, jnp.float32)), NUM_LATENTS, base=base)
+    )
     spread = np.sqrt(((signals - signals.mean(axis=0)) ** 2).mean())
     np.testing.assert_allclose(model.decoder, spread * directions, rtol=1e-4)
     np.testing.assert_allclose(model.bias, base.bias, rtol=1e-5)
@@ -179,7 +175,7 @@ def test_the_start_is_uniform_and_tied():
     learner = SparseAutoencoder(ReLU())
     # Dimensions of zeros count for nothing.
     data = Split(jnp.pad(jnp.float32(SIGNALS), ((0, 0), (0, 2))))
-    dictionary, bias, weight, shift = unpack(begin(learner, data, num_latents=4_000).model)
+    dictionary, bias, weight, shift = unpack(begin(learner, data, 4_000).model)
     assert not weight[INPUT_DIM:].any()
     dictionary, weight = dictionary[:INPUT_DIM], weight[:INPUT_DIM]
     bound = INPUT_DIM**-0.5
@@ -208,13 +204,6 @@ def test_a_penalty_is_steered_as_documented():
         assert factor.dtype == nudge.dtype == state.mean.dtype == np.float32
 
 
-@pytest.mark.parametrize(
-    ("options", "fault"),
-    [
-        ({"l0": 2.0}, "TopK has no penalty that l0 could steer"),
-        ({"frozen": True}, "a frozen dictionary needs a base"),
-    ],
-)
-def test_options_that_do_not_go_together_are_refused(options, fault):
-    with pytest.raises(ValueError, match=fault):
-        SparseAutoencoder(TopK(K), **options)
+def test_an_encoder_without_a_penalty_is_not_steered():
+    with pytest.raises(ValueError, match="TopK has no penalty that l0 could steer"):
+        SparseAutoencoder(TopK(K), l0=2.0)

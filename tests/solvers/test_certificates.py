@@ -159,6 +159,14 @@ def solve(batch, code=sparse_code, **options):
     return jax.tree.map(np.asarray, code(*given, **options))
 
 
+def certified(batch, **options):
+    """Codes whose claims are judged."""
+    found = solve(batch, **options)
+    good, faults = judge(batch, found)
+    assert not faults and good.all()
+    return found
+
+
 @pytest.mark.parametrize(("solver", "wide"), [("auto", False), ("auto", True), ("fista", False)])
 def test_no_claim_is_false(solver, wide, request):
     left, seed, missed, faults = request.config.getoption("--problems"), 0, 0, []

@@ -8,15 +8,15 @@ from sae_gap.solvers import fista, sparse_code
 from .problems import SHAPE, draw
 
 
-def textbook(signals, dictionary, start, iterations, *, momentum=True, restart=False):
-    """FISTA at λ = 0.1 as its paper states it, in float64; and how often momentum began anew where
+def textbook(signals, dictionary, start, iterations, lam=0.1, *, momentum=True, restart=False):
+    """FISTA as its paper states it, in float64; and how often momentum began anew where
     it pointed uphill, in a form that is a step ahead of the paper's.
     """
     step = 1 / np.linalg.norm(dictionary.astype(float), 2) ** 2
     z = x = start.astype(float)
     t, count = np.full((len(signals), 1), (1 + 5**0.5) / 2 if restart else 1), 0
     for _ in range(iterations):
-        new = np.maximum(x + step * (signals - x @ dictionary.T) @ dictionary - step * 0.1, 0)
+        new = np.maximum(x + step * (signals - x @ dictionary.T) @ dictionary - step * lam, 0)
         uphill = restart & (((x - new) * (new - z)).sum(axis=1, keepdims=True) > 0)
         t, count = np.where(uphill, 1, t), count + uphill.sum()
         last, t = t, (1 + np.sqrt(1 + 4 * t**2)) / 2 if momentum else t

@@ -6,6 +6,7 @@ share. So a row of partners is kept for each atom, and memory grows with their n
 square of the width.
 """
 
+from collections import namedtuple
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -79,7 +80,7 @@ def mean_code(products, together, sums, uses):
     return products / jnp.maximum(sums, tiny) * uses / jnp.maximum(together, 1)
 
 
-class Uses(NamedTuple):
+class Uses(namedtuple("Uses", "atoms samples codes begins")):
     """Positive codes, in the order of their atoms; free slots fill up the end.
 
     Attributes:
@@ -89,19 +90,12 @@ class Uses(NamedTuple):
       begins: where the uses of each atom begin, and where the last atom's end.
     """
 
-    atoms: Int[Array, " uses"]
-    samples: Int[Array, " uses"]
-    codes: Float[Array, " uses"]
-    begins: Int[Array, " num_latents+1"]
-
-    def some(self, begin) -> list[Array]:
+    def some(self, begin):
         """Returns the atoms, samples and codes of `_USES` uses, from `begin` on."""
         return [lax.dynamic_slice(each, (begin,), (_USES,)) for each in self[:3]]
 
 
-def uses_of(
-    places: Int[Array, "n slots"], codes: Float[Array, "n slots"], num_latents: int
-) -> Uses:
+def uses_of(places, codes, num_latents):
     """Returns the uses in samples with codes by slot: sample i uses atom `places[i, w]` if
     `codes[i, w]` is positive.
     """
@@ -117,7 +111,7 @@ def uses_of(
     return Uses(atoms, samples, codes, begins)
 
 
-def energy_product(uses: Uses, rows, num_samples):
+def energy_product(uses, rows, num_samples):
     """ZᵀZ X for codes Z and rows X, (num_latents, input_dim), as fast as two decodings, without a
     width × width matrix.
     """
@@ -139,7 +133,7 @@ def energy_product(uses: Uses, rows, num_samples):
     )
 
 
-def count(uses: Uses, places, codes, number) -> Cooccurrence:
+def count(uses, places, codes, number):
     """Counts samples, with codes by slot, (n, slots). An atom has room for as many partners as a
     sample has slots.
 
@@ -197,7 +191,7 @@ def count(uses: Uses, places, codes, number) -> Cooccurrence:
     )
 
 
-def drop_atoms(counts: Cooccurrence, dropped: Bool[Array, " num_latents"]) -> Cooccurrence:
+def drop_atoms(counts, dropped):
     """Sets the counts of some atoms to zero, such as atoms that changed since they were counted."""
     gone = dropped[:, None] | dropped[counts.partners]
     partners = jnp.where(gone, len(dropped), counts.partners)

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from sae_gap.encoders import unit_atoms
-from sae_gap.learners import Cooccurrence, includes, live_dims
+from sae_gap.learners import includes, live_dims
 
 # A pair of atoms is coherent if its cosine exceeds this and this many times the cosine of chance.
 COHERENT, CHANCES = 0.3, 4
@@ -20,7 +20,7 @@ WEIGHT = 0.5
 GRAM_COLUMNS = 512
 
 
-def chance_cosine(dictionary: Float[Array, "input_dim num_latents"]) -> Float[Array, ""]:
+def chance_cosine(dictionary):
     """Returns the cosine of unrelated atoms by chance, `m^-½`; m leaves out padded dimensions."""
     return jnp.maximum(jnp.sum(live_dims(dictionary.T)), 1).astype(dictionary.dtype) ** -0.5
 
@@ -59,7 +59,7 @@ def decorrelate_atoms(dictionary):
     return subtract_shared(dictionary, lax.map(shared, names, batch_size=GRAM_COLUMNS).T, WEIGHT)
 
 
-def decorrelate_children(dictionary, counts: Cooccurrence, weight):
+def decorrelate_children(dictionary, counts, weight):
     """Subtracts from each atom j what it shares with atoms that include it,
     `s_j = Σ_i (d_i · d_j) d_i`, by `subtract_shared`.
 

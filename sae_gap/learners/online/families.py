@@ -196,7 +196,7 @@ class Families(Learner):
         return Model(state.dictionary, state.bias)
 
 
-def _code(learner: Families, signals, state: FamiliesState, axes):
+def _code(learner, signals, state, axes):
     """Returns the sums over a round's samples and their codes by slot, for all devices together."""
     num_latents = state.dictionary.shape[1]
     least = gradient_sums.threshold(state.noise, state.amplitude, learner.margin, learner.floor)

@@ -10,17 +10,15 @@ All atoms are treated at once, in arrays of fixed shapes. So the index `num_late
 atom": JAX reads the last atom in its place, which is then ignored, and drops assignments to it.
 """
 
-from typing import NamedTuple
+from collections import namedtuple
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.encoders import unit_atoms
 from sae_gap.learners import (
     LEAST_USES,
     PARTNERS,
-    Cooccurrence,
     coherent_cosine,
     includes,
     least_share,
@@ -65,15 +63,12 @@ _LEAST_ENERGY = 0.3
 _LEAST_PARTED = 0.5
 
 
-class Atoms(NamedTuple):
+class Atoms(namedtuple("Atoms", "dictionary moved")):
     """A dictionary of unit atoms, (input_dim, num_latents), with a mask of the atoms that have
     moved.
     """
 
-    dictionary: Float[Array, "input_dim num_latents"]
-    moved: Bool[Array, " num_latents"]
-
-    def put(self, places: Int[Array, "*some"], atoms: Float[Array, "*some input_dim"]) -> "Atoms":
+    def put(self, places, atoms):
         """Puts atoms, at unit length, in their places; drops those whose place is num_latents."""
         places, columns = places.reshape(-1), atoms.reshape(-1, atoms.shape[-1]).T
         return Atoms(
@@ -82,7 +77,7 @@ class Atoms(NamedTuple):
         )
 
 
-def repair(dictionary, counts: Cooccurrence, idle) -> tuple[Atoms, Float[Array, " num_latents"]]:
+def repair(dictionary, counts, idle):
     """Repairs parents that decorrelation cannot: those that are merged with a child, have no atom,
     are turned, or recur in a child. An atom moves at most once.
 
@@ -102,7 +97,7 @@ def repair(dictionary, counts: Cooccurrence, idle) -> tuple[Atoms, Float[Array, 
     return atoms, jnp.where(twice, 0, idle)
 
 
-def split_merged_parents(atoms: Atoms, counts: Cooccurrence, idle) -> Atoms:
+def split_merged_parents(atoms, counts, idle):
     """Splits a parent whose atom is merged with one of its children, `v = p + c_1`.
 
     Its other children c_k are then learned as `p + c_k` without the part along v. They share
@@ -172,7 +167,7 @@ def split_merged_parents(atoms: Atoms, counts: Cooccurrence, idle) -> Atoms:
     return atoms.put(at_child, rest[:, :-1]).put(at_parent, common).put(spare, rest[:, -1])
 
 
-def add_missing_parents(atoms: Atoms, counts: Cooccurrence, idle) -> Atoms:
+def add_missing_parents(atoms, counts, idle):
     """Gives an atom to a parent that has none: p is never on without a child, and the atom of each
     child is `p + c_k`.
 
@@ -220,7 +215,7 @@ def add_missing_parents(atoms: Atoms, counts: Cooccurrence, idle) -> Atoms:
     return atoms.put(at_member, rest).put(at_parent, common)
 
 
-def turn_pairs(atoms: Atoms, counts: Cooccurrence) -> Atoms:
+def turn_pairs(atoms, counts):
     """Turns pairs `v = p + c`, which is on wherever p is, and `u = p - c`, its partner, which is on
     beside v when c is off.
 
@@ -275,7 +270,7 @@ def is_short(beside, size, other, cosine):
     return beside**2 + other**2 + 2 * beside * other * cosine < ((1 + DIFFER) * size) ** 2
 
 
-def part_from_parents(atoms: Atoms, counts: Cooccurrence):
+def part_from_parents(atoms, counts):
     """Takes a parent out of a child that is used in its place: `p + c` is an atom, and so is p,
     which is off when the other is on.
 
@@ -306,26 +301,26 @@ def part_from_parents(atoms: Atoms, counts: Cooccurrence):
     return atoms.put(places, rest.T), parts & twice
 
 
-def usual_energy(squares: Float[Array, " num_latents"]) -> Float[Array, ""]:
+def usual_energy(squares):
     """Returns the median energy Σ z² of the atoms with any; 0 if none has."""
     return jnp.nan_to_num(jnp.nanmedian(jnp.where(squares > 0, squares, jnp.nan)))
 
 
-def idle_energy(squares: Float[Array, " num_latents"]):
+def idle_energy(squares):
     """Returns the energy of idle atoms, which have less than the share `IDLE` of the usual energy;
     infinity for others.
     """
     return jnp.where((squares > 0) & (squares >= IDLE * usual_energy(squares)), jnp.inf, squares)
 
 
-def idle_atoms(wanted, idle) -> Int[Array, " num_latents"]:
+def idle_atoms(wanted, idle):
     """Returns an idle atom for each wanting place while there are any; else num_latents."""
     queue = jnp.argsort(idle)
     turn = jnp.cumsum(wanted) - 1
     return jnp.where(wanted & (idle[queue[turn]] < jnp.inf), queue[turn], len(idle))
 
 
-def nearest(dictionary) -> Int[Array, "num_latents neighbours"]:
+def nearest(dictionary):
     """Returns for each atom the few with the largest cosines, itself included, in the order of
     their numbers.
     """
@@ -337,7 +332,7 @@ def nearest(dictionary) -> Int[Array, "num_latents neighbours"]:
     )
 
 
-def alike_pairs(atoms: Atoms, counts: Cooccurrence, others, least):
+def alike_pairs(atoms, counts, others, least):
     """Tells which of some others each atom is alike to, and their cosines: the cosine exceeds
     `least`, and both atoms are judged, and apart.
 
@@ -365,7 +360,7 @@ def alike_pairs(atoms: Atoms, counts: Cooccurrence, others, least):
     return lax.map(compare, names, batch_size=BATCH)
 
 
-def members_of(owner: Int[Array, " num_latents"], most=MEMBERS):
+def members_of(owner, most=MEMBERS):
     """Returns the first atoms that each atom owns, a row each, filled up with num_latents, which is
     also the owner of atoms that have none.
     """
@@ -375,7 +370,7 @@ def members_of(owner: Int[Array, " num_latents"], most=MEMBERS):
     return jnp.full((num_latents, most), num_latents).at[owner[order], rank].set(order, mode="drop")
 
 
-def common_factor(rays: Float[Array, "some input_dim"], exists: Bool[Array, " some"]):
+def common_factor(rays, exists):
     """Returns the common factor p of unit rays, (input_dim,), the remainder of each without it,
     (some, input_dim), the lengths of these, and the loadings on p.
 

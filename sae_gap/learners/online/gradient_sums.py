@@ -1,13 +1,13 @@
 """Codes samples a few at a time, and sums what a step of the dictionary needs."""
 
-from typing import NamedTuple
+from collections import namedtuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
 from sae_gap.runtime import SAMPLES, num_parts
 from sae_gap.solvers import Pursuit, atom_rows, default_slots, host_pursuits
@@ -22,25 +22,13 @@ ROOM = 2**29
 LEAST_LATENTS = 500
 
 
-class GradientSums(NamedTuple):
-    """Sums over samples with codes Z and residuals R = Y - Z Dᵀ.
-
-    Attributes:
-      gradient: Zᵀ R, the negative gradient of ½‖R‖² in Dᵀ.
-      squares: the sum of each atom's squared codes.
-      uses: the number of each atom's non-zero codes.
-      error: ‖R‖².
-    """
-
-    gradient: Float[Array, "num_latents input_dim"]
-    squares: Float[Array, " num_latents"]
-    uses: Float[Array, " num_latents"]
-    error: Float[Array, ""]
+# Sums over samples with codes Z and residuals R = Y - Z Dᵀ: Zᵀ R, (num_latents, input_dim), the
+# negative gradient of ½‖R‖² in Dᵀ; the sum of each atom's squared codes and the number of its
+# non-zero codes, (num_latents,); and ‖R‖².
+_Sums = namedtuple("_Sums", "gradient squares uses error")
 
 
-def accumulate(
-    signals, dictionary, least, epsilon, *, num_slots: int | None = None, num_rounds=3
-) -> tuple[GradientSums, Pursuit]:
+def accumulate(signals, dictionary, least, epsilon, *, num_slots=None, num_rounds=3):
     """Codes samples by `pursue`, and sums gradients, squares, uses and errors.
 
     Args:
@@ -73,7 +61,7 @@ def accumulate(
         chunks, size, input_dim
     )
     zeros = jnp.zeros(num_latents, signals.dtype)
-    sums = GradientSums(jnp.zeros((num_latents, input_dim), signals.dtype), zeros, zeros, zeros[0])
+    sums = _Sums(jnp.zeros((num_latents, input_dim), signals.dtype), zeros, zeros, zeros[0])
     sums, found = lax.scan(code, sums, padded)
     return sums, Pursuit(*(each.reshape(-1, each.shape[2])[:num_samples] for each in found))
 
@@ -88,7 +76,7 @@ def threshold(noise, amplitude, margin, floor):
     )
 
 
-def scales(sums: GradientSums, number, input_dim, live) -> tuple[Array, Array]:
+def scales(sums, number, input_dim, live) -> tuple[Array, Array]:
     """Returns the scales of the threshold, root mean squares: σ of the residual's coordinates, and
     a of the active codes.
 
@@ -137,12 +125,12 @@ def total_visits(visits: float, num_latents: int) -> int:
     return round(visits * max(num_latents, LEAST_LATENTS))
 
 
-def num_visited(visits: float, num_samples: int, num_latents: int) -> int:
+def num_visited(visits, num_samples, num_latents):
     """Returns the number of samples for so many visits, with each sample at most once."""
     return min(num_samples, max(1, total_visits(visits, num_latents)))
 
 
-def check_slots(num_slots: int | None) -> None:
+def check_slots(num_slots):
     """Raises a ValueError unless the number of slots is None or valid for `pursue`."""
     if num_slots is not None and num_slots % 4:
         raise ValueError(f"num_slots must be a multiple of 4, but it is {num_slots}.")
@@ -174,13 +162,13 @@ def by_samples(function, learner, samples, state, *, dim=0):
     return mapped(learner, jnp.pad(samples, spare), state)
 
 
-def _add(sums: GradientSums, found: Pursuit) -> GradientSums:
+def _add(sums, found):
     """Adds samples slot by slot: Z itself would have a column for every atom, nearly all zeros."""
 
     def add(w, total):
         return total.at[found.places[:, w]].add(found.codes[:, w, None] * found.residual)
 
-    return GradientSums(
+    return _Sums(
         lax.fori_loop(0, found.codes.shape[1], add, sums.gradient),
         sums.squares.at[found.places].add(found.codes**2),
         sums.uses.at[found.places].add((found.codes != 0).astype(sums.uses.dtype)),
@@ -214,4 +202,4 @@ def _on_host(signals, atoms, least, epsilon, num_latents, num_slots, num_rounds)
         work, (by_slot, by_latent), signals, atoms, least, epsilon
     )
     codes = Pursuit(*found)
-    return GradientSums(gradient, squares, uses, jnp.sum(codes.residual**2)), codes
+    return _Sums(gradient, squares, uses, jnp.sum(codes.residual**2)), codes

@@ -274,7 +274,7 @@ class OnlineDictionary(Learner):
         return Model(state.dictionary, state.mean)
 
 
-def _round(size, learner: OnlineDictionary, minibatches, state: OnlineState, axes):
+def _round(size, learner, minibatches, state, axes):
     """Runs a device's round on its rows of each minibatch of `size` samples, in step with the
     devices along some axes.
     """
@@ -325,23 +325,21 @@ def _round(size, learner: OnlineDictionary, minibatches, state: OnlineState, axe
     )
 
 
-def _is_due(learner: OnlineDictionary, round, between, turn):
+def _is_due(learner, round, between, turn):
     """True for one round in every `PERIOD` that ends between two shares of the fit."""
     progress = (round + 1) / learner.num_steps
     return (progress > between[0]) & (progress < between[1]) & (round % PERIOD == turn)
 
 
-def _advance(learner: OnlineDictionary, state: OnlineState, signals, size, progress, axes):
+def _advance(learner: OnlineDictionary, state, signals, size, progress, axes):
     """Returns the state after a minibatch of `size` samples, its gradient sums, and the residual
     of this device's part of it.
     """
     early, late = learner.floors
     floor = _anneal(early, early, late, progress, learner.settle)
     least = gradient_sums.threshold(state.noise, state.amplitude, learner.margin, floor)
-    slots, rounds = learner.num_slots, learner.num_rounds
-    sums, found = gradient_sums.accumulate(
-        signals, state.dictionary, least, least, num_slots=slots, num_rounds=rounds
-    )
+    slots = {"num_slots": learner.num_slots, "num_rounds": learner.num_rounds}
+    sums, found = gradient_sums.accumulate(signals, state.dictionary, least, least, **slots)
     sums = lax.psum(sums, axes)
     energy = ENERGY_MEMORY * state.energy + (1 - ENERGY_MEMORY) * sums.squares
     forgotten = ENERGY_MEMORY * state.forgotten
@@ -372,7 +370,7 @@ def _anneal(first, middle, last, progress, settle):
     return jnp.where(progress < settle, early, late)
 
 
-def _order(key, round, num_samples, total) -> Int[Array, " total"]:
+def _order(key, round, num_samples, total):
     """Returns the samples of a round: all in a fresh order, several times if there are too few, or
     else the next ones in turn.
     """

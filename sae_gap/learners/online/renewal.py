@@ -2,7 +2,6 @@
 
 import jax.numpy as jnp
 from jax import lax
-from jaxtyping import Array, Float
 
 from sae_gap.encoders import unit_atoms
 
@@ -14,17 +13,17 @@ ONE_IN = 20
 GRAM_COLUMNS = 256
 
 
-def most_restarts(num_latents: int, num_samples: int) -> int:
+def most_restarts(num_latents, num_samples):
     """Returns the most atoms that restart at once: each needs a sample to start from."""
     return min(max(1, num_latents // ONE_IN), num_samples)
 
 
-def largest(rows: Float[Array, "n input_dim"], most: int) -> Float[Array, "most input_dim"]:
+def largest(rows, most):
     """Returns the longest of some residuals, which atoms restart from, in falling order."""
     return rows[lax.top_k(jnp.sum(rows**2, axis=1), most)[1]]
 
 
-def restart_wasted_atoms(dictionary, energy, uses, seeds, *, weak, axes: tuple[str, ...] = ()):
+def restart_wasted_atoms(dictionary, energy, uses, seeds, *, weak, axes=()):
     """Restarts atoms that duplicate others, then those with only weak codes.
 
     Args:

@@ -4,7 +4,6 @@ apart.
 
 import dataclasses
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +11,9 @@ import pytest
 
 from sae_gap.core import Model, Split
 from sae_gap.learners import Families, OnlineDictionary, decorrelate_children
-from sae_gap.solvers import atom_rows
-from sae_gap.solvers.reweighted import pursue
+from tests.learners import steps
 from tests.learners.online.test_family import of_codes, unit
+from tests.solvers.test_reweighted import dense, pursue
 
 BASE = OnlineDictionary()
 WIDTH = 20
@@ -39,15 +38,8 @@ def begin(learner, signals, dictionary, bias=None, **past):
     """A state, some numbers of which are those of rounds before."""
     bias = jnp.zeros(len(dictionary)) if bias is None else bias
     # A base of another width keeps it.
-    state = eqx.filter_jit(learner.init)(
-        Split(signals), base=Model(jnp.float32(dictionary), bias), num_latents=20_000, key=None
-    )
+    state = steps.begin(learner, Split(signals), 20_000, base=Model(jnp.float32(dictionary), bias))
     return dataclasses.replace(state, **past)
-
-
-@eqx.filter_jit
-def take_step(learner, signals, state):
-    return learner.step(Split(signals), state)
 
 
 def least_cosine(learner, signals, dictionary, truth):
@@ -58,7 +50,7 @@ def least_cosine(learner, signals, dictionary, truth):
     )
     state = begin(learner, signals, dictionary)
     for _ in range(learner.num_steps):
-        state = take_step(learner, signals, state)
+        state = steps.take_step(learner, Split(signals), state)
     return np.abs(truth.T @ np.asarray(state.dictionary)).max(axis=1).min()
 
 
@@ -87,14 +79,12 @@ def test_a_round_that_solves_is_the_one_that_is_documented(world, done, rate):
         base=BASE, num_steps=9, visits=0.125, margin=6.0, weight=0.3, ridge=0.2, num_slots=4
     )
     state = begin(learner, signals, near, bias, round=jnp.int32(done))
-    new = take_step(learner, signals, state)
+    new = steps.take_step(learner, Split(signals), state)
     threshold = 6 * float(state.noise)
     assert threshold > 0.2 * float(state.amplitude)
     given = np.asarray(signals - bias)[(500 * done + np.arange(500)) % 700]
-    atoms = atom_rows(state.dictionary, 4)
-    by_slot = pursue(given, atoms, threshold, 0.05 * threshold, num_slots=4)
-    found, places = np.zeros((500, WIDTH)), np.minimum(np.asarray(by_slot.places), WIDTH - 1)
-    np.add.at(found, (np.arange(500)[:, None], places), np.asarray(by_slot.codes))
+    scales = threshold, 0.05 * threshold
+    found = dense(pursue(given, state.dictionary, *scales, num_slots=4), WIDTH)
     energy = found.T @ found
     rho = 0.2 * np.diag(energy).mean()
     # The ridge holds each atom where it was.
@@ -138,9 +128,9 @@ def test_idle_atoms_restart_from_the_largest_residuals_where_families_are_rearra
     signals = 5 * eye[np.arange(60) % 9] + 5 * eye[(np.arange(60) // 9) % 9]
     dictionary = eye[:, [*range(8), 9, 10, 11]]
     known = [250] * 8 + [75, 0, 0]
-    new = take_step(
+    new = steps.take_step(
         learner,
-        signals,
+        Split(signals),
         begin(learner, signals, dictionary, squares=jnp.float32(known), round=jnp.int32(turn)),
     )
     moved = np.abs(np.asarray(new.dictionary) - dictionary).max(axis=0) > 1e-3

@@ -14,8 +14,8 @@ from sae_gap import Setting, Split, draw, match_atoms
 from sae_gap.core import Model
 from sae_gap.learners import OnlineDictionary, Oracle, Pruned
 from sae_gap.learners.online import gradient_sums, online_dictionary, renewal
-from sae_gap.solvers import atom_rows, default_slots
-from sae_gap.solvers.reweighted import pursue
+from sae_gap.solvers import default_slots
+from tests.solvers.test_reweighted import dense, pursue
 
 # For what happens within a round.
 SHORT = OnlineDictionary(num_steps=10, replace=False)
@@ -94,10 +94,8 @@ def test_a_step_is_the_one_that_is_documented(noisy, begun, options, progress, r
     floor = 0.18 * (0.03 / 0.18) ** late
     assert floor > 2.5 * 0.02
     slots = default_slots(*begun.dictionary.shape)
-    rows = atom_rows(begun.dictionary, slots)
-    found = pursue(signals, rows, floor, floor, num_slots=slots)
-    codes, atoms = np.zeros((40, 60)), np.asarray(begun.dictionary, float)
-    np.add.at(codes, (np.arange(40)[:, None], np.asarray(found.places)), np.asarray(found.codes))
+    found = pursue(signals, begun.dictionary, floor, floor, num_slots=slots)
+    codes, atoms = dense(found, 60), np.asarray(begun.dictionary, float)
     residual = np.asarray(signals) - codes @ atoms.T
     # A CPU solves for the codes in double precision, `pursue` in single.
     np.testing.assert_allclose(left, residual, atol=5e-5)
@@ -192,7 +190,7 @@ def test_coherent_atoms_are_decorrelated_where_that_is_due(turn, incoherent, mov
 
 
 def test_dimensions_of_zeros_hold_no_noise():
-    sums = gradient_sums.GradientSums(0, jnp.array([4.0, 8]), jnp.array([1, 2]), 80.0)
+    sums = gradient_sums._Sums(0, jnp.array([4.0, 8]), jnp.array([1, 2]), 80.0)
     np.testing.assert_allclose(gradient_sums.scales(sums, 10, 4, 0.5), [2, 2])
 
 

@@ -5,7 +5,7 @@ import importlib.util
 import numba
 import pytest
 
-from sae_gap.loops.keeping import kept
+from sae_gap.loops.routines import kept
 
 
 @pytest.fixture
