@@ -7,6 +7,7 @@ from sae_gap.analysis.comparison import over as over
 from sae_gap.analysis.comparison import over_documents as over_documents
 from sae_gap.analysis.parts import BEST as BEST
 from sae_gap.analysis.parts import LOSSES as LOSSES
+from sae_gap.analysis.parts import TRAINED as TRAINED
 from sae_gap.analysis.parts import best as best
 from sae_gap.analysis.parts import best_at as best_at
 from sae_gap.analysis.parts import compared as compared

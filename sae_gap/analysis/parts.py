@@ -9,7 +9,14 @@ With L(·) the mean loss of codes over the same documents or seeds,
   dictionary part  L(best) - L(reference)
   rest             L(reference)
 
-sum to L(own); values and support part together are the amortisation part. `kept` are the best
+sum to L(own); values and support part together are the amortisation part, which where encoders were
+trained on the same dictionary is also the sum of
+
+  training part    L(own) - L(retrained): an encoder of the same form, trained on it as it is
+  form part        L(retrained) - L(learned): the best encoder that was trained on it
+  search part      L(learned) - L(best): what only a search for each sample gains
+
+`kept` are the best
 among the encoder's own codes and others on their support, `best` the best ones on its dictionary,
 and `reference` the best ones on the true dictionary where it is known, else on the best at hand.
 
@@ -20,6 +27,7 @@ norm, so that the screening part may be negative. A dead encoder's loss is not s
 intervals, over documents or seeds, are those of `sae_gap.analysis.comparison`.
 """
 
+import re
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -58,8 +66,11 @@ LOSSES = {
     "fvu": Loss("errors", "variance", "FVU", "of the variance"),
 }
 PARTS = ("values", "support", "dictionary")
-# The parts of the support part, where they are known.
+# The parts of the support part, and others of the amortisation part, where they are known.
 SUPPORT = ("selection", "screening")
+AMORTISED = ("training", "form", "search")
+# Codes of encoders that were trained on the dictionary as it is, with the sizes in their names.
+TRAINED = re.compile(r"retrained|hidden_(?P<hidden>\d+)|learned_steps_(?P<steps>\d+)")
 # Candidates for the best codes at a mean L0, as sentences name them.
 BEST = {
     "lasso_refit": "the lasso, refitted",
@@ -80,7 +91,7 @@ _CODES = ("method", "codes", "inference", "lam", "start", "iterations", "screens
 _ABOUT = ("method", "dictionary", *SIZES, "stream", "world", "step", "level", "l0")
 _COLUMNS = (
     "loss l0 total amortisation_part values_part support_part selection_part screening_part "
-    "dictionary_part rest best own_best_codes"
+    "dictionary_part rest best own_best_codes training_part form_part search_part"
 )
 
 
@@ -125,12 +136,17 @@ class Compared(NamedTuple):
     best: Codes
     proposed: Codes | None = None
     reference: Codes | None = None
+    retrained: Codes | None = None
+    learned: Codes | None = None
 
 
 def split(codes: Compared, loss: str) -> dict[str, Comparison]:
     """The amortisation part of a loss and the other parts, as far as these are known."""
-    own, kept, best, proposed, reference = codes
+    own, kept, best, proposed, reference, retrained, learned = codes
     pairs = {"amortisation": (best, own)}
+    if retrained is not None and learned is not None:
+        pairs |= {"training": (retrained, own), "form": (learned, retrained)}
+        pairs["search"] = best, learned
     if kept is not None:
         pairs |= {"values": (kept, own), "support": (best, kept)}
         if proposed is not None:
@@ -142,13 +158,13 @@ def split(codes: Compared, loss: str) -> dict[str, Comparison]:
 
 def line_of(codes: Compared, loss: str) -> Row:
     """The line of one split, as `splits` has them."""
-    own, kept, best, _, reference = codes
+    own, kept, best, _, reference, *_ = codes
     parts = split(codes, loss)
     lost, unit = _losses(own, loss)
     whole = parts["amortisation"].other
     line: Row = {"loss": loss} | {name: own[0][name] for name in _ABOUT if name in own[0]}
     line |= {"units": int(np.count_nonzero(unit)), "total": 1 - whole}
-    for part in ("amortisation", *PARTS, *SUPPORT):
+    for part in ("amortisation", *PARTS, *SUPPORT, *AMORTISED):
         found = parts.get(part)
         ends = (None, None, None) if found is None else (found.more, found.low, found.high)
         line |= dict(zip((f"{part}_part", f"{part}_low", f"{part}_high"), ends, strict=True))
@@ -175,7 +191,7 @@ def splits(rows: Rows, losses: Iterable[str]) -> list[Row]:
       their dictionary: `loss`; the `level` and `l0` of the own codes, or their sizes; `units`, how
       many documents or seeds there are; `total`, of cross entropy that above the clean model's; the
       parts that sum to it, `values_part`, `support_part`, `dictionary_part` and `rest`, and
-      `amortisation_part`, `selection_part` and `screening_part`, None where they are not known; the
+      `amortisation_part`, those of `SUPPORT` and `AMORTISED`, None where they are not known; the
       ends of the interval of each part, `<part>_low` and `<part>_high`, and with sums by document
       of the encoder's share of the total, `share_low` and `share_high`; the `best` dictionary; and
       the names of the best codes on the own support, dictionary and the best one, `support_codes`,
@@ -209,7 +225,11 @@ def _line(own: Codes, group: Codes, above: Codes, loss: str) -> list[Row]:
     seeds = [row.get("seed") for row in own]
     mine, others = _on_seeds(group, seeds), _on_seeds(above, seeds)
     keeping = [codes for codes in mine if _name(codes[0]) in KEPT]
-    proposed = next((codes for codes in mine if _name(codes[0]) == "proposed"), None)
+    trained = [codes for codes in mine if TRAINED.fullmatch(str(_name(codes[0])))]
+    proposed, retrained = (
+        next((codes for codes in mine if _name(codes[0]) == name), None)
+        for name in ("proposed", "retrained")
+    )
     further = [codes for codes in mine if codes[0] not in own and codes not in keeping]
     if loss in LOSSES:
         mine = further = [codes for codes in further if _name(codes[0]) in BEST]
@@ -219,7 +239,8 @@ def _line(own: Codes, group: Codes, above: Codes, loss: str) -> list[Row]:
     if top is None or reference is None:
         return []
     kept = best([own, *keeping], loss) if keeping else None
-    return [line_of(Compared(own, kept, top, proposed, reference), loss)]
+    ends = proposed, reference, retrained, best(trained, loss)
+    return [line_of(Compared(own, kept, top, *ends), loss)]
 
 
 def shares(line: Row, *names: str) -> str:
@@ -237,7 +258,7 @@ def sentence(line: Row) -> str:
     """Says of one SAE how much it loses, and by what."""
     inner = [
         f"{100 * line[f'{part}_part'] / line['total']:.0f} % {part}"
-        for part in ("values", "support", *SUPPORT)
+        for part in ("values", "support", *SUPPORT, *AMORTISED)
         if line[f"{part}_part"] is not None
     ]
     low, high = (100 * line[f"share_{end}"] for end in ("low", "high"))
@@ -255,7 +276,7 @@ def table_of(lines: Lines, title: str, names: str = "dictionary") -> Table:
     for line in lines:
         loss = line["loss"]
         line = line | {"loss": LOSSES[loss].label if loss in LOSSES else loss}
-        for part in ("amortisation", *PARTS, *SUPPORT):
+        for part in ("amortisation", *PARTS, *SUPPORT, *AMORTISED):
             low, high = (line[f"{part}_{end}"] for end in ("low", "high"))
             if low is not None and np.isfinite(low):
                 line[f"{part}_part_half"] = (high - low) / 2

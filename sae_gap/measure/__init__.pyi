@@ -15,6 +15,7 @@ from sae_gap.measure.methods import finite as finite
 from sae_gap.measure.methods import learner_at as learner_at
 from sae_gap.measure.methods import learners_of as learners_of
 from sae_gap.measure.methods import methods_of as methods_of
+from sae_gap.measure.methods import of_encoders as of_encoders
 from sae_gap.measure.methods import recipe as recipe
 from sae_gap.measure.methods import refit as refit
 from sae_gap.measure.methods import sae_names as sae_names

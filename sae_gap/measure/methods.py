@@ -10,6 +10,9 @@ Studies of real models cross them with dictionaries.
   weighted     the screened pursuit in the norm of what an error costs in nats
   thresholded  thresholding pursuit from the lasso
   predicted    the screened pursuit of what a network predicts from the input of a transcoder
+  retrained    an affine map and TopK, trained on the dictionary as it is
+  hidden_1024  the same with a hidden layer of 1,024 beside the map
+  learned_steps_2  the same with 2 learned steps
   NAME         any encoder of `sae_gap.encoders` without parameters. Its field `l0` takes the mean
                L0, `k` the nearest whole number, and `lam` the λ at which the lasso has that L0;
                the encoder's own L0 may differ
@@ -34,6 +37,7 @@ import jax.numpy as jnp
 from absl import logging
 
 from sae_gap import catalogue
+from sae_gap.analysis import TRAINED
 from sae_gap.core import Model, Split, Task, check_choice
 from sae_gap.data import Source
 from sae_gap.encoders import (
@@ -43,13 +47,14 @@ from sae_gap.encoders import (
     Encoder,
     InNorm,
     Lasso,
+    LearnedSteps,
     OnSupport,
     Own,
     Predicted,
     Pruned,
     ThresholdingPursuit,
 )
-from sae_gap.learners import Learner, OnlineDictionary
+from sae_gap.learners import Learner, OnlineDictionary, SparseAutoencoder
 from sae_gap.learners.online.online_dictionary import VISITS
 from sae_gap.metrics import Metric, predictability, reconstruction
 from sae_gap.saes import SAE
@@ -62,6 +67,9 @@ _NUMBERS = re.compile(
     r"(?P<pursuit>(?:screened|batch)_pursuit)_(?P<screens>\d+)x(?P<breadth>\d+)"
     r"|fista_(?P<iterations>\d+)"
 )
+# Of encoders that are trained on a dictionary as it is, the passes over the training rows, and the
+# rows of a step.
+PASSES, BATCH = 6, 512
 # Names that are not class names of encoders, and those among them that have no signed codes.
 UNSIGNED = ("screened", "proposed", "weighted", "thresholded", "predicted")
 CODES = ("own", "lasso", "omp", *UNSIGNED)
@@ -89,6 +97,29 @@ def stem(name: str) -> str:
     return re.sub(f"({REFIT}|{PRUNED})+$", "", name.rpartition(":")[2])
 
 
+def of_encoders(name: str) -> bool:
+    """True for codes of encoders, which are measured at the own L0 of an encoder alone."""
+    return stem(name) in OF_ENCODERS or bool(TRAINED.fullmatch(stem(name)))
+
+
+def trained(name: str, l0: float, learner: Learner) -> SparseAutoencoder:
+    """The learner of an encoder with these codes, on the dictionary of another learner.
+
+    Raises:
+      LeftOutError: the dictionary cannot have such codes.
+    """
+    if learner.transcodes or learner.signed:
+        raise LeftOutError("such an encoder has the positive codes of an SAE")
+    if getattr(learner.ready, "normalisation", None) is not None:
+        raise LeftOutError("such an encoder reads activations as they are")
+    found: Any = TRAINED.fullmatch(stem(name))
+    sizes = {"steps": 0, **{key: int(size) for key, size in found.groupdict().items() if size}}
+    about: Any = {"num_steps": PASSES, "batch_size": BATCH, "schedule": "cosine"}
+    about |= {"learning_rate": None, "weight_decay": 0.0, "renormalise_every": None}
+    encoder = LearnedSteps(max(1, round(l0)), **sizes)
+    return SparseAutoencoder(encoder, base=learner, frozen=True, standardised=True, **about)
+
+
 def recipe(name: str) -> tuple[str, dict[str, int]]:
     """The stem of a name, and its numbers: `screens` and `breadth`, or `iterations`."""
     found = _NUMBERS.fullmatch(stem(name))
@@ -112,7 +143,7 @@ def check_codes(names: Iterable[str], dictionaries: Collection[str] | None = Non
         on, name = name.rpartition(":")[0], stem(name)
         if on and dictionaries is not None:
             check_choice("a dictionary of codes", on, dictionaries)
-        if name not in CODES and not recipe(name)[1]:
+        if name not in CODES and not recipe(name)[1] and not TRAINED.fullmatch(name):
             check_choice("codes", name, dict.fromkeys((*CODES, *catalogue.encoders())))
             encoder = catalogue.make_encoder(name, sparsity=1, nonneg=True, l0=1.0)
             _check_bare(name, encoder)
@@ -213,8 +244,11 @@ def methods_of(
     for dictionary, _, name in (name.rpartition(":") for name in names):
         if dictionary not in ("", on or learner.name):
             continue
+        source, form = learner, name
         try:
-            encoder = encoder_at(name, l0, learner, signed, lasso)
+            if TRAINED.fullmatch(stem(name)):
+                source, form = trained(name, l0, learner), name.replace(stem(name), "own")
+            encoder = encoder_at(form, l0, source, signed, lasso)
         except LeftOutError as reason:
             # Nobody expects predicted codes of an SAE.
             if name != "predicted":
@@ -223,7 +257,7 @@ def methods_of(
         # Own codes do not depend on the requested L0.
         level: dict[str, Scalar] = {} if name.startswith("own") else {"level": l0}
         about = {"codes": name, **level, **row}
-        yield Method(name, family or learner.family, learner, encoder, about)
+        yield Method(name, family or learner.family, source, encoder, about)
 
 
 def study_of(

@@ -29,6 +29,7 @@ from sae_gap.measure import (
     finite,
     learners_of,
     methods_of,
+    of_encoders,
     recipe,
     stem,
     study_of,
@@ -256,7 +257,7 @@ def put_back(
     units = [sae.normalisation for sae in saes]
     if any(isinstance(each, Whitening) or each.per_sample for each in units):
         codes = [name for name in codes if stem(name) != "weighted"]
-    proposing = [name for name in codes if stem(name) in OF_ENCODERS]
+    proposing = [name for name in codes if of_encoders(name)]
     own = [name for name in codes if stem(name) == "own"]
     levelled = [name for name in codes if name not in (*own, *proposing)]
     splitting = [name for name in levelled if name.rpartition(":")[2] in (*BEST, "lasso")]
@@ -270,7 +271,9 @@ def put_back(
         places = {row["dictionary"]: placed(row["l0"], l0) for row in rows if row["codes"] == "own"}
         for row in rows:
             row.update(places.get(row["dictionary"], {}))
-        return chain(*(at(levelled, level) for level in l0))
+        bare = [name for name, (learner, _) in learners.items() if learner.encode is None]
+        alone = (at(proposing, middle, name) for name in bare)
+        return chain(*(at(levelled, level) for level in l0), *alone)
 
     def split(rows):
         for row in rows:

@@ -11,6 +11,7 @@ import pytest
 
 import sae_gap
 from sae_gap.analysis import LOSSES, splits
+from sae_gap.analysis.parts import AMORTISED
 from sae_gap.core import Model, Split, Task, normalise
 from sae_gap.encoders import Affine, TopK
 from sae_gap.lm import Downstream, Network, Windows
@@ -133,6 +134,30 @@ def test_the_support_part_tells_latents_not_taken_from_those_not_proposed(patche
     assert unlike["own_best_codes"] == turned["best_codes"] == "screened"
     assert unlike["selection_low"] > 10 * abs(unlike["screening_part"])
     assert turned["screening_low"] > 0 and turned["screening_part"] > turned["selection_part"]
+
+
+def test_an_encoder_is_trained_on_the_dictionary_as_it_is(patched, tmp_path):
+    """Retraining mends an encoder that was turned round, and the three parts are all that it loses;
+    trained ones are codes of an SAE without a normalisation, and of atoms alone.
+    """
+    atoms, turned = jnp.asarray(patched.atoms), np.where(np.arange(20) < 6, -1.0, 1)
+    affine = Affine(atoms * jnp.asarray(turned, jnp.float32), jnp.zeros(20))
+    sae = SAE.of_model(Model(atoms, jnp.zeros(DIM), affine, TopK(2)), name="turned")
+    model = dataclasses.replace(sae.model, normalisation=normalise.ConstantNorm())
+    saes = sae, candidate("true", patched.atoms), dataclasses.replace(sae, name="each", model=model)
+    kinds = ("retrained", "hidden_4", "learned_steps_2", "learned_steps_2_refit")
+    rows = run(patched, tmp_path, *saes, l0=(2,), codes=("own", "screened", *kinds))
+    named = {row["codes"]: row for row in rows if row["dictionary"] == "turned"}
+    assert {row["codes"] for row in rows if row["dictionary"] == "each"} == {"own", "screened"}
+    assert {row["codes"] for row in rows if row["dictionary"] == "true"} == {"screened", *kinds}
+    assert all(1.5 < named[kind]["l0"] <= 2 for kind in kinds)
+    assert named["learned_steps_2_refit"]["fvu"] < named["learned_steps_2"]["fvu"]
+    line = next(line for line in splits(rows, ["fvu"]) if line["dictionary"] == "turned")
+    parts = [line[f"{part}_part"] for part in AMORTISED]
+    assert sum(parts) == pytest.approx(line["amortisation_part"])
+    learned = min(named[kind]["fvu"] for kind in kinds[:3])
+    wanted = named["own"]["fvu"] - named["retrained"]["fvu"], named["retrained"]["fvu"] - learned
+    assert parts[:2] == pytest.approx(wanted) and line["training_low"] > 0 and min(parts) >= 0
 
 
 def test_codes_with_signs_are_not_screened(patched, tmp_path):
