@@ -232,6 +232,9 @@ class SparseAutoencoder(Learner):
             penalty = penalty * state.live
 
             def loss(model):
+                if self.frozen:
+                    # Without the products of gradients that nothing takes.
+                    model = eqx.tree_at(_fixed, model, replace_fn=jax.lax.stop_gradient)
                 losses, seen = self.encoder.loss_after(done, model, signals, penalty)
                 return jnp.sum(weights * losses), seen
 
@@ -244,9 +247,7 @@ class SparseAutoencoder(Learner):
             gradient = eqx.tree_at(lambda model: model.dictionary, gradient, slope - radial * atoms)
             updates, optimiser = rule.update(gradient, optimiser, model)
             if self.frozen:
-                updates = eqx.tree_at(
-                    lambda model: (model.dictionary, model.bias), updates, replace_fn=jnp.zeros_like
-                )
+                updates = eqx.tree_at(_fixed, updates, replace_fn=jnp.zeros_like)
             model = self.encoder.observe(eqx.apply_updates(model, updates), seen)
             if error is not None:
                 model = self.encoder.raised(model, NUDGE * error)
@@ -330,6 +331,10 @@ def unscaled(encoder, unit):
         return Affine(part.weight / unit, part.bias) if isinstance(part, Affine) else part
 
     return jax.tree.map(scaled, encoder, is_leaf=lambda part: isinstance(part, Affine))
+
+
+def _fixed(model):
+    return model.dictionary, model.bias
 
 
 def _unit(model: Model) -> Model:
