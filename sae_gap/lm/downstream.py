@@ -310,18 +310,18 @@ def score_together(
     model: LanguageModel,
     networks: Mapping[int, Downstream],
     maps: Mapping[int, Callable[[np.ndarray], Float[ArrayLike, "rows dim"]]],
-) -> Row:
+) -> Float[np.ndarray, "3 documents"]:
     """Returns the cost of reconstructions that replace the streams after some blocks together.
 
     Args:
       model: the model of all networks.
       networks: the model on the same batches, cut open after each block.
-      maps: for some of these blocks a function from the rows there, which the reconstructions
-        before leave, to their reconstruction, (rows, dim).
+      maps: for some of these blocks, ascending, a function from the rows there, which the
+        reconstructions before leave, to their reconstruction.
 
     Returns:
-      Sums by document over the tokens that all networks score, in nats: `ce_sums`, `kl_sums`,
-      `ce_clean`, those of the clean model, and `tokens`, their number.
+      Sums by document over the tokens that all networks score: of KL and of ΔCE, in nats, and their
+      number, (3, documents).
 
     Raises:
       ValueError: a reconstruction has another shape than its rows, or is not finite.
@@ -329,15 +329,15 @@ def score_together(
     scored = np.all([each.scored for each in networks.values()], axis=0)
     net, start = networks[min(maps)], 0
     hidden: Any = map(model.embed, net._batches)
-    for block in sorted(maps):
+    for block, guess in maps.items():
         stop = block + 1
         rows = net._run(hidden, functools.partial(model.run_blocks, start=start, stop=stop))
         net, start = networks[block], stop
-        rows = net._put(maps[block](rows), rows)
+        rows = net._put(guess(rows), rows)
         hidden = net._whole(rows)
     nats, kept = net._nats(rows), scored[net.scored]
-    sums = {"ce_sums": nats.ce, "kl_sums": nats.kl, "ce_clean": net.clean.ce, "tokens": 1}
-    return {name: net.by_document(each * kept) for name, each in sums.items()}
+    sums = nats.kl, nats.ce - net.clean.ce, 1
+    return np.array([net.by_document(each * kept) for each in sums])
 
 
 def _read_out(*given, expected=False):

@@ -1,0 +1,120 @@
+"""The nats that SAEs of several layers cost a network together, beside each alone.
+
+Numbers that codes need, such as a threshold, are found on the clean rows of a layer and stay for
+those that the SAEs before it leave.
+"""
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from sae_gap.analysis import interval, placed
+from sae_gap.core import describe, identity
+from sae_gap.lm import score_together
+from sae_gap.measure import in_nats, methods_of
+from sae_gap.metrics import fires, nats
+from sae_gap.saes import SAE
+from sae_gap.storage import Row, Store, results
+from sae_gap.study import Inference
+
+ALL = "all together"
+
+
+def put_back_together(
+    sources: Mapping[int, Any],
+    saes: Mapping[int, SAE],
+    store: Store,
+    l0: Sequence[float],
+    codes: Sequence[str],
+) -> list[Row]:
+    """Measures in nats what reconstructions cost a network, a layer alone and all together, at the
+    L0 of each encoder.
+
+    Args:
+      sources: the same documents on the network cut open after each block, ascending.
+      saes: an SAE with an encoder for each.
+      store: where rows go.
+      l0: mean L0s that stand for close ones of encoders, as in `put_back`.
+      codes: names of codes, "own" first; those that some dictionary cannot have are left out.
+
+    Returns:
+      For each codes a line for what is `replaced`: each block alone, the sum of these and all
+      together. `codes`, `l0`, `kl` and `delta_ce`; the KL as a `ratio` of the sum of each alone,
+      and of that with own codes, `of_own`; and half the 95 % interval of each, `<name>_half`. Means
+      are over the tokens that all layers score, intervals over their `documents`.
+    """
+    first, *_ = sources.values()
+    stored = {row["key"]: row for row in store.rows()}
+
+    @functools.cache
+    def inference(layer):
+        return Inference(sources[layer].task(), saes[layer].model, timed=False)
+
+    def measured(encoders):
+        decides: Row = {
+            "sources": [source.asdict() for source in sources.values()],
+            "codes": {at: describe((saes[at].given, each)) for at, each in encoders.items()},
+            "numerics": [identity.NUMERICS, identity.precision(), nats.METRIC.version],
+        }
+        key, l0s = results.key(decides), []
+
+        def guess(layer, rows):
+            clean, model = inference(layer), saes[layer].model
+            signals = model.signals(jnp.asarray(rows))
+            codes = clean.code(clean.prepare(encoders[layer]), signals).codes
+            l0s.append(fires(codes)[sources[layer].network.replaced].sum(axis=1).mean())
+            return model.reconstruct(codes, rows)
+
+        if key not in stored:
+            maps = {layer: functools.partial(guess, layer) for layer in encoders}
+            networks = {layer: source.network for layer, source in sources.items()}
+            sums = score_together(first.lm.model, networks, maps)
+            row = decides | {"key": key, "sums": sums, "l0": np.mean(l0s)}
+            store.put(row | results.provenance())
+            stored[key] = row
+        return stored[key]
+
+    found, lines, own = {}, [], dict[str, np.ndarray]()
+    for layer, sae in saes.items():
+        level = placed(measured({layer: sae.given.encode})["l0"], l0)["level"]
+        methods = methods_of(sae.given, in_nats(codes, [*saes.values()]), level)
+        found[layer] = {each.row["codes"]: each.encoder for each in methods}
+    for name in codes:
+        encoders = {layer: each[name] for layer, each in found.items() if name in each}
+        if len(encoders) < len(saes):
+            continue
+        rows = {f"block {layer}": measured({layer: each}) for layer, each in encoders.items()}
+        summed = np.sum([row["sums"] for row in rows.values()], axis=0)
+        rows |= {"the sum of these": {"sums": summed}, ALL: measured(encoders)}
+        tokens = np.asarray(rows[ALL]["sums"][-1])
+        for words, row in rows.items():
+            kl, delta, _ = np.asarray(row["sums"])
+            line = {"codes": name, "replaced": words, "l0": row.get("l0")}
+            for column, sums, unit in (
+                ("kl", kl, tokens),
+                ("delta_ce", delta, tokens),
+                ("ratio", kl, summed[0]),
+                ("of_own", kl, own.setdefault(words, kl)),
+            ):
+                low, high = interval(sums, unit)
+                line |= {column: sums.sum() / unit.sum(), f"{column}_half": (high - low) / 2}
+            lines.append(line | {"documents": np.count_nonzero(tokens)})
+    return lines
+
+
+def together_sentence(lines: Sequence[Row]) -> str:
+    """Says what SAEs cost together, and how much of that is their encoders'."""
+    own, *others = (line for line in lines if line["replaced"] == ALL)
+
+    def said(line):
+        return f"{line['kl']:.3f} ± {line['kl_half']:.3f} nats of KL with {line['codes']} codes"
+
+    text = f"Together the SAEs cost {said(own)}, {own['ratio']:.2f} times the sum of each alone"
+    for line in others:
+        share, half = 100 * (1 - line["of_own"]), 100 * line["of_own_half"]
+        text += f"; {said(line)}, {line['ratio']:.2f} times that sum with these"
+        text += f", so that {share:.0f} ± {half:.0f} % of the former is their encoders'"
+    return f"{text}."
