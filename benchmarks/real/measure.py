@@ -62,11 +62,8 @@ AFFORDABLE = 1e13
 CODES = ("own", "own_refit", "omp", "lasso", "lasso_refit", "screened", "proposed")
 NAMED = ("mp", "gradient_pursuit")
 LEVELS, PRICED = (16, 32, 64, 128), 32
-# Codes of several layers.
-TOGETHER = ("own", "screened")
 # Columns of the tables.
 SCORES = "dictionary codes level l0 fvu kl delta_ce kl_score ce_score ce_score_mean own_certificate"
-ACROSS = "codes replaced l0 kl delta_ce ratio of_own"
 COSTS = (
     "dictionary codes products processor seconds l0 fvu kl delta_ce objective_gap shared "
     "own_certificate"
@@ -312,12 +309,15 @@ def together(options: MeasureOptions) -> list[Any]:
     for layer, path in zip(options.layers, options.sae, strict=True):
         here = dataclasses.replace(options, layers=(), layer=layer, sae=(path,))
         sources[layer], (saes[layer],) = here.begin((1,), opened=opened)
-    codes = [*dict.fromkeys((*TOGETHER, *options.codes))]
+    codes = [*dict.fromkeys(("own", "screened", *options.codes))]
     lines = measure.put_back_together(sources, saes, results.Store(folder), options.l0, codes)
     tables.write_table(folder, "together.csv", lines)
     figures.save(figures.together(lines), folder, "together")
     title = f"Nats ± half their 95 % intervals {over(lines[0]['documents'], 'document')}"
-    return [table(title, ACROSS, lines), measure.together_sentence(lines)]
+    return [
+        table(title, "codes replaced l0 kl delta_ce ratio of_own", lines),
+        measure.together_sentence(lines),
+    ]
 
 
 def main(options: MeasureOptions) -> None:

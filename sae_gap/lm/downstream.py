@@ -309,15 +309,16 @@ class Downstream:
 def score_together(
     model: LanguageModel,
     networks: Mapping[int, Downstream],
-    maps: Mapping[int, Callable[[np.ndarray], Float[ArrayLike, "rows dim"]]],
+    blocks: Collection[int],
+    reconstruct: Callable[[int, np.ndarray], Float[ArrayLike, "rows dim"]],
 ) -> Float[np.ndarray, "3 documents"]:
     """Returns the cost of reconstructions that replace the streams after some blocks together.
 
     Args:
       model: the model of all networks.
       networks: the model on the same batches, cut open after each block.
-      maps: for some of these blocks, ascending, a function from the rows there, which the
-        reconstructions before leave, to their reconstruction.
+      blocks: those of them whose streams are replaced, ascending.
+      reconstruct: returns the reconstruction of a block's rows, which those before leave.
 
     Returns:
       Sums by document over the tokens that all networks score: of KL and of ΔCE, in nats, and their
@@ -327,13 +328,13 @@ def score_together(
       ValueError: a reconstruction has another shape than its rows, or is not finite.
     """
     scored = np.all([each.scored for each in networks.values()], axis=0)
-    net, start = networks[min(maps)], 0
+    net, start = networks[min(blocks)], 0
     hidden: Any = map(model.embed, net._batches)
-    for block, guess in maps.items():
+    for block in blocks:
         stop = block + 1
         rows = net._run(hidden, functools.partial(model.run_blocks, start=start, stop=stop))
         net, start = networks[block], stop
-        rows = net._put(guess(rows), rows)
+        rows = net._put(reconstruct(block, rows), rows)
         hidden = net._whole(rows)
     nats, kept = net._nats(rows), scored[net.scored]
     sums = nats.kl, nats.ce - net.clean.ce, 1

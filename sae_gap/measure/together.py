@@ -69,21 +69,20 @@ def put_back_together(
             return model.reconstruct(codes, rows)
 
         if key not in stored:
-            maps = {layer: functools.partial(guess, layer) for layer in encoders}
             networks = {layer: source.network for layer, source in sources.items()}
-            sums = score_together(first.lm.model, networks, maps)
+            sums = score_together(first.lm.model, networks, encoders, guess)
             row = decides | {"key": key, "sums": sums, "l0": np.mean(l0s)}
             store.put(row | results.provenance())
             stored[key] = row
         return stored[key]
 
-    found, lines, own = {}, [], dict[str, np.ndarray]()
+    found, lines, own = dict[str, dict](), [], dict[str, np.ndarray]()
     for layer, sae in saes.items():
         level = placed(measured({layer: sae.given.encode})["l0"], l0)["level"]
         methods = methods_of(sae.given, in_nats(codes, [*saes.values()]), level)
-        found[layer] = {each.row["codes"]: each.encoder for each in methods}
-    for name in codes:
-        encoders = {layer: each[name] for layer, each in found.items() if name in each}
+        for each in methods:
+            found.setdefault(each.row["codes"], {})[layer] = each.encoder
+    for name, encoders in found.items():
         if len(encoders) < len(saes):
             continue
         rows = {f"block {layer}": measured({layer: each}) for layer, each in encoders.items()}
@@ -110,11 +109,11 @@ def together_sentence(lines: Sequence[Row]) -> str:
     own, *others = (line for line in lines if line["replaced"] == ALL)
 
     def said(line):
-        return f"{line['kl']:.3f} ± {line['kl_half']:.3f} nats of KL with {line['codes']} codes"
+        cost = f"{line['kl']:.3f} ± {line['kl_half']:.3f} nats of KL with {line['codes']} codes"
+        return f"{cost}, {line['ratio']:.2f} times the sum of each alone"
 
-    text = f"Together the SAEs cost {said(own)}, {own['ratio']:.2f} times the sum of each alone"
+    text = f"Together the SAEs cost {said(own)}"
     for line in others:
         share, half = 100 * (1 - line["of_own"]), 100 * line["of_own_half"]
-        text += f"; {said(line)}, {line['ratio']:.2f} times that sum with these"
-        text += f", so that {share:.0f} ± {half:.0f} % of the former is their encoders'"
+        text += f"; {said(line)}, so {share:.0f} ± {half:.0f} % of the former is their encoders'"
     return f"{text}."

@@ -143,9 +143,9 @@ def test_layers_replaced_together_are_run_by_hand(lm):
     nats = [jnp.sum(jnp.exp(p) * (p - q), axis=-1)]
     following = np.roll(TOKENS, -1, axis=1)[..., None]
     nats += [-jnp.take_along_axis(each, following, 2)[..., 0] for each in (q, p)]
-    every = dict(enumerate(nets))
     found, exact = (
-        score_together(model, every, dict(enumerate(each))) for each in (maps, [np.array] * 2)
+        score_together(model, dict(enumerate(nets)), (0, 1), reconstruct)
+        for reconstruct in (lambda block, rows: maps[block](rows), lambda _, rows: rows)
     )
     wanted = nats[0], nats[1] - nats[2], np.ones(REAL.shape)
     wanted = [np.bincount(of, each[REAL][scored], 3) for each in wanted]
