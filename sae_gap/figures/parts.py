@@ -140,7 +140,7 @@ def together(lines: style.Lines) -> Figure:
     bars, names = [], dict.fromkeys(line["replaced"] for line in lines)
     for (name,), (*alone, summed, whole) in grouped(lines, ("codes",)).items():
         for words, total, some in (("alone", summed, alone), ("together", whole, [whole])):
-            bar = {}
+            bar: Any = {}
             for line in some:
                 part, kl, half = line["replaced"], line["kl"], line["kl_half"]
                 bar |= {part: kl, f"{part}_low": kl - half, f"{part}_high": kl + half}

@@ -76,7 +76,9 @@ def put_back_together(
             stored[key] = row
         return stored[key]
 
-    found, lines, own = dict[str, dict](), [], dict[str, np.ndarray]()
+    found: Any = {}
+    own: Any = {}
+    lines = []
     for layer, sae in saes.items():
         level = placed(measured({layer: sae.given.encode})["l0"], l0)["level"]
         methods = methods_of(sae.given, in_nats(codes, [*saes.values()]), level)
