@@ -55,7 +55,7 @@ def stacked(
     axes = figure.add_subplot()
     longest, used = 1e-6, []
     for place, line in enumerate(drawn):
-        left = 0.0
+        left = reach = 0.0
         for part, (_, colour) in parts.items():
             if line.get(part) is None:
                 continue
@@ -65,8 +65,9 @@ def stacked(
             ends = np.array([line.get(f"{name}_{end}") for end in ("low", "high")], float)
             if np.isfinite(ends).all():
                 axes.plot(left + ends, [place, place], color="black", linewidth=0.9)
+                reach = left + ends[1]
             left += max(0.0, line[part])
-        text = axes.annotate(f" {words[place]}", (left, place), va="center", zorder=4)
+        text = axes.annotate(f" {words[place]}", (max(left, reach), place), va="center", zorder=4)
         text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
         longest = max(longest, left)
     style.name_along(axes.yaxis, names)
@@ -145,7 +146,7 @@ def together(lines: style.Lines) -> Figure:
                 part, kl, half = line["replaced"], line["kl"], line["kl_half"]
                 bar |= {part: kl, f"{part}_low": kl - half, f"{part}_high": kl + half}
             bars.append((f"{codes_label(name)}, {words}", f"{total['kl']:.3f}", bar))
-    shades = matplotlib.colormaps["viridis_r"](np.linspace(0, 1, len(names)))
+    shades = matplotlib.colormaps["viridis_r"](np.linspace(0, 0.6, len(names)))
     looks = dict(zip(names, zip(names, shades, strict=True), strict=True))
     more = f"intervals of 95 % {over(lines[0]['documents'], 'document')}"
     title = "What SAEs of several layers cost, alone and together"
