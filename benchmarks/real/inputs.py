@@ -225,20 +225,24 @@ class PutBack(OfRecording, Outliers):
         return None, recorded.activations(self.layer)
 
     def begin(
-        self, l0: Sequence[float], controls: Collection[str] = ()
+        self,
+        l0: Sequence[float],
+        controls: Collection[str] = (),
+        opened: tuple["Recorded", "LM"] | None = None,
     ) -> tuple["OnNetwork", list[SAE]]:
         """The documents with the network, and the SAEs to measure on them.
 
         Args:
           l0: mean L0s at which dictionaries are compared.
           controls: names that no SAE may take.
+          opened: what `open` returns, if that is known.
 
         Raises:
           ValueError: something does not fit; the message says how to mend it.
         """
         from sae_gap.lm.on_network import OnNetwork
 
-        recorded, lm = self.open()
+        recorded, lm = opened or self.open()
         inputs, activations = self.recorded_pair(recorded)
         # The split of `train_real`, whatever the seed: do not score what its SAEs learned from.
         rows = HeldOut(activations, keep_outliers=self.keep_outliers, split_seed=0, inputs=inputs)

@@ -8,14 +8,16 @@ same rows, of held-out documents if controls learn.
 
 The loss is the variance that is left. With the recording of a language model it is also what
 reconstructions cost the model in nats; `--costs=all` adds what codes cost in products and seconds.
+`--layers` replaces several layers instead, each by its own SAE: alone, and all of them together.
 Writes rows, summary.csv, figures, README.md and report.html, one self-contained page, under
-<results_dir>/measure/, and what the network says to nats/ and costs/ in there. A run that was
-stopped goes on with the same command.
+<results_dir>/measure/, and what the network says to nats/, costs/ and together/ in there. A
+run that was stopped goes on with the same command.
 
   python -m sae_gap measure --sae=FOLDER --activations=activations.npy
   python -m sae_gap measure --sae=FIRST,SECOND --activations=FOLDER --controls=random,samples
   python -m sae_gap measure --dictionary=D.npy --activations=activations.npz --match_l0=32
   python -m sae_gap measure --sae=FOLDER --recording=FOLDER --layer=10 --l0=16,32 --costs=all
+  python -m sae_gap measure --sae=FIRST,SECOND --recording=FOLDER --layers=5,10
 """
 
 import dataclasses
@@ -36,6 +38,7 @@ from sae_gap import figures, measure
 from sae_gap.analysis import (
     LOSSES,
     Table,
+    over,
     over_documents,
     sentence,
     splits,
@@ -104,14 +107,27 @@ class MeasureOptions(VarianceOptions, PutBack):
         f"{', '.join(KINDS)} and encoders by their names.  [none]",
     )
 
+    layers: tuple[int, ...] = option(
+        (),
+        "Blocks whose streams to replace together, ascending, by one --sae for each.  [none]",
+        least=0,
+    )
+
     def __post_init__(self):
         super().__post_init__()
         check_codes([*self.codes, *(name for name in self.costs if name not in ("all", *KINDS))])
-        for name in ("layer", "mlp", "l0", "tokens", "costs"):
+        for name in ("layer", "layers", "mlp", "l0", "tokens", "costs"):
             if not self.recording and getattr(self, name) != getattr(MeasureOptions, name):
                 raise ValueError(f"--{name} is of the network; give its --recording too.")
         if self.distributed and self.recording:
             raise ValueError("--recording takes one process; leave --distributed out.")
+        if not self.layers:
+            return
+        for name in ("layer", "mlp", "dictionary", "controls", "costs", "match_l0", "activations"):
+            if getattr(self, name) != getattr(MeasureOptions, name):
+                raise ValueError(f"--layers replaces streams of a recording; leave --{name} out.")
+        if [*self.layers] != sorted(self.layers) or len(self.sae) != len(self.layers):
+            raise ValueError("--layers must ascend, with one --sae for each.")
 
     def read_pairs(self) -> tuple[Activations, Activations | None]:
         if not self.recording:
@@ -284,7 +300,28 @@ def costs(
     return shown
 
 
+def together(options: MeasureOptions) -> list[Any]:
+    """Measures SAEs of several layers: a table and a sentence; writes the table, and a figure."""
+    folder, opened = options.folder(NAME) / "together", options.open()
+    sources, saes = {}, {}
+    for layer, path in zip(options.layers, options.sae, strict=True):
+        here = dataclasses.replace(options, layers=(), layer=layer, sae=(path,))
+        sources[layer], (saes[layer],) = here.begin((1,), opened=opened)
+    codes = [*dict.fromkeys(("own", "screened", *options.codes))]
+    lines = measure.put_back_together(sources, saes, results.Store(folder), options.l0, codes)
+    tables.write_table(folder, "together.csv", lines)
+    figures.save(figures.together(lines), folder, "together")
+    title = f"Nats ± half their 95 % intervals {over(lines[0]['documents'], 'document')}"
+    return [
+        table(title, "codes replaced l0 kl delta_ce ratio of_own", lines),
+        measure.together_sentence(lines),
+    ]
+
+
 def main(options: MeasureOptions) -> None:
+    if options.layers:
+        print(*together(options), sep="\n\n")
+        return
     print(variance(options, NAME), end="")
     if options.recording:
         print()

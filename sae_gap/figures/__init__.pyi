@@ -11,6 +11,7 @@ from sae_gap.figures.lines import draw_lines as draw_lines
 from sae_gap.figures.parts import encoder_shares as encoder_shares
 from sae_gap.figures.parts import gap_parts as gap_parts
 from sae_gap.figures.parts import loss_parts as loss_parts
+from sae_gap.figures.parts import together as together
 from sae_gap.figures.probing import features_and_nats as features_and_nats
 from sae_gap.figures.probing import ood_drop as ood_drop
 from sae_gap.figures.sae_measurement import codes_label as codes_label

@@ -4,13 +4,14 @@ import collections
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import matplotlib
 import numpy as np
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from sae_gap.analysis import LOSSES, over, shares
-from sae_gap.figures import labels, style, trained_name
-from sae_gap.storage import CELL, Row
+from sae_gap.figures import codes_label, labels, style, trained_name
+from sae_gap.storage import CELL, Row, grouped
 
 # Values and support are the encoder's, in a lighter and a darker blue.
 PARTS = {
@@ -36,8 +37,9 @@ def stacked(
     xlabel: str,
     title: str,
     more: str = "",
+    parts: Mapping[str, tuple[str, Any]] = PARTS,
 ) -> Figure:
-    """Draws a bar a line, the parts of `PARTS` that the line has one after another.
+    """Draws a bar a line, the parts that the line has one after another.
 
     Args:
       bars: the name of each bar, the words at its end, and its line: a negative part takes no room,
@@ -46,14 +48,15 @@ def stacked(
       xlabel: label of the axis.
       title: says what is drawn.
       more: further conditions.
+      parts: the label and the colour of each part.
     """
     names, words, drawn = zip(*bars, strict=True)
     figure = Figure(figsize=(style.WIDTH, 1.3 + 0.42 * len(names)))
     axes = figure.add_subplot()
     longest, used = 1e-6, []
     for place, line in enumerate(drawn):
-        left = 0.0
-        for part, (_, colour) in PARTS.items():
+        left = reach = 0.0
+        for part, (_, colour) in parts.items():
             if line.get(part) is None:
                 continue
             used.append(part)
@@ -62,8 +65,9 @@ def stacked(
             ends = np.array([line.get(f"{name}_{end}") for end in ("low", "high")], float)
             if np.isfinite(ends).all():
                 axes.plot(left + ends, [place, place], color="black", linewidth=0.9)
+                reach = left + ends[1]
             left += max(0.0, line[part])
-        text = axes.annotate(f" {words[place]}", (left, place), va="center", zorder=4)
+        text = axes.annotate(f" {words[place]}", (max(left, reach), place), va="center", zorder=4)
         text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
         longest = max(longest, left)
     style.name_along(axes.yaxis, names)
@@ -71,7 +75,7 @@ def stacked(
     # Leave room for the words beside the longest bar.
     axes.set_xlim(0, 1.5 * longest)
     axes.set_xlabel(xlabel)
-    handles = [style.swatch(*look) for part, look in PARTS.items() if part in used]
+    handles = [style.swatch(*look) for part, look in parts.items() if part in used]
     style.finish(figure, lines, handles, title=title, more=more)
     return figure
 
@@ -125,6 +129,28 @@ def loss_parts(lines: style.Lines, loss: str = "kl") -> Figure | None:
         xlabel = LOSSES[loss].label + ", nats a token" * (LOSSES[loss].shares == "tokens")
     more = f"intervals of 95 % {over(shown[0]['units'], 'document' if real else 'seed')}"
     return stacked(bars, shown, xlabel, "What each SAE loses, and where it goes", more)
+
+
+def together(lines: style.Lines) -> Figure:
+    """Draws the KL of SAEs of several layers, for each codes two bars: each alone, stacked, and all
+    together.
+
+    Args:
+      lines: the result of `sae_gap.measure.put_back_together`.
+    """
+    bars, names = [], dict.fromkeys(line["replaced"] for line in lines)
+    for (name,), (*alone, summed, whole) in grouped(lines, ("codes",)).items():
+        for words, total, some in (("alone", summed, alone), ("together", whole, [whole])):
+            bar: Any = {}
+            for line in some:
+                part, kl, half = line["replaced"], line["kl"], line["kl_half"]
+                bar |= {part: kl, f"{part}_low": kl - half, f"{part}_high": kl + half}
+            bars.append((f"{codes_label(name)}, {words}", f"{total['kl']:.3f}", bar))
+    shades = matplotlib.colormaps["viridis_r"](np.linspace(0, 0.6, len(names)))
+    looks = dict(zip(names, zip(names, shades, strict=True), strict=True))
+    more = f"intervals of 95 % {over(lines[0]['documents'], 'document')}"
+    title = "What SAEs of several layers cost, alone and together"
+    return stacked(bars, [], "KL, nats a token", title, more, looks)
 
 
 @style.styled

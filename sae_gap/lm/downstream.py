@@ -14,13 +14,16 @@ vocabulary is only needed once, for the clean model:
 To score a reconstruction is then to run the blocks after the layer and to take one product with E,
 a few hundred tokens at a time.
 
+Where reconstructions replace several layers together, a later one is of the stream that the earlier
+ones leave; p stays the clean model's.
+
 References:
   Gao et al. (2024), "Scaling and evaluating sparse autoencoders". Karvonen et al. (2025),
   "SAEBench".
 """
 
 import functools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -155,7 +158,7 @@ class Downstream:
                 f"no token from place {first} of its window on has a next one; give longer texts."
             )
         self._targets = following[self.scored]
-        self._features = self._run(hidden)
+        self._features = self._run(hidden, network.after)[self.scored]
         given = network.unembedding, self._features, self._targets
         self._log_z, logits, self._expected = _read_out(*given, expected=True)
         self.clean = Nats(self._log_z - logits, np.zeros(len(logits)))
@@ -223,13 +226,7 @@ class Downstream:
         Raises:
           ValueError: it has another shape, or is not finite.
         """
-        guess = as_matrix("reconstruction", reconstruction)
-        if guess.shape != self.activations.shape:
-            raise ValueError(
-                f"the reconstruction must be of shape {self.activations.shape}, but it is "
-                f"{guess.shape}."
-            )
-        return self._nats(np.where(self.replaced[:, None], guess, self.activations))
+        return self._nats(self._put(reconstruction, self.activations))
 
     def score(self, reconstruction: Float[ArrayLike, "rows dim"]) -> Row:
         """Returns the cost of a reconstruction.
@@ -270,6 +267,15 @@ class Downstream:
             total += gradients.T @ gradients
         return total / self.replaced.sum()
 
+    def _put(self, reconstruction, rows) -> np.ndarray:
+        """Returns rows with a reconstruction in the place of the replaced ones."""
+        guess = as_matrix("reconstruction", reconstruction)
+        if guess.shape != rows.shape:
+            raise ValueError(
+                f"the reconstruction must be of shape {rows.shape}, but it is {guess.shape}."
+            )
+        return np.where(self.replaced[:, None], guess, rows)
+
     def _split(self, rows) -> list[np.ndarray]:
         """Returns the rows of each batch."""
         return np.split(rows, np.cumsum([np.count_nonzero(real) for real in self._real])[:-1])
@@ -283,20 +289,56 @@ class Downstream:
 
     def _nats(self, rows) -> Nats:
         """Returns the cost of each scored token if these rows replace all activations."""
-        features = self._run(self._whole(rows + self._rest))
+        hidden = self._whole(rows + self._rest)
+        features = self._run(hidden, self._network.after)[self.scored]
         log_z, logits, _ = _read_out(self._network.unembedding, features, self._targets)
         moved = features - self._features
         pulled = np.einsum("td,td->t", self._expected, moved, dtype=np.float64)
         return Nats(log_z - logits, log_z - self._log_z - pulled)
 
-    def _run(self, hidden: Sequence[np.ndarray]) -> np.ndarray:
-        """Returns the features of the scored tokens, given the residual stream of each batch."""
-        features = map(self._network.after, map(jnp.asarray, hidden), self._batches)
-        return self._gathered([np.asarray(part, np.float32) for part in features])[self.scored]
+    def _run(self, hidden: Sequence[np.ndarray], run) -> np.ndarray:
+        """Returns the rows that a function gives for the residual stream of each batch."""
+        found = map(run, map(jnp.asarray, hidden), self._batches)
+        return self._gathered([np.asarray(part, np.float32) for part in found])
 
     def _gathered(self, values: Sequence[np.ndarray]) -> np.ndarray:
         """Joins the rows of all batches, without padding."""
         return np.concatenate([value[real] for value, real in zip(values, self._real, strict=True)])
+
+
+def score_together(
+    model: LanguageModel,
+    networks: Mapping[int, Downstream],
+    blocks: Collection[int],
+    reconstruct: Callable[[int, np.ndarray], Float[ArrayLike, "rows dim"]],
+) -> Float[np.ndarray, "3 documents"]:
+    """Returns the cost of reconstructions that replace the streams after some blocks together.
+
+    Args:
+      model: the model of all networks.
+      networks: the model on the same batches, cut open after each block.
+      blocks: those of them whose streams are replaced, ascending.
+      reconstruct: returns the reconstruction of a block's rows, which those before leave.
+
+    Returns:
+      Sums by document over the tokens that all networks score: of KL and of ΔCE, in nats, and their
+      number, (3, documents).
+
+    Raises:
+      ValueError: a reconstruction has another shape than its rows, or is not finite.
+    """
+    scored = np.all([each.scored for each in networks.values()], axis=0)
+    net, start = networks[min(blocks)], 0
+    hidden: Any = map(model.embed, net._batches)
+    for block in blocks:
+        stop = block + 1
+        rows = net._run(hidden, functools.partial(model.run_blocks, start=start, stop=stop))
+        net, start = networks[block], stop
+        rows = net._put(reconstruct(block, rows), rows)
+        hidden = net._whole(rows)
+    nats, kept = net._nats(rows), scored[net.scored]
+    sums = nats.kl, nats.ce - net.clean.ce, 1
+    return np.array([net.by_document(each * kept) for each in sums])
 
 
 def _read_out(*given, expected=False):

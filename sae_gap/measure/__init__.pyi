@@ -24,7 +24,10 @@ from sae_gap.measure.methods import study_of as study_of
 from sae_gap.measure.plan import CONTROLS as CONTROLS
 from sae_gap.measure.plan import KINDS as KINDS
 from sae_gap.measure.plan import Plan as Plan
+from sae_gap.measure.plan import in_nats as in_nats
 from sae_gap.measure.plan import priced as priced
 from sae_gap.measure.plan import put_back as put_back
 from sae_gap.measure.plan import run as run
+from sae_gap.measure.together import put_back_together as put_back_together
+from sae_gap.measure.together import together_sentence as together_sentence
 from sae_gap.metrics.definitions import fvu as fvu

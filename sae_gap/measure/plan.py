@@ -253,10 +253,7 @@ def put_back(
     middle, densest = l0[len(l0) // 2], DENSEST * source.input_dim
     learners = learners_of(saes, controls, middle, source.input_dim)
     check_codes(codes, learners)
-    # In other units errors have other costs.
-    units = [sae.normalisation for sae in saes]
-    if any(isinstance(each, Whitening) or each.per_sample for each in units):
-        codes = [name for name in codes if stem(name) != "weighted"]
+    codes = in_nats(codes, saes)
     proposing = [name for name in codes if of_encoders(name)]
     own = [name for name in codes if stem(name) == "own"]
     levelled = [name for name in codes if name not in (*own, *proposing)]
@@ -288,6 +285,13 @@ def put_back(
 
     wanted = (lambda _: at(own, middle), common, split)
     return in_stages(NATS, store, [(source, [nats.METRIC], each) for each in wanted])
+
+
+def in_nats(codes: Sequence[str], saes: Sequence[SAE]) -> list[str]:
+    """The codes, but for those by nats if an SAE has units in which errors cost otherwise."""
+    units = [sae.normalisation for sae in saes]
+    other = any(isinstance(each, Whitening) or each.per_sample for each in units)
+    return [name for name in codes if not (other and stem(name) == "weighted")]
 
 
 def priced(

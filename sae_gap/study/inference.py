@@ -2,7 +2,7 @@
 
 import dataclasses
 import time
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import jax
@@ -142,7 +142,7 @@ class Inference:
         seconds = []
         for _ in range(1 + runs):
             began = clock()
-            jax.block_until_ready(self._infer(encoder, rows, begun))
+            jax.block_until_ready(self.code(encoder, rows, begun))
             seconds.append(clock() - began)
         before = sum(self.time(each, samples, runs, clock) for each in encoder.origins)
         return before + float(np.median(seconds[1:])) / len(rows) * 1_000
@@ -166,7 +166,7 @@ class Inference:
             # A run that compiles is repeated once for its time; only the ID split is timed.
             for _ in range(2):
                 compiled, began = devices.compilations(), time.perf_counter()
-                coded = jax.block_until_ready(self._infer(encoder, signals, begun))
+                coded = jax.block_until_ready(self.code(encoder, signals, begun))
                 seconds = time.perf_counter() - began
                 if not self._timed or split != "id" or devices.compilations() == compiled:
                     break
@@ -175,7 +175,15 @@ class Inference:
 
     # Codes must not depend on the precision of training.
     @jax.default_matmul_precision("highest")
-    def _infer(self, encoder, signals, begun):
+    def code(
+        self,
+        encoder: Encoder,
+        signals: Float[Any, "n columns"],
+        begun: Sequence[Any] = (),
+    ) -> Coded:
+        """The codes of any signals, from an encoder that `prepare` returned and, if known, the
+        codes of its origins.
+        """
         if not self._in_chunks:
             return encoder.infer(self.model, signals, *begun)
         # Hold the dense codes of one chunk at most.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.lm import Downstream, Network, Windows, downstream
+from sae_gap.lm import Downstream, Network, Windows, downstream, score_together
 
 # Two rows of eight places: a text of five tokens with one of two, and one of six. 0 is a special
 # token.
@@ -121,6 +121,36 @@ def test_a_model_is_cut_open_after_a_block_or_at_its_mlp(lm):
     close(mlp.sensitivity(), stream.sensitivity(), rtol=1e-3, atol=1e-6)
     with pytest.raises(ValueError, match="layer must be an integer of at least 0 and of at most 2"):
         Downstream.of_model(model, [batch], 3)
+
+
+def test_layers_replaced_together_are_run_by_hand(lm):
+    """The later map sees what the earlier leaves; exact ones cost nothing, and one alone as much as
+    ever.
+    """
+    model, batch, hidden = lm.model, windows(), lm.model.embed(windows())
+    # Each leaves tokens as they are that the other replaces.
+    nets = [Downstream.of_model(model, [batch], i, first=1, special=[4 + i]) for i in (0, 1)]
+    maps = [lambda rows: 0.9 * rows + 0.1, lambda rows: rows**2 / 4]
+    p = model.log_probabilities(model.run_blocks(hidden, batch, 0, 3))
+    for block, net in enumerate(nets):
+        hidden = np.array(model.run_blocks(hidden, batch, block, block + 1))
+        there = np.zeros(REAL.shape, bool)
+        there[REAL] = net.replaced
+        hidden[there] = maps[block](hidden[there])
+    q = model.log_probabilities(model.run_blocks(hidden, batch, 2, 3))
+    scored = nets[0].scored & nets[1].scored
+    of = nets[0].documents[scored]
+    nats = [jnp.sum(jnp.exp(p) * (p - q), axis=-1)]
+    following = np.roll(TOKENS, -1, axis=1)[..., None]
+    nats += [-jnp.take_along_axis(each, following, 2)[..., 0] for each in (q, p)]
+    found, exact = (
+        score_together(model, dict(enumerate(nets)), (0, 1), reconstruct)
+        for reconstruct in (lambda block, rows: maps[block](rows), lambda _, rows: rows)
+    )
+    wanted = nats[0], nats[1] - nats[2], np.ones(REAL.shape)
+    wanted = [np.bincount(of, each[REAL][scored], 3) for each in wanted]
+    np.testing.assert_allclose(found, wanted, rtol=1e-4)
+    np.testing.assert_allclose(exact, [*np.zeros((2, 3)), wanted[2]], atol=1e-5)
 
 
 def made(**options):

@@ -126,7 +126,7 @@ def test_parameters_are_found_on_the_rows_that_a_study_names(tmp_path, task, mon
 def test_each_model_is_fitted_and_encoded_once(tmp_path, task, monkeypatch):
     based = dataclasses.replace(SAE, base=SAE)
     calls, fits = collections.Counter(), []
-    inner, fit = Inference._infer, models.fit
+    inner, fit = Inference.code, models.fit
 
     def counting(self, encoder, *rest):
         calls[type(encoder).__name__] += 1
@@ -136,7 +136,7 @@ def test_each_model_is_fitted_and_encoded_once(tmp_path, task, monkeypatch):
         fits.append((learner, len(tasks)))
         return fit(learner, tasks, keys, **options)
 
-    monkeypatch.setattr(Inference, "_infer", counting)
+    monkeypatch.setattr(Inference, "code", counting)
     monkeypatch.setattr(models, "fit", fitting)
     methods = (
         *METHODS[1:3],

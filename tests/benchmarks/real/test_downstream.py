@@ -15,6 +15,7 @@ from sae_gap.analysis import RIVAL
 from sae_gap.core import Coded
 from sae_gap.encoders import MatchingPursuit, lasso
 from sae_gap.lm import record
+from sae_gap.measure import together
 from sae_gap.study import scoring
 from tests import tiny
 from tests.conftest import lines_of, refused, succeed
@@ -98,6 +99,39 @@ def test_a_transcoder_and_an_sae_of_the_mlps_output_replace_it(recorded, tmp_pat
     skip, plain = (said[name] for name in names)
     assert "dictionary" in plain.losses and "dictionary" not in skip.losses
     assert "not judged, since its skip explains without atoms" in str(skip)
+
+
+def test_saes_of_several_layers_stand_alone_and_together(recorded, monkeypatch, tmp_path):
+    sae_gap.save_sae(recorded.model, tmp_path / "first")
+    mine = recorded.folder / "mine"
+    flags = (*recorded.flags[:-1], f"--results_dir={tmp_path}", "--anyway")
+    both = f"--sae={tmp_path / 'first'},{mine}", "--layers=0,1", "--codes=omp"
+    out = succeed("measure", *flags, *both)
+    lines = lines_of(tmp_path / "measure" / "together" / "together.csv")
+    codes, of = (
+        ("own", "screened", "omp"),
+        ("block 0", "block 1", "the sum of these", "all together"),
+    )
+    assert [(each["codes"], each["replaced"]) for each in lines] == [*itertools.product(codes, of)]
+    # A layer alone costs what `downstream` says.
+    succeed("downstream", *flags, f"--sae={mine}", "--controls=none")
+    alone = {row["codes"]: row for row in lines_of(tmp_path / "downstream" / "summary.csv")}
+    for first, line, summed, whole in zip(*[iter(lines)] * 4, strict=True):
+        for name in ("kl", "delta_ce", "l0"):
+            assert float(line[name]) == pytest.approx(float(alone[line["codes"]][name]), abs=1e-5)
+        assert float(summed["kl"]) == pytest.approx(float(first["kl"]) + float(line["kl"]))
+        assert float(whole["ratio"]) == pytest.approx(float(whole["kl"]) / float(summed["kl"]))
+        assert f"{float(whole['kl']):.3f} ± " in out.splitlines()[-1]
+    # The same command codes nothing again.
+    monkeypatch.setattr(together, "score_together", None)
+    assert succeed("measure", *flags, *both) == out
+    for words, *wrong in (
+        ("must ascend, with one --sae for each", "--layers=1,0"),
+        ("must ascend, with one --sae for each", "--layers=1"),
+        ("no --mlp", "--mlp"),
+        ("block2 is not in", "--layers=0,2"),
+    ):
+        refused(words, "measure", *flags, *both, *wrong)
 
 
 def test_codes_that_are_not_finite_are_left_out(made, recorded, monkeypatch, caplog):

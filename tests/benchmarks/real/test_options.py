@@ -96,6 +96,7 @@ STUBS = {
     "sae_gap.lm.texts.read_texts": "texts",
     "sae_gap.lm.recording.open_recording": RECORDED,
     "sae_gap.study.runner.run": measured,
+    "sae_gap.measure.put_back_together": stop,
     "sae_gap.figures.save": None,
     "sae_gap.figures.ood_drop": None,
     "sae_gap.analysis.tables.write_table": None,
