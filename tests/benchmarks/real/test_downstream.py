@@ -128,7 +128,7 @@ def test_saes_of_several_layers_stand_alone_and_together(recorded, monkeypatch, 
     for words, *wrong in (
         ("must ascend, with one --sae for each", "--layers=1,0"),
         ("must ascend, with one --sae for each", "--layers=1"),
-        ("no --mlp", "--mlp"),
+        ("leave --mlp out", "--mlp"),
         ("block2 is not in", "--layers=0,2"),
     ):
         refused(words, "measure", *flags, *both, *wrong)
