@@ -89,7 +89,7 @@ def options_of(main: Callable[..., object]) -> type[Options]:
     return typing.get_type_hints(main)["options"]
 
 
-def _join(options: Distributed) -> None:
+def _join(options):
     place = {
         name: getattr(options, name) for name in ("coordinator", "num_processes", "process_id")
     }
@@ -109,7 +109,7 @@ def _join(options: Distributed) -> None:
         logging.get_absl_logger().setLevel(python_logging.ERROR)
 
 
-def _stop(sentence: str, code: int = 2) -> NoReturn:
+def _stop(sentence, code=2):
     sys.stderr.write(sentence + "\n")
     distributed.leave(code)
     sys.exit(code)

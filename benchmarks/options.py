@@ -118,7 +118,7 @@ def parse(kind: type[Options], arguments: Sequence[str]) -> Any:
     return kind(**found)
 
 
-def _read(text: Any, hint: Any) -> Any:
+def _read(text, hint):
     """The value of a text; a text of another type stays a text, which the options refuse."""
     if listed := entries(hint):
         return tuple(_read(entry, listed[0]) for entry in text)
@@ -153,7 +153,7 @@ def changes(options: Options) -> dict[str, tuple[Any, Any]]:
     return found
 
 
-def _help(field: dataclasses.Field, default: Any) -> str:
+def _help(field, default):
     text, choices = field.metadata["help"], field.metadata["limits"].get("choices", ())
     if not all(choice in text for choice in choices):
         text = f"{text.rstrip('.')}, of {', '.join(choices)}."
@@ -161,7 +161,7 @@ def _help(field: dataclasses.Field, default: Any) -> str:
     return text if says_nothing else f"{text}  [{_text(default)}]"
 
 
-def _text(value: Any) -> str:
+def _text(value):
     """A value as a flag's text."""
     entries = value if isinstance(value, tuple) else (value,)
     return ",".join("none" if entry is None else str(entry) for entry in entries)

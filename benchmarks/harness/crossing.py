@@ -16,7 +16,7 @@ from benchmarks.harness import methods
 from benchmarks.harness.preset import Preset
 from sae_gap import catalogue
 from sae_gap.data import Source
-from sae_gap.encoders import AmortisedEncoder, Encoder
+from sae_gap.encoders import AmortisedEncoder
 from sae_gap.learners import Amortised, HostLearner, Learner, SparseAutoencoder
 from sae_gap.study import Method, chain
 
@@ -78,7 +78,7 @@ def learner_of(name: str, study: Sequence[Method], source: Any, p: Preset) -> Le
     )
 
 
-def _encoded(learner: Learner, name: str, source: Any, p: Preset) -> tuple[Learner, Encoder]:
+def _encoded(learner, name, source, p):
     """The learner and the encoder of a crossing. An encoder with parameters is trained on the
     learner's dictionary, by its own loss if its batches leave state behind.
     """

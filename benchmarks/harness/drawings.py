@@ -36,7 +36,7 @@ def inference_along(metric: str = "mcc_ood", *, style: str) -> dict[str, Drawing
     kind of inference.
     """
 
-    def compared(rows: Lines) -> Lines:
+    def compared(rows):
         cold = [row for row in rows if row.get("start") != "warm"]
         kinds = {(row["dictionary"], row.get(style)) for row in cold}
         names = [dictionary for dictionary, _ in kinds]

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -13,15 +12,14 @@ from benchmarks import cli
 from benchmarks.harness import crossing
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.command import Run, StudyOptions
-from benchmarks.harness.preset import Preset
 from benchmarks.options import changes, option
 from sae_gap.core import check_width
-from sae_gap.data import SCALED, Recording, Source, fetched
+from sae_gap.data import SCALED, Recording, fetched
 from sae_gap.figures import labels
-from sae_gap.learners import Learner, Peer
+from sae_gap.learners import Peer
 from sae_gap.runtime import devices, distributed
 from sae_gap.storage import CELL
-from sae_gap.study import Job, Method, Stored, Study, chain, jobs, runner
+from sae_gap.study import Stored, Study, chain, jobs, runner
 
 # Options that conflict.
 _EXCLUDED = {
@@ -56,7 +54,7 @@ def read(bench: Bench, options: StudyOptions) -> Run:
             "no setting is left of these sizes; choose more latents or a lower sparsity."
         )
 
-    def chosen(source: Source) -> list[Method]:
+    def chosen(source):
         """The methods to run: the study's in its order, then crossings."""
         listed = bench.methods(source, preset)
         if given is None or given == ("all",):
@@ -82,7 +80,7 @@ def read(bench: Bench, options: StudyOptions) -> Run:
     return Run(bench, options, preset, study, [*names], shard)
 
 
-def _changed(bench: Bench, options: StudyOptions) -> Preset:
+def _changed(bench, options):
     """The preset that options name, with their further changes."""
     given = {name: value for name, value in vars(options).items() if value is not None}
     for name, excluded in _EXCLUDED.items():
@@ -105,7 +103,7 @@ def _changed(bench: Bench, options: StudyOptions) -> Preset:
     return preset
 
 
-def _recordings(options: StudyOptions, preset: Preset) -> list[Recording]:
+def _recordings(options, preset):
     """Recordings of a file in place of settings, for each width, sparsity and seed; by default the
     sparsity is that of its codes.
     """
@@ -120,7 +118,7 @@ def _recordings(options: StudyOptions, preset: Preset) -> list[Recording]:
     return sources
 
 
-def _check_library(name: str, learner: Learner) -> None:
+def _check_library(name, learner):
     """Refuses a method that learns, itself or in a base, by a library that is not installed."""
     for peer in chain(learner):
         if isinstance(peer, Peer):
@@ -136,7 +134,7 @@ def _check_library(name: str, learner: Learner) -> None:
 def run(bench: Bench) -> None:
     """Runs the binary."""
 
-    def main(options: StudyOptions) -> None:
+    def main(options):
         execute(read(bench, options))
 
     cli.run(main, options=options_of(bench), about=bench.about)
@@ -202,7 +200,7 @@ def check_writable(run: Run) -> None:
         )
 
 
-def _ahead(run: Run) -> Iterator[tuple[Job, int]]:
+def _ahead(run):
     """Each job, with the number of models that it would be the first to fit, by their folders."""
     stored, planned = Stored(run.study, run.store), set[str]()
     for job in jobs(run.study):

@@ -98,11 +98,11 @@ def saes(*kinds: str, names: tuple[str, ...] = SAES) -> Listed:
     ]
 
 
-def _plain(*made: Learner) -> Listed:
+def _plain(*made):
     return lambda source, p: [Method(one.name, one.family, one, Linear()) for one in made]
 
 
-def _best(*kinds: Callable[[Any], Learner]) -> Listed:
+def _best(*kinds):
     return lambda source, p: [coded(one.name, one, p) for one in (kind(p) for kind in kinds)]
 
 

@@ -94,7 +94,7 @@ class Preset(Options):
         cells = itertools.product(*axes.values())
         return [self._source(dict(zip(axes, cell, strict=True))) for cell in cells]
 
-    def _source(self, cell: dict[str, Any]) -> Source:
+    def _source(self, cell):
         if self.world_file:
             sizes = {name: cell[name] for name in ("num_samples", "noise_db", "width", "seed")}
             return published_world(self.world_file, **sizes)

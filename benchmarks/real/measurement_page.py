@@ -215,9 +215,9 @@ def standings(rows: Sequence[Row], stored: Sequence[Row]) -> list[tuple[str, lis
     return groups
 
 
-def _near(l0: float, level: float) -> bool:
+def _near(l0, level):
     return abs(l0 - level) <= ALIKE * level
 
 
-def _listed(lines: Sequence[str]) -> str:
+def _listed(lines):
     return "\n".join(f"- {line}" for line in lines)

@@ -184,7 +184,7 @@ def write(
     sentences = [f"{sentence(best)}.", best_dictionary(patched, sparsity)]
     few, codes = (best["dictionary"], best["best"]), ("own", "lasso_refit", "screened")
 
-    def chosen(lines: Lines) -> list[Row]:
+    def chosen(lines):
         return [line for line in lines if line["dictionary"] in few and line["codes"] in codes]
 
     shown = measure.tables_of(patched)
@@ -239,7 +239,7 @@ def probing_change(overall: Lines, best: Row, sparsity: int) -> str:
         (line["dictionary"], line["codes"]): line for line in overall if line["probe"] == PROBE
     }
 
-    def of(name: str, codes: str, *scores: str) -> list[str]:
+    def of(name, codes, *scores):
         line = lines[name, codes]
         halves = [line[f"{score}_half"] for score in scores]
         return [

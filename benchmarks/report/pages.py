@@ -172,7 +172,7 @@ def folders(folder: Folder, place: str = "") -> Iterator[tuple[str, Folder]]:
             yield from folders(folder / name, f"{place}/{name}".lstrip("/"))
 
 
-def _images(folder: Folder, page: Page) -> dict[str, str]:
+def _images(folder, page):
     return {
         figure.file: "data:image/png;base64,"
         + base64.b64encode(folder.read(pathlib.Path(figure.file).name)).decode()
@@ -206,13 +206,13 @@ def first_sentence(text: str) -> str:
     return re.split(r"(?<=[.!?])\s+(?=[A-Z])", text.replace("`", ""), maxsplit=1)[0]
 
 
-def _number(text: str) -> markupsafe.Markup:
+def _number(text):
     """A number in print: a true minus, and a power of ten for an exponent."""
     safe = str(markupsafe.escape(text)).replace("-", "\N{MINUS SIGN}").replace("e+", "e")
     return markupsafe.Markup(re.sub(r"e(\N{MINUS SIGN}?)0*(\d+)", r"×10<sup>\1\2</sup>", safe))
 
 
-def _escaped(text: str) -> str:
+def _escaped(text):
     """A text in which Markdown reads only the code in backticks."""
     # An underscore within a word, as in every method's name, is safe and stays readable.
     marks = r"(`[^`\n]+`)|[\\`*\[\]<|~$&]|(?<!\w)_|_(?!\w)"

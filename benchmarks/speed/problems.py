@@ -123,7 +123,7 @@ def coherent(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
     return signals.astype(np.float32), np.ascontiguousarray(atoms.T)
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
+def _unit(rows):
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 

@@ -22,7 +22,6 @@ import dataclasses
 import math
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -108,7 +107,7 @@ def measure(cell: Cell, names: Sequence[str], repeats: int) -> tuple[list[Row], 
     return rows, skipped
 
 
-def _timed(run: Run) -> tuple[float, Any]:
+def _timed(run):
     began = time.perf_counter()
     result = run()
     return time.perf_counter() - began, result

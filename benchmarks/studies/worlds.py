@@ -22,9 +22,9 @@ from benchmarks.harness import drawings, learners, methods
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.preset import Preset, presets
 from sae_gap import catalogue
-from sae_gap.data import Source, World
+from sae_gap.data import World
 from sae_gap.encoders import JumpReLU
-from sae_gap.learners import Oracle, Random, SparseAutoencoder
+from sae_gap.learners import Oracle, Random
 from sae_gap.metrics import detection, dictionary, reconstruction
 from sae_gap.storage import CELL
 
@@ -33,7 +33,7 @@ from sae_gap.storage import CELL
 _TUNED_AT = 3**-0.5
 
 
-def _sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
+def _sae(name, source, p):
     """A tuned SAE, in the units of the world's codes: penalties and thresholds go with them, rates
     of Adam do not.
     """

@@ -7,8 +7,6 @@ import csv
 import functools
 import itertools
 import pathlib
-from collections.abc import Iterable
-from typing import Any
 
 from sae_gap.analysis import Lines, Table
 from sae_gap.storage import CELL, Row
@@ -58,7 +56,7 @@ def read(text: str) -> list[Row]:
     return [{name: _value(cell) for name, cell in line.items()} for line in lines]
 
 
-def _value(cell: str) -> Any:
+def _value(cell):
     try:
         return ast.literal_eval(cell)
     except (ValueError, SyntaxError):
@@ -102,7 +100,7 @@ def compare(summary: Lines, study: str) -> list[Row]:
     ]
 
 
-def _agrees(ours: Row, line: Row) -> bool:
+def _agrees(ours, line):
     cold = line["study"] == "warmstart_decoder" and line["start"] == "cold"
     method = ours["method"] == line["method"] or (cold and ours["method"] == "cold_dl")
     late = line["study"] == "learning_dynamics" and line["seeds"] < 3
@@ -111,7 +109,7 @@ def _agrees(ours: Row, line: Row) -> bool:
     return method and numbered and implied and not late
 
 
-def _compared(ours: Row, line: Row, metric: str) -> Row:
+def _compared(ours, line, metric):
     number, mean, sd = ours[f"{metric}_mean"], line[f"{metric}_mean"], line[f"{metric}_sd"]
     factor = _MP_FACTOR if "mp" in (line["dictionary"], line["base"]) else 1
     relative = metric.removesuffix("_id").removesuffix("_ood") in _RELATIVE
@@ -137,7 +135,7 @@ def table(comparison: Lines) -> Table:
     return Table(title, {name: name.replace("_", " ") for name in columns}, lines)
 
 
-def _varying(columns: Iterable[str], rows: Lines) -> list[str]:
+def _varying(columns, rows):
     """The columns that some row has."""
     return [name for name in columns if any(row.get(name) is not None for row in rows)]
 

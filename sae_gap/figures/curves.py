@@ -107,7 +107,7 @@ def recovery_by_level(rows: style.Rows) -> Figure | None:
     )
 
 
-def _in_lines(group: str) -> str:
+def _in_lines(group):
     """Returns the name of a group, broken into two lines if its neighbours would touch it."""
     group = group.replace("great_", "great-\n").replace("grandchildren", "grand-\nchildren")
     return group.replace("_", "\n")

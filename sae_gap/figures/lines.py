@@ -1,15 +1,14 @@
 """Draws all lines: columns along another, with intervals, levels, panels and a legend."""
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from sae_gap.figures import labels, style
-from sae_gap.storage import Row, grouped
+from sae_gap.storage import grouped
 
 MARKERS = [{"marker": marker} for marker in "os^DvPXp<>h*"]
 _DASHES = [
@@ -134,11 +133,11 @@ def draw_lines(
     return figure
 
 
-def _number(point: Row, column: str) -> Any:
+def _number(point, column):
     return point.get(f"{column}_mean", point.get(column))
 
 
-def _looks(values: Iterable[Any], column: str, looks: Iterable[dict[str, Any]]) -> Any:
+def _looks(values, column, looks):
     ordered = sorted(values, key=lambda value: labels.rank(value, column))
     return {
         value: {"label": labels.label(value, column), "color": labels.colour(value, column), **look}
@@ -146,7 +145,7 @@ def _looks(values: Iterable[Any], column: str, looks: Iterable[dict[str, Any]]) 
     }
 
 
-def _draw(axes: Axes, path: style.Lines, look: dict[str, Any], is_band: bool) -> None:
+def _draw(axes, path, look, is_band):
     x, *numbers = ([mark[name] for mark in path] for name in ("x", "y", "high", "wide"))
     # An unknown number is None.
     y, high, wide = np.array(numbers, float)

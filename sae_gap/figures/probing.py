@@ -6,7 +6,6 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from sae_gap.figures import MARKERS, codes_label, draw_lines, name_of, style
-from sae_gap.storage import Row
 
 # Looks by the columns that a probe reads.
 _PROBES = {
@@ -103,7 +102,7 @@ def features_and_nats(
     )
 
 
-def _name(line: Row) -> str:
+def _name(line):
     codes = line["codes"]
     # Activations have no other name.
     return codes if codes == line["family"] else f"{name_of(line)}: {codes_label(codes)}"

@@ -126,7 +126,7 @@ def coherence(rows: style.Rows) -> Figure | None:
     return figure
 
 
-def _looks(rows: style.Lines) -> dict[Any, dict[str, Any]]:
+def _looks(rows):
     """Returns colours: SAEs' by their order, controls' by their names."""
     spare = itertools.cycle(_COLOURS)
     return {
