@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import types
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, dataclass_transform
 
 from absl import flags, logging
 
@@ -13,7 +13,13 @@ from sae_gap.core import option as option
 from sae_gap.storage import Folder
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def frozen(kind: type) -> Any:
+    """Makes a frozen dataclass of a class of options."""
+    return dataclasses.dataclass(frozen=True, kw_only=True)(kind)
+
+
+@frozen
 class Options:
     """The options of a binary, whose fields `option` makes with a help text.
 
@@ -25,7 +31,7 @@ class Options:
         check_options(self)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class Results(Options):
     """The folder of results."""
 
@@ -44,7 +50,7 @@ class Results(Options):
         return found
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class Fitted(Results):
     """The folders of results and of fitted models."""
 
@@ -58,7 +64,7 @@ class Fitted(Results):
         return Folder(f"{self.results_dir}/models" if self.models_dir is None else self.models_dir)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class Distributed(Options):
     """The options of a binary that may run in many processes."""
 

@@ -9,16 +9,15 @@ found, with 1 where something looks wrong, and with 2 where the input cannot be 
   python -m sae_gap check TRANSCODER --activations=x.pt --targets=y.pt
 """
 
-import dataclasses
 import sys
 
 import sae_gap
 from benchmarks import cli
-from benchmarks.options import option
+from benchmarks.options import frozen, option
 from benchmarks.real.inputs import OnPairs
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class CheckOptions(OnPairs):
     """The options of `check`."""
 

@@ -26,7 +26,6 @@ command.
   python -m sae_gap probe_real --recording=FOLDER --layer=10 --sae=FIRST,SECOND --dictionary=D.npy
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -34,7 +33,7 @@ from absl import logging
 from jaxtyping import Float
 
 from benchmarks import cli
-from benchmarks.options import option
+from benchmarks.options import frozen, option
 from benchmarks.real.inputs import OfRecording
 from sae_gap import figures, probing
 from sae_gap.analysis import Table, tables
@@ -65,7 +64,7 @@ SHOWN = "dictionary codes probe auc_id auc_ood drop more_drop"
 Concepts = tuple[Float[np.ndarray, "n input_dim"], Mapping[str, probing.Labelled]]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class ProbeOptions(OfRecording):
     """The options of `probe_real`."""
 

@@ -24,7 +24,7 @@ from typing import Any
 from absl import logging
 
 from benchmarks import cli
-from benchmarks.options import option, written
+from benchmarks.options import frozen, option, written
 from benchmarks.real import downstream, measure, probe_real, record, train_real
 from benchmarks.real.inputs import OnText
 from benchmarks.report import pages
@@ -89,7 +89,7 @@ PROBE = "k=5"
 ALIKE = 0.1
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class RealOptions(OnText):
     """The options of `real`."""
 

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import cli
-from benchmarks.options import Results, option
+from benchmarks.options import Results, frozen, option
 from benchmarks.speed import problems, scores
 from benchmarks.speed.problems import CODERS, OURS, Cell, Run, codes_of
 from sae_gap.analysis import tables
@@ -42,7 +42,7 @@ _PRODUCT = "product"
 _COLUMNS = "method num_latents sparsity num_samples lam l0 seconds first gap products share"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class SolverSpeedOptions(Results):
     """A problem of one's own, unless the table is timed, and the solvers."""
 

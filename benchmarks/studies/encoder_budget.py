@@ -9,12 +9,10 @@ rows, summary.csv, a figure and a page under <results_dir>/encoder_budget/ and p
   python -m sae_gap encoder_budget --dictionary=dl_fista --num_latents=1000
 """
 
-import dataclasses
-
-from benchmarks.harness import crossing, drawings
+from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.preset import Preset, presets
-from benchmarks.options import option
+from benchmarks.options import frozen, option
 from sae_gap.encoders import LISTA, OMP, JumpReLU, Lasso, ReLU, ScreenedPursuit, TopK
 from sae_gap.learners import Amortised, Lista, Oracle
 from sae_gap.storage import CELL
@@ -24,7 +22,7 @@ DEPTHS = (1, 2, 4, 8, 16)
 ITERATIONS = (1, 2, 5, 10, 20, 50, 100)
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen
 class Budget(Preset):
     """A preset with the dictionary that all encoders share."""
 
@@ -33,7 +31,7 @@ class Budget(Preset):
 
 
 def _methods(source, p):
-    base, k = crossing.learner_of(p.dictionary, [], source, p), source.sparsity
+    base, k = methods.learner_of(p.dictionary, [], source, p), source.sparsity
     if isinstance(base, Oracle) and source.width is not None:
         raise ValueError(
             "--width is of a dictionary that is learned; give --dictionary=online_dl with it, or "

@@ -8,14 +8,13 @@ paper's other studies: the MCC and the matched cosine along c.
   python -m sae_gap phase_transition --preset=paper --seeds=0
 """
 
-import dataclasses
 import itertools
 import math
 
 from benchmarks.harness import drawings, methods
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.preset import Preset, presets
-from benchmarks.options import option
+from benchmarks.options import frozen, option
 from sae_gap.core import Setting
 
 RATIOS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
@@ -23,7 +22,7 @@ _SHAPES = [2**power for power in range(5, 20)]
 _FEW = {"num_samples": (2_000,)}
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen
 class Ratios(Preset):
     """A preset with the dimensions as multiples of what compressed sensing asks for."""
 

@@ -13,7 +13,8 @@ import types
 import pytest
 
 from benchmarks import options, studies
-from benchmarks.harness import crossing, learners, main
+from benchmarks.harness import learners, main
+from benchmarks.harness.methods import method_of
 from benchmarks.harness.outcome import is_comparable
 from benchmarks.harness.preset import PRESETS, Preset
 from benchmarks.studies import attribution, warmstart_encoder
@@ -272,7 +273,7 @@ SMOKE = dataclasses.replace(PRESETS["smoke"], lam=0.2)
 
 def made(name, study="amortisation_gap", preset=SMOKE):
     preset = type(STUDIES[study].presets["smoke"])(**vars(preset))
-    return crossing.method_of(name, STUDIES[study].methods(SOURCE, preset), SOURCE, preset)
+    return method_of(name, STUDIES[study].methods(SOURCE, preset), SOURCE, preset)
 
 
 TOPK = catalogue.make_encoder("topk", sparsity=3)
