@@ -62,11 +62,18 @@ def curve(
     if not means:
         return None
     means.sort(key=lambda mean: [labels.rank(mean[name], name) for name in by])
-    points = [*means, *style.means(flat, by, (y,))]
-    roles: dict[str, Any] = {"dash": dash, "panel": panel}
-    title = f"{labels.metric_label(y)} by {labels.metric_label(x)}"
-    roles |= {"ticks": True, "logy": (y,) * logy, "of": shown, "title": title}
-    return draw_lines(points, x, (y,), line=line, **roles)
+    return draw_lines(
+        [*means, *style.means(flat, by, (y,))],
+        x,
+        (y,),
+        line=line,
+        dash=dash,
+        panel=panel,
+        ticks=True,
+        logy=(y,) * logy,
+        of=shown,
+        title=f"{labels.metric_label(y)} by {labels.metric_label(x)}",
+    )
 
 
 def recovery_by_level(rows: style.Rows) -> Figure | None:
@@ -101,9 +108,14 @@ def recovery_by_level(rows: style.Rows) -> Figure | None:
         for line in lines
         if line[f"atom_mcc_{group}_mean"] is not None
     ]
-    title = "Matched cosine by level and frequency of the features"
     return draw_lines(
-        points, "group", ("atom_mcc",), panel="panel", logx=False, of=rows, title=title
+        points,
+        "group",
+        ("atom_mcc",),
+        panel="panel",
+        logx=False,
+        of=rows,
+        title="Matched cosine by level and frequency of the features",
     )
 
 
@@ -148,6 +160,12 @@ def matched_cosines(rows: style.Rows) -> Figure | None:
         ]
         looks[name] = {"label": labels.label(name), "color": labels.colour(name)}
     looks[None] = {"label": f"{_CLOSE}", "color": style.QUIET}
-    title = "Matched cosines of the atoms of each dictionary"
-    about: Any = {"looks": {"dictionary": looks}, "logx": False, "of": rows, "title": title}
-    return draw_lines(points, "share", ("matched",), **about)
+    return draw_lines(
+        points,
+        "share",
+        ("matched",),
+        looks={"dictionary": looks},
+        logx=False,
+        of=rows,
+        title="Matched cosines of the atoms of each dictionary",
+    )

@@ -8,8 +8,8 @@ import scipy.sparse
 
 from sae_gap.core import Model, Split, Task, Tree
 from sae_gap.metrics import Firing, Inferred, count
-from sae_gap.metrics.cuts import cuts
 from sae_gap.metrics.detection import ABSORPTION, METRIC, absorption, detection
+from sae_gap.metrics.metric import cuts
 
 RNG = np.random.default_rng(0)
 

@@ -14,7 +14,7 @@ from sae_gap.core import Model, Split, Task
 from sae_gap.encoders import BatchPursuit, Predicted
 from sae_gap.encoders.on_support import Known
 from sae_gap.metrics import Inferred, fvu, reconstruction
-from sae_gap.metrics.predictability import METRIC
+from sae_gap.metrics.reconstruction import PREDICTABILITY
 from sae_gap.study import Inference
 
 
@@ -73,6 +73,6 @@ def test_bounds_are_those_of_scikit_learn():
     for name, kind in (("ridge", LinearRegression()), ("neighbours", KNeighborsRegressor(10))):
         guesses[name] = kind.fit(x[:400].astype(float), y[:400]).predict(x[400:550].astype(float))
     wanted = {f"{name}_fvu": fvu(y[400:550], guess) for name, guess in guesses.items()}
-    assert METRIC(given) == pytest.approx(wanted | {"network_rows": 400}, rel=1e-3)
+    assert PREDICTABILITY(given) == pytest.approx(wanted | {"network_rows": 400}, rel=1e-3)
     # Codes that know the target predict nothing.
-    assert METRIC(dataclasses.replace(given, encoder=BatchPursuit(2))) == {}
+    assert PREDICTABILITY(dataclasses.replace(given, encoder=BatchPursuit(2))) == {}
