@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from benchmarks.harness.preset import Preset
+from benchmarks.harness import Preset
 from sae_gap import catalogue
 from sae_gap.learners import (
     DLFista,

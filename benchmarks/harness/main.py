@@ -12,9 +12,7 @@ import numpy as np
 from absl import logging
 
 from benchmarks import cli
-from benchmarks.harness import methods
-from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import Preset
+from benchmarks.harness import Bench, Preset, methods
 from benchmarks.options import Distributed, Fitted, changes, frozen, option, written
 from sae_gap.core import check_width
 from sae_gap.data import SCALED, Recording, fetched

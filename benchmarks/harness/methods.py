@@ -14,8 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from benchmarks.harness import learners
-from benchmarks.harness.preset import Preset
+from benchmarks.harness import Preset, learners
 from benchmarks.options import frozen, option
 from sae_gap import catalogue
 from sae_gap.data import Source

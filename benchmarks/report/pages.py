@@ -6,14 +6,11 @@ Nothing here needs JAX, and only `publish` needs matplotlib.
 """
 
 import base64
-import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jinja2
@@ -22,6 +19,7 @@ import markupsafe
 
 from sae_gap import figures
 from sae_gap.analysis import Lines, Table, heading, tables
+from sae_gap.core import AnyPath
 from sae_gap.storage import Folder, version
 
 FILE = "page.json"
@@ -44,8 +42,7 @@ class Figure(NamedTuple):
     caption: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Page:
+class Page(NamedTuple):
     """The page of a study.
 
     Attributes:
@@ -65,7 +62,7 @@ class Page:
     finding: str
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
-    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: Mapping[str, str] = {}
     answers: Sequence[Table] = ()
 
 
@@ -84,11 +81,11 @@ class Entry(NamedTuple):
 
 
 def publish(
-    folder: str | os.PathLike[str] | Folder,
+    folder: AnyPath | Folder,
     page: Page,
-    row: Mapping[str, Any] = MappingProxyType({}),
+    row: Mapping[str, Any] = {},
     drawn: Iterable[tuple[str, Any]] = (),
-    files: Mapping[str, Lines] = MappingProxyType({}),
+    files: Mapping[str, Lines] = {},
 ) -> None:
     """Writes a page with all that belongs to it: page.json, README.md and report.html, each
     replaced whole.
@@ -113,10 +110,10 @@ def publish(
         if figure is not None
     ]
     notes = {**page.notes, **provenance(row)}
-    page = dataclasses.replace(page, figures=[*page.figures, *shown], notes=notes)
+    page = page._replace(figures=[*page.figures, *shown], notes=notes)
     csv = [name for name in folder.names() if name.endswith(".csv")]
     content = {
-        FILE: json.dumps(dataclasses.asdict(page), ensure_ascii=False, indent=1) + "\n",
+        FILE: json.dumps(page._asdict(), ensure_ascii=False, indent=1) + "\n",
         "README.md": _TEMPLATES.get_template("page.md").render(page=page, files=csv),
         "report.html": render([Entry(page, _images(folder, page))]),
     }
@@ -135,7 +132,7 @@ def model_card(**parts: Any) -> str:
     return _TEMPLATES.get_template("model_card.md").render(parts, version=version("sae_gap"))
 
 
-def read(folder: str | os.PathLike[str] | Folder, place: str = "") -> Entry:
+def read(folder: AnyPath | Folder, place: str = "") -> Entry:
     """Reads the page in a folder, with its figures.
 
     Args:

@@ -13,10 +13,7 @@ its supports, and orthogonal matching pursuit.
 
 import dataclasses
 
-from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import Bench
-from benchmarks.harness.methods import Tuned
-from benchmarks.harness.preset import presets
+from benchmarks.harness import Bench, Tuned, drawings, methods, presets
 from sae_gap.data import Source
 from sae_gap.encoders import OMP, Encoder, Lasso, OnSupport
 from sae_gap.learners import Oracle

@@ -11,9 +11,7 @@ here are non-negative like all others. Writes rows, summary.csv, figures and a p
     --stream --noise_db=20
 """
 
-from benchmarks.harness import drawings, learners, methods
-from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import WIDTHS, Preset, presets
+from benchmarks.harness import WIDTHS, Bench, Preset, drawings, learners, methods, presets
 from benchmarks.options import frozen, option
 from sae_gap import catalogue
 from sae_gap.learners import SklearnMiniBatch, SpamsTrainDL

@@ -9,9 +9,7 @@ rows, summary.csv, a figure and a page under <results_dir>/encoder_budget/ and p
   python -m sae_gap encoder_budget --dictionary=dl_fista --num_latents=1000
 """
 
-from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import Preset, presets
+from benchmarks.harness import Bench, Preset, drawings, methods, presets
 from benchmarks.options import frozen, option
 from sae_gap.encoders import LISTA, OMP, JumpReLU, Lasso, ReLU, ScreenedPursuit, TopK
 from sae_gap.learners import Amortised, Lista, Oracle

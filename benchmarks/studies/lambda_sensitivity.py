@@ -10,9 +10,7 @@ optimum at that weight.
 
 import dataclasses
 
-from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import WIDTHS, Preset, presets
+from benchmarks.harness import WIDTHS, Bench, Preset, drawings, methods, presets
 from benchmarks.options import frozen, option
 
 LAMBDAS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)

@@ -11,9 +11,7 @@ paper's other studies: the MCC and the matched cosine along c.
 import itertools
 import math
 
-from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import Preset, presets
+from benchmarks.harness import Bench, Preset, drawings, methods, presets
 from benchmarks.options import frozen, option
 from sae_gap.core import Setting
 

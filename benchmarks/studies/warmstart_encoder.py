@@ -11,10 +11,7 @@ to four screens, and the certified optimum, to which the gap is taken at the sam
 
 import math
 
-from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import Bench
-from benchmarks.harness.methods import Tuned
-from benchmarks.harness.preset import WIDTHS, presets
+from benchmarks.harness import WIDTHS, Bench, Tuned, drawings, methods, presets
 from sae_gap import catalogue
 from sae_gap.encoders import Lasso, ScreenedPursuit
 from sae_gap.learners import Oracle

@@ -18,9 +18,7 @@ and prints the tables.
 
 import dataclasses
 
-from benchmarks.harness import drawings, learners, methods
-from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import Preset, presets
+from benchmarks.harness import Bench, Preset, drawings, learners, methods, presets
 from sae_gap import catalogue
 from sae_gap.data import World
 from sae_gap.encoders import JumpReLU
