@@ -482,5 +482,11 @@ def _inferred(
         optimum = {name: inference.infer(lasso, name) for name in SCORED}
     encoder = lasso if optimum else None
     method = Method("own", "sae", Given(Held(model), "own"), lasso)
-    about: Any = {"lam": lasso.lam, "protocol": protocol, "encoder": encoder, "method": method}
-    return inference.inferred(codes=codes, optimum=optimum, **about)
+    return inference.inferred(
+        codes=codes,
+        optimum=optimum,
+        lam=lasso.lam,
+        protocol=protocol,
+        encoder=encoder,
+        method=method,
+    )

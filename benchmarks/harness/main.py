@@ -102,7 +102,7 @@ _EXCLUDED = {
 
 def options_of(bench: Bench) -> type[StudyOptions]:
     """The options of a study's command line: how to run, and changes to its preset."""
-    fields: dict[str, tuple[Any, Any]] = changes(bench.presets["quick"])
+    fields: Any = changes(bench.presets["quick"])
     sizes = option("quick", "The sizes that no other flag gives.", choices=bench.presets)
     fields["preset"] = (str, sizes)
     # A field that was not made by `option` has no flag.

@@ -5,8 +5,7 @@ from typing import Any
 
 from benchmarks.report import pages
 from sae_gap import figures, measure
-from sae_gap.analysis import BEST, FEW_DOCUMENTS, at, sentence, table_of
-from sae_gap.analysis.tables import table
+from sae_gap.analysis import BEST, FEW_DOCUMENTS, at, sentence, table, table_of
 from sae_gap.storage import Folder, Row, grouped
 
 ABOUT = f"""
@@ -109,7 +108,7 @@ def write(
     curves, gaps, atoms = (
         read(rows) for read in (measure.curve_lines, measure.gap_lines, measure.atom_lines)
     )
-    joined: dict[str, Row] = {}
+    joined: Any = {}
     for line in [*curves, *gaps, *atoms]:
         joined.setdefault(line["dictionary"], {}).update(line)
     encoded = [line for line in gaps if "gap" in line and line["dictionary"] not in dead]

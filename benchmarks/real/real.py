@@ -39,7 +39,7 @@ CONTROLS = ("samples", "random")
 # The bare lasso takes minutes, and no sentence needs it.
 BETTER = ("own", "own_refit", "lasso_refit", "omp", "screened", "proposed", "weighted")
 # The size of a run: options of each step that differ from the defaults.
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+PRESETS: Any = {
     "smoke": {
         "record": {"tokens": 24_000},
         "train_real": {
@@ -108,8 +108,7 @@ class RealOptions(OnText):
 def steps_of(options: RealOptions) -> dict[str, Any]:
     """The options of each step, without the paths of what the steps before it leave."""
     preset, place = PRESETS[options.preset], f"{options.results_dir}/{NAME}/{options.preset}"
-    lm: dict[str, Any] = {"tokenizer": options.tokenizer, "results_dir": place}
-    lm["model"] = options.model
+    lm: Any = {"tokenizer": options.tokenizer, "results_dir": place, "model": options.model}
     # Measure what was learned here, however good it is.
     measured = lm | {"layer": options.layer, "controls": CONTROLS, "anyway": True}
     training = {"sparsity": options.sparsity, "seed": options.seed} | preset["train_real"]

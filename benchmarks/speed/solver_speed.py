@@ -18,7 +18,6 @@ signals with the dictionary, and the seconds of working_set as a share of them. 
   python -m sae_gap solver_speed --num_latents=1000000 --num_samples=10 --solvers=working_set
 """
 
-import dataclasses
 import math
 import time
 from collections.abc import Sequence
@@ -67,8 +66,7 @@ def measure(cell: Cell, names: Sequence[str], repeats: int) -> tuple[list[Row], 
     are extrapolated to all.
     """
     problem = problems.draw(cell)
-    runs: dict[str, Run] = {}
-    skipped, rows = [], []
+    runs, skipped, rows = dict[str, Run](), [], []
     for name in names:
         few = problem._replace(signals=problem.signals[: CODERS[name].at_most])
         try:
@@ -91,7 +89,7 @@ def measure(cell: Cell, names: Sequence[str], repeats: int) -> tuple[list[Row], 
         value, gap = scores.score(signals, problem.dictionary, codes, problem.lam)
         seconds = least[name] * len(problem.signals) / len(codes)
         row = {
-            **dataclasses.asdict(cell),
+            **cell._asdict(),
             "lam": problem.lam,
             "input_dim": problem.signals.shape[1],
             "method": name,
@@ -114,14 +112,13 @@ def _timed(run):
 
 
 def main(options: SolverSpeedOptions) -> None:
-    names: list[str] = list(dict.fromkeys((OURS, *options.solvers)))
-    fields = {field.name for field in dataclasses.fields(Cell)} & {*vars(options)}
-    given = {name: getattr(options, name) for name in fields if getattr(options, name) is not None}
+    names = [*dict.fromkeys((OURS, *options.solvers))]
+    flags = vars(options)
+    given = {name: flags[name] for name in Cell._fields if flags.get(name) is not None}
     cells = dict.fromkeys(problems.TABLE, names) | {problems.WIDE: [OURS]}
     folder = options.folder(NAME)
     made = results.provenance() | {"device": devices.describe()}
-    rows: list[Row] = []
-    notes: dict[str, None] = {}
+    rows, notes = list[Row](), dict[str, None]()
     for cell, chosen in ({Cell(**given): names} if given else cells).items():
         timed, skipped = measure(cell, chosen, options.repeats)
         rows += [row | made for row in timed]

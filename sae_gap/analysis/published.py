@@ -18,7 +18,7 @@ _IMPLIED = ("base", "start", "input_dim")
 _COORDINATES = ("method", *_NUMBERED, "base", "start")
 
 # What tells the lines of one method apart beside its latents.
-VARIED = ("num_samples", "lam", "iterations", "step")
+VARIED = _NUMBERED[2:]
 
 # A difference is close within two published deviations or this much; matching-pursuit training is
 # chaotic: the authors' own code, run again on the same data, moves by half of its allowance.

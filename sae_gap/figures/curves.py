@@ -144,12 +144,12 @@ def matched_cosines(rows: style.Rows) -> Figure | None:
     """
     rows = [row for row in rows if row.get("columns") in (None, "learned")]
     tables.summarise(rows, by=("method",), metrics=())
-    seeds: dict[str, dict[Any, Any]] = {}
+    seeds: Any = {}
     for row in rows:
         if row.get("cosines") and row.get("dictionary") not in (None, "oracle"):
             seeds.setdefault(row["dictionary"], {}).setdefault(row.get("seed"), row["cosines"])
-    points: list[dict[str, Any]] = [{"dictionary": None, "matched": _CLOSE}]
-    looks: dict[Any, Any] = {}
+    points: Any = [{"dictionary": None, "matched": _CLOSE}]
+    looks: Any = {}
     for name in sorted(seeds, key=labels.rank):
         # A failed fit writes null for a cosine, which counts as 0, as it must lower the curve.
         found = np.nan_to_num(np.array([*seeds[name].values()], float))

@@ -66,7 +66,7 @@ _COUNTED = {
 
 @functools.cache
 def _dictionaries():
-    found: dict[str, dict[str, Look]] = {family: {} for family in _FAMILIES}
+    found: Any = {family: {} for family in _FAMILIES}
     for name, encoder in catalogue.saes().items():
         look, recipe = registry.looks_of(encoder)[name], vars(encoder).get("recipe", Look("", ""))
         found["sae"][name] = Look(recipe.label or f"{look.label} SAE", recipe.colour or look.colour)

@@ -16,8 +16,8 @@ from sae_gap.storage import Row
 # `sae_gap.figures.labels`.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")
 _DUPLICATE = 0.95
-_OWN: dict[str, Any] = {"marker": "D", "markersize": 6, "linestyle": "none", "zorder": 4}
-_THIN: dict[str, Any] = {"markersize": 3, "linewidth": 0.9}
+_OWN: Any = {"marker": "D", "markersize": 6, "linestyle": "none", "zorder": 4}
+_THIN: Any = {"markersize": 3, "linewidth": 0.9}
 _CODES = {
     "lasso_refit": {"label": "least squares on lasso supports", "marker": "o", "markersize": 3},
     "lasso": _THIN | {"label": "certified lasso", "marker": "s", "linestyle": style.DASHED},

@@ -62,7 +62,7 @@ def save(figure: Figure | None, folder: AnyPath | Folder, stem: str) -> tuple[st
     if figure is None:
         return ()
     caption, pdf = str(figure.get_label()), ("Creator", "Producer", "CreationDate")
-    described: dict[str, dict[str, str | None]] = {
+    described: Any = {
         "png": {"Software": None, "Description": caption},
         "pdf": {**dict.fromkeys(pdf), "Subject": caption},
     }

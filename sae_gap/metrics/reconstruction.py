@@ -13,8 +13,7 @@ from jaxtyping import Float
 
 from sae_gap.core import Column, evenly_spaced, product, squares
 from sae_gap.encoders import Predicted, regression
-from sae_gap.metrics import Inferred, Metric, fires, fvu, spread
-from sae_gap.metrics.definitions import explained
+from sae_gap.metrics import Inferred, Metric, explained, fires, fvu, spread
 
 # How many neighbours are averaged, of how many training rows; and rows that are compared at once.
 NEIGHBOURS, TRAIN, CHUNK = 10, 20_000, 500
@@ -38,7 +37,7 @@ def measure(inferred: Inferred) -> dict[str, Any]:
     errors, variance = squares(x - guess), squares(x - x[counts].mean(axis=0, dtype=float))
     uses = fires(inferred.codes["id"])[counts].sum(axis=0)
     used, fired, samples, width = int(uses.sum()), uses > 0, int(counts.sum()), len(uses)
-    found: dict[str, Any] = {
+    found: Any = {
         "errors": inferred.by_document(errors),
         "variance": inferred.by_document(variance),
         "l0": used / samples,
