@@ -10,3 +10,5 @@ from benchmarks.harness.preset import PRESETS_BY_LATENTS as PRESETS_BY_LATENTS
 from benchmarks.harness.preset import WIDTHS as WIDTHS
 from benchmarks.harness.preset import Preset as Preset
 from benchmarks.harness.preset import presets as presets
+from benchmarks.options import frozen as frozen
+from benchmarks.options import option as option

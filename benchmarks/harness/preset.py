@@ -103,8 +103,17 @@ class Preset(Options):
         return Setting(**cell, stream=self.stream)
 
 
-_SMOKE: Any = {"num_latents": (20,), "sparsity": (3,), "num_samples": (200,)}
-_SMOKE |= {"seeds": (0, 1), "epochs": 5, "rounds": 5, "visits": 4, "blocks": 2, "sae_steps": 100}
+_SMOKE: Any = {
+    "num_latents": (20,),
+    "sparsity": (3,),
+    "num_samples": (200,),
+    "seeds": (0, 1),
+    "epochs": 5,
+    "rounds": 5,
+    "visits": 4,
+    "blocks": 2,
+    "sae_steps": 100,
+}
 WIDTHS = (50, 100, 500, 1_000, 5_000, 10_000)
 
 

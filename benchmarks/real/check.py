@@ -28,11 +28,6 @@ class CheckOptions(OnPairs):
 def main(options: CheckOptions) -> None:
     if not options.sae:
         raise ValueError("there is nothing to check; give FOLDER and --activations.")
-    if not options.activations:
-        raise ValueError(
-            f"the activations to check {options.sae} on are missing; give --activations, a file "
-            "such as x.pt."
-        )
     activations = options.read_activations()
     found = sae_gap.check(options.sae, activations, targets=options.targets, rows=options.rows)
     print(found)

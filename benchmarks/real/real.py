@@ -143,8 +143,10 @@ def main(options: RealOptions) -> None:
     # The losses of denser codes are not split.
     most = min(trained.width - 1, recorded.activations(options.layer).input_dim // 4)
     if options.sparsity > most:
-        fault = f"--sparsity {options.sparsity} is too much for this width and this model"
-        raise ValueError(f"{fault}; ask for at most {most}.")
+        raise ValueError(
+            f"--sparsity {options.sparsity} is too much for this width and this model; ask for at "
+            f"most {most}."
+        )
     rows = f"{recorded.folder}/block{options.layer}"
     train_real.train(dataclasses.replace(trained, activations=rows))
     saes = tuple(f"{trained.results_dir}/{train_real.NAME}/{name}" for name in methods)
@@ -178,8 +180,10 @@ def write(
     lines = splits(patched, LOSSES)
     best = best_sae(lines, sparsity)
     if best is None:
-        fault = "no SAE has sparse codes, so that no loss can be split"
-        raise ValueError(f"{fault}; train other methods, or wider or longer.")
+        raise ValueError(
+            "no SAE has sparse codes, so that no loss can be split; train other methods, or wider "
+            "or longer."
+        )
     sentences = [f"{sentence(best)}.", best_dictionary(patched, sparsity)]
     few, codes = (best["dictionary"], best["best"]), ("own", "lasso_refit", "screened")
 
@@ -226,10 +230,11 @@ def best_dictionary(rows: Lines, sparsity: int) -> str:
     refitted = [row for name in names if (row := best_at(rows, sparsity, name)) is not None]
     best, second, *_ = sorted(refitted, key=lambda row: row["kl"])
     less = compared([best], [second], "kl")
-    interval = f"{less.low:.3f} to {less.high:.3f}, {over_documents(rows[0])}"
-    lost = f"{best['kl']:.3f} nats of KL, {less.more:.3f} ({interval}) less"
-    of = f"Of the dictionaries at L0 {sparsity}, the best codes of {best['dictionary']}"
-    return f"{of} lose least: {lost} than those of {second['dictionary']}."
+    return (
+        f"Of the dictionaries at L0 {sparsity}, the best codes of {best['dictionary']} lose least: "
+        f"{best['kl']:.3f} nats of KL, {less.more:.3f} ({less.low:.3f} to {less.high:.3f}, "
+        f"{over_documents(rows[0])}) less than those of {second['dictionary']}."
+    )
 
 
 def probing_change(overall: Lines, best: Row, sparsity: int) -> str:
@@ -251,8 +256,10 @@ def probing_change(overall: Lines, best: Row, sparsity: int) -> str:
         auc, drop = of(name, "lasso_refit", "more_auc_ood", "more_drop")
         changes.append(f"certified codes on {name} change these by {auc} and {drop}")
     auc, drop = of(best["dictionary"], "own", "auc_ood", "drop")
-    probes = f"Out of distribution, probes of five of {best['dictionary']}'s latents have an AUC of"
-    return f"{probes} {auc}, a drop of {drop}; at L0 {sparsity} {', and '.join(changes)}."
+    return (
+        f"Out of distribution, probes of five of {best['dictionary']}'s latents have an AUC of "
+        f"{auc}, a drop of {drop}; at L0 {sparsity} {', and '.join(changes)}."
+    )
 
 
 if __name__ == "__main__":

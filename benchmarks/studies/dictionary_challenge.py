@@ -11,8 +11,17 @@ here are non-negative like all others. Writes rows, summary.csv, figures and a p
     --stream --noise_db=20
 """
 
-from benchmarks.harness import WIDTHS, Bench, Preset, drawings, learners, methods, presets
-from benchmarks.options import frozen, option
+from benchmarks.harness import (
+    WIDTHS,
+    Bench,
+    Preset,
+    drawings,
+    frozen,
+    learners,
+    methods,
+    option,
+    presets,
+)
 from sae_gap import catalogue
 from sae_gap.learners import SklearnMiniBatch, SpamsTrainDL
 from sae_gap.metrics import Inferred, Metric

@@ -10,8 +10,7 @@ optimum at that weight.
 
 import dataclasses
 
-from benchmarks.harness import WIDTHS, Bench, Preset, drawings, methods, presets
-from benchmarks.options import frozen, option
+from benchmarks.harness import WIDTHS, Bench, Preset, drawings, frozen, methods, option, presets
 
 LAMBDAS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 

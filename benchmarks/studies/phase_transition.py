@@ -11,8 +11,7 @@ paper's other studies: the MCC and the matched cosine along c.
 import itertools
 import math
 
-from benchmarks.harness import Bench, Preset, drawings, methods, presets
-from benchmarks.options import frozen, option
+from benchmarks.harness import Bench, Preset, drawings, frozen, methods, option, presets
 from sae_gap.core import Setting
 
 RATIOS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
@@ -33,7 +32,7 @@ class Ratios(Preset):
         """A setting for each different dimension that a ratio gives and that leaves the concepts in
         superposition.
         """
-        found: dict[Setting, None] = {}
+        found = []
         axes = "num_latents", "sparsity", "num_samples", "seeds", "ratios", "width"
         for size, k, samples, seed, ratio, width in itertools.product(
             *(getattr(self, name) for name in axes)
@@ -43,9 +42,10 @@ class Ratios(Preset):
                 # Padded, a handful of shapes serve all ratios: else compiling would take longer
                 # than solving.
                 padded = min(size, next(shape for shape in _SHAPES if shape >= input_dim))
-                shape = {"padded_dim": padded, "width": width}
-                found[Setting(size, k, samples, seed, input_dim, **shape)] = None
-        return list(found)
+                found.append(
+                    Setting(size, k, samples, seed, input_dim, padded_dim=padded, width=width)
+                )
+        return [*dict.fromkeys(found)]
 
 
 def _placed(rows):

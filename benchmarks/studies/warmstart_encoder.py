@@ -61,11 +61,13 @@ def by_products(rows):
         size = row["input_dim"], row["num_latents"]
         return encoder.flops(*size) / (2 * math.prod(size)) + 2 * (steps or 0)
 
-    def kind(row):
-        return "screens" if row.get("screens") else row.get("start") or "own"
-
     chosen = [row for row in rows if row["family"] != "oracle"]
-    found = [row | {"products": cost(row), "codes": kind(row)} for row in chosen]
+    found = [
+        row
+        | {"products": cost(row)}
+        | {"codes": "screens" if row.get("screens") else row.get("start") or "own"}
+        for row in chosen
+    ]
     return [row for row in found if row["inference"] != "lasso" and row["products"] > 0]
 
 

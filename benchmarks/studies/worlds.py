@@ -66,8 +66,13 @@ def _methods(source, p):
 _WORLD = {"world": "synthsae", "lam": 1.0}
 # Two levels of children rather than three, as many latents as features; what two cores do in an
 # hour.
-_STANDARD = _WORLD | {"num_latents": (2_048,), "num_samples": (100_000,), "seeds": (0,)}
-_STANDARD |= {"visits": 100, "sae_steps": 20_000}
+_STANDARD = _WORLD | {
+    "num_latents": (2_048,),
+    "num_samples": (100_000,),
+    "seeds": (0,),
+    "visits": 100,
+    "sae_steps": 20_000,
+}
 # A million samples are 60 visits, and 300 minibatches of the default size, too few: so smaller
 # ones, whose critical rate is lower, and lower rates. A sample has 34 features on, and 96 slots
 # hold them. The margin of families is the one that was measured at this size; without noise their

@@ -115,9 +115,16 @@ def _compared(ours, line, metric):
     relative = metric.removesuffix("_id").removesuffix("_ood") in _RELATIVE
     least = factor * (_RELATIVE_TOLERANCE * abs(mean) if relative else _TOLERANCE)
     tolerance = max(2 * (sd or 0.0), least) + _ROUNDING * relative
-    found = {"metric": metric, "ours": number, "published": mean, "published_sd": sd}
-    found |= {"difference": number - mean, "tolerance": tolerance, "relative": relative}
-    return found | {"close": abs(number - mean) <= tolerance}
+    return {
+        "metric": metric,
+        "ours": number,
+        "published": mean,
+        "published_sd": sd,
+        "difference": number - mean,
+        "tolerance": tolerance,
+        "relative": relative,
+        "close": abs(number - mean) <= tolerance,
+    }
 
 
 def table(comparison: Lines) -> Table:

@@ -115,8 +115,8 @@ def amortisation_gap(
     read = as_floats("inputs", matching.as_matrix("inputs", given)) if reads else signals
     dictionary, norms = unit_atoms(as_floats("the dictionary", model.decoder))
     own = encode(model, read)
-    if np.shape(own) != (len(signals), len(norms)):
-        shape = (len(signals), len(norms))
+    shape = len(signals), len(norms)
+    if np.shape(own) != shape:
         raise ValueError(
             f"encode must give codes of shape {shape}, one row a signal and one column an atom, "
             f"but gave {np.shape(own)}."

@@ -44,8 +44,7 @@ def measure(inferred: Inferred) -> dict[str, Any]:
         "fired": int(fired.sum()),
         "num_scored": samples,
         "num_latents": width,
-    }
-    found |= explained(x[counts], guess[counts])
+    } | explained(x[counts], guess[counts])
     network = inferred.task.network
     every = np.ones_like(counts) if network is None else network.ordinary
     if (every > counts).any():
