@@ -37,8 +37,8 @@ def run(
     options = options or options_of(main)
     if any(argument in ("--help", "-h", "-help") for argument in sys.argv[1:]):
         # absl's own help exits with 1.
-        text = define(options).get_help(include_special_flags=False)
-        named = [line for line in text.splitlines() if line.startswith(" ")]
+        lines = define(options).get_help(include_special_flags=False).splitlines()
+        named = [line for line in lines if line.startswith(" ")]
         print(f"{about or sys.modules[main.__module__].__doc__}\nflags:\n" + "\n".join(named))
         sys.exit(0)
     flags.FLAGS(sys.argv[:1])

@@ -151,12 +151,16 @@ def changes(options: Options) -> dict[str, tuple[Any, Any]]:
 
     The help of a field shows the value that None keeps.
     """
-    found = {}
-    for field in fields(options):
-        said = field.metadata | {"help": _help(field, getattr(options, field.name))}
-        kept = dataclasses.field(default=None, metadata=said)
-        found[field.name] = (hints(type(options))[field.name] | None, kept)
-    return found
+    return {
+        field.name: (
+            hints(type(options))[field.name] | None,
+            dataclasses.field(
+                default=None,
+                metadata=field.metadata | {"help": _help(field, getattr(options, field.name))},
+            ),
+        )
+        for field in fields(options)
+    }
 
 
 def _help(field, default):

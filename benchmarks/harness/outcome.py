@@ -68,13 +68,23 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
     if comparison:
         shown.append(published.table(comparison))
     answer = _answer(recovered)
-    # Drop the command lines of the docstring, which are indented.
-    about = re.sub("^  .*\n?", "", bench.about, flags=re.MULTILINE).strip()
-    page = pages.Page(bench.title, about, run.command, answer, (), shown, notes)
-    files = {"summary": summary, "decomposition": parts, "published": comparison}
-    pages.publish(folder, page, rows[-1], _drawn(run, rows, conditions), files)
-    said = [*map(str, shown), answer, f"The page: {folder}/report.html"]
-    return "\n\n".join(filter(None, said))
+    page = pages.Page(
+        bench.title,
+        # Without the command lines of the docstring, which are indented.
+        re.sub("^  .*\n?", "", bench.about, flags=re.MULTILINE).strip(),
+        run.command,
+        answer,
+        tables=shown,
+        notes=notes,
+    )
+    pages.publish(
+        folder,
+        page,
+        rows[-1],
+        _drawn(run, rows, conditions),
+        {"summary": summary, "decomposition": parts, "published": comparison},
+    )
+    return "\n\n".join(filter(None, [*map(str, shown), answer, f"The page: {folder}/report.html"]))
 
 
 def _distinct(run, summary):

@@ -117,16 +117,23 @@ def write(
         "gap_parts": figures.gap_parts(encoded),
         "coherence": figures.coherence(rows),
     }
-    sections = [
-        ("Reconstruction", CURVE, curves),
-        ("All codes", CODES, [row for row in rows if "times" not in row]),
-        ("The gap of the lasso's objective and its parts, as shares of the best", GAP, encoded),
-        ("Supports: the encoder's beside the best", SUPPORT, encoded),
-        ("Atoms", ATOMS, atoms),
-        (_SAMPLES, WORST, measure.worst_lines(rows, source)),
-        ("As loaded", LOADED, [of.columns | {"dictionary": name} for name, of in loaded.items()]),
+    rest = [
+        table(*section)
+        for section in [
+            ("Reconstruction", CURVE, curves),
+            ("All codes", CODES, [row for row in rows if "times" not in row]),
+            ("The gap of the lasso's objective and its parts, as shares of the best", GAP, encoded),
+            ("Supports: the encoder's beside the best", SUPPORT, encoded),
+            ("Atoms", ATOMS, atoms),
+            (_SAMPLES, WORST, measure.worst_lines(rows, source)),
+            (
+                "As loaded",
+                LOADED,
+                [of.columns | {"dictionary": name} for name, of in loaded.items()],
+            ),
+        ]
+        if section[-1]
     ]
-    rest = [table(*section) for section in sections if section[-1]]
     lost = [each.line for each in verdicts if each.line is not None]
     answers = [table_of(lost, _LOST)] if lost else []
     # One SAE's tables but those of samples; a reader of several begins with how they stand.
@@ -168,8 +175,9 @@ def write(
         notes={**notes, "scored": counted},
         answers=answers,
     )
-    files = {"summary": [*joined.values()], "codes": rows}
-    pages.publish(folder, page, rows[-1], drawn.items(), files)
+    pages.publish(
+        folder, page, rows[-1], drawn.items(), {"summary": [*joined.values()], "codes": rows}
+    )
     return "\n\n".join([*map(str, printed), *said])
 
 
@@ -202,8 +210,10 @@ def standings(rows: Sequence[Row], stored: Sequence[Row]) -> list[tuple[str, lis
         every += [row | {"dictionary": name} for row in found]
     verdicts = measure.verdict(every)
     read = f" read from {first['inputs'][:6]}" if "inputs" in first else ""
-    title = f"{first['num_scored']:,} rows of {first['activations'][:6]}{read}, "
-    title += f"seed {first['seed']}, L0 {verdicts[0].common['l0']:.3g}"
+    title = (
+        f"{first['num_scored']:,} rows of {first['activations'][:6]}{read}, seed {first['seed']}, "
+        f"L0 {verdicts[0].common['l0']:.3g}"
+    )
     groups = []
     # A skip explains without atoms.
     for skip in (skips, not skips):

@@ -147,10 +147,13 @@ def main(options: RealOptions) -> None:
             f"--sparsity {options.sparsity} is too much for this width and this model; ask for at "
             f"most {most}."
         )
-    rows = f"{recorded.folder}/block{options.layer}"
-    train_real.train(dataclasses.replace(trained, activations=rows))
-    saes = tuple(f"{trained.results_dir}/{train_real.NAME}/{name}" for name in methods)
-    measured = {"recording": str(recorded.folder), "sae": saes}
+    train_real.train(
+        dataclasses.replace(trained, activations=f"{recorded.folder}/block{options.layer}")
+    )
+    measured = {
+        "recording": str(recorded.folder),
+        "sae": tuple(f"{trained.results_dir}/{train_real.NAME}/{name}" for name in methods),
+    }
     put_back = dataclasses.replace(steps["downstream"], **measured)
     levels = {level for level in put_back.l0 if level <= most} | {options.sparsity}
     patched = downstream.measured(dataclasses.replace(put_back, l0=tuple(sorted(levels))))

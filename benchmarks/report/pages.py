@@ -112,12 +112,11 @@ def publish(
     notes = {**page.notes, **provenance(row)}
     page = page._replace(figures=[*page.figures, *shown], notes=notes)
     csv = [name for name in folder.names() if name.endswith(".csv")]
-    content = {
+    for name, text in {
         FILE: json.dumps(page._asdict(), ensure_ascii=False, indent=1) + "\n",
         "README.md": _TEMPLATES.get_template("page.md").render(page=page, files=csv),
         "report.html": render([Entry(page, _images(folder, page))]),
-    }
-    for name, text in content.items():
+    }.items():
         folder.write(name, text.encode())
 
 

@@ -94,8 +94,9 @@ def recovery_by_level(rows: style.Rows) -> Figure | None:
     tables.summarise(rows, by=("method",), metrics=())
     first = {(row["dictionary"], row.get("seed")): row for row in reversed(rows)}
     places = [(panel, group) for panel, groups in _PANELS.items() for group in groups]
-    scores = [f"atom_mcc_{group}" for _, group in places]
-    lines = tables.summarise(first.values(), by=("dictionary",), metrics=scores)
+    lines = tables.summarise(
+        first.values(), by=("dictionary",), metrics=[f"atom_mcc_{group}" for _, group in places]
+    )
     points = [
         {
             **line,

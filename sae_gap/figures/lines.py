@@ -17,6 +17,7 @@ _DASHES = [
         ("-", style.DASHED, (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2))), "os^Dv", strict=True
     )
 ]
+_PLAIN = {"linestyle": "-", "color": style.QUIET}
 _FLAT = {"marker": "", "linestyle": style.DASHED}
 # Lines with more points show intervals as a band, as whiskers would run together.
 _BANDED = 12
@@ -121,15 +122,14 @@ def draw_lines(
             style.log_axis(axes.yaxis, [mark["y"] for mark in marks if mark["panel"][0] == metric])
 
     lines = {(role, mark[role]) for mark in moving for role in values}
-    plain = {"linestyle": "-", "color": style.QUIET}
     handles = [
-        Line2D([], [], **{**plain, **look, **(bare if (role, value) in lines else _FLAT)})
+        Line2D([], [], **_PLAIN | look | (bare if (role, value) in lines else _FLAT))
         for role, table in (("line", colours), ("dash", dashes))
         for value, look in table.items()
         if value in values[role]
     ]
-    more = "intervals: ± 1 sd" if points[0].get("seeds", 1) > 1 else ""
-    style.finish(figure, of or points, handles, **{"more": more, **about})
+    about.setdefault("more", "intervals: ± 1 sd" * (points[0].get("seeds", 1) > 1))
+    style.finish(figure, of or points, handles, **about)
     return figure
 
 

@@ -165,10 +165,12 @@ def ood_drop(lines: style.Lines) -> Figure:
     names = {(line["dictionary"], line["codes"]): _name(line) for line in lines}
     places = {codes: place for place, codes in enumerate(names)}
     shifts = {probe: 0.17 * (place - 2.5) for place, probe in enumerate(_PROBES)}
-    points = []
-    for line in lines:
-        place = places[line["dictionary"], line["codes"]] + shifts[line["probe"]]
-        points.append({**line, "drop_sd": line["drop_half"], "place": place})
+    points = [
+        line
+        | {"drop_sd": line["drop_half"]}
+        | {"place": places[line["dictionary"], line["codes"]] + shifts[line["probe"]]}
+        for line in lines
+    ]
     spread = f"{lines[0]['pairs']} pairs, {lines[0]['splits']} splits of each"
     figure = draw_lines(
         points,

@@ -143,8 +143,9 @@ def _excess(achieved, optimum):
     """`F(z_e) - F(z*)` of each sample, with 0 for negative values within the certificate and
     rounding.
     """
-    parts = achieved, optimum.objective, optimum.gap
-    value, best, gap = (np.asarray(part, np.float64) for part in parts)
+    value, best, gap = (
+        np.asarray(part, np.float64) for part in (achieved, optimum.objective, optimum.gap)
+    )
     slack = gap + 16 * np.finfo(optimum.objective.dtype).eps * value
     return np.where((value < best) & (value - best >= -slack), 0, value - best)
 

@@ -27,8 +27,18 @@ def find(text):
 
 def ours(line, **changes):
     """A line of a summary that agrees with a published one, but for the changes."""
-    kept = ("method", "num_latents", "sparsity", "num_samples", "lam", "iterations", "step")
-    kept += ("start", "base", "input_dim")
+    kept = [
+        "method",
+        "num_latents",
+        "sparsity",
+        "num_samples",
+        "lam",
+        "iterations",
+        "step",
+        "start",
+        "base",
+        "input_dim",
+    ]
     return {name: line[name] for name in line if name in kept or "_mean" in name} | changes
 
 

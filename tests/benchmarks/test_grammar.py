@@ -189,7 +189,6 @@ BAD_FLAGS = {
     "amortisation_gap --num_latents=3": "sparsity must be below num_latents",
     "amortisation_gap --width=3": "sparsity must be below width",
     "amortisation_gap --input_dim=21": "input_dim 21 is above num_latents 20",
-    "amortisation_gap --shard=2/2": "--shard must read i/N",
     "amortisation_gap --num_latents=none": "--num_latents=none is for a world of its own size",
     "amortisation_gap --world_file=there --law=roots=2": "--law and --world_file exclude each",
     "amortisation_gap --data=x.npz --noise_db=20": "--noise_db and --data exclude each other",

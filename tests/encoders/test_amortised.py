@@ -1,4 +1,6 @@
-"""The encoders of SAEs against their equations: codes, losses, gradients and thresholds."""
+"""The encoders of SAEs against their equations: codes, losses, gradients and thresholds; the k largest
+of each row against a sort, with ties, zeros and NaN, and the gradient through them.
+"""
 
 import dataclasses
 import functools
@@ -11,7 +13,8 @@ import pytest
 
 from sae_gap import catalogue
 from sae_gap.core import Model
-from sae_gap.encoders import LISTA, BatchTopK, Encoder, JumpReLU
+from sae_gap.encoders import LISTA, BatchTopK, Encoder, JumpReLU, keep_largest
+from sae_gap.encoders.topk import _by_bits
 from sae_gap.solvers import fista, greedy
 
 partial = functools.partial
@@ -211,3 +214,44 @@ def test_untrained_lista_is_ista(factored):
     np.testing.assert_allclose(eqx.filter_jit(encoder)(tied, y), expected, atol=1e-5)
     fixed = LISTA(threshold=0.7).parameters(model.dictionary, None)
     assert (fixed.threshold == jnp.float32(0.7)).all()
+
+
+# Compiled for each k; accelerators, which sort nothing, must keep the same.
+WAYS = [jax.jit(way, static_argnums=1) for way in (keep_largest, _by_bits)]
+# Few values, so that ties are the rule. Programs take subnormal floats for zero.
+TINY, NEXT = np.finfo(np.float32).tiny, np.nextafter(np.float32(0.5), np.float32(1))
+LEVELS = np.array([0.0, -0.0, TINY, 0.5, NEXT, 1.0, 3e38, np.inf], np.float32)
+
+
+def thin(values, k):
+    found, kept = (way(values, k) for way in WAYS)
+    np.testing.assert_array_equal(jnp.where(kept & ~(values <= 0), values, 0), found)
+    return found
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, jnp.bfloat16])
+@pytest.mark.parametrize("k", [1, 9, 21])
+def test_against_a_sort(k, dtype):
+    """A stable sort gives ties to the lower index."""
+    rng = np.random.default_rng(k)
+    few = rng.random((40, 20)) * (rng.random((40, 20)) < 0.4)
+    values = np.concatenate([few, rng.choice(LEVELS, (200, 20))])
+    with jax.enable_x64(dtype is np.float64), np.errstate(all="ignore"):
+        values = values.astype(dtype)
+        ranks = np.argsort(np.argsort(-values, kind="stable"))
+        found = thin(jnp.asarray(values), k)
+        assert found.dtype == dtype
+        np.testing.assert_array_equal(found, np.where(ranks < k, values, 0))
+
+
+@pytest.mark.parametrize("lost", [jnp.nan, -jnp.nan])
+def test_a_nan_of_any_sign_shows(lost):
+    found = thin(jnp.array([[1.0, lost, 2.0, 3.0], [lost] * 4]), 1)
+    np.testing.assert_array_equal(jnp.isnan(found), [[0, 1, 0, 0], [1, 0, 0, 0]])
+
+
+def test_the_gradient_passes_through_what_is_kept_and_a_batch_axis_may_be_mapped():
+    """A zero is never kept, even where nothing else is left to keep."""
+    values = jnp.array([[3.0, 1, 2, 0], [0, 5, 0, 0], [1, 1, 1, 0.5]])
+    slope = jax.vmap(jax.grad(lambda row: keep_largest(row[None], 2).sum()))(values)
+    np.testing.assert_array_equal(slope, [[1, 0, 1, 0], [0, 1, 0, 0], [1, 1, 0, 0]])

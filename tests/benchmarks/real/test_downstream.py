@@ -44,10 +44,9 @@ def recorded(tmp_path_factory):
     atoms = jnp.asarray(rng.normal(size=(lm.model.dim, 96)) / lm.model.dim**0.5, jnp.float32)
     model = Model(atoms, mean, Affine(atoms, -mean @ atoms), TopK(4))
     sae_gap.save_sae(model, folder / "mine", metadata={"hook_name": "blocks.1.hook_resid_post"})
-    flags = (f"--recording={folder / 'r'}", "--layer=1", f"--model={folder / 'tiny.gguf'}")
-    flags += ("--l0=4", "--tokens=100", f"--results_dir={folder / 'results'}")
-    names = {"folder": folder, "lm": lm, "texts": texts}
-    return SimpleNamespace(**names, found=found, model=model, flags=flags)
+    flags = f"--recording={folder}/r --layer=1 --model={folder}/tiny.gguf --l0=4 --tokens=100"
+    flags = [*flags.split(), f"--results_dir={folder}/results"]
+    return SimpleNamespace(folder=folder, lm=lm, texts=texts, found=found, model=model, flags=flags)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +96,7 @@ def test_what_it_leaves(made, recorded, monkeypatch):
 def test_a_transcoder_and_an_sae_of_the_mlps_output_replace_it(recorded, tmp_path):
     record(recorded.lm, recorded.texts, recorded.folder / "r", layers=(1,), mlps=(1,), context=32)
     places = recorded.folder / "r" / "mlp1_in", recorded.folder / "r" / "mlp1_out"
-    flags = ("--width=96", "--sparsity=4", "--epochs=20", "--samples=50", "--batch_size=32")
+    flags = ["--width=96", "--sparsity=4", "--epochs=20", "--samples=50", "--batch_size=32"]
     names, results = ("relu_skip_transcoder", "topk"), f"--results_dir={tmp_path}"
     given = f"--activations={places[0]}", f"--targets={places[1]}"
     succeed("train_real", *given, *flags, f"--methods={','.join(names)}", results)
@@ -231,8 +230,8 @@ def scores(on, name, metric=None, learner=None):
     encoder, codes = on.every[name], np.asarray(on.codes[name])
     found = Inferred(on.task, on.inference.model, {"id": codes}, {}, 0, "strict")
     method = Method("a", "", learner or on.given, encoder)
-    about = {"encoder": on.inference.prepare(encoder), "inference": on.inference}
-    found = dataclasses.replace(found, method=method, **about)
+    prepared = on.inference.prepare(encoder)
+    found = dataclasses.replace(found, method=method, encoder=prepared, inference=on.inference)
     return (metric or cost_at(on.lams[K], K))(found)
 
 
