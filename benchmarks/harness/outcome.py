@@ -50,8 +50,7 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
         rows, {method.name for method in bench.methods(run.study.sources[0], run.preset)}
     )
     varied = [name for name in by if name == "method" or len({line[name] for line in summary}) > 1]
-    heads = {name: labels.heading(name) for name in varied}
-    shown = []
+    heads, shown = {name: labels.heading(name) for name in varied}, []
     for title, words in {**bench.tables, "Further metrics": _unlisted(summary)}.items():
         if names := words.split():
             lines = summary if "encode_seconds" in names else _distinct(run, summary)

@@ -230,8 +230,8 @@ def best_sae(splits: Lines, sparsity: float) -> Row | None:
 def best_dictionary(rows: Lines, sparsity: int) -> str:
     """Says which dictionary loses least at the L0 of training, and by how much."""
     names = dict.fromkeys(row["dictionary"] for row in rows)
-    refitted = [row for name in names if (row := best_at(rows, sparsity, name)) is not None]
-    best, second, *_ = sorted(refitted, key=lambda row: row["kl"])
+    found = (best_at(rows, sparsity, name) for name in names)
+    best, second, *_ = sorted(filter(None, found), key=lambda row: row["kl"])
     less = compared([best], [second], "kl")
     return (
         f"Of the dictionaries at L0 {sparsity}, the best codes of {best['dictionary']} lose least: "

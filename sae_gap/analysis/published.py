@@ -135,11 +135,16 @@ def table(comparison: Lines) -> Table:
     """
     far = sorted((row for row in comparison if not row["close"]), key=distance, reverse=True)
     close, measured = len(comparison) - len(far), ("ours", "published", "difference", "tolerance")
-    columns = (*_varying((*_COORDINATES, "metric"), far), *measured)
-    lines = [row | {f"{name}_mean": row[name] for name in measured} for row in far]
     title = f"Published numbers: {close:,} of {len(comparison):,} are within their tolerance"
     title += "; the others, the furthest first" if far else "."
-    return Table(title, {name: name.replace("_", " ") for name in columns}, lines)
+    return Table(
+        title,
+        {
+            name: name.replace("_", " ")
+            for name in (*_varying((*_COORDINATES, "metric"), far), *measured)
+        },
+        [row | {f"{name}_mean": row[name] for name in measured} for row in far],
+    )
 
 
 def _varying(columns, rows):

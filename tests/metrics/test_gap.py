@@ -19,12 +19,12 @@ from tests.saes.examples import transcoder
 LAM = 0.2
 
 
-def draw(seed=0, n=7, dim=6, width=10):
+def draw(seed=0):
     rng = np.random.default_rng(seed)
-    dictionary = rng.normal(size=(dim, width))
+    dictionary = rng.normal(size=(6, 10))
     dictionary /= np.linalg.norm(dictionary, axis=0)
-    codes = np.maximum(rng.normal(size=(n, width)), 0) * (rng.random((n, width)) < 0.4)
-    target = codes @ dictionary.T + 0.3 * rng.normal(size=(n, dim))
+    codes = np.maximum(rng.normal(size=(7, 10)), 0) * (rng.random((7, 10)) < 0.4)
+    target = codes @ dictionary.T + 0.3 * rng.normal(size=(7, 6))
     return target, dictionary, 1.7 * codes + 0.2 * (codes > 0)
 
 

@@ -96,10 +96,10 @@ def test_what_it_leaves(made, recorded, monkeypatch):
 def test_a_transcoder_and_an_sae_of_the_mlps_output_replace_it(recorded, tmp_path):
     record(recorded.lm, recorded.texts, recorded.folder / "r", layers=(1,), mlps=(1,), context=32)
     places = recorded.folder / "r" / "mlp1_in", recorded.folder / "r" / "mlp1_out"
-    flags = ["--width=96", "--sparsity=4", "--epochs=20", "--samples=50", "--batch_size=32"]
+    flags = "--width=96 --sparsity=4 --epochs=20 --samples=50 --batch_size=32"
     names, results = ("relu_skip_transcoder", "topk"), f"--results_dir={tmp_path}"
     given = f"--activations={places[0]}", f"--targets={places[1]}"
-    succeed("train_real", *given, *flags, f"--methods={','.join(names)}", results)
+    succeed("train_real", *given, *flags.split(), f"--methods={','.join(names)}", results)
     trained = tmp_path / "train_real"
     notes = sae_gap.load_sae(trained / names[0]).notes
     assert notes["hook_name"] == "model.layers.1.mlp.input"
