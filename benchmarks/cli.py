@@ -37,8 +37,8 @@ def run(
     options = options or options_of(main)
     if any(argument in ("--help", "-h", "-help") for argument in sys.argv[1:]):
         # absl's own help exits with 1.
-        text = define(options).get_help(include_special_flags=False)
-        named = [line for line in text.splitlines() if line.startswith(" ")]
+        lines = define(options).get_help(include_special_flags=False).splitlines()
+        named = [line for line in lines if line.startswith(" ")]
         print(f"{about or sys.modules[main.__module__].__doc__}\nflags:\n" + "\n".join(named))
         sys.exit(0)
     flags.FLAGS(sys.argv[:1])
@@ -89,7 +89,7 @@ def options_of(main: Callable[..., object]) -> type[Options]:
     return typing.get_type_hints(main)["options"]
 
 
-def _join(options: Distributed) -> None:
+def _join(options):
     place = {
         name: getattr(options, name) for name in ("coordinator", "num_processes", "process_id")
     }
@@ -109,7 +109,7 @@ def _join(options: Distributed) -> None:
         logging.get_absl_logger().setLevel(python_logging.ERROR)
 
 
-def _stop(sentence: str, code: int = 2) -> NoReturn:
+def _stop(sentence, code=2):
     sys.stderr.write(sentence + "\n")
     distributed.leave(code)
     sys.exit(code)

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import types
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, dataclass_transform
 
 from absl import flags, logging
 
@@ -13,7 +13,13 @@ from sae_gap.core import option as option
 from sae_gap.storage import Folder
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def frozen(kind: type) -> Any:
+    """Makes a frozen dataclass of a class of options."""
+    return dataclasses.dataclass(frozen=True, kw_only=True)(kind)
+
+
+@frozen
 class Options:
     """The options of a binary, whose fields `option` makes with a help text.
 
@@ -25,7 +31,7 @@ class Options:
         check_options(self)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class Results(Options):
     """The folder of results."""
 
@@ -44,7 +50,7 @@ class Results(Options):
         return found
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class Fitted(Results):
     """The folders of results and of fitted models."""
 
@@ -58,7 +64,7 @@ class Fitted(Results):
         return Folder(f"{self.results_dir}/models" if self.models_dir is None else self.models_dir)
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class Distributed(Options):
     """The options of a binary that may run in many processes."""
 
@@ -118,7 +124,7 @@ def parse(kind: type[Options], arguments: Sequence[str]) -> Any:
     return kind(**found)
 
 
-def _read(text: Any, hint: Any) -> Any:
+def _read(text, hint):
     """The value of a text; a text of another type stays a text, which the options refuse."""
     if listed := entries(hint):
         return tuple(_read(entry, listed[0]) for entry in text)
@@ -145,15 +151,19 @@ def changes(options: Options) -> dict[str, tuple[Any, Any]]:
 
     The help of a field shows the value that None keeps.
     """
-    found = {}
-    for field in fields(options):
-        said = field.metadata | {"help": _help(field, getattr(options, field.name))}
-        kept = dataclasses.field(default=None, metadata=said)
-        found[field.name] = (hints(type(options))[field.name] | None, kept)
-    return found
+    return {
+        field.name: (
+            hints(type(options))[field.name] | None,
+            dataclasses.field(
+                default=None,
+                metadata=field.metadata | {"help": _help(field, getattr(options, field.name))},
+            ),
+        )
+        for field in fields(options)
+    }
 
 
-def _help(field: dataclasses.Field, default: Any) -> str:
+def _help(field, default):
     text, choices = field.metadata["help"], field.metadata["limits"].get("choices", ())
     if not all(choice in text for choice in choices):
         text = f"{text.rstrip('.')}, of {', '.join(choices)}."
@@ -161,7 +171,7 @@ def _help(field: dataclasses.Field, default: Any) -> str:
     return text if says_nothing else f"{text}  [{_text(default)}]"
 
 
-def _text(value: Any) -> str:
+def _text(value):
     """A value as a flag's text."""
     entries = value if isinstance(value, tuple) else (value,)
     return ",".join("none" if entry is None else str(entry) for entry in entries)

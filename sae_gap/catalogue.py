@@ -9,23 +9,18 @@ import dataclasses
 import functools
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import sae_gap.encoders
+import sae_gap.learners
+import sae_gap.metrics
 from sae_gap.core import check_choice, check_number, registry
-
-if TYPE_CHECKING:
-    import sae_gap.encoders.encoder
-    import sae_gap.learners.learner
-    import sae_gap.learners.sparse_autoencoder
-    import sae_gap.metrics.metric
 
 
 @functools.cache
 def encoders() -> dict[str, Any]:
     """Returns the encoder classes of `sae_gap.encoders` by name."""
-    from sae_gap.encoders import Encoder
-
-    return registry.classes("sae_gap.encoders", Encoder)
+    return registry.classes("sae_gap.encoders", sae_gap.encoders.Encoder)
 
 
 def saes() -> dict[str, Any]:
@@ -38,20 +33,16 @@ def saes() -> dict[str, Any]:
 @functools.cache
 def learners() -> dict[str, Any]:
     """Returns the learner classes of `sae_gap.learners` by name."""
-    from sae_gap.learners import Learner
-
-    return registry.classes("sae_gap.learners", Learner)
+    return registry.classes("sae_gap.learners", sae_gap.learners.Learner)
 
 
 @functools.cache
 def metrics() -> dict[str, Any]:
     """Returns the metric objects of `sae_gap.metrics` by name."""
-    from sae_gap.metrics import Metric
-
-    return registry.instances("sae_gap.metrics", Metric)
+    return registry.instances("sae_gap.metrics", sae_gap.metrics.Metric)
 
 
-def default_metrics() -> tuple["sae_gap.metrics.metric.Metric", ...]:
+def default_metrics() -> tuple["sae_gap.metrics.Metric", ...]:
     """Returns the metrics of a study that names none."""
     return tuple(metric for metric in metrics().values() if metric.everywhere)
 
@@ -76,10 +67,10 @@ def make_encoder(
     *,
     sparsity: int,
     lam: float = 0.1,
-    base: "sae_gap.encoders.encoder.Encoder | None" = None,
+    base: "sae_gap.encoders.Encoder | None" = None,
     nonneg: bool | None = None,
     l0: float | None = None,
-) -> "sae_gap.encoders.encoder.Encoder":
+) -> "sae_gap.encoders.Encoder":
     """Makes an encoder of `sae_gap.encoders`.
 
     Args:
@@ -94,13 +85,13 @@ def make_encoder(
       ValueError: no encoder has the name, or it needs further arguments.
     """
     check_choice("encoder", name, encoders())
-    offered = {"k": sparsity, "sparsity": sparsity, "lam": lam, "encoder": base, "nonneg": nonneg}
-    return _make(encoders()[name], name, l0=l0, **offered)
+    offered = {"lam": lam, "encoder": base, "nonneg": nonneg, "l0": l0}
+    return _make(encoders()[name], name, sparsity, **offered)
 
 
 def make_learner(
     name: str, *, sparsity: int, input_dim: int, lam: float = 0.1, num_steps: int | None = None
-) -> "sae_gap.learners.learner.Learner":
+) -> "sae_gap.learners.Learner":
     """Makes a learner of `sae_gap.learners`, or the tuned SAE with the encoder of that name, which
     may begin with `sae_`.
 
@@ -115,25 +106,15 @@ def make_learner(
       ValueError: no learner and no SAE has the name, or it needs further arguments, such as the
         learner that it goes on from.
     """
-    from sae_gap.learners import takes_steps
-
     if name not in learners():
-        steps = {} if num_steps is None else {"num_steps": num_steps}
-        return tuned_sae(name.removeprefix("sae_"), sparsity=sparsity, input_dim=input_dim, **steps)
+        given = {} if num_steps is None else {"num_steps": num_steps}
+        return tuned_sae(name.removeprefix("sae_"), sparsity=sparsity, input_dim=input_dim, **given)
     kind = learners()[name]
-    return _make(
-        kind,
-        name,
-        k=sparsity,
-        sparsity=sparsity,
-        lam=lam,
-        num_steps=num_steps if takes_steps(kind) else None,
-    )
+    steps = num_steps if sae_gap.learners.takes_steps(kind) else None
+    return _make(kind, name, sparsity, lam=lam, num_steps=steps)
 
 
-def paper_sae(
-    name: str, *, sparsity: int, **options: Any
-) -> "sae_gap.learners.sparse_autoencoder.SparseAutoencoder":
+def paper_sae(name: str, *, sparsity: int, **options: Any) -> "sae_gap.learners.SparseAutoencoder":
     """Makes a sparse autoencoder with the paper's hyper-parameters, which are the defaults.
 
     Args:
@@ -141,14 +122,12 @@ def paper_sae(
       sparsity: k, if the encoder has one.
       options: fields of `SparseAutoencoder`, such as `num_steps`.
     """
-    from sae_gap.learners import SparseAutoencoder
-
-    return SparseAutoencoder(_sae_encoder(name, sparsity), **options)
+    return sae_gap.learners.SparseAutoencoder(_sae_encoder(name, sparsity), **options)
 
 
 def tuned_sae(
     name: str, *, sparsity: int, input_dim: int, **options: Any
-) -> "sae_gap.learners.sparse_autoencoder.SparseAutoencoder":
+) -> "sae_gap.learners.SparseAutoencoder":
     """Makes a sparse autoencoder with the hyper-parameters, rate and penalty that suited its
     encoder best.
 
@@ -158,11 +137,9 @@ def tuned_sae(
       input_dim: dimension of the signals.
       options: fields of `SparseAutoencoder`, such as `num_steps`.
     """
-    from sae_gap.learners import SparseAutoencoder
-
     encoder = _sae_encoder(name, sparsity, tuned=True)
     recipe = encoder.recipe
-    return SparseAutoencoder(
+    return sae_gap.learners.SparseAutoencoder(
         encoder, learning_rate=recipe.rate, penalty=recipe.penalty / input_dim, **options
     )
 
@@ -172,9 +149,9 @@ def sae_for_activations(
     *,
     sparsity: int,
     input_dim: int,
-    base: "sae_gap.learners.learner.Learner | None" = None,
+    base: "sae_gap.learners.Learner | None" = None,
     **options: Any,
-) -> "sae_gap.learners.sparse_autoencoder.SparseAutoencoder":
+) -> "sae_gap.learners.SparseAutoencoder":
     """Makes a sparse autoencoder with the options that suit a network's activations.
 
     It learns from standardised rows, whose total variance is input_dim. Its rate warms up and falls
@@ -190,13 +167,11 @@ def sae_for_activations(
       base: the learner whose dictionary it starts from; None starts at random.
       options: fields of `SparseAutoencoder`; they replace those that are set here.
     """
-    from sae_gap.encoders import JumpReLU
-
     check_number("sparsity", sparsity, above=0)
     learner = tuned_sae(name, sparsity=sparsity, input_dim=input_dim, base=base)
     scale = (3 * input_dim / sparsity) ** 0.5
     encoder, penalty = learner.encoder, learner.penalty * scale
-    if isinstance(encoder, JumpReLU):
+    if isinstance(encoder, sae_gap.encoders.JumpReLU):
         threshold, bandwidth = encoder.threshold * scale, encoder.bandwidth * scale
         encoder = dataclasses.replace(encoder, threshold=threshold, bandwidth=bandwidth)
         penalty *= scale
@@ -225,24 +200,20 @@ def transcoder_for_activations(
       skip: whether it has an affine skip.
       options: of `sae_for_activations`.
     """
-    from sae_gap.learners import SparseTranscoder
-
     sae = sae_for_activations(name, **options)
     fields = {field.name: getattr(sae, field.name) for field in dataclasses.fields(sae)}
-    return SparseTranscoder(**fields, skip=skip)
+    return sae_gap.learners.SparseTranscoder(**fields, skip=skip)
 
 
 def _sae_encoder(name, sparsity, tuned=False):
     check_choice("sae", name, saes())
     kind = saes()[name]
-    return _make(
-        kind, name, k=sparsity, sparsity=sparsity, **(kind.recipe.options if tuned else {})
-    )
+    return _make(kind, name, sparsity, **(kind.recipe.options if tuned else {}))
 
 
-def _make(kind, name, **offered):
+def _make(kind, name, sparsity, **offered):
     try:
-        return make(kind, **offered)
+        return make(kind, k=sparsity, sparsity=sparsity, **offered)
     except TypeError as error:
         fault = f"{name} cannot be made from a sparsity and a weight alone ({error})"
         raise ValueError(f"{fault}; make it in Python.") from None

@@ -116,7 +116,7 @@ LONGEST = (
     "test_shapes",
     "test_online_dictionary",
     "test_families",
-    "test_encoder_cost",
+    "test_downstream",
     "test_jobs",
     "test_check",
     "test_versions",

@@ -20,11 +20,8 @@ def test_saes_by_default_are_the_papers():
         learner = catalogue.paper_sae(name, sparsity=7)
         assert learner == SparseAutoencoder(encoder) and learner.name == name
         assert (learner.num_steps, learner.batch_size, learner.learning_rate) == (500, 64, 5e-4)
-        assert (learner.weight_decay, learner.penalty, learner.renormalise_every) == (
-            1e-2,
-            1e-4,
-            50,
-        )
+        found = learner.weight_decay, learner.penalty, learner.renormalise_every
+        assert found == (1e-2, 1e-4, 50)
 
 
 @pytest.mark.parametrize("name", catalogue.saes())
@@ -80,25 +77,21 @@ def test_penalties_on_activations_grow_with_the_variance_of_the_codes():
 
 
 @pytest.mark.parametrize(
-    ("make", "fault"),
+    ("make", "name", "size", "fault"),
     [
-        (lambda: catalogue.make_encoder("nothing", sparsity=3), "encoder must be one of"),
+        ("make_encoder", "nothing", {}, "encoder must be one of"),
         (
-            lambda: catalogue.make_encoder("support", sparsity=3),
+            "make_encoder",
+            "support",
+            {},
             "support cannot be made from a sparsity and a weight alone",
         ),
-        (
-            lambda: catalogue.make_learner("sae_nothing", sparsity=3, input_dim=4),
-            "sae must be one of",
-        ),
-        (lambda: catalogue.make_learner("families", sparsity=3, input_dim=4), "needs a base"),
-        (lambda: catalogue.paper_sae("lista", sparsity=3), "sae must be one of"),
-        (
-            lambda: catalogue.sae_for_activations("relu", sparsity=0, input_dim=4),
-            "sparsity must be",
-        ),
+        ("make_learner", "sae_nothing", {"input_dim": 4}, "sae must be one of"),
+        ("make_learner", "families", {"input_dim": 4}, "needs a base"),
+        ("paper_sae", "lista", {}, "sae must be one of"),
+        ("sae_for_activations", "relu", {"input_dim": 4, "sparsity": 0}, "sparsity must be"),
     ],
 )
-def test_names_of_nothing_and_what_needs_more_are_refused(make, fault):
+def test_names_of_nothing_and_what_needs_more_are_refused(make, name, size, fault):
     with pytest.raises(ValueError, match=fault):
-        make()
+        getattr(catalogue, make)(name, **{"sparsity": 3} | size)

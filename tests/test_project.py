@@ -17,7 +17,7 @@ from packaging.version import Version
 
 import sae_gap
 from benchmarks import studies
-from benchmarks.harness import crossing
+from benchmarks.harness import methods
 from sae_gap import Store
 from sae_gap import __main__ as command
 from sae_gap.analysis import published
@@ -159,7 +159,7 @@ def check_methods(bench, names, words):
     for name in names:
         parts = {part.removeprefix("sae_") for part in name.split(":")}
         if name != "all" and name not in own and not parts & NEW:
-            assert crossing.method_of(name, list(own.values()), source, preset).name == name, words
+            assert methods.method_of(name, list(own.values()), source, preset).name == name, words
 
 
 def test_every_command_of_a_page_parses():

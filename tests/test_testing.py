@@ -1,7 +1,6 @@
 """All that the catalogue names passes the checks that ship, and each fault is told by its mend."""
 
 import re
-import types
 
 import jax
 import jax.numpy as jnp
@@ -95,17 +94,6 @@ ENCODER_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("words", ENCODER_FAULTS)
-def test_a_fault_of_an_encoder_is_named(words):
-    fault = ENCODER_FAULTS[words]
-    members = fault if isinstance(fault, dict) else {}
-    kind = types.new_class("Faulty", (ReLU,), exec_body=lambda body: body.update(members))
-    if fault is not members:
-        kind.__call__ = lambda self, model, y: fault(model, y)
-    with pytest.raises(AssertionError, match=re.escape(words)):
-        testing.check_encoder(kind())
-
-
 def drawn(signals, width):
     return Model(signals[:width].T, jnp.zeros(signals.shape[1]))
 
@@ -138,13 +126,23 @@ LEARNER_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("words", LEARNER_FAULTS)
-def test_a_fault_of_a_learner_is_named(words):
-    fault = LEARNER_FAULTS[words]
-    members = fault if isinstance(fault, dict) else {"atoms": staticmethod(fault)}
-    kind = types.new_class("Faulty", (Drawn,), exec_body=lambda body: body.update(members))
-    with pytest.raises(AssertionError, match=words):
-        testing.check_learner(kind())
+KINDS = {
+    ReLU: (testing.check_encoder, "__call__", ENCODER_FAULTS),
+    Drawn: (testing.check_learner, "atoms", LEARNER_FAULTS),
+}
+
+
+@pytest.mark.parametrize(
+    ("base", "words"), [(kind, name) for kind in KINDS for name in KINDS[kind][2]]
+)
+def test_a_fault_of_an_encoder_or_a_learner_is_named(base, words):
+    check, member, faults = KINDS[base]
+    fault, kind = faults[words], type(base)("Faulty", (base,), {})
+    members = fault if isinstance(fault, dict) else {member: staticmethod(fault)}
+    for name, value in members.items():
+        setattr(kind, name, value)
+    with pytest.raises(AssertionError, match=re.escape(words)):
+        check(kind())
 
 
 def dense(inferred, split):

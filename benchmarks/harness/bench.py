@@ -1,12 +1,10 @@
 """A study as data: what it runs, at which sizes, and what it draws and prints."""
 
-import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from benchmarks.harness.drawings import Drawing
-from benchmarks.harness.preset import Preset
+from benchmarks.harness import Drawing, Preset
 from sae_gap.data import Source
 from sae_gap.study import Method
 
@@ -20,8 +18,7 @@ INFERENCE = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Bench:
+class Bench(NamedTuple):
     """A study; `harness.main.run` is its binary.
 
     Args:
@@ -45,12 +42,10 @@ class Bench:
     title: str
     methods: Callable[[Source, Any], Sequence[Method]]
     presets: Mapping[str, Preset]
-    figures: Mapping[str, Drawing] = dataclasses.field(default_factory=dict)
-    tables: Mapping[str, str] = dataclasses.field(
-        default_factory=lambda: {"Recovery": RECOVERY, "Inference on ID": INFERENCE}
-    )
+    figures: Mapping[str, Drawing] = {}
+    tables: Mapping[str, str] = {"Recovery": RECOVERY, "Inference on ID": INFERENCE}
     varies: tuple[str, ...] = ()
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, Any] = {}
     slow: tuple[str, ...] = ("softplus_adam",)
     parts: bool = False
 

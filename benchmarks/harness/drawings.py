@@ -1,16 +1,14 @@
 """The figures that studies share, as declarations: which column runs along which axis."""
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sae_gap import figures
 from sae_gap.analysis import Lines, splits
 from sae_gap.storage import CELL
 
 
-@dataclasses.dataclass(frozen=True)
-class Drawing:
+class Drawing(NamedTuple):
     """A figure of a study.
 
     Args:
@@ -21,7 +19,7 @@ class Drawing:
     """
 
     name: str
-    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, Any] = {}
     rows: Callable[[Lines], Lines] | None = None
     cells: tuple[str, ...] = ()
 
@@ -36,7 +34,7 @@ def inference_along(metric: str = "mcc_ood", *, style: str) -> dict[str, Drawing
     kind of inference.
     """
 
-    def compared(rows: Lines) -> Lines:
+    def compared(rows):
         cold = [row for row in rows if row.get("start") != "warm"]
         kinds = {(row["dictionary"], row.get(style)) for row in cold}
         names = [dictionary for dictionary, _ in kinds]

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from benchmarks.harness.preset import Preset
+from benchmarks.harness import Preset
 from sae_gap import catalogue
 from sae_gap.learners import (
     DLFista,
@@ -62,5 +62,5 @@ def softplus_adam(p: Preset) -> SoftplusAdam:
     return SoftplusAdam(p.lam, num_steps=p.blocks, split=_split(p))
 
 
-def _split(p: Preset) -> str:
+def _split(p):
     return "id" if p.protocol == "paper" else "train"

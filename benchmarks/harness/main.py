@@ -2,26 +2,95 @@
 
 import dataclasses
 import itertools
+import re
+import shlex
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 
 from benchmarks import cli
-from benchmarks.harness import crossing
-from benchmarks.harness.bench import Bench
-from benchmarks.harness.command import Run, StudyOptions
-from benchmarks.harness.preset import Preset
-from benchmarks.options import changes, option
+from benchmarks.harness import Bench, Preset, methods
+from benchmarks.options import Distributed, Fitted, changes, frozen, option, written
 from sae_gap.core import check_width
-from sae_gap.data import SCALED, Recording, Source, fetched
+from sae_gap.data import SCALED, Recording, fetched
 from sae_gap.figures import labels
-from sae_gap.learners import Learner, Peer
+from sae_gap.learners import Peer
 from sae_gap.runtime import devices, distributed
-from sae_gap.storage import CELL
-from sae_gap.study import Job, Method, Stored, Study, chain, jobs, runner
+from sae_gap.storage import CELL, Folder, results
+from sae_gap.study import Models, Stored, Study, chain, jobs, runner
+
+
+@frozen
+class StudyOptions(Fitted, Distributed):
+    """The options of a study's run; `options_of` adds the changes to its preset."""
+
+    preset: str = option("quick", "Sizes of a run; other flags take precedence.")
+    shard: str | None = option(
+        None, "i/N: run the i-th of N parts of the study, counted from 0.  [all]"
+    )
+    dry_run: bool = option(False, "Say what would run and what must be fitted, and run nothing.")
+    methods: tuple[str, ...] | None = option(
+        None,
+        "Methods to run: names as in the table, LEARNER:ENCODER, LEARNER, sae_ENCODER, or all; by "
+        "default all but slow ones.",
+    )
+    data: str | None = option(
+        None, "An .npz file of activations (Y_train, Y_val, Y_ood, optionally Z_* and A)."
+    )
+
+
+class Run(NamedTuple):
+    """The run that the options of a study ask for.
+
+    Attributes:
+      bench: the study.
+      options: options of the command line.
+      preset: grid and lengths, with the other flags applied.
+      study: the study to run.
+      names: the methods, in order.
+      shard: the part of the study to run; None is all of it.
+    """
+
+    bench: Bench
+    options: StudyOptions
+    preset: Preset
+    study: Study
+    names: Sequence[str]
+    shard: tuple[int, int] | None
+
+    @property
+    def store(self) -> results.Store:
+        """Where rows go."""
+        return results.Store(Folder(self.options.results_dir) / self.bench.name)
+
+    @property
+    def models(self) -> Models:
+        """Where fitted models go."""
+        return Models(self.options.models_folder)
+
+    @property
+    def page(self) -> Folder:
+        """Where tables, figures and the page go: a folder for each choice of flags that change
+        them.
+        """
+        sizes = (field.name for field in dataclasses.fields(self.preset))
+        flags = written(self.options, ("preset", "methods", "data", *sizes))
+        if not flags:
+            return self.store.folder
+        text = "_".join(flag.removeprefix("--") for flag in flags)
+        name = re.sub(r"[^\w=.,+-]", "-", text)
+        if len(name) > 100:
+            name = f"{name[:80]}-{results.key({'flags': text})}"
+        return self.store.folder / name
+
+    @property
+    def command(self) -> str:
+        """The command that reproduces all this."""
+        return f"{cli.COMMAND}{shlex.join([self.bench.name, *written(self.options)])}"
+
 
 # Options that conflict.
 _EXCLUDED = {
@@ -33,7 +102,7 @@ _EXCLUDED = {
 
 def options_of(bench: Bench) -> type[StudyOptions]:
     """The options of a study's command line: how to run, and changes to its preset."""
-    fields: dict[str, tuple[Any, Any]] = changes(bench.presets["quick"])
+    fields: Any = changes(bench.presets["quick"])
     sizes = option("quick", "The sizes that no other flag gives.", choices=bench.presets)
     fields["preset"] = (str, sizes)
     # A field that was not made by `option` has no flag.
@@ -56,7 +125,7 @@ def read(bench: Bench, options: StudyOptions) -> Run:
             "no setting is left of these sizes; choose more latents or a lower sparsity."
         )
 
-    def chosen(source: Source) -> list[Method]:
+    def chosen(source):
         """The methods to run: the study's in its order, then crossings."""
         listed = bench.methods(source, preset)
         if given is None or given == ("all",):
@@ -64,7 +133,7 @@ def read(bench: Bench, options: StudyOptions) -> Run:
         known = {method.name for method in listed}
         crossed = [name for name in given if name not in known]
         return [one for one in listed if one.name in given] + [
-            crossing.method_of(name, listed, source, preset) for name in crossed
+            methods.method_of(name, listed, source, preset) for name in crossed
         ]
 
     study = Study(
@@ -82,7 +151,7 @@ def read(bench: Bench, options: StudyOptions) -> Run:
     return Run(bench, options, preset, study, [*names], shard)
 
 
-def _changed(bench: Bench, options: StudyOptions) -> Preset:
+def _changed(bench, options):
     """The preset that options name, with their further changes."""
     given = {name: value for name, value in vars(options).items() if value is not None}
     for name, excluded in _EXCLUDED.items():
@@ -105,7 +174,7 @@ def _changed(bench: Bench, options: StudyOptions) -> Preset:
     return preset
 
 
-def _recordings(options: StudyOptions, preset: Preset) -> list[Recording]:
+def _recordings(options, preset):
     """Recordings of a file in place of settings, for each width, sparsity and seed; by default the
     sparsity is that of its codes.
     """
@@ -120,7 +189,7 @@ def _recordings(options: StudyOptions, preset: Preset) -> list[Recording]:
     return sources
 
 
-def _check_library(name: str, learner: Learner) -> None:
+def _check_library(name, learner):
     """Refuses a method that learns, itself or in a base, by a library that is not installed."""
     for peer in chain(learner):
         if isinstance(peer, Peer):
@@ -136,7 +205,7 @@ def _check_library(name: str, learner: Learner) -> None:
 def run(bench: Bench) -> None:
     """Runs the binary."""
 
-    def main(options: StudyOptions) -> None:
+    def main(options):
         execute(read(bench, options))
 
     cli.run(main, options=options_of(bench), about=bench.about)
@@ -202,7 +271,7 @@ def check_writable(run: Run) -> None:
         )
 
 
-def _ahead(run: Run) -> Iterator[tuple[Job, int]]:
+def _ahead(run):
     """Each job, with the number of models that it would be the first to fit, by their folders."""
     stored, planned = Stored(run.study, run.store), set[str]()
     for job in jobs(run.study):

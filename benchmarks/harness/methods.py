@@ -1,26 +1,41 @@
 """The methods that studies share, as functions of a source and a preset that return a list.
 
 The SAEs are the paper's four unless others are named.
+
+`method_of` crosses any learner with any encoder by name: whatever is registered runs in every
+study, listed there or not. `LEARNER:ENCODER` is the encoder on the learner's dictionary, `LEARNER`
+alone the certified lasso, and `sae_ENCODER` a sparse autoencoder with its own codes. A study's own
+dictionary takes precedence.
 """
 
-import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from benchmarks.harness import learners
-from benchmarks.harness.preset import Preset
-from benchmarks.options import option
+import jax
+import jax.numpy as jnp
+
+from benchmarks.harness import Preset, learners
+from benchmarks.options import frozen, option
 from sae_gap import catalogue
 from sae_gap.data import Source
-from sae_gap.encoders import Encoder, LeastSquares, Linear, OnSupport
-from sae_gap.learners import PCA, Learner, LinearProbe, Oracle, Raw, SparseAutoencoder
-from sae_gap.study import Method
+from sae_gap.encoders import AmortisedEncoder, Encoder, LeastSquares, Linear, OnSupport
+from sae_gap.learners import (
+    PCA,
+    Amortised,
+    HostLearner,
+    Learner,
+    LinearProbe,
+    Oracle,
+    Raw,
+    SparseAutoencoder,
+)
+from sae_gap.study import Method, chain
 
 Listed = Callable[[Source, Any], list[Method]]
 SAES = ("relu", "topk", "jumprelu", "mp")
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen
 class Tuned(Preset):
     """A preset with SAEs that have tuned options, beside the paper's."""
 
@@ -98,11 +113,11 @@ def saes(*kinds: str, names: tuple[str, ...] = SAES) -> Listed:
     ]
 
 
-def _plain(*made: Learner) -> Listed:
+def _plain(*made):
     return lambda source, p: [Method(one.name, one.family, one, Linear()) for one in made]
 
 
-def _best(*kinds: Callable[[Any], Learner]) -> Listed:
+def _best(*kinds):
     return lambda source, p: [coded(one.name, one, p) for one in (kind(p) for kind in kinds)]
 
 
@@ -130,3 +145,79 @@ pruned = _best(learners.families, learners.pruned)
 # The methods of the paper's sweeps over sizes. Anything must beat the first two: the signals as
 # codes, and their principal components.
 everything = every(_plain(Raw(), PCA()), probe, saes("sae"), learned, softplus_adam, oracle)
+_COMMON = every(everything, pruned)
+
+
+def method_of(name: str, study: Sequence[Method], source: Source, p: Preset) -> Method:
+    """The method of a name that the study does not list.
+
+    Args:
+      name: "LEARNER:ENCODER", "LEARNER" or "sae_ENCODER".
+      study: all methods of the study.
+      source: gives the sparsity and the dimension.
+      p: gives the weight and the lengths.
+
+    Raises:
+      ValueError: the name is not registered, or no method can be made of it.
+    """
+    left, colon, right = name.partition(":")
+    for method in _COMMON(source, p):
+        if method.name == name:
+            return method
+    sae = left.removeprefix("sae_")
+    learner = learner_of(sae if sae in catalogue.saes() else left, study, source, p)
+    own = learner.encode
+    if colon:
+        family = "frozen" if learner.family == "sae" else learner.family
+        crossed, encoder = _encoded(learner, right, source, p)
+        # The lasso has one name in both protocols; a learner trained for the crossing has its own.
+        told = {"inference": right} if encoder == p.lasso() or crossed is not learner else {}
+        return Method(name, family, crossed, encoder, told)
+    if sae != left and own is not None:
+        return Method(name, "sae", learner, own)
+    return coded(name, learner, p, family="frozen" if own is not None else "")
+
+
+def learner_of(name: str, study: Sequence[Method], source: Any, p: Preset) -> Learner:
+    """The learner of a name: the study's, else a shared one, else one made by convention.
+
+    Raises:
+      ValueError: there is none of that name.
+    """
+    known = (method.learner for method in (*study, *_COMMON(source, p)))
+    # Learners that build on a dictionary share its name.
+    found = [learner for learner in known if learner.name == name]
+    if found:
+        return min(found, key=lambda learner: len(chain(learner)))
+    kind = catalogue.learners().get(name)
+    if kind is None and name not in catalogue.saes():
+        raise ValueError(
+            f"{name!r} is no method of this study, no learner "
+            f"({', '.join(catalogue.learners())}) and no "
+            f"SAE ({', '.join(catalogue.saes())})."
+        )
+    # On the host, steps are minibatches, not epochs, and the learner sets their number.
+    steps = None if kind is not None and issubclass(kind, HostLearner) else p.epochs
+    return catalogue.make_learner(
+        name, sparsity=source.sparsity, input_dim=source.input_dim, lam=p.lam, num_steps=steps
+    )
+
+
+def _encoded(learner, name, source, p):
+    """The learner and the encoder of a crossing. An encoder with parameters is trained on the
+    learner's dictionary, by its own loss if its batches leave state behind.
+    """
+    if name == "lasso":
+        return learner, p.lasso()
+    if learner.encode is not None and learner.encode.name == name:
+        return learner, learner.encode
+    encoder = catalogue.make_encoder(name, sparsity=source.sparsity, lam=p.lam, base=learner.encode)
+    if not isinstance(encoder, AmortisedEncoder):
+        return learner, encoder
+    if encoder.parameters(jnp.zeros((1, 1)), jax.random.key(0)) is None:
+        return learner, encoder
+    if type(encoder).observe is not AmortisedEncoder.observe:
+        learner = SparseAutoencoder(encoder, base=learner, frozen=True, num_steps=p.epochs)
+        return learner, encoder
+    trained = Amortised((encoder,), p.lam, base=learner, num_steps=p.epochs)
+    return trained, trained.members[0]

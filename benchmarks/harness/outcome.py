@@ -4,16 +4,15 @@ rows alone.
 
 import collections
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
 
 from benchmarks import studies
-from benchmarks.harness.command import Run
+from benchmarks.harness.main import Run
 from benchmarks.report import pages
 from sae_gap import catalogue
 from sae_gap.analysis import Lines, published, shares, splits, table_of, tables
 from sae_gap.figures import labels
-from sae_gap.storage import CELL, Row, grouped
+from sae_gap.storage import CELL, grouped
 
 _ANSWER = (
     "Is it the encoder or the dictionary? Distance of each SAE to the oracle in MCC OOD (number of "
@@ -51,8 +50,7 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
         rows, {method.name for method in bench.methods(run.study.sources[0], run.preset)}
     )
     varied = [name for name in by if name == "method" or len({line[name] for line in summary}) > 1]
-    heads = {name: labels.heading(name) for name in varied}
-    shown = []
+    heads, shown = {name: labels.heading(name) for name in varied}, []
     for title, words in {**bench.tables, "Further metrics": _unlisted(summary)}.items():
         if names := words.split():
             lines = summary if "encode_seconds" in names else _distinct(run, summary)
@@ -69,16 +67,26 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
     if comparison:
         shown.append(published.table(comparison))
     answer = _answer(recovered)
-    # Drop the command lines of the docstring, which are indented.
-    about = re.sub("^  .*\n?", "", bench.about, flags=re.MULTILINE).strip()
-    page = pages.Page(bench.title, about, run.command, answer, (), shown, notes)
-    files = {"summary": summary, "decomposition": parts, "published": comparison}
-    pages.publish(folder, page, rows[-1], _drawn(run, rows, conditions), files)
-    said = [*map(str, shown), answer, f"The page: {folder}/report.html"]
-    return "\n\n".join(filter(None, said))
+    page = pages.Page(
+        bench.title,
+        # Without the command lines of the docstring, which are indented.
+        re.sub("^  .*\n?", "", bench.about, flags=re.MULTILINE).strip(),
+        run.command,
+        answer,
+        tables=shown,
+        notes=notes,
+    )
+    pages.publish(
+        folder,
+        page,
+        rows[-1],
+        _drawn(run, rows, conditions),
+        {"summary": summary, "decomposition": parts, "published": comparison},
+    )
+    return "\n\n".join(filter(None, [*map(str, shown), answer, f"The page: {folder}/report.html"]))
 
 
-def _distinct(run: Run, summary: Lines) -> list[Row]:
+def _distinct(run, summary):
     """The lines without refined codes where frozen ones are shown too: both are certified optima,
     and differ only in seconds.
     """
@@ -88,7 +96,7 @@ def _distinct(run: Run, summary: Lines) -> list[Row]:
     return [line for line in summary if not certified or line["method"] not in alike]
 
 
-def _answer(parts: Lines) -> str:
+def _answer(parts):
     """The shares of encoder and dictionary in the distance of each SAE to the oracle, a line each;
     several sizes have no one answer.
     """
@@ -112,7 +120,7 @@ def is_comparable(run: Run) -> bool:
     return alike and run.preset.protocol == "paper" and not run.options.data
 
 
-def _conditions(rows: Lines, varies: Sequence[str]) -> list[str]:
+def _conditions(rows, varies):
     """The columns that tell lines apart, beside the cell and the study's own; for example none for
     noise in a run without any.
     """
@@ -126,7 +134,7 @@ def _conditions(rows: Lines, varies: Sequence[str]) -> list[str]:
     return [name for name in found if name not in varies]
 
 
-def _told_apart(rows: Lines, listed: set[str]) -> list[Row]:
+def _told_apart(rows, listed):
     """The rows; a crossing is renamed learner:encoder if other methods share its dictionary."""
     shared = collections.Counter(name for name, _ in grouped(rows, ("dictionary", "method")))
     return [
@@ -137,7 +145,7 @@ def _told_apart(rows: Lines, listed: set[str]) -> list[Row]:
     ]
 
 
-def _drawn(run: Run, rows: Lines, conditions: Sequence[str]) -> Iterator[tuple[str, Any]]:
+def _drawn(run, rows, conditions):
     """Each figure, one for each of its cells, by the name of its file."""
     for stem, drawing in run.bench.figures.items():
         groups = grouped(rows, dict.fromkeys((*drawing.cells, *conditions)))
@@ -150,7 +158,7 @@ def _drawn(run: Run, rows: Lines, conditions: Sequence[str]) -> Iterator[tuple[s
             yield "_".join([stem, *named]), drawing.draw(group)
 
 
-def _headings(names: Sequence[str], lines: Lines) -> dict[str, str]:
+def _headings(names, lines):
     """The headings of metrics that some line has; "ID" appears only if the table also has the other
     split.
     """
@@ -161,7 +169,7 @@ def _headings(names: Sequence[str], lines: Lines) -> dict[str, str]:
     }
 
 
-def _unlisted(summary: Lines) -> str:
+def _unlisted(summary):
     """Columns that no study's table names, from metrics that a user dropped into their folder."""
     every = [one.tables.values() for one in studies.found().values()]
     listed = {_stem(name) for words in every for names in words for name in names.split()}
@@ -171,5 +179,5 @@ def _unlisted(summary: Lines) -> str:
     return " ".join(name for name in names if _stem(name) in shown)
 
 
-def _stem(name: str) -> str:
+def _stem(name):
     return name.removesuffix("_id").removesuffix("_ood")

@@ -94,7 +94,7 @@ class Preset(Options):
         cells = itertools.product(*axes.values())
         return [self._source(dict(zip(axes, cell, strict=True))) for cell in cells]
 
-    def _source(self, cell: dict[str, Any]) -> Source:
+    def _source(self, cell):
         if self.world_file:
             sizes = {name: cell[name] for name in ("num_samples", "noise_db", "width", "seed")}
             return published_world(self.world_file, **sizes)
@@ -103,13 +103,17 @@ class Preset(Options):
         return Setting(**cell, stream=self.stream)
 
 
-_SMOKE: dict[str, Any] = {
+_SMOKE: Any = {
     "num_latents": (20,),
     "sparsity": (3,),
     "num_samples": (200,),
     "seeds": (0, 1),
+    "epochs": 5,
+    "rounds": 5,
+    "visits": 4,
+    "blocks": 2,
+    "sae_steps": 100,
 }
-_SMOKE |= {"seeds": (0, 1), "epochs": 5, "rounds": 5, "visits": 4, "blocks": 2, "sae_steps": 100}
 WIDTHS = (50, 100, 500, 1_000, 5_000, 10_000)
 
 

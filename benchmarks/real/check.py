@@ -9,16 +9,15 @@ found, with 1 where something looks wrong, and with 2 where the input cannot be 
   python -m sae_gap check TRANSCODER --activations=x.pt --targets=y.pt
 """
 
-import dataclasses
 import sys
 
 import sae_gap
 from benchmarks import cli
-from benchmarks.options import option
+from benchmarks.options import frozen, option
 from benchmarks.real.inputs import OnPairs
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class CheckOptions(OnPairs):
     """The options of `check`."""
 
@@ -29,11 +28,6 @@ class CheckOptions(OnPairs):
 def main(options: CheckOptions) -> None:
     if not options.sae:
         raise ValueError("there is nothing to check; give FOLDER and --activations.")
-    if not options.activations:
-        raise ValueError(
-            f"the activations to check {options.sae} on are missing; give --activations, a file "
-            "such as x.pt."
-        )
     activations = options.read_activations()
     found = sae_gap.check(options.sae, activations, targets=options.targets, rows=options.rows)
     print(found)

@@ -13,12 +13,10 @@ activation. Writes rows, summary.csv, splits.csv and figures.
   python -m sae_gap measure --recording=FOLDER --layer=10 --sae=FIRST,SECOND
 """
 
-import dataclasses
-
 from absl import logging
 
 from benchmarks import cli
-from benchmarks.options import option
+from benchmarks.options import frozen, option
 from benchmarks.real import measure
 from benchmarks.real.inputs import PutBack
 from benchmarks.real.measure import CODES, LEVELS
@@ -28,7 +26,7 @@ from sae_gap.storage import Row
 NAME = "downstream"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class DownstreamOptions(PutBack):
     """The options of `downstream`."""
 

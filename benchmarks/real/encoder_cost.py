@@ -26,12 +26,10 @@ dictionary.
   python -m sae_gap measure --recording=FOLDER --layer=10 --sae=FIRST,SECOND --costs=all
 """
 
-import dataclasses
-
 from absl import logging
 
 from benchmarks import cli
-from benchmarks.options import option
+from benchmarks.options import frozen, option
 from benchmarks.real import measure
 from benchmarks.real.inputs import PutBack
 from benchmarks.real.measure import NAMED, PRICED
@@ -40,7 +38,7 @@ from sae_gap.measure import KINDS, check_codes
 NAME = "encoder_cost"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class CostOptions(PutBack):
     """The options of `encoder_cost`."""
 

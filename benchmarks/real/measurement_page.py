@@ -5,8 +5,7 @@ from typing import Any
 
 from benchmarks.report import pages
 from sae_gap import figures, measure
-from sae_gap.analysis import BEST, FEW_DOCUMENTS, at, sentence, table_of
-from sae_gap.analysis.tables import table
+from sae_gap.analysis import BEST, FEW_DOCUMENTS, at, sentence, table, table_of
 from sae_gap.storage import Folder, Row, grouped
 
 ABOUT = f"""
@@ -109,7 +108,7 @@ def write(
     curves, gaps, atoms = (
         read(rows) for read in (measure.curve_lines, measure.gap_lines, measure.atom_lines)
     )
-    joined: dict[str, Row] = {}
+    joined: Any = {}
     for line in [*curves, *gaps, *atoms]:
         joined.setdefault(line["dictionary"], {}).update(line)
     encoded = [line for line in gaps if "gap" in line and line["dictionary"] not in dead]
@@ -118,16 +117,23 @@ def write(
         "gap_parts": figures.gap_parts(encoded),
         "coherence": figures.coherence(rows),
     }
-    sections = [
-        ("Reconstruction", CURVE, curves),
-        ("All codes", CODES, [row for row in rows if "times" not in row]),
-        ("The gap of the lasso's objective and its parts, as shares of the best", GAP, encoded),
-        ("Supports: the encoder's beside the best", SUPPORT, encoded),
-        ("Atoms", ATOMS, atoms),
-        (_SAMPLES, WORST, measure.worst_lines(rows, source)),
-        ("As loaded", LOADED, [of.columns | {"dictionary": name} for name, of in loaded.items()]),
+    rest = [
+        table(*section)
+        for section in [
+            ("Reconstruction", CURVE, curves),
+            ("All codes", CODES, [row for row in rows if "times" not in row]),
+            ("The gap of the lasso's objective and its parts, as shares of the best", GAP, encoded),
+            ("Supports: the encoder's beside the best", SUPPORT, encoded),
+            ("Atoms", ATOMS, atoms),
+            (_SAMPLES, WORST, measure.worst_lines(rows, source)),
+            (
+                "As loaded",
+                LOADED,
+                [of.columns | {"dictionary": name} for name, of in loaded.items()],
+            ),
+        ]
+        if section[-1]
     ]
-    rest = [table(*section) for section in sections if section[-1]]
     lost = [each.line for each in verdicts if each.line is not None]
     answers = [table_of(lost, _LOST)] if lost else []
     # One SAE's tables but those of samples; a reader of several begins with how they stand.
@@ -169,8 +175,9 @@ def write(
         notes={**notes, "scored": counted},
         answers=answers,
     )
-    files = {"summary": [*joined.values()], "codes": rows}
-    pages.publish(folder, page, rows[-1], drawn.items(), files)
+    pages.publish(
+        folder, page, rows[-1], drawn.items(), {"summary": [*joined.values()], "codes": rows}
+    )
     return "\n\n".join([*map(str, printed), *said])
 
 
@@ -203,8 +210,10 @@ def standings(rows: Sequence[Row], stored: Sequence[Row]) -> list[tuple[str, lis
         every += [row | {"dictionary": name} for row in found]
     verdicts = measure.verdict(every)
     read = f" read from {first['inputs'][:6]}" if "inputs" in first else ""
-    title = f"{first['num_scored']:,} rows of {first['activations'][:6]}{read}, "
-    title += f"seed {first['seed']}, L0 {verdicts[0].common['l0']:.3g}"
+    title = (
+        f"{first['num_scored']:,} rows of {first['activations'][:6]}{read}, seed {first['seed']}, "
+        f"L0 {verdicts[0].common['l0']:.3g}"
+    )
     groups = []
     # A skip explains without atoms.
     for skip in (skips, not skips):
@@ -215,9 +224,9 @@ def standings(rows: Sequence[Row], stored: Sequence[Row]) -> list[tuple[str, lis
     return groups
 
 
-def _near(l0: float, level: float) -> bool:
+def _near(l0, level):
     return abs(l0 - level) <= ALIKE * level
 
 
-def _listed(lines: Sequence[str]) -> str:
+def _listed(lines):
     return "\n".join(f"- {line}" for line in lines)

@@ -26,7 +26,6 @@ command.
   python -m sae_gap probe_real --recording=FOLDER --layer=10 --sae=FIRST,SECOND --dictionary=D.npy
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -34,11 +33,10 @@ from absl import logging
 from jaxtyping import Float
 
 from benchmarks import cli
-from benchmarks.options import option
+from benchmarks.options import frozen, option
 from benchmarks.real.inputs import OfRecording
 from sae_gap import figures, probing
-from sae_gap.analysis import Table, tables
-from sae_gap.analysis.tables import table
+from sae_gap.analysis import Table, table, tables
 from sae_gap.data import Activations, HeldOut, open_activations
 from sae_gap.encoders import Linear
 from sae_gap.learners import Raw
@@ -61,11 +59,9 @@ MEETINGS = (
 )
 # Columns of the printed tables, among those of the CSV files.
 SHOWN = "dictionary codes probe auc_id auc_ood drop more_drop"
-# Activations, and the concepts to probe by name.
-Concepts = tuple[Float[np.ndarray, "n input_dim"], Mapping[str, probing.Labelled]]
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class ProbeOptions(OfRecording):
     """The options of `probe_real`."""
 
@@ -110,8 +106,10 @@ def of_pairs(
     names: Sequence[str],
     seeds: Sequence[int],
     most: int,
-) -> Concepts:
-    """At most `most` rows for pairs of concepts, without pairs whose cells are too small."""
+) -> tuple[Float[np.ndarray, "n input_dim"], Mapping[str, probing.Labelled]]:
+    """The activations of at most `most` rows for pairs of concepts, and the concepts to probe by
+    name, without pairs whose cells are too small.
+    """
     assert held.documents is not None
     # Outlier tokens are not probed, but end a word like others.
     whole = np.flatnonzero(np.isin(tokens.documents, held.documents))

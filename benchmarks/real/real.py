@@ -24,7 +24,7 @@ from typing import Any
 from absl import logging
 
 from benchmarks import cli
-from benchmarks.options import option, written
+from benchmarks.options import frozen, option, written
 from benchmarks.real import downstream, measure, probe_real, record, train_real
 from benchmarks.real.inputs import OnText
 from benchmarks.report import pages
@@ -39,7 +39,7 @@ CONTROLS = ("samples", "random")
 # The bare lasso takes minutes, and no sentence needs it.
 BETTER = ("own", "own_refit", "lasso_refit", "omp", "screened", "proposed", "weighted")
 # The size of a run: options of each step that differ from the defaults.
-PRESETS: dict[str, dict[str, dict[str, Any]]] = {
+PRESETS: Any = {
     "smoke": {
         "record": {"tokens": 24_000},
         "train_real": {
@@ -89,7 +89,7 @@ PROBE = "k=5"
 ALIKE = 0.1
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class RealOptions(OnText):
     """The options of `real`."""
 
@@ -108,8 +108,7 @@ class RealOptions(OnText):
 def steps_of(options: RealOptions) -> dict[str, Any]:
     """The options of each step, without the paths of what the steps before it leave."""
     preset, place = PRESETS[options.preset], f"{options.results_dir}/{NAME}/{options.preset}"
-    lm: dict[str, Any] = {"tokenizer": options.tokenizer, "results_dir": place}
-    lm["model"] = options.model
+    lm: Any = {"tokenizer": options.tokenizer, "results_dir": place, "model": options.model}
     # Measure what was learned here, however good it is.
     measured = lm | {"layer": options.layer, "controls": CONTROLS, "anyway": True}
     training = {"sparsity": options.sparsity, "seed": options.seed} | preset["train_real"]
@@ -144,12 +143,17 @@ def main(options: RealOptions) -> None:
     # The losses of denser codes are not split.
     most = min(trained.width - 1, recorded.activations(options.layer).input_dim // 4)
     if options.sparsity > most:
-        fault = f"--sparsity {options.sparsity} is too much for this width and this model"
-        raise ValueError(f"{fault}; ask for at most {most}.")
-    rows = f"{recorded.folder}/block{options.layer}"
-    train_real.train(dataclasses.replace(trained, activations=rows))
-    saes = tuple(f"{trained.results_dir}/{train_real.NAME}/{name}" for name in methods)
-    measured = {"recording": str(recorded.folder), "sae": saes}
+        raise ValueError(
+            f"--sparsity {options.sparsity} is too much for this width and this model; ask for at "
+            f"most {most}."
+        )
+    train_real.train(
+        dataclasses.replace(trained, activations=f"{recorded.folder}/block{options.layer}")
+    )
+    measured = {
+        "recording": str(recorded.folder),
+        "sae": tuple(f"{trained.results_dir}/{train_real.NAME}/{name}" for name in methods),
+    }
     put_back = dataclasses.replace(steps["downstream"], **measured)
     levels = {level for level in put_back.l0 if level <= most} | {options.sparsity}
     patched = downstream.measured(dataclasses.replace(put_back, l0=tuple(sorted(levels))))
@@ -179,12 +183,14 @@ def write(
     lines = splits(patched, LOSSES)
     best = best_sae(lines, sparsity)
     if best is None:
-        fault = "no SAE has sparse codes, so that no loss can be split"
-        raise ValueError(f"{fault}; train other methods, or wider or longer.")
+        raise ValueError(
+            "no SAE has sparse codes, so that no loss can be split; train other methods, or wider "
+            "or longer."
+        )
     sentences = [f"{sentence(best)}.", best_dictionary(patched, sparsity)]
     few, codes = (best["dictionary"], best["best"]), ("own", "lasso_refit", "screened")
 
-    def chosen(lines: Lines) -> list[Row]:
+    def chosen(lines):
         return [line for line in lines if line["dictionary"] in few and line["codes"] in codes]
 
     shown = measure.tables_of(patched)
@@ -224,13 +230,14 @@ def best_sae(splits: Lines, sparsity: float) -> Row | None:
 def best_dictionary(rows: Lines, sparsity: int) -> str:
     """Says which dictionary loses least at the L0 of training, and by how much."""
     names = dict.fromkeys(row["dictionary"] for row in rows)
-    refitted = [row for name in names if (row := best_at(rows, sparsity, name)) is not None]
-    best, second, *_ = sorted(refitted, key=lambda row: row["kl"])
+    found = (best_at(rows, sparsity, name) for name in names)
+    best, second, *_ = sorted(filter(None, found), key=lambda row: row["kl"])
     less = compared([best], [second], "kl")
-    interval = f"{less.low:.3f} to {less.high:.3f}, {over_documents(rows[0])}"
-    lost = f"{best['kl']:.3f} nats of KL, {less.more:.3f} ({interval}) less"
-    of = f"Of the dictionaries at L0 {sparsity}, the best codes of {best['dictionary']}"
-    return f"{of} lose least: {lost} than those of {second['dictionary']}."
+    return (
+        f"Of the dictionaries at L0 {sparsity}, the best codes of {best['dictionary']} lose least: "
+        f"{best['kl']:.3f} nats of KL, {less.more:.3f} ({less.low:.3f} to {less.high:.3f}, "
+        f"{over_documents(rows[0])}) less than those of {second['dictionary']}."
+    )
 
 
 def probing_change(overall: Lines, best: Row, sparsity: int) -> str:
@@ -239,7 +246,7 @@ def probing_change(overall: Lines, best: Row, sparsity: int) -> str:
         (line["dictionary"], line["codes"]): line for line in overall if line["probe"] == PROBE
     }
 
-    def of(name: str, codes: str, *scores: str) -> list[str]:
+    def of(name, codes, *scores):
         line = lines[name, codes]
         halves = [line[f"{score}_half"] for score in scores]
         return [
@@ -252,8 +259,10 @@ def probing_change(overall: Lines, best: Row, sparsity: int) -> str:
         auc, drop = of(name, "lasso_refit", "more_auc_ood", "more_drop")
         changes.append(f"certified codes on {name} change these by {auc} and {drop}")
     auc, drop = of(best["dictionary"], "own", "auc_ood", "drop")
-    probes = f"Out of distribution, probes of five of {best['dictionary']}'s latents have an AUC of"
-    return f"{probes} {auc}, a drop of {drop}; at L0 {sparsity} {', and '.join(changes)}."
+    return (
+        f"Out of distribution, probes of five of {best['dictionary']}'s latents have an AUC of "
+        f"{auc}, a drop of {drop}; at L0 {sparsity} {', and '.join(changes)}."
+    )
 
 
 if __name__ == "__main__":

@@ -13,12 +13,10 @@ of a transcoder. A run that was stopped goes on with the same command.
   python -m sae_gap record --model=FILE.gguf --text=FOLDER --layers=4,8 --dtype=float32
 """
 
-import dataclasses
-
 from absl import logging
 
 from benchmarks import cli
-from benchmarks.options import option
+from benchmarks.options import frozen, option
 from benchmarks.real.inputs import OnText
 from sae_gap.lm import DTYPES, Recorded, record
 from sae_gap.runtime import devices
@@ -27,7 +25,7 @@ NAME = "record"
 DTYPE = "What activations are kept in, float16 or float32, which Gemma needs."
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class RecordOptions(OnText):
     """The options of `record`."""
 

@@ -6,14 +6,11 @@ Nothing here needs JAX, and only `publish` needs matplotlib.
 """
 
 import base64
-import dataclasses
 import hashlib
 import json
-import os
 import pathlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jinja2
@@ -22,6 +19,7 @@ import markupsafe
 
 from sae_gap import figures
 from sae_gap.analysis import Lines, Table, heading, tables
+from sae_gap.core import AnyPath
 from sae_gap.storage import Folder, version
 
 FILE = "page.json"
@@ -44,8 +42,7 @@ class Figure(NamedTuple):
     caption: str
 
 
-@dataclasses.dataclass(frozen=True)
-class Page:
+class Page(NamedTuple):
     """The page of a study.
 
     Attributes:
@@ -65,7 +62,7 @@ class Page:
     finding: str
     figures: Sequence[Figure] = ()
     tables: Sequence[Table] = ()
-    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: Mapping[str, str] = {}
     answers: Sequence[Table] = ()
 
 
@@ -84,11 +81,11 @@ class Entry(NamedTuple):
 
 
 def publish(
-    folder: str | os.PathLike[str] | Folder,
+    folder: AnyPath | Folder,
     page: Page,
-    row: Mapping[str, Any] = MappingProxyType({}),
+    row: Mapping[str, Any] = {},
     drawn: Iterable[tuple[str, Any]] = (),
-    files: Mapping[str, Lines] = MappingProxyType({}),
+    files: Mapping[str, Lines] = {},
 ) -> None:
     """Writes a page with all that belongs to it: page.json, README.md and report.html, each
     replaced whole.
@@ -113,14 +110,13 @@ def publish(
         if figure is not None
     ]
     notes = {**page.notes, **provenance(row)}
-    page = dataclasses.replace(page, figures=[*page.figures, *shown], notes=notes)
+    page = page._replace(figures=[*page.figures, *shown], notes=notes)
     csv = [name for name in folder.names() if name.endswith(".csv")]
-    content = {
-        FILE: json.dumps(dataclasses.asdict(page), ensure_ascii=False, indent=1) + "\n",
+    for name, text in {
+        FILE: json.dumps(page._asdict(), ensure_ascii=False, indent=1) + "\n",
         "README.md": _TEMPLATES.get_template("page.md").render(page=page, files=csv),
         "report.html": render([Entry(page, _images(folder, page))]),
-    }
-    for name, text in content.items():
+    }.items():
         folder.write(name, text.encode())
 
 
@@ -135,7 +131,7 @@ def model_card(**parts: Any) -> str:
     return _TEMPLATES.get_template("model_card.md").render(parts, version=version("sae_gap"))
 
 
-def read(folder: str | os.PathLike[str] | Folder, place: str = "") -> Entry:
+def read(folder: AnyPath | Folder, place: str = "") -> Entry:
     """Reads the page in a folder, with its figures.
 
     Args:
@@ -172,7 +168,7 @@ def folders(folder: Folder, place: str = "") -> Iterator[tuple[str, Folder]]:
             yield from folders(folder / name, f"{place}/{name}".lstrip("/"))
 
 
-def _images(folder: Folder, page: Page) -> dict[str, str]:
+def _images(folder, page):
     return {
         figure.file: "data:image/png;base64,"
         + base64.b64encode(folder.read(pathlib.Path(figure.file).name)).decode()
@@ -206,13 +202,13 @@ def first_sentence(text: str) -> str:
     return re.split(r"(?<=[.!?])\s+(?=[A-Z])", text.replace("`", ""), maxsplit=1)[0]
 
 
-def _number(text: str) -> markupsafe.Markup:
+def _number(text):
     """A number in print: a true minus, and a power of ten for an exponent."""
     safe = str(markupsafe.escape(text)).replace("-", "\N{MINUS SIGN}").replace("e+", "e")
     return markupsafe.Markup(re.sub(r"e(\N{MINUS SIGN}?)0*(\d+)", r"×10<sup>\1\2</sup>", safe))
 
 
-def _escaped(text: str) -> str:
+def _escaped(text):
     """A text in which Markdown reads only the code in backticks."""
     # An underscore within a word, as in every method's name, is safe and stays readable.
     marks = r"(`[^`\n]+`)|[\\`*\[\]<|~$&]|(?<!\w)_|_(?!\w)"

@@ -6,7 +6,6 @@ returns the call to time, which codes all signals once and waits for the result.
 raises an `ImportError`.
 """
 
-import dataclasses
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -23,8 +22,7 @@ from sae_gap.solvers import sparse_code
 Run = Callable[[], Any]
 
 
-@dataclasses.dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """One problem: signals of some world, and a weight.
 
     Args:
@@ -123,7 +121,7 @@ def coherent(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
     return signals.astype(np.float32), np.ascontiguousarray(atoms.T)
 
 
-def _unit(rows: np.ndarray) -> np.ndarray:
+def _unit(rows):
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 

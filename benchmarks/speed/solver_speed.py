@@ -18,18 +18,16 @@ signals with the dictionary, and the seconds of working_set as a share of them. 
   python -m sae_gap solver_speed --num_latents=1000000 --num_samples=10 --solvers=working_set
 """
 
-import dataclasses
 import math
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from benchmarks import cli
-from benchmarks.options import Results, option
+from benchmarks.options import Results, frozen, option
 from benchmarks.speed import problems, scores
 from benchmarks.speed.problems import CODERS, OURS, Cell, Run, codes_of
 from sae_gap.analysis import tables
@@ -43,7 +41,7 @@ _PRODUCT = "product"
 _COLUMNS = "method num_latents sparsity num_samples lam l0 seconds first gap products share"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class SolverSpeedOptions(Results):
     """A problem of one's own, unless the table is timed, and the solvers."""
 
@@ -68,8 +66,7 @@ def measure(cell: Cell, names: Sequence[str], repeats: int) -> tuple[list[Row], 
     are extrapolated to all.
     """
     problem = problems.draw(cell)
-    runs: dict[str, Run] = {}
-    skipped, rows = [], []
+    runs, skipped, rows = dict[str, Run](), [], []
     for name in names:
         few = problem._replace(signals=problem.signals[: CODERS[name].at_most])
         try:
@@ -92,7 +89,7 @@ def measure(cell: Cell, names: Sequence[str], repeats: int) -> tuple[list[Row], 
         value, gap = scores.score(signals, problem.dictionary, codes, problem.lam)
         seconds = least[name] * len(problem.signals) / len(codes)
         row = {
-            **dataclasses.asdict(cell),
+            **cell._asdict(),
             "lam": problem.lam,
             "input_dim": problem.signals.shape[1],
             "method": name,
@@ -108,21 +105,20 @@ def measure(cell: Cell, names: Sequence[str], repeats: int) -> tuple[list[Row], 
     return rows, skipped
 
 
-def _timed(run: Run) -> tuple[float, Any]:
+def _timed(run):
     began = time.perf_counter()
     result = run()
     return time.perf_counter() - began, result
 
 
 def main(options: SolverSpeedOptions) -> None:
-    names: list[str] = list(dict.fromkeys((OURS, *options.solvers)))
-    fields = {field.name for field in dataclasses.fields(Cell)} & {*vars(options)}
-    given = {name: getattr(options, name) for name in fields if getattr(options, name) is not None}
+    names = [*dict.fromkeys((OURS, *options.solvers))]
+    flags = vars(options)
+    given = {name: flags[name] for name in Cell._fields if flags.get(name) is not None}
     cells = dict.fromkeys(problems.TABLE, names) | {problems.WIDE: [OURS]}
     folder = options.folder(NAME)
     made = results.provenance() | {"device": devices.describe()}
-    rows: list[Row] = []
-    notes: dict[str, None] = {}
+    rows, notes = list[Row](), dict[str, None]()
     for cell, chosen in ({Cell(**given): names} if given else cells).items():
         timed, skipped = measure(cell, chosen, options.repeats)
         rows += [row | made for row in timed]

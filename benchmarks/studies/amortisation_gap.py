@@ -9,9 +9,7 @@ for every optimum it compares with. Writes rows, summary.csv, figures and a page
   python -m sae_gap amortisation_gap --data=activations.npz --width=512 --sparsity=16
 """
 
-from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import PRESETS
+from benchmarks.harness import PRESETS, Bench, drawings, methods
 
 BENCH = Bench(
     __name__,

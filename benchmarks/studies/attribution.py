@@ -13,12 +13,9 @@ its supports, and orthogonal matching pursuit.
 
 import dataclasses
 
-from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import Bench
-from benchmarks.harness.methods import Tuned
-from benchmarks.harness.preset import presets
+from benchmarks.harness import Bench, Tuned, drawings, methods, presets
 from sae_gap.data import Source
-from sae_gap.encoders import OMP, Encoder, Lasso, OnSupport
+from sae_gap.encoders import OMP, Lasso, OnSupport
 from sae_gap.learners import Oracle
 
 # Weights of the lasso in shares of the study's.
@@ -40,9 +37,10 @@ class OneAtATime(Tuned):
 
 def _methods(source, p):
     # Codes that do without a dictionary's own encoder.
-    best: dict[str, Encoder] = {f"lasso_{weight:g}": Lasso(weight * p.lam) for weight in WEIGHTS}
-    best["lasso_fit"] = OnSupport(Lasso(p.lam), 0.0)
-    best["omp"] = OMP(min(source.sparsity, source.input_dim), nonneg=True)
+    best = {f"lasso_{weight:g}": Lasso(weight * p.lam) for weight in WEIGHTS} | {
+        "lasso_fit": OnSupport(Lasso(p.lam), 0.0),
+        "omp": OMP(min(source.sparsity, source.input_dim), nonneg=True),
+    }
     found = []
     for name, learner in {**methods.with_tuned(source, p), "oracle": Oracle()}.items():
         if name != "oracle":

@@ -9,9 +9,7 @@ the true ones. In the protocol "strict" λ counts on unit atoms, so lengths chan
   python -m sae_gap dict_quality --preset=paper --protocol=paper --num_latents=50,100,500,1000
 """
 
-from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import INFERENCE, RECOVERY, Bench
-from benchmarks.harness.preset import PRESETS_BY_LATENTS
+from benchmarks.harness import INFERENCE, PRESETS_BY_LATENTS, RECOVERY, Bench, drawings, methods
 from sae_gap.learners import Surgery
 
 

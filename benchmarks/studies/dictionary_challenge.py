@@ -11,19 +11,24 @@ here are non-negative like all others. Writes rows, summary.csv, figures and a p
     --stream --noise_db=20
 """
 
-import dataclasses
-
-from benchmarks.harness import drawings, learners, methods
-from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import WIDTHS, Preset, presets
-from benchmarks.options import option
+from benchmarks.harness import (
+    WIDTHS,
+    Bench,
+    Preset,
+    drawings,
+    frozen,
+    learners,
+    methods,
+    option,
+    presets,
+)
 from sae_gap import catalogue
 from sae_gap.learners import SklearnMiniBatch, SpamsTrainDL
 from sae_gap.metrics import Inferred, Metric
 from sae_gap.storage import CELL
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen
 class Challenge(Preset):
     """A preset with the length of the training of other libraries."""
 

@@ -9,12 +9,7 @@ rows, summary.csv, a figure and a page under <results_dir>/encoder_budget/ and p
   python -m sae_gap encoder_budget --dictionary=dl_fista --num_latents=1000
 """
 
-import dataclasses
-
-from benchmarks.harness import crossing, drawings
-from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import Preset, presets
-from benchmarks.options import option
+from benchmarks.harness import Bench, Preset, drawings, frozen, methods, option, presets
 from sae_gap.encoders import LISTA, OMP, JumpReLU, Lasso, ReLU, ScreenedPursuit, TopK
 from sae_gap.learners import Amortised, Lista, Oracle
 from sae_gap.storage import CELL
@@ -24,7 +19,7 @@ DEPTHS = (1, 2, 4, 8, 16)
 ITERATIONS = (1, 2, 5, 10, 20, 50, 100)
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen
 class Budget(Preset):
     """A preset with the dictionary that all encoders share."""
 
@@ -33,7 +28,7 @@ class Budget(Preset):
 
 
 def _methods(source, p):
-    base, k = crossing.learner_of(p.dictionary, [], source, p), source.sparsity
+    base, k = methods.learner_of(p.dictionary, [], source, p), source.sparsity
     if isinstance(base, Oracle) and source.width is not None:
         raise ValueError(
             "--width is of a dictionary that is learned; give --dictionary=online_dl with it, or "
@@ -41,8 +36,9 @@ def _methods(source, p):
         )
     # A window about as wide as the codes' spread: the published 1e-3 holds too few of them for the
     # thresholds to learn by.
-    trained = {"relu": ReLU(), "topk": TopK(k), "jumprelu": JumpReLU(p.lam, p.lam)}
-    trained |= {f"lista_{depth}": LISTA(depth, p.lam) for depth in DEPTHS}
+    trained = {"relu": ReLU(), "topk": TopK(k), "jumprelu": JumpReLU(p.lam, p.lam)} | {
+        f"lista_{depth}": LISTA(depth, p.lam) for depth in DEPTHS
+    }
     # An epoch of the paper's SAEs is long enough for two of these.
     epochs = max(1, round(0.4 * p.epochs))
     amortised = Amortised(tuple(trained.values()), p.lam, base=base, num_steps=epochs)

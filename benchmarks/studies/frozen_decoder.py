@@ -8,9 +8,7 @@ oracle, at 50 to 10,000 latents.
   python -m sae_gap frozen_decoder --preset=paper --protocol=paper --num_latents=50,100,500,1000
 """
 
-from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import PRESETS_BY_LATENTS
+from benchmarks.harness import PRESETS_BY_LATENTS, Bench, drawings, methods
 
 BENCH = Bench(
     __name__,

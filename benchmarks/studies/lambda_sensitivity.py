@@ -10,15 +10,12 @@ optimum at that weight.
 
 import dataclasses
 
-from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import WIDTHS, Preset, presets
-from benchmarks.options import option
+from benchmarks.harness import WIDTHS, Bench, Preset, drawings, frozen, methods, option, presets
 
 LAMBDAS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen
 class Weights(Preset):
     """A preset whose flag `--lam` lists the weights of the best codes; `lam` is what own codes are
     held against.

@@ -10,9 +10,7 @@ Whoever learns a dictionary can be named at the sizes that fit.
   python -m sae_gap large_latents --num_latents=1000,10000 --methods=all
 """
 
-from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import presets
+from benchmarks.harness import Bench, drawings, methods, presets
 
 _FEW = {"num_samples": (1_000,)}
 BENCH = Bench(

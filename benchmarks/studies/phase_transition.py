@@ -8,14 +8,10 @@ paper's other studies: the MCC and the matched cosine along c.
   python -m sae_gap phase_transition --preset=paper --seeds=0
 """
 
-import dataclasses
 import itertools
 import math
 
-from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import Preset, presets
-from benchmarks.options import option
+from benchmarks.harness import Bench, Preset, drawings, frozen, methods, option, presets
 from sae_gap.core import Setting
 
 RATIOS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
@@ -23,7 +19,7 @@ _SHAPES = [2**power for power in range(5, 20)]
 _FEW = {"num_samples": (2_000,)}
 
 
-@dataclasses.dataclass(frozen=True)
+@frozen
 class Ratios(Preset):
     """A preset with the dimensions as multiples of what compressed sensing asks for."""
 
@@ -36,7 +32,7 @@ class Ratios(Preset):
         """A setting for each different dimension that a ratio gives and that leaves the concepts in
         superposition.
         """
-        found: dict[Setting, None] = {}
+        found = []
         axes = "num_latents", "sparsity", "num_samples", "seeds", "ratios", "width"
         for size, k, samples, seed, ratio, width in itertools.product(
             *(getattr(self, name) for name in axes)
@@ -46,9 +42,10 @@ class Ratios(Preset):
                 # Padded, a handful of shapes serve all ratios: else compiling would take longer
                 # than solving.
                 padded = min(size, next(shape for shape in _SHAPES if shape >= input_dim))
-                shape = {"padded_dim": padded, "width": width}
-                found[Setting(size, k, samples, seed, input_dim, **shape)] = None
-        return list(found)
+                found.append(
+                    Setting(size, k, samples, seed, input_dim, padded_dim=padded, width=width)
+                )
+        return [*dict.fromkeys(found)]
 
 
 def _placed(rows):

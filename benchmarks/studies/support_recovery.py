@@ -8,9 +8,7 @@ recall and F1 of the supports through the matched atoms.
   python -m sae_gap support_recovery --preset=paper --protocol=paper --num_latents=50,100,500,1000
 """
 
-from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import INFERENCE, RECOVERY, Bench
-from benchmarks.harness.preset import PRESETS_BY_LATENTS
+from benchmarks.harness import INFERENCE, PRESETS_BY_LATENTS, RECOVERY, Bench, drawings, methods
 
 SUPPORT = (
     "support_precision_id support_precision_ood support_recall_id support_recall_ood support_f1_id "

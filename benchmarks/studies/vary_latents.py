@@ -8,9 +8,7 @@ asks for. The oracle stays at the top at every size; what falls is what must lea
     --methods=linear_probe,sae_topk,online_dl,fista_oracle
 """
 
-from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import PRESETS_BY_LATENTS
+from benchmarks.harness import PRESETS_BY_LATENTS, Bench, drawings, methods
 
 BENCH = Bench(
     __name__,

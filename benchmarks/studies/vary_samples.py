@@ -6,9 +6,7 @@ Every method at 100 latents and 100 to 100,000 samples, half of them for trainin
   python -m sae_gap vary_samples --preset=paper --protocol=paper
 """
 
-from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import presets
+from benchmarks.harness import Bench, drawings, methods, presets
 
 BENCH = Bench(
     __name__,

@@ -7,9 +7,7 @@ asks for.
   python -m sae_gap vary_sparsity --preset=paper --seeds=0
 """
 
-from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import presets
+from benchmarks.harness import Bench, drawings, methods, presets
 
 BENCH = Bench(
     __name__,

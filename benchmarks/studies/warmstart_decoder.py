@@ -8,9 +8,7 @@ late; its counts are shifted to match.
   python -m sae_gap warmstart_decoder --preset=paper --protocol=paper --num_latents=50,100
 """
 
-from benchmarks.harness import drawings, learners, methods
-from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import PRESETS
+from benchmarks.harness import PRESETS, Bench, drawings, learners, methods
 
 ROUNDS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
 PUBLISHED = (0, 1, 4, 9, 19, 49, 99, 199, 499, 999)

@@ -11,10 +11,7 @@ to four screens, and the certified optimum, to which the gap is taken at the sam
 
 import math
 
-from benchmarks.harness import drawings, methods
-from benchmarks.harness.bench import Bench
-from benchmarks.harness.methods import Tuned
-from benchmarks.harness.preset import WIDTHS, presets
+from benchmarks.harness import WIDTHS, Bench, Tuned, drawings, methods, presets
 from sae_gap import catalogue
 from sae_gap.encoders import Lasso, ScreenedPursuit
 from sae_gap.learners import Oracle
@@ -64,11 +61,13 @@ def by_products(rows):
         size = row["input_dim"], row["num_latents"]
         return encoder.flops(*size) / (2 * math.prod(size)) + 2 * (steps or 0)
 
-    def kind(row):
-        return "screens" if row.get("screens") else row.get("start") or "own"
-
     chosen = [row for row in rows if row["family"] != "oracle"]
-    found = [row | {"products": cost(row), "codes": kind(row)} for row in chosen]
+    found = [
+        row
+        | {"products": cost(row)}
+        | {"codes": "screens" if row.get("screens") else row.get("start") or "own"}
+        for row in chosen
+    ]
     return [row for row in found if row["inference"] != "lasso" and row["products"] > 0]
 
 

@@ -18,13 +18,11 @@ and prints the tables.
 
 import dataclasses
 
-from benchmarks.harness import drawings, learners, methods
-from benchmarks.harness.bench import Bench
-from benchmarks.harness.preset import Preset, presets
+from benchmarks.harness import Bench, Preset, drawings, learners, methods, presets
 from sae_gap import catalogue
-from sae_gap.data import Source, World
+from sae_gap.data import World
 from sae_gap.encoders import JumpReLU
-from sae_gap.learners import Oracle, Random, SparseAutoencoder
+from sae_gap.learners import Oracle, Random
 from sae_gap.metrics import detection, dictionary, reconstruction
 from sae_gap.storage import CELL
 
@@ -33,7 +31,7 @@ from sae_gap.storage import CELL
 _TUNED_AT = 3**-0.5
 
 
-def _sae(name: str, source: Source, p: Preset) -> SparseAutoencoder:
+def _sae(name, source, p):
     """A tuned SAE, in the units of the world's codes: penalties and thresholds go with them, rates
     of Adam do not.
     """
@@ -68,8 +66,13 @@ def _methods(source, p):
 _WORLD = {"world": "synthsae", "lam": 1.0}
 # Two levels of children rather than three, as many latents as features; what two cores do in an
 # hour.
-_STANDARD = _WORLD | {"num_latents": (2_048,), "num_samples": (100_000,), "seeds": (0,)}
-_STANDARD |= {"visits": 100, "sae_steps": 20_000}
+_STANDARD = _WORLD | {
+    "num_latents": (2_048,),
+    "num_samples": (100_000,),
+    "seeds": (0,),
+    "visits": 100,
+    "sae_steps": 20_000,
+}
 # A million samples are 60 visits, and 300 minibatches of the default size, too few: so smaller
 # ones, whose critical rate is lower, and lower rates. A sample has 34 features on, and 96 slots
 # hold them. The margin of families is the one that was measured at this size; without noise their

@@ -24,6 +24,7 @@ from sae_gap.analysis.tables import Rows as Rows
 from sae_gap.analysis.tables import Table as Table
 from sae_gap.analysis.tables import heading as heading
 from sae_gap.analysis.tables import is_finite as is_finite
+from sae_gap.analysis.tables import table as table
 from sae_gap.analysis.verdicts import RIVAL as RIVAL
 from sae_gap.analysis.verdicts import ROWS_AN_ATOM as ROWS_AN_ATOM
 from sae_gap.analysis.verdicts import Verdict as Verdict

@@ -82,7 +82,7 @@ class Comparison(NamedTuple):
         words, _, interval = self._points(self.sign or 1).partition(" ")
         return f"{words} points{('', ' more', ' less')[self.sign]} {interval}"
 
-    def _points(self, sign: int) -> str:
+    def _points(self, sign):
         numbers = [100 * sign * value for value in (self.more, self.low, self.high)]
         if not np.isfinite(self.low):
             return f"{numbers[0] + 0:.1f} (no interval)"

@@ -7,8 +7,6 @@ import csv
 import functools
 import itertools
 import pathlib
-from collections.abc import Iterable
-from typing import Any
 
 from sae_gap.analysis import Lines, Table
 from sae_gap.storage import CELL, Row
@@ -20,7 +18,7 @@ _IMPLIED = ("base", "start", "input_dim")
 _COORDINATES = ("method", *_NUMBERED, "base", "start")
 
 # What tells the lines of one method apart beside its latents.
-VARIED = ("num_samples", "lam", "iterations", "step")
+VARIED = _NUMBERED[2:]
 
 # A difference is close within two published deviations or this much; matching-pursuit training is
 # chaotic: the authors' own code, run again on the same data, moves by half of its allowance.
@@ -58,7 +56,7 @@ def read(text: str) -> list[Row]:
     return [{name: _value(cell) for name, cell in line.items()} for line in lines]
 
 
-def _value(cell: str) -> Any:
+def _value(cell):
     try:
         return ast.literal_eval(cell)
     except (ValueError, SyntaxError):
@@ -102,7 +100,7 @@ def compare(summary: Lines, study: str) -> list[Row]:
     ]
 
 
-def _agrees(ours: Row, line: Row) -> bool:
+def _agrees(ours, line):
     cold = line["study"] == "warmstart_decoder" and line["start"] == "cold"
     method = ours["method"] == line["method"] or (cold and ours["method"] == "cold_dl")
     late = line["study"] == "learning_dynamics" and line["seeds"] < 3
@@ -111,15 +109,22 @@ def _agrees(ours: Row, line: Row) -> bool:
     return method and numbered and implied and not late
 
 
-def _compared(ours: Row, line: Row, metric: str) -> Row:
+def _compared(ours, line, metric):
     number, mean, sd = ours[f"{metric}_mean"], line[f"{metric}_mean"], line[f"{metric}_sd"]
     factor = _MP_FACTOR if "mp" in (line["dictionary"], line["base"]) else 1
     relative = metric.removesuffix("_id").removesuffix("_ood") in _RELATIVE
     least = factor * (_RELATIVE_TOLERANCE * abs(mean) if relative else _TOLERANCE)
     tolerance = max(2 * (sd or 0.0), least) + _ROUNDING * relative
-    found = {"metric": metric, "ours": number, "published": mean, "published_sd": sd}
-    found |= {"difference": number - mean, "tolerance": tolerance, "relative": relative}
-    return found | {"close": abs(number - mean) <= tolerance}
+    return {
+        "metric": metric,
+        "ours": number,
+        "published": mean,
+        "published_sd": sd,
+        "difference": number - mean,
+        "tolerance": tolerance,
+        "relative": relative,
+        "close": abs(number - mean) <= tolerance,
+    }
 
 
 def table(comparison: Lines) -> Table:
@@ -130,14 +135,19 @@ def table(comparison: Lines) -> Table:
     """
     far = sorted((row for row in comparison if not row["close"]), key=distance, reverse=True)
     close, measured = len(comparison) - len(far), ("ours", "published", "difference", "tolerance")
-    columns = (*_varying((*_COORDINATES, "metric"), far), *measured)
-    lines = [row | {f"{name}_mean": row[name] for name in measured} for row in far]
     title = f"Published numbers: {close:,} of {len(comparison):,} are within their tolerance"
     title += "; the others, the furthest first" if far else "."
-    return Table(title, {name: name.replace("_", " ") for name in columns}, lines)
+    return Table(
+        title,
+        {
+            name: name.replace("_", " ")
+            for name in (*_varying((*_COORDINATES, "metric"), far), *measured)
+        },
+        [row | {f"{name}_mean": row[name] for name in measured} for row in far],
+    )
 
 
-def _varying(columns: Iterable[str], rows: Lines) -> list[str]:
+def _varying(columns, rows):
     """The columns that some row has."""
     return [name for name in columns if any(row.get(name) is not None for row in rows)]
 

@@ -8,9 +8,13 @@ from sae_gap.analysis import BEST, Rows, best
 from sae_gap.storage import Row, grouped
 
 # Columns of the lasso in the middle of a curve, by their names in its line.
-_MIDDLE = {"samples": "num_scored"}
-_MIDDLE |= {name: name for name in ("num_latents", "input_dim", "seed", "lam", "unconverged")}
-_MIDDLE |= {"optimum_l0": "l0", "optimum_fvu": "fvu", "certificate": "own_certificate"}
+_MIDDLE = {
+    "samples": "num_scored",
+    **{name: name for name in ("num_latents", "input_dim", "seed", "lam", "unconverged")},
+    "optimum_l0": "l0",
+    "optimum_fvu": "fvu",
+    "certificate": "own_certificate",
+}
 # Columns of the metric `gap_parts`.
 _GAP = (
     "gap scale relative_gap scale_share values_share support_share support_slack optimum_slack "
@@ -79,8 +83,15 @@ def worst_lines(rows: Rows, source: Any) -> list[Row]:
         for sample, gap, relative in zip(*columns, strict=True):
             place = source.places[sample]
             document = None if held.documents is None else int(held.documents[place])
-            line = {"dictionary": name, "index": int(held.numbers[place]), "document": document}
-            lines.append(line | {"gap": gap, "relative_gap": relative})
+            lines.append(
+                {
+                    "dictionary": name,
+                    "index": int(held.numbers[place]),
+                    "document": document,
+                    "gap": gap,
+                    "relative_gap": relative,
+                }
+            )
     return lines
 
 
@@ -130,13 +141,15 @@ def atom_lines(rows: Rows) -> list[Row]:
     for name, found in by_dictionary(rows).items():
         row = next(row for row in found if "coherence" in row)
         shares = row["coherence"] or dict.fromkeys((50, 95))
-        line: Row = {"dictionary": name, "coherence_median": shares[50], "coherence_95": shares[95]}
-        line |= {column: row[column] for column in ("num_latents", "dead_atoms", "duplicates")}
-        lines.append(line | {"agreement": row.get("agreement")})
+        lines.append(
+            {"dictionary": name, "coherence_median": shares[50], "coherence_95": shares[95]}
+            | {column: row[column] for column in ("num_latents", "dead_atoms", "duplicates")}
+            | {"agreement": row.get("agreement")}
+        )
     return lines
 
 
-def _middle(rows: Sequence[Row]) -> Row:
+def _middle(rows):
     """The row of the lasso in the middle of a dictionary's curve."""
     level = next(row["level"] for row in rows if "times" in row)
     lassos = (row for row in rows if row["codes"] == "lasso" and "times" not in row)

@@ -319,7 +319,7 @@ class AmortisedEncoder(Encoder):
         return _map_of(model)(model.read(signals))
 
 
-def _map_of(model: Model) -> Any:
+def _map_of(model):
     return getattr(model.encoder, "affine", model.encoder)
 
 

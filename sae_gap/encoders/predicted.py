@@ -98,7 +98,7 @@ def _signals(network, model, inputs):
 
 # The last network, which dictionaries of one source share, and what it was trained on. The rows do
 # not stay in memory for it.
-_last: dict[str, Any] = {}
+_last: Any = {}
 
 
 def _predictor(train, *sizes):

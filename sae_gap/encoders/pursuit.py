@@ -74,12 +74,9 @@ class GradientPursuit(OMP):
         """Step i correlates all atoms with the residual, and has two products with i atoms."""
         return sum(2 * input_dim * (num_latents + 2 * i) for i in range(1, self.k + 1))
 
-    def __call__(self, model, signals):
-        target, atoms, norms = on_unit_atoms(model, signals)
-        return gradient_pursuit(target, atoms.T, self.k, nonneg=self.nonneg) / norms
-
     def infer(self, model, signals, begun=None):
-        return Coded(self(model, signals))
+        target, atoms, norms = on_unit_atoms(model, signals)
+        return Coded(gradient_pursuit(target, atoms.T, self.k, nonneg=self.nonneg) / norms)
 
 
 class MatchingPursuit(AmortisedEncoder):

@@ -12,11 +12,11 @@ from sae_gap.figures.parts import encoder_shares as encoder_shares
 from sae_gap.figures.parts import gap_parts as gap_parts
 from sae_gap.figures.parts import loss_parts as loss_parts
 from sae_gap.figures.parts import together as together
-from sae_gap.figures.probing import features_and_nats as features_and_nats
-from sae_gap.figures.probing import ood_drop as ood_drop
 from sae_gap.figures.sae_measurement import codes_label as codes_label
 from sae_gap.figures.sae_measurement import coherence as coherence
+from sae_gap.figures.sae_measurement import features_and_nats as features_and_nats
 from sae_gap.figures.sae_measurement import fvu_curve as fvu_curve
 from sae_gap.figures.sae_measurement import name_of as name_of
+from sae_gap.figures.sae_measurement import ood_drop as ood_drop
 from sae_gap.figures.sae_measurement import trained_name as trained_name
 from sae_gap.figures.style import save as save

@@ -62,11 +62,18 @@ def curve(
     if not means:
         return None
     means.sort(key=lambda mean: [labels.rank(mean[name], name) for name in by])
-    points = [*means, *style.means(flat, by, (y,))]
-    roles: dict[str, Any] = {"dash": dash, "panel": panel}
-    title = f"{labels.metric_label(y)} by {labels.metric_label(x)}"
-    roles |= {"ticks": True, "logy": (y,) * logy, "of": shown, "title": title}
-    return draw_lines(points, x, (y,), line=line, **roles)
+    return draw_lines(
+        [*means, *style.means(flat, by, (y,))],
+        x,
+        (y,),
+        line=line,
+        dash=dash,
+        panel=panel,
+        ticks=True,
+        logy=(y,) * logy,
+        of=shown,
+        title=f"{labels.metric_label(y)} by {labels.metric_label(x)}",
+    )
 
 
 def recovery_by_level(rows: style.Rows) -> Figure | None:
@@ -87,8 +94,9 @@ def recovery_by_level(rows: style.Rows) -> Figure | None:
     tables.summarise(rows, by=("method",), metrics=())
     first = {(row["dictionary"], row.get("seed")): row for row in reversed(rows)}
     places = [(panel, group) for panel, groups in _PANELS.items() for group in groups]
-    scores = [f"atom_mcc_{group}" for _, group in places]
-    lines = tables.summarise(first.values(), by=("dictionary",), metrics=scores)
+    lines = tables.summarise(
+        first.values(), by=("dictionary",), metrics=[f"atom_mcc_{group}" for _, group in places]
+    )
     points = [
         {
             **line,
@@ -101,13 +109,18 @@ def recovery_by_level(rows: style.Rows) -> Figure | None:
         for line in lines
         if line[f"atom_mcc_{group}_mean"] is not None
     ]
-    title = "Matched cosine by level and frequency of the features"
     return draw_lines(
-        points, "group", ("atom_mcc",), panel="panel", logx=False, of=rows, title=title
+        points,
+        "group",
+        ("atom_mcc",),
+        panel="panel",
+        logx=False,
+        of=rows,
+        title="Matched cosine by level and frequency of the features",
     )
 
 
-def _in_lines(group: str) -> str:
+def _in_lines(group):
     """Returns the name of a group, broken into two lines if its neighbours would touch it."""
     group = group.replace("great_", "great-\n").replace("grandchildren", "grand-\nchildren")
     return group.replace("_", "\n")
@@ -132,12 +145,12 @@ def matched_cosines(rows: style.Rows) -> Figure | None:
     """
     rows = [row for row in rows if row.get("columns") in (None, "learned")]
     tables.summarise(rows, by=("method",), metrics=())
-    seeds: dict[str, dict[Any, Any]] = {}
+    seeds: Any = {}
     for row in rows:
         if row.get("cosines") and row.get("dictionary") not in (None, "oracle"):
             seeds.setdefault(row["dictionary"], {}).setdefault(row.get("seed"), row["cosines"])
-    points: list[dict[str, Any]] = [{"dictionary": None, "matched": _CLOSE}]
-    looks: dict[Any, Any] = {}
+    points: Any = [{"dictionary": None, "matched": _CLOSE}]
+    looks: Any = {}
     for name in sorted(seeds, key=labels.rank):
         # A failed fit writes null for a cosine, which counts as 0, as it must lower the curve.
         found = np.nan_to_num(np.array([*seeds[name].values()], float))
@@ -148,6 +161,12 @@ def matched_cosines(rows: style.Rows) -> Figure | None:
         ]
         looks[name] = {"label": labels.label(name), "color": labels.colour(name)}
     looks[None] = {"label": f"{_CLOSE}", "color": style.QUIET}
-    title = "Matched cosines of the atoms of each dictionary"
-    about: Any = {"looks": {"dictionary": looks}, "logx": False, "of": rows, "title": title}
-    return draw_lines(points, "share", ("matched",), **about)
+    return draw_lines(
+        points,
+        "share",
+        ("matched",),
+        looks={"dictionary": looks},
+        logx=False,
+        of=rows,
+        title="Matched cosines of the atoms of each dictionary",
+    )

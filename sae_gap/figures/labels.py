@@ -65,8 +65,8 @@ _COUNTED = {
 
 
 @functools.cache
-def _dictionaries() -> dict[str, Look]:
-    found: dict[str, dict[str, Look]] = {family: {} for family in _FAMILIES}
+def _dictionaries():
+    found: Any = {family: {} for family in _FAMILIES}
     for name, encoder in catalogue.saes().items():
         look, recipe = registry.looks_of(encoder)[name], vars(encoder).get("recipe", Look("", ""))
         found["sae"][name] = Look(recipe.label or f"{look.label} SAE", recipe.colour or look.colour)
@@ -77,7 +77,7 @@ def _dictionaries() -> dict[str, Look]:
 
 
 @functools.cache
-def _inferences() -> dict[str, Look]:
+def _inferences():
     found = {
         "own": Look("own codes", "#7F7F7F"),
         "lista_published": Look("LISTA on its own loss", "#882255"),
@@ -87,14 +87,14 @@ def _inferences() -> dict[str, Look]:
     return found
 
 
-def _table(column: str) -> dict[str, Look]:
+def _table(column):
     if column in ("dictionary", "inference"):
         return _dictionaries() if column == "dictionary" else _inferences()
     return _TABLES.get(column, {})
 
 
 @functools.cache
-def _metrics() -> dict[str, Column]:
+def _metrics():
     return {
         name: column
         for metric in catalogue.metrics().values()
@@ -149,7 +149,7 @@ def rank(name: Any, column: str = "dictionary") -> tuple[int, Any]:
     return (3, 0) if name is None else (2, str(name))
 
 
-def _find(name: Any, column: str) -> Look | None:
+def _find(name, column):
     if not isinstance(name, str):
         return None
     others = (other for other in ("dictionary", "inference", *_TABLES) if other != column)
@@ -174,11 +174,11 @@ def perfect(metric: str) -> float | None:
     return _column(metric).perfect
 
 
-def _column(metric: str) -> Column:
+def _column(metric):
     stem, _ = _split(metric)
     return _OTHERS.get(stem) or _metrics().get(stem) or Column(stem.replace("_", " "))
 
 
-def _split(metric: str) -> tuple[str, str]:
+def _split(metric):
     suffix = next((suffix for suffix in _SPLITS if metric.endswith(suffix)), "")
     return metric.removesuffix(suffix), suffix

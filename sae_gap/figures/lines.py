@@ -1,15 +1,14 @@
 """Draws all lines: columns along another, with intervals, levels, panels and a legend."""
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from sae_gap.figures import labels, style
-from sae_gap.storage import Row, grouped
+from sae_gap.storage import grouped
 
 MARKERS = [{"marker": marker} for marker in "os^DvPXp<>h*"]
 _DASHES = [
@@ -18,6 +17,7 @@ _DASHES = [
         ("-", style.DASHED, (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2))), "os^Dv", strict=True
     )
 ]
+_PLAIN = {"linestyle": "-", "color": style.QUIET}
 _FLAT = {"marker": "", "linestyle": style.DASHED}
 # Lines with more points show intervals as a band, as whiskers would run together.
 _BANDED = 12
@@ -122,23 +122,22 @@ def draw_lines(
             style.log_axis(axes.yaxis, [mark["y"] for mark in marks if mark["panel"][0] == metric])
 
     lines = {(role, mark[role]) for mark in moving for role in values}
-    plain = {"linestyle": "-", "color": style.QUIET}
     handles = [
-        Line2D([], [], **{**plain, **look, **(bare if (role, value) in lines else _FLAT)})
+        Line2D([], [], **_PLAIN | look | (bare if (role, value) in lines else _FLAT))
         for role, table in (("line", colours), ("dash", dashes))
         for value, look in table.items()
         if value in values[role]
     ]
-    more = "intervals: ± 1 sd" if points[0].get("seeds", 1) > 1 else ""
-    style.finish(figure, of or points, handles, **{"more": more, **about})
+    about.setdefault("more", "intervals: ± 1 sd" * (points[0].get("seeds", 1) > 1))
+    style.finish(figure, of or points, handles, **about)
     return figure
 
 
-def _number(point: Row, column: str) -> Any:
+def _number(point, column):
     return point.get(f"{column}_mean", point.get(column))
 
 
-def _looks(values: Iterable[Any], column: str, looks: Iterable[dict[str, Any]]) -> Any:
+def _looks(values, column, looks):
     ordered = sorted(values, key=lambda value: labels.rank(value, column))
     return {
         value: {"label": labels.label(value, column), "color": labels.colour(value, column), **look}
@@ -146,7 +145,7 @@ def _looks(values: Iterable[Any], column: str, looks: Iterable[dict[str, Any]]) 
     }
 
 
-def _draw(axes: Axes, path: style.Lines, look: dict[str, Any], is_band: bool) -> None:
+def _draw(axes, path, look, is_band):
     x, *numbers = ([mark[name] for mark in path] for name in ("x", "y", "high", "wide"))
     # An unknown number is None.
     y, high, wide = np.array(numbers, float)

@@ -1,4 +1,6 @@
-"""A user's SAE: its place beside the curves, and the coherence of its atoms."""
+"""A user's SAE: its place beside the curves, the coherence of its atoms, and what probes of its
+codes tell out of distribution, also beside the nats that the codes cost.
+"""
 
 import itertools
 import re
@@ -7,15 +9,15 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from sae_gap.figures import draw_lines, labels, style
+from sae_gap.figures import MARKERS, draw_lines, labels, style
 from sae_gap.storage import Row
 
 # SAEs take these in order, and then again from the first; controls and other lines have colours in
 # `sae_gap.figures.labels`.
 _COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")
 _DUPLICATE = 0.95
-_OWN: dict[str, Any] = {"marker": "D", "markersize": 6, "linestyle": "none", "zorder": 4}
-_THIN: dict[str, Any] = {"markersize": 3, "linewidth": 0.9}
+_OWN: Any = {"marker": "D", "markersize": 6, "linestyle": "none", "zorder": 4}
+_THIN: Any = {"markersize": 3, "linewidth": 0.9}
 _CODES = {
     "lasso_refit": {"label": "least squares on lasso supports", "marker": "o", "markersize": 3},
     "lasso": _THIN | {"label": "certified lasso", "marker": "s", "linestyle": style.DASHED},
@@ -49,9 +51,7 @@ def fvu_curve(rows: style.Rows) -> Figure | None:
     if not points:
         return None
     metrics = [metric for metric in ("fvu", "kl") if metric in points[0]]
-    about: Any = {"title": "Variance unexplained by number of active latents"}
-    if "num_scored" in shown[0]:
-        about["more"] = f"{shown[0]['num_scored']:,} held-out samples"
+    scored = shown[0].get("num_scored")
     return draw_lines(
         points,
         "l0",
@@ -60,7 +60,8 @@ def fvu_curve(rows: style.Rows) -> Figure | None:
         looks={"dictionary": _looks(shown), "codes": codes},
         logy=metrics,
         of=shown,
-        **about,
+        title="Variance unexplained by number of active latents",
+        more=f"{scored:,} held-out samples" if scored else "",
     )
 
 
@@ -126,7 +127,7 @@ def coherence(rows: style.Rows) -> Figure | None:
     return figure
 
 
-def _looks(rows: style.Lines) -> dict[Any, dict[str, Any]]:
+def _looks(rows):
     """Returns colours: SAEs' by their order, controls' by their names."""
     spare = itertools.cycle(_COLOURS)
     return {
@@ -136,3 +137,103 @@ def _looks(rows: style.Lines) -> dict[Any, dict[str, Any]]:
         }
         for name, row in {row["dictionary"]: row for row in rows}.items()
     }
+
+
+# Looks by the columns that a probe reads.
+_PROBES = {
+    probe: {"label": label, "color": colour, "marker": marker, "linestyle": "none"}
+    for probe, label, colour, marker in (
+        ("dense", "all dimensions", "#0072B2", "o"),
+        ("k=1", "1 latent", "#D55E00", "s"),
+        ("k=2", "2 latents", "#CC79A7", "v"),
+        ("k=5", "5 latents", "#E69F00", "^"),
+        ("k=20", "20 latents", "#009E73", "D"),
+        ("k=all", "all latents", "#000000", "x"),
+    )
+}
+
+
+def ood_drop(lines: style.Lines) -> Figure:
+    """Draws the drop of each kind of probe on each kind of codes, with 95 % intervals over pairs.
+
+    Args:
+      lines: the result of `sae_gap.probing.overall`.
+
+    Returns:
+      The figure.
+    """
+    names = {(line["dictionary"], line["codes"]): _name(line) for line in lines}
+    places = {codes: place for place, codes in enumerate(names)}
+    shifts = {probe: 0.17 * (place - 2.5) for place, probe in enumerate(_PROBES)}
+    points = [
+        line
+        | {"drop_sd": line["drop_half"]}
+        | {"place": places[line["dictionary"], line["codes"]] + shifts[line["probe"]]}
+        for line in lines
+    ]
+    spread = f"{lines[0]['pairs']} pairs, {lines[0]['splits']} splits of each"
+    figure = draw_lines(
+        points,
+        "drop",
+        ("place",),
+        line="probe",
+        looks={"probe": _PROBES},
+        logx=False,
+        size=(1.8, 0.24 * len(names)),
+        of=lines,
+        title="AUC that probes lose out of distribution",
+        more=f"{spread}, intervals of 95 % over pairs",
+    )
+    (axes,) = figure.axes
+    axes.axvline(0, color=style.QUIET, linewidth=0.6, linestyle=style.DASHED, zorder=1)
+    axes.set_yticks(range(len(names)), [*names.values()])
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    return figure
+
+
+def features_and_nats(
+    lines: style.Lines, patched: style.Lines, probe: str = "k=5"
+) -> Figure | None:
+    """Draws the AUC of one kind of probe out of distribution against the nats that the same codes
+    cost, a point for each dictionary and codes.
+
+    Args:
+      lines: the result of `sae_gap.probing.overall`.
+      patched: rows of codes with their `kl`, at the L0 that was probed.
+      probe: the probe, by its name.
+
+    Returns:
+      The figure, or None if no codes have both.
+    """
+    costs = {(row["dictionary"], row["codes"]): row["kl"] for row in patched}
+    points = [
+        {**line, "kl": costs[key], "auc_ood_sd": line["auc_ood_half"], "text": codes_label(key[1])}
+        for line in lines
+        if line["probe"] == probe and (key := (line["dictionary"], line["codes"])) in costs
+    ]
+    if not points:
+        return None
+    kinds = dict.fromkeys((point["codes"], point["text"]) for point in points)
+    looks = {
+        codes: {"label": label, "linestyle": "none", **marker}
+        for (codes, label), marker in zip(kinds, itertools.cycle(MARKERS), strict=False)
+    }
+    return draw_lines(
+        points,
+        "kl",
+        ("auc_ood",),
+        dash="codes",
+        looks={"codes": looks},
+        logx=False,
+        size=(2.6, 3.4),
+        of=lines,
+        title=f"What {_PROBES[probe]['label']} tell, and the nats that their codes cost",
+        more=f"{lines[0]['pairs']} pairs, intervals of 95 % over pairs",
+    )
+
+
+def _name(line):
+    codes = line["codes"]
+    # Activations have no other name.
+    return codes if codes == line["family"] else f"{name_of(line)}: {codes_label(codes)}"

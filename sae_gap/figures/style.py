@@ -1,7 +1,6 @@
 """The common style: titles in bold, conditions in grey, no text under 7 points."""
 
 import io
-import os
 import pathlib
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -18,6 +17,7 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFo
 from sae_gap.analysis import Lines as Lines
 from sae_gap.analysis import Rows as Rows
 from sae_gap.analysis import tables
+from sae_gap.core import AnyPath
 from sae_gap.figures import labels
 from sae_gap.storage import Folder, Row
 
@@ -41,9 +41,7 @@ styled = matplotlib.style.context(STYLE, after_reset=True)
 
 
 @styled
-def save(
-    figure: Figure | None, folder: str | os.PathLike[str] | Folder, stem: str
-) -> tuple[str, ...]:
+def save(figure: Figure | None, folder: AnyPath | Folder, stem: str) -> tuple[str, ...]:
     """Writes a figure as `<stem>.png` and `<stem>.pdf`, each replaced whole; equal figures give
     equal bytes. None, the figure of nothing to draw, is skipped.
 
@@ -64,7 +62,7 @@ def save(
     if figure is None:
         return ()
     caption, pdf = str(figure.get_label()), ("Creator", "Producer", "CreationDate")
-    described: dict[str, dict[str, str | None]] = {
+    described: Any = {
         "png": {"Software": None, "Description": caption},
         "pdf": {**dict.fromkeys(pdf), "Subject": caption},
     }

@@ -56,7 +56,7 @@ from sae_gap.encoders import (
 )
 from sae_gap.learners import Learner, OnlineDictionary, SparseAutoencoder
 from sae_gap.learners.online.online_dictionary import VISITS
-from sae_gap.metrics import Metric, predictability, reconstruction
+from sae_gap.metrics import Metric, reconstruction
 from sae_gap.saes import SAE
 from sae_gap.storage import Row
 from sae_gap.study import Method, Scalar, Study
@@ -276,7 +276,8 @@ def study_of(
       *metrics: further metrics, beside `reconstruction` and those that every study has.
       **options: of `Study`.
     """
-    every = (*catalogue.default_metrics(), reconstruction.METRIC, predictability.METRIC, *metrics)
+    mine = reconstruction.METRIC, reconstruction.PREDICTABILITY
+    every = (*catalogue.default_metrics(), *mine, *metrics)
     plain = {"lam": None, "optimum": False, "seconds": False, "metrics": every}
     return Study(name, sources, methods, **plain | options)
 

@@ -7,10 +7,9 @@ from sae_gap.metrics.classification import fit_logistic as fit_logistic
 from sae_gap.metrics.classification import roc_auc as roc_auc
 from sae_gap.metrics.cost import cost_at as cost_at
 from sae_gap.metrics.cost import processor_time as processor_time
-from sae_gap.metrics.cuts import fires as fires
-from sae_gap.metrics.cuts import ratio as ratio
 from sae_gap.metrics.definitions import LIBRARIES as LIBRARIES
 from sae_gap.metrics.definitions import check_varies as check_varies
+from sae_gap.metrics.definitions import explained as explained
 from sae_gap.metrics.definitions import fvu as fvu
 from sae_gap.metrics.definitions import spread as spread
 from sae_gap.metrics.detection import Firing as Firing
@@ -21,6 +20,8 @@ from sae_gap.metrics.dictionary import groups_of as groups_of
 from sae_gap.metrics.metric import SCORED as SCORED
 from sae_gap.metrics.metric import Inferred as Inferred
 from sae_gap.metrics.metric import Metric as Metric
+from sae_gap.metrics.metric import fires as fires
+from sae_gap.metrics.metric import ratio as ratio
 from sae_gap.metrics.probes import SCORES as SCORES
 from sae_gap.metrics.reconstruction import CHANCES as CHANCES
 from sae_gap.metrics.recovery import support_recovery as support_recovery

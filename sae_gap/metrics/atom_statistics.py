@@ -17,8 +17,6 @@ from sae_gap.metrics import Inferred, Metric
 
 # Two atoms with a |cosine| above this are duplicates.
 DUPLICATE = 0.95
-# Percentiles of the atoms' largest |cosine| that a description keeps.
-QUANTILES = tuple(range(101))
 # Cosines held in memory at once.
 _COSINES = 2**24
 
@@ -49,7 +47,7 @@ def describe_atoms(dictionary: Float[ArrayLike, "input_dim num_latents"]) -> dic
     return {
         "dead_atoms": int((~live).sum()),
         "duplicates": int((largest > DUPLICATE).sum()),
-        "coherence": np.percentile(largest, QUANTILES).tolist() if live.sum() > 1 else [],
+        "coherence": np.percentile(largest, np.arange(101)).tolist() if live.sum() > 1 else [],
     }
 
 

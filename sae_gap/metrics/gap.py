@@ -115,8 +115,8 @@ def amortisation_gap(
     read = as_floats("inputs", matching.as_matrix("inputs", given)) if reads else signals
     dictionary, norms = unit_atoms(as_floats("the dictionary", model.decoder))
     own = encode(model, read)
-    if np.shape(own) != (len(signals), len(norms)):
-        shape = (len(signals), len(norms))
+    shape = len(signals), len(norms)
+    if np.shape(own) != shape:
         raise ValueError(
             f"encode must give codes of shape {shape}, one row a signal and one column an atom, "
             f"but gave {np.shape(own)}."
@@ -143,8 +143,9 @@ def _excess(achieved, optimum):
     """`F(z_e) - F(z*)` of each sample, with 0 for negative values within the certificate and
     rounding.
     """
-    parts = achieved, optimum.objective, optimum.gap
-    value, best, gap = (np.asarray(part, np.float64) for part in parts)
+    value, best, gap = (
+        np.asarray(part, np.float64) for part in (achieved, optimum.objective, optimum.gap)
+    )
     slack = gap + 16 * np.finfo(optimum.objective.dtype).eps * value
     return np.where((value < best) & (value - best >= -slack), 0, value - best)
 

@@ -107,7 +107,7 @@ def score_pair(features, has, split, fit):
       concept; `auc_id` and `accuracy_id` on rows without it; the same scores of the reference,
       `all_auc_ood` and so on; and `drop`, `all_auc_ood - auc_ood`, and `accuracy_drop`.
     """
-    scores: dict[str, float] = {}
+    scores: Any = {}
     for kind, prefix in (("withheld", ""), ("all", "all_")):
         rows = split.train[kind]
         probe = fit(features[rows], has[rows])
@@ -132,13 +132,13 @@ def measure(inferred: Inferred) -> dict[str, Any]:
     """
     concepts, codes = inferred.task.concepts, inferred.codes["id"]
     columns = inferred.activations
-    kinds: dict[str, tuple[Any, Any]] = {"dense": (columns, fit_dense)}
+    kinds: Any = {"dense": (columns, fit_dense)}
     if inferred.model.dictionary is not None:
         # A latent that is never on separates no classes.
         columns = scipy.sparse.csr_array(active_columns(codes)[0])
         kinds = {"dense": (inferred.reconstruction, fit_dense), "k=all": (columns, fit_dense)}
     kinds |= {f"k={k}": (columns, functools.partial(fit_sparse, k=k)) for k in KS}
-    found: dict[str, Any] = {"probes": [*kinds], "pairs": [*concepts]}
+    found: Any = {"probes": [*kinds], "pairs": [*concepts]}
     for probe, (features, fit) in kinds.items():
         scored = [
             [score_pair(features, has, split, fit) for split in splits.values()]

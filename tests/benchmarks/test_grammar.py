@@ -13,7 +13,8 @@ import types
 import pytest
 
 from benchmarks import options, studies
-from benchmarks.harness import crossing, learners, main
+from benchmarks.harness import learners, main
+from benchmarks.harness.methods import method_of
 from benchmarks.harness.outcome import is_comparable
 from benchmarks.harness.preset import PRESETS, Preset
 from benchmarks.studies import attribution, warmstart_encoder
@@ -185,11 +186,9 @@ def test_a_world_has_its_own_size_unless_one_is_given(flags, num_latents, width)
 
 # Of options that are wrong alone, tests/benchmarks/test_cli.py.
 BAD_FLAGS = {
-    "amortisation_gap --methods=sae_relu,nope": "'nope' is no method of this study, no learner (",
     "amortisation_gap --num_latents=3": "sparsity must be below num_latents",
     "amortisation_gap --width=3": "sparsity must be below width",
     "amortisation_gap --input_dim=21": "input_dim 21 is above num_latents 20",
-    "amortisation_gap --shard=2/2": "--shard must read i/N",
     "amortisation_gap --num_latents=none": "--num_latents=none is for a world of its own size",
     "amortisation_gap --world_file=there --law=roots=2": "--law and --world_file exclude each",
     "amortisation_gap --data=x.npz --noise_db=20": "--noise_db and --data exclude each other",
@@ -244,25 +243,17 @@ def test_costs_count_products_with_the_dictionary():
     assert [(row["codes"], row["products"]) for row in found] == wanted
 
 
-def run_of(study, rows, models):
-    return types.SimpleNamespace(study=study, store=Store(rows), models=Models(models))
-
-
 def test_a_model_that_several_jobs_need_is_counted_with_the_first(tmp_path):
     base = OnHost(num_steps=1)
     kinds = [base, OnHost(num_steps=2, base=base), base, OnHost(num_steps=3)]
     listed = [Method(f"m{place}", "", learner, Lasso()) for place, learner in enumerate(kinds)]
-    said = main.plan(run_of(tiny.make(methods=listed), tmp_path, tmp_path)).splitlines()
+    places = {"store": Store(tmp_path), "models": Models(tmp_path)}
+    run = types.SimpleNamespace(study=tiny.make(methods=listed), **places)
+    said = main.plan(run).splitlines()
     # Methods of one learner are one job.
     counts = [line.rpartition(": ")[2] for line in said[:-1]]
     assert counts == [f"0/{number} rows there, 2 to fit" for number in (4, 2, 2)]
     assert said[-1] == "3 jobs, 6 models to fit"
-
-
-def test_models_that_are_all_there_may_lie_where_nothing_can_be_written(tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("mine")
-    monkeypatch.setattr(Models, "missing", lambda *_: [])
-    main.check_writable(run_of(tiny.make(), tmp_path / "results", tmp_path / "file"))
 
 
 SOURCE = Setting(20, 3, 200)
@@ -272,7 +263,7 @@ SMOKE = dataclasses.replace(PRESETS["smoke"], lam=0.2)
 
 def made(name, study="amortisation_gap", preset=SMOKE):
     preset = type(STUDIES[study].presets["smoke"])(**vars(preset))
-    return crossing.method_of(name, STUDIES[study].methods(SOURCE, preset), SOURCE, preset)
+    return method_of(name, STUDIES[study].methods(SOURCE, preset), SOURCE, preset)
 
 
 TOPK = catalogue.make_encoder("topk", sparsity=3)

@@ -1,7 +1,6 @@
 """Pages hold everything, ask for nothing, and take texts for texts; the report has them all."""
 
 import base64
-import dataclasses
 import hashlib
 import html.parser
 import re
@@ -87,7 +86,7 @@ def check(text):
 
 def test_what_is_written_is_read_back_and_written_anew(tmp_path):
     entry = pages.read(write(tmp_path))
-    bare = dataclasses.replace(entry.page, figures=[], tables=[])
+    bare = entry.page._replace(figures=[], tables=[])
     assert bare == page(figures=[], tables=[], answers=[])
     assert [tuple(one) for one in entry.page.tables] == [tuple(one) for one in page().tables]
     image = base64.b64decode(entry.images["stairs.png"].partition(",")[2])

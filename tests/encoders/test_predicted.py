@@ -30,9 +30,9 @@ TRUTH = {
 }
 
 
-def inference_of(kind, x=X):
+def inference_of(kind):
     y = TRUTH[kind][0].astype(np.float32)
-    train, scored = (Split(y[rows], inputs=x[rows]) for rows in (slice(1_200), slice(1_200, None)))
+    train, scored = (Split(y[rows], inputs=X[rows]) for rows in (slice(1_200), slice(1_200, None)))
     return Inference(Task(train, scored, scored, width=LATENTS), MODEL)
 
 

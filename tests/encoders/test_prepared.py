@@ -36,9 +36,9 @@ AFFINE = Affine(jnp.asarray(WEIGHT, jnp.float32), jnp.asarray(SHIFT, jnp.float32
 PARTS = jnp.asarray(ATOMS, jnp.float32), jnp.asarray(BIAS, jnp.float32)
 
 
-def on_rows(model, x=X, counts=COUNTS, **options):
+def on_rows(model, x=X, counts=COUNTS):
     held = Split(jnp.asarray(x), counts=counts)
-    return Inference(Task(held, held, held, width=30), model, timed=False, **options)
+    return Inference(Task(held, held, held, width=30), model, timed=False)
 
 
 @pytest.fixture(scope="module")

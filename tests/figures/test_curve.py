@@ -1,4 +1,6 @@
-"""A curve draws the means of its rows, where they belong."""
+"""A curve draws the means of its rows, where they belong; the figures of the headline benchmark draw
+what the rows say.
+"""
 
 import itertools
 
@@ -6,9 +8,10 @@ import numpy as np
 import pytest
 
 from sae_gap import figures
+from sae_gap.analysis import splits
 from sae_gap.figures import labels
 
-from .samples import choose, curves, row, words
+from .samples import choose, curves, make_rows, row, words
 
 ITERATIONS = (0, 1, 2, 5, 10, 100)
 DICTIONARIES = ("relu", "topk", "mp")
@@ -105,3 +108,54 @@ def test_levels_and_frequencies_have_a_panel_each_and_a_dictionary_a_line():
     assert figures.recovery_by_level([]) is figures.recovery_by_level([row("topk")]) is None
     with pytest.raises(ValueError, match="mix world"):
         figures.recovery_by_level([topk, topk | {"world": "other", "seed": 1}])
+
+
+def test_the_encoders_shares_are_cells_of_a_table_along_each_size():
+    sizes = ({}, {"num_latents": 50}, {"num_samples": 1_000, "spread": 0.01})
+    rows = [row for size in sizes for row in make_rows(saes=("topk", "mp"), **size)]
+    lines = splits(rows, ["mcc_ood"])
+    figure = figures.encoder_shares(lines, "mcc_ood")
+    latents, samples = figure.axes
+    for axes, size, values in (
+        (latents, "num_latents", (50, 100)),
+        (samples, "num_samples", (1_000, 5_000)),
+    ):
+        assert [text.get_text() for text in axes.get_yticklabels()] == ["TopK", "MP"]
+        assert [text.get_text() for text in axes.get_xticklabels()] == [
+            f"{one:,}" for one in values
+        ]
+        shown = {text.get_position(): text.get_text() for text in axes.texts}
+        base = {"num_latents": 100, "num_samples": 5_000}
+        for line in lines:
+            if all(line[name] == value for name, value in base.items() if name != size):
+                place = values.index(line[size]), ("topk", "mp").index(line["dictionary"])
+                whole = line["amortisation_part"] + line["dictionary_part"]
+                assert shown[place] == f"{100 * line['amortisation_part'] / whole:.0f}"
+    assert figures.encoder_shares(splits(make_rows(), ["mcc_ood"]), "mcc_ood") is None
+    assert figures.encoder_shares([], "mcc_ood") is None
+
+
+def test_cosines_of_no_rows_or_of_two_weights_are_not_drawn():
+    draw = figures.matched_cosines
+    assert draw([]) is draw([row | {"cosines": None} for row in make_rows()]) is None
+    with pytest.raises(ValueError, match="mix lam"):
+        draw(make_rows(seeds=(0,)) + make_rows(seeds=(1,), lam=0.2))
+
+
+def curves_of(figure):
+    """The heights of each line, by what the legend calls its colour."""
+    names = {line.get_color(): line.get_label() for line in figure.legends[0].get_lines()}
+    drawn = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 201]
+    return {names[line.get_color()]: line.get_ydata() for line in drawn}
+
+
+def test_each_dictionary_is_drawn_once_and_pooled_over_seeds():
+    found = curves_of(figures.matched_cosines(make_rows()))
+    assert [*found] == ["ReLU SAE", "TopK SAE", "JumpReLU SAE", "MP SAE", "DL-FISTA"]
+    pooled = np.concatenate([row["cosines"] for row in choose(make_rows(), dictionary="dl_fista")])
+    quantiles = np.percentile(pooled, np.linspace(0, 100, 201))
+    np.testing.assert_allclose(found["DL-FISTA"], quantiles)
+    # A fit that failed counts against its learner.
+    (row,) = choose(make_rows(seeds=(0,)), dictionary="dl_fista")
+    found = curves_of(figures.matched_cosines([row | {"cosines": [1.0, None, None, None]}]))
+    assert found["DL-FISTA"][[0, 130, -1]].tolist() == [0, 0, 1]

@@ -1,16 +1,18 @@
 """Files are equal for equal rows and say what they show; the style stays with the figures; labels
-and their order.
+and their order. The figures of the challenge, of the encoder budget and of codes by what they cost.
 """
 
 import matplotlib
+import numpy as np
 import PIL.Image
 import pytest
+from matplotlib.text import Text
 
 from sae_gap import figures
 from sae_gap.figures import labels, style
 from tests.conftest import FONTS
 
-from .test_challenge import cell
+from .samples import SETTING, choose, row, words
 
 
 def test_files_are_equal_for_equal_rows_and_carry_their_caption_and_no_date(tmp_path):
@@ -89,3 +91,114 @@ def test_names_are_in_the_order_of_their_families():
 def test_a_name_that_is_nowhere_has_a_spare_colour_of_its_own():
     known = {labels.colour(name) for name in labels._dictionaries()}
     assert labels.colour("new_idea") == "#66A61E" and labels.colour("new_idea") not in known
+
+
+def cell(*names, **values):
+    return [
+        row(name, "lasso", seed=seed, cosine=0.9 - place / 10, fit_seconds=10 + place + seed)
+        | {"mcc_ood": 0.8 - place / 20 + seed / 100}
+        | values
+        for place, name in enumerate(names)
+        for seed in (0, 1)
+    ]
+
+
+def test_seconds_are_on_the_axis_and_the_oracle_is_a_level():
+    rows = cell("online_dl", "topk", "oracle")
+    for axes, metric in zip(
+        figures.recovery_by_seconds(rows).axes, ("cosine", "mcc_ood"), strict=True
+    ):
+        drawn = {
+            line.get_color(): line.get_xydata()[0]
+            for line in axes.lines
+            if line.get_marker() in ("s", "o")
+        }
+        for name in ("online_dl", "topk"):
+            mine = choose(rows, dictionary=name)
+            means = [np.mean([row[column] for row in mine]) for column in ("fit_seconds", metric)]
+            assert drawn[labels.colour(name)] == pytest.approx(means)
+        black = labels.colour("oracle")
+        levels = [line.get_ydata()[0] for line in axes.lines if line.get_color() == black]
+        oracle = [row[metric] for row in choose(rows, dictionary="oracle")]
+        assert levels == pytest.approx([np.mean(oracle)])
+    assert figures.recovery_by_seconds(cell("oracle")) is None
+    unscored = [row | {"method": "other"} for row in cell("spams", mcc_ood=None)]
+    figure = figures.recovery_by_seconds(cell("online_dl") + unscored)
+    assert "SPAMS" not in words(figure) and "online DL" in words(figure)
+
+
+# Of an inference: what it varies, its operations, gap and score.
+BUDGET = [
+    ("relu", {}, 9, 0.3, 0.8),
+    ("lista", {"depth": 1}, 9, 0.4, 0.7),
+    ("lista", {"depth": 2}, 27, 0.2, 0.9),
+    ("fista", {"iterations": 100}, 1_791, 0.02, 0.99),
+    ("lasso", {"start": "cold"}, None, 0.0, 0.985),
+]
+
+
+def test_the_budget_draws_each_inference_against_its_cost():
+    rows = [
+        SETTING
+        | {"method": str(place), "dictionary": "oracle", "inference": inference, "seed": seed}
+        | {"flops": flops, "relative_gap_ood": gap + seed, "mcc_ood": score - seed}
+        | varied
+        for seed in (0, 1)
+        for place, (inference, varied, flops, gap, score) in enumerate(BUDGET)
+    ]
+    figure = figures.budget(rows)
+    for axes, column, shift in zip(figure.axes, (3, 4), (0.5, -0.5), strict=True):
+        drawn = {one.get_label(): one.lines[0] for one in axes.containers}
+        for label, lines in {
+            "ReLU": BUDGET[:1],
+            "LISTA": BUDGET[1:3],
+            "FISTA": BUDGET[3:4],
+        }.items():
+            points = [[line[2], line[column] + shift] for line in lines]
+            np.testing.assert_allclose(drawn.pop(label).get_xydata(), points)
+        assert not drawn
+    lines = figure.axes[1].lines
+    level = [line.get_ydata()[0] for line in lines if line.get_label() == "certified lasso"]
+    assert level == pytest.approx([0.485])
+    assert {"1", "2", "100"} <= set(words(figure)) and "None" not in words(figure)
+    assert figures.budget([row | {"flops": None} for row in rows]) is None
+    with pytest.raises(ValueError, match="twice"):
+        figures.budget(rows + [row | {"dictionary": "dl_fista"} for row in rows])
+
+
+ABOUT = {"dictionary": "mine", "level": 32, "num_latents": 64, "input_dim": 16}
+TABLE = [
+    ("own", "own", None, 1.0, 35.6, 0.2, 0.4),
+    ("screened_pursuit_2x4", "screened_pursuit", 2, 4.0, 32.0, 0.14, 0.2),
+    ("screened_pursuit_2x2", "screened_pursuit", 2, 3.0, 31.8, 0.15, 0.25),
+    ("fista_1", "fista", None, 1.0, 33.0, 0.9, 3.0),
+    ("nearest_atoms", "nearest_atoms", None, 1.5, 32.5, 0.17, 0.3),
+    ("lasso_refit", "lasso", None, None, 20.0, 0.16, 0.22),
+]
+NAMES = "codes family screens products l0 fvu kl"
+ROWS = [ABOUT | dict(zip(NAMES.split(), values, strict=True)) for values in TABLE]
+# A pursuit's product takes longer than an encoder's.
+for line in ROWS:
+    line["breadth"] = 4 if line["codes"].endswith("4") else 2
+    line["processor"] = (line["products"] or 9) ** 1.5
+
+
+def test_codes_are_drawn_by_their_cost_and_the_optimum_as_a_level():
+    figure = figures.loss_by_cost(ROWS)
+    named = {text.get_text() for text in figure.axes[0].texts}
+    assert {"2×4", "2×2", "own", "nearest atoms"} <= named
+    assert any("L0 32 to 36" in text.get_text() for text in figure.findobj(Text))
+    for axes, cost in zip(figure.axes, ("products", "processor"), strict=True):
+        drawn = {one.get_label(): one.lines[0].get_xydata().tolist() for one in axes.containers}
+        levels = {line.get_label(): line.get_ydata()[0] for line in axes.get_lines()}
+        own, four, two, _, near, level = ROWS
+        wanted = {"two screens": [two, four], "the SAE's encoder": [own], "nearest atoms": [near]}
+        for name, rows in wanted.items():
+            assert drawn[name] == [[row[cost], row["kl"]] for row in rows]
+        assert levels["certified lasso"] == level["kl"]
+        # A single iteration of FISTA does not set the scale.
+        assert axes.get_ylim() == (0, pytest.approx(1.1 * own["kl"]))
+    # A decoder alone, or a GPU, has no processor time.
+    assert len(figures.loss_by_cost([row | {"processor": None} for row in ROWS]).axes) == 1
+    assert figures.loss_by_cost([row for row in ROWS if row["family"] == "fista"])
+    assert figures.loss_by_cost(ROWS[-1:]) is None

@@ -38,7 +38,7 @@ def files(tmp_path_factory):
         (("--sae=wrong", "--activations=x.pt"), 1, "wrong: the encoder's columns point away"),
         (("reads", "--activations=x.pt", "--targets=y.pt"), 0, "of a transcoder of 12 inputs"),
         ((), 2, "nothing to check; give FOLDER and --activations"),
-        (("mine",), 2, "the activations to check mine on are missing; give --activations"),
+        (("mine",), 2, "--activations is needed: a file or a folder of activations."),
         (("mine", "--sae=wrong", "--activations=x.pt"), 2, "--sae is given twice"),
     ],
 )

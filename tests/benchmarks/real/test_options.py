@@ -153,28 +153,17 @@ def given(monkeypatch, call, tmp_path):
 
 
 BASE = {
-    "record": [],
-    "train_real": [
-        "--activations=x",
-        f"--width={WIDTH}",
-        "--sparsity=3",
-        "--methods=topk,online_dl",
-    ],
-    "measure": [
-        "--sae=mine",
-        "--activations=x",
-        "--recording=r",
-        "--l0=3",
-        "--costs=own",
-        "--match_l0=3",
-    ],
-    "measure_sae": ["--sae=mine", "--activations=x"],
-    "downstream": ["--sae=mine", "--recording=r", "--l0=3"],
-    "encoder_cost": ["--sae=mine", "--recording=r", "--l0=3", "--codes=own,mp"],
-    "probe_real": ["--sae=mine", "--recording=r", "--l0=3"],
-    "check": ["--sae=mine", "--activations=x"],
-    "real": ["--sparsity=4", "--preset=smoke"],
+    "record": "",
+    "train_real": f"--activations=x --width={WIDTH} --sparsity=3 --methods=topk,online_dl",
+    "measure": "--sae=mine --activations=x --recording=r --l0=3 --costs=own --match_l0=3",
+    "measure_sae": "--sae=mine --activations=x",
+    "downstream": "--sae=mine --recording=r --l0=3",
+    "encoder_cost": "--sae=mine --recording=r --l0=3 --codes=own,mp",
+    "probe_real": "--sae=mine --recording=r --l0=3",
+    "check": "--sae=mine --activations=x",
+    "real": "--sparsity=4 --preset=smoke",
 }
+BASE = {name: flags.split() for name, flags in BASE.items()}
 # Other values than the usual ones, of flags whose type does not tell.
 OTHER = {
     "codes": "own,thresholded",
