@@ -79,7 +79,7 @@ def holds(name: str) -> bool:
     return name in _READERS or any(pattern.fullmatch(name) for pattern in _PATTERNS)
 
 
-def _weights(path: Path) -> Path:
+def _weights(path):
     """The file of weights at a path, or the one in a folder."""
     if path.is_file():
         return path
@@ -98,14 +98,14 @@ def _weights(path: Path) -> Path:
     raise ValueError(f"{path} has no weights of an SAE, {choices}.")
 
 
-def _found(folder: Path, depth: int) -> list[Path]:
+def _found(folder, depth):
     """The files of weights `depth` folders below a folder."""
     return sorted(
         place for place in folder.glob("*/" * depth + "*") if holds(place.name) and place.is_file()
     )
 
 
-def _listed(folder: Path, paths: list[Path]) -> str:
+def _listed(folder, paths):
     more = " and more" if len(paths) > _NAMED else ""
     return ", ".join(str(path.relative_to(folder)) for path in paths[:_NAMED]) + more
 
@@ -141,7 +141,7 @@ def cached(release: str, sae_id: str) -> Path:
     return place
 
 
-def _of_saelens(release: str, sae_id: str) -> tuple[str, str] | None:
+def _of_saelens(release, sae_id):
     """The repository and the path of an SAE from an installed SAELens's table, which is read
     without an import.
     """

@@ -132,20 +132,18 @@ class Architecture(NamedTuple):
     """All of an SAE beside its decoder `z W_dec + b_dec`.
 
     Attributes:
-      module: module of the encoder in JAX, below sae_gap.
-      encoder: the name of its class, whose first fields are the options.
+      encoder: the name of the class of the encoder in JAX, whose first fields are the options.
       tensors: its learned tensors, each one number for each latent except W_enc, by name, with
         their places in `Model.encoder`.
       options: entries of its configuration.
     """
 
-    module: str
     encoder: str
     tensors: Mapping[str, str]
     options: tuple[str, ...] = ()
 
 
-_K, _THEIRS, _PURSUIT = ("k",), "saes.foreign_encoders", "encoders.screened_pursuit"
+_K = ("k",)
 _AFFINE = {"W_enc": "weight", "b_enc": "bias"}
 _INNER = {"W_enc": "affine.weight", "b_enc": "affine.bias"}
 _BATCH = _INNER | {"threshold": "threshold"}
@@ -156,15 +154,15 @@ FOREIGN = "groupmax", "batch_largest"
 # The name of a place that holds logarithms of thresholds.
 LOGARITHMS = "log_threshold"
 ARCHITECTURES = {
-    "standard": Architecture("encoders.relu", "ReLU", _AFFINE),
-    "topk": Architecture("encoders.topk", "TopK", _AFFINE, _K),
-    "abstopk": Architecture(_THEIRS, "AbsTopK", _AFFINE, _K),
-    "jumprelu": Architecture("encoders.relu", "JumpReLU", _INNER | {"threshold": LOGARITHMS}),
-    "gated": Architecture("encoders.relu", "Gated", _GATED),
-    PURSUIT: Architecture(_PURSUIT, "ScreenedPursuit", {}, ("k", "breadth", "screens")),
-    "matching_pursuit": Architecture(_THEIRS, "RepeatingPursuit", {}, _STOPS),
-    "groupmax": Architecture(_THEIRS, "GroupMax", _AFFINE, _K),
-    "batch_largest": Architecture(_THEIRS, "BatchLargest", _AFFINE, _K),
+    "standard": Architecture("ReLU", _AFFINE),
+    "topk": Architecture("TopK", _AFFINE, _K),
+    "abstopk": Architecture("AbsTopK", _AFFINE, _K),
+    "jumprelu": Architecture("JumpReLU", _INNER | {"threshold": LOGARITHMS}),
+    "gated": Architecture("Gated", _GATED),
+    PURSUIT: Architecture("ScreenedPursuit", {}, ("k", "breadth", "screens")),
+    "matching_pursuit": Architecture("RepeatingPursuit", {}, _STOPS),
+    "groupmax": Architecture("GroupMax", _AFFINE, _K),
+    "batch_largest": Architecture("BatchLargest", _AFFINE, _K),
 }
 # The encoders that SAELens also has, by their names: the architecture, and the places of its
 # tensors.

@@ -55,8 +55,7 @@ def dictionary_learning(config: Config, tensors: Tensors) -> Parts:
     input_dim, num_latents = shape[::-1] if names else shape
     options, known = dict[str, Any](), dict[str, float]()
     if "TopK" in kind:
-        beside = "k" in tensors
-        source = Config(tensors.path, {"k": tensors.scalar("k")}) if beside else config
+        source = Config(tensors.path, {"k": tensors.scalar("k")}) if "k" in tensors else config
         k = source.size("k", most=num_latents)
         notes["k"] = str(k)
         tensors.ignore("group_sizes")
@@ -179,7 +178,7 @@ def one_file(config: Config, tensors: Tensors) -> Parts:
     return _circuit_tracer(tensors, layer[1])
 
 
-def _circuit_tracer(tensors: Tensors, layer: str) -> Parts:
+def _circuit_tracer(tensors, layer):
     """A transcoder of circuit-tracer, whose matrices but W_dec are those of torch.nn.Linear."""
     (num_latents, read), path = tensors.shape("W_enc"), tensors.path.with_name(_CONFIG)
     input_dim = tensors.shape("W_dec")[1]
@@ -210,7 +209,7 @@ def _circuit_tracer(tensors: Tensors, layer: str) -> Parts:
     return Parts(encoder, options, held, "circuit-tracer", encoder, notes, transcodes=True)
 
 
-def _crosscoder(tensors: Tensors, sizes: tuple[int, ...]) -> Parts:
+def _crosscoder(tensors, sizes):
     """A crosscoder without a cause, which reads activations of several layers, or models, and
     explains all of them: an SAE of them side by side, (n, layers · dim).
     """

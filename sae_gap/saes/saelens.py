@@ -4,7 +4,6 @@ earlier.
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -155,7 +154,7 @@ def written(
     return {WEIGHTS: save(arrays), CONFIG: f"{text}\n".encode()}
 
 
-def _current(config: Config) -> Config:
+def _current(config):
     """A configuration in the form of version 6."""
     told = config.part("metadata").entries | config.entries
     major = str(told.get("sae_lens_version")).split(".")[0]
@@ -176,9 +175,7 @@ def _current(config: Config) -> Config:
     return Config(config.path, entries)
 
 
-def _normalisation(
-    config: Config, folder: Path, input_dim: int, notes: dict[str, str]
-) -> Normalisation:
+def _normalisation(config, folder, input_dim, notes):
     name = config.choice("normalize_activations", "none", _NORMALISATIONS)
     if name in _WITHOUT_STATISTICS:
         return _WITHOUT_STATISTICS[name]()

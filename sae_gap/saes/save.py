@@ -22,9 +22,8 @@ from sae_gap.core import (
 )
 from sae_gap.encoders import Encoder, as_floats, check_model
 from sae_gap.saes import saelens
-from sae_gap.saes.encoders import trainable
 from sae_gap.saes.find import check_free
-from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes.loaded_sae import SAE, trainable
 from sae_gap.saes.parts import (
     ARCHITECTURES,
     ENCODERS,
@@ -90,7 +89,8 @@ def files_of(
     """
     check_type("model", model, (Model, SAE), "give a learned model or a loaded SAE")
     sae = model if isinstance(model, SAE) else SAE(model)
-    plain, ways, normalises = sae.model, sae.normalisation, type(sae.normalisation)
+    plain: Any = sae.model
+    ways, normalises = sae.normalisation, type(sae.normalisation)
     notes = {name: value for name, value in sae.notes.items() if name in NOTED}
     said = notes | as_metadata(metadata)
     chosen: Any = plain.encode if encoder is None else encoder
@@ -99,7 +99,10 @@ def files_of(
             "the model is a dictionary alone, which is no SAE; fit an encoder by "
             "sae_gap.learn(activations, width, l0).save_sae(folder), or give encoder."
         )
-    architecture = form_of(plain, chosen)
+    architecture, _ = ENCODERS.get(class_name(type(chosen)), (None, None))
+    transcodes = isinstance(plain, Transcoder)
+    if transcodes and architecture:
+        architecture = transcoder_of(architecture, plain.skip is not None)
     if normalises.saelens is None or (not architecture and normalises is not Normalisation):
         raise ValueError(
             f"an SAE whose activations are normalised by {ways.name} cannot be written as a whole; "
@@ -109,7 +112,7 @@ def files_of(
         return {FIT: as_fit(plain, chosen, said)}
     check_model(plain, chosen)
     options, tensors = exported(chosen, plain)
-    if transcodes := isinstance(plain, Transcoder):
+    if transcodes:
         tensors["b_enc"] = tensors["b_enc"] - plain.centre @ tensors["W_enc"]
         options["d_out"] = plain.decoder.shape[0]
         if plain.skip is not None:
@@ -134,14 +137,6 @@ def has_form(kind: type) -> bool:
     """True if SAELens has an encoder like one of this class."""
     # A subclass may infer differently, so it inherits no form.
     return class_name(kind) in ENCODERS
-
-
-def form_of(model: Model, encoder: Encoder) -> str | None:
-    """SAELens's name of the architecture of an SAE or a transcoder; None if it has none."""
-    name, _ = ENCODERS.get(class_name(type(encoder)), (None, None))
-    if name and isinstance(model, Transcoder):
-        return transcoder_of(name, model.skip is not None)
-    return name
 
 
 def exported(encoder: Encoder, model: Model) -> tuple[dict[str, Any], dict[str, Any]]:

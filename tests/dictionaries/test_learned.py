@@ -13,7 +13,7 @@ from sae_gap import Setting, agreement
 from sae_gap.data import Activations
 from sae_gap.data.activations import rows
 from sae_gap.dictionaries import learned as curve
-from sae_gap.dictionaries import training
+from sae_gap.dictionaries.learn import spread
 from sae_gap.encoders import BatchTopK, TopK
 from sae_gap.storage import Checkpoint
 
@@ -135,7 +135,7 @@ def test_a_file_beyond_memory_is_learned_from_as_well(monkeypatch, tmp_path, tas
 @pytest.mark.parametrize(("count", "rounds"), [(97, 100), (1_000, 61)])
 def test_rounds_of_a_file_are_spread_and_take_all_rows_alike_often(count, rounds):
     numbered = sae_gap.open_activations(np.arange(count, dtype=np.float32)[:, None])
-    source = training.spread(numbered, rounds, 8)
+    source = spread(numbered, rounds, 8)
     turns = np.concatenate([source(turn * 8, 8) for turn in range(rounds)]).reshape(rounds, 8)
     uses = np.bincount(turns.ravel().astype(int), minlength=count)
     assert uses.max() - uses.min() <= 1
@@ -263,7 +263,7 @@ def test_an_sae_is_trained_as_asked_and_else_for_2000_steps(
         assert (learner.encoder, learner.num_steps, learner.frozen, seed) == wanted
         raise InterruptedError
 
-    monkeypatch.setattr("sae_gap.dictionaries.exported.fit_signals", interrupted)
+    monkeypatch.setattr("sae_gap.dictionaries.learned.fit_signals", interrupted)
     train = learned.train.take(np.arange(count)) if count else learned.train
     parts = sae_gap.open_activations(train), learned.held_out
     with pytest.raises(InterruptedError):
