@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -159,7 +159,7 @@ def _draw_dictionary(setting, active):
     A million atoms in float64 take gigabytes, so it draws some rows at a time, and draws twice:
     first for the atoms' lengths.
     """
-    input_dim = cast(int, setting.input_dim)  # A setting fills it in.
+    input_dim = setting.input_dim
     rows = max(1, _DRAWS_AT_ONCE // setting.num_latents)
 
     def pieces():

@@ -123,7 +123,9 @@ class Recording:
     def asdict(self) -> dict[str, Any]:
         """Returns the values that tell recordings apart: the content of the file, not its path."""
         task, content = self._content()
-        truth = _true_latents(task)
+        # Those to learn, if the truth is unknown.
+        known = task.dictionary, *(split.codes for split in (task.train, task.id, task.ood))
+        truth = next((part.shape[1] for part in known if part is not None), task.width)
         return ({} if truth == task.width else {"width": task.width}) | {
             "data": content,
             "num_latents": truth,
@@ -135,15 +137,9 @@ class Recording:
 
 
 @functools.lru_cache(maxsize=1)
-def _read(path: pathlib.Path, width: int | None, modified: int) -> tuple[Task, str]:
+def _read(path, width, modified):
     """Reads a task and the digest of its file, once for all seeds unless the file changes."""
     return load(path, width=width), file_digest(path)
-
-
-def _true_latents(task):
-    """Returns the number of true latents, or of those to learn if the truth is unknown."""
-    known = (task.dictionary, *(split.codes for split in (task.train, task.id, task.ood)))
-    return next((part.shape[1] for part in known if part is not None), task.width)
 
 
 @runtime_checkable

@@ -1,4 +1,5 @@
-"""Concepts that a token exactly has or has not, and training and test rows for pairs of them.
+"""Concepts that a token exactly has or has not, and training and test rows for pairs of them, as a
+source.
 
 A concept is read off the letters of a token or the topic of its document. The rows of two concepts
 A and B make four cells, named by whether they have A and whether they have B: "10" has A without
@@ -6,12 +7,18 @@ B. Training and test share no document and, where a word decides on a concept, n
 """
 
 import bisect
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Int
+
+from sae_gap.core import Task, evenly_spaced
+from sae_gap.data import HeldOut
+from sae_gap.storage import digest
 
 # Rows with both concepts, with the first or the second alone, and with neither.
 CELLS = ("11", "10", "01", "00")
@@ -24,6 +31,8 @@ SHARES = {
 TRAIN = 0.6
 # Rows of one word type to consider, so that no frequent word dominates a cell.
 WORD_ROWS = 50
+# Rows on which encoders find parameters for a requested L0.
+MATCHED = 2_000
 # A training or test cell with fewer rows says nothing.
 FEWEST = 20
 # A token of letters, with the space that begins a word or without.
@@ -264,3 +273,30 @@ def _rank_in_group(groups):
     order = np.argsort(groups, kind="stable")
     ranks = np.arange(len(groups)) - np.searchsorted(groups[order], groups[order])
     return ranks[np.argsort(order)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Probed(HeldOut):
+    """Rows to code and probe, as `held_out`, beside those for the learners.
+
+    Args:
+      concepts: the concepts to probe on all held-out rows, by name. A requested L0 is a mean over
+        2,000 of these rows; only they count for the explained variance.
+    """
+
+    concepts: Mapping[str, Labelled] = dataclasses.field(default_factory=dict)
+
+    @property
+    def counts(self) -> Bool[np.ndarray, " n"]:
+        """True for the rows that count, (n,)."""
+        every = np.arange(len(self.scored))
+        return np.isin(every, evenly_spaced(len(every), MATCHED))
+
+    def task(self) -> Task:
+        """The rows for the learners, and those to probe with their concepts."""
+        return dataclasses.replace(super().task(), concepts=self.concepts)
+
+    def asdict(self) -> dict[str, Any]:
+        """The settings that decide the data and what is probed."""
+        leaves, structure = jax.tree.flatten(self.concepts)
+        return super().asdict() | {"concepts": digest([*leaves, str(structure), *self.concepts])}

@@ -413,7 +413,8 @@ def of_parts(parts: Parts) -> SAE:
     transcodes = parts.transcodes
     held = parts.settled(jax.dtypes.canonicalize_dtype(parts.atoms.dtype))
     atoms, bias = (jnp.asarray(held.pop(name)) for name in ("W_dec", "b_dec"))
-    centre, skip = (held.pop(name, None) for name in ("centre", "W_skip"))
+    centre: Any = held.pop("centre", None)
+    skip = held.pop("W_skip", None)
     model = Model(atoms.T, bias)
     if parts.encoder is not None:
         if transcodes and centre is None:
@@ -426,7 +427,8 @@ def of_parts(parts: Parts) -> SAE:
             model = Transcoder(*whole, centre=centre, skip=skip)
         else:
             kind = parts.normalisation
-            model = Model(*whole, None if type(kind) is Normalisation else kind)
+            ways = None if type(kind) is Normalisation else kind
+            model = dataclasses.replace(Model(*whole), normalisation=ways)
     about = {name: getattr(parts, name) for name in ("library", "architecture", "heads")}
     about["notes"] = {name: printable(str(value)) for name, value in parts.notes.items()}
     centred = parts.centred and not transcodes

@@ -8,7 +8,6 @@ import re
 import secrets
 import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,17 +38,13 @@ class Folder:
     """
 
     def __init__(self, path: "str | os.PathLike[str] | Folder"):
-        self.local: Path | None
-        self._url: str
-        self._bucket: Any
-        self._swept = False
         if isinstance(path, Folder):
-            self.local, self._url, self._bucket = path.local, path._url, path._bucket
+            vars(self).update(vars(path), _swept=False)
             return
         check_path("directory", path)
         text = os.fspath(path)
-        self._url = text.rstrip("/")
-        self._bucket = connect(text) if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text) else None
+        self._url, self._swept = text.rstrip("/"), False
+        self._bucket: Any = connect(text) if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text) else None
         self.local = None if self._bucket else Path(os.path.expanduser(text))
 
     def __str__(self) -> str:
@@ -110,7 +105,7 @@ class Folder:
         draft = self.local / f".draft-{secrets.token_hex(8)}"
         try:
             self.local.mkdir(parents=True, exist_ok=True)
-            self._sweep(self.local)
+            self._sweep()
             with draft.open("xb") as file:
                 file.write(content)
                 file.flush()
@@ -167,18 +162,18 @@ class Folder:
                 remote = self._remote("").rstrip("/")
                 listed = self._bucket.ls(remote, detail=True) if self._bucket.exists(remote) else []
             # Some stores list the folder itself, as an object of no bytes.
-            kept = [entry for entry in listed if entry["name"].rstrip("/") != remote]
             found = [
-                (entry["name"].rstrip("/").rpartition("/")[2], entry["type"] == "file")
-                for entry in kept
+                (name.rpartition("/")[2], entry["type"] == "file")
+                for entry in listed
+                if (name := entry["name"].rstrip("/")) != remote
             ]
         return sorted(entry for entry in found if not entry[0].startswith("."))
 
-    def _sweep(self, folder):
+    def _sweep(self):
         """Removes, once, drafts of killed processes."""
         if not self._swept:
             self._swept = True
-            for draft in folder.glob(".draft-*"):
+            for draft in self.local.glob(".draft-*"):
                 with contextlib.suppress(OSError):
                     if time.time() - draft.stat().st_mtime > _STALE:
                         draft.unlink()
@@ -187,7 +182,7 @@ class Folder:
         return f"{self._bucket._strip_protocol(self._url)}/{name}"
 
     @contextlib.contextmanager
-    def _asking(self, name: str, verb: str) -> Iterator[None]:
+    def _asking(self, name, verb):
         try:
             yield
         except FileNotFoundError:

@@ -7,6 +7,7 @@ import collections
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import math
 import os
@@ -191,7 +192,7 @@ def version(package: str) -> str | None:
 
 
 @functools.cache
-def _revision(folder: Path) -> str | None:
+def _revision(folder):
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
 
     def git(*arguments):
@@ -207,3 +208,21 @@ def _revision(folder: Path) -> str | None:
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None
+
+
+def package_folders(package: str) -> list[Path]:
+    """The folders of a package, none if it is not installed, without importing it: some print, or
+    need missing libraries.
+    """
+    spec = importlib.util.find_spec(package)
+    return [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
+
+
+def library(name: str) -> Any:
+    """Imports a library of the extra `real`; raises a ValueError if it is not installed."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise ValueError(
+            f"language models are read by the library {name}; pip install 'sae_gap[real]'."
+        ) from None

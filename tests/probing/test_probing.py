@@ -10,7 +10,7 @@ import pytest
 from sae_gap import catalogue, open_activations, probing
 from sae_gap.core import evenly_spaced
 from sae_gap.metrics import SCORES, probes
-from sae_gap.probing import concepts, probed
+from sae_gap.probing import concepts
 
 RNG = np.random.default_rng(0)
 
@@ -112,7 +112,7 @@ def test_drops_are_those_of_the_dictionary(k):
 
 
 def test_what_a_requested_l0_decides_is_found_on_some_rows(monkeypatch):
-    monkeypatch.setattr(probed, "MATCHED", 3)
+    monkeypatch.setattr(concepts, "MATCHED", 3)
     x, held = np.arange(24.0).reshape(8, 3), {"a": probing.Labelled(np.arange(8) > 3, {})}
     source = probing.Probed(open_activations(x + 1), held_out=open_activations(x), concepts=held)
     task = source.task()
