@@ -11,9 +11,9 @@ from sae_gap.data import WorldStream as WorldStream
 from sae_gap.data import open_activations as open_activations
 from sae_gap.data import published_world as published_world
 from sae_gap.data import save_activations as save_activations
+from sae_gap.data.paper import Recording as Recording
 from sae_gap.data.paper import draw as draw
-from sae_gap.data.recording import Recording as Recording
-from sae_gap.data.recording import load as load
+from sae_gap.data.paper import load as load
 from sae_gap.dictionaries.learn import dictionary as dictionary
 from sae_gap.dictionaries.learn import learn as learn
 from sae_gap.dictionaries.learned import LearnedDictionary as LearnedDictionary

@@ -193,8 +193,9 @@ def fit_rows(
             **options,
         )
     if checkpoint is not None:
-        named = checkpoint.named(f"{width} of {checkpoint.fit}, seed {seed}, {learner}")
-        options["checkpoints"] = [named]
+        options["checkpoints"] = [
+            checkpoint.named(f"{width} of {checkpoint.fit}, seed {seed}, {learner}")
+        ]
     return fit_signals(learner, rows.pool(), width, seed, **options).model
 
 

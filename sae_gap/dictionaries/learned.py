@@ -36,7 +36,7 @@ from sae_gap.learners import Learner, OnlineDictionary
 from sae_gap.measure import Plan, methods_of, run, study_of
 from sae_gap.measure import refit as least_squares
 from sae_gap.runtime import progress
-from sae_gap.saes import DICTIONARY, SAE, as_metadata, check_free, has_form, save_sae
+from sae_gap.saes import DICTIONARY, SAE, as_metadata, has_form, save_sae, write_free
 from sae_gap.solvers import match_l0
 from sae_gap.storage import Folder, Row, Store, brief, trees
 from sae_gap.study import Fitted, Models, fit, runner
@@ -98,8 +98,10 @@ class Report(NamedTuple):
             "curve_refit_fvu": "FVU, least squares",
             "best_fvu": "FVU, best codes",
         }
-        lead = f"\n\nBeside the best control, {self.best}: {self.lead}"
-        return tables.format_table(self.curves, names) + lead * (self.lead is not None)
+        table = tables.format_table(self.curves, names)
+        if self.lead is None:
+            return table
+        return f"{table}\n\nBeside the best control, {self.best}: {self.lead}"
 
 
 class Export(NamedTuple):
@@ -130,8 +132,9 @@ class Export(NamedTuple):
         )
         if isinstance(self.model.encode, ScreenedPursuit):
             return f"{scores}; SAELens reads it after import sae_gap.torch.saelens"
-        known = has_form(type(self.model.encode))
-        return scores + "; SAELens has no such encoder, sae_gap alone reads it" * (not known)
+        if has_form(type(self.model.encode)):
+            return scores
+        return f"{scores}; SAELens has no such encoder, sae_gap alone reads it"
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -357,8 +360,8 @@ class LearnedDictionary:
             "seconds": self.seconds,
             "weights": list(self.weights.items()),
         }
-        content = trees.dump(dataclasses.replace(self.model, encode=None), note)
-        Folder(folder).write(DICTIONARY, content)
+        model = dataclasses.replace(self.model, encode=None)
+        Folder(folder).write(DICTIONARY, trees.dump(model, note))
 
     @classmethod
     def load(
@@ -410,7 +413,7 @@ class LearnedDictionary:
         Returns:
           The SAE, with its errors.
         """
-        check_free(folder)
+        write_free(folder)
         as_metadata(metadata)
         export = self.sae(**options)
         save_sae(export.model, folder, metadata=metadata)
@@ -549,7 +552,7 @@ def check_sparse(name: str, value: float, input_dim: int, width: int) -> None:
     check_number(name, value, above=0)
     most = min(DENSEST * input_dim, width - 1)
     if value > most:
-        why = f"a quarter of the {input_dim} dimensions and fewer than the {width} atoms"
         raise ValueError(
-            f"{name} is {value:g}, but codes are sparse only up to {most:g}, {why}; ask for less."
+            f"{name} is {value:g}, but codes are sparse only up to {most:g}, a quarter of the "
+            f"{input_dim} dimensions and fewer than the {width} atoms; ask for less."
         )

@@ -83,8 +83,8 @@ class Evidence(NamedTuple):
         copies = max(_copies(part, ~zero) for part in parts)
         shares = _compare(read.energy, *parts)
         alike = bool(np.ptp(own.units) < 0.1 * np.min(own.units))
-        k = float(getattr(sae.model.encode, "k", sae.notes.get("k", 0)))
-        return cls(k, alike, *shares, int(zero.sum()), copies, tuple(zeros))  # type: ignore[call-arg]
+        k = getattr(sae.model.encode, "k", sae.notes.get("k", 0))
+        return cls(float(k), alike, *shares, int(zero.sum()), copies, tuple(zeros))  # type: ignore[call-arg]
 
 
 class Check(NamedTuple):
@@ -311,8 +311,8 @@ def _cause(own, tried, x):
     found = []
     for cause, reading in tried:
         read = reading.read(*x)
-        sound = LEAST_GAIN < read.gain < reading.most_gain and read.offset <= OFFSET
-        if read.fvu <= _USUAL and sound:
+        healthy = LEAST_GAIN < read.gain < reading.most_gain and read.offset <= OFFSET
+        if healthy and read.fvu <= _USUAL:
             found.append((_score(read), cause, read.fvu))
     # Codes that overflow have no finite score.
     if not found or (best := min(found)[0]) > _BETTER * _score(before):
@@ -388,8 +388,8 @@ def _compare(energy, atoms, columns=None):
     cosines = columns @ atoms.T
     mine, best, which = cosines[range(len(strong)), strong], cosines.max(1), cosines.argmax(1)
     # A copied atom counts as its original.
-    nearest = mine >= best - 1e-5
-    aligned, negated = share @ nearest, share @ (cosines.argmin(axis=1) == strong)
+    aligned = share @ (mine >= best - 1e-5)
+    negated = share @ (cosines.argmin(axis=1) == strong)
     # Columns out of their place are near to other atoms, one to each.
     astray = (mine < best / 2) & (best > _NEAR)
     apart = len(np.unique(which[astray])) > 0.9 * astray.sum()

@@ -218,13 +218,17 @@ def read_model(path: AnyPath) -> tuple[LanguageModel, dict[str, Any]]:
         )
     tensors = {tensor.name: tensor for tensor in reader.tensors}
 
-    def read(name):
+    def read(name, *otherwise):
+        if otherwise and name not in tensors:
+            return otherwise[0]
         tensor = tensors.pop(name)
         try:
             return np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
         except Exception as error:
-            fault = f"{name} is in {tensor.tensor_type.name}, which gguf cannot read"
-            raise ValueError(f"{fault}; quantise it as Q8_0") from error
+            raise ValueError(
+                f"{name} is in {tensor.tensor_type.name}, which gguf cannot read; quantise it as "
+                "Q8_0"
+            ) from error
 
     with reading(path, f"a plain {kind}"):
         model = _assemble(read, kind, own)
@@ -260,9 +264,9 @@ def _assemble(read, kind, fields):
         shape = dataclasses.replace(shape, scale=embedding.shape[1] ** 0.5, activation=jax.nn.gelu)
     turned = fields.get("rope.dimension_count", size)
     frequencies = base ** (-np.arange(0, turned, 2) / turned)
-    frequencies = frequencies / _optional(read, "rope_freqs.weight", 1.0)
+    frequencies = frequencies / read("rope_freqs.weight", 1.0)
     turns: Any = {"frequencies": frequencies.astype(np.float32), "reach": reach}
-    norm, head = read("output_norm.weight"), _optional(read, "output.weight")
+    norm, head = read("output_norm.weight"), read("output.weight", None)
     model = Llama(
         embedding=embedding, blocks=Block(**parts, **turns), norm=norm, head=head, shape=shape
     )
@@ -280,13 +284,6 @@ def _run(model):
     token = Windows(*np.zeros((3, 1, 1), np.int32))
     end = model.run_blocks(model.embed(token), token, 0, model.num_blocks)
     return model.log_probabilities(end)
-
-
-def _optional(read, name, default=None):
-    try:
-        return read(name)
-    except KeyError:
-        return default
 
 
 # The name in the file of each parameter of a block.

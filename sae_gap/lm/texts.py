@@ -125,13 +125,12 @@ def _document(number, row):
 
 
 def _lines(path):
-    with path.open(encoding="utf-8") as file:
-        yield from (json.loads(line) for line in file if line.strip())
+    return map(json.loads, filter(str.strip, path.read_text("utf-8").split("\n")))
 
 
 def _columns(path):
     table = read_arrow_table(path)
-    yield from table.select(
+    return table.select(
         [name for name in ("text", *TOPICS) if name in table.column_names]
     ).to_pylist()
 

@@ -56,8 +56,7 @@ class Tokens(NamedTuple):
 
     def at(self, rows: np.ndarray) -> "Tokens":
         """Some of the rows; the neighbours that show whether a word ends are lost."""
-        topics = None if self.topics is None else self.topics[rows]
-        return Tokens(self.texts[rows], self.documents[rows], topics)
+        return Tokens(*(None if part is None else part[rows] for part in self))  # type: ignore[arg-type]
 
     @property
     def words(self) -> np.ndarray:
@@ -137,16 +136,18 @@ def concept(name: str, tokens: Tokens) -> Concept:
         has = np.array([spelled.fullmatch(word) is not None for word in tokens.words.tolist()])
         return Concept(name, has, letters & begins & _ends(tokens), True)
     if name == "capital":
-        capital = np.array([text.strip()[:1].isupper() for text in texts])
-        return Concept(name, capital, letters, True)
+        has = np.array([text.strip()[:1].isupper() for text in texts])
+        return Concept(name, has, letters, True)
     if name == "space":
         return Concept(name, begins, letters, True)
     if kind == "topic":
         topics = set() if tokens.topics is None else {*tokens.topics.tolist()}
         if value in topics:
             return Concept(name, np.asarray(tokens.topics == value), letters, False)
-        known = ", ".join(sorted(topics)) or "other concepts"
-        raise ValueError(f"no document is of the topic {value!r}; choose from {known}.")
+        raise ValueError(
+            f"no document is of the topic {value!r}; choose from "
+            f"{', '.join(sorted(topics)) or 'other concepts'}."
+        )
     raise ValueError(
         f"{name!r} is no concept; choose letters:abc, suffix:ing, capital, space or topic:NAME."
     )

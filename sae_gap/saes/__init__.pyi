@@ -1,7 +1,7 @@
 # The names that files import from here, and where each is defined.
 
-from sae_gap.saes.find import check_free as check_free
 from sae_gap.saes.find import holds as holds
+from sae_gap.saes.find import write_free as write_free
 from sae_gap.saes.foreign_encoders import AbsTopK as AbsTopK
 from sae_gap.saes.foreign_encoders import BatchLargest as BatchLargest
 from sae_gap.saes.foreign_encoders import RepeatingPursuit as RepeatingPursuit

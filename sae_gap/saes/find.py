@@ -5,12 +5,13 @@ SAELens and `hf download` put them, and reads them without JAX; downloads nothin
 import dataclasses
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from sae_gap.core import AnyPath, check_path
 from sae_gap.saes import own, published, saelens
 from sae_gap.saes.parts import DICTIONARY, FIT, Parts
-from sae_gap.storage import Config, Folder, package_folders, printable, read_json
+from sae_gap.storage import Config, Folder, listed, package_folders, printable, read_json
 
 # How to read an SAE, by the file name of its weights: from its configuration, which has a name if
 # there is one, and its tensors.
@@ -30,16 +31,21 @@ _EXPECTED = f"which are called {', '.join(_READERS)}"
 # dictionary_learning's names of weights during training.
 _AMID_TRAINING = re.compile(r"^ae_\d+\.pt$")
 _PATTERNS = (_AMID_TRAINING, published.LAYER, published.CROSS_LAYER)
-# How many folders deep to search for SAEs, and how many to name in a message.
-_DEPTH, _NAMED = 5, 12
+# How many folders deep to search for SAEs.
+_DEPTH = 5
 
 
-def check_free(folder: AnyPath) -> None:
-    """Raises a ValueError if the folder has files already, so that no SAE can be written to it."""
+def write_free(folder: AnyPath, files: Iterable[tuple[str, bytes]] = ()) -> None:
+    """Writes files by their names; raises a ValueError if the folder has some already, or cannot be
+    written to.
+    """
     check_path("folder", folder)
+    place = Folder(folder)
     try:
-        if Folder(folder).names():
+        if place.names():
             raise FileExistsError(0, "it is there already")
+        for name, content in files:
+            place.write(name, content)
     except OSError as error:
         raise ValueError(
             f"the SAE cannot be written to {folder} ({error.strerror}); choose another folder."
@@ -90,12 +96,11 @@ def _weights(path):
         return found[0]
     if found:
         raise ValueError(
-            f"{path} has several files of weights, {_listed(path, found)}; give the path of one."
+            f"{path} has several files of weights, {listed(found, path)}; give the path of one."
         )
     below = sorted({place.parent for depth in range(1, _DEPTH) for place in _found(path, depth)})
-    named = f"but these below it have: {_listed(path, below)}; give the path of one"
-    choices = named if below else _EXPECTED
-    raise ValueError(f"{path} has no weights of an SAE, {choices}.")
+    named = f"but these below it have: {listed(below, path)}; give the path of one"
+    raise ValueError(f"{path} has no weights of an SAE, {named if below else _EXPECTED}.")
 
 
 def _found(folder, depth):
@@ -103,11 +108,6 @@ def _found(folder, depth):
     return sorted(
         place for place in folder.glob("*/" * depth + "*") if holds(place.name) and place.is_file()
     )
-
-
-def _listed(folder, paths):
-    more = " and more" if len(paths) > _NAMED else ""
-    return ", ".join(str(path.relative_to(folder)) for path in paths[:_NAMED]) + more
 
 
 def cached(release: str, sae_id: str) -> Path:
@@ -134,9 +134,9 @@ def cached(release: str, sae_id: str) -> Path:
     name = revision.read_text().strip() if revision.is_file() else "main"
     place = folder / "snapshots" / name / sae_id
     if not place.exists():
-        get = f"hf download {printable(release)} --include '{printable(sae_id)}/*'"
         raise ValueError(
-            f"{printable(sae_id)} of {printable(release)} is not in {cache}; get it by {get}."
+            f"{printable(sae_id)} of {printable(release)} is not in {cache}; get it by hf download "
+            f"{printable(release)} --include '{printable(sae_id)}/*'."
         )
     return place
 
@@ -155,11 +155,11 @@ def _of_saelens(release, sae_id):
         return None
     import yaml  # type: ignore[import-untyped]
 
-    listed = yaml.safe_load(block[0])[release]
-    paths = {entry["id"]: entry["path"] for entry in listed["saes"]}
+    told = yaml.safe_load(block[0])[release]
+    paths = {entry["id"]: entry["path"] for entry in told["saes"]}
     if sae_id not in paths:
         raise ValueError(
             f"{printable(release)} has no SAE {printable(sae_id)}, but "
-            f"{', '.join(list(paths)[:12])}; give one of them."
+            f"{listed([*paths])}; give one of them."
         )
-    return listed["repo_id"], paths[sae_id]
+    return told["repo_id"], paths[sae_id]

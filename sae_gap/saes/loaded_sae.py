@@ -101,8 +101,8 @@ class SAE:
         bias = as_floats("bias", model.bias)
         centred = isinstance(model.encode, AmortisedEncoder) and not isinstance(model, Transcoder)
         model = dataclasses.replace(model, dictionary=dictionary, bias=bias)
-        signed = bool(getattr(model.encode, "signed", False))
-        return cls(model, name=name, centred=centred, signed=signed)
+        signed = getattr(model.encode, "signed", False)
+        return cls(model, name=name, centred=centred, signed=bool(signed))
 
     @classmethod
     def from_arrays(
@@ -153,8 +153,8 @@ class SAE:
             missing or does not belong to the architecture.
         """
         given = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
-        parts = of_arrays(given, architecture, **options)
-        return dataclasses.replace(of_parts(parts), name=name)
+        sae = of_parts(of_arrays(given, architecture, **options))
+        return dataclasses.replace(sae, name=name)
 
     @property
     def decoder_alone(self) -> "SAE":
@@ -193,8 +193,8 @@ class SAE:
     @functools.cached_property
     def given(self) -> Given:
         """A learner for studies that returns this model."""
-        kind = "dictionary" if self.model.encode is None else "sae"
-        return Given(Held(self.model), self.name, kind, self.signed)
+        family = "dictionary" if self.model.encode is None else "sae"
+        return Given(Held(self.model), self.name, family, self.signed)
 
     @property
     def input_dim(self) -> int:
@@ -419,8 +419,8 @@ def of_parts(parts: Parts) -> SAE:
     if parts.encoder is not None:
         if transcodes and centre is None:
             centre = np.zeros(len(held["W_enc"]), bias.dtype)
-        read = len(centre) if transcodes else len(bias)
-        encoder, parameters = _encoder_of(parts, held, (read, len(atoms)))
+        shape = len(centre if transcodes else bias), len(atoms)
+        encoder, parameters = _encoder_of(parts, held, shape)
         whole: Any = atoms.T, bias, parameters, encoder
         if transcodes:
             centre, skip = jax.tree.map(jnp.asarray, (centre, skip))
@@ -431,8 +431,8 @@ def of_parts(parts: Parts) -> SAE:
             model = dataclasses.replace(Model(*whole), normalisation=ways)
     about = {name: getattr(parts, name) for name in ("library", "architecture", "heads")}
     about["notes"] = {name: printable(str(value)) for name, value in parts.notes.items()}
-    centred = parts.centred and not transcodes
-    return dataclasses.replace(SAE.of_model(model), centred=centred, **about)
+    about["centred"] = parts.centred and not transcodes
+    return dataclasses.replace(SAE.of_model(model), **about)
 
 
 def _encoder_of(parts, tensors, shape):
@@ -450,13 +450,13 @@ def _encoder_of(parts, tensors, shape):
     row = ARCHITECTURES.get(str(parts.encoder))
     if row is None:
         described = Config(Path(f"the fit {parts.notes['fit']}"), parts.options)
-        encoder: Any = _trained(described, shape[1])
+        encoder = _trained(described, shape[1])
         places = {name.removeprefix(OWN): name for name in tensors if name.startswith(OWN)}
     else:
         kind, names, _ = row
         if parts.encoder == PURSUIT and tensors:
             kind, (_, names) = "BatchPursuit", ENCODERS["sae_gap.BatchPursuit"]
-        home: Any = encoders if hasattr(encoders, kind) else foreign_encoders
+        home = encoders if hasattr(encoders, kind) else foreign_encoders
         encoder = getattr(home, kind)(*parts.options.values())
         places = {place: name for name, place in names.items()}
     if not places:

@@ -91,7 +91,7 @@ def fit(config: Config, tensors: Tensors) -> Parts:
     notes = {"fit": tensors.path.parent.name}
     notes |= {part: str(entries[part]) for part in _SHOWN if entries.get(part) is not None}
     encoder = described.text("class", "")
-    about: dict[str, Any] = {"architecture": encoder.removeprefix("sae_gap."), "notes": notes}
+    architecture = encoder.removeprefix("sae_gap.")
     input_dim, num_latents = tensors.shape(".dictionary")
     read, names, known = input_dim, dict[str, str](), dict[str, Any]()
     if transcodes := ".centre" in tensors:
@@ -109,13 +109,17 @@ def fit(config: Config, tensors: Tensors) -> Parts:
             notes["k"] = str(described.size("k", most=num_latents))
     else:
         options = described.entries
-        own = [name for name in tensors if name.startswith(OWN)]
-        known |= {name: tensors.take(name, *tensors.sizes(name)) for name in own}
+        known |= {
+            name: tensors.take(name, *tensors.sizes(name))
+            for name in tensors
+            if name.startswith(OWN)
+        }
     sizes = read, num_latents, input_dim
-    forms: dict[str, Any] = {"names": names | _MODEL, "linear": ("W_dec",)}
-    held = take(encoder, tensors, sizes, known=known, skip=".skip" in tensors, **forms)
-    about |= {"centred": True, "transcodes": transcodes, "metadata": metadata}
-    return Parts(encoder, options, held, "sae_gap", **about)
+    linear, skip = ("W_dec",), ".skip" in tensors
+    names |= _MODEL
+    held = take(encoder, tensors, sizes, names=names, linear=linear, known=known, skip=skip)
+    whole = encoder, options, held, "sae_gap", architecture, notes
+    return Parts(*whole, centred=True, transcodes=transcodes, metadata=metadata)
 
 
 def read_note(tensors: Tensors) -> Config:
@@ -134,8 +138,7 @@ def read_tensors(path: Path) -> Tensors:
         return (read_npz if path.suffix == ".npz" else read_safetensors)(path)
     with reading(path, "weights of an SAE or an array"):
         held = map_pt(path) if path.suffix == ".pt" else np.lib.format.open_memmap(path, mode="r")
-        alone = isinstance(held, np.ndarray)
-        return Tensors(path, {_ALONE: held} if alone else tensors_of(held))
+        return Tensors(path, {_ALONE: held} if isinstance(held, np.ndarray) else tensors_of(held))
 
 
 def of_arrays(
@@ -186,8 +189,10 @@ def of_arrays(
             held[name] = held[name].T
     notes = dict[str, str]()
     if square and linear is None:
-        products = " and ".join(f"{'z' if name == 'W_dec' else 'x'} @ {name}" for name in square)
-        notes["square matrices"] = f"taken as {products}; linear=True takes torch.nn.Linear's"
+        products = (f"{'z' if name == 'W_dec' else 'x'} @ {name}" for name in square)
+        notes["square matrices"] = (
+            f"taken as {' and '.join(products)}; linear=True takes torch.nn.Linear's"
+        )
     if encoder == "jumprelu" and held["threshold"].size == 1:
         held["threshold"] = np.resize(held["threshold"], num_latents)
     elif k is not None:
@@ -195,7 +200,6 @@ def of_arrays(
     tensors = Tensors(Path("the arrays"), held)
     notes["dtype given"] = tensors.dtypes()
     held = take(encoder, tensors, (read, num_latents, input_dim), skip="W_skip" in held)
-    options = {name: k for name in ARCHITECTURES[encoder].options}
-    return Parts(
-        encoder, options, held, "given", architecture, notes, centred=centred, transcodes=transcoder
-    )
+    options = dict.fromkeys(ARCHITECTURES[encoder].options, k)
+    whole = encoder, options, held, "given", architecture, notes
+    return Parts(*whole, centred=centred, transcodes=transcoder)

@@ -204,8 +204,10 @@ def read_options(
             "residual_threshold": config.number("residual_threshold", 1e-2),
             "stop_on_duplicate_support": config.flag("stop_on_duplicate_support", True),
         }
-    names = ARCHITECTURES[architecture].options
-    return {name: config.size(name, most=most_of(name, num_latents)) for name in names}
+    return {
+        name: config.size(name, most=most_of(name, num_latents))
+        for name in ARCHITECTURES[architecture].options
+    }
 
 
 def most_of(option: str, num_latents: int) -> int:

@@ -49,8 +49,11 @@ def dictionary_learning(config: Config, tensors: Tensors) -> Parts:
     config = config.part("trainer")
     kind = config.choice("dict_class", "", _CLASSES)
     encoder, names, centred = _CLASSES[kind]
-    shown = ("lm_name", "layer", "submodule_name", "norm_factor")
-    notes = {name: str(config.entries[name]) for name in shown if name in config}
+    notes = {
+        name: str(config.entries[name])
+        for name in ("lm_name", "layer", "submodule_name", "norm_factor")
+        if name in config
+    }
     shape = tensors.shape(names.get("W_enc", "W_enc"))
     input_dim, num_latents = shape[::-1] if names else shape
     options, known = dict[str, Any](), dict[str, float]()
@@ -140,8 +143,8 @@ def gemma_scope(config: Config, tensors: Tensors) -> Parts:
     transcodes = skip or told or kind == "transcoder" or bool(aim and source != aim)
     names = {"W_enc": "w_enc", "W_dec": "w_dec", "W_skip": _SKIP} if second else {}
     read, num_latents = tensors.shape(names.get("W_enc", "W_enc"))
-    input_dim = tensors.shape(names.get("W_dec", "W_dec"))[1]
-    held = take(encoder, tensors, (read, num_latents, input_dim), names=names, skip=skip)
+    sizes = read, num_latents, tensors.shape(names.get("W_dec", "W_dec"))[1]
+    held = take(encoder, tensors, sizes, names=names, skip=skip)
     notes = {
         "release": "2" if second else "1",
         "hook_name": source,

@@ -63,8 +63,10 @@ def load(config: Config, tensors: Tensors) -> Parts:
         )
     encoder, skip = TRANSCODERS.get(architecture, (architecture, False))
     if encoder == "standard" and config.entries.get("k") is not None:
-        fault = f"{config.path} has a k, but its architecture is {architecture}, a ReLU without one"
-        raise ValueError(f"{fault}; set architecture to topk, or remove k.")
+        raise ValueError(
+            f"{config.path} has a k, but its architecture is {architecture}, a ReLU without one; "
+            "set architecture to topk, or remove k."
+        )
     read, num_latents = config.size("d_in"), config.size("d_sae")
     input_dim = config.size("d_out") if transcodes else read
     heads = config.choice("reshape_activations", "none", ("none", "hook_z")) == "hook_z"
@@ -96,8 +98,14 @@ def load(config: Config, tensors: Tensors) -> Parts:
         known["threshold"] = np.exp(tensors.take("log_threshold", num_latents))
     elif architecture == PURSUIT and config.flag("pruned", False):
         known["threshold"] = tensors.scalar("threshold")
-    sizes = read, num_latents, input_dim
-    held = take(encoder, tensors, sizes, linear=("W_skip",), known=known, skip=skip)
+    held = take(
+        encoder,
+        tensors,
+        (read, num_latents, input_dim),
+        linear=("W_skip",),
+        known=known,
+        skip=skip,
+    )
     if "W_enc" not in held and not centred:
         # Matching pursuit adds its bias only if it subtracted it.
         held["b_dec"] = np.zeros(input_dim, np.float32)
@@ -117,15 +125,16 @@ def load(config: Config, tensors: Tensors) -> Parts:
             f"{config.path} normalises what a transcoder reads by {normalisation.name}; set "
             "normalize_activations to none, and give its inputs normalised."
         )
-    about: dict[str, Any] = {
-        "centred": centred,
-        "codes_of_unit_atoms": rescaled,
-        "normalisation": normalisation,
-        "heads": heads,
-        "metadata": metadata.entries,
-        "transcodes": transcodes,
-    }
-    return Parts(encoder, options, held, "SAELens", architecture, notes, **about)
+    whole = encoder, options, held, "SAELens", architecture, notes
+    return Parts(
+        *whole,
+        centred=centred,
+        codes_of_unit_atoms=rescaled,
+        normalisation=normalisation,
+        heads=heads,
+        metadata=metadata.entries,
+        transcodes=transcodes,
+    )
 
 
 def written(
@@ -191,8 +200,8 @@ def _normalisation(config, folder, input_dim, notes):
     elif whitening.exists():
         tensors, square = read_safetensors(whitening), (input_dim, input_dim)
         shapes = {"mean": (input_dim,), "matrix": square, "inverse_matrix": square}
-        taken = (tensors.take(part, *shape) for part, shape in shapes.items())
-        return Whitening(*(part.astype(np.float32) for part in taken))
+        taken = (tensors.take(part, *shape).astype(np.float32) for part, shape in shapes.items())
+        return Whitening(*taken)
     else:
         notes["caution"] = "it expects whitened activations, and has no statistics for it"
     return Normalisation()

@@ -22,7 +22,7 @@ from sae_gap.core import (
 )
 from sae_gap.encoders import Encoder, as_floats, check_model
 from sae_gap.saes import saelens
-from sae_gap.saes.find import check_free
+from sae_gap.saes.find import write_free
 from sae_gap.saes.loaded_sae import SAE, trainable
 from sae_gap.saes.parts import (
     ARCHITECTURES,
@@ -32,7 +32,7 @@ from sae_gap.saes.parts import (
     NOTED,
     transcoder_of,
 )
-from sae_gap.storage import Folder, trees
+from sae_gap.storage import trees
 
 _KNOWN = (
     "ReLU, TopK, AbsTopK, BatchTopK, Matryoshka, JumpReLU, Gated and SAELens's own matching pursuit"
@@ -65,16 +65,8 @@ def save_sae(
         trained by the suite, a weight is not finite, or the folder is taken or cannot be written
         to.
     """
-    check_free(folder)
     files = files_of(model, encoder=encoder, metadata=metadata)
-    place = Folder(folder)
-    try:
-        for name, content in files.items():
-            place.write(name, content)
-    except OSError as error:
-        raise ValueError(
-            f"the SAE cannot be written to {folder} ({error.strerror}); choose another folder."
-        ) from None
+    write_free(folder, files.items())
     if FIT in files:
         logging.warning(
             "SAELens has no encoder like that of %s: sae_gap.load_sae alone reads it", folder
@@ -91,8 +83,8 @@ def files_of(
     sae = model if isinstance(model, SAE) else SAE(model)
     plain: Any = sae.model
     ways, normalises = sae.normalisation, type(sae.normalisation)
-    notes = {name: value for name, value in sae.notes.items() if name in NOTED}
-    said = notes | as_metadata(metadata)
+    said = {name: value for name, value in sae.notes.items() if name in NOTED}
+    said |= as_metadata(metadata)
     chosen: Any = plain.encode if encoder is None else encoder
     if chosen is None:
         raise ValueError(
@@ -167,8 +159,10 @@ def as_fit(model: Model, encoder: Encoder, metadata: Mapping[str, Any]) -> bytes
       ValueError: the suite trains no such encoder, or the parts of the model do not fit.
     """
     if type(encoder) not in trainable().values():
-        fault = f"SAELens has no encoder like {type(encoder).__name__}, and the suite trains none"
-        raise ValueError(f"{fault}; give a model or an encoder of {_KNOWN}.")
+        raise ValueError(
+            f"SAELens has no encoder like {type(encoder).__name__}, and the suite trains none; "
+            f"give a model or an encoder of {_KNOWN}."
+        )
     check_model(model, encoder)
     for leaf in jax.tree.leaves(model.encoder):
         as_floats("the encoder's parameters", leaf)

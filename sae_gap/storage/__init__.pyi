@@ -19,6 +19,7 @@ from sae_gap.storage.tensor_files import Config as Config
 from sae_gap.storage.tensor_files import Tensors as Tensors
 from sae_gap.storage.tensor_files import brief as brief
 from sae_gap.storage.tensor_files import check_members as check_members
+from sae_gap.storage.tensor_files import listed as listed
 from sae_gap.storage.tensor_files import map_pt as map_pt
 from sae_gap.storage.tensor_files import map_safetensors as map_safetensors
 from sae_gap.storage.tensor_files import member_start as member_start

@@ -197,9 +197,9 @@ def _revision(folder):
 
     def git(*arguments):
         command = ["git", "-C", str(folder), *arguments]
-        return subprocess.run(
-            command, capture_output=True, check=True, text=True, timeout=10, env=environment
-        ).stdout.strip()
+        return subprocess.check_output(
+            command, stderr=subprocess.DEVNULL, text=True, timeout=10, env=environment
+        ).strip()
 
     try:
         # An installed copy may lie inside another project's checkout, whose revision says nothing

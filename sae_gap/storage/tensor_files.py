@@ -19,7 +19,7 @@ import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
@@ -118,8 +118,10 @@ class Tensors:
     def only(self) -> Float[np.ndarray, "rows columns"]:
         """The only matrix of the file, as `take` returns it."""
         if len(self._arrays) != 1:
-            held = _listed(sorted(self._arrays)) or "nothing"
-            raise ValueError(f"{self.path} must hold one tensor, but has {held}; save it alone.")
+            raise ValueError(
+                f"{self.path} must hold one tensor, but has "
+                f"{listed(sorted(self._arrays)) or 'nothing'}; save it alone."
+            )
         (name,) = self._arrays
         return self.take(name, *self.shape(name))
 
@@ -155,19 +157,17 @@ class Tensors:
         """Raises a ValueError if a tensor was not taken: the codes would miss its effect."""
         rest = sorted(set(self._arrays) - self._taken)
         if rest:
-            fault = f"{self.path} holds {_listed(rest)}, which a {architecture} SAE does not have"
             raise ValueError(
-                f"{fault}; correct the architecture in its configuration, or remove what is left "
-                "over."
+                f"{self.path} holds {listed(rest)}, which a {architecture} SAE does not have; "
+                "correct the architecture in its configuration, or remove what is left over."
             )
 
     def _named(self, name):
         if name not in self._arrays:
-            fault = (
+            raise ValueError(
                 f"{self.path} has no tensor {name}, but "
-                f"{_listed(sorted(self._arrays)) or 'nothing'}"
+                f"{listed(sorted(self._arrays)) or 'nothing'}; check that it is the right file."
             )
-            raise ValueError(f"{fault}; check that it is the right file.")
         return self._arrays[name]
 
 
@@ -211,8 +211,8 @@ def read_safetensors(path: Path) -> Tensors:
       ValueError: it is no such file, or is cut short.
     """
     with reading(path, "a safetensors file"):
-        found = map_safetensors(path).items()
-        return Tensors(path, {name: np.array(mapped()) for name, mapped in found})
+        maps = map_safetensors(path)
+        return Tensors(path, {name: np.array(mapped()) for name, mapped in maps.items()})
 
 
 def read_npz(path: Path) -> Tensors:
@@ -330,9 +330,9 @@ def _rebuild(storage, offset, shape, strides, *rest):
     """A tensor with any strides as a view of its storage."""
     if not isinstance(storage, np.ndarray) or math.prod(shape) > storage.size:
         raise ValueError(f"a tensor of shape {shape} does not fit in its storage")
-    apart = [stride * storage.itemsize for stride in strides]
     # NumPy refuses strides that leave the buffer.
-    return np.ndarray(shape, storage.dtype, storage, offset * storage.itemsize, apart)
+    offset, *apart = (number * storage.itemsize for number in (offset, *strides))
+    return np.ndarray(shape, storage.dtype, storage, offset, apart)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -416,7 +416,8 @@ def printable(text: str, most: int = 80) -> str:
     return kept if len(text) <= most else f"{kept}..."
 
 
-def _listed(names):
-    return ", ".join(map(printable, names[:8])) + (
-        f" and {len(names) - 8} more" if len(names) > 8 else ""
-    )
+def listed(names: Sequence[Any], folder: Path | None = None) -> str:
+    """The first of some names, or of paths within a folder, for a message."""
+    first = (name.relative_to(folder) if folder else name for name in names[:8])
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(printable(str(name)) for name in first) + more

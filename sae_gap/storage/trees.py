@@ -29,7 +29,10 @@ def dump(tree: PyTree, note: Mapping[str, Any]) -> bytes:
       tree: any tree of arrays; a tensor is named after its place, such as `.encoder.weight`.
       note: anything with a JSON form.
     """
-    arrays = _arrays(tree)
+    arrays = {
+        name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
+        for name, leaf in _named(tree)
+    }
     header = {
         "note": json.dumps(plain(note), allow_nan=False),
         "crc32": str(Tensors(Path(), arrays).checksum()),
@@ -156,13 +159,6 @@ def _named(tree):
         (jax.tree_util.keystr(path) or "tree", leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     ]
-
-
-def _arrays(tree):
-    return {
-        name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
-        for name, leaf in _named(tree)
-    }
 
 
 def _is_key(leaf):

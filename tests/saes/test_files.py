@@ -135,7 +135,7 @@ def test_a_path_has_one_sae(tmp_path):
         (FILES / "PROVENANCE.md", "is not the weights of an SAE"),
         (tmp_path / "nowhere", "neither a folder nor a file"),
         (FILES / "sparsify", "below it have: bfloat16"),
-        (FILES, "and more"),
+        (FILES, "more; give"),
         (tmp_path / "clt", "several layers"),
         (folder / "W_enc_0.safetensors", "cross-layer"),
         (folder / "mine.safetensors", "SAE.from_arrays"),

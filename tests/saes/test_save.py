@@ -17,7 +17,6 @@ from sae_gap import catalogue
 from sae_gap.core import describe
 from sae_gap.encoders import Lasso, ListaMatryoshka, MatchingPursuit, TopK, encode
 from sae_gap.learners import SparseAutoencoder, SparseTranscoder
-from sae_gap.saes import save
 from sae_gap.storage import trees
 from sae_gap.testing import check_sae_format
 from tests.saes.examples import FILES, close, example, refused, transcoder
@@ -174,6 +173,6 @@ def test_nothing_is_overwritten_and_a_full_disk_is_said(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(save.Folder, "write", full)
+    monkeypatch.setattr("sae_gap.storage.folder.Folder.write", full)
     refused(lambda: sae_gap.save_sae(MODEL, other), "No space left")
     assert os.listdir(tmp_path) == ["sae"]

@@ -103,8 +103,11 @@ def _read_arrow(path):
     table = read_arrow_table(path)
     from pyarrow.types import is_nested
 
-    lists = [field.name for field in table.schema if is_nested(field.type)]
-    arrays: Arrays = {name: partial(_Lists, path, table[name]) for name in lists}
+    arrays: Arrays = {
+        field.name: partial(_Lists, path, table[field.name])
+        for field in table.schema
+        if is_nested(field.type)
+    }
     if DOCUMENTS in table.column_names:
         arrays[DOCUMENTS] = table[DOCUMENTS].to_numpy
     return arrays

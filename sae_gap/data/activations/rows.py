@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 
 from sae_gap.core import RUNS, check_number, check_seed, check_size, evenly_spaced, runs
 from sae_gap.data import Outliers, find_outliers, norms
-from sae_gap.storage import digest
+from sae_gap.storage import digest, listed
 
 # Most numbers that are held in memory as one array of rows.
 POOL = 2**29
@@ -76,12 +76,10 @@ class Table(NamedTuple):
         raw = tokens[start - first * length : stop - first * length]
         with np.errstate(over="ignore"):
             rows = np.asarray(raw if len(raw) == len(wanted) else raw[wanted - start], np.float32)
-        finite = np.isfinite(rows).all(axis=1)
-        if not finite.all():
-            bad = wanted[np.argmin(finite)]
+        if not (finite := np.isfinite(rows).all(axis=1)).all():
             raise ValueError(
-                f"row {bad} of {self.path} has a NaN or an infinity, as float32; drop or mend such "
-                "rows."
+                f"row {wanted[np.argmin(finite)]} of {self.path} has a NaN or an infinity, as "
+                "float32; drop or mend such rows."
             )
         return rows
 
@@ -90,22 +88,20 @@ def choose(path: pathlib.Path, names: Sequence[str], key: str | None) -> str:
     """Returns the name of the array to read: `key` if given, else `activations`, else the only
     one.
     """
-    listed = ", ".join(map(repr, names[:8])) + (", ..." if len(names) > 8 else "")
     if key is not None:
         if key not in names:
-            raise RefusedError(f"{path} has no array {key!r}; choose one of {listed or 'none'}.")
+            raise RefusedError(
+                f"{path} has no array {key!r}; choose one of {listed(names) or 'none'}."
+            )
         return key
     others = [name for name in names if name != DOCUMENTS]
     if ACTIVATIONS in others:
         return ACTIVATIONS
     if len(others) == 1:
         return others[0]
-    fault = (
-        f"several arrays, {listed}; name one with key"
-        if others
-        else f"no activations; save them as {ACTIVATIONS}"
-    )
-    raise RefusedError(f"{path} holds {fault}.")
+    if others:
+        raise RefusedError(f"{path} holds several arrays, {listed(names)}; name one with key.")
+    raise RefusedError(f"{path} holds no activations; save them as {ACTIVATIONS}.")
 
 
 def as_table(path: pathlib.Path | str, array: Any, documents: Any = None) -> Table:
@@ -206,12 +202,12 @@ class Activations:
         """
         if self._whole is not None:
             return Outliers(np.zeros(0, int), np.zeros(0), self.num_samples)
-        parts = filter(None, (self, self._inputs))
         lengths = (
             np.concatenate(
                 [norms(chunk) for chunk in replace(part, numbers=self.numbers).chunks(SPAN)]
             )
-            for part in parts
+            for part in (self, self._inputs)
+            if part
         )
         return find_outliers(*lengths, documents=self.documents)
 
@@ -269,13 +265,14 @@ class Activations:
         for path in whole.files:
             beside = path.with_suffix(".digest")
             if beside.exists() and digest([np.load(path)]).encode() != beside.read_bytes():
-                fault = f"{path} is damaged: its rows are not those of its digest"
-                raise ValueError(f"{fault}; remove it and record again.")
+                raise ValueError(
+                    f"{path} is damaged: its rows are not those of its digest; remove it and "
+                    "record again."
+                )
         named: Any = whole.groups
         if whole.documents is None and named[-1] + 1 == min(RUNS[1], whole.num_samples):
             # Earlier keys stay.
             named = "none"
-
         first = (whole.num_samples, self.num_samples, self.input_dim), self.numbers, named
         return digest(itertools.chain(first, self.chunks(SPAN)))
 

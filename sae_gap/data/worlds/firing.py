@@ -282,7 +282,7 @@ def _thinned(rng, length):
 
 
 @functools.lru_cache(maxsize=8)
-def _counts(law: Law) -> Float[np.ndarray, " N"]:
+def _counts(law):
     """Returns for each feature how many up to it fire in a sample, on average over a fixed draw."""
     codes = Sampler(firing_of(law)).codes(np.random.default_rng([law.seed, 0]), _MEASURED)
     return np.cumsum(np.bincount(codes.indices, minlength=law.num_latents)) / _MEASURED

@@ -152,9 +152,18 @@ class Law:
         """
         if self.folder is not None:
             return f"synthsae file={self.digest}"
-        parts = [field for field in dataclasses.fields(Law) if field.name not in _SIZES]
-        differ = [field.name for field in parts if getattr(self, field.name) != field.default]
-        return " ".join(["synthsae", *(f"{name}={_said(getattr(self, name))}" for name in differ)])
+        differ = (
+            f"{name}={_said(getattr(self, name))}"
+            for name, usual in _parts().items()
+            if getattr(self, name) != usual
+        )
+        return " ".join(["synthsae", *differ])
+
+
+def _parts():
+    """The default values of the parts of a law, without sizes and seed."""
+    fields = dataclasses.fields(Law)
+    return {field.name: field.default for field in fields if field.name not in _SIZES}
 
 
 def _said(value):
@@ -167,9 +176,7 @@ def parse_law(entries: Sequence[str]) -> dict[str, Any]:
     Raises:
       ValueError: an entry is not such a pair, or names no part of a law.
     """
-    fields = {
-        field.name: field.default for field in dataclasses.fields(Law) if field.name not in _SIZES
-    }
+    fields = _parts()
     parts: dict[str, Any] = {}
     for entry in entries:
         name, equals, value = entry.partition("=")

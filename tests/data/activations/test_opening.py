@@ -151,7 +151,7 @@ BAD = [
     ("npy", by(np.save, np.ones((3, 2), int)), "they are int64"),
     ("npy", by(np.save, TRAP), "they are object"),
     ("npz", by(np.savez, a=ROWS, documents=TRAP), "60 integers"),
-    ("npz", by(np.savez, a=ROWS, b=ROWS), "several arrays, 'a', 'b'"),
+    ("npz", by(np.savez, a=ROWS, b=ROWS), "several arrays, a, b"),
     ("npz", by(np.savez, documents=DOCUMENTS), "holds no activations"),
     ("arrow", column([1.0, 2.0], None), "lists of [0, 2] numbers"),
     ("arrow", column([1.0, None]), "row 0 of"),
@@ -173,7 +173,7 @@ def test_a_bad_file_is_refused_in_a_sentence(tmp_path, kind, make, words):
 def test_wrong_arguments_are_refused(tmp_path, monkeypatch):
     np.savez(tmp_path / "x.npz", a=ROWS, b=ROWS[:7])
     assert open_activations(tmp_path / "x.npz", key="b").num_samples == 7
-    refused(lambda: open_activations(tmp_path / "x.npz", key="c"), "choose one of 'a', 'b'")
+    refused(lambda: open_activations(tmp_path / "x.npz", key="c"), "choose one of a, b")
     refused(lambda: open_activations(ROWS, key="a"), "leave out the key 'a'")
     refused(lambda: open_activations("x.npz", documents=DOCUMENTS), "names its own documents")
     refused(lambda: open_activations(ROWS, documents=DOCUMENTS[1:]), "must be 60 integers")
