@@ -26,6 +26,7 @@ from sae_gap.data.paper import draw as draw
 from sae_gap.data.paper import load as load
 from sae_gap.data.paper import noise_scale as noise_scale
 from sae_gap.data.paper import pieces_of as pieces_of
+from sae_gap.data.worlds.firing import FILES as FILES
 from sae_gap.data.worlds.firing import Firing as Firing
 from sae_gap.data.worlds.firing import Sampler as Sampler
 from sae_gap.data.worlds.firing import atoms_of as atoms_of
@@ -36,6 +37,8 @@ from sae_gap.data.worlds.firing import firing_of as firing_of
 from sae_gap.data.worlds.firing import out_of_distribution as out_of_distribution
 from sae_gap.data.worlds.firing import plant as plant
 from sae_gap.data.worlds.firing import push_apart as push_apart
+from sae_gap.data.worlds.firing import read_sizes as read_sizes
+from sae_gap.data.worlds.firing import torch_normal as torch_normal
 from sae_gap.data.worlds.law import LOUDEST as LOUDEST
 from sae_gap.data.worlds.law import TOY as TOY
 from sae_gap.data.worlds.law import Law as Law
@@ -45,8 +48,6 @@ from sae_gap.data.worlds.named import SCALED as SCALED
 from sae_gap.data.worlds.named import WORLDS as WORLDS
 from sae_gap.data.worlds.named import named_world as named_world
 from sae_gap.data.worlds.named.absorption import parent_and_child as parent_and_child
-from sae_gap.data.worlds.synthsae_files import FILES as FILES
-from sae_gap.data.worlds.synthsae_files import torch_normal as torch_normal
 from sae_gap.data.worlds.world import World as World
 from sae_gap.data.worlds.world import WorldStream as WorldStream
 from sae_gap.data.worlds.world import published_world as published_world

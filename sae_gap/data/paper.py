@@ -310,8 +310,8 @@ def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -
         return Split(jnp.asarray(signals), matrix(f"Z_{name}", len(signals)))
 
     dictionary = matrix("A", input_dim)
-    splits = split("train"), split("val"), split("ood")
-    return Task(*splits, dictionary, width=int(width or widths[0]), seed=seed)
+    width = int(width or widths[0])
+    return Task(split("train"), split("val"), split("ood"), dictionary, width=width, seed=seed)
 
 
 @dataclasses.dataclass(frozen=True)

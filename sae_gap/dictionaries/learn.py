@@ -33,8 +33,6 @@ from sae_gap.metrics import check_varies
 from sae_gap.storage import Folder, trees
 from sae_gap.study import fit_stream
 
-# The state of an unfinished `learn`.
-_STATE = "learn.safetensors"
 # The least shift between one round of a stream and the next, in hundredths of the distance between
 # two rows of a round: even with few rows, consecutive rounds differ.
 STRIDE = 61
@@ -106,7 +104,7 @@ def learn(
     check_varies(train.take(evenly_spaced(train.num_samples, SCORED)))
     save = None
     if checkpoint is not None:
-        save = trees.Checkpoint(Folder(checkpoint), _STATE, fit=train.fingerprint)
+        save = trees.Checkpoint(Folder(checkpoint), "learn.safetensors", fit=train.fingerprint)
     learner = OnlineDictionary.for_activations(width, l0, rows.input_dim, visits=visits)
     began = time.perf_counter()
     model = fit_rows(learner, train, width, seed, checkpoint=save, show_progress=show_progress)

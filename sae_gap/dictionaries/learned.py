@@ -212,8 +212,8 @@ class LearnedDictionary:
         if activations is None and l0 in self.weights:
             return self.weights[l0]
         source = self.train if activations is None else self._opened(activations)
-        rows = source.take(evenly_spaced(source.num_samples, MATCHED))
-        lam = float(match_l0(rows - self.bias, self.model.decoder, l0)[0])
+        signals = source.take(evenly_spaced(source.num_samples, MATCHED)) - self.bias
+        lam = float(match_l0(signals, self.model.decoder, l0)[0])
         if activations is None:
             self.weights[l0] = lam
         return lam

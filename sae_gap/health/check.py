@@ -222,8 +222,8 @@ def check(
     with_outliers: Mapping[str, float] = {}
     if len(outliers):
         rest = [part[outliers] for part in every]
-        guess = np.concatenate([whole.guess, own.read(*rest).guess])
-        with_outliers = explained(np.concatenate([x, rest[-1]]), guess)
+        pairs = (x, rest[-1]), (whole.guess, own.read(*rest).guess)
+        with_outliers = explained(*map(np.concatenate, pairs))
     evidence = Evidence.of(own, whole)
     few = [part[evenly_spaced(len(x), BLOCK)] for part in kept]
     wrong = [*_faults(own, few, whole, evidence)]

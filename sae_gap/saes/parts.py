@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Float
 
 from sae_gap.core import PURSUIT, Normalisation
-from sae_gap.storage import Config, Tensors
 
 # Most that any number other than k may be, if the dictionary has fewer latents.
 MOST = 64
@@ -190,9 +189,7 @@ def transcoder_of(architecture: str, skip: bool) -> str | None:
     return {kind: name for name, kind in TRANSCODERS.items()}.get((architecture, skip))
 
 
-def read_options(
-    architecture: str, config: Config, num_latents: int, input_dim: int
-) -> dict[str, Any]:
+def read_options(architecture, config, num_latents, input_dim):
     """The options of an architecture, read from a configuration.
 
     Raises:
@@ -215,16 +212,7 @@ def most_of(option: str, num_latents: int) -> int:
     return num_latents if option == "k" else max(num_latents, MOST)
 
 
-def take(
-    architecture: str,
-    tensors: Tensors,
-    sizes: tuple[int, int, int],
-    *,
-    names: Mapping[str, str] | None = None,
-    linear: tuple[str, ...] = (),
-    known: Mapping[str, Any] | None = None,
-    skip: bool = False,
-) -> dict[str, Any]:
+def take(architecture, tensors, sizes, *, names=None, linear=(), known=None, skip=False):
     """The tensors of an architecture, of its decoder and of a transcoder's skip.
 
     Args:
@@ -241,7 +229,7 @@ def take(
       ValueError: one is missing, has another shape or type, or is not finite.
     """
     read, num_latents, input_dim = sizes
-    shapes: dict[str, tuple[int, ...]] = {
+    shapes = {
         "b_dec": (input_dim,),
         "W_dec": (num_latents, input_dim),
         "W_enc": (read, num_latents),

@@ -1,12 +1,12 @@
 # The names that files import from here, and where each is defined.
 
-from sae_gap.storage.folder import BucketError as BucketError
-from sae_gap.storage.folder import Folder as Folder
-from sae_gap.storage.folder import connect as connect
 from sae_gap.storage.results import CELL as CELL
 from sae_gap.storage.results import SIZES as SIZES
+from sae_gap.storage.results import BucketError as BucketError
+from sae_gap.storage.results import Folder as Folder
 from sae_gap.storage.results import Row as Row
 from sae_gap.storage.results import Store as Store
+from sae_gap.storage.results import connect as connect
 from sae_gap.storage.results import digest as digest
 from sae_gap.storage.results import file_digest as file_digest
 from sae_gap.storage.results import grouped as grouped

@@ -68,7 +68,7 @@ def load(content: bytes, like: PyTree) -> PyTree:
         )
     if checksum != str(Tensors(Path(), found).checksum()):
         raise ValueError("its numbers are not those that were written")
-    leaves = [_restored(found[name], leaf) for name, leaf in _named(like)]
+    leaves = (_restored(found[name], leaf) for name, leaf in _named(like))
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 

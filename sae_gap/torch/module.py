@@ -21,7 +21,7 @@ from sae_gap.core import (
     least_gain,
     screen_sizes,
 )
-from sae_gap.saes import saelens
+from sae_gap.saes import published
 from sae_gap.saes.find import locate, read, write_free
 from sae_gap.saes.parts import ARCHITECTURES, NOTED, side_by_side, transcoder_of
 from sae_gap.torch.pursuit import (
@@ -326,11 +326,9 @@ class SAE(nn.Module):
         atoms, _ = unit_atoms(weights)
 
         sizes = screen_sizes(2 * cfg.k, cfg.breadth, cfg.screens, *atoms.shape[::-1])
-
-        def of_rows(x):
-            return pursue(self._target(x), atoms, *sizes)[2:]
-
-        (gains,) = by_rows(of_rows, self.chunk or MANY_ROWS, x)
+        (gains,) = by_rows(
+            lambda x: pursue(self._target(x), atoms, *sizes)[2:], self.chunk or MANY_ROWS, x
+        )
         # One that its type rounds to zero would prune nothing.
         threshold = (least_gain(gains, cfg.k).sqrt() / mean_length(weights)).to(self.W_dec)
         check_threshold(threshold)
@@ -363,7 +361,7 @@ class SAE(nn.Module):
         tensors = {name: state[name].float().cpu().numpy() for name in names if name in state}
         if "W_skip" in tensors:
             tensors["W_skip"] = tensors["W_skip"].T
-        write_free(folder, saelens.written(entries, tensors, cfg.metadata).items())
+        write_free(folder, published.written(entries, tensors, cfg.metadata).items())
 
     @property
     def _like(self):

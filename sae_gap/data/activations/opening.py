@@ -9,7 +9,6 @@ import os
 import pathlib
 import tempfile
 import zipfile
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -30,13 +29,6 @@ from sae_gap.data import (
 )
 from sae_gap.storage import brief, map_pt, map_safetensors, member_start, tensors_of
 
-# For the name of each array, a function that maps it: anything with a shape, a type and slices.
-Arrays = dict[str, Callable[[], Any]]
-_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
-
 
 def map_npy(path: pathlib.Path, begin: int = 0, size: int | None = None) -> np.ndarray:
     """Maps an array that NumPy saved in `size` bytes of a file, or in all, from a byte on; objects
@@ -44,7 +36,8 @@ def map_npy(path: pathlib.Path, begin: int = 0, size: int | None = None) -> np.n
     """
     with path.open("rb") as file:
         file.seek(begin)
-        shape, fortran, dtype = _HEADERS[np.lib.format.read_magic(file)](file)
+        header = f"read_array_header_{'_'.join(map(str, np.lib.format.read_magic(file)))}"
+        shape, fortran, dtype = getattr(np.lib.format, header)(file)
         order: Any = "F" if fortran else "C"
         array = np.memmap(path, dtype, "r", file.tell(), shape, order)
         there = begin + (size or path.stat().st_size) - file.tell()
@@ -103,7 +96,7 @@ def _read_arrow(path):
     table = read_arrow_table(path)
     from pyarrow.types import is_nested
 
-    arrays: Arrays = {
+    arrays = {
         field.name: partial(_Lists, path, table[field.name])
         for field in table.schema
         if is_nested(field.type)
@@ -135,8 +128,9 @@ class _Lists:
         return flat.to_numpy(zero_copy_only=False).reshape(-1, self.shape[1])
 
 
-# The reader for each file ending.
-READERS: dict[str, Callable[[pathlib.Path], Arrays]] = {
+# The reader for each file ending, which gives for the name of each array a function that maps it:
+# anything with a shape, a type and slices.
+READERS: dict[str, Any] = {
     ".npy": lambda path: {ACTIVATIONS: partial(map_npy, path)},
     ".npz": _read_npz,
     ".safetensors": map_safetensors,
