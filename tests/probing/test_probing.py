@@ -30,8 +30,7 @@ def drawn(count=4_000, seed=0):
 
 def test_concepts_are_read_off_the_letters_and_the_document():
     texts = ["The", " bed", " walk", "ing", " walked", ",", " U", ".", " dogs", "S"]
-    documents = np.array([0] * 9 + [1])
-    tokens = probing.Tokens(np.array(texts), documents, np.array(["x"] * 9 + ["y"]))
+    tokens = probing.Tokens(np.array(texts), np.array([0] * 9 + [1]), np.array(["x"] * 9 + ["y"]))
 
     def texts_of(name):
         found = probing.concept(name, tokens)
@@ -46,8 +45,7 @@ def test_concepts_are_read_off_the_letters_and_the_document():
     assert texts_of("space") == [[" bed", " walk", " walked", " U", " dogs"], ["The", "ing", "S"]]
     assert texts_of("topic:y")[0] == ["S"] and "," not in texts_of("topic:x")[0]
     assert tokens.words.tolist()[:2] == ["the", "bed"]
-    calls = {"letters:A": "is no concept", "topic:z": "choose from x, y"}
-    for name, words in calls.items():
+    for name, words in {"letters:A": "is no concept", "topic:z": "choose from x, y"}.items():
         with pytest.raises(ValueError, match=words):
             probing.concept(name, tokens)
     with pytest.raises(ValueError, match="write two different concepts as A\\+B"):

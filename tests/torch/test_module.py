@@ -187,8 +187,7 @@ def test_least_squares_on_a_support_are_those_of_jax_and_of_numpy(device):
         def __call__(self, model, signals):
             return jnp.asarray(codes, jnp.float32)
 
-    expected = jax_codes(LeastSquares(Chosen(4)), atoms, bias, x)
-    equal(found, expected)
+    equal(found, jax_codes(LeastSquares(Chosen(4)), atoms, bias, x))
     # Of codes with a sign.
     signed = sae.refit(*tensors(x, -codes.astype(np.float32)))
     for row, support, values, free in zip(x - bias, codes, found.numpy(), signed, strict=True):
@@ -270,8 +269,7 @@ def test_a_folder_of_any_library_has_its_own_codes_and_is_written_again(case, tm
         torch.testing.assert_close(again.encode(signals), better.encode(signals))
     for name in ("model_name", "hook_name", "hook_name_out"):
         assert sae.cfg.metadata.get(name) == loaded.notes.get(name)
-    dictionary = Model(loaded.model.decoder, 0 * loaded.bias)
-    expected = ScreenedPursuit(2)(dictionary, target)
+    expected = ScreenedPursuit(2)(Model(loaded.model.decoder, 0 * loaded.bias), target)
     close(better.encode(signals), expected)
     close(sae.refit(signals, better.encode(signals)), expected)
 
@@ -390,8 +388,7 @@ BLOCKS = re.findall(r"^```python torch\n(.*?)^```$", PAGE, flags=re.DOTALL | re.
 def test_the_example_of_the_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sae_gap.save_sae(example("topk"), "my_sae")
-    named = {"x": torch.randn(500, 6)}
-    exec(BLOCKS[0], named)
+    exec(BLOCKS[0], {"x": torch.randn(500, 6)})
     assert sae_gap.load_sae("my_pursuit").num_latents == 10
 
 
