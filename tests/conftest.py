@@ -107,7 +107,7 @@ LONGEST = (
     "test_notebooks",
     "test_studies",
     "test_host",
-    "test_faults",
+    "test_check",
     "test_distributed",
     "test_learned",
     "test_sparse_autoencoder",
@@ -118,7 +118,6 @@ LONGEST = (
     "test_families",
     "test_downstream",
     "test_jobs",
-    "test_check",
     "test_versions",
     "test_real",
 )

@@ -1,8 +1,12 @@
-"""The paper's generative model: tasks, and training signals that are drawn on request."""
+"""Tasks: of the paper's generative model, whose training signals may be drawn on request, and of a
+user's file, which replaces a setting of that model.
+"""
 
+import dataclasses
 import functools
+import pathlib
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +14,30 @@ import numpy as np
 from jaxtyping import Float
 from scipy import sparse
 
-from sae_gap.core import DENSE_LATENTS, Setting, Split, Task, check_type
+from sae_gap.core import (
+    DENSE_LATENTS,
+    SEED,
+    Setting,
+    Split,
+    Task,
+    check_path,
+    check_seed,
+    check_sequence,
+    check_size,
+    check_type,
+    option,
+    settle,
+    shown,
+)
+from sae_gap.data import fetched
+from sae_gap.storage import Tensors, file_digest, reading
 
 # The most numbers held at once while drawing supports and dictionaries.
 _DRAWS_AT_ONCE = 4_000_000
 # The codes and signals of a piece of a stream this small stay in cache.
 _PIECE = 10_000
+# The arrays of a file of a task.
+_NAMES = ("Y_train", "Y_val", "Y_ood", "A", "Z_train", "Z_val", "Z_ood")
 
 
 def draw(setting: Any) -> Task:
@@ -42,8 +64,9 @@ def draw(setting: Any) -> Task:
     """
     if hasattr(setting, "task"):
         return setting.task()
-    mend = "give sae_gap.Setting(num_latents, sparsity) or a world"
-    check_type("setting", setting, Setting, mend)
+    check_type(
+        "setting", setting, Setting, "give sae_gap.Setting(num_latents, sparsity) or a world"
+    )
     num_train, num_scored = setting.num_train, setting.num_scored
     *rngs, noise_rng = (np.random.default_rng([setting.seed, stream]) for stream in range(1, 4))
     count = num_scored if setting.stream else setting.num_samples
@@ -96,8 +119,7 @@ def _draw_samples(setting, active, atoms, supports, rng, noise_rng):
     for column in range(k):
         signals += values[:, column, None] * atoms[places[:, column]]
     if setting.noise_db is not None:
-        scale = noise_scale(signals, setting.noise_db)
-        signals += scale * noise_rng.standard_normal(signals.shape)
+        signals += noise_scale(signals, setting.noise_db) * noise_rng.standard_normal(signals.shape)
     codes = _sparse(values, supports, setting)
     dense = setting.num_latents <= DENSE_LATENTS
     return signals.astype(values.dtype), codes.toarray() if dense else codes
@@ -105,8 +127,8 @@ def _draw_samples(setting, active, atoms, supports, rng, noise_rng):
 
 def _sparse(values, supports, setting):
     n, k = supports.shape
-    ends = np.arange(0, supports.size + 1, k)
-    return sparse.csr_array((values.ravel(), supports.ravel(), ends), (n, setting.num_latents))
+    content = values.ravel(), supports.ravel(), np.arange(0, supports.size + 1, k)
+    return sparse.csr_array(content, (n, setting.num_latents))
 
 
 class Stream:
@@ -159,7 +181,7 @@ def _draw_dictionary(setting, active):
     A million atoms in float64 take gigabytes, so it draws some rows at a time, and draws twice:
     first for the atoms' lengths.
     """
-    input_dim = cast(int, setting.input_dim)  # A setting fills it in.
+    input_dim = setting.input_dim
     rows = max(1, _DRAWS_AT_ONCE // setting.num_latents)
 
     def pieces():
@@ -213,7 +235,7 @@ def _distinct(n, k, size, rng, stream=False):
                 return subsets
             subsets[clash] = rng.integers(size, size=(clash.size, k))
     rows = max(1, _DRAWS_AT_ONCE // size)
-    chunks = [rng.random((min(rows, n - start), size)) for start in range(0, n, rows)]
+    chunks = (rng.random((min(rows, n - start), size)) for start in range(0, n, rows))
     return np.concatenate([chunk.argpartition(k - 1, axis=1)[:, :k] for chunk in chunks])
 
 
@@ -236,3 +258,148 @@ def pieces_of(start: int, count: int, size: int) -> Iterator[tuple[int, slice, s
         taken = min(size - first, count - done)
         yield piece, slice(first, first + taken), slice(done, done + taken)
         done += taken
+
+
+def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -> Task:
+    """Reads a task from an .npz file of activations.
+
+    The file holds `Y_train`, `Y_val` and `Y_ood` (samples as rows) and optionally the truth:
+    `Z_train`, `Z_val`, `Z_ood` (codes, samples as rows) and `A` (the dictionary, input_dim x
+    num_latents). Pickled arrays are refused, never loaded.
+
+    Args:
+      path: the file, or its URL in a bucket.
+      width: atoms of the dictionaries to learn; None takes the number of true ones.
+      seed: seeds the learners.
+
+    Returns:
+      The task, in the default float type. Parts of the truth that the file lacks are None.
+
+    Raises:
+      ValueError: the file does not hold such a task, or an argument is out of range; the message
+        names the fault and the mend.
+    """
+    check_path("path", path)
+    if width is not None:
+        check_size("width", width)
+    check_seed(seed)
+    file = fetched(path)
+    dtype, arrays = jnp.zeros(()).dtype, {}
+    with (
+        reading(file, "arrays in an .npz file"),
+        np.load(file, allow_pickle=False) as archive,
+        np.errstate(over="ignore"),
+    ):
+        for name in (name for name in _NAMES if name in archive):
+            part = archive[name]
+            arrays[name] = part.astype(dtype) if part.dtype.kind in "fiu" else part
+    tensors = Tensors(file, arrays)
+    input_dim = tensors.shape("Y_train")[1]
+    widths = [tensors.shape(name)[1] for name in _NAMES[3:] if name in tensors]
+    if not widths and width is None:
+        raise ValueError(
+            f"{path} holds neither codes nor a dictionary, so how many atoms to learn is unknown; "
+            "give width."
+        )
+
+    def matrix(name, rows):
+        return jnp.asarray(tensors.take(name, rows, widths[0])) if name in tensors else None
+
+    def split(name):
+        signals = tensors.take(f"Y_{name}", tensors.shape(f"Y_{name}")[0], input_dim)
+        return Split(jnp.asarray(signals), matrix(f"Z_{name}", len(signals)))
+
+    dictionary = matrix("A", input_dim)
+    width = int(width or widths[0])
+    return Task(split("train"), split("val"), split("ood"), dictionary, width=width, seed=seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recording:
+    """A user's activations that are split already; it replaces a `Setting`. `HeldOut` splits
+    others.
+
+    Args:
+      path: an .npz file, as `load` reads it, or its URL.
+      width: atoms of the dictionaries to learn; None takes the number of true ones.
+      sparsity: k of the encoders that need one.
+      seed: seeds the learners.
+    """
+
+    path: pathlib.Path
+    width: int | None = option(default=None)
+    sparsity: int = option(default=10)
+    seed: int = option(default=0, **SEED)
+
+    def __post_init__(self):
+        check_path("path", self.path)
+        object.__setattr__(self, "path", fetched(self.path))
+        settle(self)
+
+    def task(self) -> Task:
+        """Returns the splits of the file, with the seed of this recording."""
+        return dataclasses.replace(self._content()[0], seed=self.seed)
+
+    def _content(self):
+        modified = self.path.stat().st_mtime_ns if self.path.is_file() else 0
+        return _read(self.path, self.width, modified)
+
+    @property
+    def input_dim(self) -> int:
+        """Dimension of the signals."""
+        return self._content()[0].input_dim
+
+    @property
+    def num_train(self) -> int:
+        """Number of training samples."""
+        return len(self._content()[0].train.signals)
+
+    def asdict(self) -> dict[str, Any]:
+        """Returns the values that tell recordings apart: the content of the file, not its path."""
+        task, content = self._content()
+        # Those to learn, if the truth is unknown.
+        known = task.dictionary, *(split.codes for split in (task.train, task.id, task.ood))
+        truth = next((part.shape[1] for part in known if part is not None), task.width)
+        return ({} if truth == task.width else {"width": task.width}) | {
+            "data": content,
+            "num_latents": truth,
+            "sparsity": self.sparsity,
+            "num_samples": len(task.train.signals) + len(task.id.signals),
+            "input_dim": task.input_dim,
+            "seed": self.seed,
+        }
+
+
+@functools.lru_cache(maxsize=1)
+def _read(path, width, modified):
+    """Reads a task and the digest of its file, once for all seeds unless the file changes."""
+    return load(path, width=width), file_digest(path)
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A source of a study's data: a `Setting`, a `World`, or anything else with a seed, a
+    dimension, values that tell it from others, and `task()`.
+    """
+
+    @property
+    def seed(self) -> int:
+        """Seeds the learners; sources that differ only in it are fitted together."""
+
+    @property
+    def input_dim(self) -> int | None:
+        """Dimension of the signals."""
+
+    def asdict(self) -> dict[str, Any]:
+        """Returns the values that decide the data, as in rows and keys."""
+
+
+def check_sources(sources: Any) -> None:
+    """Raises a TypeError or a ValueError unless it is a list of sources; it reads none of them."""
+    check_sequence("sources", sources, object, "give settings, worlds or recordings")
+    for place, source in enumerate(sources):
+        if not hasattr(type(source), "asdict"):
+            raise TypeError(
+                f"sources[{place}] must be a setting, a world or a recording, but it is "
+                f"{shown(source)}; give settings, worlds or recordings."
+            )

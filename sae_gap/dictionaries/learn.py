@@ -3,6 +3,9 @@ such as the rows of an unembedding.
 """
 
 import contextlib
+import dataclasses
+import itertools
+import math
 import os
 import time
 from typing import Any
@@ -14,22 +17,25 @@ from jax.typing import ArrayLike
 
 from sae_gap.analysis import ROWS_AN_ATOM
 from sae_gap.core import Model, as_matrix, check_seed, check_size, detached, evenly_spaced
+from sae_gap.data import Activations
 from sae_gap.dictionaries import (
     SCORED,
     LearnedDictionary,
     Rows,
     check_sparse,
-    fit_rows,
+    fit_signals,
     open_rows,
 )
 from sae_gap.encoders import check_model, unit_atoms
-from sae_gap.learners import OnlineDictionary
+from sae_gap.learners import OnlineDictionary, total_visits
 from sae_gap.learners.online.online_dictionary import VISITS
 from sae_gap.metrics import check_varies
 from sae_gap.storage import Folder, trees
+from sae_gap.study import fit_stream
 
-# The state of an unfinished `learn`.
-_STATE = "learn.safetensors"
+# The least shift between one round of a stream and the next, in hundredths of the distance between
+# two rows of a round: even with few rows, consecutive rounds differ.
+STRIDE = 61
 
 
 def learn(
@@ -84,8 +90,7 @@ def learn(
     # JAX would trace numbers of NumPy's.
     width, l0, visits = int(width), float(l0), float(visits)
     # Later methods of the dictionary read the rows again.
-    given: Any = {"documents": documents, "targets": targets, "outliers": outliers}
-    inputs, rows = open_rows(activations, **given)
+    inputs, rows = open_rows(activations, documents=documents, targets=targets, outliers=outliers)
     check_sparse("l0", l0, rows.input_dim, width)
     train, _ = parts = rows.split()
     if train.num_samples < ROWS_AN_ATOM * width:
@@ -99,14 +104,13 @@ def learn(
     check_varies(train.take(evenly_spaced(train.num_samples, SCORED)))
     save = None
     if checkpoint is not None:
-        save = trees.Checkpoint(Folder(checkpoint), _STATE, fit=train.fingerprint)
+        save = trees.Checkpoint(Folder(checkpoint), "learn.safetensors", fit=train.fingerprint)
     learner = OnlineDictionary.for_activations(width, l0, rows.input_dim, visits=visits)
     began = time.perf_counter()
     model = fit_rows(learner, train, width, seed, checkpoint=save, show_progress=show_progress)
     if save is not None:
         save.discard()
-    seconds = time.perf_counter() - began
-    learned = LearnedDictionary(model, l0, seconds, parts, inputs)
+    learned = LearnedDictionary(model, l0, time.perf_counter() - began, parts, inputs)
     # If no weight gives this L0, `lam` raises only when it is called, and the result is not lost.
     with contextlib.suppress(ValueError):
         learned.lam()
@@ -150,3 +154,59 @@ def dictionary(
     model = Model(decoder, jnp.asarray(offset, decoder.dtype))
     check_model(model)
     return LearnedDictionary(model, l0)
+
+
+def fit_rows(
+    learner: OnlineDictionary,
+    rows: Activations,
+    width: int,
+    seed: int,
+    *,
+    checkpoint: trees.Checkpoint | None,
+    show_progress: bool,
+) -> Model:
+    """Learns a dictionary of activations: in memory if the rows fit there, and otherwise from
+    their files.
+
+    Args:
+      learner: the learner to fit.
+      rows: the rows to learn from.
+      width: number of atoms to learn.
+      seed: seeds the fit.
+      checkpoint: stores the state, and finds it after a kill; its `fit` names the rows.
+      show_progress: whether to show a line of progress.
+    """
+    options: dict[str, Any] = {"show_progress": show_progress}
+    if rows.num_pooled < rows.num_samples:
+        total = total_visits(learner.visits, width)  # type: ignore[arg-type]
+        learner = dataclasses.replace(learner, visits=None)
+        share, rounds = int(np.prod(learner.minibatches(total, width))), learner.num_steps
+        return fit_stream(
+            learner,
+            spread(rows, rounds, share),
+            num_latents=width,
+            num_samples=total,
+            key=seed,
+            checkpoint=checkpoint,
+            **options,
+        )
+    if checkpoint is not None:
+        options["checkpoints"] = [
+            checkpoint.named(f"{width} of {checkpoint.fit}, seed {seed}, {learner}")
+        ]
+    return fit_signals(learner, rows.pool(), width, seed, **options).model
+
+
+def spread(rows: Activations, rounds: int, share: int) -> Any:
+    """Returns a source for a stream: each round samples `share` rows across the whole file, and
+    over the fit every row is used equally often.
+    """
+    # It must be coprime to the rounds: otherwise some rounds would have the same rows.
+    stride = next(n for n in itertools.count(STRIDE) if math.gcd(n, rounds) == 1)
+
+    def source(start, count):
+        turn, place = np.divmod(np.arange(start, start + count), share)
+        number = place * rounds + turn * stride % rounds
+        return rows.take(number * rows.num_samples // (share * rounds))
+
+    return source

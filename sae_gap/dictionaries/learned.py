@@ -1,8 +1,10 @@
 """The front door: a dictionary of a user's activations that codes, scores, compares and becomes an
-SAE.
+SAE, whose encoder is trained on the rows that the dictionary was learned from.
 """
 
 import dataclasses
+import functools
+import math
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -12,25 +14,67 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
-from jaxtyping import Float
+from absl import logging
+from jax.typing import ArrayLike
+from jaxtyping import Float, PRNGKeyArray
 
+from sae_gap import catalogue
 from sae_gap.analysis import Comparison, compare_dictionaries, curve_lines, tables
-from sae_gap.core import Model, evenly_spaced, relative_gap
+from sae_gap.core import (
+    Model,
+    Split,
+    Task,
+    check_choice,
+    check_number,
+    check_size,
+    evenly_spaced,
+    relative_gap,
+)
 from sae_gap.data import TENTH, Activations, HeldOut, open_activations
-from sae_gap.dictionaries import Export, Rows, check_sparse, export, open_rows, screened
-from sae_gap.encoders import MATCHED, Lasso
+from sae_gap.encoders import DENSEST, MATCHED, BatchPursuit, Lasso, ScreenedPursuit
+from sae_gap.learners import Learner, OnlineDictionary
 from sae_gap.measure import Plan, methods_of, run, study_of
 from sae_gap.measure import refit as least_squares
 from sae_gap.runtime import progress
-from sae_gap.saes import DICTIONARY, SAE, as_metadata, check_free, save_sae
+from sae_gap.saes import DICTIONARY, SAE, as_metadata, has_form, save_sae, write_free
 from sae_gap.solvers import match_l0
 from sae_gap.storage import Folder, Row, Store, brief, trees
-from sae_gap.study import Models, runner
+from sae_gap.study import Fitted, Models, fit, runner
 
 # Names in the rows of a measurement.
 LEARNED, GIVEN = "learned", "given"
 # Rows that are read and coded at once, and the most rows that are scored.
 CHUNK, SCORED = 1_024, 5_000
+# Steps of an SAE whose epochs are not given.
+STEPS = 2_000
+
+Rows = Activations | ArrayLike | str | os.PathLike[str]
+"""What a user gives as activations: rows, the path of a file or folder of them, or opened ones."""
+
+
+def open_rows(
+    activations: Rows,
+    *,
+    documents: ArrayLike | None = None,
+    targets: Rows | None = None,
+    outliers: str = "drop",
+) -> tuple[Activations | None, Activations]:
+    """Opens copies of what a transcoder reads, if there are targets, and of what is explained,
+    without outliers if they are dropped.
+    """
+    inputs, explained = None, activations
+    if targets is not None:
+        inputs, explained = open_activations(activations).copied(), targets
+    rows = open_activations(explained, documents=documents).copied()
+    return inputs, screened(rows if inputs is None else rows.with_inputs(inputs), outliers)
+
+
+def screened(activations: Activations, policy: str) -> Activations:
+    """Reports outliers, and returns the rows that a policy keeps."""
+    check_choice("outliers", policy, ("drop", "keep"))
+    if len(activations.outliers.rows):
+        logging.warning("%s; %s", activations.outliers, "left out" if policy == "drop" else "kept")
+    return activations.without_outliers() if policy == "drop" else activations
 
 
 class Report(NamedTuple):
@@ -54,8 +98,43 @@ class Report(NamedTuple):
             "curve_refit_fvu": "FVU, least squares",
             "best_fvu": "FVU, best codes",
         }
-        lead = f"\n\nBeside the best control, {self.best}: {self.lead}"
-        return tables.format_table(self.curves, names) + lead * (self.lead is not None)
+        table = tables.format_table(self.curves, names)
+        if self.lead is None:
+            return table
+        return f"{table}\n\nBeside the best control, {self.best}: {self.lead}"
+
+
+class Export(NamedTuple):
+    """An SAE made from a dictionary, and the error of its encoder on the rows that `learn` held
+    out.
+
+    Attributes:
+      model: the dictionary and the encoder.
+      k: the requested number of latents.
+      seconds: the time of the training; 0 if there was nothing to train.
+      l0: mean L0 of the encoder's codes.
+      fvu: FVU of the encoder's codes.
+      best_fvu: FVU of least squares on the certified supports at an L0 of k, on the learned
+        dictionary.
+    """
+
+    model: Model
+    k: int
+    seconds: float
+    l0: float
+    fvu: float
+    best_fvu: float
+
+    def __repr__(self) -> str:
+        scores = (
+            f"FVU of its codes {self.fvu:.3f} at L0 {self.l0:.1f}, of certified codes "
+            f"{self.best_fvu:.3f} at L0 {self.k}"
+        )
+        if isinstance(self.model.encode, ScreenedPursuit):
+            return f"{scores}; SAELens reads it after import sae_gap.torch.saelens"
+        if has_form(type(self.model.encode)):
+            return scores
+        return f"{scores}; SAELens has no such encoder, sae_gap alone reads it"
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -133,8 +212,8 @@ class LearnedDictionary:
         if activations is None and l0 in self.weights:
             return self.weights[l0]
         source = self.train if activations is None else self._opened(activations)
-        rows = source.take(evenly_spaced(source.num_samples, MATCHED))
-        lam = float(match_l0(rows - self.bias, self.model.decoder, l0)[0])
+        signals = source.take(evenly_spaced(source.num_samples, MATCHED)) - self.bias
+        lam = float(match_l0(signals, self.model.decoder, l0)[0])
         if activations is None:
             self.weights[l0] = lam
         return lam
@@ -255,7 +334,7 @@ class LearnedDictionary:
 
     def sae(self, k: int | None = None, **options: Any) -> Export:
         """Trains an SAE that starts from this dictionary, on the rows that it was learned from; a
-        transcoder, if `learn` had targets. See `sae_gap.dictionaries.exported.export`.
+        transcoder, if `learn` had targets. See `sae_gap.dictionaries.export`.
 
         Args:
           k: number of active latents; None takes `learn`'s L0.
@@ -281,8 +360,8 @@ class LearnedDictionary:
             "seconds": self.seconds,
             "weights": list(self.weights.items()),
         }
-        content = trees.dump(dataclasses.replace(self.model, encode=None), note)
-        Folder(folder).write(DICTIONARY, content)
+        model = dataclasses.replace(self.model, encode=None)
+        Folder(folder).write(DICTIONARY, trees.dump(model, note))
 
     @classmethod
     def load(
@@ -334,7 +413,7 @@ class LearnedDictionary:
         Returns:
           The SAE, with its errors.
         """
-        check_free(folder)
+        write_free(folder)
         as_metadata(metadata)
         export = self.sae(**options)
         save_sae(export.model, folder, metadata=metadata)
@@ -369,4 +448,111 @@ def _require_reached(reached, l0, samples):
         raise ValueError(
             f"no weight gives codes of a mean L0 of {l0:g} on these activations, only of "
             f"{reached:.3g}; ask for less."
+        )
+
+
+def export(
+    dictionary: Any,
+    k: int | None = None,
+    *,
+    encoder: str = "topk",
+    epochs: int | None = None,
+    frozen: bool = True,
+    skip: bool = False,
+    seed: int = 0,
+    show_progress: bool = True,
+) -> Export:
+    """Trains an SAE that starts from a learned dictionary; a transcoder, if `learn` had targets.
+
+    The encoder starts as `a Dᵀ(x - b)`, with the least-squares a; see `SparseAutoencoder` and its
+    `standardised`.
+
+    Args:
+      dictionary: the result of `learn`.
+      k: number of active latents; None takes `learn`'s L0.
+      encoder: the name of an SAE's encoder, such as "topk", "batchtopk" or "jumprelu". With
+        `frozen`, "screened_pursuit" and "batch_pursuit" have nothing to train; the threshold of
+        the latter is that of the rows held out, so that other rows have k latents on average.
+      epochs: passes over the rows; None takes enough for 2,000 steps, and at least one.
+      frozen: whether the dictionary stays fixed; False trains it too, which reconstructs
+        better.
+      skip: whether a transcoder has an affine skip.
+      seed: seeds the order of the rows.
+      show_progress: whether to show a line of progress on a terminal or in a notebook.
+
+    Returns:
+      The SAE, with its errors.
+    """
+    k = max(1, round(dictionary.l0)) if k is None else k
+    check_size("k", k)
+    check_sparse("k", k, *dictionary.atoms.shape)
+    k = int(k)
+    model, rows, inputs = dictionary.model, dictionary.train, dictionary.inputs
+    make: Any = catalogue.sae_for_activations
+    if inputs is not None:
+        make = functools.partial(catalogue.transcoder_for_activations, skip=skip)
+    elif skip:
+        raise ValueError("only a transcoder has a skip; give learn the targets, or leave it out.")
+    # It only asks its base for the model, which is this one.
+    base = OnlineDictionary()
+    learner = make(encoder, sparsity=k, input_dim=rows.input_dim, base=base, frozen=frozen)
+    if epochs is None:
+        epochs = math.ceil(STEPS / math.ceil(rows.num_pooled / learner.batch_size))
+    learner, seconds = dataclasses.replace(learner, num_steps=epochs), 0.0
+    # An impossible k is refused before an encoder is trained.
+    best = dictionary.fvu(None, k, outliers="keep")
+    key = jax.random.key(seed)
+    if frozen and learner.encoder.parameters(model.decoder, key) is None:
+        # Matching pursuit reads only the dictionary.
+        model = dataclasses.replace(model, encode=learner.encoder)
+    elif frozen and isinstance(learner.encoder, BatchPursuit):
+        # A threshold of the rows that the dictionary learned from leaves too many latents on in
+        # others.
+        model = learner.encoder.calibrate(model, jnp.asarray(dictionary.held_out.pool()))
+    else:
+        read = inputs and inputs.take(
+            rows.numbers[evenly_spaced(rows.num_samples, rows.num_pooled)]
+        )
+        given = learner, rows.pool(), dictionary.width, seed, read
+        _, model, seconds = fit_signals(*given, bases=[model], show_progress=show_progress)
+    own = dictionary.scored(model, ["own"], k, dictionary.held_out, True)["own"]
+    return Export(model, k, seconds, own["l0"], own["fvu"], best)
+
+
+def fit_signals(
+    learner: Learner,
+    signals: Float[np.ndarray, "n input_dim"],
+    width: int,
+    seed: int | PRNGKeyArray,
+    inputs: Float[np.ndarray, "n num_inputs"] | None = None,
+    **options: Any,
+) -> Fitted:
+    """Fits a learner to signals and returns the end of the fit.
+
+    Args:
+      learner: the learner to fit.
+      signals: (n, input_dim).
+      width: number of atoms to learn.
+      seed: the seed of the fit, an integer or a random key.
+      inputs: what a transcoder reads.
+      **options: options of `fit`.
+    """
+    read = None if inputs is None else jnp.asarray(inputs, float)
+    train = Split(jnp.asarray(signals, float), inputs=read)
+    # Nothing of the task is scored.
+    nothing = Split(jnp.asarray(signals[:1], float))
+    task = Task(train, nothing, nothing, width=int(width))
+    return fit(learner, [task], [seed], **options)[0].end
+
+
+def check_sparse(name: str, value: float, input_dim: int, width: int) -> None:
+    """Raises a ValueError if codes with so many latents are not sparse, which no measurement
+    allows.
+    """
+    check_number(name, value, above=0)
+    most = min(DENSEST * input_dim, width - 1)
+    if value > most:
+        raise ValueError(
+            f"{name} is {value:g}, but codes are sparse only up to {most:g}, a quarter of the "
+            f"{input_dim} dimensions and fewer than the {width} atoms; ask for less."
         )

@@ -86,8 +86,7 @@ class Reading(NamedTuple):
         """An SAE as it was loaded."""
         skip, encode = getattr(sae.model, "skip", None), functools.partial(own_codes, sae.model)
         arrays = sae.lengths, sae.unit_dictionary.T, sae.bias, skip
-        given = (None if part is None else np.asarray(part) for part in arrays)
-        return cls(sae, sae.normalisation, encode, *given)  # type: ignore[arg-type]
+        return cls(sae, sae.normalisation, encode, *jax.tree.map(np.asarray, arrays))
 
     @property
     def affine(self) -> Affine | None:
@@ -143,8 +142,8 @@ class Reading(NamedTuple):
         power = float(np.vdot(decoded, decoded))
         gain = 1 + float(np.vdot(error, decoded)) / power if power else 0.0
         offset = float(len(x) * np.vdot(mean, mean) / left)
-        l0 = float(used.sum() / len(x))
-        return Read(l0, used, energy, guess, explained(wanted, guess), gain, offset)
+        shown = guess, explained(wanted, guess), gain, offset
+        return Read(float(used.sum() / len(x)), used, energy, *shown)
 
 
 def others(own: Reading, x: Float[np.ndarray, "n num_inputs"]) -> Iterator[tuple[str, Reading]]:

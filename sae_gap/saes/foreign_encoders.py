@@ -17,9 +17,7 @@ class AbsTopK(AmortisedEncoder):
 
     k: int = eqx.field(static=True)
 
-    @property
-    def signed(self):
-        return True
+    signed = True
 
     def __call__(self, model, signals):
         hidden = self.preactivations(model, signals)

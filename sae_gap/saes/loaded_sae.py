@@ -8,30 +8,44 @@ be certified.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import keystr
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 from scipy.sparse import issparse, sparray
 
+from sae_gap import encoders
 from sae_gap.core import (
+    PURSUIT,
     AnyPath,
     Model,
     Normalisation,
     Transcoder,
+    class_name,
     detached,
     matching,
+    registry,
 )
 from sae_gap.encoders import AmortisedEncoder, Encoder, as_floats, check_model, unit_atoms
 from sae_gap.learners import Given, Held
-from sae_gap.saes.arrays import of_arrays
-from sae_gap.saes.encoders import encoder_of
-from sae_gap.saes.find import locate, read
-from sae_gap.saes.parts import Parts, side_by_side
-from sae_gap.storage import printable
+from sae_gap.saes import foreign_encoders
+from sae_gap.saes.find import locate, of_arrays, read
+from sae_gap.saes.parts import (
+    ARCHITECTURES,
+    ENCODERS,
+    LOGARITHMS,
+    OWN,
+    Parts,
+    most_of,
+    side_by_side,
+)
+from sae_gap.storage import Config, Tensors, printable
 
 Rows = Float[ArrayLike, "..."]
 Outputs = Float[Array, "n input_dim"]
@@ -86,8 +100,8 @@ class SAE:
         bias = as_floats("bias", model.bias)
         centred = isinstance(model.encode, AmortisedEncoder) and not isinstance(model, Transcoder)
         model = dataclasses.replace(model, dictionary=dictionary, bias=bias)
-        signed = bool(getattr(model.encode, "signed", False))
-        return cls(model, name=name, centred=centred, signed=signed)
+        signed = getattr(model.encode, "signed", False)
+        return cls(model, name=name, centred=centred, signed=bool(signed))
 
     @classmethod
     def from_arrays(
@@ -138,8 +152,8 @@ class SAE:
             missing or does not belong to the architecture.
         """
         given = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
-        parts = of_arrays(given, architecture, **options)
-        return dataclasses.replace(of_parts(parts), name=name)
+        sae = of_parts(of_arrays(given, architecture, **options))
+        return dataclasses.replace(sae, name=name)
 
     @property
     def decoder_alone(self) -> "SAE":
@@ -178,8 +192,8 @@ class SAE:
     @functools.cached_property
     def given(self) -> Given:
         """A learner for studies that returns this model."""
-        kind = "dictionary" if self.model.encode is None else "sae"
-        return Given(Held(self.model), self.name, kind, self.signed)
+        family = "dictionary" if self.model.encode is None else "sae"
+        return Given(Held(self.model), self.name, family, self.signed)
 
     @property
     def input_dim(self) -> int:
@@ -312,7 +326,7 @@ class SAE:
             )
         return as_floats(name, array)
 
-    def _beside(self, like: Any, count: int) -> Any:
+    def _beside(self, like, count):
         """What an SAE read of so many rows, if their codes alone do not decide its output."""
         why = f"normalises each sample by itself ({self.normalisation.name})"
         if getattr(self.model, "skip", None) is not None:
@@ -404,9 +418,9 @@ def of_parts(parts: Parts) -> SAE:
     if parts.encoder is not None:
         if transcodes and centre is None:
             centre = np.zeros(len(held["W_enc"]), bias.dtype)
-        read = len(centre) if transcodes else len(bias)
-        encoder, parameters = encoder_of(parts, held, (read, len(atoms)))
-        whole: Any = atoms.T, bias, parameters, encoder
+        shape = len(centre if transcodes else bias), len(atoms)
+        encoder, parameters = _encoder_of(parts, held, shape)
+        whole = atoms.T, bias, parameters, encoder
         if transcodes:
             centre, skip = jax.tree.map(jnp.asarray, (centre, skip))
             model = Transcoder(*whole, centre=centre, skip=skip)
@@ -416,5 +430,64 @@ def of_parts(parts: Parts) -> SAE:
             model = dataclasses.replace(Model(*whole), normalisation=ways)
     about = {name: getattr(parts, name) for name in ("library", "architecture", "heads")}
     about["notes"] = {name: printable(str(value)) for name, value in parts.notes.items()}
-    centred = parts.centred and not transcodes
-    return dataclasses.replace(SAE.of_model(model), centred=centred, **about)
+    about["centred"] = parts.centred and not transcodes
+    return dataclasses.replace(SAE.of_model(model), **about)
+
+
+def _encoder_of(parts, tensors, shape):
+    """The encoder of an SAE, and its parameters for a model.
+
+    Args:
+      parts: the SAE.
+      tensors: its tensors, settled.
+      shape: that of W_enc, (num_inputs, num_latents).
+
+    Raises:
+      ValueError: the suite has no such encoder, or a parameter or an option of it is missing or
+        does not fit.
+    """
+    row = ARCHITECTURES.get(str(parts.encoder))
+    if row is None:
+        described = Config(Path(f"the fit {parts.notes['fit']}"), parts.options)
+        encoder = _trained(described, shape[1])
+        places = {name.removeprefix(OWN): name for name in tensors if name.startswith(OWN)}
+    else:
+        kind, names, _ = row
+        if parts.encoder == PURSUIT and tensors:
+            kind, (_, names) = "BatchPursuit", ENCODERS["sae_gap.BatchPursuit"]
+        home = encoders if hasattr(encoders, kind) else foreign_encoders
+        encoder = getattr(home, kind)(*parts.options.values())
+        places = {place: name for name, place in names.items()}
+    if not places:
+        return encoder, None
+    held = Tensors(Path("its file"), {place: tensors[name] for place, name in places.items()})
+
+    def taken(path, leaf):
+        place = keystr(path)[1:]
+        value = jnp.asarray(held.take(place, *leaf.shape))
+        # Codes are positive, so a threshold below zero is equivalent to zero.
+        return jnp.log(jnp.maximum(value, 0)) if row and place == LOGARITHMS else value
+
+    weight = jax.ShapeDtypeStruct(shape, jnp.zeros(()).dtype)
+    blank = eqx.filter_eval_shape(encoder.parameters, weight, jax.random.key(0))
+    return encoder, jax.tree.map_with_path(taken, blank)
+
+
+def trainable() -> dict[str, type[AmortisedEncoder]]:
+    """The encoders that the suite trains in an SAE, by the names of their classes."""
+    kinds = registry.classes("sae_gap.encoders", AmortisedEncoder).values()
+    return {class_name(kind): kind for kind in kinds if kind.recipe is not None}  # type: ignore[attr-defined]
+
+
+def _trained(described, num_latents):
+    """The encoder of a description. Inference needs only the numbers among its hyper-parameters; no
+    k exceeds the width.
+    """
+    kind = trainable()[described.choice("class", "", trainable())]
+    readers: dict[type, Any] = {
+        int: lambda name: described.size(name, least=0, most=most_of(name, num_latents)),
+        float: described.number,
+        bool: lambda name: described.flag(name, False),
+    }
+    fields = {field.name: readers.get(type(field.default)) for field in dataclasses.fields(kind)}
+    return kind(**{name: read(name) for name, read in fields.items() if read})

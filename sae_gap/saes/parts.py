@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Float
 
 from sae_gap.core import PURSUIT, Normalisation
-from sae_gap.storage import Config, Tensors
 
 # Most that any number other than k may be, if the dictionary has fewer latents.
 MOST = 64
@@ -132,20 +131,18 @@ class Architecture(NamedTuple):
     """All of an SAE beside its decoder `z W_dec + b_dec`.
 
     Attributes:
-      module: module of the encoder in JAX, below sae_gap.
-      encoder: the name of its class, whose first fields are the options.
+      encoder: the name of the class of the encoder in JAX, whose first fields are the options.
       tensors: its learned tensors, each one number for each latent except W_enc, by name, with
         their places in `Model.encoder`.
       options: entries of its configuration.
     """
 
-    module: str
     encoder: str
     tensors: Mapping[str, str]
     options: tuple[str, ...] = ()
 
 
-_K, _THEIRS, _PURSUIT = ("k",), "saes.foreign_encoders", "encoders.screened_pursuit"
+_K = ("k",)
 _AFFINE = {"W_enc": "weight", "b_enc": "bias"}
 _INNER = {"W_enc": "affine.weight", "b_enc": "affine.bias"}
 _BATCH = _INNER | {"threshold": "threshold"}
@@ -156,15 +153,15 @@ FOREIGN = "groupmax", "batch_largest"
 # The name of a place that holds logarithms of thresholds.
 LOGARITHMS = "log_threshold"
 ARCHITECTURES = {
-    "standard": Architecture("encoders.relu", "ReLU", _AFFINE),
-    "topk": Architecture("encoders.topk", "TopK", _AFFINE, _K),
-    "abstopk": Architecture(_THEIRS, "AbsTopK", _AFFINE, _K),
-    "jumprelu": Architecture("encoders.relu", "JumpReLU", _INNER | {"threshold": LOGARITHMS}),
-    "gated": Architecture("encoders.relu", "Gated", _GATED),
-    PURSUIT: Architecture(_PURSUIT, "ScreenedPursuit", {}, ("k", "breadth", "screens")),
-    "matching_pursuit": Architecture(_THEIRS, "RepeatingPursuit", {}, _STOPS),
-    "groupmax": Architecture(_THEIRS, "GroupMax", _AFFINE, _K),
-    "batch_largest": Architecture(_THEIRS, "BatchLargest", _AFFINE, _K),
+    "standard": Architecture("ReLU", _AFFINE),
+    "topk": Architecture("TopK", _AFFINE, _K),
+    "abstopk": Architecture("AbsTopK", _AFFINE, _K),
+    "jumprelu": Architecture("JumpReLU", _INNER | {"threshold": LOGARITHMS}),
+    "gated": Architecture("Gated", _GATED),
+    PURSUIT: Architecture("ScreenedPursuit", {}, ("k", "breadth", "screens")),
+    "matching_pursuit": Architecture("RepeatingPursuit", {}, _STOPS),
+    "groupmax": Architecture("GroupMax", _AFFINE, _K),
+    "batch_largest": Architecture("BatchLargest", _AFFINE, _K),
 }
 # The encoders that SAELens also has, by their names: the architecture, and the places of its
 # tensors.
@@ -192,9 +189,7 @@ def transcoder_of(architecture: str, skip: bool) -> str | None:
     return {kind: name for name, kind in TRANSCODERS.items()}.get((architecture, skip))
 
 
-def read_options(
-    architecture: str, config: Config, num_latents: int, input_dim: int
-) -> dict[str, Any]:
+def read_options(architecture, config, num_latents, input_dim):
     """The options of an architecture, read from a configuration.
 
     Raises:
@@ -206,8 +201,10 @@ def read_options(
             "residual_threshold": config.number("residual_threshold", 1e-2),
             "stop_on_duplicate_support": config.flag("stop_on_duplicate_support", True),
         }
-    names = ARCHITECTURES[architecture].options
-    return {name: config.size(name, most=most_of(name, num_latents)) for name in names}
+    return {
+        name: config.size(name, most=most_of(name, num_latents))
+        for name in ARCHITECTURES[architecture].options
+    }
 
 
 def most_of(option: str, num_latents: int) -> int:
@@ -215,16 +212,7 @@ def most_of(option: str, num_latents: int) -> int:
     return num_latents if option == "k" else max(num_latents, MOST)
 
 
-def take(
-    architecture: str,
-    tensors: Tensors,
-    sizes: tuple[int, int, int],
-    *,
-    names: Mapping[str, str] | None = None,
-    linear: tuple[str, ...] = (),
-    known: Mapping[str, Any] | None = None,
-    skip: bool = False,
-) -> dict[str, Any]:
+def take(architecture, tensors, sizes, *, names=None, linear=(), known=None, skip=False):
     """The tensors of an architecture, of its decoder and of a transcoder's skip.
 
     Args:
@@ -241,7 +229,7 @@ def take(
       ValueError: one is missing, has another shape or type, or is not finite.
     """
     read, num_latents, input_dim = sizes
-    shapes: dict[str, tuple[int, ...]] = {
+    shapes = {
         "b_dec": (input_dim,),
         "W_dec": (num_latents, input_dim),
         "W_enc": (read, num_latents),

@@ -21,10 +21,9 @@ from sae_gap.core import (
     describe,
 )
 from sae_gap.encoders import Encoder, as_floats, check_model
-from sae_gap.saes import saelens
-from sae_gap.saes.encoders import trainable
-from sae_gap.saes.find import check_free
-from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes import published
+from sae_gap.saes.find import write_free
+from sae_gap.saes.loaded_sae import SAE, trainable
 from sae_gap.saes.parts import (
     ARCHITECTURES,
     ENCODERS,
@@ -33,7 +32,7 @@ from sae_gap.saes.parts import (
     NOTED,
     transcoder_of,
 )
-from sae_gap.storage import Folder, trees
+from sae_gap.storage import trees
 
 _KNOWN = (
     "ReLU, TopK, AbsTopK, BatchTopK, Matryoshka, JumpReLU, Gated and SAELens's own matching pursuit"
@@ -66,16 +65,8 @@ def save_sae(
         trained by the suite, a weight is not finite, or the folder is taken or cannot be written
         to.
     """
-    check_free(folder)
     files = files_of(model, encoder=encoder, metadata=metadata)
-    place = Folder(folder)
-    try:
-        for name, content in files.items():
-            place.write(name, content)
-    except OSError as error:
-        raise ValueError(
-            f"the SAE cannot be written to {folder} ({error.strerror}); choose another folder."
-        ) from None
+    write_free(folder, files.items())
     if FIT in files:
         logging.warning(
             "SAELens has no encoder like that of %s: sae_gap.load_sae alone reads it", folder
@@ -90,16 +81,20 @@ def files_of(
     """
     check_type("model", model, (Model, SAE), "give a learned model or a loaded SAE")
     sae = model if isinstance(model, SAE) else SAE(model)
-    plain, ways, normalises = sae.model, sae.normalisation, type(sae.normalisation)
-    notes = {name: value for name, value in sae.notes.items() if name in NOTED}
-    said = notes | as_metadata(metadata)
+    plain: Any = sae.model
+    ways, normalises = sae.normalisation, type(sae.normalisation)
+    said = {name: value for name, value in sae.notes.items() if name in NOTED}
+    said |= as_metadata(metadata)
     chosen: Any = plain.encode if encoder is None else encoder
     if chosen is None:
         raise ValueError(
             "the model is a dictionary alone, which is no SAE; fit an encoder by "
             "sae_gap.learn(activations, width, l0).save_sae(folder), or give encoder."
         )
-    architecture = form_of(plain, chosen)
+    architecture, _ = ENCODERS.get(class_name(type(chosen)), (None, None))
+    transcodes = isinstance(plain, Transcoder)
+    if transcodes and architecture:
+        architecture = transcoder_of(architecture, plain.skip is not None)
     if normalises.saelens is None or (not architecture and normalises is not Normalisation):
         raise ValueError(
             f"an SAE whose activations are normalised by {ways.name} cannot be written as a whole; "
@@ -109,7 +104,7 @@ def files_of(
         return {FIT: as_fit(plain, chosen, said)}
     check_model(plain, chosen)
     options, tensors = exported(chosen, plain)
-    if transcodes := isinstance(plain, Transcoder):
+    if transcodes:
         tensors["b_enc"] = tensors["b_enc"] - plain.centre @ tensors["W_enc"]
         options["d_out"] = plain.decoder.shape[0]
         if plain.skip is not None:
@@ -127,21 +122,13 @@ def files_of(
         **options,
     }
     tensors |= {"W_dec": plain.decoder.T, "b_dec": plain.bias}
-    return saelens.written(entries, tensors, said)
+    return published.written(entries, tensors, said)
 
 
 def has_form(kind: type) -> bool:
     """True if SAELens has an encoder like one of this class."""
     # A subclass may infer differently, so it inherits no form.
     return class_name(kind) in ENCODERS
-
-
-def form_of(model: Model, encoder: Encoder) -> str | None:
-    """SAELens's name of the architecture of an SAE or a transcoder; None if it has none."""
-    name, _ = ENCODERS.get(class_name(type(encoder)), (None, None))
-    if name and isinstance(model, Transcoder):
-        return transcoder_of(name, model.skip is not None)
-    return name
 
 
 def exported(encoder: Encoder, model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -172,8 +159,10 @@ def as_fit(model: Model, encoder: Encoder, metadata: Mapping[str, Any]) -> bytes
       ValueError: the suite trains no such encoder, or the parts of the model do not fit.
     """
     if type(encoder) not in trainable().values():
-        fault = f"SAELens has no encoder like {type(encoder).__name__}, and the suite trains none"
-        raise ValueError(f"{fault}; give a model or an encoder of {_KNOWN}.")
+        raise ValueError(
+            f"SAELens has no encoder like {type(encoder).__name__}, and the suite trains none; "
+            f"give a model or an encoder of {_KNOWN}."
+        )
     check_model(model, encoder)
     for leaf in jax.tree.leaves(model.encoder):
         as_floats("the encoder's parameters", leaf)

@@ -1,26 +1,26 @@
 # The names that files import from here, and where each is defined.
 
-from sae_gap.storage.folder import BucketError as BucketError
-from sae_gap.storage.folder import Folder as Folder
-from sae_gap.storage.folder import connect as connect
-from sae_gap.storage.packages import library as library
-from sae_gap.storage.packages import package_folders as package_folders
-from sae_gap.storage.pickles import map_pt as map_pt
-from sae_gap.storage.pickles import tensors_of as tensors_of
 from sae_gap.storage.results import CELL as CELL
 from sae_gap.storage.results import SIZES as SIZES
+from sae_gap.storage.results import BucketError as BucketError
+from sae_gap.storage.results import Folder as Folder
 from sae_gap.storage.results import Row as Row
 from sae_gap.storage.results import Store as Store
+from sae_gap.storage.results import connect as connect
 from sae_gap.storage.results import digest as digest
 from sae_gap.storage.results import file_digest as file_digest
 from sae_gap.storage.results import grouped as grouped
 from sae_gap.storage.results import key as key
+from sae_gap.storage.results import library as library
+from sae_gap.storage.results import package_folders as package_folders
 from sae_gap.storage.results import plain as plain
 from sae_gap.storage.results import version as version
 from sae_gap.storage.tensor_files import Config as Config
 from sae_gap.storage.tensor_files import Tensors as Tensors
 from sae_gap.storage.tensor_files import brief as brief
 from sae_gap.storage.tensor_files import check_members as check_members
+from sae_gap.storage.tensor_files import listed as listed
+from sae_gap.storage.tensor_files import map_pt as map_pt
 from sae_gap.storage.tensor_files import map_safetensors as map_safetensors
 from sae_gap.storage.tensor_files import member_start as member_start
 from sae_gap.storage.tensor_files import printable as printable
@@ -28,4 +28,5 @@ from sae_gap.storage.tensor_files import read_json as read_json
 from sae_gap.storage.tensor_files import read_npz as read_npz
 from sae_gap.storage.tensor_files import read_safetensors as read_safetensors
 from sae_gap.storage.tensor_files import reading as reading
+from sae_gap.storage.tensor_files import tensors_of as tensors_of
 from sae_gap.storage.trees import Checkpoint as Checkpoint

@@ -1,15 +1,25 @@
-"""Reads arrays and configurations that others published, which may be damaged or hostile.
+"""Reads arrays and configurations that others published, which may be damaged or hostile; a file
+that `torch.save` wrote without PyTorch.
 
 It executes nothing in a file, no array takes more memory than the file fills, and errors name
 whatever is missing, left over, misshapen or not finite.
+
+A file of `torch.save` is a zip archive of one pickle and one member for each storage. A pickle may
+name functions to call; this reader has its own versions of those that rebuild a tensor, and refuses
+every other name.
 """
 
+import collections
 import contextlib
+import io
 import json
+import math
+import pickle
+import re
 import struct
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
@@ -33,6 +43,21 @@ _TYPES: dict[str, Any] = {
     "F8_E5M2": ml_dtypes.float8_e5m2,
 }
 _FLOATS = [np.dtype(_TYPES[kind]) for kind in ("F16", "F32", "F64", "BF16", "F8_E4M3", "F8_E5M2")]
+
+_STORAGES = {
+    "FloatStorage": np.float32,
+    "DoubleStorage": np.float64,
+    "HalfStorage": np.float16,
+    "BFloat16Storage": ml_dtypes.bfloat16,
+    "LongStorage": np.int64,
+    "IntStorage": np.int32,
+    "ShortStorage": np.int16,
+    "CharStorage": np.int8,
+    "ByteStorage": np.uint8,
+    "BoolStorage": np.bool_,
+}
+# Entries under which a training run keeps the weights beside its optimiser.
+_NESTED = ("ae", "state_dict", "model", "model_state_dict")
 
 
 class Tensors:
@@ -93,8 +118,10 @@ class Tensors:
     def only(self) -> Float[np.ndarray, "rows columns"]:
         """The only matrix of the file, as `take` returns it."""
         if len(self._arrays) != 1:
-            held = _listed(sorted(self._arrays)) or "nothing"
-            raise ValueError(f"{self.path} must hold one tensor, but has {held}; save it alone.")
+            raise ValueError(
+                f"{self.path} must hold one tensor, but has "
+                f"{listed(sorted(self._arrays)) or 'nothing'}; save it alone."
+            )
         (name,) = self._arrays
         return self.take(name, *self.shape(name))
 
@@ -130,19 +157,17 @@ class Tensors:
         """Raises a ValueError if a tensor was not taken: the codes would miss its effect."""
         rest = sorted(set(self._arrays) - self._taken)
         if rest:
-            fault = f"{self.path} holds {_listed(rest)}, which a {architecture} SAE does not have"
             raise ValueError(
-                f"{fault}; correct the architecture in its configuration, or remove what is left "
-                "over."
+                f"{self.path} holds {listed(rest)}, which a {architecture} SAE does not have; "
+                "correct the architecture in its configuration, or remove what is left over."
             )
 
     def _named(self, name):
         if name not in self._arrays:
-            fault = (
+            raise ValueError(
                 f"{self.path} has no tensor {name}, but "
-                f"{_listed(sorted(self._arrays)) or 'nothing'}"
+                f"{listed(sorted(self._arrays)) or 'nothing'}; check that it is the right file."
             )
-            raise ValueError(f"{fault}; check that it is the right file.")
         return self._arrays[name]
 
 
@@ -186,8 +211,8 @@ def read_safetensors(path: Path) -> Tensors:
       ValueError: it is no such file, or is cut short.
     """
     with reading(path, "a safetensors file"):
-        found = map_safetensors(path).items()
-        return Tensors(path, {name: np.array(mapped()) for name, mapped in found})
+        maps = map_safetensors(path)
+        return Tensors(path, {name: np.array(mapped()) for name, mapped in maps.items()})
 
 
 def read_npz(path: Path) -> Tensors:
@@ -222,6 +247,92 @@ def member_start(path: Path, member: zipfile.ZipInfo) -> tuple[int, int]:
     if local[:4] != b"PK\x03\x04":
         raise ValueError(f"its entry {member.filename!r} is damaged")
     return member.header_offset + 30 + sum(struct.unpack("<HH", local[26:30])), member.file_size
+
+
+class _Named:
+    """A name in a pickle that nothing calls: a type of storage, or of number."""
+
+    def __init__(self, dtype=None):
+        self.dtype = None if dtype is None else np.dtype(dtype)
+
+
+def map_pt(path: Path) -> Any:
+    """The contents of a .pt file of PyTorch 1.6 or newer, with memory-mapped tensors whose numbers
+    are not read.
+
+    Raises:
+      Exception: of any kind, if it is no such file, names anything but tensors, or a tensor does
+        not fit its storage.
+    """
+    with zipfile.ZipFile(path) as archive:
+        # torch.save compresses nothing, so the members together are no larger than the file.
+        check_members(path, archive)
+        return _Reader(path, archive).load()
+
+
+def tensors_of(held: Any) -> dict[str, np.ndarray]:
+    """The tensors by name in a saved dict, or in its first entry of a training run that is a dict.
+
+    Raises:
+      ValueError: it is no dict of names, or holds no tensors.
+    """
+    if isinstance(held, Mapping) and not any(
+        isinstance(value, np.ndarray) for value in held.values()
+    ):
+        held = next((held[name] for name in _NESTED if isinstance(held.get(name), Mapping)), held)
+    if not isinstance(held, Mapping) or not all(isinstance(name, str) for name in held):
+        raise ValueError(f"it holds a {type(held).__name__}, not a dict of tensors by name")
+    tensors = {name: value for name, value in held.items() if isinstance(value, np.ndarray)}
+    if not tensors:
+        raise ValueError("it holds no tensors")
+    return tensors
+
+
+class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
+    """The unpickler in Python: the one in C allocates its memo up to the largest number that a
+    pickle names.
+    """
+
+    def __init__(self, path, archive):
+        pickles = [name for name in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name)]
+        if len(pickles) != 1:
+            raise ValueError("it has not one data.pkl, as torch.save writes")
+        self._path, self._archive = path, archive
+        self._folder = pickles[0].removesuffix("data.pkl")
+        order = f"{self._folder}byteorder"
+        if order in archive.namelist() and archive.read(order) != b"little":
+            raise ValueError("its numbers are big-endian; save it on a little-endian machine")
+        super().__init__(io.BytesIO(archive.read(pickles[0])))
+
+    def find_class(self, module, name):
+        if (module, name) == ("collections", "OrderedDict"):
+            return collections.OrderedDict
+        # New functions for each pickle, since it can set attributes of what it gets.
+        if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
+            return lambda *arguments: _rebuild(*arguments)
+        if (module, name) == ("torch._utils", "_rebuild_parameter"):
+            return lambda tensor, *rest: tensor
+        if module == "torch" and (
+            name in _STORAGES or re.fullmatch(r"b?float\d+|u?int\d+|bool", name)
+        ):
+            return _Named(_STORAGES.get(name))
+        raise ValueError(f"it names {module}.{name}, which is no tensor and is not executed")
+
+    def persistent_load(self, saved):
+        word, kind, key, _, _ = saved
+        if word != "storage" or getattr(kind, "dtype", None) is None:
+            raise ValueError("it refers to something that is not a storage")
+        place, size = member_start(self._path, self._archive.getinfo(f"{self._folder}data/{key}"))
+        return np.memmap(self._path, kind.dtype, "r", place, size // kind.dtype.itemsize)
+
+
+def _rebuild(storage, offset, shape, strides, *rest):
+    """A tensor with any strides as a view of its storage."""
+    if not isinstance(storage, np.ndarray) or math.prod(shape) > storage.size:
+        raise ValueError(f"a tensor of shape {shape} does not fit in its storage")
+    # NumPy refuses strides that leave the buffer.
+    offset, *apart = (number * storage.itemsize for number in (offset, *strides))
+    return np.ndarray(shape, storage.dtype, storage, offset, apart)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -305,7 +416,8 @@ def printable(text: str, most: int = 80) -> str:
     return kept if len(text) <= most else f"{kept}..."
 
 
-def _listed(names):
-    return ", ".join(map(printable, names[:8])) + (
-        f" and {len(names) - 8} more" if len(names) > 8 else ""
-    )
+def listed(names: Sequence[Any], folder: Path | None = None) -> str:
+    """The first of some names, or of paths within a folder, for a message."""
+    first = (name.relative_to(folder) if folder else name for name in names[:8])
+    more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+    return ", ".join(printable(str(name)) for name in first) + more

@@ -29,7 +29,10 @@ def dump(tree: PyTree, note: Mapping[str, Any]) -> bytes:
       tree: any tree of arrays; a tensor is named after its place, such as `.encoder.weight`.
       note: anything with a JSON form.
     """
-    arrays = _arrays(tree)
+    arrays = {
+        name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
+        for name, leaf in _named(tree)
+    }
     header = {
         "note": json.dumps(plain(note), allow_nan=False),
         "crc32": str(Tensors(Path(), arrays).checksum()),
@@ -65,7 +68,7 @@ def load(content: bytes, like: PyTree) -> PyTree:
         )
     if checksum != str(Tensors(Path(), found).checksum()):
         raise ValueError("its numbers are not those that were written")
-    leaves = [_restored(found[name], leaf) for name, leaf in _named(like)]
+    leaves = (_restored(found[name], leaf) for name, leaf in _named(like))
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
@@ -156,13 +159,6 @@ def _named(tree):
         (jax.tree_util.keystr(path) or "tree", leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     ]
-
-
-def _arrays(tree):
-    return {
-        name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
-        for name, leaf in _named(tree)
-    }
 
 
 def _is_key(leaf):

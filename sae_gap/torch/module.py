@@ -3,7 +3,6 @@
 import dataclasses
 import math
 import types
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,8 +21,8 @@ from sae_gap.core import (
     least_gain,
     screen_sizes,
 )
-from sae_gap.saes import saelens
-from sae_gap.saes.find import check_free, locate, read
+from sae_gap.saes import published
+from sae_gap.saes.find import locate, read, write_free
 from sae_gap.saes.parts import ARCHITECTURES, NOTED, side_by_side, transcoder_of
 from sae_gap.torch.pursuit import (
     MANY_ROWS,
@@ -327,11 +326,9 @@ class SAE(nn.Module):
         atoms, _ = unit_atoms(weights)
 
         sizes = screen_sizes(2 * cfg.k, cfg.breadth, cfg.screens, *atoms.shape[::-1])
-
-        def of_rows(x):
-            return pursue(self._target(x), atoms, *sizes)[2:]
-
-        (gains,) = by_rows(of_rows, self.chunk or MANY_ROWS, x)
+        (gains,) = by_rows(
+            lambda x: pursue(self._target(x), atoms, *sizes)[2:], self.chunk or MANY_ROWS, x
+        )
         # One that its type rounds to zero would prune nothing.
         threshold = (least_gain(gains, cfg.k).sqrt() / mean_length(weights)).to(self.W_dec)
         check_threshold(threshold)
@@ -344,7 +341,7 @@ class SAE(nn.Module):
         `from_folder`, `sae_gap.load_sae` and, after `import sae_gap.torch.saelens`, SAELens read.
         The folder must not have files yet.
         """
-        cfg, state, folder = self.cfg, self.state_dict(), Path(folder).expanduser()
+        cfg, state = self.cfg, self.state_dict()
         if cfg.architecture == "dictionary" or self._normalises.saelens is None:
             raise ValueError(
                 "SAELens has no form for a dictionary without an encoder, nor for the "
@@ -364,10 +361,7 @@ class SAE(nn.Module):
         tensors = {name: state[name].float().cpu().numpy() for name in names if name in state}
         if "W_skip" in tensors:
             tensors["W_skip"] = tensors["W_skip"].T
-        check_free(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in saelens.written(entries, tensors, cfg.metadata).items():
-            (folder / name).write_bytes(content)
+        write_free(folder, published.written(entries, tensors, cfg.metadata).items())
 
     @property
     def _like(self):

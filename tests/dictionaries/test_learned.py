@@ -13,7 +13,7 @@ from sae_gap import Setting, agreement
 from sae_gap.data import Activations
 from sae_gap.data.activations import rows
 from sae_gap.dictionaries import learned as curve
-from sae_gap.dictionaries import training
+from sae_gap.dictionaries.learn import spread
 from sae_gap.encoders import BatchTopK, TopK
 from sae_gap.storage import Checkpoint
 
@@ -118,8 +118,7 @@ def test_outlier_tokens_are_left_out_of_a_score_unless_they_are_kept(learned, fr
     assert learned.fvu(spoilt, outliers="keep") != pytest.approx(learned.fvu(fresh), rel=0.01)
     assert learned.encode(spoilt).shape == (61, WIDTH)
     (line,) = learned.report(spoilt, controls=(), outliers="keep").curves
-    kept = learned.fvu(spoilt, outliers="keep")
-    assert kept == pytest.approx(line["curve_refit_fvu"], rel=1e-4)
+    assert learned.fvu(spoilt, outliers="keep") == pytest.approx(line["curve_refit_fvu"], rel=1e-4)
 
 
 def test_a_file_beyond_memory_is_learned_from_as_well(monkeypatch, tmp_path, task, activations):
@@ -135,12 +134,11 @@ def test_a_file_beyond_memory_is_learned_from_as_well(monkeypatch, tmp_path, tas
 @pytest.mark.parametrize(("count", "rounds"), [(97, 100), (1_000, 61)])
 def test_rounds_of_a_file_are_spread_and_take_all_rows_alike_often(count, rounds):
     numbered = sae_gap.open_activations(np.arange(count, dtype=np.float32)[:, None])
-    source = training.spread(numbered, rounds, 8)
+    source = spread(numbered, rounds, 8)
     turns = np.concatenate([source(turn * 8, 8) for turn in range(rounds)]).reshape(rounds, 8)
     uses = np.bincount(turns.ravel().astype(int), minlength=count)
     assert uses.max() - uses.min() <= 1
-    gaps = np.diff(turns, append=turns[:, :1] + count)
-    assert np.abs(gaps - count / 8).max() <= 1
+    assert np.abs(np.diff(turns, append=turns[:, :1] + count) - count / 8).max() <= 1
     assert all(len({*one} & {*other}) < 3 for one, other in itertools.pairwise(turns))
 
 
@@ -263,7 +261,7 @@ def test_an_sae_is_trained_as_asked_and_else_for_2000_steps(
         assert (learner.encoder, learner.num_steps, learner.frozen, seed) == wanted
         raise InterruptedError
 
-    monkeypatch.setattr("sae_gap.dictionaries.exported.fit_signals", interrupted)
+    monkeypatch.setattr("sae_gap.dictionaries.learned.fit_signals", interrupted)
     train = learned.train.take(np.arange(count)) if count else learned.train
     parts = sae_gap.open_activations(train), learned.held_out
     with pytest.raises(InterruptedError):
@@ -283,8 +281,7 @@ def test_with_targets_it_trains_a_transcoder_on_their_dictionary(tmp_path, activ
     assert export.model.num_inputs == x.shape[1] and export.model.skip is not None
     sae = sae_gap.load_sae(tmp_path / "t")
     held = learned.held_out
-    rows = held.take(np.arange(held.num_samples))
-    left = sae_gap.fvu(rows, sae.reconstruct(x[held.numbers]))
+    left = sae_gap.fvu(held.take(np.arange(held.num_samples)), sae.reconstruct(x[held.numbers]))
     assert export.fvu == pytest.approx(left, rel=0.05) and left < 0.5
     assert agreement(learned, learned.sae(**options)) > 1 - 1e-5
     # Another session needs both sides again.

@@ -113,8 +113,7 @@ def test_a_model_is_cut_open_after_a_block_or_at_its_mlp(lm):
     close(mlp.activations, added)
     hidden[REAL] += 1
     q = model.log_probabilities(model.run_blocks(hidden, batch, 2, 3))
-    following = np.roll(TOKENS, -1, axis=1)[..., None]
-    ce = -np.take_along_axis(q, following, 2)[REAL][stream.scored, 0]
+    ce = -np.take_along_axis(q, np.roll(TOKENS, -1, axis=1)[..., None], 2)[REAL][stream.scored, 0]
     for found in (stream, mlp):
         close(found.nats(found.activations + 1).ce, ce)
     close(mlp.zero.ce, stream.nats(stream.activations - added).ce)
@@ -175,8 +174,7 @@ def test_what_cannot_be_scored(fault):
 
 
 def test_documents_join_windows():
-    found = made(first=4, documents=np.repeat([7, 9], [7, 6]))
-    np.testing.assert_array_equal(found.tokens, [0, 1])
+    np.testing.assert_array_equal(made(first=4, documents=np.repeat([7, 9], [7, 6])).tokens, [0, 1])
 
 
 def test_sensitivity_is_the_fisher_information_of_the_next_tokens():

@@ -10,7 +10,7 @@ import pytest
 from sae_gap import catalogue, open_activations, probing
 from sae_gap.core import evenly_spaced
 from sae_gap.metrics import SCORES, probes
-from sae_gap.probing import concepts, probed
+from sae_gap.probing import concepts
 
 RNG = np.random.default_rng(0)
 
@@ -30,8 +30,7 @@ def drawn(count=4_000, seed=0):
 
 def test_concepts_are_read_off_the_letters_and_the_document():
     texts = ["The", " bed", " walk", "ing", " walked", ",", " U", ".", " dogs", "S"]
-    documents = np.array([0] * 9 + [1])
-    tokens = probing.Tokens(np.array(texts), documents, np.array(["x"] * 9 + ["y"]))
+    tokens = probing.Tokens(np.array(texts), np.array([0] * 9 + [1]), np.array(["x"] * 9 + ["y"]))
 
     def texts_of(name):
         found = probing.concept(name, tokens)
@@ -46,8 +45,7 @@ def test_concepts_are_read_off_the_letters_and_the_document():
     assert texts_of("space") == [[" bed", " walk", " walked", " U", " dogs"], ["The", "ing", "S"]]
     assert texts_of("topic:y")[0] == ["S"] and "," not in texts_of("topic:x")[0]
     assert tokens.words.tolist()[:2] == ["the", "bed"]
-    calls = {"letters:A": "is no concept", "topic:z": "choose from x, y"}
-    for name, words in calls.items():
+    for name, words in {"letters:A": "is no concept", "topic:z": "choose from x, y"}.items():
         with pytest.raises(ValueError, match=words):
             probing.concept(name, tokens)
     with pytest.raises(ValueError, match="write two different concepts as A\\+B"):
@@ -112,7 +110,7 @@ def test_drops_are_those_of_the_dictionary(k):
 
 
 def test_what_a_requested_l0_decides_is_found_on_some_rows(monkeypatch):
-    monkeypatch.setattr(probed, "MATCHED", 3)
+    monkeypatch.setattr(concepts, "MATCHED", 3)
     x, held = np.arange(24.0).reshape(8, 3), {"a": probing.Labelled(np.arange(8) > 3, {})}
     source = probing.Probed(open_activations(x + 1), held_out=open_activations(x), concepts=held)
     task = source.task()

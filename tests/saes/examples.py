@@ -53,8 +53,9 @@ def changed(folder, case, **values):
     return folder
 
 
-def close(found, wanted):
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-5 * max(1, np.abs(wanted).max()))
+def close(found, wanted, tolerance=1e-5):
+    atol = tolerance * max(1, np.abs(np.asarray(wanted)).max())
+    np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=atol)
 
 
 def refused(call, *words):

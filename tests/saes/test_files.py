@@ -135,7 +135,7 @@ def test_a_path_has_one_sae(tmp_path):
         (FILES / "PROVENANCE.md", "is not the weights of an SAE"),
         (tmp_path / "nowhere", "neither a folder nor a file"),
         (FILES / "sparsify", "below it have: bfloat16"),
-        (FILES, "and more"),
+        (FILES, "more; give"),
         (tmp_path / "clt", "several layers"),
         (folder / "W_enc_0.safetensors", "cross-layer"),
         (folder / "mine.safetensors", "SAE.from_arrays"),
@@ -250,9 +250,8 @@ def test_what_a_bias_adds_to_codes_is_summed_in_double_precision():
 
 def test_a_pursuit_stops_once_little_is_left():
     model = sae_gap.Model(jnp.eye(3), jnp.zeros(3))
-    signals = jnp.array([[3, 1, 0.5], [3, 2, 0.5]])
     # After 3, what is left of the first is of norm 1.12.
-    codes = RepeatingPursuit(9, residual=1.2)(model, signals)
+    codes = RepeatingPursuit(9, residual=1.2)(model, jnp.array([[3, 1, 0.5], [3, 2, 0.5]]))
     np.testing.assert_allclose(codes, [[3, 0, 0], [3, 2, 0]])
 
 

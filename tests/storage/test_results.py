@@ -1,16 +1,99 @@
-"""A row is one whole file; what is damaged, edited or foreign is named; and provenance never
-fails.
+"""Rows, trees and whole files, on disk and in a bucket: the old content or the new; what is damaged,
+edited, foreign or hostile is refused before anything is made of it; and provenance never fails.
 """
 
+import errno
 import json
 import math
+import os
 import subprocess
 import sys
+import time
 
+import fsspec
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 
-from sae_gap.storage import Store, results
+from sae_gap.core import Model
+from sae_gap.storage import BucketError, Checkpoint, Folder, Store, results, trees
+
+
+@pytest.mark.parametrize("place", ["{}/a", "file://{}/a/", "memory://bucket/a"])
+def test_files_are_put_got_listed_and_removed(place, tmp_path):
+    fsspec.filesystem("memory").store.clear()
+    folder = Folder(place.format(tmp_path))
+    inner = folder / "inner"
+    assert folder.names() == folder.folders() == [] and folder.obstacle() is None
+    for content in (b"old", b"new"):
+        folder.write("x", content)
+        inner.write("y", b"")
+    assert folder.read("x") == b"new" and inner.read("y") == b""
+    assert (folder.names(), folder.folders(), inner.names()) == (["x"], ["inner"], ["y"])
+    assert folder.exists("x") and not folder.exists("inner") and not (folder / "none").exists("y")
+    assert (folder.name, str(inner)) == ("a", f"{folder}/inner")
+    # Only a folder on disk has a path.
+    assert folder.local == (None if "://" in place else tmp_path / "a")
+    for _ in range(2):
+        folder.remove("x")
+    assert folder.names() == []
+    with pytest.raises(FileNotFoundError):
+        folder.read("x")
+
+
+def test_a_draft_of_a_killed_process_is_no_file_and_goes_after_a_day(tmp_path):
+    draft = tmp_path / ".draft-0123456789abcdef"
+    draft.write_bytes(b"half")
+    for age, there in ((time.time(), True), (0, False)):
+        os.utime(draft, (age, age))
+        Folder(tmp_path).write("y", b"")
+        assert draft.exists() == there and Folder(tmp_path).names() == ["y"]
+
+
+def test_a_full_disk_leaves_the_old_content(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    Folder("~").write("x", b"old")
+    # As open to others as any file.
+    (tmp_path / "plain").write_bytes(b"")
+    assert (tmp_path / "x").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left on device") as error:
+        Folder(tmp_path).write("x", b"new")
+    assert error.value.filename == str(tmp_path / "x")
+    assert (tmp_path / "x").read_bytes() == b"old" and len([*tmp_path.iterdir()]) == 2
+
+
+def test_where_nothing_can_be_written_is_said_beforehand_and_nothing_is_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match=r"/file/inner \(Not a directory\); choose another"):
+        Folder(tmp_path / "file" / "inner").require_writable()
+    Folder(tmp_path / "not" / "yet").require_writable()
+    assert not (tmp_path / "not").exists()
+
+
+@pytest.mark.parametrize("url", ["gs:/bucket", "gs://", "gs://a/../b", "nonsense://bucket/x"])
+def test_a_url_of_no_bucket_is_refused(url):
+    with pytest.raises(ValueError, match=r"bucket|cannot be reached"):
+        Folder(url)
+
+
+def test_a_bucket_that_refuses_is_named(monkeypatch):
+    folder = Folder("memory://bucket/a")
+
+    def refuse(*_, **__):
+        raise RuntimeError("403 Forbidden.")
+
+    monkeypatch.setattr(folder._bucket, "pipe_file", refuse)
+    fault = r"^memory://bucket/a/x cannot be written \(403 Forbidden\)\.$"
+    with pytest.raises(BucketError, match=fault):
+        folder.write("x", b"")
+    assert "403" in folder.obstacle()
 
 
 def row(key, **values):
@@ -107,3 +190,78 @@ def test_the_revision_is_of_this_code_and_of_no_other(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
     assert revision() is None
     assert all(value is None or "/" not in value for value in results.provenance().values())
+
+
+TREE = {
+    "model": Model(jnp.arange(6.0).reshape(2, 3), jnp.ones(2)),
+    "key": jax.random.key(3),
+    "flag": jnp.asarray(True),
+    "n": jnp.int32(7),
+}
+CONTENT = trees.dump(TREE, {"step": 3, "nested": {"a": [1, None]}})
+
+
+def check_same(tree, other):
+    words = [part | {"key": jax.random.key_data(part["key"])} for part in (tree, other)]
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), *words)
+
+
+def test_a_tree_comes_back_with_its_note():
+    note = trees.read_note(CONTENT)
+    assert note == {"step": 3, "nested": {"a": [1, None]}, "crc32": note["crc32"]}
+    for like in (TREE, jax.eval_shape(lambda: TREE)):
+        check_same(trees.load(CONTENT, like), TREE)
+    # Others read it by the names of its places.
+    found = safetensors.numpy.load(CONTENT)
+    np.testing.assert_array_equal(found["['model'].dictionary"], TREE["model"].dictionary)
+    assert trees.load(trees.dump({}, {}), {}) == {}
+
+
+LIKE = {
+    "shape": TREE | {"model": Model(jnp.zeros((2, 4)), jnp.ones(2))},
+    "type": TREE | {"n": jnp.float32(7)},
+    "fewer": {name: leaf for name, leaf in TREE.items() if name != "flag"},
+}
+
+
+@pytest.mark.parametrize("name", LIKE)
+def test_what_is_unlike_is_refused(name):
+    with pytest.raises(ValueError, match=r" is .*, where .* is expected$"):
+        trees.load(CONTENT, LIKE[name])
+
+
+OTHERS = {"note": "{}", "crc32": "1"}
+DAMAGE = {
+    "flipped": CONTENT[:-3] + bytes([CONTENT[-3] ^ 1]) + CONTENT[-2:],
+    "cut": CONTENT[:-1],
+    "a header of the moon": (2**60).to_bytes(8, "little") + CONTENT[8:],
+    "another checksum": safetensors.numpy.save(safetensors.numpy.load(CONTENT), OTHERS),
+    "no note": safetensors.numpy.save({"a": np.ones(2)}),
+    "a list for a note": safetensors.numpy.save({"a": np.ones(2)}, OTHERS | {"note": "[1]"}),
+    "a deep note": safetensors.numpy.save({"a": np.ones(2)}, OTHERS | {"note": "[" * 100_000}),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_what_is_damaged_or_foreign_is_refused(name):
+    with pytest.raises(ValueError):
+        trees.load(DAMAGE[name], TREE)
+    if name.endswith(" note"):
+        with pytest.raises(ValueError, match="no note"):
+            trees.read_note(DAMAGE[name])
+
+
+def test_a_checkpoint_is_saved_loaded_and_removed(tmp_path, caplog):
+    save = Checkpoint(tmp_path, every=0, fit="mine")
+    assert save.load(TREE) is None
+    save.store(TREE, 2.5, step=3)
+    state, seconds = save.load(TREE)
+    check_same(state, TREE)
+    assert save.named("other").load(TREE) is None and seconds == 2.5
+    for _ in range(2):
+        save.discard()
+    assert [*tmp_path.iterdir()] == []
+    # A full disk is warned of.
+    (tmp_path / "file").write_text("")
+    Checkpoint(tmp_path / "file").store(TREE, 1.0)
+    assert "going on without saving the fit" in caplog.text

@@ -22,7 +22,7 @@ from sae_gap.encoders import (
     TopK,
 )
 from sae_gap.saes import FIT, as_fit
-from sae_gap.saes.saelens import CONFIG, WEIGHTS
+from sae_gap.saes.published import CONFIG, WEIGHTS
 from sae_gap.torch import SAE, pursuit, pursuit_codes
 from tests.saes.examples import FILES, close, example, transcoder
 from tests.saes.test_libraries import CASES as CASES_OF_LIBRARIES
@@ -60,11 +60,6 @@ def tensors(*values):
     return [torch.from_numpy(value) for value in values]
 
 
-def equal(found, expected, tolerance=1e-5):
-    found, expected = (np.asarray(part, np.float64) for part in (found, expected))
-    np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * np.nanmax(expected))
-
-
 @torch.no_grad()
 @pytest.mark.parametrize("threshold", [None, 0.3])
 def test_codes_are_those_of_jax(threshold, device):
@@ -74,10 +69,10 @@ def test_codes_are_those_of_jax(threshold, device):
     sae = SAE(*tensors(atoms, bias), k=6, breadth=3, screens=3, threshold=threshold)
     sae.chunk = 7
     found = sae.encode(torch.from_numpy(x))
-    equal(found, expected)
+    close(found, expected)
     np.testing.assert_array_equal(found != 0, expected != 0)
     assert not found[0].any() and 0 < (expected != 0).mean() < 0.5
-    equal(sae(torch.from_numpy(x)), expected @ atoms + bias)
+    close(sae(torch.from_numpy(x)), expected @ atoms + bias)
 
 
 @torch.no_grad()
@@ -115,7 +110,7 @@ def test_twins_and_as_many_atoms_as_dimensions_explain_what_jax_explains():
                 np.hstack([z[:, :10] + 2 * z[:, 30:40], z[:, 10:30], z[:, 40:]])
                 for z in (found, expected)
             )
-            equal(found, expected, 1e-4)
+            close(found, expected, 1e-4)
         else:
             errors = [np.linalg.norm(x - bias - z @ atoms, axis=1) for z in (found, expected)]
             np.testing.assert_allclose(*errors, atol=0.05 * np.linalg.norm(x - bias, axis=1).max())
@@ -187,8 +182,7 @@ def test_least_squares_on_a_support_are_those_of_jax_and_of_numpy(device):
         def __call__(self, model, signals):
             return jnp.asarray(codes, jnp.float32)
 
-    expected = jax_codes(LeastSquares(Chosen(4)), atoms, bias, x)
-    equal(found, expected)
+    close(found, jax_codes(LeastSquares(Chosen(4)), atoms, bias, x))
     # Of codes with a sign.
     signed = sae.refit(*tensors(x, -codes.astype(np.float32)))
     for row, support, values, free in zip(x - bias, codes, found.numpy(), signed, strict=True):
@@ -201,7 +195,7 @@ def test_least_squares_on_a_support_are_those_of_jax_and_of_numpy(device):
     for rows in (unit[[*range(9)] * 2], unit, np.tile(np.eye(DIM), (2, 1))):
         sae = SAE(*tensors(rows), architecture="dictionary")
         found = sae.refit(torch.from_numpy(x).double(), -torch.ones(COUNT, len(rows)))
-        equal(found, np.linalg.lstsq(rows.T, x.T, rcond=1e-6)[0].T, 1e-12)
+        close(found, np.linalg.lstsq(rows.T, x.T, rcond=1e-6)[0].T, 1e-12)
 
 
 @pytest.mark.parametrize("architecture", ["sae_gap_pursuit", "topk"])
@@ -270,8 +264,7 @@ def test_a_folder_of_any_library_has_its_own_codes_and_is_written_again(case, tm
         torch.testing.assert_close(again.encode(signals), better.encode(signals))
     for name in ("model_name", "hook_name", "hook_name_out"):
         assert sae.cfg.metadata.get(name) == loaded.notes.get(name)
-    dictionary = Model(loaded.model.decoder, 0 * loaded.bias)
-    expected = ScreenedPursuit(2)(dictionary, target)
+    expected = ScreenedPursuit(2)(Model(loaded.model.decoder, 0 * loaded.bias), target)
     close(better.encode(signals), expected)
     close(sae.refit(signals, better.encode(signals)), expected)
 
@@ -287,7 +280,7 @@ def test_a_pursuit_is_kept_by_folders_and_by_the_state(threshold, tmp_path):
     sae.save(tmp_path / "torch")
     loaded = sae_gap.load_sae(tmp_path / "torch")
     sae_gap.save_sae(loaded, tmp_path / "jax")
-    equal(loaded.encode(x), codes)
+    close(loaded.encode(x), codes)
     for name in ("torch", "jax"):
         again = SAE.from_folder(tmp_path / name)
         torch.testing.assert_close(again.encode(torch.from_numpy(x)), codes)
@@ -316,7 +309,7 @@ assert "jax" not in sys.modules
     environment = {"PYTHONPATH": str(Path(sae_gap.__file__).parents[1])}
     subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True)
     codes = jax_codes(ScreenedPursuit(3), learned.atoms.T, learned.bias, x)
-    equal(np.load(tmp_path / "z.npy"), codes)
+    close(np.load(tmp_path / "z.npy"), codes)
 
 
 @torch.no_grad()
@@ -329,8 +322,8 @@ def test_a_fit_of_the_suite_has_its_codes(tmp_path):
     for model in (*transcoders, *map(example, ("topk", "jumprelu", "batchtopk"))):
         file.write_bytes(as_fit(model, model.encode, {}))
         sae, codes = SAE.from_folder(tmp_path), model.encode(model, x)
-        equal(sae.encode(torch.from_numpy(x)), codes)
-        equal(sae(torch.from_numpy(x)), model.reconstruct(codes, x, x))
+        close(sae.encode(torch.from_numpy(x)), codes)
+        close(sae(torch.from_numpy(x)), model.reconstruct(codes, x, x))
 
 
 SKIP, LAYER_NORM = (FILES / "saelens" / name for name in ("transcoder_jumprelu_skip", "layer_norm"))
@@ -390,8 +383,7 @@ BLOCKS = re.findall(r"^```python torch\n(.*?)^```$", PAGE, flags=re.DOTALL | re.
 def test_the_example_of_the_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sae_gap.save_sae(example("topk"), "my_sae")
-    named = {"x": torch.randn(500, 6)}
-    exec(BLOCKS[0], named)
+    exec(BLOCKS[0], {"x": torch.randn(500, 6)})
     assert sae_gap.load_sae("my_pursuit").num_latents == 10
 
 

@@ -6,7 +6,3 @@ never the file. Arrays are memory-mapped if they lie uncompressed on disk: .npy,
 Arrow, and .npz as `numpy.savez` writes it. A compressed .npz is read whole; a Parquet file is
 copied, uncompressed, to a temporary file.
 """
-
-from sae_gap.data import Activations, fetched, open_activations, save_activations
-
-__all__ = ["Activations", "fetched", "open_activations", "save_activations"]

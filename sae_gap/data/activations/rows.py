@@ -1,26 +1,147 @@
-"""Rows of files or of an array: read in chunks, picked by number, or split by their documents."""
+"""Rows of files or of an array, read in chunks, picked by number, or split by their documents; all
+kinds of file have a table of rows as their common form.
+"""
 
 import dataclasses
 import functools
 import itertools
+import math
 import pathlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 from jaxtyping import Float, Int
 
 from sae_gap.core import RUNS, check_number, check_seed, check_size, evenly_spaced, runs
-from sae_gap.data import Outliers, Table, find_outliers, norms
-from sae_gap.storage import digest
+from sae_gap.data import Outliers, find_outliers, norms
+from sae_gap.storage import digest, listed
 
 # Most numbers that are held in memory as one array of rows.
 POOL = 2**29
 # Picking or averaging reads this many rows at once, and reads through gaps of up to `NEAR` rows
 # between picked ones.
 SPAN, NEAR = 4_096, 16
+# The name of the array to read from a file with several, and of the array that names documents.
+ACTIVATIONS, DOCUMENTS = "activations", "documents"
+
+
+class RefusedError(ValueError):
+    """A fault of a file, as a whole sentence; a reader's other errors mean that the file is
+    damaged.
+    """
+
+
+class Table(NamedTuple):
+    """The rows of a file, or of an array in memory, whose `path` is a word for messages.
+
+    `array` has a row for each entry of its first axis or, with three axes, of its first two.
+    `counted` is True if the documents are numbered from zero because the file does not name them.
+    """
+
+    path: pathlib.Path | str
+    array: Any
+    documents: Int[np.ndarray, " num_rows"] | None = None
+    counted: bool = False
+
+    @property
+    def num_rows(self) -> int:
+        """The number of rows."""
+        return math.prod(self.array.shape[:-1])
+
+    @property
+    def width(self) -> int:
+        """The dimension of a row."""
+        return self.array.shape[-1]
+
+    def rows(self, wanted: Int[np.ndarray, " rows"]) -> Float[np.ndarray, "rows width"]:
+        """Returns the rows of ascending numbers, as float32; reads all from the first to the last.
+
+        Raises:
+          ValueError: a row holds a NaN or an infinity, or the file is damaged.
+        """
+        start, stop = int(wanted[0]), int(wanted[-1]) + 1
+        length = self.num_rows // self.array.shape[0]
+        first = start // length
+        try:
+            tokens = self.array[first : -(-stop // length)].reshape(-1, self.width)
+        except Exception as error:
+            raise ValueError(
+                f"{self.path} cannot be read at rows {start} to {stop - 1} ({error}); write it "
+                "again."
+            ) from error
+        raw = tokens[start - first * length : stop - first * length]
+        with np.errstate(over="ignore"):
+            rows = np.asarray(raw if len(raw) == len(wanted) else raw[wanted - start], np.float32)
+        if not (finite := np.isfinite(rows).all(axis=1)).all():
+            raise ValueError(
+                f"row {wanted[np.argmin(finite)]} of {self.path} has a NaN or an infinity, as "
+                "float32; drop or mend such rows."
+            )
+        return rows
+
+
+def choose(path: pathlib.Path, names: Sequence[str], key: str | None) -> str:
+    """Returns the name of the array to read: `key` if given, else `activations`, else the only
+    one.
+    """
+    if key is not None:
+        if key not in names:
+            raise RefusedError(
+                f"{path} has no array {key!r}; choose one of {listed(names) or 'none'}."
+            )
+        return key
+    others = [name for name in names if name != DOCUMENTS]
+    if ACTIVATIONS in others:
+        return ACTIVATIONS
+    if len(others) == 1:
+        return others[0]
+    if others:
+        raise RefusedError(f"{path} holds several arrays, {listed(names)}; name one with key.")
+    raise RefusedError(f"{path} holds no activations; save them as {ACTIVATIONS}.")
+
+
+def as_table(path: pathlib.Path | str, array: Any, documents: Any = None) -> Table:
+    """Makes a table of an array of rows, or of documents of equal length.
+
+    Args:
+      path: the file, or a word for an array in memory in messages.
+      array: (rows, width), or (documents, tokens, width), whose tokens become the rows.
+      documents: an integer for each row or, with three axes, for each document; None if the file
+        names none.
+
+    Raises:
+      RefusedError: the array is not of floats, has the wrong axes or no entries, or `documents` do
+        not fit it.
+    """
+    # NumPy has no bfloat16 and saves it as two raw bytes.
+    array = array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else array
+    shape, dtype = array.shape, array.dtype
+    if dtype.kind != "f" and dtype != ml_dtypes.bfloat16:
+        raise RefusedError(
+            f"{path} must hold floating-point numbers, but they are {dtype}; save the activations "
+            "as float32."
+        )
+    if len(shape) not in (2, 3) or 0 in shape:
+        raise RefusedError(
+            f"{path} must hold rows, or documents of rows, but its shape is {shape}; reshape it to "
+            "(samples, input_dim)."
+        )
+    table = Table(path, array, counted=documents is None)
+    total, count = table.num_rows, shape[0]
+    if documents is None and len(shape) == 2:
+        return table._replace(counted=False)
+    named = np.arange(count) if documents is None else documents
+    each = total if named.shape == (total,) else count
+    if named.shape != (each,) or named.dtype.kind not in "iu":
+        raise RefusedError(
+            f"the documents of {path} must be {each} integers, one a row, but they are "
+            f"{named.dtype} of shape {named.shape}; save them so, or leave them out."
+        )
+    return table._replace(documents=np.repeat(named.astype(np.int64), total // each))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -81,12 +202,12 @@ class Activations:
         """
         if self._whole is not None:
             return Outliers(np.zeros(0, int), np.zeros(0), self.num_samples)
-        parts = filter(None, (self, self._inputs))
         lengths = (
             np.concatenate(
                 [norms(chunk) for chunk in replace(part, numbers=self.numbers).chunks(SPAN)]
             )
-            for part in parts
+            for part in (self, self._inputs)
+            if part
         )
         return find_outliers(*lengths, documents=self.documents)
 
@@ -144,13 +265,14 @@ class Activations:
         for path in whole.files:
             beside = path.with_suffix(".digest")
             if beside.exists() and digest([np.load(path)]).encode() != beside.read_bytes():
-                fault = f"{path} is damaged: its rows are not those of its digest"
-                raise ValueError(f"{fault}; remove it and record again.")
+                raise ValueError(
+                    f"{path} is damaged: its rows are not those of its digest; remove it and "
+                    "record again."
+                )
         named: Any = whole.groups
         if whole.documents is None and named[-1] + 1 == min(RUNS[1], whole.num_samples):
             # Earlier keys stay.
             named = "none"
-
         first = (whole.num_samples, self.num_samples, self.input_dim), self.numbers, named
         return digest(itertools.chain(first, self.chunks(SPAN)))
 
@@ -158,13 +280,15 @@ class Activations:
         """Returns the same rows, with a copy of an array in memory, so that changes to it have no
         effect.
         """
-        tables = [
-            table
-            if isinstance(table.path, pathlib.Path)
-            else table._replace(array=np.array(table.array))
-            for table in self._tables
-        ]
-        return replace(self, _tables=tuple(tables))
+        return replace(
+            self,
+            _tables=tuple(
+                table
+                if isinstance(table.path, pathlib.Path)
+                else table._replace(array=np.array(table.array))
+                for table in self._tables
+            ),
+        )
 
     def without_outliers(self) -> "Activations":
         """Returns the rows that are no outliers. `split` puts each row into the part where it would

@@ -4,7 +4,7 @@ and below which parents.
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sae_gap.core import SEED, check_number, option, settle, shown
@@ -13,6 +13,17 @@ from sae_gap.core import SEED, check_number, option, settle, shown
 LOUDEST = 1e6
 # A world in which fewer features fire per sample, on average, gives nothing to learn from.
 FEWEST = 0.01
+# Only a world's own law correlates features, and all are as loud as the benchmark's, so that one λ
+# serves all worlds.
+TOY = {
+    "rank": 0,
+    "loudest": 5.0,
+    "softest": 5.0,
+    "spread": (0.75, 0.0),
+    "scale_children": False,
+    "bias": 0.0,
+    "exponent": -1.0,
+}
 # A title leaves these out: they have columns of their own.
 _SIZES = ("num_latents", "input_dim", "seed", "folder", "digest")
 
@@ -141,9 +152,18 @@ class Law:
         """
         if self.folder is not None:
             return f"synthsae file={self.digest}"
-        parts = [field for field in dataclasses.fields(Law) if field.name not in _SIZES]
-        differ = [field.name for field in parts if getattr(self, field.name) != field.default]
-        return " ".join(["synthsae", *(f"{name}={_said(getattr(self, name))}" for name in differ)])
+        differ = (
+            f"{name}={_said(getattr(self, name))}"
+            for name, usual in _parts().items()
+            if getattr(self, name) != usual
+        )
+        return " ".join(["synthsae", *differ])
+
+
+def _parts():
+    """The default values of the parts of a law, without sizes and seed."""
+    fields = dataclasses.fields(Law)
+    return {field.name: field.default for field in fields if field.name not in _SIZES}
 
 
 def _said(value):
@@ -156,9 +176,7 @@ def parse_law(entries: Sequence[str]) -> dict[str, Any]:
     Raises:
       ValueError: an entry is not such a pair, or names no part of a law.
     """
-    fields = {
-        field.name: field.default for field in dataclasses.fields(Law) if field.name not in _SIZES
-    }
+    fields = _parts()
     parts: dict[str, Any] = {}
     for entry in entries:
         name, equals, value = entry.partition("=")
@@ -181,3 +199,19 @@ def _parse(value, kind):
     if kind is tuple:
         return tuple(map(float, value.split(":", 1)))
     return {"true": True, "false": False}[value] if kind is bool else kind(value)
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedWorld:
+    """A world by its name.
+
+    Attributes:
+      name: the value of `--world`.
+      about: one line that says what it shows.
+      options: returns the arguments of `World` for a number of features, or for the world's own
+        number if given None.
+    """
+
+    name: str
+    about: str
+    options: Callable[[int | None], Mapping[str, Any]]

@@ -23,6 +23,7 @@ from sae_gap.core import (
     option,
 )
 from sae_gap.data import (
+    FILES,
     Law,
     Sampler,
     atoms_of,
@@ -31,8 +32,8 @@ from sae_gap.data import (
     noise_scale,
     out_of_distribution,
     pieces_of,
+    read_sizes,
 )
-from sae_gap.data.worlds import synthsae_files
 from sae_gap.storage import file_digest
 
 # Samples per piece; each piece has its own random generator.
@@ -187,7 +188,7 @@ class WorldStream:
         signals = codes @ self.atoms
         signals += self.bias
         if self._drift.any():
-            numbers = np.arange(index * PIECE, (index + 1) * PIECE)
+            numbers = index * PIECE + np.arange(PIECE)
             signals += np.outer(numbers, self._drift).astype(signals.dtype)
         if self._noise:
             signals += signals.dtype.type(self._noise) * rng.standard_normal(
@@ -217,8 +218,8 @@ def published_world(folder: str | pathlib.Path, **options: Any) -> World:
     for name in options:
         check_choice("an option of a published world", name, (*World.__annotations__, "seed"))
     place = pathlib.Path(os.path.expanduser(folder))
-    _, num_latents, input_dim = synthsae_files.sizes(place)
-    digest = file_digest(*(place / name for name in synthsae_files.FILES))
+    _, num_latents, input_dim = read_sizes(place)
+    digest = file_digest(*(place / name for name in FILES))
     world = World(
         num_latents=num_latents, input_dim=input_dim, folder=place, digest=digest, **options
     )

@@ -32,6 +32,3 @@ def named_world(name: str, num_latents: int | None = None, **options: Any) -> Wo
     check_choice("world", name, WORLDS)
     given = {option: value for option, value in options.items() if value is not None}
     return World(**{**WORLDS[name].options(num_latents), **given})
-
-
-__all__ = ["SCALED", "WORLDS", "named_world"]

@@ -10,7 +10,8 @@ from sae_gap.data import TOY, NamedWorld
 
 def _options(num_latents):
     number = 50 if num_latents is None else num_latents
-    law = {
+    return {
+        **TOY,
         "roots": 0,
         "depth": 0,
         "most": 0.345,
@@ -18,8 +19,9 @@ def _options(num_latents):
         "rank": 10,
         "correlation": 0.25,
         "orthogonal_steps": 1_000,
+        "num_latents": number,
+        "input_dim": 2 * number,
     }
-    return TOY | law | {"num_latents": number, "input_dim": 2 * number}
 
 
 CORRELATED = NamedWorld(
