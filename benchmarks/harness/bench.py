@@ -39,6 +39,7 @@ class Bench:
       slow: methods that run only if they are named, or all are.
       parts: whether to split each SAE's distance to the oracle; with one size, a run ends and its
         page begins with the shares of encoder and dictionary.
+      flags: the class of the options of its run, by default `StudyOptions`.
     """
 
     module: str
@@ -53,6 +54,7 @@ class Bench:
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     slow: tuple[str, ...] = ("softplus_adam",)
     parts: bool = False
+    flags: Any = None
 
     @property
     def name(self) -> str:

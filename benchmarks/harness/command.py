@@ -3,13 +3,13 @@
 import dataclasses
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from benchmarks import cli
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.preset import Preset
 from benchmarks.options import Distributed, Fitted, option, written
-from sae_gap.storage import Folder, results
+from sae_gap.storage import Folder, Row, results
 from sae_gap.study import Models, Study
 
 
@@ -30,6 +30,10 @@ class StudyOptions(Fitted, Distributed):
     data: str | None = option(
         None, "An .npz file of activations (Y_train, Y_val, Y_ood, optionally Z_* and A)."
     )
+
+    def beside(self, run: "Run") -> Iterable[Row]:
+        """Lines of `splits` from elsewhere, which are drawn with the rows of the run."""
+        return ()
 
 
 @dataclasses.dataclass(frozen=True)

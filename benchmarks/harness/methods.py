@@ -86,6 +86,13 @@ def on(kind: str, name: str, sae: Any, p: Preset, **row: Any) -> Method:
     return Method(f"{kind}_{name}", "sae" if kind == "sae" else "support", sae, encoder, row)
 
 
+def along(method: Method, at: tuple[int, ...]) -> Method:
+    """The method at some steps of its fit and at the end; a method without a fit as it is."""
+    last = method.learner.num_steps
+    steps = *(step for step in at if step < last), last
+    return dataclasses.replace(method, at=steps if last else ())
+
+
 def every(*kinds: Listed) -> Listed:
     """The methods of some kinds, one kind after the other."""
     return lambda source, p: [method for kind in kinds for method in kind(source, p)]

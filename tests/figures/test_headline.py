@@ -60,3 +60,18 @@ def test_each_dictionary_is_drawn_once_and_pooled_over_seeds():
     (row,) = choose(make_rows(seeds=(0,)), dictionary="dl_fista")
     found = curves_of(figures.matched_cosines([row | {"cosines": [1.0, None, None, None]}]))
     assert found["DL-FISTA"][[0, 130, -1]].tolist() == [0, 0, 1]
+
+
+def test_shares_stand_against_atoms_found_and_parts_of_nats_against_steps():
+    line = {"amortisation_part": 3.0, "dictionary_part": 1.0, "rest": 2.0}
+    drawn = line | {"panel": "drawn", "dictionary": "topk"}
+    lines = [drawn | {"atoms_found": found} for found in (0.2, 0.8)]
+    lines += [line | {"panel": "b", "dictionary": "b", "steps": steps} for steps in (10, 100)]
+    left, right = figures.training_budget(lines).axes
+    assert left.lines[0].get_xydata().tolist() == [[0.2, 75], [0.8, 75]]
+    areas = [area.get_paths()[0].vertices for area in right.collections]
+    assert [(area.min(axis=0)[1], *area.max(axis=0)) for area in areas] == [
+        (0, 100, 3),
+        (3, 100, 4),
+        (4, 100, 6),
+    ]
