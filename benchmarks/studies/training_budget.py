@@ -35,7 +35,6 @@ from sae_gap.saes import SAE
 from sae_gap.storage import Row, Store
 
 BATCH = 256
-_TUNED = {"tuned": attribution.BENCH.presets["quick"].tuned}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,8 +104,8 @@ BENCH = Bench(
     presets(
         methods.Tuned,
         smoke={"tuned": ("batchtopk",)},
-        quick=_TUNED,
-        paper=_TUNED | {"num_latents": (100, 500), "sparsity": (10, 2, 50)},
+        quick=attribution.TUNED,
+        paper=attribution.TUNED | {"num_latents": (100, 500), "sparsity": (10, 2, 50)},
     ),
     {"training_budget": Drawing("training_budget", rows=lambda rows: [*_lines(rows)])},
     {},

@@ -203,7 +203,7 @@ def training_budget(lines: style.Lines) -> Figure:
             points = [(line["atoms_found"], _share(line)) for line in path]
             looks[name]["color"] = labels.colour(name.removeprefix("tuned_"))
             (handles[name],) = axes.plot(*zip(*points, strict=True), **looks[name])
-        axes.set(xlabel=labels.metric_label("close"), ylabel="encoder's share, %")
+        axes.set(xlabel="share of atoms found", ylabel="encoder's share, %")
     title = "Encoder and dictionary along training"
     style.finish(figure, lines, [*handles.values()], title=title)
     return figure
