@@ -36,6 +36,7 @@ class Bench(NamedTuple):
       slow: methods that run only if they are named, or all are.
       parts: whether to split each SAE's distance to the oracle; with one size, a run ends and its
         page begins with the shares of encoder and dictionary.
+      flags: the class of the options of its run, by default `StudyOptions`.
     """
 
     module: str
@@ -48,6 +49,7 @@ class Bench(NamedTuple):
     options: Mapping[str, Any] = {}
     slow: tuple[str, ...] = ("softplus_adam",)
     parts: bool = False
+    flags: Any = None
 
     @property
     def name(self) -> str:

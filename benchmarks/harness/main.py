@@ -5,7 +5,7 @@ import itertools
 import re
 import shlex
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from sae_gap.data import SCALED, Recording, fetched
 from sae_gap.figures import labels
 from sae_gap.learners import Peer
 from sae_gap.runtime import devices, distributed
-from sae_gap.storage import CELL, Folder, results
+from sae_gap.storage import CELL, Folder, Row, results
 from sae_gap.study import Models, Stored, Study, chain, jobs, runner
 
 
@@ -40,6 +40,10 @@ class StudyOptions(Fitted, Distributed):
     data: str | None = option(
         None, "An .npz file of activations (Y_train, Y_val, Y_ood, optionally Z_* and A)."
     )
+
+    def beside(self, run: "Run") -> Iterable[Row]:
+        """Lines of `splits` from elsewhere, which are drawn with the rows of the run."""
+        return ()
 
 
 class Run(NamedTuple):
@@ -108,7 +112,8 @@ def options_of(bench: Bench) -> type[StudyOptions]:
     # A field that was not made by `option` has no flag.
     fields |= {name: (Any, None) for name in bench.presets["quick"].without}
     named = [(name, hint, field) for name, (hint, field) in fields.items()]
-    return dataclasses.make_dataclass("Of", named, bases=(StudyOptions,), frozen=True, kw_only=True)
+    kind = bench.flags or StudyOptions
+    return dataclasses.make_dataclass("Of", named, bases=(kind,), frozen=True, kw_only=True)
 
 
 def read(bench: Bench, options: StudyOptions) -> Run:

@@ -8,6 +8,7 @@ alone the certified lasso, and `sae_ENCODER` a sparse autoencoder with its own c
 dictionary takes precedence.
 """
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -99,6 +100,13 @@ def on(kind: str, name: str, sae: Any, p: Preset, **row: Any) -> Method:
         return coded(f"{kind}_{name}", sae, p, p.lasso(start), family=kind, **row)
     encoder = {"support": OnSupport(own, p.lam), "least_squares": LeastSquares(own)}.get(kind, own)
     return Method(f"{kind}_{name}", "sae" if kind == "sae" else "support", sae, encoder, row)
+
+
+def along(method: Method, at: tuple[int, ...]) -> Method:
+    """The method at some steps of its fit and at the end; a method without a fit as it is."""
+    last = method.learner.num_steps
+    steps = *(step for step in at if step < last), last
+    return dataclasses.replace(method, at=steps if last else ())
 
 
 def every(*kinds: Listed) -> Listed:

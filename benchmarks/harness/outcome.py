@@ -61,29 +61,25 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
     if recovered:
         over = f"{recovered[0]['units']} seeds"
         title = f"1 - MCC OOD of each SAE and its parts ± half their 95 % intervals over {over}"
-        shown.append(table_of(recovered, title, " ".join(varied)))
+        shown.append(table_of(recovered, title, " ".join([*varied, "atoms_found"])))
+    if beside := [*run.options.beside(run)]:
+        over = f"{beside[0]['units']} documents"
+        title = (
+            f"Nats of a language model, means over seeds ± half their 95 % intervals over {over}"
+        )
+        shown.append(table_of(beside, title, "dictionary steps"))
     known = is_comparable(run) and published.published(bench.name)
     comparison = published.compare(summary, bench.name) if known else []
     if comparison:
         shown.append(published.table(comparison))
     answer = _answer(recovered)
-    page = pages.Page(
-        bench.title,
-        # Without the command lines of the docstring, which are indented.
-        re.sub("^  .*\n?", "", bench.about, flags=re.MULTILINE).strip(),
-        run.command,
-        answer,
-        tables=shown,
-        notes=notes,
-    )
-    pages.publish(
-        folder,
-        page,
-        rows[-1],
-        _drawn(run, rows, conditions),
-        {"summary": summary, "decomposition": parts, "published": comparison},
-    )
-    return "\n\n".join(filter(None, [*map(str, shown), answer, f"The page: {folder}/report.html"]))
+    # Drop the command lines of the docstring, which are indented.
+    about = re.sub("^  .*\n?", "", bench.about, flags=re.MULTILINE).strip()
+    page = pages.Page(bench.title, about, run.command, answer, (), shown, notes)
+    files = {"summary": summary, "decomposition": parts, "published": comparison, "nats": beside}
+    pages.publish(folder, page, rows[-1], _drawn(run, [*rows, *beside], conditions), files)
+    said = [*map(str, shown), answer, f"The page: {folder}/report.html"]
+    return "\n\n".join(filter(None, said))
 
 
 def _distinct(run, summary):

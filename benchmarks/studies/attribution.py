@@ -21,7 +21,7 @@ from sae_gap.learners import Oracle
 # Weights of the lasso in shares of the study's.
 WEIGHTS = (0.1, 0.3, 1.0, 3.0)
 _SIZES = ("num_latents", "num_samples", "sparsity")
-_TUNED = {"tuned": ("relu", "topk", "jumprelu", "mp", "batchtopk", "matryoshka", "gated")}
+TUNED = {"tuned": ("relu", "topk", "jumprelu", "mp", "batchtopk", "matryoshka", "gated")}
 
 
 class OneAtATime(Tuned):
@@ -60,13 +60,13 @@ BENCH = Bench(
     presets(
         OneAtATime,
         smoke={"num_samples": (200, 100), "tuned": ("batchtopk",)},
-        quick=_TUNED
+        quick=TUNED
         | {
             "num_latents": (100, 50, 200),
             "sparsity": (10, 5, 20),
             "num_samples": (5_000, 1_000, 20_000),
         },
-        paper=_TUNED
+        paper=TUNED
         | {
             "num_latents": (100, 50, 200, 500, 1_000),
             "sparsity": (10, 2, 5, 20, 50),

@@ -7,8 +7,6 @@ from one fit each: matched cosine, squared error, L0 and gap.
   python -m sae_gap learning_dynamics --preset=paper --num_latents=50,100,500,1000
 """
 
-import dataclasses
-
 from benchmarks.harness import drawings, learners, methods
 from benchmarks.harness.bench import Bench
 from benchmarks.harness.preset import PRESETS
@@ -22,11 +20,7 @@ ROUNDS = (*EPOCHS, 501, 601, 701, 801, 901)
 def _methods(source, p):
     steps = {learners.dl_fista(p): ROUNDS, learners.online(p): learners.online(p).snapshots[1:]}
     listed = methods.saes("sae")(source, p) + [methods.coded(one.name, one, p) for one in steps]
-    return [
-        dataclasses.replace(one, at=(*(step for step in at if step < last), last))
-        for one in listed
-        for at, last in [(steps.get(one.learner, EPOCHS), one.learner.num_steps)]
-    ]
+    return [methods.along(one, steps.get(one.learner, EPOCHS)) for one in listed]
 
 
 BENCH = Bench(

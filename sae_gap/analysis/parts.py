@@ -164,6 +164,9 @@ def line_of(codes: Compared, loss: str) -> Row:
     whole = parts["amortisation"].other
     line: Row = {"loss": loss} | {name: own[0][name] for name in _ABOUT if name in own[0]}
     line |= {"units": int(np.count_nonzero(unit)), "total": 1 - whole}
+    for name, column in {"l0": "l0", "atoms_found": "close"}.items():
+        if column in own[0]:
+            line[name] = statistics.fmean(row[column] for row in own)
     for part in ("amortisation", *PARTS, *SUPPORT, *AMORTISED):
         found = parts.get(part)
         ends = (None, None, None) if found is None else (found.more, found.low, found.high)
@@ -188,7 +191,8 @@ def splits(rows: Rows, losses: Iterable[str]) -> list[Row]:
 
     Returns:
       A line for each loss and each own codes that are not dead, if other codes were measured on
-      their dictionary: `loss`; the `level` and `l0` of the own codes, or their sizes; `units`, how
+      their dictionary: `loss`; the `level` and `l0` of the own codes, or their sizes, and of drawn
+      data `atoms_found`, the mean share of atoms with a cosine above 0.9; `units`, how
       many documents or seeds there are; `total`, of cross entropy that above the clean model's; the
       parts that sum to it, `values_part`, `support_part`, `dictionary_part` and `rest`, and
       `amortisation_part`, those of `SUPPORT` and `AMORTISED`, None where they are not known; the
@@ -292,12 +296,15 @@ def _name(row: Row) -> Any:
 
 
 def _losses(codes: Codes, loss: str) -> tuple[np.ndarray, np.ndarray]:
-    """A loss of codes by document or seed, and what it is a share of."""
+    """A loss of codes by seed, or of means over seeds by document, and what it is a share of."""
     if loss not in LOSSES:
         return 1 - np.array([row[loss] for row in codes], float), np.ones(len(codes))
-    (row,), (column, unit, *_) = codes, LOSSES[loss]
-    clean = np.asarray(row["ce_clean"], float) if loss == "ce" else 0.0
-    return np.asarray(row[column], float) - clean, np.asarray(row[unit], float)
+    sums, unit, *_ = LOSSES[loss]
+
+    def mean(column: str) -> np.ndarray:
+        return np.mean([row[column] for row in codes], axis=0, dtype=float)
+
+    return mean(sums) - (mean("ce_clean") if loss == "ce" else 0.0), mean(unit)
 
 
 def _on_seeds(rows: Codes, seeds: Sequence[Any]) -> list[Codes]:

@@ -8,10 +8,12 @@ from sae_gap.figures.curves import matched_cosines as matched_cosines
 from sae_gap.figures.curves import recovery_by_level as recovery_by_level
 from sae_gap.figures.lines import MARKERS as MARKERS
 from sae_gap.figures.lines import draw_lines as draw_lines
+from sae_gap.figures.lines import looks_of as looks_of
 from sae_gap.figures.parts import encoder_shares as encoder_shares
 from sae_gap.figures.parts import gap_parts as gap_parts
 from sae_gap.figures.parts import loss_parts as loss_parts
 from sae_gap.figures.parts import together as together
+from sae_gap.figures.parts import training_budget as training_budget
 from sae_gap.figures.sae_measurement import codes_label as codes_label
 from sae_gap.figures.sae_measurement import coherence as coherence
 from sae_gap.figures.sae_measurement import features_and_nats as features_and_nats

@@ -1,7 +1,7 @@
 """Draws all lines: columns along another, with intervals, levels, panels and a legend."""
 
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -85,8 +85,8 @@ def draw_lines(
         return None
     values = {role: {mark[role] for mark in marks} for role in ("line", "dash")}
     looks, dashed = looks or {}, {mark["dash"] for mark in moving}
-    dashes = looks.get(dash) or (_looks(dashed, dash, _DASHES) if len(dashed) > 1 else {})
-    colours = looks.get(line) or _looks(values["line"], line, [{}] if dashes else MARKERS)
+    dashes = looks.get(dash) or (looks_of(dashed, dash, _DASHES) if len(dashed) > 1 else {})
+    colours = looks.get(line) or looks_of(values["line"], line, [{}] if dashes else MARKERS)
 
     groups = [group for (group,) in grouped(moving, ("panel",))]
     several = len({value for _, value in groups}) > 1
@@ -137,7 +137,8 @@ def _number(point, column):
     return point.get(f"{column}_mean", point.get(column))
 
 
-def _looks(values, column, looks):
+def looks_of(values: Iterable[Any], column: str, looks: Iterable[dict[str, Any]]) -> Any:
+    """Returns the label, the colour and another look of each value of a column."""
     ordered = sorted(values, key=lambda value: labels.rank(value, column))
     return {
         value: {"label": labels.label(value, column), "color": labels.colour(value, column), **look}

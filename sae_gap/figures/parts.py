@@ -10,7 +10,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from sae_gap.analysis import LOSSES, over, shares
-from sae_gap.figures import codes_label, labels, style, trained_name
+from sae_gap.figures import MARKERS, codes_label, labels, looks_of, style, trained_name
 from sae_gap.storage import CELL, Row, grouped
 
 # Values and support are the encoder's, in a lighter and a darker blue.
@@ -199,6 +199,39 @@ def encoder_shares(lines: style.Lines, loss: str) -> Figure | None:
         axes.set_title(f"{labels.metric_label(size)} ({', '.join(others)})", loc="left")
     title = f"The encoder's % of what each SAE lacks in {labels.metric_label(loss)}"
     style.finish(figure, shown, title=title, more=f"means over {shown[0]['units']} seeds")
+    return figure
+
+
+@style.styled
+def training_budget(lines: style.Lines) -> Figure:
+    """Draws the encoder's share of what SAEs lack in a score against the share of atoms found, a
+    line an SAE, and the parts of nats against steps.
+
+    Args:
+      lines: lines of `sae_gap.analysis.parts.splits`, in the order of steps, with their `panel`: of
+        drawn data with `atoms_found`, others with `steps`.
+    """
+    groups, handles = grouped(lines, ("panel",)), dict[str, Any]()
+    figure, every = style.panels([name for (name,) in groups], 1.8, 2.2, ("", ""))
+    names = {line["dictionary"] for line in lines if "steps" not in line}
+    looks = looks_of(names, "dictionary", MARKERS)
+    for axes, group in zip(every, groups.values(), strict=True):
+        if "steps" in group[0]:
+            steps, below = [line["steps"] for line in group], np.zeros(len(group))
+            for part in ("amortisation_part", "dictionary_part", "rest"):
+                above = below + [max(0.0, line[part]) for line in group]
+                axes.fill_between(steps, below, above, color=PARTS[part][1])
+                handles[part], below = style.swatch(*PARTS[part]), above
+            style.log_axis(axes.xaxis, steps)
+            axes.set(xlabel="steps", ylabel="KL, nats a token")
+            continue
+        for (name,), path in grouped(group, ("dictionary",)).items():
+            points = [(line["atoms_found"], _share(line)) for line in path]
+            looks[name]["color"] = labels.colour(name.removeprefix("tuned_"))
+            (handles[name],) = axes.plot(*zip(*points, strict=True), **looks[name])
+        axes.set(xlabel="share of atoms found", ylabel="encoder's share, %")
+    title = "Encoder and dictionary along training"
+    style.finish(figure, lines, [*handles.values()], title=title)
     return figure
 
 

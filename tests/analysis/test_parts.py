@@ -130,13 +130,14 @@ def test_a_score_is_a_loss_of_opposite_sign_and_all_codes_take_part():
 
 
 def test_the_best_codes_are_those_of_the_best_mean_over_seeds():
-    seeds = [seed_rows(seed=seed) for seed in (0, 1)]
+    seeds = [seed_rows(seed=seed, close=seed / 2) for seed in (0, 1)]
     for rows, support, least in zip(seeds, (5.0, 0.0), (2.0, 5.0), strict=True):
         rows[1]["mcc_ood"] = support
         again = {"method": "topk least", "inference": "least_squares", "mcc_ood": least}
         rows.append(rows[2] | again)
     (line,) = splits([*seeds[0], *seeds[1]], ["mcc_ood"])
     assert line["support_codes"] == "least_squares" and line["units"] == 2
+    assert line["atoms_found"] == 0.25
     assert line["values_part"] == pytest.approx(3.5 - 1)
     # What was not inferred for all of the seeds is not compared.
     some = seeds[0][2] | {"method": "topk omp", "inference": "omp", "mcc_ood": 99.0}

@@ -87,7 +87,7 @@ def test_the_weight_of_the_command_line_is_that_of_codes_and_of_what_they_are_he
     found = read(name, "--preset=smoke", "--lam=0.3")
     encoders = [one.encoder for one in found.study.methods(found.study.sources[0])]
     # Where λ varies, own codes are held against the optimum at the suite's usual one.
-    shares = attribution.WEIGHTS if name == "attribution" else (1.0,)
+    shares = attribution.WEIGHTS if name in ("attribution", "training_budget") else (1.0,)
     weights = {one.lam for one in encoders if isinstance(one, Lasso)}
     assert weights == {0.3 * share for share in shares}
     assert found.preset.lam == found.study.lam == (0.1 if name == "lambda_sensitivity" else 0.3)
@@ -122,6 +122,7 @@ FLAGS = {
 }
 # How and where a run goes, and files.
 OTHERS = "preset shard dry_run data world_file distributed coordinator num_processes process_id"
+OTHERS += " recording layer model tokenizer outliers tokens seed saes atoms l0 steps"
 
 
 def test_each_value_of_a_flag_is_another_run():

@@ -27,7 +27,13 @@ from .test_grammar import STUDIES, read
 WHOLE = ("amortisation_gap", "warmstart_decoder")
 SMOKE = (WHOLE[0], "--preset=smoke")
 # Studies of which every SAE has its own codes, its support and the lasso.
-DECOMPOSED = ("amortisation_gap", "frozen_decoder", "support_recovery", "attribution")
+DECOMPOSED = (
+    "amortisation_gap",
+    "frozen_decoder",
+    "support_recovery",
+    "attribution",
+    "training_budget",
+)
 
 
 def lines_to_measure(name, *flags):

@@ -112,3 +112,18 @@ def test_coherence_is_drawn_from_the_least_to_the_most():
     rows = [ABOUT | {"dictionary": name, "coherence": each} for name, each in every.items()]
     drawn = [line.get_xydata().tolist() for line in figures.coherence(rows).axes[0].get_lines()]
     assert [[0, 0.1], [50, 0.2], [100, 0.4]] in drawn
+
+
+def test_shares_stand_against_atoms_found_and_parts_of_nats_against_steps():
+    line = {"amortisation_part": 3.0, "dictionary_part": 1.0, "rest": 2.0}
+    drawn = line | {"panel": "drawn", "dictionary": "topk"}
+    lines = [drawn | {"atoms_found": found} for found in (0.2, 0.8)]
+    lines += [line | {"panel": "b", "dictionary": "b", "steps": steps} for steps in (10, 100)]
+    left, right = figures.training_budget(lines).axes
+    assert left.lines[0].get_xydata().tolist() == [[0.2, 75], [0.8, 75]]
+    areas = [area.get_paths()[0].vertices for area in right.collections]
+    assert [(area.min(axis=0)[1], *area.max(axis=0)) for area in areas] == [
+        (0, 100, 3),
+        (3, 100, 4),
+        (4, 100, 6),
+    ]

@@ -17,17 +17,17 @@ from benchmarks.real import inputs, measure, probe_real
 from sae_gap import probing
 from sae_gap.analysis import RIVAL
 from sae_gap.core import Coded, Model, Split, Task
-from sae_gap.data import open_activations
+from sae_gap.data import HeldOut, open_activations
 from sae_gap.encoders import Affine, MatchingPursuit, TopK, find_weight, lasso
-from sae_gap.lm import Texts, record
-from sae_gap.measure import KINDS, plan, together
+from sae_gap.lm import Texts, on_network, record
+from sae_gap.measure import KINDS, learner_at, plan, together
 from sae_gap.metrics import Inferred, cost, cost_at
 from sae_gap.probing import concepts
 from sae_gap.runtime import cores
 from sae_gap.saes import SAE
 from sae_gap.study import Inference, Method, scoring
 from tests import tiny
-from tests.conftest import lines_of, refused, succeed
+from tests.conftest import lines_of, page_of, refused, succeed
 
 WORDS = ("the", "cat", "in", "hat", "sat", "on", "12", "mats", "near", "inn")
 
@@ -337,3 +337,32 @@ def test_one_command_has_variance_nats_and_costs_and_goes_on(recorded, monkeypat
         ("--recording takes one process", (*flags, "--distributed")),
     ):
         refused(fault, "measure", *wrong)
+
+
+def test_drawn_and_recorded_saes_along_their_training(recorded, tmp_path, monkeypatch):
+    np.save(tmp_path / "wide.npy", np.random.default_rng(0).normal(size=(64, 200)))
+    flags = (*recorded.flags, f"--results_dir={tmp_path}", f"--dictionary={tmp_path}/wide.npy")
+    flags += ("--preset=smoke", "--methods=sae_topk,lasso_1_topk,lasso_1_oracle")
+    flags += ("--saes=topk", "--atoms=80", "--steps=1,12")
+    out = succeed("training_budget", *flags)
+    drawn = lines_of(page_of(tmp_path) / "decomposition.csv")
+    assert [line["step"] for line in drawn if line["loss"] == "mcc_ood"] == ["1", "5"]
+    rows = sae_gap.Store(tmp_path / "training_budget" / "nats").rows()
+    kl = {(row["dictionary"], row["codes"]): row["kl"] for row in rows}
+    rest, whole = kl["wide", "screened"], HeldOut(recorded.found.activations(1), split_seed=0)
+    for line, steps in zip(lines_of(page_of(tmp_path) / "nats.csv"), (1, 12), strict=True):
+        parts = []
+        for seed in (0, 1):
+            sizes = {"width": 80, "sparsity": 4, "split_seed": 0, "together": True}
+            seen = HeldOut(whole.activations, **sizes, seed=seed, learn_from=256 * steps)
+            epochs = max(1, round(256 * steps / whole.num_train))
+            learner = learner_at("topk", 80, 4, 64, num_steps=epochs, batch_size=256)
+            assert sae_gap.Models(tmp_path / "models").folder(learner, seen).exists("fit.json")
+            own, best = (kl[f"topk-80-{steps}-{seed}", name] for name in ("own", "screened"))
+            parts.append((own - best, best - rest, rest))
+        told = [float(line[name]) for name in ("amortisation_part", "dictionary_part", "rest")]
+        np.testing.assert_allclose(told, np.mean(parts, axis=0), rtol=1e-4, atol=1e-6)
+    assert epochs > 1
+    monkeypatch.setattr(sae_gap.Models, "_fit", None)
+    monkeypatch.setattr(on_network.Downstream, "of_model", None)
+    assert succeed("training_budget", *flags) == out
