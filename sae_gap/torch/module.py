@@ -477,8 +477,8 @@ def _read(path, sae_id, k):
         return held | about | dict(parts.options) | {"architecture": parts.encoder}
     if k is None and parts.encoder == "sae_gap.LearnedSteps":
         # A bias comes before its weight, and the first map and a hidden layer before the steps.
-        names = sorted({*held} - {"W_dec", "b_dec"}, key=lambda name: (name.find("]"), name))
-        b_enc, W_enc, *steps = map(held.pop, names)  # noqa: N806
+        places = sorted({*held} - {"W_dec", "b_dec"}, key=lambda name: (name.find("]"), name))
+        b_enc, W_enc, *steps = map(held.pop, places)  # noqa: N806
         about |= {"architecture": "learned_steps", "b_enc": b_enc, "W_enc": W_enc, "steps": steps}
         return held | about | {name: parts.options[name] for name in ("k", "breadth")}
     names = {"W_dec", "b_dec", "W_enc", "b_enc", "W_skip"}
