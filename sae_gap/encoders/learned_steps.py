@@ -65,6 +65,7 @@ class LearnedSteps(AmortisedEncoder):
         return {"inference": self.name, "depth": self.steps}
 
     def parameters(self, weight, key):
+        first: Affine | WithHidden
         first, (input_dim, num_latents) = Affine.create(weight), weight.shape
         if self.hidden:
             draws = jax.random.normal(key, (input_dim, self.hidden), weight.dtype)

@@ -44,6 +44,7 @@ _OPTIONS: dict[str, dict[str, Any]] = {
     PURSUIT: {"k": ..., "breadth": 2, "screens": 2, "threshold": None},
     "standard": {},
     "topk": {"k": ...},
+    "learned_steps": {"k": ..., "breadth": 2, "steps": ()},
     "jumprelu": {"threshold": ...},
     "dictionary": {},
 }
@@ -57,6 +58,9 @@ class SAE(nn.Module):
       sae_gap_pursuit   the screened pursuit of `pursuit_codes`, which uses the dictionary alone
       standard          relu(p)
       topk              the k largest relu(p) of a row
+      learned_steps     the k largest z of a row, which is first relu(p), and after each step
+                        `relu(z' + (x - b_dec - z' W_dec) W_t + c_t)`, where z' are the `breadth` k
+                        largest of z; a hidden layer adds `relu((x - b_dec) A + a) B` to p
       jumprelu          relu(p) above each latent's threshold
       dictionary        none: atoms for `pursuit` and `refit`
 
@@ -79,12 +83,16 @@ class SAE(nn.Module):
       transcoder: whether it is one, whose W_enc is (num_inputs, num_latents); with W_skip it is.
       W_skip: the affine skip of a transcoder, (num_inputs, input_dim); None for none.
       k: latents in a code.
-      breadth: candidates of a screen for each atom of a pursuit; by default 2.
+      breadth: candidates of a screen for each atom of a pursuit, or of a learned step for each
+        latent of a code; by default 2.
       screens: screens of a pursuit; by default 2. A coherent dictionary needs 4 to 6; see
         `pursuit_codes`.
       threshold: τ of a pruned pursuit, in units of the root mean square of the atoms' lengths, or
         each latent's threshold of jumprelu. Codes of a pursuit without one have exactly k atoms, if
         as many correlate; `calibrate` finds one.
+      steps: c_1, W_1, c_2, W_2, ... of learned_steps, each (num_latents,) or
+        (input_dim, num_latents), after a, A and B of its hidden layer, (hidden,),
+        (input_dim, hidden) and (hidden, num_latents), if it has one.
 
     Raises:
       TypeError: the architecture has no such option, or an argument is no tensor of floating-point
@@ -125,10 +133,10 @@ class SAE(nn.Module):
         transcoder = transcoder or W_skip is not None
         encodes = transcoder or architecture not in (PURSUIT, "dictionary")
         options = _settled(architecture, options, ["W_enc"] * (encodes and W_enc is None))
-        if transcoder and architecture == PURSUIT:
+        if transcoder and architecture in (PURSUIT, "learned_steps"):
             raise ValueError(
-                "a transcoder's pursuit codes what it explains, not what it reads; give the "
-                "architecture of its encoder, and code sae.signals(y, x) by sae.pursuit(k)."
+                f"a transcoder's {architecture} codes what it explains, not what it reads; give "
+                "the architecture of its encoder, and code sae.signals(y, x) by sae.pursuit(k)."
             )
         if transcoder and type(normalisation or Normalisation()) is not Normalisation:
             raise ValueError("no transcoder normalises what it reads; leave normalisation out.")
@@ -150,6 +158,7 @@ class SAE(nn.Module):
                 if name in ("W_dec", "W_skip"):
                     _check_finite(name, value)
             self.register_parameter(name, value)
+        self.steps = nn.ParameterList(options.pop("steps", ()))
         self.register_buffer("threshold", self._checked(architecture, options))
         self._normalises = type(normalisation or Normalisation())
         for field in dataclasses.fields(self._normalises):
@@ -174,8 +183,8 @@ class SAE(nn.Module):
     def from_folder(
         cls, path: AnyPath, sae_id: str | None = None, *, k: int | None = None
     ) -> "SAE":
-        """The SAE in a folder, with its saved encoder if that is a pursuit, ReLU, TopK or JumpReLU;
-        another SAE opens as a dictionary for `pursuit` and `refit`.
+        """The SAE in a folder, with its saved encoder if that is a pursuit, ReLU, TopK, JumpReLU or
+        learned steps; another SAE opens as a dictionary for `pursuit` and `refit`.
 
         It reads whatever `sae_gap.load_sae` reads, and the output of `learn(...).save`, a
         dictionary whose codes are a pursuit at the L0 that it was learned for.
@@ -342,11 +351,11 @@ class SAE(nn.Module):
         The folder must not have files yet.
         """
         cfg, state = self.cfg, self.state_dict()
-        if cfg.architecture == "dictionary" or self._normalises.saelens is None:
+        if cfg.architecture not in ARCHITECTURES or self._normalises.saelens is None:
             raise ValueError(
-                "SAELens has no form for a dictionary without an encoder, nor for the "
+                "SAELens has no form for a dictionary without an encoder, learned steps, or the "
                 f"normalisation {self._normalises.__name__}; save "
-                "sae.pursuit(k) of an SAE with none."
+                "sae.pursuit(k) of an SAE with none, or its state_dict() by torch.save."
             )
         entries = vars(cfg)
         if self.transcodes:
@@ -417,13 +426,17 @@ class SAE(nn.Module):
         return self._flat(x).to(like) @ self.W_skip.to(like)
 
     def _encoder(self, x):
-        hidden = (x if self.transcodes else self._target(x)) @ self.W_enc.to(x) + self.b_enc.to(x)
+        target = x if self.transcodes else self._target(x)
+        hidden = target @ self.W_enc.to(x) + self.b_enc.to(x)
+        parts = (part.to(x) for part in self.steps)
+        if len(self.steps) % 2:
+            hidden = hidden + (next(parts) + target @ next(parts)).relu() @ next(parts)
+        for bias in parts:
+            few = _largest(hidden, self.cfg.breadth * self.cfg.k)
+            hidden = few + (target - few @ self.W_dec.to(x)) @ next(parts) + bias
         if self.cfg.architecture == "jumprelu":
             hidden = hidden * ~(hidden <= self.threshold)
-        if self.cfg.architecture == "topk":
-            largest = hidden.topk(self.cfg.k, dim=1)
-            hidden = torch.zeros_like(hidden).scatter(1, largest.indices, largest.values)
-        return hidden.relu()
+        return _largest(hidden, getattr(self.cfg, "k", self.cfg.d_sae))
 
     def _flat(self, x, *, explained=False):
         """Activations with their heads side by side: those to encode, or those to explain."""
@@ -456,9 +469,23 @@ def _read(path, sae_id, k):
     about |= {"metadata": notes | dict(parts.metadata), "transcoder": parts.transcodes}
     if k is None and parts.encoder in _OPTIONS:
         return held | about | dict(parts.options) | {"architecture": parts.encoder}
+    if k is None and parts.encoder == "sae_gap.LearnedSteps":
+        # A bias comes before its weight, and the first map and a hidden layer before the steps.
+        places = sorted({*held} - {"W_dec", "b_dec"}, key=lambda name: (name.find("]"), name))
+        b_enc, W_enc, *steps = map(held.pop, places)  # noqa: N806
+        about |= {"architecture": "learned_steps", "b_enc": b_enc, "W_enc": W_enc, "steps": steps}
+        return held | about | {name: parts.options[name] for name in ("k", "breadth")}
     names = {"W_dec", "b_dec", "W_enc", "b_enc", "W_skip"}
     about |= {"architecture": "dictionary"} if k is None else {"k": k}
     return {name: held[name] for name in names & held.keys()} | about
+
+
+def _largest(values, k):
+    """Keeps the k largest entries of each row where they are positive, and zeroes the others."""
+    if k < values.shape[1]:
+        largest = values.topk(k, dim=1)
+        values = torch.zeros_like(values).scatter(1, largest.indices, largest.values)
+    return values.relu()
 
 
 def _settled(architecture, given, missing):

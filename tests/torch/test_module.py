@@ -16,6 +16,7 @@ from sae_gap.core import LayerNorm, Model
 from sae_gap.encoders import (
     BatchPursuit,
     JumpReLU,
+    LearnedSteps,
     LeastSquares,
     ScreenedPursuit,
     Threshold,
@@ -117,10 +118,13 @@ def test_twins_and_as_many_atoms_as_dimensions_explain_what_jax_explains():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("architecture", ["sae_gap_pursuit", "topk"])
+@pytest.mark.parametrize("architecture", ["sae_gap_pursuit", "topk", "learned_steps"])
 def test_half_precision_is_coded_in_float32_and_what_is_no_number_shows(architecture):
     atoms, bias, x = (part.bfloat16() for part in tensors(*arrays()))
     options = {"architecture": architecture, "W_enc": atoms.mT, "k": 6}
+    if architecture == "learned_steps":
+        inner = atoms[0, :9], atoms[:9].mT, atoms[:, :9].mT
+        options["steps"] = *inner, atoms[:, 0], atoms.mT / 9
     half, single = SAE(atoms, bias, **options), SAE(atoms, bias, **options).float()
     single.chunk = 7
     x = x.reshape(5, -1, DIM)
@@ -319,7 +323,8 @@ def test_a_fit_of_the_suite_has_its_codes(tmp_path):
         transcoder(kind, num_inputs=6, skip=skip)[0]
         for kind, skip in ((TopK(3), True), (JumpReLU(), False))
     ]
-    for model in (*transcoders, *map(example, ("topk", "jumprelu", "batchtopk"))):
+    steps = (LearnedSteps(2, count, hidden=size) for count in (0, 1, 3, 11) for size in (0, 5))
+    for model in (*transcoders, *map(example, ("topk", "jumprelu", "batchtopk", *steps))):
         file.write_bytes(as_fit(model, model.encode, {}))
         sae, codes = SAE.from_folder(tmp_path), model.encode(model, x)
         close(sae.encode(torch.from_numpy(x)), codes)
@@ -348,6 +353,8 @@ REFUSED = {
     "architecture must be one of": made("gated"),
     "pursuit codes what it explains": made("sae_gap_pursuit", k=3, W_skip=torch.zeros(24, 24)),
     "W_skip must be (24, 24)": made(W_skip=torch.zeros(9, 24)),
+    "learned_steps codes what it explains": made("learned_steps", k=3, transcoder=True),
+    "torch.save": lambda *given: made("learned_steps", k=3)(*given).save(given[2]),
     "leave normalisation out": made(transcoder=True, normalisation=LayerNorm()),
     "W_dec must be finite": lambda sae, x, _: SAE(torch.inf * sae.W_dec, k=3),
     "W_dec is an array of float32": lambda sae, x, _: SAE(x.numpy(), k=3),
