@@ -129,8 +129,8 @@ class BatchPursuit(ScreenedPursuit):
         min_j z_j² / [(D_SᵀD_S)⁻¹]_jj ≤ τ²,
 
     where S is the support of a sample and z its least squares on unit atoms. So each sample has its
-    own number of atoms. On an SAE of a language model this has 3 % less squared error at 32 atoms,
-    and 5 % less at 16, than a single pass that drops all atoms below the threshold.
+    own number of atoms. On an SAE of a language model this has 2 % less squared error at 16 atoms,
+    3 % less at 32 and 4 % less at 48 than a single pass that drops all atoms below a threshold.
 
     τ is a running mean over training batches of the value that keeps k atoms a sample; on a frozen
     dictionary `calibrate` finds it from all rows at once. No gradient trains it. A sample's codes

@@ -175,13 +175,13 @@ def _nonnegative(ready, gram, toward, allowed, slack, on, codes, room):
 
 @helper
 @no_type_check
-def _eliminate(on, gram, codes, inverse, basis, gains, vectors):
+def _eliminate(on, gram, codes, inverse, basis, gains, room):
     """Backward elimination: drops the atom of least cost `z_j² / (G⁻¹)_jj` until none is left. The
     gain of an atom is the largest cost up to its own.
 
     The rows of `basis` are those of a Cholesky factor of G⁻¹ in the order of the drops.
     """
-    values, left, score = vectors[1], vectors[2], vectors[3]
+    _, values, left, _ = room
     inverse[:], gains[:], left[:], drops, most = 0, 0, 0, 0, 0.0
     copy(values[: on.size], codes)
     for w in range(on.size):
@@ -197,10 +197,11 @@ def _eliminate(on, gram, codes, inverse, basis, gains, vectors):
     for w in range(on.size):
         left[w] = inverse[w, w]
     for step in range(drops):
-        for n in range(left.size):
-            score[n] = -(values[n] ** 2) / left[n] if left[n] > LEFT else -np.inf
-        out, row = first_largest(score), basis[step]
-        gains[out] = most = max(most, -score[out])
+        row = basis[step]
+        for n in range(row.size):
+            row[n] = -(values[n] ** 2) / left[n] if left[n] > LEFT else -np.inf
+        out = first_largest(row)
+        gains[out] = most = max(most, -row[out])
         copy(row, inverse[out])
         _reduce(row, basis, out, step, basis)
         subtract(values, values[out] / row[out], row)
@@ -327,7 +328,7 @@ def pursue_block(
         np.zeros((size, _wide(num_candidates)), kind),
         np.zeros((3, _wide(num_candidates)), kind),
     )
-    tables, vectors = np.zeros((4, size, _wide(size)), kind), np.zeros((4, _wide(size)), kind)
+    tables, vectors = np.zeros((4, size, _wide(size)), kind), np.zeros((3, _wide(size)), kind)
     gram, factor, flags = tables[0], tables[1], np.empty((2, size), np.bool_)
     toward, on, kept = vectors[0], flags[0], flags[1]
     room = factor, vectors[1], vectors[2], np.empty(size + 1, np.int64)
@@ -387,7 +388,7 @@ def pursue_block(
                 subtract(toward[: _wide(end)], -values[i, a], factor[a])
             code, slack = codes[i, :end], SLACK * length
             _nonnegative(True, gram, toward, on[:end], slack, kept[:end], code, room)
-            _eliminate(kept[:end], gram, code, tables[2], tables[3], gains[i, :end], vectors)
+            _eliminate(kept[:end], gram, code, tables[2], tables[3], gains[i, :end], room)
             if threshold > 0:
                 for a in range(end):
                     on[a] = gains[i, a] >= threshold
