@@ -215,6 +215,7 @@ DOORS = {
         "must be finite in float32",
     ),
     "lam that is no number": (gap(lam="x"), "lam must be real numbers"),
+    "lam of fewer samples": (gap(lam=Y[1:, 0]), "lam has shape"),
     "signed that is no flag": (gap(signed="no"), "signed must be True or False"),
     "atoms that vanish": (
         gap(replaced(dictionary=jnp.asarray(1e-42 * D))),

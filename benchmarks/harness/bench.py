@@ -25,7 +25,7 @@ class Bench(NamedTuple):
       module: `__name__` of its module, which gives its name and folder; the docstring has its
         question and its outputs.
       title: title of its page.
-      methods: methods for a source and a preset; `--methods` may name others, see `crossing`.
+      methods: methods for a source and a preset; `--methods` may name others, see `method_of`.
       presets: by name; "quick" is the default. Their class, `Preset` or one derived from it, has
         the study's flags and its sources.
       figures: by the stem of their file.

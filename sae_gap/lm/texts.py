@@ -124,7 +124,8 @@ def _document(number, row):
 
 
 def _lines(path):
-    return map(json.loads, filter(str.strip, path.read_text("utf-8").split("\n")))
+    with path.open(encoding="utf-8") as file:
+        yield from map(json.loads, filter(str.strip, file))
 
 
 def _columns(path):

@@ -68,7 +68,7 @@ def pursue(
 
 
 def gram_matrix(atoms):
-    """Multiplies all atoms with each other, on all cores."""
+    """Multiplies all atoms, (num_latents, input_dim), with each other, on all cores."""
     gram = np.empty((len(atoms), len(atoms)), atoms.dtype)
 
     def multiply(begin):
@@ -82,7 +82,7 @@ def gram_matrix(atoms):
 
 
 def spread(chosen, codes, num_latents):
-    """Puts the codes of some atoms in their places among all atoms."""
+    """Puts the codes of some atoms, (n, size) like their numbers, in their places among all."""
     dense, (rows, places) = aligned_zeros((len(codes), num_latents), codes.dtype), np.nonzero(codes)
     dense[rows, chosen[rows, places]] = codes[rows, places]
     return dense

@@ -132,8 +132,8 @@ def amortisation_gap(
             "against signed codes."
         )
     weight = as_floats("lam", lam)
-    achieved = lasso_problem.objective(target, dictionary, codes, weight)
     optimum = sparse_code(target, dictionary, weight, nonneg=not signed, **options)
+    achieved = lasso_problem.objective(target, dictionary, codes, weight)
     gap, best = _excess(achieved, optimum), np.asarray(optimum.objective)
     relative = np.divide(gap, best, out=np.where(gap > 0, np.inf, 0.0), where=best > 0)
     return AmortisationGap(gap, relative, codes, optimum)

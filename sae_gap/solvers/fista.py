@@ -29,7 +29,7 @@ def _next_momentum(momentum):
 
 
 def step_size(dictionary):
-    """`1 / ‖D‖₂²`; 1 for an all-zero dictionary, which has no gradient."""
+    """`1 / ‖D‖₂²` of a dictionary, (input_dim, num_latents); 1 for zeros, without a gradient."""
     constant = lasso_problem.lipschitz(dictionary)
     return jnp.where(constant > 0, 1 / jnp.where(constant > 0, constant, 1), 1).astype(
         dictionary.dtype

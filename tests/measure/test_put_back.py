@@ -68,8 +68,9 @@ class Source:
         return Task(Split(rows), held, held, width=20, network=net)
 
 
-def candidate(name, atoms, encode=None):
-    return SAE.of_model(Model(jnp.asarray(atoms), jnp.zeros(DIM), encode=encode), name=name)
+def candidate(name, atoms, encode=None, bias=0.0):
+    model = Model(jnp.asarray(atoms), jnp.full(DIM, bias), encode=encode)
+    return SAE.of_model(model, name=name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,10 +177,12 @@ def test_weighted_codes_cost_fewer_nats(patched, tmp_path):
     """Than those of least squares on half as many atoms as the rows have; where all errors cost
     alike, they are the same.
     """
-    true, kinds = candidate("true", patched.atoms), ("screened", "weighted")
-    down = patched.downstream
-    for name, information in (("flat", lambda: np.eye(DIM)), ("nats", down.sensitivity)):
-        down.information = information
+    kinds, down = ("screened", "weighted"), patched.downstream
+    for name, bias, information in (
+        ("flat", 0.02, lambda: np.eye(DIM)),
+        ("nats", 0.0, down.sensitivity),
+    ):
+        true, down.information = candidate("true", patched.atoms, bias=bias), information
         plain, weighted = run(patched, tmp_path, true, l0=(1,), codes=kinds, name=name)
         assert (plain["codes"], weighted["codes"]) == kinds
         assert weighted["l0"] == pytest.approx(1, abs=0.05)

@@ -96,8 +96,8 @@ class Uses(namedtuple("Uses", "atoms samples codes begins")):
 
 
 def uses_of(places, codes, num_latents):
-    """Returns the uses in samples with codes by slot: sample i uses atom `places[i, w]` if
-    `codes[i, w]` is positive.
+    """Returns the uses in samples with codes by slot, both (n, slots): sample i uses atom
+    `places[i, w]` if `codes[i, w]` is positive.
     """
     atoms = jnp.where(codes > 0, places, num_latents).reshape(-1)
     order = jnp.argsort(atoms, stable=True)

@@ -69,7 +69,9 @@ class Atoms(namedtuple("Atoms", "dictionary moved")):
     """
 
     def put(self, places, atoms):
-        """Puts atoms, at unit length, in their places; drops those whose place is num_latents."""
+        """Puts atoms, (..., input_dim), at unit length in their places, (...,); drops those whose
+        place is num_latents.
+        """
         places, columns = places.reshape(-1), atoms.reshape(-1, atoms.shape[-1]).T
         return Atoms(
             self.dictionary.at[:, places].set(unit_atoms(columns)[0], mode="drop"),
@@ -362,7 +364,7 @@ def alike_pairs(atoms, counts, others, least):
 
 def members_of(owner, most=MEMBERS):
     """Returns the first atoms that each atom owns, a row each, filled up with num_latents, which is
-    also the owner of atoms that have none.
+    also the owner, of (num_latents,), of atoms that have none.
     """
     num_latents = len(owner)
     order = jnp.argsort(owner, stable=True)

@@ -19,7 +19,9 @@ def most_restarts(num_latents, num_samples):
 
 
 def largest(rows, most):
-    """Returns the longest of some residuals, which atoms restart from, in falling order."""
+    """Returns the longest of some residuals, (n, input_dim), in falling order; atoms restart from
+    them.
+    """
     return rows[lax.top_k(jnp.sum(rows**2, axis=1), most)[1]]
 
 
