@@ -123,7 +123,10 @@ class MeasureOptions(VarianceOptions, PutBack):
             raise ValueError("--recording takes one process; leave --distributed out.")
         if not self.layers:
             return
-        for name in ("layer", "mlp", "dictionary", "controls", "costs", "match_l0", "activations"):
+        foreign = (
+            "layer mlp dictionary controls costs match_l0 activations key targets held_out samples"
+        )
+        for name in foreign.split():
             if getattr(self, name) != getattr(MeasureOptions, name):
                 raise ValueError(f"--layers replaces streams of a recording; leave --{name} out.")
         if [*self.layers] != sorted(self.layers) or len(self.sae) != len(self.layers):

@@ -131,7 +131,10 @@ def test_a_transcoder_and_an_sae_of_the_mlps_output_replace_it(recorded, tmp_pat
 
 def test_saes_of_several_layers_stand_alone_and_together(recorded, monkeypatch, tmp_path):
     sae_gap.save_sae(recorded.model, tmp_path / "first")
-    mine = recorded.folder / "mine"
+    mine, atoms = recorded.folder / "mine", recorded.model.decoder
+    np.save(tmp_path / "D.npy", np.asarray(atoms))
+    silent = dataclasses.replace(recorded.model, encoder=Affine(atoms, -1e4 * jnp.ones(96)))
+    sae_gap.save_sae(silent, tmp_path / "dead")
     flags = (*recorded.flags[:-1], f"--results_dir={tmp_path}", "--anyway")
     both = "--layer=10", f"--sae={tmp_path / 'first'},{mine}", "--layers=0,1", "--codes=omp"
     out = succeed("measure", *flags, *both)
@@ -150,16 +153,19 @@ def test_saes_of_several_layers_stand_alone_and_together(recorded, monkeypatch, 
         assert float(summed["kl"]) == pytest.approx(float(first["kl"]) + float(line["kl"]))
         assert float(whole["ratio"]) == pytest.approx(float(whole["kl"]) / float(summed["kl"]))
         assert f"{float(whole['kl']):.3f} ± " in out.splitlines()[-1]
-    # The same command codes nothing again.
-    monkeypatch.setattr(together, "score_together", None)
-    assert succeed("measure", *flags, *both) == out
     for words, *wrong in (
         ("must ascend, with one --sae for each", "--layers=1,0"),
         ("must ascend, with one --sae for each", "--layers=1"),
         ("leave --mlp out", "--mlp"),
+        ("leave --held_out out", "--held_out=all"),
+        ("D has no encoder, or a dead one", f"--sae={tmp_path / 'D.npy'},{mine}"),
+        ("dead has no encoder, or a dead one", f"--sae={tmp_path / 'dead'},{mine}"),
         ("block2 is not in", "--layers=0,2"),
     ):
         refused(words, "measure", *flags, *both, *wrong)
+    # The same command codes nothing again.
+    monkeypatch.setattr(together, "score_together", None)
+    assert succeed("measure", *flags, *both) == out
 
 
 def test_codes_that_are_not_finite_are_left_out(made, recorded, monkeypatch, caplog):
