@@ -154,7 +154,6 @@ MINE = ["--sae={m}", "--activations={x}"]
 BAD = {
     "nothing to measure": [],
     "too few to judge by": ["--dictionary={D}", "--activations={few}"],
-    "leaves no rows for controls": [*MINE, "--held_out=all"],
     "no rows for controls or codes": [
         *MINE,
         *["--held_out=all", "--codes=retrained", "--controls=none"],
