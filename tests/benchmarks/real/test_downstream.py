@@ -143,8 +143,7 @@ def test_saes_of_several_layers_stand_alone_and_together(recorded, monkeypatch, 
         ("block 0", "block 1", "the sum of these", "all together"),
     )
     assert [(each["codes"], each["replaced"]) for each in lines] == [*itertools.product(codes, of)]
-    row, *_ = sae_gap.Store(tmp_path / "measure" / "together").rows()
-    assert all("texts" in source for source in row["sources"])
+    assert "texts" in sae_gap.Store(tmp_path / "measure" / "together").rows()[0]["sources"][1]
     # A layer alone costs what `downstream` says.
     succeed("downstream", *flags, f"--sae={mine}", "--controls=none")
     alone = {row["codes"]: row for row in lines_of(tmp_path / "downstream" / "summary.csv")}
@@ -152,7 +151,8 @@ def test_saes_of_several_layers_stand_alone_and_together(recorded, monkeypatch, 
         for name in ("kl", "delta_ce", "l0"):
             assert float(line[name]) == pytest.approx(float(alone[line["codes"]][name]), abs=1e-5)
         assert float(summed["kl"]) == pytest.approx(float(first["kl"]) + float(line["kl"]))
-        assert float(whole["ratio"]) == pytest.approx(float(whole["kl"]) / float(summed["kl"]))
+        for column, other in (("ratio", summed), ("of_own", lines[3])):
+            assert float(whole[column]) == pytest.approx(float(whole["kl"]) / float(other["kl"]))
         assert f"{float(whole['kl']):.3f} ± " in out.splitlines()[-1]
     for words, *wrong in (
         ("must ascend, with one --sae for each", "--layers=1,0"),

@@ -148,7 +148,6 @@ FAULTS = {
     "a dictionary of codes must be one of": "--codes=other:omp",
     "Pruned needs a base": "--methods=pruned",
     "--methods: oracle cannot be learned": "--methods=oracle",
-    "--rows must be": "--rows=1",
 }
 
 
