@@ -4,7 +4,6 @@ for whatever is wrong; the ways to code by their names, and their costs by hand.
 
 import dataclasses
 import itertools
-import math
 import string
 import sys
 from types import SimpleNamespace
@@ -367,7 +366,7 @@ def test_drawn_and_recorded_saes_along_their_training(recorded, tmp_path, monkey
             own, best = (kl[f"topk-80-{steps}-{seed}", name] for name in ("own", "screened"))
             parts.append((own - best, best - rest, rest))
         # Whole passes, whose last batch may be smaller, come close to what was asked for.
-        assert int(line["steps"]) == epochs * math.ceil(seen.num_train / 256)
+        assert int(line["steps"]) == epochs * -(-seen.num_train // 256)
         told = [float(line[name]) for name in ("amortisation_part", "dictionary_part", "rest")]
         np.testing.assert_allclose(told, np.mean(parts, axis=0), rtol=1e-4, atol=1e-6)
     assert epochs > 1
