@@ -158,11 +158,7 @@ class SAE(nn.Module):
                 if name in ("W_dec", "W_skip"):
                     _check_finite(name, value)
             self.register_parameter(name, value)
-        steps = options.pop("steps", ())
-        each = [(width,), (dim, width)] * len(steps)
-        for value, shape in zip(steps[len(steps) % 2 * 3 :], each, strict=False):
-            check_tensor("steps", value, shape, "give c_1, W_1, c_2, W_2, ...", W_dec)
-        self.steps = nn.ParameterList(steps)
+        self.steps = nn.ParameterList(options.pop("steps", ()))
         self.register_buffer("threshold", self._checked(architecture, options))
         self._normalises = type(normalisation or Normalisation())
         for field in dataclasses.fields(self._normalises):

@@ -354,7 +354,6 @@ REFUSED = {
     "pursuit codes what it explains": made("sae_gap_pursuit", k=3, W_skip=torch.zeros(24, 24)),
     "W_skip must be (24, 24)": made(W_skip=torch.zeros(9, 24)),
     "learned_steps codes what it explains": made("learned_steps", k=3, transcoder=True),
-    "steps must be (60), but": made("learned_steps", k=3, steps=(torch.ones(24, 60),) * 2),
     "torch.save": lambda *given: made("learned_steps", k=3)(*given).save(given[2]),
     "leave normalisation out": made(transcoder=True, normalisation=LayerNorm()),
     "W_dec must be finite": lambda sae, x, _: SAE(torch.inf * sae.W_dec, k=3),
