@@ -157,7 +157,8 @@ def check_codes(names: Iterable[str], dictionaries: Collection[str] | None = Non
         if on and dictionaries is not None:
             check_choice("a dictionary of codes", on, dictionaries)
         if name not in CODES and not recipe(name)[1] and not TRAINED.fullmatch(name):
-            check_choice("codes", name, dict.fromkeys((*CODES, *catalogue.encoders())))
+            trained = "retrained", "hidden_1024", "learned_steps_2"
+            check_choice("codes", name, dict.fromkeys((*CODES, *trained, *catalogue.encoders())))
             encoder = catalogue.make_encoder(name, sparsity=1, nonneg=True, l0=1.0)
             _check_bare(name, encoder)
 

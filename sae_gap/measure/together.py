@@ -126,5 +126,5 @@ def together_sentence(lines: Sequence[Row]) -> str:
     text = f"Together the SAEs cost {said(own)}"
     for line in others:
         share, half = 100 * (1 - line["of_own"]), 100 * line["of_own_half"]
-        text += f"; {said(line)}, so {share:.0f} ± {half:.0f} % of the cost of own codes is the encoders'"
+        text += f"; {said(line)}, so {share:.0f} ± {half:.0f} % of own codes' cost is the encoders'"
     return f"{text}."
