@@ -88,8 +88,8 @@ class VarianceOptions(OnPairs, Measured, Results, Outliers, Distributed):
     samples: int = option(5_000, "Rows to score, at most.", least=2)
     held_out: str | None = option(
         None,
-        "Share of the documents to hold out and score; all scores all.  [all without controls; "
-        "else 0.1, which train_real leaves too]",
+        "Share of the documents to hold out and score; all scores all.  [all if no controls or "
+        "codes learn; else 0.1, which train_real leaves too]",
     )
     seed: int = option(0, "Seed of the held-out documents and of the controls.", least=0)
 
@@ -123,7 +123,10 @@ class MeasureOptions(VarianceOptions, PutBack):
             raise ValueError("--recording takes one process; leave --distributed out.")
         if not self.layers:
             return
-        for name in ("layer", "mlp", "dictionary", "controls", "costs", "match_l0", "activations"):
+        foreign = (
+            "layer mlp dictionary controls costs match_l0 activations key targets held_out samples"
+        )
+        for name in foreign.split():
             if getattr(self, name) != getattr(MeasureOptions, name):
                 raise ValueError(f"--layers replaces streams of a recording; leave --{name} out.")
         if [*self.layers] != sorted(self.layers) or len(self.sae) != len(self.layers):
@@ -160,7 +163,9 @@ def plan_of(options: VarianceOptions) -> tuple[measure.Plan, dict[str, Check]]:
         samples=options.samples,
         keep_outliers=options.keep_outliers,
         seed=options.seed,
-        held_out=_held_out(options.held_out, activations, controls),
+        held_out=_held_out(
+            options.held_out, activations, controls or measure.learns(options.codes)
+        ),
         inputs=inputs,
     )
     if len(activations.outliers.rows):
@@ -181,17 +186,15 @@ def plan_of(options: VarianceOptions) -> tuple[measure.Plan, dict[str, Check]]:
     return plan, reports
 
 
-def _held_out(
-    text: str | None, activations: Activations, controls: Sequence[str]
-) -> Activations | float:
+def _held_out(text: str | None, activations: Activations, learns: object) -> Activations | float:
     """What is scored, or the share of it."""
-    if text == "all" and controls:
+    if text == "all" and learns:
         raise ValueError(
-            "--held_out=all leaves no rows for controls to learn from; give a share, or "
-            "--controls=none."
+            "--held_out=all leaves no rows for controls or codes to learn from; give a share, or "
+            "--controls=none and no codes that are trained."
         )
     if text in (None, "all"):
-        return TENTH if controls else activations
+        return TENTH if learns else activations
     try:
         return float(str(text))
     except ValueError:

@@ -86,7 +86,7 @@ class TrainOptions(Fitted, OnPairs, Outliers, Distributed):
     epochs: int = option(8, "Passes of an SAE over the training rows.", least=1)
     batch_size: int = option(256, "Rows to a step of an SAE.", least=1)
     visits: float = option(150.0, "Rows that online_dl sees for each latent.", least=1)
-    rows: int | None = option(None, "Rows to learn from, at most, evenly spaced.  [all]", least=1)
+    rows: int | None = option(None, "Rows to learn from, at most, evenly spaced.  [all]", least=2)
     samples: int = option(5_000, "Held-out rows to score, at most.", least=2)
     seed: int = option(0, "Seed of what is learned.", least=0)
 

@@ -7,7 +7,7 @@ some steps of 256 rows, from the same rows on longer fits, and are put back into
 own L0. The dictionary's part of their nats is what a screened pursuit gains on one wide dictionary,
 the same for all SAEs, and the rest what it leaves there; their lines are means over seeds, with
 intervals over documents. SAEs are stored as `<SAE>-<atoms>-<steps>-<seed>`, and their lines in
-nats.csv.
+nats.csv, with the steps that they took: whole passes come close to the requested ones.
 
   python -m sae_gap training_budget
   python -m sae_gap training_budget --preset=paper --recording=FOLDER --layer=10 --dictionary=FOLDER
@@ -44,7 +44,9 @@ class BudgetOptions(StudyOptions, PutBack):
     dictionary: tuple[str, ...] = option(
         ("results/train_real/online_dl",), "A wide dictionary of the recording, for all its SAEs."
     )
-    saes: tuple[str, ...] = option(("topk", "batchtopk"), "SAEs of the recording.")
+    saes: tuple[str, ...] = option(
+        ("topk", "batchtopk"), "SAEs of the recording.", choices=train_real.SAES
+    )
     atoms: tuple[int, ...] = option((2_048,), "Their numbers of atoms.", least=1)
     l0: int = option(32, "Their mean L0 in training.", least=1)
     steps: tuple[int, ...] = option(
@@ -79,6 +81,8 @@ class BudgetOptions(StudyOptions, PutBack):
             own, kept, best, least = zip(*codes, strict=True)
             split = line_of(Compared(own, kept, best, reference=least), "kl")
             trained = f"{labels.label(kind)}, {width:,} atoms"
+            # Of whole passes, which only come close to those that were asked for.
+            steps = passes * -(-sources[0].num_train // BATCH)
             yield split | {"dictionary": trained, "panel": trained, "steps": steps}
 
 

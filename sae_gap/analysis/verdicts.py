@@ -55,7 +55,8 @@ class Verdict:
       common: the row of the best codes at the L0 at which dictionaries are compared.
       rival: that row for the dictionary that `online_dl` learned; None if it was left out.
       losses: what the encoder loses, "encoder", and its parts, "values", "support", "selection" and
-        "screening", or "amortisation" and "unreached"; and how much less the "dictionary" explains
+        "screening", "training", "form" and "search", as far as they are known, or "amortisation"
+        and "unreached"; and how much less the "dictionary" explains
         than the learned one. Empty if nothing is judged.
       unsure: why the loss is not split by a network that predicts a transcoder's target.
       line: the split of its FVU at its own L0, as `sae_gap.analysis.parts.splits` has them; its
@@ -162,8 +163,9 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
     for name, found in subjects.items():
         if found[0]["family"] == "control":
             continue
-        kinds = ["own"], ["own_refit"], BEST, ["proposed"], ["predicted"]
-        own, again, best, proposed, predicted = (at(found, codes) for codes in kinds)
+        tried = [row["codes"] for row in found if parts.TRAINED.fullmatch(row["codes"])]
+        kinds = ["own"], ["own_refit"], BEST, ["proposed"], ["predicted"], ["retrained"], tried
+        own, again, best, proposed, predicted, *trained = (at(found, codes) for codes in kinds)
         unsure, line, common = "", None, at(found, BEST, "common")
         dead, losses = own is not None and own["dead"], dict[str, Comparison]()
         if rival is not None and not dead and "skip" not in common:
@@ -171,7 +173,9 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
         if own is not None and not dead:
             judged = "dictionary" in losses and common is best and not losses["dictionary"].reason
             reference = rival if judged else None
-            every: Any = [row and [row] for row in (own, again, best, proposed, reference)]
+            every: Any = [
+                row and [row] for row in (own, again, best, proposed, reference, *trained)
+            ]
             codes = parts.Compared(*every)
             line, split = parts.line_of(codes, "fvu"), parts.split(codes, "fvu")
             losses = split | losses | {"encoder": split["amortisation"]}

@@ -14,6 +14,7 @@ from sae_gap.measure.methods import check_codes as check_codes
 from sae_gap.measure.methods import finite as finite
 from sae_gap.measure.methods import learner_at as learner_at
 from sae_gap.measure.methods import learners_of as learners_of
+from sae_gap.measure.methods import learns as learns
 from sae_gap.measure.methods import methods_of as methods_of
 from sae_gap.measure.methods import of_encoders as of_encoders
 from sae_gap.measure.methods import recipe as recipe

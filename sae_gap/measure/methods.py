@@ -99,7 +99,12 @@ def stem(name: str) -> str:
 
 def of_encoders(name: str) -> bool:
     """True for codes of encoders, which are measured at the own L0 of an encoder alone."""
-    return stem(name) in OF_ENCODERS or bool(TRAINED.fullmatch(stem(name)))
+    return stem(name) in OF_ENCODERS or learns([name])
+
+
+def learns(names: Iterable[str]) -> bool:
+    """True if some of these codes are of encoders that are trained on a dictionary as it is."""
+    return any(TRAINED.fullmatch(stem(name)) for name in names)
 
 
 def trained(name: str, l0: float, learner: Learner) -> SparseAutoencoder:
@@ -114,10 +119,18 @@ def trained(name: str, l0: float, learner: Learner) -> SparseAutoencoder:
         raise LeftOutError("such an encoder reads activations as they are")
     found: Any = TRAINED.fullmatch(stem(name))
     sizes = {"steps": 0, **{key: int(size) for key, size in found.groupdict().items() if size}}
-    about: Any = {"num_steps": PASSES, "batch_size": BATCH, "schedule": "cosine"}
-    about |= {"learning_rate": None, "weight_decay": 0.0, "renormalise_every": None}
-    encoder = LearnedSteps(max(1, round(l0)), **sizes)
-    return SparseAutoencoder(encoder, base=learner, frozen=True, standardised=True, **about)
+    return SparseAutoencoder(
+        LearnedSteps(max(1, round(l0)), **sizes),
+        base=learner,
+        num_steps=PASSES,
+        batch_size=BATCH,
+        learning_rate=None,
+        weight_decay=0.0,
+        renormalise_every=None,
+        schedule="cosine",
+        frozen=True,
+        standardised=True,
+    )
 
 
 def recipe(name: str) -> tuple[str, dict[str, int]]:
@@ -144,7 +157,8 @@ def check_codes(names: Iterable[str], dictionaries: Collection[str] | None = Non
         if on and dictionaries is not None:
             check_choice("a dictionary of codes", on, dictionaries)
         if name not in CODES and not recipe(name)[1] and not TRAINED.fullmatch(name):
-            check_choice("codes", name, dict.fromkeys((*CODES, *catalogue.encoders())))
+            trained = "retrained", "hidden_1024", "learned_steps_2"
+            check_choice("codes", name, dict.fromkeys((*CODES, *trained, *catalogue.encoders())))
             encoder = catalogue.make_encoder(name, sparsity=1, nonneg=True, l0=1.0)
             _check_bare(name, encoder)
 
@@ -246,7 +260,7 @@ def methods_of(
             continue
         source, form = learner, name
         try:
-            if TRAINED.fullmatch(stem(name)):
+            if learns([name]):
                 source, form = trained(name, l0, learner), name.replace(stem(name), "own")
             encoder = encoder_at(form, l0, source, signed, lasso)
         except LeftOutError as reason:

@@ -28,6 +28,7 @@ from sae_gap.measure import (
     check_codes,
     finite,
     learners_of,
+    learns,
     methods_of,
     of_encoders,
     recipe,
@@ -113,7 +114,7 @@ class Plan:
       saes: SAEs and dictionaries. The first sets the width of the controls, and the first whose
         encoder is not dead sets the L0 at which dictionaries are compared.
       source: the rows, which of them are scored, and their documents; activations score a tenth of
-        the documents if there are controls, which learn, and else all.
+        the documents if there are controls or codes that learn, and else all.
       l0: mean L0 of the gap and of the comparison of dictionaries; None takes the encoder's own.
       controls: names of control dictionaries: learners of the suite, or encoders of its SAEs.
       codes: further codes, by their names; see `sae_gap.measure.methods`.
@@ -127,7 +128,7 @@ class Plan:
 
     def __post_init__(self):
         if isinstance(self.source, Activations):
-            held = TENTH if self.controls else self.source
+            held = TENTH if self.controls or learns(self.codes) else self.source
             object.__setattr__(self, "source", HeldOut(self.source, held_out=held))
 
     def check(self) -> None:

@@ -45,6 +45,9 @@ def put_back_together(
       together. `codes`, `l0`, `kl` and `delta_ce`; the KL as a `ratio` of the sum of each alone,
       and of that with own codes, `of_own`; and half the 95 % interval of each, `<name>_half`. Means
       are over the tokens that all layers score, intervals over their `documents`.
+
+    Raises:
+      ValueError: an SAE has no encoder, or its latents never fire.
     """
     first, *_ = sources.values()
     fits = Models(store.folder / "models")
@@ -84,8 +87,10 @@ def put_back_together(
     own: Any = {}
     lines = []
     for layer, sae in saes.items():
-        (own_codes,) = methods_of(sae.given, ["own"], 1)
-        level = placed(measured({layer: own_codes})["l0"], l0)["level"]
+        own_l0s = [measured({layer: each})["l0"] for each in methods_of(sae.given, ["own"], 1)]
+        if not any(own_l0s):
+            raise ValueError(f"{sae.name} has no encoder, or a dead one; give an SAE that codes.")
+        level = placed(own_l0s[0], l0)["level"]
         for each in methods_of(sae.given, in_nats(codes, [*saes.values()]), level):
             found.setdefault(each.row["codes"], {})[layer] = each
     for name, methods in found.items():
@@ -121,5 +126,5 @@ def together_sentence(lines: Sequence[Row]) -> str:
     text = f"Together the SAEs cost {said(own)}"
     for line in others:
         share, half = 100 * (1 - line["of_own"]), 100 * line["of_own_half"]
-        text += f"; {said(line)}, so {share:.0f} ± {half:.0f} % of the former is their encoders'"
+        text += f"; {said(line)}, so {share:.0f} ± {half:.0f} % of own codes' cost is the encoders'"
     return f"{text}."

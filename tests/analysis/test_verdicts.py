@@ -140,7 +140,14 @@ NETWORK = (
 
 @pytest.mark.parametrize(("fvu", "rows", "words"), NETWORK)
 def test_a_network_bounds_the_loss_of_a_transcoder_or_says_nothing(fvu, rows, words):
-    codes = {"own": 0.3, "own_refit": 0.3, "predicted": fvu, "screened": 0.1}
+    codes = {
+        "own": 0.3,
+        "own_refit": 0.3,
+        "predicted": fvu,
+        "screened": 0.1,
+        "retrained": 0.28,
+        "hidden_4": 0.25,
+    }
     found = [
         coded(2.0, name, fvu=fvu, network_rows=rows, errors=[5 * fvu] * 3)
         for name, fvu in codes.items()
@@ -148,6 +155,7 @@ def test_a_network_bounds_the_loss_of_a_transcoder_or_says_nothing(fvu, rows, wo
     (mine,) = measure.verdict(found)
     assert words in str(mine)
     assert ("unreached" in mine.losses) == ("at most" in words)
+    assert mine.losses["form"].more == pytest.approx(0.03)
 
 
 POINTS, LEAD = Comparison(0.9, 0.8, 0.05, 0.15), Comparison(0.8, 0.9, -0.15, -0.05)

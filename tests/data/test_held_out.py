@@ -13,7 +13,9 @@ TARGETS = np.concatenate([INPUTS, 2 * INPUTS[:, :1]], axis=1)
 TARGETS[::30] *= 1_000
 
 
-@pytest.mark.parametrize("options", [{}, {"keep_outliers": True}, {"together": True}, {"seed": 3}])
+@pytest.mark.parametrize(
+    "options", [{}, {"keep_outliers": True}, {"together": True}, {"learn_from": 99}]
+)
 def test_inputs_are_of_the_same_rows_as_their_targets(options):
     x, y = open_activations(INPUTS), open_activations(TARGETS)
     source = HeldOut(y, inputs=x, **options)
@@ -25,6 +27,8 @@ def test_inputs_are_of_the_same_rows_as_their_targets(options):
     np.testing.assert_array_equal(source.scored_inputs, task.id.inputs[: len(source.scored)])
     seen, alone = source.seen(), HeldOut(y, **options).seen()
     assert seen == alone | {"inputs": x.fingerprint}
+    # Where the caller decides how many they are, and not the memory.
+    assert ("learned_from" in seen) == bool({*options} & {"together", "learn_from"})
 
 
 def test_what_a_recorded_mlp_adds_is_known_to_be_a_function(tmp_path):

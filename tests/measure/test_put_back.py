@@ -152,6 +152,7 @@ def test_an_encoder_is_trained_on_the_dictionary_as_it_is(patched, tmp_path):
     assert {row["codes"] for row in rows if row["dictionary"] == "each"} == {"own", "screened"}
     assert {row["codes"] for row in rows if row["dictionary"] == "true"} == {"screened", *kinds}
     assert all(1.5 < named[kind]["l0"] <= 2 for kind in kinds)
+    assert [named[kind]["depth"] for kind in kinds[:3]] == [0, 0, 2]
     assert named["learned_steps_2_refit"]["fvu"] < named["learned_steps_2"]["fvu"]
     line = next(line for line in splits(rows, ["fvu"]) if line["dictionary"] == "turned")
     parts = [line[f"{part}_part"] for part in AMORTISED]

@@ -143,13 +143,21 @@ def test_an_sae_that_explains_nothing_is_measured_if_it_must_be(files, tmp_path,
     mine, rows = str(files / "mine"), str(files / "x.npz")
     plan, _ = binary.plan_of(binary.VarianceOptions(sae=(mine,), activations=rows))
     assert plan.controls == ("samples", "random")
+    # Codes that are trained do not learn from what is scored.
+    bare = {"controls": ("none",), "codes": ("retrained_refit",)}
+    plan, _ = binary.plan_of(binary.VarianceOptions(sae=(mine,), activations=rows, **bare))
+    again = dataclasses.replace(plan, source=plan.source.activations)
+    assert plan.source.held_out == again.source.held_out == 0.1
 
 
 MINE = ["--sae={m}", "--activations={x}"]
 BAD = {
     "nothing to measure": [],
     "too few to judge by": ["--dictionary={D}", "--activations={few}"],
-    "leaves no rows for controls": [*MINE, "--held_out=all"],
+    "no rows for controls or codes": [
+        *MINE,
+        *["--held_out=all", "--codes=retrained", "--controls=none"],
+    ],
     "a share between 0 and 1, or all": [*MINE, "--held_out=some"],
     "holds no recording.json": [*MINE, "--recording={D}"],
     "--layer is of the network; give its --recording": [*MINE, "--layer=3"],
