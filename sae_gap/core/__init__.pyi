@@ -57,6 +57,7 @@ from sae_gap.core.pursuit import PURSUIT as PURSUIT
 from sae_gap.core.pursuit import SLACK as SLACK
 from sae_gap.core.pursuit import check_k as check_k
 from sae_gap.core.pursuit import check_threshold as check_threshold
+from sae_gap.core.pursuit import eliminate as eliminate
 from sae_gap.core.pursuit import least_gain as least_gain
 from sae_gap.core.pursuit import screen_sizes as screen_sizes
 from sae_gap.core.pursuit import whole_pays as whole_pays

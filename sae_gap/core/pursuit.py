@@ -3,6 +3,7 @@ method, `sae_gap.loops.host` has it for a CPU, `sae_gap.solvers.screened` for XL
 `sae_gap.torch.batched` for tensors elsewhere. All select, refit and prune alike.
 """
 
+import math
 from typing import Any
 
 from jaxtyping import Float
@@ -13,6 +14,8 @@ PURSUIT = "sae_gap_pursuit"
 WHOLE = 2**27
 # An atom is dependent if less than this share of its energy lies outside the span of those chosen.
 DEPENDENT = 1e-5
+# The inverse of a Gram matrix of unit atoms has 1 at least on its diagonal, and 0 for dropped ones.
+LEFT = 0.5
 # First all values of the wrong sign are exchanged at once, then one at a time; hardly any sample
 # takes ten exchanges.
 EXCHANGES, MOST = 20, 200
@@ -21,11 +24,36 @@ EXCHANGES, MOST = 20, 200
 SLACK = 1e-6
 
 
-def least_gain(gains: Float[Any, "n size"], l0: float) -> Any:
-    """The gain that l0 atoms a row exceed on average: halfway between the last and the next."""
-    flat = gains.reshape(-1)
-    ordered, first = flat[flat.argsort()], max(0, len(flat) - max(1, round(l0 * len(gains))))
-    return (ordered[first] + ordered[max(0, first - 1)]) / 2
+def least_gain(gains: Float[Any, "..."], kept: Any) -> Any:
+    """Returns a threshold that `kept` gains exceed, with any that equal the last of them: halfway
+    from it to the next smaller one.
+    """
+    arrays = gains.__array_namespace__()
+    ordered = arrays.sort(gains.ravel())
+    last = arrays.take(ordered, gains.size - round(kept), mode="clip")
+    return (last + arrays.max(arrays.where(gains < last, gains, 0))) / 2
+
+
+def eliminate(
+    arrays: Any, table: Float[Any, "size_and_one size"], gains: Float[Any, " size"]
+) -> tuple[Any, Any]:
+    """Drops an atom by backward elimination: that of least cost `z_j² / (G⁻¹)_jj`.
+
+    Args:
+      arrays: `jax.numpy` or `torch`.
+      table: G⁻¹, the inverse of the Gram matrix, and below it the least squares z; zeros for atoms
+        dropped before.
+      gains: the largest cost so far for atoms that are left, and up to its own for a dropped one.
+
+    Returns:
+      The same without the atom.
+    """
+    left = arrays.diagonal(table)
+    costs = arrays.where(left > LEFT, table[-1] ** 2 / left, math.inf)
+    out = costs.argmin()[None]
+    column = table[:, out]
+    gains = arrays.maximum(gains, costs.min() * (left > LEFT))
+    return table - column * (column[:-1].T / column[out]), gains
 
 
 def whole_pays(

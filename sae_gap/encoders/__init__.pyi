@@ -43,7 +43,6 @@ from sae_gap.encoders.relu import ReLU as ReLU
 from sae_gap.encoders.screened_pursuit import BatchPursuit as BatchPursuit
 from sae_gap.encoders.screened_pursuit import ScreenedPursuit as ScreenedPursuit
 from sae_gap.encoders.screened_pursuit import Threshold as Threshold
-from sae_gap.encoders.screened_pursuit import least_gain as least_gain
 from sae_gap.encoders.topk import BatchTopK as BatchTopK
 from sae_gap.encoders.topk import BatchTopKParameters as BatchTopKParameters
 from sae_gap.encoders.topk import ListaMatryoshka as ListaMatryoshka

@@ -11,17 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sae_gap.core import Coded, Model, Task, check_type, counted, is_traced, option
+from sae_gap.core import Coded, Model, Task, check_type, counted, is_traced, least_gain, option
 from sae_gap.encoders import (
     Encoder,
     Inferring,
     Lasso,
     keep_nans,
-    least_gain,
     on_unit_atoms,
     unit_atoms,
 )
-from sae_gap.solvers import leave_one_out, sparse_code
+from sae_gap.solvers import backward_elimination, sparse_code
 from sae_gap.solvers.least_squares import least_squares
 
 # A latent is on above this magnitude.
@@ -135,8 +134,8 @@ class Pruned(Refined):
     """Least squares on the atoms of an encoder's codes whose worth exceeds one threshold for all
     samples.
 
-    The worth is the rise in the least-squares error without the atom, as in `leave_one_out`, or the
-    magnitude of the code. D has unit atoms.
+    The worth is the rise in the least-squares error up to the drop of the atom, as in
+    `backward_elimination`, or the magnitude of the code. D has unit atoms.
 
     Args:
       encoder: the encoder; worth by "loss" refits its codes by least squares.
@@ -149,6 +148,8 @@ class Pruned(Refined):
     listed = False
     colour = "#EE7733"
     rank = 16
+    # 2: atoms are dropped one at a time.
+    version = 2
     flops = OnSupport.flops
 
     l0: float = option(default=10.0, static=True, above=0)
@@ -176,7 +177,7 @@ class Pruned(Refined):
     def _worth(self, model, codes):
         atoms, norms = unit_atoms(model.decoder)
         scaled = jnp.asarray(codes) * norms
-        return jnp.abs(scaled) if self.by == "magnitude" else leave_one_out(atoms, scaled)
+        return jnp.abs(scaled) if self.by == "magnitude" else backward_elimination(atoms, scaled)
 
     def refine(self, model, signals, codes):
         kept = jnp.where(self._worth(model, codes) > jnp.asarray(self.threshold), codes, 0)

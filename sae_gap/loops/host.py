@@ -36,7 +36,7 @@ def pursue(
       atoms: of unit length or zero, (num_latents, input_dim), of the type of the signals.
       num_candidates: candidates of a screen; see `core.pursuit.screen_sizes`.
       sizes: numbers of atoms after the screens.
-      least: atoms whose absence raises the squared error by less are dropped.
+      least: backward elimination drops atoms while that raises the squared error by less.
       proposals: the first screen takes the largest of these; None takes correlations.
       plain: whether codes are the least squares of either sign on all atoms of the last screen, as
         in orthogonal matching pursuit; there are then no gains.
@@ -44,8 +44,8 @@ def pursue(
       largest: the largest Gram matrix of all atoms that is stored, in floats; None takes `WHOLE`.
 
     Returns:
-      The numbers of the chosen atoms, their codes (zero for an unused atom), and the increase of
-      the squared error without each, before any is dropped.
+      The numbers of the chosen atoms, their codes (zero for an unused atom), and the largest rise
+      of the squared error up to the drop of each, if all were dropped.
     """
     from sae_gap.loops import screened
 

@@ -9,7 +9,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, MOST, SLACK
+from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, LEFT, MOST, SLACK
 from sae_gap.loops.routines import copy, dot, entry, first_largest, helper, subtract
 
 # Rows of tables are whole numbers of vectors: single numbers at their ends would take most of the
@@ -140,7 +140,7 @@ def _marked(on, few):
 @no_type_check
 def _nonnegative(ready, gram, toward, allowed, slack, on, codes, room):
     """Least squares over `z ≥ 0` on the allowed atoms, by block principal pivoting. `factor` is of
-    these atoms if it is ready, and becomes that of the atoms in the solution.
+    these atoms if it is ready.
     """
     factor, right, found, places = room
     copy(on, allowed)
@@ -171,32 +171,44 @@ def _nonnegative(ready, gram, toward, allowed, slack, on, codes, room):
     for w in range(on.size):
         on[w] = on[w] and codes[w] > 0
         codes[w] = codes[w] if on[w] else 0
-    left = _marked(on, places)
-    if left < few.size:
-        _factor(gram, places[:left], factor)
 
 
 @helper
 @no_type_check
-def _gains(on, codes, half, gains, room):
-    """The rise of the squared error without each atom that is on, `z_j² / (G⁻¹)_jj`. With their
-    factor U the rows of `half` are those of `U⁻ᵀ`, and the sums of their squares are the diagonal.
+def _eliminate(on, gram, codes, inverse, basis, gains, room):
+    """Backward elimination: drops the atom of least cost `z_j² / (G⁻¹)_jj` until none is left. The
+    gain of an atom is the largest cost up to its own.
+
+    The rows of `basis` are those of a Cholesky factor of G⁻¹ in the order of the drops.
     """
-    factor, spread, _, places = room
-    few = places[: _marked(on, places)]
-    wide = _wide(few.size)
-    spread[:wide] = 0
-    for i in range(few.size):
-        row, scale = half[i, :wide], 1 / factor[i, i]
-        row[:] = 0
-        row[i] = 1
-        _reduce(row, factor, i, i, half)
-        for n in range(wide):
+    _, values, left, _ = room
+    inverse[:], gains[:], left[:], drops, most = 0, 0, 0, 0, 0.0
+    copy(values[: on.size], codes)
+    for w in range(on.size):
+        if on[w]:
+            row = basis[w]
+            row[:] = 0
+            _reduce(row, gram, w, w, inverse)
+            row[w] = 1
+            energy = dot(row, gram[w])
+            for b in range(w + 1):
+                subtract(inverse[b], -row[b] / energy, row)
+            drops += 1
+    for w in range(on.size):
+        left[w] = inverse[w, w]
+    for step in range(drops):
+        row = basis[step]
+        for n in range(row.size):
+            row[n] = -(values[n] ** 2) / left[n] if left[n] > LEFT else -np.inf
+        out = first_largest(row)
+        gains[out] = most = max(most, -row[out])
+        copy(row, inverse[out])
+        _reduce(row, basis, out, step, basis)
+        subtract(values, values[out] / row[out], row)
+        scale = 1 / np.sqrt(row[out])
+        for n in range(row.size):
             row[n] *= scale
-            spread[n] += row[n] ** 2
-    gains[:] = 0
-    for n in range(few.size):
-        gains[few[n]] = codes[few[n]] ** 2 / spread[n]
+            left[n] -= row[n] ** 2
 
 
 @helper
@@ -297,13 +309,14 @@ def pursue_block(
         takes correlations.
       num_candidates: candidates of a screen, at most num_latents.
       sizes: numbers of atoms after the screens, at most num_candidates.
-      threshold: the last least squares are without atoms of which the squared error rises by less.
+      threshold: the last least squares are without atoms of smaller gains.
       plain: whether it ends with the least squares of the last screen, and no sooner than with all
         its atoms, as orthogonal matching pursuit does; there are then no gains.
       signed: whether a step takes the largest |correlation|.
       chosen: `(n, size)`, the result.
       codes: `(n, size)`, the result; zero for an unused atom.
-      gains: `(n, size)`, the result: the rise of the squared error without each atom.
+      gains: `(n, size)`, the result: the largest rise of the squared error up to the drop of each
+        atom.
     """
     (num_samples, size), (num_latents, dim), kind = chosen.shape, atoms.shape, atoms.dtype
     rest, pull = signals.copy(), np.empty((num_samples, num_latents), kind)
@@ -315,7 +328,7 @@ def pursue_block(
         np.zeros((size, _wide(num_candidates)), kind),
         np.zeros((3, _wide(num_candidates)), kind),
     )
-    tables, vectors = np.zeros((3, size, _wide(size)), kind), np.zeros((3, _wide(size)), kind)
+    tables, vectors = np.zeros((4, size, _wide(size)), kind), np.zeros((3, _wide(size)), kind)
     gram, factor, flags = tables[0], tables[1], np.empty((2, size), np.bool_)
     toward, on, kept = vectors[0], flags[0], flags[1]
     room = factor, vectors[1], vectors[2], np.empty(size + 1, np.int64)
@@ -375,12 +388,10 @@ def pursue_block(
                 subtract(toward[: _wide(end)], -values[i, a], factor[a])
             code, slack = codes[i, :end], SLACK * length
             _nonnegative(True, gram, toward, on[:end], slack, kept[:end], code, room)
-            _gains(kept[:end], code, tables[2], gains[i, :end], room)
-            drops = False
-            for a in range(end):
-                on[a] = kept[a] and gains[i, a] >= threshold
-                drops |= kept[a] != on[a]
-            if drops:
+            _eliminate(kept[:end], gram, code, tables[2], tables[3], gains[i, :end], room)
+            if threshold > 0:
+                for a in range(end):
+                    on[a] = gains[i, a] >= threshold
                 _nonnegative(False, gram, toward, on[:end], slack, kept[:end], code, room)
             gains[i, end:] = 0
     for i in range(num_samples):

@@ -17,4 +17,4 @@ from sae_gap.solvers.reweighted import Pursuit as Pursuit
 from sae_gap.solvers.reweighted import atom_rows as atom_rows
 from sae_gap.solvers.reweighted import default_slots as default_slots
 from sae_gap.solvers.reweighted import num_blocks as num_blocks
-from sae_gap.solvers.screened import leave_one_out as leave_one_out
+from sae_gap.solvers.screened import backward_elimination as backward_elimination

@@ -8,7 +8,16 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from sae_gap.core import DEPENDENT, EXCHANGES, MOST, SLACK, is_traced, product, whole_pays
+from sae_gap.core import (
+    DEPENDENT,
+    EXCHANGES,
+    MOST,
+    SLACK,
+    eliminate,
+    is_traced,
+    product,
+    whole_pays,
+)
 from sae_gap.loops import host
 from sae_gap.runtime import sharding
 from sae_gap.solvers import coding
@@ -19,7 +28,7 @@ CHUNK = 2**24
 
 def pursue(options, atoms, lengths, targets, proposals, threshold):
     """The codes of a screened pursuit, (n, num_latents), NaN for a row that is not finite, and the
-    rise in squared error without each atom of a support, (n, size); zero for an unused atom.
+    largest rise in squared error up to the drop of each atom, (n, size); zero for an unused atom.
 
     Args:
       options: candidates of a screen, and the numbers of atoms after the screens.
@@ -43,37 +52,44 @@ def pursue(options, atoms, lengths, targets, proposals, threshold):
     return jax.pure_callback(run, kinds, *given, vmap_method="sequential")
 
 
-def leave_one_out(
+def backward_elimination(
     dictionary: Float[Array, "input_dim num_latents"], codes: Float[ArrayLike, "n num_latents"]
 ) -> Float[Array, "n num_latents"]:
-    """Returns the rise in the least-squares error if an atom goes and the rest is refitted,
-    `z_j² / [(D_SᵀD_S)⁻¹]_jj`; zero for an atom that depends on others.
+    """Drops the atom whose absence raises the least-squares error least, `z_j² / [(D_SᵀD_S)⁻¹]_jj`,
+    refits the rest, and goes on until none is left.
 
     Args:
       dictionary: D, unit atoms, (input_dim, num_latents).
-      codes: least squares on their supports S, (n, num_latents).
+      codes: z, least squares on their supports S, (n, num_latents).
+
+    Returns:
+      For each atom the largest rise up to its own, (n, num_latents): those above a threshold are
+      the atoms left once each costs more than that. Zero for an atom that depends on others.
     """
     codes = jnp.asarray(codes)
     largest = jnp.max(jnp.sum(codes != 0, axis=1), initial=1)
-    return _leave_one_out(dictionary.T, codes, int(largest))
+    return _eliminate(dictionary.T, codes, int(largest))
 
 
 @functools.partial(jax.jit, static_argnames="size")
-def _leave_one_out(atoms, codes, size):
+def _eliminate(atoms, codes, size):
     # A ridge of a few roundings of the trace keeps the Gram matrix of dependent atoms definite.
     ridge = 8 * jnp.finfo(atoms.dtype).eps * size * jnp.eye(size, dtype=atoms.dtype)
 
     def one(codes):
         chosen = jax.lax.top_k(jnp.abs(codes), size)[1]
         held, values = atoms[chosen], codes[chosen]
-        gains = _gains(product(held, held.T) + ridge, values, values != 0)
+        gains = _gains(product(held, held.T) + ridge, values)
         return jnp.zeros_like(codes).at[chosen].set(gains)
 
     return jax.lax.map(one, codes, batch_size=max(1, CHUNK // (size * atoms.shape[1])))
 
 
-def _gains(gram, codes, on):
-    return jnp.where(on, codes**2 / _inverse_diagonal(_restricted(gram, on)), 0)
+def _gains(gram, codes):
+    one = jnp.eye(len(gram), dtype=gram.dtype)
+    inverse = _solve(_restricted(gram, codes != 0), one)
+    begin = jnp.vstack([inverse, codes]), 0 * codes
+    return jax.lax.fori_loop(0, len(gram), lambda _, carry: eliminate(jnp, *carry), begin)[1]
 
 
 def _on_host(num_candidates, sizes, *given):
@@ -122,7 +138,7 @@ def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):
         pull = product(atoms, signal - product(codes, atoms[chosen]))
     gram, correlation = gram[jnp.ix_(places, places)], correlation[places]
     codes, on = _nonnegative(gram, correlation, on, slack)
-    gains = _gains(gram, codes, on)
+    gains = _gains(gram, codes)
     codes, _ = _nonnegative(gram, correlation, on & (gains >= threshold**2), slack)
     return jnp.zeros(len(atoms), codes.dtype).at[chosen].add(codes), gains
 
@@ -187,14 +203,6 @@ def _back(upper, values):
 @_by_row
 def _solve(gram, correlation):
     return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(gram, lower=True), correlation)
-
-
-@_by_row
-def _inverse_diagonal(gram):
-    """Returns the diagonal of the inverse of G = L Lᵀ, which is L⁻ᵀ L⁻¹."""
-    one = jnp.eye(len(gram), dtype=gram.dtype)
-    half = jax.scipy.linalg.solve_triangular(jnp.linalg.cholesky(gram), one, lower=True)
-    return jnp.sum(half**2, axis=0)
 
 
 def _restricted(gram, on):

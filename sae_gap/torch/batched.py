@@ -4,13 +4,14 @@ on all rows, and the host reads no value, for which it would wait.
 `sae_gap.encoders.screened_pursuit` describes the method; `sae_gap.loops.host` has it for a CPU.
 """
 
+import functools
 import math
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sae_gap.core import DEPENDENT, SLACK
+from sae_gap.core import DEPENDENT, SLACK, eliminate
 
 # Exchanges between zero and positive codes, first of all atoms of the wrong sign at once, and then
 # of one at a time, in the few rows that go round in circles: of 50,000 with as many atoms as
@@ -26,7 +27,7 @@ def pursue(
     atoms: Float[Tensor, "num_latents input_dim"],
     num_candidates: int,
     sizes: tuple[int, ...],
-    least: Float[Tensor, ""] | None = None,
+    least: Tensor | float | None = None,
 ) -> tuple[Int[Tensor, "n size"], Float[Tensor, "n size"], Float[Tensor, "n size"]]:
     """`sae_gap.loops.host.pursue` on tensors, without proposals."""
     toward = score = target @ atoms.mT
@@ -45,8 +46,12 @@ def pursue(
         places, on = _match(own @ own.mT, toward[rows, near], first, _slack(target), steps)
         chosen = near[rows[:, :steps], places]
         own = atoms[chosen]
-    codes, gains = least_squares(target, own, on)
+    codes, inverse = least_squares(target, own, on)
+    table, gains = torch.cat([inverse, codes[:, None]], 1), 0 * codes
     if least is not None:
+        drop = torch.vmap(functools.partial(eliminate, torch))
+        for _ in codes.mT:
+            table, gains = drop(table, gains)
         codes, _ = least_squares(target, own, (gains > 0) & (gains >= least))
     return chosen, codes, gains
 
@@ -57,7 +62,7 @@ def least_squares(
     on: Bool[Tensor, "n size"],
     *,
     nonneg: bool = True,
-) -> tuple[Float[Tensor, "n size"], Float[Tensor, "n size"]]:
+) -> tuple[Float[Tensor, "n size"], Float[Tensor, "n size size"]]:
     """Solves least squares over `z ≥ 0` by block principal pivoting, as `loops.screened` does.
 
     Args:
@@ -67,8 +72,7 @@ def least_squares(
       nonneg: whether codes may not be negative.
 
     Returns:
-      The codes z, and the increase of the squared error without each, `z_j² / [(D_SᵀD_S)⁻¹]_jj` on
-      the support S.
+      The codes z, and the inverse of the Gram matrix of their support, with the identity elsewhere.
     """
     posed = own @ own.mT, own @ target[:, :, None], _slack(target), on
     if nonneg:
@@ -78,7 +82,7 @@ def least_squares(
         on[rows], _ = _exchange(*(part[rows] for part in (*posed, on)), single=True)
     codes, half = _on_support(*posed[:2], on)
     codes = torch.where(on, codes[:, :, 0].clamp(min=0) if nonneg else codes[:, :, 0], 0)
-    return codes, codes**2 / half.square().sum(1)
+    return codes, half.mT @ half
 
 
 def _exchange(gram, wanted, slack, allowed, on, *, single=False):

@@ -304,8 +304,8 @@ class SAE(nn.Module):
 
     @torch.no_grad()
     def calibrate(self, x: Float[Tensor, "... input_dim"]) -> "SAE":
-        """Prunes the pursuit: of 2 k atoms it keeps those whose absence would add most to the
-        squared error, k on average over the rows of x.
+        """Prunes the pursuit: of 2 k atoms it drops the one whose absence adds least to the squared
+        error, again and again, until k are left on average over the rows of x.
 
         Args:
           x: rows, of which those of zeros, such as padding, do not count. Give rows that the
@@ -329,11 +329,12 @@ class SAE(nn.Module):
         sizes = screen_sizes(2 * cfg.k, cfg.breadth, cfg.screens, *atoms.shape[::-1])
 
         def of_rows(x):
-            return pursue(self._target(x), atoms, *sizes)[2:]
+            return pursue(self._target(x), atoms, *sizes, 0)[2:]
 
         (gains,) = by_rows(of_rows, self.chunk or MANY_ROWS, x)
         # One that its type rounds to zero would prune nothing.
-        threshold = (least_gain(gains, cfg.k).sqrt() / mean_length(weights)).to(self.W_dec)
+        least = least_gain(gains.cpu().numpy(), cfg.k * len(x))
+        threshold = (float(least) ** 0.5 / mean_length(weights)).to(self.W_dec)
         check_threshold(threshold)
         self.threshold = threshold
         self.cfg.pruned = True

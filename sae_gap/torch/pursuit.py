@@ -28,8 +28,8 @@ def pursuit_codes(
     chunk: int | None = None,
 ) -> Float[Tensor, "... num_latents"]:
     """The codes of `sae_gap.encoders.screened_pursuit`: of `ScreenedPursuit` and, with a threshold,
-    of `BatchPursuit`, which pursues 2 k atoms and drops those whose absence adds less than `τ²` to
-    the squared error.
+    of `BatchPursuit`, which pursues 2 k atoms and drops one after another while that adds less than
+    `τ²` to the squared error.
 
     In float32 they equal those of JAX to 1e-5 of the largest code, except for ties up to rounding:
     between two copies of an atom, between two atoms that correlate equally with a signal, between a
@@ -93,7 +93,7 @@ def pursue(
     atoms: Float[Tensor, "num_latents input_dim"],
     num_candidates: int,
     sizes: tuple[int, ...],
-    least: Float[Tensor, ""] | None = None,
+    least: Tensor | float | None = None,
 ) -> list[Tensor]:
     """`sae_gap.loops.host.pursue` on a CPU, and elsewhere its form for accelerators."""
     if not _on_host(target):

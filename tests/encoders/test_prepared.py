@@ -24,7 +24,7 @@ from sae_gap.encoders import (
     lasso,
 )
 from sae_gap.study import Inference
-from tests.solvers.test_pursuits import left_out
+from tests.solvers.test_pursuits import eliminated
 
 RNG = np.random.default_rng(5)
 ATOMS = RNG.normal(size=(10, 30)) * RNG.uniform(0.5, 2, 30)
@@ -53,7 +53,7 @@ def test_of_codes_those_stay_that_are_worth_most(topk, by):
     codes = np.asarray(topk.infer(plain, "id").codes, np.float64) * LENGTHS
     worth = np.abs(codes)
     if by == "loss":
-        worth = np.array([*map(left_out, X - BIAS, [ATOMS] * len(X), codes)])
+        worth = np.array([*map(eliminated, X - BIAS, [ATOMS] * len(X), codes)])
     least = np.sort(worth[COUNTS].ravel())[-24]
     found = np.asarray(topk.infer(Pruned(plain, 2.0, by), "id").codes)
     np.testing.assert_array_equal(found != 0, worth >= least)

@@ -89,7 +89,8 @@ def test_a_pruned_pursuit_is_calibrated_as_in_jax(device):
     sae = SAE(*tensors(atoms, bias), **options).calibrate(torch.from_numpy(x))
     assert sae.threshold.item() == pytest.approx(float(fitted.encoder.value), rel=1e-5)
     codes = sae.encode(torch.from_numpy(x))
-    assert (codes > 0).sum() == 4 * COUNT
+    # Atoms that go together are kept together.
+    assert 0 <= (codes > 0).sum() - 4 * COUNT <= 1
     padded = torch.from_numpy(np.pad(x, ((0, 2 * COUNT), (0, 0))))
     again = SAE(*tensors(atoms, bias), **options).calibrate(padded)
     assert again.threshold.item() == pytest.approx(sae.threshold.item(), rel=1e-6)
