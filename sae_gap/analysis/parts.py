@@ -145,8 +145,10 @@ def split(codes: Compared, loss: str) -> dict[str, Comparison]:
     own, kept, best, proposed, reference, retrained, learned = codes
     pairs = {"amortisation": (best, own)}
     if retrained is not None and learned is not None:
-        pairs |= {"training": (retrained, own), "form": (learned, retrained)}
-        pairs["search"] = best, learned
+        pairs["training"] = retrained, own
+        # Without a better form neither is known.
+        if _name(learned[0]) != _name(retrained[0]):
+            pairs |= {"form": (learned, retrained), "search": (best, learned)}
     if kept is not None:
         pairs |= {"values": (kept, own), "support": (best, kept)}
         if proposed is not None:

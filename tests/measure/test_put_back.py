@@ -157,6 +157,9 @@ def test_an_encoder_is_trained_on_the_dictionary_as_it_is(patched, tmp_path):
     line = next(line for line in splits(rows, ["fvu"]) if line["dictionary"] == "turned")
     parts = [line[f"{part}_part"] for part in AMORTISED]
     assert sum(parts) == pytest.approx(line["amortisation_part"])
+    few = [row for row in rows if row["codes"] in ("own", "screened", "retrained")]
+    alone = next(line for line in splits(few, ["fvu"]) if line["dictionary"] == "turned")
+    assert alone["training_part"] == parts[0] and alone["form_part"] is alone["search_part"] is None
     learned = min(named[kind]["fvu"] for kind in kinds[:3])
     wanted = named["own"]["fvu"] - named["retrained"]["fvu"], named["retrained"]["fvu"] - learned
     assert parts[:2] == pytest.approx(wanted) and line["training_low"] > 0 and min(parts) >= 0
