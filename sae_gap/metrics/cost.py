@@ -77,12 +77,16 @@ def processor_time() -> Metric:
 
 def _processor(inferred):
     """Both sides are timed for each encoder anew, so that the ratio is of one moment."""
-    own, wanted = inferred.learner.encode, inferred.encoder
+    own, base, there = inferred.learner.encode, inferred.learner.base, inferred.inference
+    if base is not None:
+        # An encoder that was trained on a dictionary as it is has that dictionary's as its unit.
+        own = base.encode
+        there = own and type(there)(inferred.task, base.ready)
     if own is None or jax.default_backend() != "cpu":
         return {"processor": None}
     with one_core():
         mine, encoder = (
-            inferred.inference.time(each, TIMED_ON_CORE, RUNS, time.process_time)
-            for each in (wanted, own)
+            on.time(each, TIMED_ON_CORE, RUNS, time.process_time)
+            for on, each in ((inferred.inference, inferred.encoder), (there, own))
         )
     return {"processor": mine / encoder}

@@ -19,6 +19,7 @@ from sae_gap.analysis import RIVAL
 from sae_gap.core import Coded, Model, Split, Task
 from sae_gap.data import HeldOut, open_activations
 from sae_gap.encoders import Affine, MatchingPursuit, TopK, find_weight, lasso
+from sae_gap.learners import SparseAutoencoder
 from sae_gap.lm import Texts, on_network, record
 from sae_gap.measure import KINDS, learner_at, plan, together
 from sae_gap.metrics import Inferred, cost, cost_at
@@ -310,6 +311,12 @@ def test_processor_time_is_that_of_a_thread_relative_to_the_encoder(on, monkeypa
     # Medians without the first run, which compiles; a decoder alone has no encoder.
     assert scores(on, "mp", cost.processor_time(), sae) == {"processor": 2 / 4}
     assert scores(on, "mp", cost.processor_time()) == {"processor": None}
+    # One that was trained on a dictionary is held against that dictionary's.
+    timed, taught = [], SparseAutoencoder(TopK(K), base=sae, frozen=True)
+    seen = lambda self, each, *_: timed.append((self._given, each)) or 2.0  # noqa: E731
+    monkeypatch.setattr(Inference, "time", seen)
+    scores(on, "mp", cost.processor_time(), taught)
+    assert timed[1][0] is sae.ready and timed[1][1] == sae.encode != timed[0][1]
 
 
 def test_one_command_has_variance_nats_and_costs_and_goes_on(recorded, monkeypatch):
