@@ -78,7 +78,7 @@ def put_back_together(
         if key not in stored:
             networks = {layer: source.network for layer, source in sources.items()}
             sums = score_together(first.lm.model, networks, methods, guess)
-            row = decides | {"key": key, "sums": sums, "l0": np.mean(l0s)}
+            row = decides | {"key": key, "sums": sums, "l0": float(np.mean(l0s))}
             store.put(row | results.provenance())
             stored[key] = row
         return stored[key]
