@@ -67,8 +67,8 @@ def test_the_culprit_is_found(rows):
     assert "Dictionary: neither better nor worse beyond doubt than one" in str(encoder)
     assert "Encoder: better codes exist" in str(encoder)
     # It has the supports of the lasso, beyond which a pursuit finds a little on random atoms.
-    assert abs(dictionary.losses["support"].more) < 0.05
-    assert dictionary.losses["dictionary"].low > 0.1 and "Dictionary: worse than" in str(dictionary)
+    assert 0 < dictionary.losses["support"].more < 0.1 < dictionary.losses["dictionary"].low
+    assert "Dictionary: worse than" in str(dictionary)
     # Nothing is lost by its choice of latents, and much by the scale of its codes alone.
     assert shrunk.losses["support"].more == pytest.approx(0, abs=1e-2)
     assert shrunk.losses["values"].low > 0.1
