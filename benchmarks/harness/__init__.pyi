@@ -3,6 +3,8 @@
 from benchmarks.harness.bench import INFERENCE as INFERENCE
 from benchmarks.harness.bench import RECOVERY as RECOVERY
 from benchmarks.harness.bench import Bench as Bench
+from benchmarks.harness.bench import Run as Run
+from benchmarks.harness.bench import StudyOptions as StudyOptions
 from benchmarks.harness.drawings import Drawing as Drawing
 from benchmarks.harness.methods import Tuned as Tuned
 from benchmarks.harness.preset import PRESETS as PRESETS

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 
 from benchmarks import studies
-from benchmarks.harness.main import Run
+from benchmarks.harness import Run
 from benchmarks.report import pages
 from sae_gap import catalogue
 from sae_gap.analysis import Lines, published, shares, splits, table_of, tables

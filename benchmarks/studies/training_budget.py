@@ -17,8 +17,17 @@ import dataclasses
 import itertools
 from collections.abc import Iterator
 
-from benchmarks.harness import Bench, Drawing, Tuned, frozen, methods, option, presets
-from benchmarks.harness.main import Run, StudyOptions
+from benchmarks.harness import (
+    Bench,
+    Drawing,
+    Run,
+    StudyOptions,
+    Tuned,
+    frozen,
+    methods,
+    option,
+    presets,
+)
 from benchmarks.real import train_real
 from benchmarks.real.inputs import PutBack
 from benchmarks.studies import attribution
