@@ -2,12 +2,14 @@
 
 Splits the distance of each SAE to the oracle along its fit, at the snapshots that are stored, and
 shows the encoder's share of it against the share of atoms that the dictionary has found. The best
-codes are those of `attribution`. With the recording of a language model, SAEs of it also learn for
-some steps of 256 rows, from the same rows on longer fits, and are put back into the model at their
-own L0. The dictionary's part of their nats is what a screened pursuit gains on one wide dictionary,
-the same for all SAEs, and the rest what it leaves there; their lines are means over seeds, with
-intervals over documents. SAEs are stored as `<SAE>-<atoms>-<steps>-<seed>`, and their lines in
-nats.csv, with the steps that they took: whole passes come close to the requested ones.
+codes are those of `attribution`.
+
+With the recording of a language model it also trains an SAE for each budget of steps, of 256 rows
+each, and puts it back into the model at its own L0. The dictionary's part of its nats is what a
+screened pursuit gains on one wide dictionary, the same for all; the rest is what it leaves there.
+Lines are means over seeds, with intervals over documents. SAEs are stored as
+`<SAE>-<atoms>-<steps>-<seed>`, and their lines in nats.csv, with the steps that they took: whole
+passes come close to the requested ones.
 
   python -m sae_gap training_budget
   python -m sae_gap training_budget --preset=paper --recording=FOLDER --layer=10 --dictionary=FOLDER
