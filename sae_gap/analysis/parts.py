@@ -12,7 +12,8 @@ With L(·) the mean loss of codes over the same documents or seeds,
 sum to L(own); values and support part together are the amortisation part, which where encoders were
 trained on the same dictionary is also the sum of
 
-  training part    L(own) - L(retrained): an encoder of the same form, trained on it as it is
+  training part    L(own) - L(retrained): an affine map with TopK, trained on it as it is; below
+                   zero where the encoder's own form is better
   form part        L(retrained) - L(learned): the best encoder that was trained on it
   search part      L(learned) - L(best): what only a search for each sample gains
 
