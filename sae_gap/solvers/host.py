@@ -52,7 +52,7 @@ class Problem(namedtuple("Problem", "signals atoms lam signal_scale atom_scale")
 
 def pose(signals, dictionary, lam, used):
     """The scaled problem, with all atoms or only those of the latents `used`."""
-    atoms, scale = np.empty(dictionary.shape[::-1], dictionary.dtype), np.ones(dictionary.shape[1])
+    atoms, scale = np.zeros(dictionary.shape[::-1], dictionary.dtype), np.ones(dictionary.shape[1])
     for begin in range(0, len(atoms) if used is None else len(used), FEW_ATOMS):
         chosen = slice(begin, begin + FEW_ATOMS)
         chosen = chosen if used is None else used[chosen]

@@ -187,3 +187,11 @@ def test_iterations_that_skip_zeros_are_those_of_all_atoms():
         point = want + momentum * (want - before)
     assert 0 < np.count_nonzero(want) < want.size / 2
     np.testing.assert_allclose(codes, want, atol=1e-12)
+
+
+def test_atoms_outside_of_all_supports_are_zero(monkeypatch):
+    """Memory that nobody wrote may hold anything."""
+    atoms = np.random.default_rng(0).normal(size=(4, 6))
+    monkeypatch.setattr(np, "empty", lambda shape, kind: np.full(shape, 1e300, kind))
+    posed = host.pose(np.ones((2, 4)), atoms, np.ones((2, 1)), np.array([0, 3])).atoms
+    np.testing.assert_array_equal(posed.any(axis=1), np.isin(np.arange(6), [0, 3]))
