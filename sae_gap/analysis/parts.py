@@ -12,14 +12,14 @@ With L(·) the mean loss of codes over the same documents or seeds,
 sum to L(own); values and support part together are the amortisation part, which where encoders were
 trained on the same dictionary is also the sum of
 
-  training part    L(own) - L(retrained): an affine map with TopK, trained on it as it is; below
-                   zero where the encoder's own form is better
+  training part    L(own) - L(retrained): an affine map with TopK, trained on it as it is
   form part        L(retrained) - L(learned): the best encoder that was trained on it
   search part      L(learned) - L(best): what only a search for each sample gains
 
-`kept` are the best
-among the encoder's own codes and others on their support, `best` the best ones on its dictionary,
-and `reference` the best ones on the true dictionary where it is known, else on the best at hand.
+which are not judged where the encoder's own form is better than that map beyond doubt. `kept` are
+the best among the encoder's own codes and others on their support, `best` the best ones on its
+dictionary, and `reference` the best ones on the true dictionary where it is known, else on the best
+at hand.
 
 The best codes are those of the least mean loss over the very same rows, for each loss by itself. On
 drawn data all codes take part, the own ones too; on activations those of `BEST`, at one mean L0. A
@@ -145,7 +145,7 @@ def split(codes: Compared, loss: str) -> dict[str, Comparison]:
     """The amortisation part of a loss and the other parts, as far as these are known."""
     own, kept, best, proposed, reference, retrained, learned = codes
     pairs = {"amortisation": (best, own)}
-    if retrained is not None and learned is not None:
+    if retrained and learned and compared(retrained, own, loss).sign >= 0:
         pairs["training"] = retrained, own
         # Without a better form neither is known.
         if _name(learned[0]) != _name(retrained[0]):

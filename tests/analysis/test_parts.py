@@ -19,6 +19,7 @@ from sae_gap.analysis import (
     table_of,
 )
 from sae_gap.analysis.comparison import compare
+from sae_gap.analysis.parts import AMORTISED
 from sae_gap.core import runs
 from tests.figures.samples import row
 
@@ -107,6 +108,14 @@ def test_what_was_not_measured_is_not_known_and_the_own_values_may_be_the_best()
 # Sums of different powers of two, so that each part tells which scores it is the difference of.
 SCORES = {("topk", "own"): 1.0, ("topk", "support"): 3.0, ("topk", "lasso"): 7.0}
 SCORES |= {("oracle", "lasso"): 15.0}
+
+
+@pytest.mark.parametrize(("retrained", "known"), [(0.95, True), (2.5, False)])
+def test_training_is_not_judged_where_the_own_form_is_better_beyond_doubt(retrained, known):
+    learned = {("a", "retrained"): (retrained, 0.45), ("a", "learned_steps_1"): (0.8, 0.4)}
+    line = splits(document_rows(CODES | learned), ["kl"])[0]
+    assert {line[f"{part}_part"] is not None for part in AMORTISED} == {known}
+    assert line["amortisation_part"] > 0
 
 
 def seed_rows(**values):
