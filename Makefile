@@ -34,7 +34,7 @@ help:
 	@echo 'make docs     the reference of the library, build/docs/index.html'
 	@echo 'make dist     a wheel and an sdist in dist/, checked in a fresh environment'
 	@echo 'make test     all tests (.venv/bin/python -m pytest tests/core runs some)'
-	@echo 'make lint     ruff, mypy, the budget of tokens, and the order of imports'
+	@echo 'make lint     ruff, mypy, the budget of words, and the order of imports'
 	@echo 'make format   what ruff can mend by itself'
 	@echo 'make clean    removes .venv and caches, never results'
 	@echo 'sae-gap       in .venv/bin, lists every other binary'
