@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[1]
         ('"""Docstring."""\nx = "string"', 2),
         ('def f():\n    """Docstring."""\n    return 1', 4),
         ("import os\nfrom a import (\n    b as c,\n)\nc", 1),
-        ("def f(x: int | None = None, *, y: list[str]) -> dict[str, int]: ...", 6),
+        ("def f(x: int | None = None, *, y: list[str]) -> dict[str, int]: ...", 7),
         ("x: dict[str, int] = 1", 2),
         ("x = f'{a + b!r:>{width}}'", 2),
         ("(y := 3)", 3),
@@ -37,10 +37,15 @@ def test_blocks_of_code_are_no_words_of_a_page():
 
 
 def test_stubs_hold_imports_alone():
+    """The only name that a stub declares otherwise is the version."""
     stubs = [path for top in ("sae_gap", "benchmarks") for path in (ROOT / top).rglob("*.pyi")]
     assert len(stubs) > 10
+    others = []
     for path in stubs:
-        assert {type(node) for node in ast.parse(path.read_bytes()).body} == {ast.ImportFrom}, path
+        for node in ast.parse(path.read_bytes()).body:
+            if not isinstance(node, ast.ImportFrom):
+                others.append(ast.unparse(node))
+    assert others == ["__version__: str"]
 
 
 def test_folders_add_up_and_tests_are_apart(tmp_path):
