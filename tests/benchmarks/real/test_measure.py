@@ -141,11 +141,11 @@ def test_an_sae_that_explains_nothing_is_measured_if_it_must_be(files, tmp_path,
     # By default no dictionary is learned that takes hours.
     monkeypatch.setattr(binary, "AFFORDABLE", 0)
     mine, rows = str(files / "mine"), str(files / "x.npz")
-    plan, _ = binary.plan_of(binary.VarianceOptions(sae=(mine,), activations=rows))
+    plan, _ = binary.plan_of(binary.MeasureOptions(sae=(mine,), activations=rows))
     assert plan.controls == ("samples", "random")
     # Codes that are trained do not learn from what is scored.
     bare = {"controls": ("none",), "codes": ("retrained_refit",)}
-    plan, _ = binary.plan_of(binary.VarianceOptions(sae=(mine,), activations=rows, **bare))
+    plan, _ = binary.plan_of(binary.MeasureOptions(sae=(mine,), activations=rows, **bare))
     again = dataclasses.replace(plan, source=plan.source.activations)
     assert plan.source.held_out == again.source.held_out == 0.1
 

@@ -48,7 +48,7 @@ def small(monkeypatch):
     preset = {
         "record": {},
         "train_real": {"methods": ("topk", "online_dl"), "width": 80, "epochs": 1, "visits": 2.0},
-        "downstream": {"l0": (L0,), "codes": real.BETTER, "tokens": 240},
+        "measure": {"l0": (L0,), "codes": real.BETTER, "tokens": 240},
         "probe_real": {"rows": 240, "seeds": (0,), "documents": "all"},
     }
     monkeypatch.setitem(real.PRESETS, "smoke", preset)
@@ -66,7 +66,7 @@ def test_from_nothing_to_a_page_and_on(options, small, monkeypatch):
     found = recording.open_recording(recorded)
     assert found.dtype == "float32" and real.RealOptions().dtype == "float16"
     # What the numbers stand for is told of rows by hand, below.
-    rows = [row for row in sae_gap.Store(folder / "downstream").rows() if "kl" in row]
+    rows = [row for row in sae_gap.Store(folder / "measure" / "nats").rows() if "kl" in row]
     (own,) = (row for row in rows if row["codes"] == "own")
     assert own["dictionary"] == "topk" and own["l0"] == pytest.approx(L0, abs=0.01)
     assert numbers(encoder)[:2] == pytest.approx([own["kl"], L0], abs=0.001)
