@@ -21,10 +21,22 @@ GOLDEN = pathlib.Path(__file__).with_name("golden.txt")
 RNG = np.random.default_rng(0)
 VARIANCE = np.array([40.0, 25, 7, 60, 13, 30, 22, 9, 51, 18, 33])
 TOKENS = np.array([100, 300, 50, 200, 10, 70, 90, 130, 40, 60, 110])
-GAP = (
-    "gap scale relative_gap scale_share values_share support_share support_slack optimum_slack "
-    "jaccard overlap_precision overlap_recall fired_only used_only unused"
-).split()
+GAP = [
+    "gap",
+    "scale",
+    "relative_gap",
+    "scale_share",
+    "values_share",
+    "support_share",
+    "support_slack",
+    "optimum_slack",
+    "jaccard",
+    "overlap_precision",
+    "overlap_recall",
+    "fired_only",
+    "used_only",
+    "unused",
+]
 BEST = ("lasso_refit", "screened")
 # The L0 of each encoder; whether it is dead; its model; the FVU of its own and of the best codes.
 SUBJECTS = {
@@ -124,7 +136,9 @@ def reference(rows):
         known |= {"refit_fvu_ratio": again["fvu"] / top["fvu"]}
         known |= {column: lasso[column] for column in GAP}
     if top["family"] != "control":
-        known |= {name: lasso[name] for name in "lam unconverged seed input_dim unused".split()}
+        known |= {
+            name: lasso[name] for name in ["lam", "unconverged", "seed", "input_dim", "unused"]
+        }
         known |= {"optimum_l0": lasso["l0"], "optimum_fvu": lasso["fvu"]}
     spread = lasso["coherence"]
     known |= {"coherence_median": spread[50], "coherence_95": spread[95]}
