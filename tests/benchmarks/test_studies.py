@@ -119,9 +119,18 @@ def means(group, by):
 
 
 # Columns of numbers that are no scores: conditions, and what no mean is of.
-NO_METRICS = (
-    "lam compile_seconds seed input_dim width step iterations flops depth padded_dim".split()
-)
+NO_METRICS = [
+    "lam",
+    "compile_seconds",
+    "seed",
+    "input_dim",
+    "width",
+    "step",
+    "iterations",
+    "flops",
+    "depth",
+    "padded_dim",
+]
 SCORED = [
     f"{name}_{part}" for name in ("mcc", "support_f1", "accuracy", "auc") for part in ("id", "ood")
 ]
