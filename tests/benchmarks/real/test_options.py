@@ -118,8 +118,6 @@ STUBS = {
     "sae_gap.runtime.distributed.start": None,
     "sae_gap.check": SimpleNamespace(wrong=()),
 }
-STEPS = {"record.main": RECORDED, "train_real.train": [], "measure.nats": []}
-STEPS |= {"probe_real.measure": [], "real.write": "page"}
 
 
 @pytest.fixture
@@ -141,7 +139,7 @@ def given(monkeypatch, call, tmp_path):
         seen.clear()
         REPORT.fvu = fvu
         with monkeypatch.context() as patch:
-            for place, stub in (STUBS | (STEPS if name == "real" else {})).items():
+            for place, stub in STUBS.items():
                 spy(patch, place, stub)
             with contextlib.suppress(StoppedError):
                 code, out, err = call(name, *flags)
@@ -158,7 +156,6 @@ BASE = {
     "measure": "--sae=mine --activations=x --recording=r --l0=3 --costs=own --match_l0=3",
     "probe_real": "--sae=mine --recording=r --l0=3",
     "check": "--sae=mine --activations=x",
-    "real": "--sparsity=4 --preset=smoke",
 }
 BASE = {name: flags.split() for name, flags in BASE.items()}
 # Other values than the usual ones, of flags whose type does not tell.
@@ -175,7 +172,6 @@ OTHER = {
     "process_id": "1",
     "sparsity": "2",
     "tokens": "100",
-    "preset": "quick",
 }
 JOINED = ("coordinator", "num_processes", "process_id")
 
