@@ -129,7 +129,7 @@ def of_run(folder, monkeypatch, row=None, document=None, held_out=None, given=US
 def of_measure_sae(folder, monkeypatch, row=None, document=None, atom=0, **flags):
     np.save(folder / "D.npy", ATOMS + 1e-3 * atom)
     given = {"activations": write(folder, row, document), "dictionary": (str(folder / "D.npy"),)}
-    options = binary.VarianceOptions(**given, **{"controls": ("random",)} | flags)
+    options = binary.MeasureOptions(**given, **{"controls": ("random",)} | flags)
     return keys_of(binary.plan_of(options)[0], monkeypatch)
 
 

@@ -31,9 +31,9 @@ from typing import Any
 from absl import logging
 
 from benchmarks import cli
-from benchmarks.options import Distributed, Results, option
+from benchmarks.options import Distributed, frozen, option
 from benchmarks.real import measurement_page
-from benchmarks.real.inputs import Measured, OnPairs, Outliers, PutBack
+from benchmarks.real.inputs import OnPairs, PutBack
 from sae_gap import figures, measure
 from sae_gap.analysis import (
     LOSSES,
@@ -70,9 +70,9 @@ COSTS = (
 )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class VarianceOptions(OnPairs, Measured, Results, Outliers, Distributed):
-    """What to measure on activations alone, and how."""
+@frozen
+class MeasureOptions(OnPairs, PutBack, Distributed):
+    """The options of `measure`."""
 
     match_l0: float | None = option(
         None, "Mean L0 of the best codes.  [the encoder's; else dimensions / 12]", least=0.01
@@ -92,12 +92,6 @@ class VarianceOptions(OnPairs, Measured, Results, Outliers, Distributed):
         "codes learn; else 0.1, which train_real leaves too]",
     )
     seed: int = option(0, "Seed of the held-out documents and of the controls.", least=0)
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class MeasureOptions(VarianceOptions, PutBack):
-    """The options of `measure`."""
-
     l0: tuple[int, ...] = option(
         LEVELS, "Mean L0s at which dictionaries are compared in nats.", least=1
     )
@@ -106,7 +100,6 @@ class MeasureOptions(VarianceOptions, PutBack):
         f"Codes whose cost to measure, at --match_l0 or {PRICED}: all, or some of "
         f"{', '.join(KINDS)} and encoders by their names.  [none]",
     )
-
     layers: tuple[int, ...] = option(
         (),
         "Blocks whose streams to replace together, ascending, by one --sae for each.  [none]",
@@ -116,9 +109,6 @@ class MeasureOptions(VarianceOptions, PutBack):
     def __post_init__(self):
         super().__post_init__()
         check_codes([*self.codes, *(name for name in self.costs if name not in ("all", *KINDS))])
-        for name in ("layer", "layers", "mlp", "l0", "tokens", "costs"):
-            if not self.recording and getattr(self, name) != getattr(MeasureOptions, name):
-                raise ValueError(f"--{name} is of the network; give its --recording too.")
         if self.distributed and self.recording:
             raise ValueError("--recording takes one process; leave --distributed out.")
         if not self.layers:
@@ -133,6 +123,9 @@ class MeasureOptions(VarianceOptions, PutBack):
             raise ValueError("--layers must ascend, with one --sae for each.")
 
     def read_pairs(self) -> tuple[Activations, Activations | None]:
+        for name in ("layer", "mlp", "l0", "tokens", "costs"):
+            if not self.recording and getattr(self, name) != getattr(MeasureOptions, name):
+                raise ValueError(f"--{name} is of the network; give its --recording too.")
         if not self.recording:
             return super().read_pairs()
         from sae_gap.lm.recording import open_recording
@@ -145,7 +138,7 @@ class MeasureOptions(VarianceOptions, PutBack):
         return activations, inputs
 
 
-def plan_of(options: VarianceOptions) -> tuple[measure.Plan, dict[str, Check]]:
+def plan_of(options: MeasureOptions) -> tuple[measure.Plan, dict[str, Check]]:
     """The plan of the measurement, and a report on how each SAE was read, by name.
 
     Raises:
@@ -210,11 +203,11 @@ def is_affordable(sae: SAE) -> bool:
     return products * sae.input_dim * sae.num_latents <= AFFORDABLE
 
 
-def variance(options: VarianceOptions, name: str) -> str:
-    """Measures variance, writes the page in the folder of a name, and returns what to print: the
-    first process alone has any.
+def variance(options: MeasureOptions) -> str:
+    """Measures variance, writes the page, and returns what to print: the first process alone has
+    any.
     """
-    began, folder = time.perf_counter(), options.folder(name)
+    began, folder = time.perf_counter(), options.folder(NAME)
     plan, reports = plan_of(options)
     store, activations = results.Store(folder), plan.source.activations
     rows = measure.run(plan, store)
@@ -226,7 +219,7 @@ def variance(options: VarianceOptions, name: str) -> str:
         "seconds": f"{time.perf_counter() - began:.0f}",
         "peak memory": f"{devices.peak_memory():.1f} GiB",
     }
-    command = f"{cli.COMMAND}{name} {shlex.join(sys.argv[1:])}"
+    command = f"{cli.COMMAND}{NAME} {shlex.join(sys.argv[1:])}"
     text = measurement_page.write(folder, rows, store.rows(), plan.source, reports, command, notes)
     logging.info("read %s/report.html", folder)
     return f"{text}\n"
@@ -325,10 +318,11 @@ def main(options: MeasureOptions) -> None:
     if options.layers:
         print(*together(options), sep="\n\n")
         return
-    print(variance(options, NAME), end="")
+    print(variance(options), end="")
     if options.recording:
+        shown = network(options)
         print()
-        print(*network(options), sep="\n\n")
+        print(*shown, sep="\n\n")
 
 
 if __name__ == "__main__":

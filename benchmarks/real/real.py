@@ -25,7 +25,7 @@ from absl import logging
 
 from benchmarks import cli
 from benchmarks.options import frozen, option, written
-from benchmarks.real import downstream, measure, probe_real, record, train_real
+from benchmarks.real import measure, probe_real, record, train_real
 from benchmarks.real.inputs import OnText
 from benchmarks.report import pages
 from sae_gap import figures, probing
@@ -48,19 +48,19 @@ PRESETS: Any = {
             "epochs": 1,
             "visits": 20.0,
         },
-        "downstream": {"l0": (32,), "codes": BETTER, "tokens": 1_024},
+        "measure": {"l0": (32,), "codes": BETTER, "tokens": 1_024},
         "probe_real": {"rows": 2_000, "seeds": (0,), "documents": "all"},
     },
     "quick": {
         "record": {"tokens": 200_000},
         "train_real": {"width": 3_072, "epochs": 3, "visits": 75.0},
-        "downstream": {"l0": (32, 128), "codes": BETTER, "tokens": 4_096},
+        "measure": {"l0": (32, 128), "codes": BETTER, "tokens": 4_096},
         "probe_real": {"rows": 12_000, "seeds": (0, 1), "documents": "all"},
     },
     "paper": {
         "record": {},
         "train_real": {"width": 4_608, "epochs": 2, "visits": 75.0},
-        "downstream": {},
+        "measure": {"codes": measure.CODES},
         "probe_real": {"rows": 24_000},
     },
 }
@@ -119,7 +119,7 @@ def steps_of(options: RealOptions) -> dict[str, Any]:
     return {
         "record": record.RecordOptions(**recorded | preset["record"]),
         "train_real": train_real.TrainOptions(samples=1_000, results_dir=place, **training),
-        "downstream": downstream.DownstreamOptions(**measured | preset["downstream"]),
+        "measure": measure.MeasureOptions(**measured | preset["measure"]),
         "probe_real": probe_real.ProbeOptions(l0=l0, **measured | preset["probe_real"]),
     }
 
@@ -154,9 +154,11 @@ def main(options: RealOptions) -> None:
         "recording": str(recorded.folder),
         "sae": tuple(f"{trained.results_dir}/{train_real.NAME}/{name}" for name in methods),
     }
-    put_back = dataclasses.replace(steps["downstream"], **measured)
-    levels = {level for level in put_back.l0 if level <= most} | {options.sparsity}
-    patched = downstream.measured(dataclasses.replace(put_back, l0=tuple(sorted(levels))))
+    put_back = dataclasses.replace(steps["measure"], **measured)
+    levels = sorted({level for level in put_back.l0 if level <= most} | {options.sparsity})
+    source, saes = put_back.begin(levels, CONTROLS)
+    folder = put_back.folder(measure.NAME) / "nats"
+    patched = measure.nats(folder, source, saes, levels, put_back.codes, CONTROLS)
     try:
         probed = probe_real.measure(dataclasses.replace(steps["probe_real"], **measured))
     except ValueError as error:

@@ -52,41 +52,6 @@ def document_rows(codes=CODES):
     return rows
 
 
-@pytest.mark.parametrize(
-    ("loss", "own_best", "best"),
-    [("kl", "screened", ("b", "lasso_refit")), ("fvu", "omp", ("a", "omp"))],
-)
-def test_parts_of_documents_by_hand(loss, own_best, best):
-    rows = document_rows()
-    of = {(each["dictionary"], each["codes"]): each for each in rows}
-    (line,) = splits(rows, [loss])
-    sums, unit = {"kl": ("kl_sums", TOKENS), "fvu": ("errors", VARIANCE)}[loss]
-    own, kept, proposed, top = (
-        of["a", name] for name in ("own", "own_refit", "proposed", own_best)
-    )
-    ends = {"values": (own, kept), "support": (kept, top), "selection": (kept, proposed)}
-    ends |= {"screening": (proposed, top), "dictionary": (top, of[best])}
-    ends |= {"amortisation": (own, top)}
-    for part, (worse, better) in ends.items():
-        assert line[f"{part}_part"] == pytest.approx(worse[loss] - better[loss])
-        low, high = interval(worse[sums] - better[sums], unit)
-        assert (line[f"{part}_low"], line[f"{part}_high"]) == pytest.approx((low, high))
-    # As a share of what the own codes lose in the same documents.
-    low, high = interval(own[sums] - top[sums], own[sums])
-    assert (line["share_low"], line["share_high"]) == pytest.approx((low, high))
-    names = "support_codes own_best_codes best_codes best level units"
-    assert [line[name] for name in names.split()] == ["own_refit", own_best, best[1], best[0], 8, 4]
-    total = sum(line[f"{part}_part"] for part in ("values", "support", "dictionary"))
-    assert line["total"] == pytest.approx(own[loss]) == pytest.approx(total + line["rest"])
-
-
-def test_cross_entropy_counts_above_the_clean_models_and_each_loss_has_its_best_codes():
-    lines = splits(document_rows(), ["ce", "fvu"])
-    assert [line["own_best_codes"] for line in lines] == ["screened", "omp"]
-    own = document_rows()[0]
-    assert lines[0]["total"] == pytest.approx(own["ce"] - 2) and lines[0]["total"] < 1.2
-
-
 def test_what_was_not_measured_is_not_known_and_the_own_values_may_be_the_best():
     rows = document_rows()
     unknown = {"proposed": ("selection", "screening"), "own_refit": ("values", "support")}

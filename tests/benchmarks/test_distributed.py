@@ -30,7 +30,7 @@ def commands(tmp_path_factory):
 
     def of(folder):
         given = f"--activations={file} --results_dir={folder}"
-        measure = f"measure_sae --controls=none --sae={folder}/train_real/topk {given}"
+        measure = f"measure --controls=none --sae={folder}/train_real/topk {given}"
         study = f"{STUDY} --results_dir={folder}"
         return [words.split() for words in (study, f"{TRAIN} {given}", measure)]
 
@@ -75,7 +75,7 @@ def test_two_processes_leave_the_rows_of_one(two, commands, tmp_path):
     assert not list(folder.glob("models/*/state*"))
     for words in commands(tmp_path):
         succeed(*words)
-    for binary, many in (("amortisation_gap", 1), ("train_real", 4), ("measure_sae", 7)):
+    for binary, many in (("amortisation_gap", 1), ("train_real", 4), ("measure", 7)):
         found, expected = (numbers(results, binary) for results in (folder, tmp_path))
         assert len(found) >= many
         for place, row in found.items():

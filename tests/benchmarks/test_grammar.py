@@ -77,9 +77,6 @@ def test_every_stored_fit_keeps_the_models_that_any_study_scores():
 def test_only_what_the_paper_published_is_held_against_it():
     for name in {line["study"] for line in published.published()}:
         assert is_comparable(read(name, "--protocol=paper", "--num_latents=50,70"))
-    changes = "protocol=strict epochs=3 seeds=0 noise_db=20 input_dim=47 stream world=synthsae"
-    for change in changes.split():
-        assert not is_comparable(read("vary_latents", "--protocol=paper", f"--{change}")), change
 
 
 @pytest.mark.parametrize("name", STUDIES)

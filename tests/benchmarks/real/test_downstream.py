@@ -7,6 +7,7 @@ import itertools
 import string
 import sys
 from types import SimpleNamespace
+from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
@@ -31,6 +32,8 @@ from tests import tiny
 from tests.conftest import lines_of, page_of, refused, succeed
 
 WORDS = ("the", "cat", "in", "hat", "sat", "on", "12", "mats", "near", "inn")
+# Measures no variance, whose tests are in test_measure.py.
+ALONE = mock.patch.object(measure, "variance", lambda options: "")
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +65,14 @@ def made(recorded):
     mine = (*recorded.flags, f"--sae={folder / 'mine'}", "--controls=samples")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lasso, "find_weight", tiny.weight)
-        out = succeed("downstream", *mine)
+        with ALONE:
+            out = succeed("measure", *mine)
     return SimpleNamespace(folder=folder, mine=mine, out=out)
 
 
+@ALONE
 def test_what_it_leaves(made, recorded, monkeypatch):
-    results = made.folder / "results" / "downstream"
+    results = made.folder / "results" / "measure" / "nats"
     lines = {
         (line["dictionary"], line["codes"], line["level"]): line
         for line in lines_of(results / "summary.csv")
@@ -91,7 +96,7 @@ def test_what_it_leaves(made, recorded, monkeypatch):
     assert {*source.documents()} == {*held}
     # The same command measures nothing again.
     monkeypatch.setattr(scoring, "Inference", None)
-    assert succeed("downstream", *made.mine) == made.out
+    assert succeed("measure", *made.mine) == made.out
 
 
 def test_a_transcoder_and_an_sae_of_the_mlps_output_replace_it(recorded, tmp_path):
@@ -107,20 +112,22 @@ def test_a_transcoder_and_an_sae_of_the_mlps_output_replace_it(recorded, tmp_pat
     assert notes["hook_name_out"] == "blocks.1.hook_mlp_out"
     plain = (*recorded.flags[:-1], results)
     sae = f"--sae={','.join(str(trained / name) for name in names)}"
-    succeed("downstream", *plain, "--mlp", sae, "--anyway")
-    assert len(lines_of(tmp_path / "downstream" / "splits.csv")) == 6
+    with ALONE:
+        succeed("measure", *plain, "--mlp", sae, "--anyway", "--controls=none")
+    assert len(lines_of(tmp_path / "measure" / "nats" / "splits.csv")) == 6
     other = f"--sae={recorded.folder / 'mine'}"
     for words, *arguments in (
         ("is a transcoder, whose inputs are not there; give what it explains as", sae),
         ("mlp0_in is not in", "--mlp", sae, "--layer=0"),
         ("hook_resid_post; give an SAE of the MLP", "--mlp", "--anyway", other),
     ):
-        refused(words, "downstream", *plain, *arguments)
+        with ALONE:
+            refused(words, "measure", *plain, *arguments)
     # The MLP itself predicts the targets, so nothing else does, and a dictionary without a skip
     # does not judge one with it.
     given = *given, sae, "--anyway", "--controls=samples", results
-    assert "so all that their encoders lose is amortisation" in succeed("measure_sae", *given)
-    rows = sae_gap.Store(tmp_path / "measure_sae").rows()
+    assert "so all that their encoders lose is amortisation" in succeed("measure", *given)
+    rows = sae_gap.Store(tmp_path / "measure").rows()
     assert "predicted" not in {row["codes"] for row in rows}
     assert {row["dictionary"] for row in rows if row.get("skip")} == {names[0]}
     rows = [row | ({"dictionary": RIVAL} if row["family"] == "control" else {}) for row in rows]
@@ -144,9 +151,11 @@ def test_saes_of_several_layers_stand_alone_and_together(recorded, monkeypatch, 
     )
     assert [(each["codes"], each["replaced"]) for each in lines] == [*itertools.product(codes, of)]
     assert "texts" in sae_gap.Store(tmp_path / "measure" / "together").rows()[0]["sources"][1]
-    # A layer alone costs what `downstream` says.
-    succeed("downstream", *flags, f"--sae={mine}", "--controls=none")
-    alone = {row["codes"]: row for row in lines_of(tmp_path / "downstream" / "summary.csv")}
+    # A layer alone costs the same.
+    with ALONE:
+        succeed("measure", *flags, f"--sae={mine}", "--controls=none")
+    alone = lines_of(tmp_path / "measure" / "nats" / "summary.csv")
+    alone = {row["codes"]: row for row in alone}
     for first, line, summed, whole in zip(*[iter(lines)] * 4, strict=True):
         for name in ("kl", "delta_ce", "l0"):
             assert float(line[name]) == pytest.approx(float(alone[line["codes"]][name]), abs=1e-5)
@@ -168,20 +177,21 @@ def test_saes_of_several_layers_stand_alone_and_together(recorded, monkeypatch, 
     assert succeed("measure", *flags, *both) == out
 
 
+@ALONE
 def test_codes_that_are_not_finite_are_left_out(made, recorded, monkeypatch, caplog):
     def nan(encoder, model, signals, *begun):
         return Coded(jnp.full((len(signals), model.decoder.shape[1]), jnp.nan))
 
     monkeypatch.setattr(MatchingPursuit, "infer", nan)
     atoms = f"--dictionary={made.folder / 'D.npy'}"
-    for each in ("downstream", "encoder_cost"):
-        results = f"--results_dir={made.folder / 'nan'}"
-        out = succeed(each, *recorded.flags, atoms, results, "--codes=omp,mp")
-        assert "left out mp of D" in caplog.text
-        assert "omp" in out and " mp " not in out, out
-        caplog.clear()
+    monkeypatch.setattr(measure, "CODES", ("omp",))
+    given = atoms, f"--results_dir={made.folder / 'nan'}", "--controls=none", "--match_l0=4"
+    out = succeed("measure", *recorded.flags, *given, "--codes=mp", "--costs=omp,mp")
+    assert caplog.text.count("left out mp of D") == 2
+    assert out.count(" omp ") == 2 and " mp " not in out, out
 
 
+@ALONE
 def test_what_is_wrong_is_told_in_a_sentence(made, recorded):
     folder = made.folder
     tiny.write_lm(folder / "other.gguf", seed=1)
@@ -197,7 +207,7 @@ def test_what_is_wrong_is_told_in_a_sentence(made, recorded):
         ("is both a --sae and a --dictionary", atoms, atoms.replace("dictionary", "sae")),
         ("is of another model than other", atoms, f"--model={folder / 'other.gguf'}"),
     ):
-        refused(told, "downstream", *recorded.flags, *wrong)
+        refused(told, "measure", *recorded.flags, *wrong)
 
 
 def test_a_probe_learns_the_first_concept_of_a_pair(monkeypatch):

@@ -118,8 +118,6 @@ STUBS = {
     "sae_gap.runtime.distributed.start": None,
     "sae_gap.check": SimpleNamespace(wrong=()),
 }
-STEPS = {"record.main": RECORDED, "train_real.train": [], "downstream.measured": []}
-STEPS |= {"probe_real.measure": [], "real.write": "page"}
 
 
 @pytest.fixture
@@ -141,7 +139,7 @@ def given(monkeypatch, call, tmp_path):
         seen.clear()
         REPORT.fvu = fvu
         with monkeypatch.context() as patch:
-            for place, stub in (STUBS | (STEPS if name == "real" else {})).items():
+            for place, stub in STUBS.items():
                 spy(patch, place, stub)
             with contextlib.suppress(StoppedError):
                 code, out, err = call(name, *flags)
@@ -156,12 +154,8 @@ BASE = {
     "record": "",
     "train_real": f"--activations=x --width={WIDTH} --sparsity=3 --methods=topk,online_dl",
     "measure": "--sae=mine --activations=x --recording=r --l0=3 --costs=own --match_l0=3",
-    "measure_sae": "--sae=mine --activations=x",
-    "downstream": "--sae=mine --recording=r --l0=3",
-    "encoder_cost": "--sae=mine --recording=r --l0=3 --codes=own,mp",
     "probe_real": "--sae=mine --recording=r --l0=3",
     "check": "--sae=mine --activations=x",
-    "real": "--sparsity=4 --preset=smoke",
 }
 BASE = {name: flags.split() for name, flags in BASE.items()}
 # Other values than the usual ones, of flags whose type does not tell.
@@ -178,7 +172,6 @@ OTHER = {
     "process_id": "1",
     "sparsity": "2",
     "tokens": "100",
-    "preset": "quick",
 }
 JOINED = ("coordinator", "num_processes", "process_id")
 
@@ -210,7 +203,7 @@ def test_an_option_changes_what_the_library_is_given(given, tmp_path, name, fiel
         flags = [flag for flag in flags if not flag.startswith(("--recording", "--costs", "--l0"))]
         flags += ["--distributed"] * (field.name in JOINED)
     if field.name == "layers" and name == "measure":
-        flags = [*BASE["downstream"], flags[-1]]
+        flags = [*BASE["probe_real"], flags[-1]]
     hint = hints(cli.options_of(binary_of(name).main))[field.name]
     flag = options.flag_of(field)
     changed = f"--{flag}" if bool in kinds(hint) else f"--{flag}={other(field, hint)}"
@@ -221,7 +214,7 @@ def test_an_option_changes_what_the_library_is_given(given, tmp_path, name, fiel
     assert given(name, flags, fvu) != given(name, [*again, changed], fvu)
 
 
-@pytest.mark.parametrize("name", ["train_real", "downstream", "encoder_cost", "measure"])
+@pytest.mark.parametrize("name", ["train_real", "measure"])
 def test_no_seed_scores_what_train_real_learned_from(given, tmp_path, name):
     told = given(name, [*BASE[name], f"--results_dir={tmp_path}", "--seed=3"])
     splits = {*re.findall(r"'split_seed': ['\"]+(\S+)", "\n".join(told))}
@@ -232,10 +225,10 @@ def test_no_seed_scores_what_train_real_learned_from(given, tmp_path, name):
 @pytest.mark.parametrize(
     ("name", "flags", "word", "there"),
     [
-        ("encoder_cost", [], "'encoder_cost', 'train'", True),
+        ("measure", [], "'encoder_cost', 'train'", True),
         # Controls learn for the middle of the L0s.
-        ("downstream", ["--l0=2,3,4", "--controls=topk", "--codes=own"], "'k': '3 3'", True),
-        ("measure_sae", ["--sae=", "--dictionary=mine"], "'codes': \"own 'own'\"", False),
+        ("measure", ["--l0=2,3,4", "--controls=topk", "--match_l0=9"], "'k': '3 3'", True),
+        ("measure", ["--sae=", "--dictionary=mine"], "'codes': \"own 'own'\"", False),
     ],
 )
 def test_what_the_library_is_given(given, tmp_path, name, flags, word, there):
