@@ -4,7 +4,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from sae_gap.figures import draw_lines, labels, style
+from sae_gap.figures import draw_lines, labels, style, trained_name
 from sae_gap.storage import Row
 
 # Looks by the name of codes, or by family and screens.
@@ -105,7 +105,7 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
         for point in points
     ]
     about: Any = {
-        "title": f"Nats that codes on {points[0]['dictionary']} lose, by what finding them costs",
+        "title": f"Nats that codes on {trained_name(points[0]['dictionary'])} lose, by their cost",
         "more": f"L0 {least:.0f} to {most:.0f}",
         "caption": _CAPTION,
     }

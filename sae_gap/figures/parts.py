@@ -16,8 +16,8 @@ from sae_gap.storage import CELL, Row, grouped
 # Values and support are the encoder's, in a lighter and a darker blue.
 PARTS = {
     "scale_share": ("one scale of all codes", "#BDBDBD"),
-    "values_share": ("values on the encoder's support", "#56B4E9"),
-    "support_share": ("another support", "#0072B2"),
+    "values_share": ("refit on the encoder's support", "#CC79A7"),
+    "support_share": ("another support", "#882255"),
     "values_part": ("values", "#56B4E9"),
     "support_part": ("support", "#0072B2"),
     "amortisation_part": ("values and support", "#0072B2"),
@@ -81,7 +81,7 @@ def stacked(
 
 
 def gap_parts(lines: style.Rows) -> Figure | None:
-    """Draws the parts of each encoder's gap, in per cent of the optimum's objective.
+    """Draws the parts of each encoder's gap in the lasso's objective F, in per cent of the optimum.
 
     Args:
       lines: the result of `sae_gap.measure.gap_lines`; lines without an encoder are left out.
@@ -98,8 +98,9 @@ def gap_parts(lines: style.Rows) -> Figure | None:
             bars.append((line["dictionary"], words, parts))
     if not bars:
         return None
-    xlabel = "gap F(own codes) − F(best codes), % of F(best codes)"
-    return stacked(bars, [*lines], xlabel, "The gap of each encoder and its parts")
+    xlabel = "F(own codes) − F(optimum), % of F(optimum)"
+    title = "The gap of the lasso's objective: scale, refit, other support"
+    return stacked(bars, [*lines], xlabel, title)
 
 
 def loss_parts(lines: style.Lines, loss: str = "kl") -> Figure | None:
@@ -110,7 +111,8 @@ def loss_parts(lines: style.Lines, loss: str = "kl") -> Figure | None:
       loss: which of them to draw.
 
     Returns:
-      The figure, or None if no SAE was split.
+      The figure, or None if no SAE was split. The bars of a score are distances to the oracle, whose
+      own loss, the rest, they leave out.
     """
     shown = sorted((line for line in lines if line["loss"] == loss), key=lambda line: line["total"])
     if not shown:
@@ -120,11 +122,14 @@ def loss_parts(lines: style.Lines, loss: str = "kl") -> Figure | None:
         # Of a score the distance to the oracle is what encoder and dictionary share.
         share = shares(line, *(() if real else ("encoder", "dictionary"))).split(",")[0]
         hidden = {"amortisation_part": None} if line["values_part"] is not None else {}
-        name = labels.label(line["dictionary"])
+        name, whole = labels.label(line["dictionary"]), line["total"]
         if real:
             name = f"{trained_name(line['dictionary'])}, L0 {line['l0']:.0f}"
-        bars.append((name, f"{line['total']:.2f}, {share}", line | hidden))
-    xlabel = f"1 − {labels.metric_label(loss)}"
+        else:
+            hidden["rest"] = None
+            whole -= line["rest"]
+        bars.append((name, f"{whole:.3f}, {share}", line | hidden))
+    xlabel = f"distance to the oracle in {labels.metric_label(loss)}"
     if real:
         xlabel = LOSSES[loss].label + ", nats a token" * (LOSSES[loss].shares == "tokens")
     more = f"intervals of 95 % {over(shown[0]['units'], 'document' if real else 'seed')}"
@@ -166,16 +171,17 @@ def encoder_shares(lines: style.Lines, loss: str) -> Figure | None:
     Returns:
       The figure, or None if no size varies.
     """
-    shown = [line for line in lines if line["loss"] == loss]
+    shown = [_trained_on(line) for line in lines if line["loss"] == loss]
+    columns = ["num_train" if size == "num_samples" else size for size in CELL]
     base = {
         size: collections.Counter(line[size] for line in shown).most_common(1)[0][0]
-        for size in CELL
+        for size in columns
         if shown
     }
     tables = {}
     for size in base:
         cells = [
-            line for line in shown if all(line[name] == base[name] for name in CELL if name != size)
+            line for line in shown if all(line[name] == base[name] for name in base if name != size)
         ]
         if len({line[size] for line in cells}) > 1:
             tables[size] = cells
@@ -195,7 +201,7 @@ def encoder_shares(lines: style.Lines, loss: str) -> Figure | None:
             axes.text(across, down, text, ha="center", va="center", fontsize=8)
         style.name_along(axes.yaxis, [labels.label(name).removesuffix(" SAE") for name in names])
         style.name_along(axes.xaxis, [f"{value:,}" for value in sizes])
-        others = [labels.label(base[name], name) for name in CELL if name != size]
+        others = [labels.label(base[name], name) for name in base if name != size]
         axes.set_title(f"{labels.metric_label(size)} ({', '.join(others)})", loc="left")
     title = f"The encoder's % of what each SAE lacks in {labels.metric_label(loss)}"
     style.finish(figure, shown, title=title, more=f"means over {shown[0]['units']} seeds")
@@ -233,6 +239,12 @@ def training_budget(lines: style.Lines) -> Figure:
     title = "Encoder and dictionary along training"
     style.finish(figure, lines, [*handles.values()], title=title)
     return figure
+
+
+def _trained_on(line: Row) -> Row:
+    """The line with the number of training samples: half of all, but for a stream."""
+    number = line["num_samples"] // (1 if line.get("stream") else 2)
+    return line | {"num_train": number, "num_samples": None}
 
 
 def _share(line: Row) -> float:
