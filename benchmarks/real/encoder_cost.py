@@ -17,9 +17,9 @@ A row has the loss in nats and FVU, and what the codes cost: `products` are mult
 to one product with the dictionary, which is what an encoder costs, without the Gram matrix of all
 atoms that each call of a screened pursuit computes; `processor` is the time of one thread of a CPU
 relative to the SAE's own encoder, the median of five runs on 500 rows, with that Gram matrix;
-`seconds` are for 1,000 samples on all cores. `objective_gap` is by how much their lasso objective is above the certified
-optimum of the same L0, relative to it, and `shared` the share of the full pursuit's support that
-they have.
+`seconds` are for 1,000 samples on all cores. `objective_gap` is by how much their lasso objective
+is above the certified optimum of the same L0, relative to it, and `shared` the share of the full
+pursuit's support that they have.
 Thresholds are found on rows that SAEs learn from. Writes rows, summary.csv and a figure of each
 dictionary.
 

@@ -94,13 +94,15 @@ def gap_parts(lines: style.Rows) -> Figure | None:
         if line.get("relative_gap") is not None:
             parts = {name: 100 * line[name] for name in PARTS if name.endswith("_share")}
             sizes = " + ".join(f"{part:.1f}" for part in parts.values())
-            words = f"{100 * line['relative_gap']:.1f} % = {sizes}"
-            bars.append((line["dictionary"], words, parts))
+            bars.append(
+                (line["dictionary"], f"{100 * line['relative_gap']:.1f} % = {sizes}", parts)
+            )
     if not bars:
         return None
     xlabel = "F(own codes) − F(optimum), % of F(optimum)"
-    title = "The gap of the lasso's objective: scale, refit, other support"
-    return stacked(bars, [*lines], xlabel, title)
+    return stacked(
+        bars, [*lines], xlabel, "The gap of the lasso's objective: scale, refit, other support"
+    )
 
 
 def loss_parts(lines: style.Lines, loss: str = "kl") -> Figure | None:
@@ -111,8 +113,8 @@ def loss_parts(lines: style.Lines, loss: str = "kl") -> Figure | None:
       loss: which of them to draw.
 
     Returns:
-      The figure, or None if no SAE was split. The bars of a score are distances to the oracle, whose
-      own loss, the rest, they leave out.
+      The figure, or None if no SAE was split. The bars of a score are distances to the oracle:
+      they leave out the oracle's own loss, the rest.
     """
     shown = sorted((line for line in lines if line["loss"] == loss), key=lambda line: line["total"])
     if not shown:
@@ -122,7 +124,8 @@ def loss_parts(lines: style.Lines, loss: str = "kl") -> Figure | None:
         # Of a score the distance to the oracle is what encoder and dictionary share.
         share = shares(line, *(() if real else ("encoder", "dictionary"))).split(",")[0]
         hidden = {"amortisation_part": None} if line["values_part"] is not None else {}
-        name, whole = labels.label(line["dictionary"]), line["total"]
+        name = labels.label(line["dictionary"])
+        whole = line["total"]
         if real:
             name = f"{trained_name(line['dictionary'])}, L0 {line['l0']:.0f}"
         else:
@@ -171,11 +174,15 @@ def encoder_shares(lines: style.Lines, loss: str) -> Figure | None:
     Returns:
       The figure, or None if no size varies.
     """
-    shown = [_trained_on(line) for line in lines if line["loss"] == loss]
-    columns = ["num_train" if size == "num_samples" else size for size in CELL]
+    # Half of the samples are for training, but for a stream.
+    shown = [
+        line | {"num_train": line["num_samples"] // (2 - bool(line.get("stream")))}
+        for line in lines
+        if line["loss"] == loss
+    ]
     base = {
         size: collections.Counter(line[size] for line in shown).most_common(1)[0][0]
-        for size in columns
+        for size in (*CELL[:-1], "num_train")
         if shown
     }
     tables = {}
@@ -239,12 +246,6 @@ def training_budget(lines: style.Lines) -> Figure:
     title = "Encoder and dictionary along training"
     style.finish(figure, lines, [*handles.values()], title=title)
     return figure
-
-
-def _trained_on(line: Row) -> Row:
-    """The line with the number of training samples: half of all, but for a stream."""
-    number = line["num_samples"] // (1 if line.get("stream") else 2)
-    return line | {"num_train": number, "num_samples": None}
 
 
 def _share(line: Row) -> float:
