@@ -14,9 +14,11 @@ trained on the same dictionary is also the sum of
 
   training part    L(own) - L(retrained): an affine map with TopK, trained on it as it is
   form part        L(retrained) - L(learned): the best encoder that was trained on it
-  search part      L(learned) - L(best): what only a search for each sample gains
+  search part      L(learned) - L(best): what the best codes gain beyond it
 
-which are not judged where the encoder's own form is better than that map beyond doubt. `kept` are
+which are not judged where the encoder's own form is better than that map beyond doubt. Trained
+encoders have k latents in each row and their own values, the best codes k on average and least
+squares, so the search part is at most what needs a choice for each sample. `kept` are
 the best among the encoder's own codes and others on their support, `best` the best ones on its
 dictionary, and `reference` the best ones on the true dictionary where it is known, else on the best
 at hand.

@@ -1,10 +1,8 @@
 """Accuracy and recovery against their cost in operations, products or seconds."""
 
-from typing import Any
-
 from matplotlib.figure import Figure
 
-from sae_gap.figures import draw_lines, labels, style
+from sae_gap.figures import draw_lines, labels, style, trained_name
 from sae_gap.storage import Row
 
 # Looks by the name of codes, or by family and screens.
@@ -55,8 +53,6 @@ def budget(rows: style.Rows) -> Figure | None:
             # Its gap is zero, which a log axis cannot show.
             point["relative_gap_ood_mean"] = None
     points.sort(key=lambda point: point["flops"] or 0)
-    about: Any = {"title": "Amortisation gap and MCC by floating-point operations"}
-    about["caption"] = "Numbers are the layers of LISTA and the iterations of ISTA and FISTA"
     return draw_lines(
         points,
         "flops",
@@ -65,7 +61,8 @@ def budget(rows: style.Rows) -> Figure | None:
         logy=metrics[:1],
         size=(4, 2.6),
         of=rows,
-        **about,
+        title="Amortisation gap and MCC by floating-point operations",
+        caption="Numbers are the layers of LISTA and the iterations of ISTA and FISTA",
     )
 
 
@@ -91,24 +88,17 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
     costly = [point for point in points if point["products"]]
     if not costly:
         return None
-    names = dict.fromkeys([*_CODES, *(point["line"] for point in points)])
-    looks = {
-        name: dict(
-            zip(("label", "color", "marker"), _CODES.get(name) or _named(name), strict=False)
-        )
-        for name in names
-    }
-    least, most = (of(point["l0"] for point in costly) for of in (min, max))
+    looks = {}
+    for name in [*_CODES, *(point["line"] for point in points)]:
+        named = labels.label(name, "inference"), labels.colour(name, "inference"), "*"
+        look = zip(("label", "color", "marker"), _CODES.get(name, named), strict=False)
+        looks[name] = dict(look)
+    l0s = [point["l0"] for point in costly]
     both = [
         {**point, "cost": point["products"] and point.get(column), "by": by}
         for column, by in _COSTS.items()
         for point in points
     ]
-    about: Any = {
-        "title": f"Nats that codes on {points[0]['dictionary']} lose, by what finding them costs",
-        "more": f"L0 {least:.0f} to {most:.0f}",
-        "caption": _CAPTION,
-    }
     figure = draw_lines(
         both,
         "cost",
@@ -117,7 +107,9 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
         panel="by",
         looks={"line": looks},
         of=points[:1],
-        **about,
+        title=f"Nats that codes on {trained_name(points[0]['dictionary'])} lose, by their cost",
+        more=f"L0 {min(l0s):.0f} to {max(l0s):.0f}",
+        caption=_CAPTION,
     )
     # The first iterations of FISTA would set the scale.
     heights = [point["kl"] for point in costly if point["family"] != "fista"]
@@ -126,10 +118,6 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
         axes.set_ylim(0, 1.1 * max(heights) if heights else None)
         axes.set_xlim(min(0.5, *costs), 2 * max(costs))
     return figure
-
-
-def _named(name: str) -> tuple[str, ...]:
-    return labels.label(name, "inference"), labels.colour(name, "inference"), "*"
 
 
 def _text(row: Row) -> str:
@@ -158,5 +146,10 @@ def recovery_by_seconds(rows: style.Rows) -> Figure | None:
     for point in points:
         if point["dictionary"] == "oracle":
             point["fit_seconds_mean"] = None
-    title = "Recovery of dictionary and codes by seconds of learning"
-    return draw_lines(points, "fit_seconds", metrics, of=rows, title=title)
+    return draw_lines(
+        points,
+        "fit_seconds",
+        metrics,
+        of=rows,
+        title="Recovery of dictionary and codes by seconds of learning",
+    )

@@ -36,6 +36,7 @@ _OTHERS = {
     "num_latents": Column("number of latents", heading="latents"),
     "sparsity": Column("active latents a sample, k", heading="k"),
     "num_samples": Column("number of samples", heading="samples"),
+    "num_train": Column("training samples"),
     "input_dim": Column("input dimension, m", heading="dim"),
     "noise_db": Column("signal-to-noise ratio (dB)"),
     "lam": Column("λ", heading="λ"),
@@ -57,6 +58,7 @@ _OTHERS = {
 _COUNTED = {
     "num_latents": "{} latents",
     "num_samples": "{} samples",
+    "num_train": "{} training samples",
     "sparsity": "k = {}",
     "input_dim": "m = {}",
     "lam": "λ = {}",

@@ -16,8 +16,8 @@ from sae_gap.storage import CELL, Row, grouped
 # Values and support are the encoder's, in a lighter and a darker blue.
 PARTS = {
     "scale_share": ("one scale of all codes", "#BDBDBD"),
-    "values_share": ("values on the encoder's support", "#56B4E9"),
-    "support_share": ("another support", "#0072B2"),
+    "values_share": ("refit on the encoder's support", "#CC79A7"),
+    "support_share": ("another support", "#882255"),
     "values_part": ("values", "#56B4E9"),
     "support_part": ("support", "#0072B2"),
     "amortisation_part": ("values and support", "#0072B2"),
@@ -81,7 +81,7 @@ def stacked(
 
 
 def gap_parts(lines: style.Rows) -> Figure | None:
-    """Draws the parts of each encoder's gap, in per cent of the optimum's objective.
+    """Draws the parts of each encoder's gap in the lasso's objective F, in per cent of the optimum.
 
     Args:
       lines: the result of `sae_gap.measure.gap_lines`; lines without an encoder are left out.
@@ -94,12 +94,15 @@ def gap_parts(lines: style.Rows) -> Figure | None:
         if line.get("relative_gap") is not None:
             parts = {name: 100 * line[name] for name in PARTS if name.endswith("_share")}
             sizes = " + ".join(f"{part:.1f}" for part in parts.values())
-            words = f"{100 * line['relative_gap']:.1f} % = {sizes}"
-            bars.append((line["dictionary"], words, parts))
+            bars.append(
+                (line["dictionary"], f"{100 * line['relative_gap']:.1f} % = {sizes}", parts)
+            )
     if not bars:
         return None
-    xlabel = "gap F(own codes) − F(best codes), % of F(best codes)"
-    return stacked(bars, [*lines], xlabel, "The gap of each encoder and its parts")
+    xlabel = "F(own codes) − F(optimum), % of F(optimum)"
+    return stacked(
+        bars, [*lines], xlabel, "The gap of the lasso's objective: scale, refit, other support"
+    )
 
 
 def loss_parts(lines: style.Lines, loss: str = "kl") -> Figure | None:
@@ -110,7 +113,8 @@ def loss_parts(lines: style.Lines, loss: str = "kl") -> Figure | None:
       loss: which of them to draw.
 
     Returns:
-      The figure, or None if no SAE was split.
+      The figure, or None if no SAE was split. The bars of a score are distances to the oracle:
+      they leave out the oracle's own loss, the rest.
     """
     shown = sorted((line for line in lines if line["loss"] == loss), key=lambda line: line["total"])
     if not shown:
@@ -121,10 +125,14 @@ def loss_parts(lines: style.Lines, loss: str = "kl") -> Figure | None:
         share = shares(line, *(() if real else ("encoder", "dictionary"))).split(",")[0]
         hidden = {"amortisation_part": None} if line["values_part"] is not None else {}
         name = labels.label(line["dictionary"])
+        whole = line["total"]
         if real:
             name = f"{trained_name(line['dictionary'])}, L0 {line['l0']:.0f}"
-        bars.append((name, f"{line['total']:.2f}, {share}", line | hidden))
-    xlabel = f"1 − {labels.metric_label(loss)}"
+        else:
+            hidden["rest"] = None
+            whole -= line["rest"]
+        bars.append((name, f"{whole:.3f}, {share}", line | hidden))
+    xlabel = f"distance to the oracle in {labels.metric_label(loss)}"
     if real:
         xlabel = LOSSES[loss].label + ", nats a token" * (LOSSES[loss].shares == "tokens")
     more = f"intervals of 95 % {over(shown[0]['units'], 'document' if real else 'seed')}"
@@ -166,16 +174,21 @@ def encoder_shares(lines: style.Lines, loss: str) -> Figure | None:
     Returns:
       The figure, or None if no size varies.
     """
-    shown = [line for line in lines if line["loss"] == loss]
+    # Half of the samples are for training, but for a stream.
+    shown = [
+        line | {"num_train": line["num_samples"] // (2 - bool(line.get("stream")))}
+        for line in lines
+        if line["loss"] == loss
+    ]
     base = {
         size: collections.Counter(line[size] for line in shown).most_common(1)[0][0]
-        for size in CELL
+        for size in (*CELL[:-1], "num_train")
         if shown
     }
     tables = {}
     for size in base:
         cells = [
-            line for line in shown if all(line[name] == base[name] for name in CELL if name != size)
+            line for line in shown if all(line[name] == base[name] for name in base if name != size)
         ]
         if len({line[size] for line in cells}) > 1:
             tables[size] = cells
@@ -195,7 +208,7 @@ def encoder_shares(lines: style.Lines, loss: str) -> Figure | None:
             axes.text(across, down, text, ha="center", va="center", fontsize=8)
         style.name_along(axes.yaxis, [labels.label(name).removesuffix(" SAE") for name in names])
         style.name_along(axes.xaxis, [f"{value:,}" for value in sizes])
-        others = [labels.label(base[name], name) for name in CELL if name != size]
+        others = [labels.label(base[name], name) for name in base if name != size]
         axes.set_title(f"{labels.metric_label(size)} ({', '.join(others)})", loc="left")
     title = f"The encoder's % of what each SAE lacks in {labels.metric_label(loss)}"
     style.finish(figure, shown, title=title, more=f"means over {shown[0]['units']} seeds")

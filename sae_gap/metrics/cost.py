@@ -65,7 +65,7 @@ def processor_time() -> Metric:
     """The price of codes where they are found by one thread of a CPU.
 
     Its column is `processor`: the processor time of the codes over that of the SAE's encoder, each
-    the median of five runs.
+    the median of five runs on 500 rows, and 1 for that encoder itself.
     """
     return Metric(
         "processor",
@@ -84,6 +84,8 @@ def _processor(inferred):
         there = own and type(there)(inferred.task, base.ready)
     if own is None or jax.default_backend() != "cpu":
         return {"processor": None}
+    if base is None and own == inferred.method.encoder:
+        return {"processor": 1.0}
     with one_core():
         mine, encoder = (
             on.time(each, TIMED_ON_CORE, RUNS, time.process_time)

@@ -121,10 +121,13 @@ def test_the_encoders_shares_are_cells_of_a_table_along_each_size():
         (samples, "num_samples", (1_000, 5_000)),
     ):
         assert [text.get_text() for text in axes.get_yticklabels()] == ["TopK", "MP"]
+        # Half of the samples are for training.
+        half = 2 if axes is samples else 1
         assert [text.get_text() for text in axes.get_xticklabels()] == [
-            f"{one:,}" for one in values
+            f"{one // half:,}" for one in values
         ]
         shown = {text.get_position(): text.get_text() for text in axes.texts}
+        assert "training samples" in axes.get_title("left")
         base = {"num_latents": 100, "num_samples": 5_000}
         for line in lines:
             if all(line[name] == value for name, value in base.items() if name != size):

@@ -4,6 +4,7 @@ draw.
 
 import pytest
 
+from benchmarks.harness import outcome
 from sae_gap import figures
 
 ABOUT = {"num_latents": 64, "input_dim": 16, "seed": 0, "family": "sae"}
@@ -75,15 +76,18 @@ def test_what_an_sae_loses_is_a_bar_of_its_parts():
     whiskers = [list(line.get_xdata()) for line in axes.get_lines()]
     assert whiskers == 2 * [pytest.approx([0.05, 0.12])]
     assert [text.get_text() for text in axes.texts] == [
-        " 0.10, 40 % encoder",
-        " 0.20, 40 % encoder",
+        " 0.100, 40 % encoder",
+        " 0.200, 40 % encoder",
     ]
     assert figures.loss_parts([]) is None
     # Of a score, shares are of the distance to the oracle; the encoder's part may be known alone.
     unknown = {"values_part": None, "support_part": None, "dictionary": "topk"}
     (axes,) = figures.loss_parts([lines[2] | unknown], "mcc_ood").axes
-    assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.08, 0.04, 0.08])
-    assert axes.texts[0].get_text() == " 0.20, 67 % encoder"
+    assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.08, 0.04])
+    # The bar and the sentence at the end of a study say one number.
+    assert axes.texts[0].get_text() == " 0.120, 67 % encoder"
+    answer = outcome._answer([lines[2] | {"method": "sae_topk"}])
+    assert answer.endswith("- TopK SAE: 0.120, 67 % encoder, 33 % dictionary")
 
 
 def test_probes_stand_where_their_codes_nats_do():
