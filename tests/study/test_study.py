@@ -102,7 +102,7 @@ def test_the_latest_measurement_of_each_metric_counts(order):
     first = study(metrics=metrics[:2])
     every = [*jobs(first)]
     (line,) = every[0].lines
-    shared = {"study": "tiny", "cell": line.cell}
+    shared = {"study": "tiny", "cell": line.cell, "encode_seconds": 1.0}
     rows = [
         shared | {"date": str(day), "key": str(day), "measured": {f"{name} 1": [name]}, name: day}
         for day, name in enumerate("aba")
