@@ -161,7 +161,7 @@ def test_batches_of_samples_that_do_not_divide_are_split():
 def test_a_state_with_codes_lies_as_its_samples():
     signals = np.random.default_rng(0).normal(size=(96, 12)).astype(np.float32)
     data = devices.place(Split(signals), devices.mesh())
-    learner = DLFista(num_steps=3, num_iterations=5)
+    learner = DLFista(num_steps=3)
     many, _, program = run(learner, data)
     one, _, _ = run(learner, Split(jnp.asarray(signals)))
     np.testing.assert_allclose(many.dictionary, one.dictionary, atol=1e-5)

@@ -38,7 +38,6 @@ def refused(door, match=None):
 OPTIONS = {
     "frozen": (True,),
     "num_slots": (6,),
-    "prefixes": ((0.5,), (0.7, 0.5, 1)),
     "encoders": ((), (3,)),
     "encoder": (3, Lasso),
     "base": (3, "oracle"),

@@ -29,7 +29,6 @@ RECORD = pathlib.Path(__file__).with_name("versions.json")
 # What some are made with, beside a few steps: what they cannot do without, and shorter steps.
 WITH = {
     "amortised": {"encoders": (TopK(2),), "base": Oracle()},
-    "dl_fista": {"num_iterations": 5},
     "families": {"base": Oracle(), "num_steps": 4, "visits": 5},
     "least_squares": {"encoder": TopK(2)},
     "lista": {"base": Oracle()},

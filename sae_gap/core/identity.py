@@ -37,6 +37,8 @@ class MethodPart(eqx.Module):
     # Raise it by hand when a change to the code changes what is learned, or the codes: rows and
     # stored fits carry it.
     version: ClassVar[int] = 1
+    # The constants that were options once: keys still have them, and stay as they were.
+    constants: ClassVar[Mapping[str, Any]] = {}
 
     def __check_init__(self):
         check_options(self)
@@ -67,7 +69,8 @@ def describe(thing: Any) -> Any:
     if isinstance(thing, eqx.Module):
         kind = type(thing)
         about = {"class": class_name(kind), "version": getattr(kind, "version", 1)}
-        return about | {name: describe(value) for name, value in set_fields(thing).items()}
+        given = dict(getattr(kind, "constants", {})) | set_fields(thing)
+        return about | {name: describe(value) for name, value in given.items()}
     return [describe(part) for part in thing] if isinstance(thing, tuple) else thing
 
 

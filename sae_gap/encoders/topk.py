@@ -5,13 +5,14 @@ nested dictionaries; and the k largest entries of each row.
 import functools
 import itertools
 import math
+from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from sae_gap.core import check_options, check_type, option
+from sae_gap.core import check_type, option
 from sae_gap.encoders import Affine, AmortisedEncoder, Recipe, above
 
 
@@ -169,9 +170,13 @@ class BatchTopK(AmortisedEncoder):
         return jax.nn.relu(self.preactivations(model, signals))
 
 
+# The share of the latents, rounded up, in each nested dictionary.
+PREFIXES = (1 / 32, 3 / 32, 7 / 32, 15 / 32, 1)
+
+
 class MatryoshkaBatchTopK(BatchTopK):
     """BatchTopK trained on the mean of the squared errors of nested dictionaries: the first m atoms
-    for each prefix m.
+    for each prefix m of `PREFIXES`.
 
     The codes are chosen once, among all latents, and cut to each prefix.
 
@@ -179,12 +184,10 @@ class MatryoshkaBatchTopK(BatchTopK):
       k: latents a sample, on average over a batch.
       rate: weight of the newest batch in the threshold.
       initial_factor: the multiple of k at the start of training.
-      prefixes: increasing shares of the latents, one for each nested dictionary, rounded up; the
-        last must be 1.
 
     References:
       Bussmann, Nabeshima, Karvonen & Nanda (2025), "Learning multi-level features with Matryoshka
-      sparse autoencoders", arXiv:2503.17547; the default takes its sizes.
+      sparse autoencoders", arXiv:2503.17547, whose sizes it takes.
     """
 
     name = "matryoshka"
@@ -192,20 +195,10 @@ class MatryoshkaBatchTopK(BatchTopK):
     colour = "#AA4499"
     rank = 6
 
-    prefixes: tuple[float, ...] = option(
-        default=(1 / 32, 3 / 32, 7 / 32, 15 / 32, 1), static=True, above=0, most=1
-    )
-
-    def __check_init__(self):
-        check_options(self)
-        if self.prefixes[-1] != 1 or [*self.prefixes] != sorted({*self.prefixes}):
-            raise ValueError(
-                "prefixes must be increasing shares above 0 that end with 1, but they are "
-                f"{self.prefixes}."
-            )
+    constants: ClassVar = {"prefixes": PREFIXES}
 
     def errors(self, model, signals, codes):
-        ends = [math.ceil(share * codes.shape[1]) for share in self.prefixes]
+        ends = [math.ceil(share * codes.shape[1]) for share in PREFIXES]
         rest = model.outputs(signals) - model.bias
         total = jnp.zeros(len(signals), signals.dtype)
         for start, end in itertools.pairwise((0, *ends)):
@@ -226,7 +219,6 @@ class ListaMatryoshka(MatryoshkaBatchTopK):
       k: latents a sample, on average over a batch.
       rate: weight of the newest batch in the threshold.
       initial_factor: the multiple of k at the start of training, 2.4 where tuned.
-      prefixes: increasing shares of the latents, one for each nested dictionary.
       step: η.
 
     References:

@@ -3,6 +3,7 @@ dictionary surgery.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -118,16 +119,17 @@ class Oracle(Learner):
         return Model(state, jnp.zeros_like(state[:, 0]))
 
 
+# The penalties that a linear probe chooses from.
+ALPHAS = (1e-6, 1e-4, 1e-2, 1.0, 10.0)
+
+
 class LinearProbe(Learner):
-    """`W = (YᵀY + αI)⁻¹ YᵀZ` without an intercept; leave-one-out error chooses one α for all
-    latents.
+    """`W = (YᵀY + αI)⁻¹ YᵀZ` without an intercept; leave-one-out error chooses one α of `ALPHAS`
+    for all latents.
 
     With the thin SVD `Y = U S Vᵀ`, the ridge fit is `U diag(s²/(s² + α)) UᵀZ`, and sample i's
     leave-one-out residual is its residual over `1 - Σ_j U_ij² s_j²/(s_j² + α)`. In float32 the
     weights are exact to the roundoff times the ratio of the largest to the smallest singular value.
-
-    Args:
-      alphas: the ridge penalties to choose from.
 
     References:
       Golub, Heath & Wahba (1979), "Generalized cross-validation as a method for choosing a good
@@ -139,7 +141,7 @@ class LinearProbe(Learner):
     colour = "#7F7F7F"
     family = "probe"
 
-    alphas: tuple[float, ...] = option(default=(1e-6, 1e-4, 1e-2, 1.0, 10.0), above=0)
+    constants: ClassVar = {"alphas": ALPHAS}
 
     def needs(self, task: Task) -> str | None:
         return "the true codes of the training split" if task.train.codes is None else None
@@ -172,7 +174,7 @@ class LinearProbe(Learner):
             left_out = slack + jnp.sum(left**2 * shrunk, axis=1, keepdims=True)
             return jnp.mean((residual / left_out) ** 2)
 
-        alphas = jnp.asarray(self.alphas, signals.dtype)
+        alphas = jnp.asarray(ALPHAS, signals.dtype)
         alpha = alphas[jnp.nanargmin(jnp.stack([leave_one_out(alpha) for alpha in alphas]))]
         weights = product(right.T * (singular / (singular**2 + alpha)), projected)
         # A latent that is never on in training gets no weights, and did not influence the choice of

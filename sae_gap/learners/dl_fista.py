@@ -1,6 +1,7 @@
 """Alternating dictionary learning with FISTA codes, as published."""
 
 from collections import namedtuple
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -18,9 +19,13 @@ from sae_gap.solvers import fista, host_pursuits, wants_gram
 _State = namedtuple("_State", "dictionary codes change round")
 
 
+# FISTA iterations in a round, and the ridge ε of the dictionary's update.
+ITERATIONS, RIDGE = 100, 1e-6
+
+
 class DLFista(Learner):
-    """Alternates `num_iterations` warm-started FISTA iterations with `D = YᵀZ (ZᵀZ + εI)⁻¹` and
-    unit atoms.
+    """Alternates 100 warm-started FISTA iterations with `D = YᵀZ (ZᵀZ + εI)⁻¹`, ε = 1e-6, and unit
+    atoms.
 
     It starts from a Gaussian dictionary, or from its base's. It has no bias, even if its base has
     one. An atom that no sample uses becomes zero and stays zero. It stops when the relative change
@@ -29,10 +34,8 @@ class DLFista(Learner):
     Args:
       lam: weight of the l1 norm.
       num_steps: the most rounds.
-      num_iterations: FISTA iterations a round.
       split: the split to fit on: "train", or "id" as published, where the fit sees the samples that
         score it.
-      ridge: ε of the dictionary update.
       tol: stops at this relative change of the dictionary.
       base: the learner whose dictionary to start from; None starts from a Gaussian one.
 
@@ -48,11 +51,10 @@ class DLFista(Learner):
 
     lam: float = option(default=0.1, least=0)
     num_steps: int = option(default=1_000, kw_only=True)
-    num_iterations: int = option(default=100)
     split: str = option(default="train", choices=("train", "id"))
-    ridge: float = option(default=1e-6, above=0)
     tol: float = option(default=1e-5, least=0)
 
+    constants: ClassVar = {"num_iterations": ITERATIONS, "ridge": RIDGE}
     # The steps of the paper's two studies along a fit: warm starts of the decoder, scored a round
     # late, and learning dynamics, counted from 1.
     snapshots = (
@@ -74,21 +76,20 @@ class DLFista(Learner):
 
     def step(self, data, state):
         codes = self._code(data.signals, state.dictionary, state.codes)
-        gram = product(codes.T, codes) + self.ridge * jnp.eye(codes.shape[1], dtype=codes.dtype)
+        gram = product(codes.T, codes) + RIDGE * jnp.eye(codes.shape[1], dtype=codes.dtype)
         dictionary = unit_atoms(jnp.linalg.solve(gram, product(codes.T, data.signals)).T)[0]
         change = jnp.linalg.norm(dictionary - state.dictionary) / jnp.linalg.norm(state.dictionary)
         return _State(dictionary, codes, change, state.round + 1)
 
     def _code(self, signals, dictionary, codes):
-        iterations = self.num_iterations
         spread = jax.default_backend() != "cpu" or num_parts() > 1
         if spread or not wants_gram(codes.shape[1], len(signals)):
-            return fista.fixed(signals, dictionary, self.lam, codes, iterations=iterations)
+            return fista.fixed(signals, dictionary, self.lam, codes, iterations=ITERATIONS)
 
         # Takes a third of the time of XLA's program, which also multiplies by the zeros among the
         # codes.
         def iterate(*arrays):
-            return host_pursuits.iterate(*map(np.asarray, arrays), iterations=iterations)
+            return host_pursuits.iterate(*map(np.asarray, arrays), iterations=ITERATIONS)
 
         rate = fista.step_size(dictionary)
         arrays = signals, dictionary, rate, rate * self.lam, codes

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 from collections import namedtuple
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,9 @@ from sae_gap.learners import Learner, live_share, random_atoms
 START = -10.0
 # The rate at the start, and its bounds.
 RATE, LEAST_RATE, GREATEST_RATE = 1e-3, 1e-6, 1.0
+# A fit stops after so many updates without an improvement, a fall of the loss by so much, but not
+# before so many updates.
+PATIENCE, IMPROVEMENT, LEAST_UPDATES = 5_000, 1e-6, 10_000
 
 
 # The state of a fit after `updates` updates. `free` holds the dictionary and P, whose softplus are
@@ -34,7 +38,8 @@ class SoftplusAdam(Learner):
     same time: they are a second term of the same loss, in which D is held fixed. If it is fitted to
     the training split, it only sees the training signals, and a lasso finds codes. D starts with
     Gaussian unit atoms and P from N(-10, 1). The rate grows by a tenth at every update that beats
-    the best loss so far, and is halved after each two in a row that do not.
+    the best loss so far, and is halved after each two in a row that do not. After 10,000 updates
+    the fit stops if the last 5,000 did not lower the loss by 1e-6.
 
     Both means are over all entries, so the weight of the equivalent lasso `½‖y - D z‖² + w ‖z‖₁`,
     on unit atoms, is `w = λ input_dim / (2 num_latents)`.
@@ -48,9 +53,6 @@ class SoftplusAdam(Learner):
       block: updates in a step.
       split: the split to fit on: "train", or "id" as published, where the fit finds the very codes
         that are scored.
-      patience: stops after so many updates without an improvement.
-      improvement: the fall of the loss that counts as an improvement.
-      least_updates: does not stop before so many updates.
 
     References:
       Barin Pacela et al. (2026), arXiv:2603.28744.
@@ -65,9 +67,11 @@ class SoftplusAdam(Learner):
     num_steps: int = option(default=100, kw_only=True)
     block: int = option(default=500)
     split: str = option(default="train", choices=("train", "id"))
-    patience: int = option(default=5_000, static=False)
-    improvement: float = option(default=1e-6, least=0)
-    least_updates: int = option(default=10_000, static=False, least=0)
+    constants: ClassVar = {
+        "patience": PATIENCE,
+        "improvement": IMPROVEMENT,
+        "least_updates": LEAST_UPDATES,
+    }
 
     @property
     def encode(self):
@@ -112,7 +116,7 @@ class SoftplusAdam(Learner):
         return jax.lax.while_loop(unfinished, functools.partial(self._update, data), state)
 
     def done(self, state):
-        return (state.updates > self.least_updates) & (state.waited >= self.patience)
+        return (state.updates > LEAST_UPDATES) & (state.waited >= PATIENCE)
 
     def model(self, state):
         dictionary, free = state.free
@@ -143,7 +147,7 @@ class SoftplusAdam(Learner):
         worse = jnp.where(better, 0, state.worse + 1)
         halve = worse == 2
         rate = state.rate * jnp.where(better, 1.1, jnp.where(halve, 0.5, 1.0))
-        counts = loss < state.record - self.improvement
+        counts = loss < state.record - IMPROVEMENT
         return state._replace(
             free=free,
             adam=adam,

@@ -47,7 +47,7 @@ def score(
             }
             for line, metrics in lines:
                 measured, done = _measure(study, line, inference, metrics)
-                yield line.row(done) | measured | made
+                yield line.row(done, study.seconds) | measured | made
                 inference.forget(needed)
 
 
@@ -74,7 +74,8 @@ def _measure(study, line, inference, metrics):
         logging.warning(said, method.name, "codes are")
         return diverged | measured, metrics
     optimum = {}
-    if inference.model.dictionary is not None and study.optimum and reference is not None:
+    comparable = inference.model.dictionary is not None and reference is not None
+    if comparable and study.optimum:
         optimum = {split: inference.infer(reference, split) for split in scored}
     found = inference.inferred(
         codes=codes,
@@ -84,7 +85,7 @@ def _measure(study, line, inference, metrics):
         encoder=encoder,
         method=method,
     )
-    owned = {}
+    owned: dict[str, list[str] | None] = {}
     done = []
     for metric in metrics:
         try:
@@ -105,6 +106,10 @@ def _measure(study, line, inference, metrics):
                 f"the metric {metric.name!r} gives {taken[0]!r}, as another metric does or what "
                 "tells rows apart; rename its column."
             )
+        # A study with the optimum measures what only it can tell.
+        if lacking is not None and comparable and not study.optimum:
+            owned[f"{metric.name} {metric.version}"] = None
+            continue
         measured |= columns
         owned[f"{metric.name} {metric.version}"] = [*columns]
         done.append(metric)

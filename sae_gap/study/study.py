@@ -168,9 +168,11 @@ class Line:
         """A hash of everything that decides the row except the metrics."""
         return results.key(self.decides)
 
-    def row(self, metrics: Sequence[Metric]) -> results.Row:
-        """The columns of a row that has only some of the metrics."""
-        return self.columns | {"key": _key(self.decides, metrics), "cell": self.cell}
+    def row(self, metrics: Sequence[Metric], seconds: bool = True) -> results.Row:
+        """The columns of a row that has only some of the metrics, and perhaps no seconds."""
+        # A row without seconds must not take the name of one that adds them.
+        decides = self.decides if seconds else self.decides | {"seconds": False}
+        return self.columns | {"key": _key(decides, metrics), "cell": self.cell}
 
 
 class Stored:
@@ -182,6 +184,7 @@ class Stored:
     """
 
     def __init__(self, study: Study, store: results.Store):
+        self._study = study
         self._metrics = {f"{metric.name} {metric.version}": metric for metric in study.metrics}
         # By key and by cell.
         self._rows = collections.defaultdict(list)
@@ -195,13 +198,20 @@ class Stored:
                 self._rows[name].append(row)
 
     def lacking(self, line: Line) -> list[Metric] | None:
-        """The metrics that a line lacks; None if it is complete."""
-        rows = self._rows.get(line.cell, ())
-        if line.key in self._rows or any("diverged" in row for row in rows):
+        """The metrics that a line lacks; None if it is complete, and none if it lacks seconds."""
+        rows = self._of(line)
+        # Rows of an earlier form do not say what they measured, and have all of it.
+        if any("diverged" in row or "measured" not in row for row in rows):
             return None
-        there = {name for row in rows for name in row["measured"]}
+        there = {
+            name
+            for row in rows
+            for name, columns in row["measured"].items()
+            if columns is not None or not self._study.optimum
+        }
         lacking = [metric for name, metric in self._metrics.items() if name not in there]
-        return lacking if lacking or not rows else None
+        timed = not self._study.seconds or any("encode_seconds" in row for row in rows)
+        return lacking if lacking or not rows or not timed else None
 
     def rest(self, job: "Job") -> "Job":
         """The job restricted to the seeds that lack a row."""
@@ -217,18 +227,23 @@ class Stored:
         return [
             self._row(line)
             for line in lines
-            if {line.cell, line.key} & self._rows.keys()
-            and all(metric.everywhere for metric in self.lacking(line) or ())
+            if self._of(line) and all(metric.everywhere for metric in self.lacking(line) or ())
         ]
 
+    def _of(self, line):
+        """The rows of a line, the latest last."""
+        return self._rows.get(line.cell) or self._rows.get(line.key) or []
+
     def _row(self, line):
-        rows = self._rows.get(line.cell) or self._rows[line.key]
+        rows = self._of(line)
         measured = [(row, *pair) for row in rows for pair in row.get("measured", {}).items()]
-        others = {"measured", "cell"}.union(*(names for _, _, names in measured))
-        found = {name: value for name, value in rows[-1].items() if name not in others}
+        owned = {"measured", "cell"}.union(*(names or () for _, _, names in measured))
+        found: Any = {}
+        for row in rows:
+            found |= {name: value for name, value in row.items() if name not in owned}
         for row, metric, names in measured:
             if metric in self._metrics:
-                found |= {name: row[name] for name in names}
+                found |= {name: row[name] for name in names or ()}
         # Labels are not stored.
         return found | line.columns
 

@@ -19,9 +19,8 @@ from sae_gap.solvers import fista, greedy
 
 partial = functools.partial
 COUNT, DIM, WIDTH, K, PENALTY, RATE, WIDE, LAM = 9, 4, 7, 2, 0.3, 0.25, 0.4, 0.1
-# Of seven latents the first two, the first five and all: the shares are rounded up.
-NESTED = {"prefixes": (0.25, 0.6, 1), "rate": RATE}
-ENDS = 2, 5, WIDTH
+# Shares of 1, 3, 7, 15 and all 32 parts of seven latents, rounded up.
+ENDS = 1, 1, 2, 4, WIDTH
 stop = jax.lax.stop_gradient
 
 
@@ -124,7 +123,10 @@ def pursued(model, y, steps, nonneg=False):
 
 
 KINDS = catalogue.encoders()
-MATRYOSHKA = KINDS["matryoshka"](K, **NESTED), KINDS["lista_matryoshka"](K, step=0.5, **NESTED)
+MATRYOSHKA = (
+    KINDS["matryoshka"](K, rate=RATE),
+    KINDS["lista_matryoshka"](K, step=0.5, rate=RATE),
+)
 FORMS = [
     (KINDS["relu"](), relu),
     (KINDS["topk"](K), topk),

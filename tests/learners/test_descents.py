@@ -11,7 +11,7 @@ import pytest
 from sae_gap import Split, fit
 from sae_gap.core import Model
 from sae_gap.encoders import LISTA, ReLU, TopK
-from sae_gap.learners import Among, Amortised, DLFista, Lista, Oracle, SoftplusAdam
+from sae_gap.learners import Among, Amortised, DLFista, Lista, Oracle, SoftplusAdam, softplus_adam
 from sae_gap.solvers import sparse_code
 from tests.learners.steps import KEY, begin, take_step
 from tests.solvers.test_fista import textbook
@@ -73,11 +73,13 @@ def test_updates_against_numpy(task, split):
 
 
 @pytest.mark.parametrize(("least_updates", "patience", "expected"), [(30, 10, 31), (5, 10, 11)])
-def test_when_softplus_adam_stops(task, least_updates, patience, expected):
+def test_when_softplus_adam_stops(task, monkeypatch, least_updates, patience, expected):
     """Nothing counts as an improvement by a thousand but the first loss, against none."""
-    learner = SoftplusAdam(
-        num_steps=5, block=20, improvement=1e3, least_updates=least_updates, patience=patience
-    )
+    constants = {"IMPROVEMENT": 1e3, "LEAST_UPDATES": least_updates, "PATIENCE": patience}
+    for name, value in constants.items():
+        monkeypatch.setattr(softplus_adam, name, value)
+    # No two are one program.
+    learner = SoftplusAdam(num_steps=5, block=15 + least_updates)
     data = learner.select(task)
     state = begin(learner, data)
     for _ in range(5):
@@ -96,7 +98,7 @@ def update(signals, codes):
 def test_rounds_against_numpy(task, lam, dies):
     with jax.enable_x64(True):
         signals = np.asarray(task.train.signals, np.float64)
-        learner, data = DLFista(lam, num_iterations=100), Split(jnp.asarray(signals))
+        learner, data = DLFista(lam), Split(jnp.asarray(signals))
         state = begin(learner, data)
         dictionary, codes = np.asarray(state.dictionary), np.zeros((100, 20))
         np.testing.assert_allclose(np.linalg.norm(dictionary, axis=0), 1, rtol=1e-12)
@@ -117,7 +119,7 @@ def test_rounds_against_numpy(task, lam, dies):
 # Any change is below a tolerance of 1e9, but the first ten rounds are run all the same.
 @pytest.mark.parametrize(("tol", "expected"), [(1e9, 11), (0.0, 15)])
 def test_when_it_stops(task, tol, expected):
-    learner = DLFista(num_steps=15, num_iterations=5, tol=tol)
+    learner = DLFista(num_steps=15, tol=tol)
     assert fit(learner, [task], [KEY])[0].end.step == expected
 
 

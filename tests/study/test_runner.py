@@ -15,7 +15,7 @@ from sae_gap.catalogue import default_metrics
 from sae_gap.core import evenly_spaced
 from sae_gap.encoders import Encoder, Lasso, Linear, MatchingPursuit, TopK
 from sae_gap.learners import Oracle, SparseAutoencoder
-from sae_gap.metrics import Metric, gap
+from sae_gap.metrics import Metric, gap, recovery
 from sae_gap.solvers import sparse_code
 from sae_gap.storage import Checkpoint, Folder
 from sae_gap.study import Inference, inference, jobs, models, runner, scoring
@@ -185,6 +185,40 @@ def test_a_metric_that_fails_costs_its_own_columns_unless_a_study_asks_for_it(tm
 
 def fail(*_, **__):
     raise AssertionError("nothing is left to do")
+
+
+@pytest.mark.parametrize("metrics", [(), (gap.METRIC,), (gap.METRIC, recovery.METRIC)])
+def test_what_a_study_did_not_ask_for_is_added_where_another_does(tmp_path, monkeypatch, metrics):
+    measure, measured = scoring._measure, []
+
+    def counted(study, line, inference, lacking):
+        measured.append((line.method.name, *(metric.name for metric in lacking)))
+        return measure(study, line, inference, lacking)
+
+    monkeypatch.setattr(scoring, "_measure", counted)
+    # The probe has no dictionary, and so no optimum to ask for.
+    options = {"methods": METHODS[:2], "metrics": metrics}
+    names = [metric.name for metric in metrics]
+    whole = run(make(SETTING, **options), Store(tmp_path / "whole"))
+    gaps = ["sae"] if "gap" in names else []
+    for number, without in enumerate(itertools.product((False, True), repeat=2)):
+        few = make(SETTING, **options, **dict(zip(("optimum", "seconds"), without, strict=True)))
+        store = Store(tmp_path / str(number))
+        for study, timed in ((few, without[1]), (make(SETTING, **options), True), (few, True)):
+            rows, again = run(study, store), run(study, store)
+            assert rows == again and len(rows) == 2
+            assert ["encode_seconds" in row for row in rows] == [timed] * 2
+            if study is few and not timed:
+                assert ["gap_id" in row for row in rows] == [False, bool(gaps) and without[0]]
+        assert timeless(rows, "reference") == timeless(whole, "reference")
+        # Each metric once, and what only times codes beside none.
+        added = ["gap"] * (bool(gaps) and not without[0])
+        sae = [("sae", *names)] + [("sae", *added)] * (without != (True, True))
+        probe = [("linear_probe", *names)] + [("linear_probe",)] * (not without[1])
+        if not added and without[1]:
+            sae = sae[:1]
+        assert sorted(measured[2:]) == sorted(probe + sae)
+        del measured[2:]
 
 
 def test_rows_of_another_study_are_refused(finished):

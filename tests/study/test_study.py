@@ -11,8 +11,22 @@ import pytest
 
 from sae_gap import Method, Setting, Study
 from sae_gap.core import identity
-from sae_gap.encoders import Encoder, Lasso, Linear, TopK
-from sae_gap.learners import LinearProbe, Oracle, SparseAutoencoder
+from sae_gap.encoders import (
+    Encoder,
+    Lasso,
+    Linear,
+    ListaMatryoshka,
+    MatryoshkaBatchTopK,
+    TopK,
+)
+from sae_gap.learners import (
+    DLFista,
+    Families,
+    LinearProbe,
+    Oracle,
+    SoftplusAdam,
+    SparseAutoencoder,
+)
 from sae_gap.metrics import Metric
 from sae_gap.study import Stored, jobs
 from tests.study.test_models import OnHost
@@ -102,7 +116,7 @@ def test_the_latest_measurement_of_each_metric_counts(order):
     first = study(metrics=metrics[:2])
     every = [*jobs(first)]
     (line,) = every[0].lines
-    shared = {"study": "tiny", "cell": line.cell}
+    shared = {"study": "tiny", "cell": line.cell, "encode_seconds": 1.0}
     rows = [
         shared | {"date": str(day), "key": str(day), "measured": {f"{name} 1": [name]}, name: day}
         for day, name in enumerate("aba")
@@ -115,6 +129,25 @@ def test_the_latest_measurement_of_each_metric_counts(order):
         )
         (row,) = stored.rows(every)
         assert (row["a"], row.get("b"), row["date"]) == (2, 1 if len(some) > 1 else None, "2")
+
+
+# Of what was an option once, keys of earlier rows and fits have the value.
+ONCE = {
+    LinearProbe(): {"alphas": [1e-6, 1e-4, 1e-2, 1, 10]},
+    SoftplusAdam(): {"patience": 5_000, "improvement": 1e-6, "least_updates": 10_000},
+    DLFista(): {"num_iterations": 100, "ridge": 1e-6},
+    Families(base=Oracle()): {"floor": 0.18, "ridge": 0.01},
+    MatryoshkaBatchTopK(3): {"prefixes": [1 / 32, 3 / 32, 7 / 32, 15 / 32, 1]},
+    ListaMatryoshka(3): {"prefixes": [1 / 32, 3 / 32, 7 / 32, 15 / 32, 1]},
+}
+
+
+@pytest.mark.parametrize("thing", ONCE)
+def test_what_was_an_option_stays_in_keys(thing):
+    assert ONCE[thing].items() <= identity.describe(thing).items()
+    for name in ONCE[thing]:
+        with pytest.raises(TypeError, match=name):
+            dataclasses.replace(thing, **{name: 1})
 
 
 FISTA, ISTA = (Lasso(tol=None, max_iterations=5, momentum=fast) for fast in (True, False))

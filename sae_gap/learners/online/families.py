@@ -26,6 +26,9 @@ ENERGY_MEMORY = 0.7
 SOLVE_STEPS = 32
 # e of `pursue` in units of its threshold: small, so that codes above the threshold hardly shrink.
 EPSILON = 0.05
+# The least threshold in units of the active codes' root mean square, and ρ of the ridge in units of
+# the mean energy of an atom's codes.
+FLOOR, RIDGE = 0.18, 0.01
 
 
 class FamiliesState(eqx.Module):
@@ -58,7 +61,7 @@ class Families(Learner):
     If a concept is only on beside another, a code has one atom less if its atom is the sum of both.
     A round codes many samples Y on the unit atoms D by `pursue`, at the threshold
 
-        t = max(margin σ, floor a),
+        t = max(margin σ, .18 a),
         σ² = mean residual² per coordinate,   a² = mean square of the active codes,
 
     with σ and a of the round before. The codes Z hardly shrink, and the round counts which atoms
@@ -67,7 +70,7 @@ class Families(Learner):
     all atoms, each only if its energy is below the square of its residual. The other rounds solve
     for the whole dictionary, with a ridge that holds seldom used atoms in place,
 
-        D ← unit(D + r ((ZᵀZ + ρ I)⁻¹ Zᵀ R)ᵀ),   R = Y - Z Dᵀ,   ρ = ridge · mean_j (ZᵀZ)_jj.
+        D ← unit(D + r ((ZᵀZ + ρ I)⁻¹ Zᵀ R)ᵀ),   R = Y - Z Dᵀ,   ρ = .01 mean_j (ZᵀZ)_jj.
 
     Every round ends with `decorrelate_children`, with r times `weight`. In round s after the last
     rearrangement `r = 2 / (s + 1)`, which averages out the noise of a round's samples; before it r
@@ -84,8 +87,6 @@ class Families(Learner):
         there are.
       margin: threshold in units of the residual's root mean square. At 2.5 noise alone would seem
         to use a dozen of 2,000 atoms in every sample; at 4 one in 15 samples.
-      floor: least threshold in units of the active codes' root mean square.
-      ridge: ρ in units of the mean energy of an atom's codes.
       weight: an atom loses at most this share of its coherence with including atoms a round.
       num_slots: the most atoms of a sample, a multiple of 4; None takes about twice the k that
         compressed sensing allows.
@@ -98,13 +99,12 @@ class Families(Learner):
 
     rank = 4
     version = 4
+    constants: ClassVar = {"floor": FLOOR, "ridge": RIDGE}
     looks: ClassVar = {"online_dl_families": Look("online DL, families", "#DDCC77")}
 
     num_steps: int = option(default=37, kw_only=True)
     visits: int | float = option(default=3, above=0, most=1e12)
     margin: float = option(default=4.0, above=0)
-    floor: float = option(default=0.18, above=0)
-    ridge: float = option(default=0.01, above=0)
     weight: float = option(default=0.5, least=0, most=1)
     num_slots: int | None = option(default=None, static=True)
 
@@ -131,7 +131,7 @@ class Families(Learner):
             dictionary,
             live,
             self.margin,
-            self.floor,
+            FLOOR,
             num_slots=self.num_slots,
             epsilon=EPSILON,
         )
@@ -170,7 +170,7 @@ class Families(Learner):
         def solve(dictionary, counts):
             # Positive even for zero signals, which have no energy and nothing to solve for.
             ridge = jnp.maximum(
-                self.ridge * jnp.mean(sums.squares), jnp.finfo(dictionary.dtype).tiny ** 0.5
+                RIDGE * jnp.mean(sums.squares), jnp.finfo(dictionary.dtype).tiny ** 0.5
             )
             # Scaled to about 1, to stay within the range of floats.
             unit = jnp.max(sums.squares) + ridge
@@ -199,7 +199,7 @@ class Families(Learner):
 def _code(learner, signals, state, axes):
     """Returns the sums over a round's samples and their codes by slot, for all devices together."""
     num_latents = state.dictionary.shape[1]
-    least = gradient_sums.threshold(state.noise, state.amplitude, learner.margin, learner.floor)
+    least = gradient_sums.threshold(state.noise, state.amplitude, learner.margin, FLOOR)
     sums, found = gradient_sums.accumulate(
         signals, state.dictionary, least, EPSILON * least, num_slots=learner.num_slots
     )
