@@ -5,6 +5,8 @@ row.
 import collections
 import concurrent.futures
 import itertools
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,11 +17,33 @@ from sae_gap.data import draw
 from sae_gap.learners import HostLearner, Learner
 from sae_gap.runtime import devices, distributed, progress
 from sae_gap.storage import results
-from sae_gap.study import Models, Stored, Study, at_once, jobs, score
+from sae_gap.study import Line, Models, Stored, Study, at_once, jobs, score
 
 # Fit learners together only if the codes, or squares of the width, of all that run at once have at
 # most so many numbers.
 _TOGETHER = 2**25
+# Columns whose product a step of a fit, and a row, take time in proportion to.
+_SIZES = ("num_samples", "num_latents", "input_dim")
+
+
+class UnfinishedError(Exception):
+    """The minutes of `progress.limit` are over, and a study is not finished. The text says how much
+    is left.
+
+    Attributes:
+      rows: the rows of the study that are there.
+      lines: those that are not.
+    """
+
+    def __init__(self, text: str, rows: Sequence[results.Row], lines: Sequence[Line]):
+        super().__init__(text)
+        self.rows = [*rows]
+        self.lines = [*lines]
+
+    @property
+    def dictionaries(self) -> set[str]:
+        """The dictionaries that lack a row."""
+        return {line.columns["dictionary"] for line in self.lines}
 
 
 def run(
@@ -56,6 +80,7 @@ def run(
     Raises:
       ValueError: the shard is out of range, or the store holds rows of another study or another
         form.
+      UnfinishedError: the minutes of `progress.limit` were over before a fit or a row was started.
     """
     check_type("study", study, Study, "give sae_gap.Study(name, sources, methods)")
     check_type("store", store, results.Store, "give sae_gap.Store(directory)")
@@ -67,33 +92,62 @@ def run(
     every, stored = list(jobs(study)), Stored(study, store)
     mine = every if study.spread == "rows" else every[index::count]
     lacking = [job for job in map(stored.rest, mine) if job.lines]
-    # A job counts once for its fit, and each line once for its score.
-    total = sum(1 + len(job.lines) for job in mine)
-    done = total - sum(1 + len(job.lines) for job in lacking)
-    with progress.line(
-        total, study.name, unit="fits and rows", shown=show_progress, done=done
-    ) as line:
+    pace = _plan(mine, lacking, stored, models)
+    with progress.line(pace, study.name, unit="fits and rows", shown=show_progress) as line:
         for _, cell in itertools.groupby(lacking, lambda job: job.data):
             _run_cell(list(cell), store, stored, models, line)
-    distributed.wait(study.name)
+    # This waits for all processes. Only the first one scores rows that all share.
+    rests = distributed.gather(pace.rest if progress.is_over() else set())
+    rest = rests[0] if study.spread == "rows" else set().union(*rests)
     found = Stored(study, store).rows(every)
-    return found if study.lam is None else _in_order(study, found)
+    found = found if study.lam is None else _in_order(study, found)
+    if rest:
+        text = f"{len(rest)} fits and rows of {study.name} are left, since the minutes are over"
+        lines = [line for job in every for line in job.lines if line.cell in rest]
+        raise UnfinishedError(f"{text}; the same command goes on.", found, lines)
+    return found
+
+
+def _plan(mine, lacking, stored, models):
+    """The pace of what jobs lack: fits by learner, data and seed, rows by their cell."""
+    fits, rows = {}, {}
+    for job in lacking:
+        for line in job.lines:
+            size = math.prod(line.columns.get(name) or 1 for name in _SIZES)
+            if stored.lacking(line) is not None:
+                rows[line.cell] = type(line.method.encoder).__name__, size
+        for source in job.sources:
+            for learner in models.missing(job.learner, source, job.steps):
+                work = learner.num_steps * size
+                fits[learner, job.data, source.seed] = type(learner).__name__, work
+    return progress.Pace(fits, rows, sum(len(job.lines) for job in mine) - len(rows))
 
 
 def _run_cell(cell, store, stored, models, line):
     """Fits, scores and stores the jobs of a study on data that differ only in their seed."""
-    tasks = {source.seed: draw(source) for job in cell for source in job.sources}
-    first, study = next(iter(tasks.values())), cell[0].study
+    study, data = cell[0].study, cell[0].data
     together = study.spread == "rows"
+    if progress.is_over(together=together):
+        return
+    tasks = {source.seed: draw(source) for job in cell for source in job.sources}
+    first = next(iter(tasks.values()))
+
+    def watch(learner, source, share):
+        line.report((learner, data, source.seed), share)
+
     able = [job for job in cell if job.learner.needs(first) is None]
     alone = study.timed or together or not able
-    fits = {} if alone else _fit_together(able, tasks, models, line)
+    fits = {} if alone else _fit_together(able, tasks, models, watch)
     for job in cell:
+        if progress.is_over(together=together):
+            return
         line.set_postfix_str(str(job)[:60])
         lacking = job.learner.needs(first)
         if lacking is not None:
             logging.warning("left out %s: the data lack %s", job, lacking)
-            line.update(1 + len(job.lines))
+            for each in job.lines:
+                line.report(each.cell)
+            _report_fits(job, line)
             continue
         logging.info("running %s", job)
         drawn = [tasks[source.seed] for source in job.sources]
@@ -102,15 +156,28 @@ def _run_cell(cell, store, stored, models, line):
         ]
         if not fitted:
             mesh = devices.mesh() if together else None
-            fitted = models.fit(job.learner, job.sources, drawn, job.steps, mesh=mesh)
-            line.update()
-        if not together or distributed.is_first():
-            for row in score(job, drawn, fitted, stored):
-                store.put(row)
-                line.update()
+            fitted = models.fit(job.learner, job.sources, drawn, job.steps, mesh=mesh, watch=watch)
+        if together:
+            # A process that reads a base before the first one has written it would fit it again.
+            distributed.wait(data)
+        _report_fits(job, line)
+        if together and not distributed.is_first():
+            continue
+        for row in score(job, drawn, fitted, stored):
+            store.put(row)
+            line.report(row["cell"])
+            if progress.is_over():
+                break
 
 
-def _fit_together(jobs, tasks, models, line):
+def _report_fits(job, line):
+    """Reports the fits that a job needs no more."""
+    for learner in chain(job.learner):
+        for source in job.sources:
+            line.report((learner, job.data, source.seed))
+
+
+def _fit_together(jobs, tasks, models, watch):
     """Fits the learners of jobs on the same data together, a seed on each core, before any codes
     are inferred.
 
@@ -121,7 +188,7 @@ def _fit_together(jobs, tasks, models, line):
       jobs: jobs whose learners are fitted.
       tasks: the data by seed.
       models: where to keep fits.
-      line: line of progress, which advances by one for each job whose fits are done.
+      watch: as for `Models.fit`.
 
     Returns:
       The fits by learner and seed; missing ones are fitted when their job runs.
@@ -140,13 +207,15 @@ def _fit_together(jobs, tasks, models, line):
         return len(chain(learner))
 
     def fit(learner):
+        if progress.is_over():
+            return {}
         needed_by = needed[learner]
         logging.info("fitting for %s", "; ".join(map(str, needed_by)))
         sources = {source.seed: source for job in needed_by for source in job.sources}
         scored = [job for job in needed_by if job.learner == learner]
         steps = sorted({step for job in scored for step in job.steps})
-        fits = models.fit(learner, list(sources.values()), [tasks[seed] for seed in sources], steps)
-        line.update(len(scored))
+        drawn = [tasks[seed] for seed in sources]
+        fits = models.fit(learner, list(sources.values()), drawn, steps, watch=watch)
         return {(learner, seed): fitted for seed, fitted in zip(sources, fits, strict=True)}
 
     fits: Any = {}
