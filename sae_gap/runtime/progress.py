@@ -1,15 +1,16 @@
-"""Progress: a bar by tqdm on a terminal and in a notebook, elsewhere a line a minute in the log; and
-the minutes after which a process starts nothing more.
+"""Progress: a bar by tqdm on a terminal and in a notebook, elsewhere a line a minute in the log;
+and the minutes after which a process starts nothing more.
 """
 
 import collections
 import contextlib
+import dataclasses
 import io
 import math
 import sys
 import threading
 import time
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from absl import logging
@@ -21,153 +22,132 @@ from sae_gap.runtime import distributed
 EVERY = 60.0
 _DRAWN = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total:g} [{elapsed}<{remaining}{postfix}]"
 _WRITTEN = "{desc}: {n:.1f} of {total:.0f} {unit} in {elapsed}, {remaining} left{postfix}"
-# Parts of a work by name: the kind and the weight of each.
-Parts = Mapping[Any, tuple[Hashable, float]]
-# The second at which the minutes of this process are over.
+# A clock that only runs forward, and its second at which the minutes of this process are over.
+seconds = time.monotonic
 _ends = [math.inf]
 
 
-def seconds() -> float:
-    """The seconds of a clock that only runs forward."""
-    return time.monotonic()
+@dataclasses.dataclass(eq=False)
+class UnfinishedError(Exception):
+    """The minutes of `limit` are over, and a study is not finished.
 
-
-def limit(minutes: float | None) -> None:
-    """Gives this process so many minutes from now, after which studies start no fit and no row;
-    None sets no limit.
-    """
-    _ends[0] = math.inf if minutes is None else seconds() + 60 * minutes
-
-
-def is_over(*, together: bool = False) -> bool:
-    """True once the minutes of `limit` are over; `together` asks the clock of the first process,
-    for all of them.
-    """
-    over = seconds() >= _ends[0]
-    return distributed.from_first(over) if together else over
-
-
-class Pace:
-    """How much of a work is done, and how long the rest takes.
-
-    The seconds between two reports count for the kind of the later one. The rest of a kind takes as
-    long for its weight as what was done of it; that of a kind of which nothing was done takes as
-    long as the mean of all parts.
-
-    Args:
-      fits: parts that may resume: the first report of each says where it begins, which took none of
-        these seconds.
-      rows: parts that begin at zero.
-      done: the number of parts that earlier runs did.
+    Attributes:
+      text: a sentence that says how much is left.
+      rows: the rows of the study that are there.
+      dictionaries: those that lack a row.
     """
 
-    def __init__(self, fits: Parts, rows: Parts, done: int = 0):
-        self._parts = {**fits, **rows}
-        self._shares: Any = {**dict.fromkeys(fits), **dict.fromkeys(rows, 0.0)}
-        self._seconds = collections.Counter[Any]()
-        self._gained = collections.Counter[Any]()
-        self._counted = 0.0
-        self._before = done
-        self._last = seconds()
-        self._lock = threading.Lock()
+    text: str
+    rows: list[Any]
+    dictionaries: set[str]
 
-    def report(self, name: Any, share: float = 1.0) -> None:
-        """Says which share of a part is done. Threads may report at once."""
-        if name not in self._parts:
-            return
-        kind, weight = self._parts[name]
-        with self._lock:
-            before = self._shares[name]
-            gained = 0.0 if before is None else share - before
-            self._shares[name] = share
-            self._gained[kind] += gained * weight
-            self._counted += gained
-            now = seconds()
-            self._seconds[kind] += now - self._last
-            self._last = now
 
-    @property
-    def total(self) -> int:
-        """The number of all parts."""
-        return self._before + len(self._parts)
+def limit(minutes: float) -> None:
+    """Gives this process so many minutes from now, after which studies start no fit and no row."""
+    _ends[0] = seconds() + 60 * minutes
 
-    @property
-    def count(self) -> float:
-        """How many parts are done, fractions and those of earlier runs included."""
-        return self._before + sum(share or 0.0 for share in self._shares.values())
 
-    @property
-    def rest(self) -> set[Any]:
-        """The names of the parts that are not done."""
-        return {name for name, share in self._shares.items() if (share or 0.0) < 1}
-
-    def left(self) -> float | None:
-        """The seconds that the rest takes; None as long as nothing is done."""
-        if self._counted <= 0:
-            return None
-        usual, needed = sum(self._seconds.values()) / self._counted, 0.0
-        for name in self.rest:
-            kind, weight = self._parts[name]
-            gained = self._gained[kind]
-            whole = weight * self._seconds[kind] / gained if gained > 0 else usual
-            needed += whole * (1 - (self._shares[name] or 0.0))
-        return max(0.0, needed - (seconds() - self._last))
+def is_over() -> bool:
+    """True once the minutes of `limit` are over."""
+    return seconds() >= _ends[0]
 
 
 class Line(tqdm):
-    """A bar, with a pace or without."""
+    """A bar. If it has `begin`, it counts the parts of a work, and takes the time left from the
+    pace of each kind of them.
 
-    pace: Pace | None = None
+    The seconds between two reports count for the kind of the later one. A part of a kind of which
+    nothing is done takes as long as the mean of all.
+    """
+
+    kinds: Mapping[Any, str] = {}
+
+    def begin(self, kinds: Mapping[Any, str], rows: Iterable[Any], done: int = 0) -> None:
+        """Sets the work.
+
+        Args:
+          kinds: the kind of each part, by its name.
+          rows: the parts that begin at zero. The first report of any other says where it begins: a
+            fit that resumes took none of these seconds before.
+          done: the number of further parts, which earlier runs did.
+        """
+        self.kinds = kinds
+        self.shares = dict.fromkeys(rows, 0.0)
+        self.gained = collections.Counter[str]()
+        self.spent = collections.Counter[str]()
+        self.last = seconds()
+        self.guard = threading.Lock()
+        self.initial: float = done
+        self.n: float = done
+        self.total = done + len(kinds)
 
     def report(self, name: Any, share: float = 1.0) -> None:
-        """Reports to the pace, and shows what it counts."""
-        if self.pace is not None:
-            self.pace.report(name, share)
-            self.n = self.pace.count
-            self.update(0)
+        """Says which share of a part is done; an unknown part does not count. Threads may report at
+        once.
+        """
+        if name not in self.kinds:
+            return
+        kind = self.kinds[name]
+        with self.guard:
+            now = seconds()
+            self.gained[kind] += share - self.shares.get(name, share)  # type: ignore[assignment]
+            self.spent[kind] += now - self.last  # type: ignore[assignment]
+            self.shares[name] = share
+            self.last = now
+            self.n = self.initial + sum(self.shares.values())
+        self.update(0)
+
+    @property
+    def left(self) -> float:
+        """The seconds that the rest takes, at least one; 0 as long as that is unknown."""
+        done = self.gained.total()
+        if not done:
+            return 0.0
+        usual = self.spent.total() / done
+        needed = self.last - seconds()
+        for name, kind in self.kinds.items():
+            gained = self.gained[kind]
+            pace = self.spent[kind] / gained if gained else usual
+            needed += pace * (1 - self.shares.get(name, 0))
+        return max(1.0, needed)
 
     @property
     def format_dict(self):
         found = super().format_dict
-        if self.pace is not None:
-            left = self.pace.left()
+        if self.kinds:
             # tqdm writes a rate of zero as an unknown time.
-            found["rate"] = 0.0 if left is None else (self.total - self.n) / max(left, 1e-9)
+            found["rate"] = self.left and (self.total - self.n) / self.left
         return found
 
 
 @contextlib.contextmanager
 def line(
-    total: float | Pace, what: str = "", *, unit: str = "it", shown: bool = True
+    total: float = 0, what: str = "", *, unit: str = "it", shown: bool = True
 ) -> Iterator[Line]:
     """A bar that counts up to a total, in fractions too, where somebody looks; elsewhere the log
     says each minute how much is done of how much, in which time, and how much time is left.
 
     Args:
-      total: the full count, or the pace of the work.
+      total: the full count; `Line.begin` sets that of a work.
       what: a word before the count.
       unit: unit of the count, in the plural.
       shown: whether to say anything.
     """
-    shown, logged = shown and distributed.is_first(), not _somebody_looks()
-    pace = total if isinstance(total, Pace) else None
+    hidden = not (shown and distributed.is_first())
     look: dict[str, Any] = {"bar_format": _DRAWN, "dynamic_ncols": True, "leave": False}
-    # Draw after every report, and take the mean speed.
-    look |= {"miniters": 0, "smoothing": 0}
+    logged = not (hidden or _somebody_looks())
     if logged:
-        look |= {"bar_format": _WRITTEN, "file": io.StringIO(), "mininterval": math.inf}
-    whole = total if pace is None else pace.total
+        look = {"bar_format": _WRITTEN, "file": io.StringIO(), "mininterval": math.inf}
+    # Draw after every report, and take the mean speed.
+    look |= {"miniters": 0, "smoothing": 0, "disable": hidden}
     ended = threading.Event()
 
     def tell():
         while not ended.wait(EVERY):
             logging.info("%s", drawn)
 
-    with Line(total=whole, desc=what, unit=unit, disable=not shown, **look) as drawn:
-        drawn.pace = pace
-        if pace is not None:
-            drawn.initial = drawn.n = pace.count
-        if shown and logged:
+    with Line(total=total, desc=what, unit=unit, **look) as drawn:
+        if logged:
             threading.Thread(target=tell, daemon=True).start()
         try:
             yield drawn

@@ -136,10 +136,10 @@ def fit(
         (learner.select(task), key, given_base(base))
         for task, key, base in zip(tasks, keys, given, strict=True)
     ]
-    parts = dict.fromkeys(range(len(tasks)), (learner.name, 1.0))
     shown = show_progress and watch is None
-    with progress.line(progress.Pace(parts, {}), learner.name, unit="fits", shown=shown) as line:
-        watch = line.report if watch is None else watch
+    with progress.line(what=learner.name, unit="fits", shown=shown) as line:
+        line.begin(dict.fromkeys(range(len(tasks)), "fit"), ())
+        watch = watch or line.report
         if isinstance(learner, HostLearner):
             made = _fit_on_host(learner, num_latents, inputs, watch)
         else:

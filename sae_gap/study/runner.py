@@ -5,8 +5,6 @@ row.
 import collections
 import concurrent.futures
 import itertools
-import math
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,33 +15,11 @@ from sae_gap.data import draw
 from sae_gap.learners import HostLearner, Learner
 from sae_gap.runtime import devices, distributed, progress
 from sae_gap.storage import results
-from sae_gap.study import Line, Models, Stored, Study, at_once, jobs, score
+from sae_gap.study import Models, Stored, Study, at_once, jobs, score
 
 # Fit learners together only if the codes, or squares of the width, of all that run at once have at
 # most so many numbers.
 _TOGETHER = 2**25
-# Columns whose product a step of a fit, and a row, take time in proportion to.
-_SIZES = ("num_samples", "num_latents", "input_dim")
-
-
-class UnfinishedError(Exception):
-    """The minutes of `progress.limit` are over, and a study is not finished. The text says how much
-    is left.
-
-    Attributes:
-      rows: the rows of the study that are there.
-      lines: those that are not.
-    """
-
-    def __init__(self, text: str, rows: Sequence[results.Row], lines: Sequence[Line]):
-        super().__init__(text)
-        self.rows = [*rows]
-        self.lines = [*lines]
-
-    @property
-    def dictionaries(self) -> set[str]:
-        """The dictionaries that lack a row."""
-        return {line.columns["dictionary"] for line in self.lines}
 
 
 def run(
@@ -92,43 +68,39 @@ def run(
     every, stored = list(jobs(study)), Stored(study, store)
     mine = every if study.spread == "rows" else every[index::count]
     lacking = [job for job in map(stored.rest, mine) if job.lines]
-    pace = _plan(mine, lacking, stored, models)
-    with progress.line(pace, study.name, unit="fits and rows", shown=show_progress) as line:
+    kinds: Any = {}
+    for job in lacking:
+        for row in job.lines:
+            if stored.lacking(row) is not None:
+                kinds[row.cell] = row.method.encoder.name
+    rows = [*kinds]
+    for job in lacking:
+        for source in job.sources:
+            for learner in models.missing(job.learner, source, job.steps):
+                kinds[learner, job.data, source.seed] = learner.name
+    done = sum(len(job.lines) for job in mine) - len(rows)
+    with progress.line(what=study.name, unit="fits and rows", shown=show_progress) as line:
+        line.begin(kinds, rows, done)
         for _, cell in itertools.groupby(lacking, lambda job: job.data):
             _run_cell(list(cell), store, stored, models, line)
     # This waits for all processes. Only the first one scores rows that all share.
-    rests = distributed.gather(pace.rest if progress.is_over() else set())
-    rest = rests[0] if study.spread == "rows" else set().union(*rests)
+    left = [row for row in rows if line.shares[row] < 1] if progress.is_over() else []
+    lefts = distributed.gather(left)
+    left = lefts[0] if study.spread == "rows" else [*itertools.chain(*lefts)]
     found = Stored(study, store).rows(every)
     found = found if study.lam is None else _in_order(study, found)
-    if rest:
-        text = f"{len(rest)} fits and rows of {study.name} are left, since the minutes are over"
-        lines = [line for job in every for line in job.lines if line.cell in rest]
-        raise UnfinishedError(f"{text}; the same command goes on.", found, lines)
+    if left:
+        size = f"{line.total - line.n:.0f} of {line.total} fits and rows of {study.name}"
+        text = f"{size} are left, since the minutes are over; the same command goes on."
+        lines = [row for job in every for row in job.lines if row.cell in left]
+        raise progress.UnfinishedError(text, found, {row.columns["dictionary"] for row in lines})
     return found
-
-
-def _plan(mine, lacking, stored, models):
-    """The pace of what jobs lack: fits by learner, data and seed, rows by their cell."""
-    fits, rows = {}, {}
-    for job in lacking:
-        for line in job.lines:
-            size = math.prod(line.columns.get(name) or 1 for name in _SIZES)
-            if stored.lacking(line) is not None:
-                rows[line.cell] = type(line.method.encoder).__name__, size
-        for source in job.sources:
-            for learner in models.missing(job.learner, source, job.steps):
-                work = learner.num_steps * size
-                fits[learner, job.data, source.seed] = type(learner).__name__, work
-    return progress.Pace(fits, rows, sum(len(job.lines) for job in mine) - len(rows))
 
 
 def _run_cell(cell, store, stored, models, line):
     """Fits, scores and stores the jobs of a study on data that differ only in their seed."""
     study, data = cell[0].study, cell[0].data
     together = study.spread == "rows"
-    if progress.is_over(together=together):
-        return
     tasks = {source.seed: draw(source) for job in cell for source in job.sources}
     first = next(iter(tasks.values()))
 
@@ -139,15 +111,16 @@ def _run_cell(cell, store, stored, models, line):
     alone = study.timed or together or not able
     fits = {} if alone else _fit_together(able, tasks, models, watch)
     for job in cell:
-        if progress.is_over(together=together):
+        over = progress.is_over()
+        # Processes that fit together stop together.
+        if distributed.from_first(over) if together else over:
             return
         line.set_postfix_str(str(job)[:60])
         lacking = job.learner.needs(first)
         if lacking is not None:
             logging.warning("left out %s: the data lack %s", job, lacking)
-            for each in job.lines:
-                line.report(each.cell)
-            _report_fits(job, line)
+            for row in job.lines:
+                line.report(row.cell)
             continue
         logging.info("running %s", job)
         drawn = [tasks[source.seed] for source in job.sources]
@@ -160,21 +133,12 @@ def _run_cell(cell, store, stored, models, line):
         if together:
             # A process that reads a base before the first one has written it would fit it again.
             distributed.wait(data)
-        _report_fits(job, line)
-        if together and not distributed.is_first():
-            continue
-        for row in score(job, drawn, fitted, stored):
-            store.put(row)
-            line.report(row["cell"])
-            if progress.is_over():
-                break
-
-
-def _report_fits(job, line):
-    """Reports the fits that a job needs no more."""
-    for learner in chain(job.learner):
-        for source in job.sources:
-            line.report((learner, job.data, source.seed))
+        if not together or distributed.is_first():
+            for row in score(job, drawn, fitted, stored):
+                store.put(row)
+                line.report(row["cell"])
+                if progress.is_over():
+                    break
 
 
 def _fit_together(jobs, tasks, models, watch):
