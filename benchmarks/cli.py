@@ -3,6 +3,7 @@ that the user can mend.
 """
 
 import logging as python_logging
+import math
 import os
 import re
 import sys
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 from absl import flags, logging
 
 from benchmarks.options import Distributed, Options, define, parse
-from sae_gap.runtime import devices, distributed
+from sae_gap.runtime import devices, distributed, progress
 
 # The command in front of a binary's name, on the pages that it writes.
 COMMAND = "python -m sae_gap "
@@ -51,7 +52,10 @@ def run(
         devices.enable_compilation_cache()
         if isinstance(chosen, Distributed):
             _join(chosen)
+        progress.limit(getattr(chosen, "minutes", math.inf))
         main(chosen)
+    except progress.UnfinishedError as left:
+        logging.warning("%s", left.text)
     except ValueError as error:
         _stop(str(error))
     except OSError as error:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import types
 from collections.abc import Iterable, Sequence
 from typing import Any, dataclass_transform
@@ -74,6 +75,17 @@ class Distributed(Options):
     coordinator: str | None = option(None, "With --distributed elsewhere: host:port of process 0.")
     num_processes: int | None = option(None, "With --coordinator: how many there are.", least=1)
     process_id: int | None = option(None, "With --coordinator: which one this is, from 0.", least=0)
+
+
+@frozen
+class Limited(Options):
+    """The options of a binary that can stop early."""
+
+    minutes: float = option(
+        math.inf,
+        "Minutes after which no fit or row is started. The same command goes on.",
+        above=0,
+    )
 
 
 def fields(kind: type[Options] | Options) -> list[dataclasses.Field]:

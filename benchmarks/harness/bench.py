@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from benchmarks import cli
 from benchmarks.harness import Drawing, Preset
-from benchmarks.options import Distributed, Fitted, frozen, option, written
+from benchmarks.options import Distributed, Fitted, Limited, frozen, option, written
 from sae_gap.data import Source
 from sae_gap.storage import Folder, Row, results
 from sae_gap.study import Method, Models, Study
@@ -69,7 +69,7 @@ class Bench(NamedTuple):
 
 
 @frozen
-class StudyOptions(Fitted, Distributed):
+class StudyOptions(Fitted, Distributed, Limited):
     """The options of a study's run; `options_of` adds the changes to its preset."""
 
     preset: str = option("quick", "Sizes of a run; other flags take precedence.")

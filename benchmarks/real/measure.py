@@ -31,13 +31,15 @@ from typing import Any
 from absl import logging
 
 from benchmarks import cli
-from benchmarks.options import Distributed, frozen, option
+from benchmarks.options import Distributed, Limited, frozen, option
 from benchmarks.real import measurement_page
 from benchmarks.real.inputs import OnPairs, PutBack
 from sae_gap import figures, measure
 from sae_gap.analysis import (
+    BEST,
     LOSSES,
     Table,
+    at,
     over,
     over_documents,
     sentence,
@@ -51,7 +53,7 @@ from sae_gap.health import Check
 from sae_gap.learners import total_visits
 from sae_gap.learners.online.online_dictionary import VISITS
 from sae_gap.measure import KINDS, check_codes
-from sae_gap.runtime import devices, distributed
+from sae_gap.runtime import devices, distributed, progress
 from sae_gap.saes import SAE
 from sae_gap.storage import Folder, Row, results
 
@@ -71,7 +73,7 @@ COSTS = (
 
 
 @frozen
-class MeasureOptions(OnPairs, PutBack, Distributed):
+class MeasureOptions(OnPairs, PutBack, Distributed, Limited):
     """The options of `measure`."""
 
     match_l0: float | None = option(
@@ -210,7 +212,16 @@ def variance(options: MeasureOptions) -> str:
     began, folder = time.perf_counter(), options.folder(NAME)
     plan, reports = plan_of(options)
     store, activations = results.Store(folder), plan.source.activations
-    rows = measure.run(plan, store)
+    partial = {}
+    try:
+        rows = measure.run(plan, store)
+    except progress.UnfinishedError as left:
+        rows = left.rows
+        if at(rows, BEST, "common") is None:
+            raise
+        names = {*plan.controls, *(sae.name for sae in plan.saes)}
+        unjudged = sorted(names - {row["dictionary"] for row in rows})
+        partial["partial"] = f"{left.text} Not measured yet: {', '.join(unjudged)}."
     if not distributed.is_first():
         return ""
     size = f"{activations.num_samples:,} of {activations.input_dim} dimensions"
@@ -218,6 +229,7 @@ def variance(options: MeasureOptions) -> str:
         "activations": f"{size}; {activations.outliers}",
         "seconds": f"{time.perf_counter() - began:.0f}",
         "peak memory": f"{devices.peak_memory():.1f} GiB",
+        **partial,
     }
     command = f"{cli.COMMAND}{NAME} {shlex.join(sys.argv[1:])}"
     text = measurement_page.write(folder, rows, store.rows(), plan.source, reports, command, notes)

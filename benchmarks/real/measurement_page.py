@@ -143,7 +143,8 @@ def write(
     if len(ranked) > 1 or len(groups[0][1]) > 1:
         answers = ranked + answers
     doubts = [f"{name}: {doubt}" for name, report in loaded.items() for doubt in report.wrong]
-    said = [f"What looks wrong:\n\n{_listed(doubts)}"] if doubts else []
+    said = [f"Partial: {notes['partial']}"] if "partial" in notes else []
+    said += [f"What looks wrong:\n\n{_listed(doubts)}"] if doubts else []
     if len(verdicts) - len(dead) > 1:
         verdicts, first = measure.ranking(verdicts)
         said.append(f"{first} {ORDERS}")

@@ -32,7 +32,7 @@ from typing import Any
 from absl import logging
 
 from benchmarks import cli
-from benchmarks.options import Distributed, Fitted, option
+from benchmarks.options import Distributed, Fitted, Limited, option
 from benchmarks.real.inputs import OnPairs, Outliers, npy
 from sae_gap import catalogue
 from sae_gap.analysis import tables
@@ -50,7 +50,7 @@ from sae_gap.measure import (
     study_of,
 )
 from sae_gap.metrics import atom_statistics
-from sae_gap.runtime import devices, distributed
+from sae_gap.runtime import devices, distributed, progress
 from sae_gap.saes import ATOMS, BIAS, files_of
 from sae_gap.storage import Folder, Row, results
 from sae_gap.study import Models, Stored, Study, jobs, run
@@ -76,7 +76,7 @@ COLUMNS = {
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class TrainOptions(Fitted, OnPairs, Outliers, Distributed):
+class TrainOptions(Fitted, OnPairs, Outliers, Distributed, Limited):
     """The options of `train_real`."""
 
     methods: tuple[str, ...] = option(METHODS, "What to train.", choices=EVERY)
@@ -184,15 +184,19 @@ def train(options: TrainOptions) -> list[Row]:
     logging.info("%d rows to learn from", source.num_train)
     origin = origin_of(options.targets or options.activations or "")
     read = origin_of(options.activations or "").get("hook_name")
+    store = results.Store(directory)
+    try:
+        run(wanted, store, models=models)
+    except progress.UnfinishedError as left:
+        logging.warning("%s", left.text)
     for name, learner in learners.items():
-        (fit,) = models.fit(learner, [source], [task], mesh=devices.mesh(), show_progress=True)
-        logging.info("%s fitted in %.0f s", name, fit.end.seconds + fit.base_seconds)
+        if models.missing(learner, source):
+            continue
+        (fit,) = models.fit(learner, [source], [task], mesh=devices.mesh())
         if distributed.is_first():
             save(fit.end.model, directory / name, origin, read)
         # Wait until the first process has it: the others would otherwise fit it again.
         distributed.wait(name)
-    store = results.Store(directory)
-    run(wanted, store, models=models)
     # Skip rows of an earlier form and of learners that no longer exist.
     there = [row for row in store.rows() if row.get("dictionary") in EVERY]
     names = dict.fromkeys((*learners, *(row["dictionary"] for row in there)))
@@ -208,7 +212,7 @@ def train(options: TrainOptions) -> list[Row]:
 
 def main(options: TrainOptions) -> None:
     lines = train(options)
-    if distributed.is_first():
+    if lines and distributed.is_first():
         found = [name.removesuffix("_mean") for name in lines[0] if name.endswith("_mean")]
         print(tables.format_table(lines, CELL | {name: COLUMNS.get(name, name) for name in found}))
 

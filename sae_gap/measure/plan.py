@@ -44,6 +44,7 @@ from sae_gap.metrics import (
     nats,
     processor_time,
 )
+from sae_gap.runtime import progress
 from sae_gap.saes import SAE
 from sae_gap.storage import Row, Store
 from sae_gap.study import Method, runner
@@ -102,7 +103,14 @@ def in_stages(
         methods = {(each.learner, each.encoder, *each.row.items()): each for each in wanted(rows)}
         if methods:
             study = study_of(name, [source], [*methods.values()], *metrics, **options)
-            rows += finite(runner.run(study, store, show_progress=shown))
+            try:
+                rows += finite(runner.run(study, store, show_progress=shown))
+            except progress.UnfinishedError as left:
+                # Some codes of a dictionary do not tell which are its best.
+                rows += finite(left.rows)
+                short = left.dictionaries
+                left.rows = [row for row in rows if row["dictionary"] not in short]
+                raise
     return rows
 
 

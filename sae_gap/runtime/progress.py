@@ -1,11 +1,16 @@
-"""Progress: a bar by tqdm on a terminal and in a notebook, elsewhere a line a minute in the log."""
+"""Progress: a bar by tqdm on a terminal and in a notebook, elsewhere a line a minute in the log;
+and the minutes after which a process starts nothing more.
+"""
 
+import collections
 import contextlib
+import dataclasses
 import io
 import math
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from absl import logging
@@ -16,52 +21,132 @@ from sae_gap.runtime import distributed
 # Seconds between two lines of the log.
 EVERY = 60.0
 _DRAWN = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total:g} [{elapsed}<{remaining}{postfix}]"
-_WRITTEN = "{desc}: {n:.0f} of {total:.0f} {unit} in {elapsed}, {remaining} left{postfix}"
+_WRITTEN = "{desc}: {n:.1f} of {total:.0f} {unit} in {elapsed}, {remaining} left{postfix}"
+# A clock that only runs forward, and its second at which the minutes of this process are over.
+seconds = time.monotonic
+_ends = [math.inf]
 
 
-def bar(
-    total: float, what: str = "", *, unit: str = "it", shown: bool = True, **options: Any
-) -> tqdm:
-    """A bar that counts up to `total`, in fractions too.
+@dataclasses.dataclass(eq=False)
+class UnfinishedError(Exception):
+    """The minutes of `limit` are over, and a study is not finished.
 
-    Args:
-      total: the full count.
-      what: a word before the bar.
-      unit: unit of the count.
-      shown: whether to show it on a terminal or in a notebook.
-      options: of tqdm, in the place of these.
+    Attributes:
+      text: a sentence that says how much is left.
+      rows: the rows of the study that are there.
+      dictionaries: those that lack a row.
     """
-    hidden = not (shown and _somebody_looks() and distributed.is_first())
-    look: dict[str, Any] = {"disable": hidden, "dynamic_ncols": True, "leave": False}
-    look |= {"bar_format": _DRAWN} | options
-    return tqdm(total=total, desc=what, unit=unit, **look)
+
+    text: str
+    rows: list[Any]
+    dictionaries: set[str]
+
+
+def limit(minutes: float) -> None:
+    """Gives this process so many minutes from now, after which studies start no fit and no row."""
+    _ends[0] = seconds() + 60 * minutes
+
+
+def is_over() -> bool:
+    """True once the minutes of `limit` are over."""
+    return seconds() >= _ends[0]
+
+
+class Line(tqdm):
+    """A bar. If it has `begin`, it counts the parts of a work, and takes the time left from the
+    pace of each kind of them.
+
+    The seconds between two reports count for the kind of the later one. A part of a kind of which
+    nothing is done takes as long as the mean of all.
+    """
+
+    kinds: Mapping[Any, str] = {}
+
+    def begin(self, kinds: Mapping[Any, str], rows: Iterable[Any], done: int = 0) -> None:
+        """Sets the work.
+
+        Args:
+          kinds: the kind of each part, by its name.
+          rows: the parts that begin at zero. The first report of any other says where it begins: a
+            fit that resumes took none of these seconds before.
+          done: the number of further parts, which earlier runs did.
+        """
+        self.kinds = kinds
+        self.shares = dict.fromkeys(rows, 0.0)
+        self.gained = collections.Counter[str]()
+        self.spent = collections.Counter[str]()
+        self.last = seconds()
+        self.guard = threading.Lock()
+        self.initial: float = done
+        self.n: float = done
+        self.total = done + len(kinds)
+
+    def report(self, name: Any, share: float = 1.0) -> None:
+        """Says which share of a part is done; an unknown part does not count. Threads may report at
+        once.
+        """
+        if name not in self.kinds:
+            return
+        kind = self.kinds[name]
+        with self.guard:
+            now = seconds()
+            self.gained[kind] += share - self.shares.get(name, share)  # type: ignore[assignment]
+            self.spent[kind] += now - self.last  # type: ignore[assignment]
+            self.shares[name] = share
+            self.last = now
+            self.n = self.initial + sum(self.shares.values())
+        self.update(0)
+
+    @property
+    def left(self) -> float:
+        """The seconds that the rest takes, at least one; 0 as long as that is unknown."""
+        done = self.gained.total()
+        if not done:
+            return 0.0
+        usual = self.spent.total() / done
+        needed = self.last - seconds()
+        for name, kind in self.kinds.items():
+            gained = self.gained[kind]
+            pace = self.spent[kind] / gained if gained else usual
+            needed += pace * (1 - self.shares.get(name, 0))
+        return max(1.0, needed)
+
+    @property
+    def format_dict(self):
+        found = super().format_dict
+        if self.kinds:
+            # tqdm writes a rate of zero as an unknown time.
+            found["rate"] = self.left and (self.total - self.n) / self.left
+        return found
 
 
 @contextlib.contextmanager
 def line(
-    total: float, what: str = "", *, unit: str = "it", shown: bool = True, done: float = 0.0
-) -> Iterator[tqdm]:
-    """A bar where somebody looks; elsewhere the log says each minute how much is done of how much,
-    in which time, and how much time is left.
+    total: float = 0, what: str = "", *, unit: str = "it", shown: bool = True
+) -> Iterator[Line]:
+    """A bar that counts up to a total, in fractions too, where somebody looks; elsewhere the log
+    says each minute how much is done of how much, in which time, and how much time is left.
 
     Args:
-      total: the full count.
+      total: the full count; `Line.begin` sets that of a work.
       what: a word before the count.
       unit: unit of the count, in the plural.
       shown: whether to say anything.
-      done: the count that an earlier run did, which tells nothing of the time left.
     """
-    logged = shown and not _somebody_looks() and distributed.is_first()
-    written: dict[str, Any] = {"disable": False, "file": io.StringIO(), "bar_format": _WRITTEN}
-    options = written | {"mininterval": math.inf} if logged else {}
-    drawn, ended = bar(total, what, unit=unit, shown=shown, **options), threading.Event()
+    hidden = not (shown and distributed.is_first())
+    look: dict[str, Any] = {"bar_format": _DRAWN, "dynamic_ncols": True, "leave": False}
+    logged = not (hidden or _somebody_looks())
+    if logged:
+        look = {"bar_format": _WRITTEN, "file": io.StringIO(), "mininterval": math.inf}
+    # Draw after every report, and take the mean speed.
+    look |= {"miniters": 0, "smoothing": 0, "disable": hidden}
+    ended = threading.Event()
 
     def tell():
         while not ended.wait(EVERY):
             logging.info("%s", drawn)
 
-    drawn.initial = drawn.n = done
-    with drawn:
+    with Line(total=total, desc=what, unit=unit, **look) as drawn:
         if logged:
             threading.Thread(target=tell, daemon=True).start()
         try:

@@ -89,6 +89,7 @@ def fit(
     bases: Sequence[Model] | None = None,
     checkpoints: Sequence[Checkpoint] | None = None,
     keep: Callable[[int, Fitted], None] | None = None,
+    watch: Callable[[int, float], None] | None = None,
     show_progress: bool = True,
     mesh: Mesh | None = None,
 ) -> list[Fit]:
@@ -109,7 +110,10 @@ def fit(
       bases: the models of the learner's base, one for each task; None fits them here.
       checkpoints: one for each task. Learners on the host do not use them.
       keep: called with the number of a task and each kept model, as soon as it exists.
-      show_progress: whether to show a line of progress on a terminal or in a notebook.
+      watch: called with the number of a task and the share of its steps that is taken: where its
+        fit begins, about once a second, and with 1 at its end.
+      show_progress: whether to show the progress unless there is `watch`: a bar on a terminal or in
+        a notebook, elsewhere a line a minute in the log.
       mesh: the devices to fit on, see `devices.mesh`; None takes those of this process. If it spans
         processes, all of them must make the same call.
 
@@ -132,23 +136,26 @@ def fit(
         (learner.select(task), key, given_base(base))
         for task, key, base in zip(tasks, keys, given, strict=True)
     ]
-    if isinstance(learner, HostLearner):
-        made = (_fit_on_host(learner, num_latents, *each) for each in inputs)
-        return [fitted.on(base) for fitted, base in zip(made, before, strict=True)]
-    mesh = devices.own_mesh() if mesh is None else mesh
+    shown = show_progress and watch is None
+    with progress.line(what=learner.name, unit="fits", shown=shown) as line:
+        line.begin(dict.fromkeys(range(len(tasks)), "fit"), ())
+        watch = watch or line.report
+        if isinstance(learner, HostLearner):
+            made = _fit_on_host(learner, num_latents, inputs, watch)
+        else:
+            mesh = devices.own_mesh() if mesh is None else mesh
+            made = _fit_in_loops(learner, num_latents, inputs, mesh, at, checkpoints, keep, watch)
+    return [fitted.on(base) for fitted, base in zip(made, before, strict=True)]
+
+
+def _fit_in_loops(learner, num_latents, inputs, mesh, at, checkpoints, keep, watch):
+    """Fits all seeds by one compiled program."""
     inputs = [(devices.place(data, mesh), *devices.replicate(rest, mesh)) for data, *rest in inputs]
     with LOOPS:
         program = Program(learner, num_latents, mesh, *inputs[0])
     device = devices.describe()
     # Threads do not inherit thread-local JAX configuration.
     precise = bool(jax.config.values["jax_enable_x64"])
-    line = progress.bar(
-        len(tasks) * learner.num_steps, learner.name, unit="step", shown=show_progress
-    )
-    taken, shows = [0] * len(tasks), not line.disable
-    if devices.spans_processes(mesh):
-        # A watched loop pauses, and all processes must pause together.
-        shows = distributed.from_first(shows)
 
     def whole(fitted):
         model = dataclasses.replace(distributed.whole(fitted.model), encode=learner.encode)
@@ -163,21 +170,21 @@ def fit(
                 keep(place, along[fitted.step])
 
         def watched(steps, state):
-            taken[place] = steps
-            line.n = sum(taken)
-            line.refresh()
+            watch(place, steps / max(1, learner.num_steps))
 
-        save, watch = checkpoints and checkpoints[place], watched if shows else None
+        save = checkpoints and checkpoints[place]
         # LAPACK's matrices are small, and its further threads would take cores from the other
         # loops.
         with jax.enable_x64(precise), LOOPS, one_blas_thread():
-            end = whole(program.run(*inputs[place], save=save, at=at, keep=kept, watch=watch))
+            end = whole(program.run(*inputs[place], save=save, at=at, keep=kept, watch=watched))
+        # It may have stopped by itself.
+        watch(place, 1.0)
         # A fit that stops by itself at a requested step keeps that model twice; drop one.
         along.pop(end.step, None)
-        return Fit(end, along, program.compile_seconds, device).on(before[place])
+        return Fit(end, along, program.compile_seconds, device)
 
-    with line, concurrent.futures.ThreadPoolExecutor(at_once(mesh)) as pool:
-        return list(pool.map(run, range(len(tasks))))
+    with concurrent.futures.ThreadPoolExecutor(at_once(mesh)) as pool:
+        return list(pool.map(run, range(len(inputs))))
 
 
 def at_once(mesh: Mesh | None = None) -> int:
@@ -208,14 +215,19 @@ def as_key(name: str, key: Any) -> PRNGKeyArray:
     return key
 
 
-def _fit_on_host(learner, num_latents, data, key, base):
+def _fit_on_host(learner, num_latents, inputs, watch):
     """Fits one seed after the other: learners in Python hold the interpreter and would slow each
     other down.
     """
-    began = time.perf_counter()
-    model = learner.learn(data, num_latents=num_latents, key=key, **base)
-    end = Fitted(learner.num_steps, model, time.perf_counter() - began)
-    return Fit(end, {}, 0.0, devices.describe())
+    fits = []
+    for place, (data, key, base) in enumerate(inputs):
+        watch(place, 0.0)
+        began = time.perf_counter()
+        model = learner.learn(data, num_latents=num_latents, key=key, **base)
+        end = Fitted(learner.num_steps, model, time.perf_counter() - began)
+        fits.append(Fit(end, {}, 0.0, devices.describe()))
+        watch(place, 1.0)
+    return fits
 
 
 def _checked(learner, tasks, keys, at):
@@ -274,10 +286,13 @@ class Program:
         self.compile_seconds = time.perf_counter() - began
 
     def run(self, data, key, base, **options):
-        """Runs a fit to its end; the options are those of `run_loop`."""
+        """Runs a fit to its end; the options are those of `run_loop`. `watch` is also told where it
+        begins.
+        """
         began, learner, save = time.perf_counter(), self._learner, options.get("save")
         stepped, spent = (save and save.load(self._like)) or (None, 0.0)
         stepped = stepped or self._start(learner, data, key, base, self._num_latents)
+        options["watch"](int(stepped[0]), stepped[1])
         return run_loop(
             stepped,
             spent + time.perf_counter() - began,

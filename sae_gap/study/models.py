@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -29,6 +29,10 @@ from sae_gap.study import Fit, Fitted, blank_model, fit
 _LAST, _ENDED = "fit.safetensors", "fit.json"
 # Errors from files that are not ours.
 _DAMAGE = (ValueError, KeyError, TypeError)
+
+
+def _ignore(*_):
+    pass
 
 
 class Models:
@@ -83,7 +87,7 @@ class Models:
         at: Sequence[int] = (),
         *,
         mesh: Mesh | None = None,
-        show_progress: bool = False,
+        watch: Callable[[Learner, Source, float], None] = _ignore,
     ) -> list[Fit]:
         """The fits of a learner to sources that differ in their seed, read from disk if they are
         there and fitted if not.
@@ -95,8 +99,8 @@ class Models:
           at: requested steps, beside the last.
           mesh: the devices to fit on, as for `fit`; if it spans processes, all must make the same
             call, and the first one writes.
-          show_progress: whether to show a line of progress of each fit on a terminal or in a
-            notebook.
+          watch: called with a learner that is fitted, its base included, the source and the share
+            of its steps that is taken, as `fit` calls its own.
 
         Returns:
           A fit for each source.
@@ -104,7 +108,7 @@ class Models:
         if learner.ready is not None:
             end = Fitted(0, learner.ready, 0.0)
             return [Fit(end, {}, 0.0, devices.describe()) for _ in tasks]
-        options: Any = {"mesh": mesh, "show_progress": show_progress}
+        options: Any = {"mesh": mesh, "watch": watch}
         bases: Any = [None] * len(tasks)
         if learner.base is not None:
             bases = self.fit(learner.base, sources, tasks, **options)
@@ -124,7 +128,7 @@ class Models:
                 fits[place] = fitted
         return [fitted.on(base) for fitted, base in zip(fits, bases, strict=True)]
 
-    def _fit(self, wanted, at, **options):
+    def _fit(self, wanted, at, mesh, watch):
         """Fits one learner to all requested tasks, and keeps the models that have a folder."""
         learner = wanted[0].learner
         saves = [Checkpoint(each.folder, fit=each.folder.name) for each in wanted if each.folder]
@@ -138,7 +142,8 @@ class Models:
             bases=[each.base.end.model for each in wanted if each.base] or None,
             checkpoints=saves or None,
             keep=lambda place, fitted: wanted[place].keep(fitted, _file(fitted.step)),
-            **options,
+            watch=lambda place, share: watch(learner, wanted[place].source, share),
+            mesh=mesh,
         )
         for each, fitted in zip(wanted, fits, strict=True):
             each.end(fitted)
@@ -149,7 +154,7 @@ class Models:
             return [each.complete(fitted, at) for each, fitted in zip(wanted, fits, strict=True)]
         except (FileNotFoundError, ValueError):
             logging.warning("fitting %s again: models along the fit are damaged", learner.name)
-            return self._fit(wanted, at, **options)
+            return self._fit(wanted, at, mesh, watch)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -56,6 +56,7 @@ def run(
     Raises:
       ValueError: the shard is out of range, or the store holds rows of another study or another
         form.
+      UnfinishedError: the minutes of `progress.limit` were over before a fit or a row was started.
     """
     check_type("study", study, Study, "give sae_gap.Study(name, sources, methods)")
     check_type("store", store, results.Store, "give sae_gap.Store(directory)")
@@ -67,33 +68,59 @@ def run(
     every, stored = list(jobs(study)), Stored(study, store)
     mine = every if study.spread == "rows" else every[index::count]
     lacking = [job for job in map(stored.rest, mine) if job.lines]
-    # A job counts once for its fit, and each line once for its score.
-    total = sum(1 + len(job.lines) for job in mine)
-    done = total - sum(1 + len(job.lines) for job in lacking)
-    with progress.line(
-        total, study.name, unit="fits and rows", shown=show_progress, done=done
-    ) as line:
+    kinds: Any = {}
+    for job in lacking:
+        for row in job.lines:
+            if stored.lacking(row) is not None:
+                kinds[row.cell] = row.method.encoder.name
+    rows = [*kinds]
+    for job in lacking:
+        for source in job.sources:
+            for learner in models.missing(job.learner, source, job.steps):
+                kinds[learner, job.data, source.seed] = learner.name
+    done = sum(len(job.lines) for job in mine) - len(rows)
+    with progress.line(what=study.name, unit="fits and rows", shown=show_progress) as line:
+        line.begin(kinds, rows, done)
         for _, cell in itertools.groupby(lacking, lambda job: job.data):
             _run_cell(list(cell), store, stored, models, line)
-    distributed.wait(study.name)
+    # This waits for all processes. Only the first one scores rows that all share.
+    left = [row for row in rows if line.shares[row] < 1] if progress.is_over() else []
+    lefts = distributed.gather(left)
+    left = lefts[0] if study.spread == "rows" else [*itertools.chain(*lefts)]
     found = Stored(study, store).rows(every)
-    return found if study.lam is None else _in_order(study, found)
+    found = found if study.lam is None else _in_order(study, found)
+    if left:
+        size = f"{line.total - line.n:.0f} of {line.total} fits and rows of {study.name}"
+        text = f"{size} are left, since the minutes are over; the same command goes on."
+        lines = [row for job in every for row in job.lines if row.cell in left]
+        raise progress.UnfinishedError(text, found, {row.columns["dictionary"] for row in lines})
+    return found
 
 
 def _run_cell(cell, store, stored, models, line):
     """Fits, scores and stores the jobs of a study on data that differ only in their seed."""
-    tasks = {source.seed: draw(source) for job in cell for source in job.sources}
-    first, study = next(iter(tasks.values())), cell[0].study
+    study, data = cell[0].study, cell[0].data
     together = study.spread == "rows"
+    tasks = {source.seed: draw(source) for job in cell for source in job.sources}
+    first = next(iter(tasks.values()))
+
+    def watch(learner, source, share):
+        line.report((learner, data, source.seed), share)
+
     able = [job for job in cell if job.learner.needs(first) is None]
     alone = study.timed or together or not able
-    fits = {} if alone else _fit_together(able, tasks, models, line)
+    fits = {} if alone else _fit_together(able, tasks, models, watch)
     for job in cell:
+        over = progress.is_over()
+        # Processes that fit together stop together.
+        if distributed.from_first(over) if together else over:
+            return
         line.set_postfix_str(str(job)[:60])
         lacking = job.learner.needs(first)
         if lacking is not None:
             logging.warning("left out %s: the data lack %s", job, lacking)
-            line.update(1 + len(job.lines))
+            for row in job.lines:
+                line.report(row.cell)
             continue
         logging.info("running %s", job)
         drawn = [tasks[source.seed] for source in job.sources]
@@ -102,15 +129,19 @@ def _run_cell(cell, store, stored, models, line):
         ]
         if not fitted:
             mesh = devices.mesh() if together else None
-            fitted = models.fit(job.learner, job.sources, drawn, job.steps, mesh=mesh)
-            line.update()
+            fitted = models.fit(job.learner, job.sources, drawn, job.steps, mesh=mesh, watch=watch)
+        if together:
+            # A process that reads a base before the first one has written it would fit it again.
+            distributed.wait(data)
         if not together or distributed.is_first():
             for row in score(job, drawn, fitted, stored):
                 store.put(row)
-                line.update()
+                line.report(row["cell"])
+                if progress.is_over():
+                    break
 
 
-def _fit_together(jobs, tasks, models, line):
+def _fit_together(jobs, tasks, models, watch):
     """Fits the learners of jobs on the same data together, a seed on each core, before any codes
     are inferred.
 
@@ -121,7 +152,7 @@ def _fit_together(jobs, tasks, models, line):
       jobs: jobs whose learners are fitted.
       tasks: the data by seed.
       models: where to keep fits.
-      line: line of progress, which advances by one for each job whose fits are done.
+      watch: as for `Models.fit`.
 
     Returns:
       The fits by learner and seed; missing ones are fitted when their job runs.
@@ -140,13 +171,15 @@ def _fit_together(jobs, tasks, models, line):
         return len(chain(learner))
 
     def fit(learner):
+        if progress.is_over():
+            return {}
         needed_by = needed[learner]
         logging.info("fitting for %s", "; ".join(map(str, needed_by)))
         sources = {source.seed: source for job in needed_by for source in job.sources}
         scored = [job for job in needed_by if job.learner == learner]
         steps = sorted({step for job in scored for step in job.steps})
-        fits = models.fit(learner, list(sources.values()), [tasks[seed] for seed in sources], steps)
-        line.update(len(scored))
+        drawn = [tasks[seed] for seed in sources]
+        fits = models.fit(learner, list(sources.values()), drawn, steps, watch=watch)
         return {(learner, seed): fitted for seed, fitted in zip(sources, fits, strict=True)}
 
     fits: Any = {}

@@ -101,14 +101,14 @@ def fit_stream(
         learner = dataclasses.replace(learner, visits=None)
     count, size = learner.minibatches(num_samples, num_latents)
     fetch = functools.partial(_fetch, take, count, size, mesh)
-    line = progress.bar(learner.num_steps, learner.name, unit="round", shown=show_progress)
+    line = progress.line(learner.num_steps, learner.name, unit="rounds", shown=show_progress)
 
     def watched(turn, state):
-        line.update(turn - line.n)
+        drawn.update(turn - drawn.n)
         if watch is not None:
             watch(state)
 
-    with line, concurrent.futures.ThreadPoolExecutor(1) as pool, jax.set_mesh(mesh):
+    with line as drawn, concurrent.futures.ThreadPoolExecutor(1) as pool, jax.set_mesh(mesh):
         upcoming = {0: pool.submit(fetch, 0)}
         first = upcoming[0].result()
         if base is not None:

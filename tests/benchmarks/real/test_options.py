@@ -114,7 +114,9 @@ STUBS = {
     "probe_real.of_pairs": lambda *_: (X, {}),
     "record.record": RECORDED,
     "train_real.study_of": train_real.study_of,
-    "train_real.Models": SimpleNamespace(fit=stop),
+    "train_real.Models": None,
+    "train_real.run": stop,
+    "sae_gap.runtime.progress.limit": None,
     "sae_gap.runtime.distributed.start": None,
     "sae_gap.check": SimpleNamespace(wrong=()),
 }
