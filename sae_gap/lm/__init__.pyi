@@ -3,7 +3,7 @@
 from sae_gap.lm.downstream import FIRST as FIRST
 from sae_gap.lm.downstream import Downstream as Downstream
 from sae_gap.lm.downstream import Network as Network
-from sae_gap.lm.downstream import score_together as score_together
+from sae_gap.lm.downstream import rows_left as rows_left
 from sae_gap.lm.language_model import Batch as Batch
 from sae_gap.lm.language_model import Block as Block
 from sae_gap.lm.language_model import LanguageModel as LanguageModel

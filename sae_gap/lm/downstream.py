@@ -22,6 +22,7 @@ References:
   "SAEBench".
 """
 
+import copy
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -30,7 +31,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.core import as_matrix, check_choice, check_integer, product
 from sae_gap.data import find_outliers, norms
@@ -248,6 +249,36 @@ class Downstream:
             row[f"kl_score{ending}"] = 1 - kl / ablated.kl.mean()
         return row | {"ce_sums": self.by_document(nats.ce), "kl_sums": self.by_document(nats.kl)}
 
+    def left(
+        self, rows: Float[np.ndarray, "rows dim"], scored: Bool[np.ndarray, " rows"]
+    ) -> "Downstream":
+        """Returns this network where something before the layer has changed its rows. `unchanged`
+        holds the clean rows, and costs are still above those of the clean model.
+
+        Args:
+          rows: what the layer now has, (rows, dim).
+          scored: a mask of the rows that means may include, (rows,).
+
+        Raises:
+          ValueError: no token is scored.
+        """
+        kept = scored[self.scored]
+        if not kept.any():
+            raise ValueError("no token is scored at every layer; give longer texts.")
+        found = copy.copy(self)
+        # Their costs are those of the clean rows.
+        for name in ("zero", "mean"):
+            vars(found).pop(name, None)
+        found.unchanged = self.activations
+        found.activations = rows
+        found.scored = self.scored & scored
+        found.clean = Nats(self.clean.ce[kept], self.clean.kl[kept])
+        found._targets = self._targets[kept]
+        found._features = self._features[kept]
+        found._log_z = self._log_z[kept]
+        found._expected = self._expected[kept]
+        return found
+
     def sensitivity(self) -> Float[np.ndarray, "dim dim"]:
         """Returns F, the Fisher information of the next tokens: small, independent errors δ of the
         replaced rows cost about `½ Σ δᵀ F δ` nats in all.
@@ -306,39 +337,34 @@ class Downstream:
         return np.concatenate([value[real] for value, real in zip(values, self._real, strict=True)])
 
 
-def score_together(
+def rows_left(
     model: LanguageModel,
     networks: Mapping[int, Downstream],
-    blocks: Collection[int],
     reconstruct: Callable[[int, np.ndarray], Float[ArrayLike, "rows dim"]],
-) -> Float[np.ndarray, "3 documents"]:
-    """Returns the cost of reconstructions that replace the streams after some blocks together.
+) -> Float[np.ndarray, "rows dim"]:
+    """Returns the stream after the last of some blocks, where reconstructions replace the streams
+    after those before it.
 
     Args:
       model: the model of all networks.
-      networks: the model on the same batches, cut open after each block.
-      blocks: those of them whose streams are replaced, ascending.
+      networks: the model on the same batches, cut open after each block, ascending.
       reconstruct: returns the reconstruction of a block's rows, which those before leave.
-
-    Returns:
-      Sums by document over the tokens that all networks score: of KL and of ΔCE, in nats, and their
-      number, (3, documents).
 
     Raises:
       ValueError: a reconstruction has another shape than its rows, or is not finite.
     """
-    scored = np.all([each.scored for each in networks.values()], axis=0)
-    net, start = networks[min(blocks)], 0
+    *earlier, last = networks
+    net = networks[last]
     hidden: Any = map(model.embed, net._batches)
-    for block in blocks:
-        stop = block + 1
-        rows = net._run(hidden, functools.partial(model.run_blocks, start=start, stop=stop))
-        net, start = networks[block], stop
-        rows = net._put(reconstruct(block, rows), rows)
-        hidden = net._whole(rows)
-    nats, kept = net._nats(rows), scored[net.scored]
-    sums = nats.kl, nats.ce - net.clean.ce, 1
-    return np.array([net.by_document(each * kept) for each in sums])
+    start = 0
+    for block in earlier:
+        run = functools.partial(model.run_blocks, start=start, stop=block + 1)
+        net = networks[block]
+        rows = net._run(hidden, run)
+        hidden = net._whole(net._put(reconstruct(block, rows), rows))
+        start = block + 1
+    run = functools.partial(model.run_blocks, start=start, stop=last + 1)
+    return networks[last]._run(hidden, run)
 
 
 def _read_out(*given, expected=False):

@@ -26,6 +26,7 @@ from sae_gap.measure.plan import CONTROLS as CONTROLS
 from sae_gap.measure.plan import KINDS as KINDS
 from sae_gap.measure.plan import Plan as Plan
 from sae_gap.measure.plan import in_nats as in_nats
+from sae_gap.measure.plan import in_stages as in_stages
 from sae_gap.measure.plan import priced as priced
 from sae_gap.measure.plan import put_back as put_back
 from sae_gap.measure.plan import run as run

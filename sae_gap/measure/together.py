@@ -1,26 +1,120 @@
 """The nats that SAEs of several layers cost a network together, beside each alone.
 
-Numbers that codes need, such as a threshold, are found on the clean rows of a layer and stay for
-those that the SAEs before it leave.
+Each layer is a source of the one runner: alone, on the clean network, and with the layers before
+it replaced. Numbers that codes need, such as a threshold, are found on the clean rows of a layer
+and stay for those that the SAEs before it leave.
 """
 
+import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 
 from sae_gap.analysis import interval, placed
-from sae_gap.core import describe, identity
-from sae_gap.lm import score_together
-from sae_gap.measure import in_nats, methods_of
-from sae_gap.metrics import fires, nats
+from sae_gap.core import Task, describe
+from sae_gap.lm import Downstream, rows_left
+from sae_gap.measure import in_nats, in_stages, methods_of
+from sae_gap.metrics import Inferred, Metric, fires
 from sae_gap.saes import SAE
-from sae_gap.storage import Row, Store, results
-from sae_gap.study import Inference, Models
+from sae_gap.storage import Row, Store
+from sae_gap.study import Inference, Method, Models
 
+# The name of the study.
+TOGETHER = "together"
 ALL = "all together"
+# Returns the reconstruction of a layer's rows by a method, and the mean L0 of its codes.
+Guess = Callable[[int, Method, np.ndarray], tuple[Any, float]]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Layer:
+    """A layer of a network as a source, where SAEs may replace the layers before it.
+
+    Attributes:
+      sources: the same documents on the network cut open after each of some blocks, ascending.
+        Means are over the tokens that all of them score.
+      block: the block of this layer.
+      earlier: the codes that replace the blocks before it; {} leaves these as they are.
+      guess: codes rows of an earlier block.
+      seed: seeds the learners.
+    """
+
+    sources: Mapping[int, Any]
+    block: int
+    earlier: Mapping[int, Method]
+    guess: Guess
+    seed: int = 0
+
+    @property
+    def input_dim(self) -> int:
+        """Dimension of the layer."""
+        return self.sources[self.block].input_dim
+
+    @functools.cached_property
+    def network(self) -> Downstream:
+        """The network as the layers before this one leave it; `l0s` are the L0s of their codes."""
+        networks = {block: source.network for block, source in self.sources.items()}
+        scored = np.all([network.scored for network in networks.values()], axis=0)
+        here = networks[self.block]
+        l0s = []
+
+        def reconstruct(block, rows):
+            found, l0 = self.guess(block, self.earlier[block], rows)
+            l0s.append(l0)
+            return found
+
+        rows = here.activations
+        if self.earlier:
+            model = self.sources[self.block].lm.model
+            passed = {block: networks[block] for block in (*self.earlier, self.block)}
+            rows = rows_left(model, passed, reconstruct)
+        found = here.left(rows, scored)
+        found.l0s = l0s
+        return found
+
+    def task(self) -> Task:
+        """Returns the rows that learners see, and those that the layers before this one leave."""
+        task = self.sources[self.block].task()
+        held = dataclasses.replace(task.id, signals=jnp.asarray(self.network.activations))
+        return dataclasses.replace(task, id=held, ood=held, network=self.network)
+
+    def seen(self) -> dict[str, Any]:
+        """Returns all that decides the rows that learners see."""
+        return self.sources[self.block].seen()
+
+    def asdict(self) -> dict[str, Any]:
+        """Returns all that decides the data."""
+        return {
+            "sources": [source.asdict() for source in self.sources.values()],
+            "block": self.block,
+            "earlier": [describe((each.learner, each.encoder)) for each in self.earlier.values()],
+            "seed": self.seed,
+        }
+
+
+def _cost(inferred: Inferred) -> dict[str, Any]:
+    """Sums by document over the tokens that all layers score: of KL and of ΔCE, in nats, and their
+    number; and the L0 of the codes of all replaced layers, their mean.
+    """
+    network = inferred.task.network
+    nats = network.nats(inferred.reconstruction)
+    own = _l0(inferred.codes["id"], network)
+    return {
+        "kl_sums": network.by_document(nats.kl).tolist(),
+        "delta_ce_sums": network.by_document(nats.ce - network.clean.ce).tolist(),
+        "tokens": network.tokens.tolist(),
+        "mean_l0": float(np.mean([*network.l0s, own])),
+    }
+
+
+METRIC = Metric("nats_together", _cost, everywhere=False)
+
+
+def _l0(codes: Any, network: Downstream) -> float:
+    return float(fires(codes)[network.replaced].sum(axis=1).mean())
 
 
 def put_back_together(
@@ -47,71 +141,77 @@ def put_back_together(
       are over the tokens that all layers score, intervals over their `documents`.
 
     Raises:
-      ValueError: an SAE has no encoder, or its latents never fire.
+      ValueError: an SAE has no encoder, its latents never fire, or no token is scored at every
+        layer.
     """
-    first, *_ = sources.values()
-    fits = Models(store.folder / "models")
-    stored = {row["key"]: row for row in store.rows()}
+    models = Models(store.folder / "models")
 
     @functools.cache
-    def inference(layer, learner):
-        task = sources[layer].task()
-        (fit,) = fits.fit(learner, [sources[layer]], [task])
+    def inference(block, learner):
+        source = sources[block]
+        task = source.task()
+        (fit,) = models.fit(learner, [source], [task])
         return Inference(task, fit.end.model, timed=False)
 
-    def measured(methods):
-        decides: Row = {
-            "sources": [source.asdict() for source in sources.values()],
-            "codes": {at: describe((each.learner, each.encoder)) for at, each in methods.items()},
-            "numerics": [identity.NUMERICS, identity.precision(), nats.METRIC.version],
-        }
-        key, l0s = results.key(decides), []
+    def guess(block, method, rows):
+        clean = inference(block, method.learner)
+        encoder = clean.prepare(method.encoder)
+        found = clean.code(encoder, clean.model.signals(jnp.asarray(rows))).codes
+        return clean.model.reconstruct(found, rows), _l0(found, sources[block].network)
 
-        def guess(layer, rows):
-            method = methods[layer]
-            clean = inference(layer, method.learner)
-            signals = clean.model.signals(jnp.asarray(rows))
-            codes = clean.code(clean.prepare(method.encoder), signals).codes
-            l0s.append(fires(codes)[sources[layer].network.replaced].sum(axis=1).mean())
-            return clean.model.reconstruct(codes, rows)
+    def measured(block, methods, earlier, **options):
+        source = Layer(sources, block, earlier, guess)
+        return in_stages(TOGETHER, store, [(source, [METRIC], lambda _: methods)], **options)
 
-        if key not in stored:
-            networks = {layer: source.network for layer, source in sources.items()}
-            sums = score_together(first.lm.model, networks, methods, guess)
-            row = decides | {"key": key, "sums": sums, "l0": float(np.mean(l0s))}
-            store.put(row | results.provenance())
-            stored[key] = row
-        return stored[key]
-
-    found: Any = {}
-    own: Any = {}
-    lines = []
-    for layer, sae in saes.items():
-        own_l0s = [measured({layer: each})["l0"] for each in methods_of(sae.given, ["own"], 1)]
-        if not any(own_l0s):
+    allowed = in_nats(codes, [*saes.values()])
+    methods: dict[str, dict[int, Method]] = {}
+    alone: dict[str, dict[str, Row]] = {}
+    for block, sae in saes.items():
+        (own,) = measured(block, [*methods_of(sae.given, ["own"], 1)], {}) or [{"l0": 0}]
+        if not own["l0"]:
             raise ValueError(f"{sae.name} has no encoder, or a dead one; give an SAE that codes.")
-        level = placed(own_l0s[0], l0)["level"]
-        for each in methods_of(sae.given, in_nats(codes, [*saes.values()]), level):
-            found.setdefault(each.row["codes"], {})[layer] = each
-    for name, methods in found.items():
-        if len(methods) < len(saes):
+        level = placed(own["l0"], l0)["level"]
+        mine = {each.row["codes"]: each for each in methods_of(sae.given, allowed, level)}
+        for row in measured(block, [*mine.values()], {}):
+            alone.setdefault(row["codes"], {})[f"block {block}"] = row
+            methods.setdefault(row["codes"], {})[block] = mine[row["codes"]]
+    lines: list[Row] = []
+    own_kl: dict[str, np.ndarray] = {}
+    for name, rows in alone.items():
+        if len(rows) < len(saes):
             continue
-        rows = {f"block {layer}": measured({layer: each}) for layer, each in methods.items()}
-        summed = np.sum([row["sums"] for row in rows.values()], axis=0)
-        rows |= {"the sum of these": {"sums": summed}, ALL: measured(methods)}
-        tokens = np.asarray(rows[ALL]["sums"][-1])
-        for words, row in rows.items():
-            kl, delta, _ = np.asarray(row["sums"])
-            line = {"codes": name, "replaced": words, "l0": row.get("l0")}
-            for column, sums, unit in (
-                ("kl", kl, tokens),
-                ("delta_ce", delta, tokens),
-                ("ratio", kl, summed[0]),
-                ("of_own", kl, own.setdefault(words, kl)),
-            ):
-                low, high = interval(sums, unit)
-                line |= {column: sums.sum() / unit.sum(), f"{column}_half": (high - low) / 2}
-            lines.append(line | {"documents": np.count_nonzero(tokens)})
+        *before, last = methods[name]
+        earlier = {block: methods[name][block] for block in before}
+        found = measured(last, [methods[name][last]], earlier, calibrate_on="clean")
+        if found:
+            lines += _lines_of(name, rows, found[0], own_kl)
+    return lines
+
+
+def _lines_of(
+    name: str, alone: Mapping[str, Row], whole: Row, own_kl: dict[str, np.ndarray]
+) -> list[Row]:
+    """The lines of one codes; `own_kl` gathers the sums of the first codes for the others."""
+    summed: Row = {"mean_l0": None}
+    for column in ("kl_sums", "delta_ce_sums"):
+        summed[column] = np.sum([row[column] for row in alone.values()], axis=0)
+    lines = []
+    for words, row in {**alone, "the sum of these": summed, ALL: whole}.items():
+        tokens = np.asarray(whole["tokens"])
+        kl = np.asarray(row["kl_sums"])
+        delta = np.asarray(row["delta_ce_sums"])
+        own = own_kl.setdefault(words, kl)
+        line: Row = {"codes": name, "replaced": words, "l0": row["mean_l0"]}
+        for column, sums, unit in (
+            ("kl", kl, tokens),
+            ("delta_ce", delta, tokens),
+            ("ratio", kl, summed["kl_sums"]),
+            ("of_own", kl, own),
+        ):
+            low, high = interval(sums, unit)
+            line[column] = sums.sum() / unit.sum()
+            line[f"{column}_half"] = (high - low) / 2
+        lines.append(line | {"documents": np.count_nonzero(tokens)})
     return lines
 
 
@@ -125,6 +225,7 @@ def together_sentence(lines: Sequence[Row]) -> str:
 
     text = f"Together the SAEs cost {said(own)}"
     for line in others:
-        share, half = 100 * (1 - line["of_own"]), 100 * line["of_own_half"]
+        share = 100 * (1 - line["of_own"])
+        half = 100 * line["of_own_half"]
         text += f"; {said(line)}, so {share:.0f} ± {half:.0f} % of own codes' cost is the encoders'"
     return f"{text}."

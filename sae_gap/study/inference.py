@@ -110,6 +110,9 @@ class Inference:
     def _calibration(self):
         if self._calibrate_on == "scored":
             return self.normalised.id
+        if self._calibrate_on == "clean":
+            clean = self.model.signals(self.task.network.unchanged, None)
+            return dataclasses.replace(self.normalised.id, signals=clean)
         train = self.task.train
         few = evenly_spaced(len(train.signals), CALIBRATED)
         rows = np.asarray(train.signals)[few]

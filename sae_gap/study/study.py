@@ -95,8 +95,9 @@ class Study:
       optimum: whether to find the certified optimum, which metrics of the gap need.
       timed: whether the study needs the seconds of fits; learners are then fitted one after the
         other.
-      calibrate_on: the rows on which encoders find parameters for a requested L0, "scored" or
-        "train".
+      calibrate_on: the rows on which encoders find parameters for a requested L0: "scored", "train"
+        or, where other layers of a network are replaced too, those that are scored as they are when
+        the network is "clean".
       spread: how many processes share the work: "jobs", or the "rows" that a learner sees, where
         each reads its own and all fit one job together.
       seconds: whether rows have the seconds of coding the ID split.
@@ -110,7 +111,7 @@ class Study:
     metrics: Sequence[Metric] = dataclasses.field(default_factory=catalogue.default_metrics)
     optimum: bool = True
     timed: bool = False
-    calibrate_on: str = option("scored", choices=("scored", "train"))
+    calibrate_on: str = option("scored", choices=("scored", "train", "clean"))
     spread: str = option("jobs", choices=("jobs", "rows"))
     seconds: bool = True
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sae_gap.lm import Downstream, Network, Windows, downstream, score_together
+from sae_gap.lm import Downstream, Network, Windows, downstream, rows_left
 
 # Two rows of eight places: a text of five tokens with one of two, and one of six. 0 is a special
 # token.
@@ -142,10 +142,18 @@ def test_layers_replaced_together_are_run_by_hand(lm):
     nats = [jnp.sum(jnp.exp(p) * (p - q), axis=-1)]
     following = np.roll(TOKENS, -1, axis=1)[..., None]
     nats += [-jnp.take_along_axis(each, following, 2)[..., 0] for each in (q, p)]
-    found, exact = (
-        score_together(model, dict(enumerate(nets)), (0, 1), reconstruct)
-        for reconstruct in (lambda block, rows: maps[block](rows), lambda _, rows: rows)
-    )
+
+    def together(maps):
+        rows = rows_left(model, dict(enumerate(nets)), lambda block, rows: maps[block](rows))
+        left = nets[1].left(rows, nets[0].scored)
+        assert (left.unchanged == nets[1].activations).all() and (left.scored == scored).all()
+        cost = left.nats(maps[1](rows))
+        return [left.by_document(each) for each in (cost.kl, cost.ce - left.clean.ce)]
+
+    found = [*together(maps), nets[1].left(nets[1].activations, scored).tokens]
+    exact = [*together([lambda rows: rows] * 2), found[2]]
+    with pytest.raises(ValueError, match="no token is scored at every layer"):
+        nets[1].left(nets[1].activations, ~nets[1].scored)
     wanted = nats[0], nats[1] - nats[2], np.ones(REAL.shape)
     wanted = [np.bincount(of, each[REAL][scored], 3) for each in wanted]
     np.testing.assert_allclose(found, wanted, rtol=1e-4)

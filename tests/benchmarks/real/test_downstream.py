@@ -22,7 +22,7 @@ from sae_gap.data import HeldOut, open_activations
 from sae_gap.encoders import Affine, MatchingPursuit, TopK, find_weight, lasso
 from sae_gap.learners import SparseAutoencoder
 from sae_gap.lm import Texts, on_network, record
-from sae_gap.measure import KINDS, learner_at, plan, together
+from sae_gap.measure import KINDS, learner_at, plan
 from sae_gap.metrics import Inferred, cost, cost_at
 from sae_gap.probing import concepts
 from sae_gap.runtime import cores
@@ -150,7 +150,8 @@ def test_saes_of_several_layers_stand_alone_and_together(recorded, monkeypatch, 
         ("block 0", "block 1", "the sum of these", "all together"),
     )
     assert [(each["codes"], each["replaced"]) for each in lines] == [*itertools.product(codes, of)]
-    assert "texts" in sae_gap.Store(tmp_path / "measure" / "together").rows()[0]["sources"][1]
+    stored = sae_gap.Store(tmp_path / "measure" / "together").rows()
+    assert all("texts" in row["sources"][1] for row in stored)
     # A layer alone costs the same.
     with ALONE:
         succeed("measure", *flags, f"--sae={mine}", "--controls=none")
@@ -173,7 +174,7 @@ def test_saes_of_several_layers_stand_alone_and_together(recorded, monkeypatch, 
     ):
         refused(words, "measure", *flags, *both, *wrong)
     # The same command codes nothing again.
-    monkeypatch.setattr(together, "score_together", None)
+    monkeypatch.setattr(scoring, "Inference", None)
     assert succeed("measure", *flags, *both) == out
 
 
