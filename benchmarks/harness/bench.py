@@ -42,7 +42,8 @@ class Bench(NamedTuple):
       slow: methods that run only if they are named, or all are.
       parts: whether to split each SAE's distance to the oracle; with one size, a run ends and its
         page begins with the shares of encoder and dictionary.
-      flags: the class of the options of its run, by default `StudyOptions`.
+      measured: returns lines of `splits` that `measure` left for a preset, which are drawn with
+        the rows of the run.
     """
 
     module: str
@@ -55,7 +56,7 @@ class Bench(NamedTuple):
     options: Mapping[str, Any] = {}
     slow: tuple[str, ...] = ("softplus_adam",)
     parts: bool = False
-    flags: Any = None
+    measured: Callable[[Any], Iterable[Row]] = lambda preset: ()
 
     @property
     def name(self) -> str:
@@ -85,10 +86,6 @@ class StudyOptions(Fitted, Distributed, Limited):
     data: str | None = option(
         None, "An .npz file of activations (Y_train, Y_val, Y_ood, optionally Z_* and A)."
     )
-
-    def beside(self, run: "Run") -> Iterable[Row]:
-        """Lines of `splits` from elsewhere, which are drawn with the rows of the run."""
-        return ()
 
 
 class Run(NamedTuple):

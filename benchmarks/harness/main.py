@@ -35,8 +35,7 @@ def options_of(bench: Bench) -> type[StudyOptions]:
     # A field that was not made by `option` has no flag.
     fields |= {name: (Any, None) for name in bench.presets["quick"].without}
     named = [(name, hint, field) for name, (hint, field) in fields.items()]
-    kind = bench.flags or StudyOptions
-    return dataclasses.make_dataclass("Of", named, bases=(kind,), frozen=True, kw_only=True)
+    return dataclasses.make_dataclass("Of", named, bases=(StudyOptions,), frozen=True, kw_only=True)
 
 
 def read(bench: Bench, options: StudyOptions) -> Run:

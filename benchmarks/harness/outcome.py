@@ -62,12 +62,13 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
         over = f"{recovered[0]['units']} seeds"
         title = f"1 - MCC OOD of each SAE and its parts ± half their 95 % intervals over {over}"
         shown.append(table_of(recovered, title, " ".join([*varied, "atoms_found"])))
-    if beside := [*run.options.beside(run)]:
-        over = f"{beside[0]['units']} documents"
+    measured = [*bench.measured(run.preset)]
+    if measured:
+        over = f"{measured[0]['units']} documents"
         title = (
             f"Nats of a language model, means over seeds ± half their 95 % intervals over {over}"
         )
-        shown.append(table_of(beside, title, "dictionary steps"))
+        shown.append(table_of(measured, title, "dictionary steps"))
     known = is_comparable(run) and published.published(bench.name)
     comparison = published.compare(summary, bench.name) if known else []
     if comparison:
@@ -76,8 +77,8 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
     # Drop the command lines of the docstring, which are indented.
     about = re.sub("^  .*\n?", "", bench.about, flags=re.MULTILINE).strip()
     page = pages.Page(bench.title, about, run.command, answer, (), shown, notes)
-    files = {"summary": summary, "decomposition": parts, "published": comparison, "nats": beside}
-    pages.publish(folder, page, rows[-1], _drawn(run, [*rows, *beside], conditions), files)
+    files = {"summary": summary, "decomposition": parts, "published": comparison, "nats": measured}
+    pages.publish(folder, page, rows[-1], _drawn(run, [*rows, *measured], conditions), files)
     said = [*map(str, shown), answer, f"The page: {folder}/report.html"]
     return "\n\n".join(filter(None, said))
 

@@ -26,7 +26,7 @@ Fitted models are kept under --models_dir, so that a run that was stopped goes o
 """
 
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -84,6 +84,12 @@ class TrainOptions(Fitted, OnPairs, Outliers, Distributed, Limited):
     width: int = option(3072, "Atoms to learn, the width of each dictionary.", least=1)
     sparsity: int = option(32, "Mean L0 to train and to compare at.", least=1)
     epochs: int = option(8, "Passes of an SAE over the training rows.", least=1)
+    steps: tuple[int, ...] = option(
+        (),
+        "Budgets of steps in the place of --epochs, each for SAEs of their own, which learn from "
+        "as many rows as they take. Whole passes come close to more steps than there are rows.",
+        least=1,
+    )
     batch_size: int = option(256, "Rows to a step of an SAE.", least=1)
     visits: float = option(150.0, "Rows that online_dl sees for each latent.", least=1)
     rows: int | None = option(None, "Rows to learn from, at most, evenly spaced.  [all]", least=2)
@@ -107,6 +113,31 @@ def source_of(options: TrainOptions) -> HeldOut:
         limits = f"the {options.width} atoms and the {source.input_dim} dimensions"
         raise ValueError(f"--sparsity must be below {limits}, but it is {options.sparsity}.")
     return source
+
+
+def budgets(options: TrainOptions) -> Iterator[tuple[str, TrainOptions]]:
+    """The options of each training that `--steps` asks for, and what is added to the names of its
+    SAEs: their place in the network if it is known, atoms, steps taken, and seed.
+
+    Raises:
+      ValueError: a method learns by other steps.
+    """
+    if not options.steps:
+        yield "", options
+        return
+    for name in options.methods:
+        if name not in SAES:
+            raise ValueError(f"--steps is of SAEs; leave {name} out of --methods.")
+    whole = source_of(options).num_train
+    size = options.batch_size
+    for steps in options.steps:
+        rows = min(steps * size, whole)
+        epochs = max(1, round(steps * size / whole))
+        taken = epochs * -(-rows // size)
+        yield (
+            f"-{options.width}-{taken}-{options.seed}",
+            dataclasses.replace(options, steps=(), rows=rows, epochs=epochs),
+        )
 
 
 def learner_of(name: str, options: TrainOptions, input_dim: int) -> Learner:
@@ -163,7 +194,7 @@ def summarise(rows: Sequence[Row], options: TrainOptions, names: Sequence[str]) 
 
 
 def train(options: TrainOptions) -> list[Row]:
-    """Trains, stores and scores each method, and writes the summary.
+    """Trains, stores and scores each method, with each budget of steps, and writes the summary.
 
     Returns:
       A line for each stored method with these options, and for each codes: means over its seeds.
@@ -171,6 +202,16 @@ def train(options: TrainOptions) -> list[Row]:
     Raises:
       ValueError: something does not fit; the message says how to mend it.
     """
+    lines = []
+    for ending, each in budgets(options):
+        for line in _train(each, ending):
+            lines.append({"steps": int(ending.split("-")[2])} | line if ending else line)
+    if distributed.is_first():
+        tables.write_table(options.folder(NAME), "summary.csv", lines)
+    return lines
+
+
+def _train(options: TrainOptions, ending: str) -> list[Row]:
     source = source_of(options)
     directory, models = options.folder(NAME), Models(options.models_folder)
     task = source.task()
@@ -194,7 +235,8 @@ def train(options: TrainOptions) -> list[Row]:
             continue
         (fit,) = models.fit(learner, [source], [task], mesh=devices.mesh())
         if distributed.is_first():
-            save(fit.end.model, directory / name, origin, read)
+            place = f"{origin['hook_name']}-" if ending and "hook_name" in origin else ""
+            save(fit.end.model, directory / f"{place}{name}{ending}", origin, read)
         # Wait until the first process has it: the others would otherwise fit it again.
         distributed.wait(name)
     # Skip rows of an earlier form and of learners that no longer exist.
@@ -204,17 +246,16 @@ def train(options: TrainOptions) -> list[Row]:
     sources = [dataclasses.replace(source, seed=seed) for seed in seeds]
     every = study_for(options, sources, names)
     found = Stored(every, store).rows(jobs(every))
-    summary = summarise(found, options, [*learners])
-    if distributed.is_first():
-        tables.write_table(directory, "summary.csv", summary)
-    return summary
+    return summarise(found, options, [*learners])
 
 
 def main(options: TrainOptions) -> None:
     lines = train(options)
     if lines and distributed.is_first():
         found = [name.removesuffix("_mean") for name in lines[0] if name.endswith("_mean")]
-        print(tables.format_table(lines, CELL | {name: COLUMNS.get(name, name) for name in found}))
+        steps = {"steps": "steps"} if options.steps else {}
+        headings = {name: COLUMNS.get(name, name) for name in found}
+        print(tables.format_table(lines, steps | CELL | headings))
 
 
 if __name__ == "__main__":

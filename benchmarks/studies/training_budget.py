@@ -1,100 +1,95 @@
-"""When does an SAE stop being limited by its dictionary?
+r"""When does an SAE stop being limited by its dictionary?
 
 Splits the distance of each SAE to the oracle along its fit, at the snapshots that are stored, and
 shows the encoder's share of it against the share of atoms that the dictionary has found. The best
 codes are those of `attribution`.
 
-With the recording of a language model it also trains an SAE for each budget of steps, of 256 rows
-each, and puts it back into the model at its own L0. The dictionary's part of its nats is what a
-screened pursuit gains on one wide dictionary, the same for all; the rest is what it leaves there.
-Lines are means over seeds, with intervals over documents. SAEs are stored as
-`<SAE>-<atoms>-<steps>-<seed>`, and their lines in nats.csv, with the steps that they took: whole
-passes come close to the requested ones.
+Beside these it draws SAEs of a language model: `train_real --steps` trains one for each budget of
+steps, and `measure` puts them back into the model together with one wide dictionary, the same for
+all. The dictionary's part of an SAE's nats is what a screened pursuit gains on that one; the rest
+is what it leaves there. Lines are means over seeds, with intervals over documents.
 
   python -m sae_gap training_budget
-  python -m sae_gap training_budget --preset=paper --recording=FOLDER --layer=10 --dictionary=FOLDER
+  python -m sae_gap train_real --activations=FOLDER/block10 --methods=topk --width=2048 \
+    --steps=22,88,351,1404,2808
+  python -m sae_gap measure --recording=FOLDER --layer=10 --sae=... --dictionary=WIDE --l0=32
+  python -m sae_gap training_budget --preset=paper --measured=results/measure
 """
 
-import dataclasses
-import itertools
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 
-from benchmarks.harness import (
-    Bench,
-    Drawing,
-    Run,
-    StudyOptions,
-    Tuned,
-    frozen,
-    methods,
-    option,
-    presets,
-)
-from benchmarks.real import train_real
-from benchmarks.real.inputs import PutBack
+from absl import logging
+
+from benchmarks.harness import Bench, Drawing, Tuned, frozen, methods, option, presets
 from benchmarks.studies import attribution
-from sae_gap.analysis.parts import Compared, line_of, splits
+from sae_gap.analysis.parts import Compared, line_of, placed, splits
 from sae_gap.figures import labels
-from sae_gap.lm import origin_of
-from sae_gap.measure import learner_at, put_back
 from sae_gap.metrics import dictionary, recovery
-from sae_gap.saes import SAE
-from sae_gap.storage import Row, Store
+from sae_gap.storage import Folder, Row, Store, grouped
 
-BATCH = 256
+# The names of SAEs that `train_real --steps` stores.
+_NAMES = re.compile(r"(?:[\w.]+-)?(?P<kind>\w+)-(?P<atoms>\d+)-(?P<steps>\d+)-(?P<trained_by>\d+)")
 
 
 @frozen
-class BudgetOptions(StudyOptions, PutBack):
-    """The options of both halves."""
+class Budget(Tuned):
+    """A preset with what is drawn beside its rows."""
 
-    # Without flags: SAEs are trained here, from a block's output.
-    sae: tuple[str, ...] = ()
-    anyway: bool = False
-    mlp: bool = False
-    dictionary: tuple[str, ...] = option(
-        ("results/train_real/online_dl",), "A wide dictionary of the recording, for all its SAEs."
-    )
-    saes: tuple[str, ...] = option(
-        ("topk", "batchtopk"), "SAEs of the recording.", choices=train_real.SAES
-    )
-    atoms: tuple[int, ...] = option((2_048,), "Their numbers of atoms.", least=1)
-    l0: int = option(32, "Their mean L0 in training.", least=1)
-    steps: tuple[int, ...] = option(
-        (22, 88, 351, 1_404, 2_808, 11_232), f"Their steps, of {BATCH} rows.", least=1
+    measured: str | None = option(
+        None, "The folder in which measure put SAEs of train_real --steps back into their model."
     )
 
-    def beside(self, run: Run) -> Iterator[Row]:
-        """Trains SAEs of a recording, if there is one, stores them and splits their nats."""
-        if not self.recording:
-            return
-        source, (reference, *_) = self.begin((self.l0,))
-        rows = dataclasses.replace(source.rows, sparsity=self.l0, together=True)
-        origin = origin_of(f"{self.recording}/block{self.layer}")
-        home, store = run.store.folder, Store(run.store.folder / "nats")
-        for kind, width, steps in itertools.product(self.saes, self.atoms, self.steps):
-            passes = max(1, round(steps * BATCH / rows.num_train))
-            sizes = kind, width, self.l0, rows.input_dim
-            learner = learner_at(*sizes, num_steps=passes, batch_size=BATCH)
-            sources = [
-                dataclasses.replace(rows, width=width, seed=seed, learn_from=steps * BATCH)
-                for seed in run.preset.seeds
-            ]
-            fits = run.models.fit(learner, sources, [each.task() for each in sources])
-            codes = []
-            for seed, fit in zip(run.preset.seeds, fits, strict=True):
-                name = f"{kind}-{width}-{steps}-{seed}"
-                train_real.save(fit.end.model, home / name, origin)
-                sae = SAE.of_model(fit.end.model, name=name)
-                (own,) = put_back(source, [sae], store, (self.l0,), ("own",))
-                others = [sae, reference], store, (own["level"],), ("own_refit", "screened")
-                codes.append([own, *put_back(source, *others)])
-            own, kept, best, least = zip(*codes, strict=True)
+
+def _measured(p: Budget) -> Iterator[Row]:
+    """The parts of the nats of stored SAEs, a line for each number of atoms and of steps."""
+    if p.measured is None:
+        return
+    trained = []
+    wide = []
+    for row in Store(Folder(p.measured) / "nats").rows():
+        found = _NAMES.fullmatch(row["dictionary"])
+        # Other documents, or another layer, are another measurement.
+        row["place"] = f"{row['layer']} {row['texts']}"
+        if found is None:
+            wide.append(row)
+        else:
+            row["kind"] = found["kind"]
+            row |= {name: int(found[name]) for name in ("atoms", "steps", "trained_by")}
+            trained.append(row)
+    sizes = ("place", "kind", "atoms", "steps")
+    groups = grouped(sorted(trained, key=lambda row: row["steps"]), sizes)
+    for (place, kind, atoms, steps), group in groups.items():
+        seeds = []
+        for (name,), rows in grouped(group, ("dictionary",)).items():
+            codes = _codes(rows, wide, place)
+            if codes is None:
+                logging.warning(
+                    "left out %s: it is dead, or codes beside its own are missing", name
+                )
+            else:
+                seeds.append(codes)
+        if seeds:
+            own, kept, best, least = zip(*seeds, strict=True)
             split = line_of(Compared(own, kept, best, reference=least), "kl")
-            trained = f"{labels.label(kind)}, {width:,} atoms"
-            # Of whole passes, which only come close to those that were asked for.
-            steps = passes * -(-sources[0].num_train // BATCH)
-            yield split | {"dictionary": trained, "panel": trained, "steps": steps}
+            panel = f"{labels.label(kind)}, {atoms:,} atoms, block {group[0]['layer']}"
+            yield split | {"dictionary": panel, "panel": panel, "steps": steps}
+
+
+def _codes(rows: Sequence[Row], wide: Sequence[Row], place: str) -> tuple[Row, ...] | None:
+    """An SAE's own codes, the best values on their supports, its best codes, and those of the best
+    wide dictionary, all at its own L0; None if it is dead or some are missing.
+    """
+    found = {row["codes"]: row for row in rows if row["codes"] in ("own", "own_refit")}
+    others = [row for row in wide if row["place"] == place and row["codes"] == "screened"]
+    if len(found) < 2 or found["own"]["dead"] or not others:
+        return None
+    level = placed(found["own"]["l0"], [row["level"] for row in others])["level"]
+    best = [row for row in rows if row["codes"] == "screened" and row["level"] == level]
+    least = [row for row in others if row["level"] == level]
+    if not (best and least):
+        return None
+    return found["own"], found["own_refit"], best[0], min(least, key=lambda row: row["kl"])
 
 
 def _methods(source, p):
@@ -113,7 +108,7 @@ BENCH = Bench(
     "Training budget",
     _methods,
     presets(
-        Tuned,
+        Budget,
         smoke={"tuned": ("batchtopk",)},
         quick=attribution.TUNED,
         paper=attribution.TUNED | {"num_latents": (100, 500), "sparsity": (10, 2, 50)},
@@ -123,5 +118,5 @@ BENCH = Bench(
     varies=("step",),
     options={"metrics": (recovery.METRIC, dictionary.METRIC), "optimum": False},
     parts=True,
-    flags=BudgetOptions,
+    measured=_measured,
 )

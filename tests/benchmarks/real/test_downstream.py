@@ -21,7 +21,7 @@ from sae_gap.core import Coded, Model, Split, Task
 from sae_gap.data import HeldOut, open_activations
 from sae_gap.encoders import Affine, MatchingPursuit, TopK, find_weight, lasso
 from sae_gap.learners import SparseAutoencoder
-from sae_gap.lm import Texts, on_network, record
+from sae_gap.lm import Texts, record
 from sae_gap.measure import KINDS, learner_at, plan
 from sae_gap.metrics import Inferred, cost, cost_at
 from sae_gap.probing import concepts
@@ -362,32 +362,56 @@ def test_one_command_has_variance_nats_and_costs_and_goes_on(recorded, monkeypat
         refused(fault, "measure", *wrong)
 
 
-def test_drawn_and_recorded_saes_along_their_training(recorded, tmp_path, monkeypatch):
+def test_drawn_and_recorded_saes_along_their_training(recorded, tmp_path, caplog):
     np.save(tmp_path / "wide.npy", np.random.default_rng(0).normal(size=(64, 200)))
-    flags = (*recorded.flags, f"--results_dir={tmp_path}", f"--dictionary={tmp_path}/wide.npy")
-    flags += ("--preset=smoke", "--methods=sae_topk,lasso_1_topk,lasso_1_oracle")
-    flags += ("--saes=topk", "--atoms=80", "--steps=1,15")
+    results = f"--results_dir={tmp_path}"
+    about = (f"--activations={recorded.folder}/r/block1", results, "--sparsity=4", "--width=80")
+    about += ("--methods=topk", "--samples=50", "--steps=1,15")
+    whole = HeldOut(recorded.found.activations(1), split_seed=0)
+    for seed in (0, 1):
+        succeed("train_real", *about, f"--seed={seed}")
+        told = [line["steps"] for line in lines_of(tmp_path / "train_real" / "summary.csv")]
+        assert [*dict.fromkeys(told)] == ["1", "18"]
+    for steps, epochs in ((1, 1), (15, round(256 * 15 / whole.num_train))):
+        # Each learns from as many rows as it takes, in whole passes.
+        sizes = {"width": 80, "sparsity": 4, "split_seed": 0, "together": True, "samples": 50}
+        seen = min(256 * steps, whole.num_train)
+        source = HeldOut(whole.activations, **sizes, seed=1, learn_from=seen)
+        learner = learner_at("topk", 80, 4, 64, num_steps=epochs, batch_size=256)
+        assert sae_gap.Models(tmp_path / "models").folder(learner, source).exists("fit.json")
+    assert epochs > 1
+    refused("leave online_dl out of --methods", "train_real", *about, "--methods=topk,online_dl")
+
+    taken = 1, epochs * -(-whole.num_train // 256)
+    names = {
+        (steps, seed): f"blocks.1.hook_resid_post-topk-80-{steps}-{seed}"
+        for steps in taken
+        for seed in (0, 1)
+    }
+    saes = ",".join(str(tmp_path / "train_real" / name) for name in names.values())
+    dead = dataclasses.replace(recorded.model, encode=TopK(4))
+    dead = dataclasses.replace(dead, encoder=Affine(0 * dead.encoder.weight, dead.encoder.bias - 9))
+    sae_gap.save_sae(dead, tmp_path / "topk-80-7-0")
+    flags = (*recorded.flags[:-1], results, "--anyway", "--controls=none")
+    with ALONE:
+        given = f"--sae={saes},{tmp_path}/topk-80-7-0", f"--dictionary={tmp_path}/wide.npy"
+        succeed("measure", *flags, *given)
+    flags = (f"--measured={tmp_path}/measure", results, "--preset=smoke")
+    flags += ("--methods=sae_topk,lasso_1_topk,lasso_1_oracle",)
     out = succeed("training_budget", *flags)
-    drawn = lines_of(page_of(tmp_path) / "decomposition.csv")
+    assert "left out topk-80-7-0: it is dead" in caplog.text
+    drawn = lines_of(page_of(tmp_path / "training_budget") / "decomposition.csv")
     assert [line["step"] for line in drawn if line["loss"] == "mcc_ood"] == ["1", "5"]
-    rows = sae_gap.Store(tmp_path / "training_budget" / "nats").rows()
+    rows = sae_gap.Store(tmp_path / "measure" / "nats").rows()
     kl = {(row["dictionary"], row["codes"]): row["kl"] for row in rows}
-    rest, whole = kl["wide", "screened"], HeldOut(recorded.found.activations(1), split_seed=0)
-    for line, steps in zip(lines_of(page_of(tmp_path) / "nats.csv"), (1, 15), strict=True):
+    rest = kl["wide", "screened"]
+    lines = lines_of(page_of(tmp_path / "training_budget") / "nats.csv")
+    for line, steps in zip(lines, taken, strict=True):
         parts = []
         for seed in (0, 1):
-            sizes = {"width": 80, "sparsity": 4, "split_seed": 0, "together": True}
-            seen = HeldOut(whole.activations, **sizes, seed=seed, learn_from=256 * steps)
-            epochs = max(1, round(256 * steps / whole.num_train))
-            learner = learner_at("topk", 80, 4, 64, num_steps=epochs, batch_size=256)
-            assert sae_gap.Models(tmp_path / "models").folder(learner, seen).exists("fit.json")
-            own, best = (kl[f"topk-80-{steps}-{seed}", name] for name in ("own", "screened"))
+            own, best = (kl[names[steps, seed], codes] for codes in ("own", "screened"))
             parts.append((own - best, best - rest, rest))
-        # Whole passes, whose last batch may be smaller, come close to what was asked for.
-        assert int(line["steps"]) == epochs * -(-seen.num_train // 256)
         told = [float(line[name]) for name in ("amortisation_part", "dictionary_part", "rest")]
         np.testing.assert_allclose(told, np.mean(parts, axis=0), rtol=1e-4, atol=1e-6)
-    assert epochs > 1
-    monkeypatch.setattr(sae_gap.Models, "_fit", None)
-    monkeypatch.setattr(on_network.Downstream, "of_model", None)
+        assert (int(line["steps"]), line["dictionary"]) == (steps, "TopK SAE, 80 atoms, block 1")
     assert succeed("training_budget", *flags) == out
