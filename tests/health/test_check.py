@@ -120,6 +120,7 @@ def transcoded(given):
         ("x", lambda part, bias: 20 * part, "20 times as long"),
         ("x", lambda part, bias: part[::-1], "not read as it was trained"),
         ("y", lambda part, bias: part - bias, "subtracted from the targets"),
+        (["bias"], lambda part, bias: -bias, "bias has the wrong sign"),
     ],
 )
 def test_a_transcoder_read_in_another_way_than_it_was_trained(transcoded, names, change, words):
@@ -228,6 +229,8 @@ def causes(arrays, x):
     yield "input and should not be", {"b_enc": offset - shift}, x
     yield "input and is not", {"centred": False}, x
     yield "added twice", {"b_dec": 2 * bias, "b_enc": offset + shift}, x
+    yield "bias has the wrong sign", {"b_dec": -bias}, x
+    yield "wrong sign", {"b_dec": -bias, "centred": False, "b_enc": offset - shift}, x
     for kind in (LayerNorm(), ConstantNorm()):
         yield f"is not {kind.name} but none", {"normalisation": kind}, x
     if "threshold" not in arrays:
