@@ -159,7 +159,9 @@ def plan_of(options: MeasureOptions) -> tuple[measure.Plan, dict[str, Check]]:
         keep_outliers=options.keep_outliers,
         seed=options.seed,
         held_out=_held_out(
-            options.held_out, activations, controls or measure.learns(options.codes)
+            options.held_out,
+            activations,
+            {*controls} - measure.UNLEARNED or measure.learns(options.codes),
         ),
         inputs=inputs,
     )
@@ -186,7 +188,7 @@ def _held_out(text: str | None, activations: Activations, learns: object) -> Act
     if text == "all" and learns:
         raise ValueError(
             "--held_out=all leaves no rows for controls or codes to learn from; give a share, or "
-            "--controls=none and no codes that are trained."
+            "--controls=random or none and no codes that are trained."
         )
     if text in (None, "all"):
         return TENTH if learns else activations

@@ -33,7 +33,7 @@ from sae_gap.core import (
 from sae_gap.data import TENTH, Activations, HeldOut, open_activations
 from sae_gap.encoders import DENSEST, MATCHED, BatchPursuit, Lasso, ScreenedPursuit
 from sae_gap.learners import Learner, OnlineDictionary
-from sae_gap.measure import Plan, methods_of, run, study_of
+from sae_gap.measure import UNLEARNED, Plan, methods_of, run, study_of
 from sae_gap.measure import refit as least_squares
 from sae_gap.runtime import progress
 from sae_gap.saes import DICTIONARY, SAE, as_metadata, has_form, save_sae, write_free
@@ -313,14 +313,14 @@ class LearnedDictionary:
           activations: as for `learn`; None takes the rows that `learn` held out.
           l0: mean L0 at which dictionaries are compared; None takes `learn`'s.
           controls: dictionaries of the same width to compare it with, which learn from the rows
-            that it was learned from. For a given dictionary, they learn from nine tenths of the
-            documents of `activations`, and the rest scores all.
+            that it was learned from. For a given dictionary, those that learn do so from nine
+            tenths of the documents of `activations`, and the rest scores all.
           outliers: "drop" leaves outlier tokens out and reports them, "keep" counts them.
         """
         rows, l0 = self._asked(activations, l0, outliers)
         name = GIVEN if self.parts is None else LEARNED
         train = rows if self.parts is None else self.train
-        held = TENTH if self.parts is None and controls else rows
+        held = TENTH if self.parts is None and {*controls} - UNLEARNED else rows
         source = HeldOut(train, keep_outliers=outliers == "keep", held_out=held)
         plan = Plan([SAE.of_model(self.model, name=name)], source, l0=l0, controls=controls)
         with tempfile.TemporaryDirectory() as folder:

@@ -222,8 +222,10 @@ def check(
     with_outliers: Mapping[str, float] = {}
     if len(outliers):
         rest = [part[outliers] for part in every]
-        pairs = (x, rest[-1]), (whole.guess, own.read(*rest).guess)
-        with_outliers = explained(*map(np.concatenate, pairs))
+        # Codes of the longest overflow.
+        with np.errstate(all="ignore"):
+            pairs = (x, rest[-1]), (whole.guess, own.read(*rest).guess)
+            with_outliers = explained(*map(np.concatenate, pairs))
     evidence = Evidence.of(own, whole)
     few = [part[evenly_spaced(len(x), BLOCK)] for part in kept]
     wrong = [*_faults(own, few, whole, evidence)]

@@ -168,6 +168,12 @@ def others(own: Reading, x: Float[np.ndarray, "n num_inputs"]) -> Iterator[tuple
             own._replace(encode=lambda signals: own.encode(signals + bias), bias=0 * bias),
         )
         yield "the decoder's bias is added twice; add it once", own._replace(bias=bias / 2)
+    if bias.any():
+        negated = own._replace(bias=-bias)
+        if sae.centred:
+            # So the encoder added what it should subtract.
+            negated = negated._replace(encode=lambda signals: own.encode(signals + 2 * bias))
+        yield "the decoder's bias has the wrong sign; negate it", negated
     if isinstance(sae.model.encode, TopK | AbsTopK | BatchLargest):
         lengths = own.units
         times = _replaced(sae, lambda part: Affine(part.weight * lengths, part.bias * lengths))

@@ -24,6 +24,7 @@ from sae_gap.measure.methods import stem as stem
 from sae_gap.measure.methods import study_of as study_of
 from sae_gap.measure.plan import CONTROLS as CONTROLS
 from sae_gap.measure.plan import KINDS as KINDS
+from sae_gap.measure.plan import UNLEARNED as UNLEARNED
 from sae_gap.measure.plan import Plan as Plan
 from sae_gap.measure.plan import in_nats as in_nats
 from sae_gap.measure.plan import in_stages as in_stages

@@ -53,6 +53,8 @@ from sae_gap.study import Method, runner
 STUDY = "measure_sae"
 # Default control dictionaries, the best first.
 CONTROLS = ("online_dl", "samples", "random")
+# Controls that learn nothing of rows but their mean.
+UNLEARNED = frozenset({"random"})
 # Codes measured for each dictionary at each level.
 CODES = ("lasso", "lasso_refit", "screened")
 # Weights of the curve, as multiples of the middle one.
@@ -136,7 +138,8 @@ class Plan:
 
     def __post_init__(self):
         if isinstance(self.source, Activations):
-            held = TENTH if self.controls or learns(self.codes) else self.source
+            learning = {*self.controls} - UNLEARNED or learns(self.codes)
+            held = TENTH if learning else self.source
             object.__setattr__(self, "source", HeldOut(self.source, held_out=held))
 
     def check(self) -> None:

@@ -10,7 +10,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -64,16 +64,21 @@ _ENCODERS = {
 }
 
 
-def write_free(folder: AnyPath, files: Iterable[tuple[str, bytes]] = ()) -> None:
-    """Writes files by their names; raises a ValueError if the folder has some already, or cannot be
-    written to.
+def write_free(folder: AnyPath, files: Mapping[str, bytes] | None = None) -> None:
+    """Writes files by their names; raises a ValueError if the folder has others already, or cannot
+    be written to. None only looks whether it is free, or has the weights of an SAE.
     """
     check_path("folder", folder)
     place = Folder(folder)
     try:
-        if place.names():
-            raise FileExistsError(0, "it is there already")
-        for name, content in files:
+        names = place.names()
+        if files is None:
+            same = any(map(holds, names))
+        else:
+            same = names == sorted(files) and all(place.read(name) == files[name] for name in names)
+        if names and not same:
+            raise FileExistsError(0, "another SAE or file is there already")
+        for name, content in (files or {}).items():
             place.write(name, content)
     except OSError as error:
         raise ValueError(

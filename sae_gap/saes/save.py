@@ -54,8 +54,8 @@ def save_sae(
 
     Args:
       model: a learned model, or an SAE of any library that `load_sae` returned.
-      folder: the folder to make, a path or the URL of one in a bucket; it must not exist, or be
-        empty. `~` is your home.
+      folder: the folder to make, a path or the URL of one in a bucket; it must not exist, be empty,
+        or have the very same files. `~` is your home.
       encoder: how to infer; None takes `model.encode`.
       metadata: further entries of the configuration, such as `model_name` and `hook_name`.
 
@@ -66,7 +66,7 @@ def save_sae(
         to.
     """
     files = files_of(model, encoder=encoder, metadata=metadata)
-    write_free(folder, files.items())
+    write_free(folder, files)
     if FIT in files:
         logging.warning(
             "SAELens has no encoder like that of %s: sae_gap.load_sae alone reads it", folder

@@ -371,7 +371,7 @@ class SAE(nn.Module):
         tensors = {name: state[name].float().cpu().numpy() for name in names if name in state}
         if "W_skip" in tensors:
             tensors["W_skip"] = tensors["W_skip"].T
-        write_free(folder, published.written(entries, tensors, cfg.metadata).items())
+        write_free(folder, published.written(entries, tensors, cfg.metadata))
 
     @property
     def _like(self):

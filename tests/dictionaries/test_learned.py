@@ -303,10 +303,11 @@ def test_a_given_dictionary_codes_the_true_concepts_whatever_the_atoms_lengths(t
     assert given.certificate < 1e-5 and given.fvu(x[:300]) < 0.05
     assert sae_gap.fvu(x[:300], given.decode(codes)) == pytest.approx(given.fvu(x[:300]), abs=0.01)
     assert np.mean(codes.toarray().argmax(axis=1) == truth.argmax(axis=1)) > 0.9
-    report = given.report(x, controls=("random",))
-    assert report.lead.low > 0 and report.curves[0]["dictionary"] == "given"
-    # Controls learn from nine tenths.
-    assert report.curves[0]["samples"] == 60
+    # Samples learn from nine tenths, and random atoms nothing.
+    for control, scored in {"random": 600, "samples": 60}.items():
+        report = given.report(x, controls=(control,))
+        assert report.lead.low > 0 and report.curves[0]["dictionary"] == "given"
+        assert report.curves[0]["samples"] == scored
 
 
 @pytest.mark.parametrize(
@@ -319,7 +320,7 @@ def test_a_given_dictionary_codes_the_true_concepts_whatever_the_atoms_lengths(t
         (lambda x, d: d.fvu(d.bias + x[:40, :1] * d.atoms[:, 0], l0=5), "no weight"),
         (lambda x, d: d.sae(k=31), "k is 31, .* 7.5, a quarter of the 30 dim"),
         (lambda x, d: d.sae(skip=True), "^only a transcoder has a skip; give learn the targets"),
-        (lambda x, d: d.save_sae("."), "there already"),
+        (lambda x, d: d.save_sae("sae_gap"), "there already"),
         (lambda x, d: sae_gap.dictionary(np.eye(5)[:, 1:] * [0, 1, 0, 1]), "2 of the .* number 0"),
         (lambda x, d: sae_gap.dictionary(np.eye(5), np.zeros(4)), r"bias must be of shape \(5,\)"),
     ],

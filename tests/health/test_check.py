@@ -2,6 +2,8 @@
 shows where it is sure of none; sound SAEs are accused of nothing.
 """
 
+import types
+
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -11,8 +13,12 @@ import sae_gap
 from sae_gap import catalogue
 from sae_gap.core import ConstantNorm, LayerNorm, Scale, Split, Task
 from sae_gap.health import Reading, others
+from sae_gap.health import check as check_module
+from sae_gap.health.check import Evidence
 from sae_gap.measure import fvu
+from sae_gap.metrics import CHANCES
 from sae_gap.saes import SAE, Parts, of_parts
+from tests import real_data
 from tests.saes.examples import FILES
 from tests.saes.test_save import tensor
 from tests.torch_files import save
@@ -120,6 +126,7 @@ def transcoded(given):
         ("x", lambda part, bias: 20 * part, "20 times as long"),
         ("x", lambda part, bias: part[::-1], "not read as it was trained"),
         ("y", lambda part, bias: part - bias, "subtracted from the targets"),
+        (["bias"], lambda part, bias: -bias, "bias has the wrong sign"),
     ],
 )
 def test_a_transcoder_read_in_another_way_than_it_was_trained(transcoded, names, change, words):
@@ -228,6 +235,8 @@ def causes(arrays, x):
     yield "input and should not be", {"b_enc": offset - shift}, x
     yield "input and is not", {"centred": False}, x
     yield "added twice", {"b_dec": 2 * bias, "b_enc": offset + shift}, x
+    yield "bias has the wrong sign", {"b_dec": -bias}, x
+    yield "wrong sign", {"b_dec": -bias, "centred": False, "b_enc": offset - shift}, x
     for kind in (LayerNorm(), ConstantNorm()):
         yield f"is not {kind.name} but none", {"normalisation": kind}, x
     if "threshold" not in arrays:
@@ -331,3 +340,104 @@ def test_readings_that_mean_nothing_of_an_sae_are_not_tried():
     causes = " ".join(tried)
     assert causes.count("times as long") == 1 and "square" not in causes
     assert "decoder's bias is" not in causes and "unit norm" not in causes
+
+
+def extreme(big, kind):
+    """The rows with one that is far longer than all, of some type of numbers."""
+    rows = real_data.ROWS[real_data.usual()].astype(kind)
+    spoilt = rows.copy()
+    spoilt[[7, 300]] = np.array([[big], [-0.9 * big]]) * np.sign(rows[[7, 300]])
+    return rows, spoilt
+
+
+@pytest.mark.parametrize(("big", "kind"), [(1e30, "f4"), (3e38, "f4"), (6e4, "f2"), (1e20, "f8")])
+def test_an_extreme_row_neither_warns_nor_changes_what_is_found(big, kind):
+    rows, spoilt = extreme(big, kind)
+    sae = SAE.from_arrays(*real_data.ARRAYS, **real_data.OPTIONS)
+    found = sae_gap.check(sae, spoilt)
+    left = sae_gap.check(sae, np.delete(rows, [7, 300], axis=0))
+    assert found.wrong == left.wrong == () and found.outliers == 2 and left.outliers == 0
+    same = set(found.columns) - {"outliers"}
+    assert {name: found.columns[name] for name in same} == {
+        name: left.columns[name] for name in same
+    }
+    assert "left out: 2 outlier tokens" in str(found) and "left out" not in str(left)
+    # Beyond this codes themselves overflow.
+    if big < 1e38:
+        guess = real_data.decoded(real_data.codes_of(spoilt))
+        assert found.with_outliers["fvu"] == pytest.approx(fvu(spoilt, guess), rel=1e-3)
+
+
+def test_all_that_a_row_tells_of_a_check_is_that_of_plain_sums():
+    rows = real_data.ROWS[real_data.usual()].astype(float)
+    sae = SAE.from_arrays(*real_data.ARRAYS, **real_data.OPTIONS)
+    found = sae_gap.check(sae, real_data.ROWS)
+    codes = real_data.codes_of(rows)
+    error, sums = rows - real_data.decoded(codes), real_data.decoded(codes)
+    sums -= sums.mean(axis=0)
+    shift = error.mean(axis=0)
+    wanted = {
+        "library": "given",
+        "architecture": "jumprelu",
+        "normalisation": "none",
+        "notes": sae.notes,
+        "activation_norm": np.linalg.norm(rows, axis=1).mean(),
+        "fvu": fvu(rows, rows - error),
+        "l0": (codes > 0).sum() / len(rows),
+        "dead": 0,
+        "gain": 1 + np.vdot(error - shift, sums) / np.vdot(sums, sums),
+        "offset": len(rows) * shift @ shift / np.square(error).sum(),
+        "outliers": len(real_data.OUTLIERS),
+        "suspicions": (),
+    }
+    assert found.columns.keys() == wanted.keys()
+    for name, value in wanted.items():
+        told = found.columns[name]
+        assert told == (pytest.approx(value, rel=1e-3) if isinstance(value, float) else value), name
+    np.testing.assert_array_equal(found.read.used, (codes > 0).sum(axis=0))
+    np.testing.assert_allclose(found.read.energy, np.square(codes).sum(axis=0), rtol=1e-3)
+    assert found.fvu == found.read.fvu
+
+
+HEALTHY = {"fvu": 0.2, "l0": 4.0, "offset": 0.0, "gain": 1.0, "used": np.full(20, 100), "dead": 0}
+EVIDENCE = Evidence(0, True, 1.0, 0.0, 0.0, 0, 0, ())
+THRESHOLDS = [
+    ({"fvu": 0.51}, {}, {"fvu": 0.49}, {}, "high for an SAE"),
+    ({"fvu": 0.9}, {}, {"fvu": 0.499}, {}, "not read as it was trained"),
+    ({"l0": 0.99}, {}, {"l0": 1.0}, {}, "no latent on"),
+    ({"l0": 6.1}, {}, {"l0": 6.0}, {}, "dense for an SAE"),
+    ({"offset": 0.26}, {}, {"offset": 0.25}, {}, "one vector for all"),
+    ({"gain": 0.75}, {}, {"gain": 0.76}, {}, "fit best when multiplied"),
+    ({"gain": 1.12}, {}, {"gain": 1.11}, {}, "fit best when multiplied"),
+    ({}, {"aligned": 0.84}, {}, {"aligned": 0.86}, "nearest to its own atom"),
+    ({}, {"k": 8}, {}, {"k": 7.9}, "but k is 8"),
+    ({}, {"k": 2}, {}, {"k": 2.1}, "but k is 2"),
+    ({}, {"negated": 0.51}, {}, {"negated": 0.5}, "signs of the encoder"),
+    ({}, {"misplaced": 0.021}, {}, {"misplaced": 0.02}, "permuted"),
+    ({"dead": 11}, {}, {"dead": 10}, {}, "latents never fire"),
+    ({}, {"empty": 1}, {}, {"empty": 0}, "weights of zeros"),
+    ({}, {"copies": 1}, {}, {"copies": 0}, "are copies"),
+]
+
+
+@pytest.mark.parametrize(("read", "told", "near", "near_told", "words"), THRESHOLDS)
+def test_each_threshold_speaks_just_beyond_it_alone(
+    monkeypatch, read, told, near, near_told, words
+):
+    monkeypatch.setattr(check_module, "others", lambda *_: ())
+    for values, evidence, said in ((read, told, True), (near, near_told, False)):
+        seen = types.SimpleNamespace(**HEALTHY | values)
+        own = types.SimpleNamespace(
+            atoms=np.ones((20, 12)),
+            most_gain=1.12,
+            read=lambda *_: seen,  # noqa: B023
+        )
+        found = [*check_module._faults(own, [None], seen, EVIDENCE._replace(**evidence))]
+        assert any(words in each for each in found) == said and len(found) == said, found
+
+
+def test_latents_that_had_few_chances_may_be_rare():
+    for chances in (CHANCES - 1, CHANCES):
+        seen = types.SimpleNamespace(**HEALTHY | {"dead": 20, "used": np.full(20, chances)})
+        own = types.SimpleNamespace(atoms=np.ones((20, 12)), most_gain=1.12)
+        assert len([*check_module._doubts(own, seen, EVIDENCE)]) == (chances >= CHANCES)

@@ -183,10 +183,14 @@ def test_signed_codes_are_held_against_signed_controls(plan, tmp_path):
 def test_the_seed_draws_the_rows_that_are_scored_unless_nothing_learns(plan, activations):
     one, other = plan.source, of_source(plan, seed=1).source
     assert learner_at("topk", 9, 3.4, 20).encoder.k == 3
-    every, tenth = (measure.Plan((), activations, controls=each).source for each in ((), ["x"]))
     assert not np.array_equal(other.scored, one.scored)
-    np.testing.assert_array_equal(tenth.scored, one.scored)
-    assert len(every.scored) == 300 and max(every.members) == 29
+    for controls, codes in ((("random", "samples"), ()), (("random",), ("retrained",))):
+        tenth = measure.Plan((), activations, controls=controls, codes=codes).source
+        np.testing.assert_array_equal(tenth.scored, one.scored)
+    # Random atoms learn nothing.
+    for controls in ((), ("random",)):
+        every = measure.Plan((), activations, controls=controls, codes=("omp",)).source
+        assert len(every.scored) == 300 and max(every.members) == 29
 
 
 def test_a_name_says_the_dictionary_the_encoder_and_its_recipe(plan):

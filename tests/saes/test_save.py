@@ -293,12 +293,19 @@ def test_metadata_and_a_given_encoder_are_written_but_cannot_change_the_form(tmp
     assert (notes["hook_name"], notes["sae_lens_version"]) == ("other", "6.0.0")
 
 
-def test_nothing_is_overwritten_and_a_full_disk_is_said(tmp_path, monkeypatch):
+def test_nothing_else_is_overwritten_and_a_full_disk_is_said(tmp_path, monkeypatch):
     folder, other = tmp_path / "sae", tmp_path / "other"
     folder.mkdir()
     sae_gap.save_sae(MODEL, folder)
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    refused(lambda: sae_gap.save_sae(example("topk"), folder), "already")
+    # The same SAE may be saved again.
+    sae_gap.save_sae(MODEL, folder)
+    twice = dataclasses.replace(MODEL, dictionary=2 * MODEL.dictionary)
+    for model in (example("topk"), twice, PURSUED):
+        refused(lambda: sae_gap.save_sae(model, folder), "already")  # noqa: B023
+    (folder / "notes.txt").touch()
+    refused(lambda: sae_gap.save_sae(MODEL, folder), "already")
+    (folder / "notes.txt").unlink()
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     refused(lambda: sae_gap.save_sae(MODEL, folder / "cfg.json/below"), "cannot be written")
     with pytest.raises(TypeError, match="JSON"):

@@ -121,8 +121,12 @@ def test_an_sae_that_explains_nothing_is_measured_if_it_must_be(files, tmp_path,
     mine, rows = str(files / "mine"), str(files / "x.npz")
     plan, _ = binary.plan_of(binary.MeasureOptions(sae=(mine,), activations=rows))
     assert plan.controls == ("samples", "random")
+    # Random atoms learn nothing, and need no held-out documents.
+    for bare in ({"controls": ("random",)}, {"controls": ("random",), "held_out": "all"}):
+        plan, _ = binary.plan_of(binary.MeasureOptions(sae=(mine,), activations=rows, **bare))
+        assert len(plan.source.scored) == plan.source.activations.num_samples
     # Codes that are trained do not learn from what is scored.
-    bare = {"controls": ("none",), "codes": ("retrained_refit",)}
+    bare = {"controls": ("random",), "codes": ("retrained_refit",)}
     plan, _ = binary.plan_of(binary.MeasureOptions(sae=(mine,), activations=rows, **bare))
     again = dataclasses.replace(plan, source=plan.source.activations)
     assert plan.source.held_out == again.source.held_out == 0.1
