@@ -14,7 +14,6 @@ from sae_gap.analysis import (
     interval,
     placed,
     sentence,
-    shares,
     splits,
     table_of,
 )
@@ -90,17 +89,6 @@ def seed_rows(**values):
 def parts_of(rows):
     names = ("values", "support", "amortisation", "dictionary")
     return [tuple(line[f"{name}_part"] for name in names) for line in splits(rows, ["mcc_ood"])]
-
-
-def test_a_score_is_a_loss_of_opposite_sign_and_all_codes_take_part():
-    assert parts_of(seed_rows()) == [(2.0, 4.0, 6.0, 8.0)]
-    (line,) = splits(seed_rows(), ["mcc_ood"])
-    assert (line["total"], line["rest"], line["best"]) == (0.0, -14.0, "oracle")
-    assert shares(line, "encoder", "dictionary") == "43 % encoder, 57 % dictionary"
-    # The own codes may be the best.
-    rows = seed_rows()
-    low = [rows[1] | {"mcc_ood": 0.5}, rows[2] | {"mcc_ood": 0.7}]
-    assert parts_of([rows[0], *low, rows[3]]) == [(0, 0, 0, 14)]
 
 
 def test_the_best_codes_are_those_of_the_best_mean_over_seeds():
