@@ -322,22 +322,40 @@ def test_another_input_is_another_key(door, usual, parts, change, tmp_path, monk
 SETTING = Setting(100, 3, 200)
 WORLD = World(num_latents=400, input_dim=20, roots=1, num_samples=400)
 LAW = {
-    **{"roots": (2, 4), "branching": (2, 3), "depth": (1, 2), "exponent": (0.4, 0.6)},
-    **{"most": (0.3, 0.5), "least": (1e-3, 2e-3), "rank": (3, 4), "correlation": (0.2, 0.3)},
-    **{"loudest": (6.0, 7.0), "softest": (3.0, 2.0), "spread": ((0.5, 0.4), (0.4, 0.5))},
-    **{"lognormal": (0.1, 0.2), "dense": (1, 2), "antipodal": (1, 2), "drift": (0.1, 0.2)},
-    **{"exclusive": (False,), "scale_children": (False,), "orthogonal_steps": (9, 10)},
-    **{"bias": (0.1, 0.2)},
+    "roots": (2, 4),
+    "branching": (2, 3),
+    "depth": (1, 2),
+    "exponent": (0.4, 0.6),
+    "most": (0.3, 0.5),
+    "least": (1e-3, 2e-3),
+    "rank": (3, 4),
+    "correlation": (0.2, 0.3),
+    "loudest": (6.0, 7.0),
+    "softest": (3.0, 2.0),
+    "spread": ((0.5, 0.4), (0.4, 0.5)),
+    "lognormal": (0.1, 0.2),
+    "dense": (1, 2),
+    "antipodal": (1, 2),
+    "drift": (0.1, 0.2),
+    "exclusive": (False,),
+    "scale_children": (False,),
+    "orthogonal_steps": (9, 10),
+    "bias": (0.1, 0.2),
 }
 SIZES = {"num_latents": (410, 420), "input_dim": (23, 24), "seed": (1, 2), "width": (30, 40)}
 SIZES |= {"num_samples": (404, 408), "noise_db": (20.0, 30.0)}
 ACTIVATIONS = open_activations(X, documents=DOCUMENTS)
 SCORED = {"samples": (20, 30), "held_out": (0.2, 0.3, open_activations(X[:100] + 1))}
 SEEN = {
-    **{"width": (7, 8), "sparsity": (2, 3), "keep_outliers": (True,), "seed": (1, 2)},
-    **{"split_seed": (5, 6), "learn_outliers": (True,), "learn_from": (50, 60)},
-    **{"activations": (open_activations(X[:300]), open_activations(X[:310]))},
-    **{"inputs": (open_activations(X[:, :5]), open_activations(X[:, :6]))},
+    "width": (7, 8),
+    "sparsity": (2, 3),
+    "keep_outliers": (True,),
+    "seed": (1, 2),
+    "split_seed": (5, 6),
+    "learn_outliers": (True,),
+    "learn_from": (50, 60),
+    "activations": (open_activations(X[:300]), open_activations(X[:310])),
+    "inputs": (open_activations(X[:, :5]), open_activations(X[:, :6])),
 }
 # A source, the fields that decide a row and, where fits are told apart, those that decide a fit.
 SOURCES = [
@@ -368,8 +386,10 @@ def test_each_field_of_a_source_is_in_its_key(source, values, of_fit):
 
 # Fields that tests of keys change; labels and what only costs time stay out of keys.
 DECIDES = {
-    Study: ({"name", "sources", "methods", "lam", "protocol", "metrics", "calibrate_on"},)
-    + ({"optimum", "timed", "spread", "seconds"},),
+    Study: (
+        {"name", "sources", "methods", "lam", "protocol", "metrics", "calibrate_on"},
+        {"optimum", "timed", "spread", "seconds"},
+    ),
     Method: ({"name", "learner", "encoder", "row", "at"}, {"family"}),
     Recording: ({"path", "width", "sparsity", "seed"}, set()),
     Probed: ({"concepts", *SEEN, *SCORED, "together"}, set()),
