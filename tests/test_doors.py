@@ -86,6 +86,12 @@ def test_no_learner_or_encoder_takes_an_option_that_makes_no_sense(kind):
         for value in values:
             change = functools.partial(dataclasses.replace, part, **{field.name: value})
             refused(change, f"takes? no steps|needs a base|{field.name}")
+        # The least and the most themselves are valid.
+        limits = field.metadata.get("limits", {})
+        single = not options.entries(options.hints(kind)[field.name])
+        for end in ("least", "most"):
+            if end in limits and single and field.name != "num_steps":
+                dataclasses.replace(part, **{field.name: limits[end]})
 
 
 def test_a_lasso_of_more_iterations_is_the_same_program():

@@ -12,17 +12,18 @@ import pytest
 
 from benchmarks.real import measure as binary
 from benchmarks.real import probe_real, train_real
-from sae_gap import Store, measure, open_activations
-from sae_gap.core import Model
-from sae_gap.data import HeldOut
-from sae_gap.encoders import Affine, TopK
+from sae_gap import Setting, Store, World, catalogue, measure, open_activations
+from sae_gap.core import Model, identity
+from sae_gap.data import HeldOut, Recording
+from sae_gap.encoders import LISTA, Affine, TopK
+from sae_gap.learners import Lista, Oracle
 from sae_gap.lm import OnNetwork, Recorded, Texts, recording
 from sae_gap.measure import learner_at, methods_of, study_of
 from sae_gap.metrics import nats
 from sae_gap.probing import Probed, Tokens, concepts
 from sae_gap.saes import SAE
 from sae_gap.storage import results
-from sae_gap.study import Models, Study, jobs, runner
+from sae_gap.study import Method, Models, Study, jobs, runner
 
 ROWS, DIM, WIDTH = 400, 8, 12
 RNG = np.random.default_rng(0)
@@ -315,3 +316,124 @@ def test_another_input_is_another_key(door, usual, parts, change, tmp_path, monk
     assert before == again and ("fit" in parts or before.get("fit") == after.get("fit"))
     for part in parts:
         assert not {*map(str, np.ravel(before[part]))} & {*map(str, np.ravel(after[part]))}
+
+
+# Of each field of a source two values that are not the default.
+SETTING = Setting(100, 3, 200)
+WORLD = World(num_latents=400, input_dim=20, roots=1, num_samples=400)
+LAW = {
+    "roots": (2, 4),
+    "branching": (2, 3),
+    "depth": (1, 2),
+    "exponent": (0.4, 0.6),
+    "most": (0.3, 0.5),
+    "least": (1e-3, 2e-3),
+    "rank": (3, 4),
+    "correlation": (0.2, 0.3),
+    "loudest": (6.0, 7.0),
+    "softest": (3.0, 2.0),
+    "spread": ((0.5, 0.4), (0.4, 0.5)),
+    "lognormal": (0.1, 0.2),
+    "dense": (1, 2),
+    "antipodal": (1, 2),
+    "drift": (0.1, 0.2),
+    "exclusive": (False,),
+    "scale_children": (False,),
+    "orthogonal_steps": (9, 10),
+    "bias": (0.1, 0.2),
+}
+SIZES = {"num_latents": (410, 420), "input_dim": (23, 24), "seed": (1, 2), "width": (30, 40)}
+SIZES |= {"num_samples": (404, 408), "noise_db": (20.0, 30.0)}
+ACTIVATIONS = open_activations(X, documents=DOCUMENTS)
+SCORED = {"samples": (20, 30), "held_out": (0.2, 0.3, open_activations(X[:100] + 1))}
+SEEN = {
+    "width": (7, 8),
+    "sparsity": (2, 3),
+    "keep_outliers": (True,),
+    "seed": (1, 2),
+    "split_seed": (5, 6),
+    "learn_outliers": (True,),
+    "learn_from": (50, 60),
+    "activations": (open_activations(X[:300]), open_activations(X[:310])),
+    "inputs": (open_activations(X[:, :5]), open_activations(X[:, :6])),
+}
+# A source, the fields that decide a row and, where fits are told apart, those that decide a fit.
+SOURCES = [
+    (SETTING, SIZES | {"sparsity": (2, 4), "stream": (True,), "padded_dim": (30, 40)}, None),
+    (WORLD, SIZES | LAW | {"scored": (50, 60)}, None),
+    (HeldOut(ACTIVATIONS), SEEN | SCORED | {"together": (True,)}, {*SEEN, "held_out", "together"}),
+]
+# Files are known by their contents, and a published world by its digest.
+NAMED_BY_CONTENT = {"folder", "digest"}
+
+
+@pytest.mark.parametrize(("source", "values", "of_fit"), SOURCES)
+def test_each_field_of_a_source_is_in_its_key(source, values, of_fit):
+    names = {field.name for field in dataclasses.fields(source)} - NAMED_BY_CONTENT
+    assert {*values} == names, "say which values of a new field have keys of their own"
+    others = [
+        (name, dataclasses.replace(source, **{name: value}))
+        for name, given in values.items()
+        for value in given
+    ]
+    keys = [results.key(one.asdict()) for one in (source, *(other for _, other in others))]
+    assert len({*keys}) == len(keys)
+    if of_fit is not None:
+        fit = results.key(source.seen())
+        for name, other in others:
+            assert (results.key(other.seen()) != fit) == (name in of_fit), name
+
+
+# Fields that tests of keys change; labels and what only costs time stay out of keys.
+DECIDES = {
+    Study: (
+        {"name", "sources", "methods", "lam", "protocol", "metrics", "calibrate_on"},
+        {"optimum", "timed", "spread", "seconds"},
+    ),
+    Method: ({"name", "learner", "encoder", "row", "at"}, {"family"}),
+    Recording: ({"path", "width", "sparsity", "seed"}, set()),
+    Probed: ({"concepts", *SEEN, *SCORED, "together"}, set()),
+    OnNetwork: (
+        {"recorded", "lm", "layer", "rows", "tokens", "first", "documents_seed", "seed"},
+        set(),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DECIDES)
+def test_a_new_field_is_decided_on(kind):
+    decides, labels = DECIDES[kind]
+    assert {field.name for field in dataclasses.fields(kind)} == decides | labels
+
+
+def test_labels_and_costs_are_in_no_key():
+    method = Method("oracle", "oracle", Oracle(), TopK(3))
+    study = Study("one", [SETTING], [method])
+    renamed = dataclasses.replace(study, methods=[dataclasses.replace(method, family="other")])
+    changed = ({"optimum": False}, {"timed": True}, {"spread": "rows"}, {"seconds": False})
+    others = [dataclasses.replace(study, **change) for change in changed]
+    keys = [
+        line.key for one in (study, renamed, *others) for job in jobs(one) for line in job.lines
+    ]
+    assert len(keys) == 6 and len({*keys}) == 1
+
+
+PARTS = [*catalogue.encoders().values(), *catalogue.learners().values()]
+NEEDED = {"encoders": (TopK(3),), "base": Oracle()}
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_each_field_of_a_learner_and_an_encoder_is_described(kind):
+    """A rare one at its default is not."""
+    encoder = LISTA(1) if kind is Lista else TopK(3)
+    part = catalogue.make(kind, encoder=encoder, **NEEDED)
+    told = identity.describe(part)
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    usual = {name for name, field in fields.items() if not field.metadata.get("rare")}
+    assert usual | {*kind.constants} | {"class", "version"} == {*told}
+    for name in fields.keys() - usual:
+        other = object.__new__(kind)
+        for field in fields:
+            value = "other" if field == name else getattr(part, field)
+            object.__setattr__(other, field, value)
+        assert identity.describe(other)[name] == "other"

@@ -69,8 +69,8 @@ def describe(thing: Any) -> Any:
     if isinstance(thing, eqx.Module):
         kind = type(thing)
         about = {"class": class_name(kind), "version": getattr(kind, "version", 1)}
-        given = dict(getattr(kind, "constants", {})) | set_fields(thing)
-        return about | {name: describe(value) for name, value in given.items()}
+        about |= getattr(kind, "constants", {})
+        return about | {name: describe(value) for name, value in set_fields(thing).items()}
     return [describe(part) for part in thing] if isinstance(thing, tuple) else thing
 
 

@@ -14,7 +14,16 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import PRNGKeyArray
 
-from sae_gap.core import Model, Split, as_matrix, check_integer, check_size, check_type, shown
+from sae_gap.core import (
+    Model,
+    Split,
+    as_matrix,
+    check_integer,
+    check_size,
+    check_type,
+    identity,
+    shown,
+)
 from sae_gap.data.activations import outliers
 from sae_gap.encoders import check_model
 from sae_gap.learners import Families, FamiliesState, OnlineDictionary, OnlineState
@@ -136,7 +145,7 @@ def fit_stream(
                 data = f"{data} from {digest(jax.tree.leaves(base))}"
             checkpoint = checkpoint.named(
                 f"{num_latents} of {num_samples} samples {data} {checkpoint.fit}, key {seed}, "
-                f"{learner}"
+                f"{identity.describe(learner)}, {identity.precision()}, {identity.NUMERICS}"
             )
             stepped, spent = checkpoint.load(stepped) or (stepped, spent)
         del first, state

@@ -169,8 +169,8 @@ class Line:
         """A hash of everything that decides the row except the metrics."""
         return results.key(self.decides)
 
-    def row(self, metrics: Sequence[Metric], seconds: bool = True) -> results.Row:
-        """The columns of a row that has only some of the metrics, and perhaps no seconds."""
+    def row(self, metrics: Sequence[Metric], seconds: bool) -> results.Row:
+        """The columns of a row that has only some of the metrics, with its seconds or without."""
         # A row without seconds must not take the name of one that adds them.
         decides = self.decides if seconds else self.decides | {"seconds": False}
         return self.columns | {"key": _key(decides, metrics), "cell": self.cell}
@@ -233,7 +233,7 @@ class Stored:
 
     def _of(self, line):
         """The rows of a line, the latest last."""
-        return self._rows.get(line.cell) or self._rows.get(line.key) or []
+        return self._rows.get(line.cell) or self._rows.get(line.key, [])
 
     def _row(self, line):
         rows = self._of(line)

@@ -188,6 +188,8 @@ DAMAGE = {
     "flipped": lambda content: content[:-9] + bytes([content[-9] ^ 0xFF]) + content[-8:],
     "cut": lambda content: content[: len(content) // 2],
     "renamed": lambda content: content.replace(b"walk-", b"talk-"),
+    # As if it were copied from another step.
+    "of another step": lambda content: content.replace(b'\\"step\\": 2', b'\\"step\\": 1'),
 }
 
 
@@ -201,7 +203,10 @@ STATE = "state.safetensors"
         *((True, STATE, damage, None) for damage in ("flipped", "renamed")),
         *((True, along(2)[0], damage, 3) for damage in ("flipped", "removed")),
         *((False, name, "cut", None) for name in LAST),
-        *((False, along(2)[0], damage, None) for damage in ("flipped", "renamed")),
+        *(
+            (False, along(2)[0], damage, None)
+            for damage in ("flipped", "renamed", "of another step")
+        ),
     ],
 )
 def test_a_killed_fit_goes_on_and_what_is_damaged_is_made_again(

@@ -187,7 +187,15 @@ def fail(*_, **__):
     raise AssertionError("nothing is left to do")
 
 
-@pytest.mark.parametrize("metrics", [(), (gap.METRIC,), (gap.METRIC, recovery.METRIC)])
+# What a model without a dictionary lacks, no optimum brings.
+NEEDY = Metric(
+    "needy",
+    lambda _: {"needy": 1.0},
+    needs=lambda found: "a dictionary" if found.model.dictionary is None else None,
+)
+
+
+@pytest.mark.parametrize("metrics", [(), (gap.METRIC,), (gap.METRIC, recovery.METRIC, NEEDY)])
 def test_what_a_study_did_not_ask_for_is_added_where_another_does(tmp_path, monkeypatch, metrics):
     measure, measured = scoring._measure, []
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sae_gap import Setting, World, draw, fit, fit_stream, match_atoms
-from sae_gap.core import Model
+from sae_gap.core import Model, identity
 from sae_gap.learners import Families, OnlineDictionary
 from sae_gap.storage import Checkpoint
 from sae_gap.study import stream
@@ -84,6 +84,10 @@ def test_a_checkpoint_of_another_fit_is_not_taken(tmp_path, signals, caplog, mon
         assert caplog.text.count("of another fit") == place
     again = fit_stream(slower, others, **OPTIONS | {"key": 1})
     np.testing.assert_array_equal(found.dictionary, again.dictionary)
+    for place, (owner, name) in enumerate([(OnlineDictionary, "version"), (identity, "NUMERICS")]):
+        monkeypatch.setattr(owner, name, 7, raising=False)
+        fit_stream(slower, others, **OPTIONS | {"key": 1, "checkpoint": save})
+        assert caplog.text.count("of another fit") == len(fits) + 1 + place
 
 
 ROWS, AXES = np.zeros((100, 5)), (jax.sharding.AxisType.Auto,)
