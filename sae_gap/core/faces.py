@@ -2,12 +2,17 @@
 
 import ast
 import importlib
+import sys
+import threading
 from pathlib import Path
+
+# Threads that load parts of a circle of folders at once would see each other's half.
+LOADING = threading.RLock()
 
 
 def attach(package, file):
     """Returns `__getattr__` and `__dir__` of a package, which load the names that its stub,
-    `__init__.pyi`, imports. A new name takes one line there.
+    `__init__.pyi`, imports, and lists these as `__all__`. A new name takes one line there.
 
     Args:
       package: its `__name__`.
@@ -24,6 +29,8 @@ def attach(package, file):
     def load(name):
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(home[name]), name)
+        with LOADING:
+            return getattr(importlib.import_module(home[name]), name)
 
+    vars(sys.modules[package])["__all__"] = [*home]
     return load, lambda: [*home]

@@ -50,8 +50,8 @@ class Lasso(Inferring):
       unit_atoms: whether to solve on unit atoms, where λ is comparable between dictionaries, and to
         scale the codes back.
       nonneg: whether codes are constrained to be non-negative.
-      momentum: whether the textbook iteration is FISTA; otherwise it is ISTA. A certified solve
-        ignores it.
+      momentum: whether the iterations are FISTA; otherwise they are ISTA, and a certified solve
+        takes more of them.
       l0: the mean L0 at which `prepared` finds λ: a number, or "own" for the model's own encoder's
         L0, capped at a quarter of the dimensions. None keeps λ.
       of: another lasso; `prepared` takes its λ.

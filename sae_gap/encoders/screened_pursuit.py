@@ -95,22 +95,24 @@ class ScreenedPursuit(AmortisedEncoder):
         return screen_sizes(self.pursued, self.breadth, self.screens, input_dim, num_latents)
 
     def _threshold(self, model):
-        return 0.0
+        return None
 
     def _proposals(self, model, signals):
         """Further scores of latents: the first screen also takes those that they rank highest."""
 
     def _code(self, model, signals, threshold):
         """Returns the codes, NaN for a row that is not finite, and the largest rise in squared
-        error up to the drop of each atom of a support; zero for an unused atom.
+        error up to the drop of each atom of a support; zero for an unused atom, and without a
+        threshold.
         """
         shape = model.decoder.shape
         check_k(self.k, *shape)
         # Cholesky factors need at least single precision.
         kind = jnp.result_type(model.decoder, signals, jnp.float32)
         rows = signals, self._proposals(model, signals)
-        given = *_pose(model.decoder, model.bias, *rows, kind=kind), jnp.asarray(threshold, kind)
-        return screened.pursue(self.sizes(*shape), *given)
+        given = _pose(model.decoder, model.bias, *rows, kind=kind)
+        least = None if threshold is None else jnp.asarray(threshold, kind)
+        return screened.pursue(self.sizes(*shape), *given, least)
 
 
 class Threshold(eqx.Module):

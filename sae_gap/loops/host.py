@@ -20,7 +20,7 @@ def pursue(
     atoms,
     num_candidates,
     sizes,
-    least=0.0,
+    least=None,
     proposals=None,
     *,
     plain=False,
@@ -35,7 +35,8 @@ def pursue(
       atoms: of unit length or zero, (num_latents, input_dim), of the type of the signals.
       num_candidates: candidates of a screen; see `core.pursuit.screen_sizes`.
       sizes: numbers of atoms after the screens.
-      least: backward elimination drops atoms while that raises the squared error by less.
+      least: backward elimination drops atoms while that raises the squared error by less; None
+        drops none and leaves all gains zero.
       proposals: the first screen takes the largest of these; None takes correlations.
       plain: whether codes are the least squares of either sign on all atoms of the last screen, as
         in orthogonal matching pursuit; there are then no gains.
@@ -49,14 +50,15 @@ def pursue(
     from sae_gap.loops import screened
 
     kind, shape = atoms.dtype, (len(signals), sizes[-1])
-    chosen, codes, gains = np.empty(shape, np.int64), np.empty(shape, kind), np.empty(shape, kind)
+    chosen, codes, gains = np.empty(shape, np.int64), np.empty(shape, kind), np.zeros(shape, kind)
     # For many rows it pays to compute the Gram matrix of all atoms.
     paid = whole_pays(len(atoms), len(signals), num_candidates, sizes, largest)
     whole = gram_matrix(atoms[: len(atoms) * paid])
     signals, atoms = read_only(signals), read_only(atoms)
     proposals = read_only(np.empty((0, 0), kind) if proposals is None else proposals)
     shared = atoms, np.einsum("ij,ij->i", atoms, atoms), whole
-    options = num_candidates, np.array(sizes), kind.type(least), plain, signed
+    pruning = least is not None, kind.type(least or 0)
+    options = num_candidates, np.array(sizes), *pruning, plain, signed
 
     def work(own):
         given, results = (signals[own], *shared, proposals[own]), (chosen[own], codes[own])

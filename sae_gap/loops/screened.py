@@ -175,24 +175,25 @@ def _nonnegative(ready, gram, toward, allowed, slack, on, codes, room):
 
 @helper
 @no_type_check
-def _eliminate(on, gram, codes, inverse, basis, gains, room):
+def _eliminate(on, gram, codes, gains, room):
     """Backward elimination: drops the atom of least cost `z_j² / (G⁻¹)_jj` until none is left. The
     gain of an atom is the largest cost up to its own.
 
-    The rows of `basis` are those of a Cholesky factor of G⁻¹ in the order of the drops.
+    The rows of `basis` are those of a Cholesky factor of G⁻¹ in the order of the drops. The room is
+    of double precision: among very close atoms single precision would lose G⁻¹.
     """
-    _, values, left, _ = room
-    inverse[:], gains[:], left[:], drops, most = 0, 0, 0, 0, 0.0
+    inverse, basis, values, left = room
+    inverse[:], values[:], left[:], drops, most = 0, 0, 0, 0, 0.0
     copy(values[: on.size], codes)
     for w in range(on.size):
         if on[w]:
-            row = basis[w]
+            row = basis[w, : _wide(w + 1)]
             row[:] = 0
             _reduce(row, gram, w, w, inverse)
             row[w] = 1
             energy = dot(row, gram[w])
             for b in range(w + 1):
-                subtract(inverse[b], -row[b] / energy, row)
+                subtract(inverse[b, : row.size], -row[b] / energy, row)
             drops += 1
     for w in range(on.size):
         left[w] = inverse[w, w]
@@ -291,6 +292,7 @@ def pursue_block(
     proposals,
     num_candidates,
     sizes,
+    prunes,
     threshold,
     plain,
     signed,
@@ -309,14 +311,15 @@ def pursue_block(
         takes correlations.
       num_candidates: candidates of a screen, at most num_latents.
       sizes: numbers of atoms after the screens, at most num_candidates.
+      prunes: whether it computes gains, by backward elimination.
       threshold: the last least squares are without atoms of smaller gains.
       plain: whether it ends with the least squares of the last screen, and no sooner than with all
         its atoms, as orthogonal matching pursuit does; there are then no gains.
       signed: whether a step takes the largest |correlation|.
       chosen: `(n, size)`, the result.
       codes: `(n, size)`, the result; zero for an unused atom.
-      gains: `(n, size)`, the result: the largest rise of the squared error up to the drop of each
-        atom.
+      gains: zeros, `(n, size)`; the result: the largest rise of the squared error up to the drop of
+        each atom.
     """
     (num_samples, size), (num_latents, dim), kind = chosen.shape, atoms.shape, atoms.dtype
     rest, pull = signals.copy(), np.empty((num_samples, num_latents), kind)
@@ -328,7 +331,8 @@ def pursue_block(
         np.zeros((size, _wide(num_candidates)), kind),
         np.zeros((3, _wide(num_candidates)), kind),
     )
-    tables, vectors = np.zeros((4, size, _wide(size)), kind), np.zeros((3, _wide(size)), kind)
+    tables, vectors = np.zeros((2, size, _wide(size)), kind), np.zeros((3, _wide(size)), kind)
+    doubles, pair = np.zeros((2, size, _wide(size))), np.zeros((2, _wide(size)))
     gram, factor, flags = tables[0], tables[1], np.empty((2, size), np.bool_)
     toward, on, kept = vectors[0], flags[0], flags[1]
     room = factor, vectors[1], vectors[2], np.empty(size + 1, np.int64)
@@ -388,11 +392,12 @@ def pursue_block(
                 subtract(toward[: _wide(end)], -values[i, a], factor[a])
             code, slack = codes[i, :end], SLACK * length
             _nonnegative(True, gram, toward, on[:end], slack, kept[:end], code, room)
-            _eliminate(kept[:end], gram, code, tables[2], tables[3], gains[i, :end], room)
+            if prunes:
+                spare = doubles[0], doubles[1], pair[0], pair[1]
+                _eliminate(kept[:end], gram, code, gains[i, :end], spare)
             if threshold > 0:
                 for a in range(end):
                     on[a] = gains[i, a] >= threshold
                 _nonnegative(False, gram, toward, on[:end], slack, kept[:end], code, room)
-            gains[i, end:] = 0
     for i in range(num_samples):
         chosen[i, used[i] :], codes[i, used[i] :] = 0, 0

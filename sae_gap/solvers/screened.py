@@ -37,7 +37,8 @@ def pursue(options, atoms, lengths, targets, proposals, threshold):
       targets: (n, input_dim).
       proposals: (n, num_latents), of which the first screen takes the largest; None takes
         correlations.
-      threshold: the root of the rise below which an atom is dropped.
+      threshold: the root of the rise below which an atom is dropped; None drops none and leaves
+        all gains zero.
     """
     given = atoms, lengths, targets, proposals, threshold
     traced, kind = any(map(is_traced, given)), targets.dtype
@@ -98,7 +99,8 @@ def _on_host(num_candidates, sizes, *given):
     lost = ~np.isfinite(np.einsum("ij,ij->i", targets, targets))
     if lost.any():
         targets = np.where(lost[:, None], 0, targets)
-    given = targets, atoms, num_candidates, sizes, float(threshold**2), proposals
+    least = None if threshold is None else float(threshold**2)
+    given = targets, atoms, num_candidates, sizes, least, proposals
     chosen, values, gains = host.pursue(*given)
     codes = host.spread(chosen, values / lengths[chosen], len(atoms))
     codes[lost] = np.nan
@@ -138,8 +140,10 @@ def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):
         pull = product(atoms, signal - product(codes, atoms[chosen]))
     gram, correlation = gram[jnp.ix_(places, places)], correlation[places]
     codes, on = _nonnegative(gram, correlation, on, slack)
-    gains = _gains(gram, codes)
-    codes, _ = _nonnegative(gram, correlation, on & (gains >= threshold**2), slack)
+    gains = 0 * codes
+    if threshold is not None:
+        gains = _gains(gram, codes)
+        codes, _ = _nonnegative(gram, correlation, on & (gains >= threshold**2), slack)
     return jnp.zeros(len(atoms), codes.dtype).at[chosen].add(codes), gains
 
 

@@ -373,6 +373,13 @@ class SAE(nn.Module):
             tensors["W_skip"] = tensors["W_skip"].T
         write_free(folder, published.written(entries, tensors, cfg.metadata))
 
+    def _load_from_state_dict(self, state, prefix, *options):
+        if self._pursues and f"{prefix}W_dec" in state:
+            threshold = state.get(f"{prefix}threshold")
+            self.cfg.pruned = threshold is not None
+            self.threshold = None if threshold is None else threshold.to(**self._like)
+        super()._load_from_state_dict(state, prefix, *options)
+
     @property
     def _like(self):
         return {"dtype": self.W_dec.dtype, "device": self.W_dec.device}

@@ -103,7 +103,7 @@ def pursue(
         atoms.detach().numpy(),
         num_candidates,
         sizes,
-        float(least or 0),
+        None if least is None else float(least),
     )
     return [torch.from_numpy(part) for part in host.pursue(*given)]
 

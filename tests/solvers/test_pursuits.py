@@ -144,6 +144,32 @@ def test_atoms_are_selected_refitted_and_pruned(case, form):
     np.testing.assert_allclose(pruned, fits, atol=2e-4)
 
 
+@pytest.fixture(scope="module")
+def close_atoms():
+    """Groups of atoms, of cosines above 0.999, signals of a few, and what leaving out finds."""
+    rng = np.random.default_rng(0)
+    atoms = np.repeat(rng.normal(size=(12, DIM)), 8, axis=0) + 0.012 * rng.normal(size=(96, DIM))
+    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    codes = rng.uniform(0.5, 2, (30, 96)) * (rng.uniform(size=(30, 96)) < 0.05)
+    x = codes @ atoms + 0.01 * rng.normal(size=(30, DIM))
+    options = screen_sizes(16, 4, 2, DIM, 96)
+    found = [by_screens(row, atoms.T, options[1], options[0]) for row in x]
+    rises = [eliminated(row, atoms.T, code) for row, code in zip(x, found, strict=True)]
+    pairs = zip(x, rises, strict=True)
+    fits = np.array([nonnegative(row, atoms.T, rise > 1e-4) for row, rise in pairs])
+    return (x, atoms, options, 0.01), fits @ atoms - x, np.sort(rises, axis=1)[:, -16:]
+
+
+@FORMS
+def test_very_close_atoms_are_pruned_as_by_leaving_each_out(form, close_atoms):
+    (x, atoms, *options), left, rises = close_atoms
+    codes, gains = map(np.asarray, form(x, atoms, *options))
+    np.testing.assert_allclose(np.square(codes @ atoms - x).sum(), np.square(left).sum(), 0.05)
+    # Rounding decides between close atoms in a few rows.
+    apart = abs(np.sort(gains, axis=1) - rises).max(axis=1)
+    assert np.isfinite(gains).all() and np.quantile(apart, 0.8) < 0.05
+
+
 @FORMS
 @pytest.mark.parametrize("scale", [1e-12, 1e12])
 def test_dependent_atoms_are_no_choice_and_rounding_chooses_none(form, scale):

@@ -291,9 +291,12 @@ def test_a_pursuit_is_kept_by_folders_and_by_the_state(threshold, tmp_path):
         torch.testing.assert_close(again.encode(torch.from_numpy(x)), codes)
         assert again.cfg.metadata["hook_name"] == "h"
     assert SAE.from_folder(tmp_path / "torch").cfg.metadata["context_size"] == 16
-    blank = SAE(torch.zeros(WIDTH, DIM), k=5, breadth=3, threshold=threshold and 0.0)
-    blank.load_state_dict(sae.state_dict())
-    torch.testing.assert_close(blank.encode(torch.from_numpy(x)), codes)
+    torch.save(sae.state_dict(), tmp_path / "state")
+    for before in (None, 0.1):
+        blank = SAE(torch.zeros(WIDTH, DIM), k=5, breadth=3, threshold=before)
+        blank.load_state_dict(torch.load(tmp_path / "state"))
+        torch.testing.assert_close(blank.encode(torch.from_numpy(x)), codes)
+        assert blank.cfg.pruned == (threshold is not None)
     assert blank.to("cpu", torch.float64).encode(torch.from_numpy(x)).dtype == torch.float32
 
 
