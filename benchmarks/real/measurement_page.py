@@ -27,8 +27,9 @@ explained share is 1 - FVU. At an equal number of latents the lasso itself recon
 an encoder that keeps its values, since the l1 norm shrinks them; the best codes are what an encoder
 should be compared with. In the tables "curve" is the certified lasso at
 the same L0, and "refit" is after least squares on the supports. The objective of the lasso also
-counts its penalty, so that its gap has parts of its own: what one scale of all codes removes, what
-better values on the encoder's own support remove, and what another support does.
+counts its penalty, so its gap has a split of its own, which is not the one into values and support
+above: scale (`scale_share`), what one factor for all codes removes; refit (`values_share`), what
+the lasso on the encoder's own support removes beyond that; and other support (`support_share`).
 
 A better reconstruction is not better features: nothing here says what a latent means.
 """

@@ -198,6 +198,9 @@ def test_codes_are_drawn_by_their_cost_and_the_optimum_as_a_level():
         assert levels["certified lasso"] == level["kl"]
         # A single iteration of FISTA does not set the scale.
         assert axes.get_ylim() == (0, pytest.approx(1.1 * own["kl"]))
+    named = figures.loss_by_cost([row | {"dictionary": "topk_from_online_dl"} for row in ROWS])
+    said = [text.get_text() for text in named.findobj(Text)]
+    assert any("codes on TopK from online_dl lose" in text for text in said)
     # A decoder alone, or a GPU, has no processor time.
     assert len(figures.loss_by_cost([row | {"processor": None} for row in ROWS]).axes) == 1
     assert figures.loss_by_cost([row for row in ROWS if row["family"] == "fista"])
