@@ -6,8 +6,11 @@ import sys
 import threading
 from pathlib import Path
 
-# Threads that load parts of a circle of folders at once would see each other's half.
+# JAX may be half loaded when a second thread loads another part of it, so one loads at a time.
 LOADING = threading.RLock()
+# Seconds to wait for that. A thread that imports a module by its path holds the lock of the module
+# while it waits for this one, and whoever has this one may wait for that module.
+PATIENCE = 20
 
 
 def attach(package, file):
@@ -29,8 +32,12 @@ def attach(package, file):
     def load(name):
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        with LOADING:
+        taken = LOADING.acquire(timeout=PATIENCE)
+        try:
             return getattr(importlib.import_module(home[name]), name)
+        finally:
+            if taken:
+                LOADING.release()
 
     vars(sys.modules[package])["__all__"] = [*home]
     return load, lambda: [*home]

@@ -1,5 +1,6 @@
 """Each name of a folder's face is there."""
 
+import concurrent.futures
 import importlib
 import pathlib
 import re
@@ -9,6 +10,7 @@ import sys
 import pytest
 
 import sae_gap
+from sae_gap.core import faces, option
 
 ROOT = pathlib.Path(sae_gap.__file__).parent
 
@@ -45,3 +47,10 @@ assert lost == [], lost
 
 def test_threads_may_use_different_names_first():
     subprocess.run([sys.executable, "-c", THREADS], cwd=ROOT.parent, check=True)
+
+
+def test_a_thread_that_waits_for_a_module_keeps_nobody_waiting_for_ever(monkeypatch):
+    """One thread holds the lock of the faces until another has loaded a name."""
+    monkeypatch.setattr(faces, "PATIENCE", 0.01)
+    with concurrent.futures.ThreadPoolExecutor(1) as pool, faces.LOADING:
+        assert pool.submit(lambda: sae_gap.core.option).result(timeout=30) is option
