@@ -332,7 +332,11 @@ def main(options: MeasureOptions) -> None:
     if options.layers:
         print(*together(options), sep="\n\n")
         return
-    print(variance(options), end="")
+    codes = options.codes
+    if options.recording:
+        # Activations alone do not tell what an error costs in nats.
+        codes = tuple(name for name in codes if measure.stem(name) != "weighted")
+    print(variance(dataclasses.replace(options, codes=codes)), end="")
     if options.recording:
         shown = network(options)
         print()

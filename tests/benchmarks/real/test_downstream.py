@@ -336,6 +336,8 @@ def test_one_command_has_variance_nats_and_costs_and_goes_on(recorded, monkeypat
     monkeypatch.setattr(measure, "CODES", ("own", "own_refit", "lasso_refit"))
     mine, results = f"--sae={recorded.folder / 'mine'}", recorded.folder / "results" / "measure"
     flags = (*recorded.flags, mine, "--match_l0=4", "--controls=random", "--samples=100")
+    # Codes that need the network are measured in nats alone.
+    flags += ("--codes=weighted,mine:weighted_refit",)
     succeed("measure", *flags, "--costs=own,mp")
     some = {row["key"] for row in sae_gap.Store(results / "costs").rows()}
     flags += ("--costs=own,mp,fista",)
@@ -347,6 +349,10 @@ def test_one_command_has_variance_nats_and_costs_and_goes_on(recorded, monkeypat
     assert float(lines["own"]["l0"]) == 4 and float(lines["own"]["products"]) == 1
     assert len(lines) == len(rows) - 2 and float(lines["own"]["processor"]) == 1
     losses = {line["dictionary"] for line in lines_of(results / "nats" / "summary.csv")}
+    weighted = {"weighted", "weighted_refit"}
+    for folder, found in (("nats", weighted), ("", set())):
+        rows_of = sae_gap.Store(results / folder).rows()
+        assert {row["codes"] for row in rows_of} & weighted == found
     assert losses == {"mine", "random"} and len(lines_of(results / "nats" / "splits.csv")) == 3
     said = [out.index(word) for word in ("Encoder: ", "The loss of each SAE", "Codes on mine")]
     assert said == sorted(said)
