@@ -164,7 +164,7 @@ def test_a_state_with_codes_lies_as_its_samples():
     learner = DLFista(num_steps=3)
     many, _, program = run(learner, data)
     one, _, _ = run(learner, Split(jnp.asarray(signals)))
-    np.testing.assert_allclose(many.dictionary, one.dictionary, atol=1e-5)
+    np.testing.assert_allclose(many.dictionary, one.dictionary, atol=1e-4)
     _, state = program._start(program._learner, data, jax.random.key(0), {}, 20)
     assert state.codes.sharding.spec == PartitionSpec("samples")
     assert state.dictionary.sharding.is_fully_replicated

@@ -141,7 +141,7 @@ class LinearProbe(Learner):
     colour = "#7F7F7F"
     family = "probe"
 
-    constants: ClassVar = {"alphas": ALPHAS}
+    constants: ClassVar = {"alphas": [*ALPHAS]}
 
     def needs(self, task: Task) -> str | None:
         return "the true codes of the training split" if task.train.codes is None else None

@@ -373,7 +373,10 @@ REFUSED = {
     "only a pursuit": lambda sae, x, _: SAE.from_folder(LAYER_NORM).calibrate(x[:, :6]),
     "beyond 65,504": lambda sae, x, _: sae.calibrate((1e6 * x).half()),
     "no threshold leaves so many": lambda sae, x, _: SAE(torch.eye(24), k=2).calibrate(-x.abs()),
-    "it is there already": lambda sae, x, folder: [sae.save(folder) for _ in range(2)],
+    "it is there already": lambda sae, x, folder: [
+        sae.save(folder),
+        SAE(2 * sae.W_dec, k=2).save(folder),
+    ],
     "give W_dec as": lambda sae, x, _: pursuit_codes(x[:, 1:], sae.W_dec, k=3),
     "but it is 61; give fewer": lambda sae, x, _: pursuit_codes(x, sae.W_dec, k=61),
 }

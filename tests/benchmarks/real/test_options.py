@@ -204,6 +204,8 @@ def test_an_option_changes_what_the_library_is_given(given, tmp_path, name, fiel
     if field.name in JOINED or (name, field.name) == ("measure", "distributed"):
         flags = [flag for flag in flags if not flag.startswith(("--recording", "--costs", "--l0"))]
         flags += ["--distributed"] * (field.name in JOINED)
+    if field.name == "steps":
+        flags = [*flags, "--methods=topk"]
     if field.name == "layers" and name == "measure":
         flags = [*BASE["probe_real"], flags[-1]]
     hint = hints(cli.options_of(binary_of(name).main))[field.name]
