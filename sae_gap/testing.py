@@ -404,7 +404,7 @@ def _loss(encoder, model, y):
 
 def _at_unit(encoder):
     """The encoder with all λ in the other unit."""
-    fields = {field.name: getattr(encoder, field.name) for field in dataclasses.fields(encoder)}
+    fields = vars(encoder)
     moved = {name: _at_unit(part) for name, part in fields.items() if isinstance(part, Encoder)}
     if "lam" in fields:
         moved["lam"] = UNIT * fields["lam"]
