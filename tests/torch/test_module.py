@@ -373,7 +373,7 @@ REFUSED = {
     "only a pursuit": lambda sae, x, _: SAE.from_folder(LAYER_NORM).calibrate(x[:, :6]),
     "beyond 65,504": lambda sae, x, _: sae.calibrate((1e6 * x).half()),
     "no threshold leaves so many": lambda sae, x, _: SAE(torch.eye(24), k=2).calibrate(-x.abs()),
-    "it is there already": lambda sae, x, folder: [
+    "is there already": lambda sae, x, folder: [
         sae.save(folder),
         SAE(2 * sae.W_dec, k=2).save(folder),
     ],
