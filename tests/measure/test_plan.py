@@ -4,6 +4,7 @@ goes on where it was.
 
 import dataclasses
 
+import idea
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -208,3 +209,23 @@ def test_a_name_says_the_dictionary_the_encoder_and_its_recipe(plan):
     sizes = {"screens": 2, "breadth": 4}, {"iterations": 5}
     wanted = ("omp", {}), ("screened_pursuit", sizes[0]), ("fista", sizes[1]), ("lasso", {})
     assert (*map(recipe, names),) == wanted
+
+
+def test_the_whole_idea_in_one_file_has_the_numbers_of_measure(plan, model, tmp_path):
+    (sae,) = plan.saes
+    methods = [*methods_of(sae.given, ("own", "own_refit", "omp"), 2.0)]
+    rows = measure.in_stages("idea", Store(tmp_path), [(plan.source, (), lambda _: methods)])
+    own, refitted, best = (row["fvu"] for row in rows)
+    arrays = {
+        "W_enc": np.asarray(model.encoder.weight),
+        "b_enc": np.asarray(model.encoder.bias),
+        "W_dec": np.asarray(model.dictionary).T,
+        "b_dec": np.asarray(model.bias),
+    }
+    parts = {"own": own, "values": own - refitted, "support": refitted - best, "rest": best}
+    assert idea.split(plan.source.scored, arrays, k=2) == pytest.approx(parts, rel=1e-4)
+    # JumpReLU takes what is above its threshold, and as many latents by the pursuit.
+    x = np.asarray(plan.source.scored, float)
+    codes = idea.encode(x, arrays | {"threshold": np.full(20, 0.3)})
+    plain = np.maximum((x - arrays["b_dec"]) @ arrays["W_enc"] + arrays["b_enc"], 0)
+    np.testing.assert_array_equal(codes, np.where(plain > 0.3, plain, 0))
