@@ -16,13 +16,13 @@ import pytest
 import sae_gap
 from benchmarks.real import inputs, measure, probe_real
 from sae_gap import probing
-from sae_gap.analysis import RIVAL
+from sae_gap.analysis import RIVAL, interval
 from sae_gap.core import Coded, Model, Split, Task
 from sae_gap.data import HeldOut, open_activations
 from sae_gap.encoders import Affine, MatchingPursuit, TopK, find_weight, lasso
 from sae_gap.learners import SparseAutoencoder
-from sae_gap.lm import Texts, record
-from sae_gap.measure import KINDS, learner_at, plan
+from sae_gap.lm import Texts, record, rows_left
+from sae_gap.measure import KINDS, learner_at, methods_of, plan
 from sae_gap.metrics import Inferred, cost, cost_at
 from sae_gap.probing import concepts
 from sae_gap.runtime import cores
@@ -137,6 +137,48 @@ def test_a_transcoder_and_an_sae_of_the_mlps_output_replace_it(recorded, tmp_pat
     assert "not judged, since its skip explains without atoms" in str(skip)
 
 
+def _hold_together(recorded, lines, paths):
+    """Holds lines of two layers together to a run by hand, with numbers found on clean rows."""
+    given = {"recording": f"{recorded.folder}/r", "model": f"{recorded.folder}/tiny.gguf"}
+    sources, codes = {}, {}
+    for block, path in enumerate(paths):
+        options = inputs.PutBack(**given, sae=(str(path),), layer=block, tokens=100, anyway=True)
+        sources[block], (sae,) = options.begin((4,))
+        for method in methods_of(sae.given, ("own", "screened"), 4.0):
+            clean = Inference(sources[block].task(), sae.model, timed=False)
+            codes[block, method.row["codes"]] = clean, clean.prepare(method.encoder)
+    nets = {block: source.network for block, source in sources.items()}
+    scored = nets[0].scored & nets[1].scored
+    costs = {}
+    for name in ("own", "screened"):
+        l0s = []
+
+        def reconstruct(block, rows, name=name, l0s=l0s):
+            clean, encoder = codes[block, name]
+            found = np.asarray(clean.code(encoder, clean.model.signals(jnp.asarray(rows))).codes)
+            l0s.append((found != 0)[nets[block].replaced].sum(axis=1).mean())
+            return found @ np.asarray(clean.model.decoder).T + np.asarray(clean.model.bias)
+
+        rows = rows_left(recorded.lm.model, nets, reconstruct)
+        net = nets[1].left(rows, scored)
+        costs[name] = net.by_document(net.nats(reconstruct(1, rows)).kl)
+        line = next(
+            line for line in lines if (line["codes"], line["replaced"]) == (name, "all together")
+        )
+        low, high = interval(costs[name], net.tokens)
+        wanted = {"kl": costs[name].sum() / net.tokens.sum(), "kl_half": (high - low) / 2}
+        low, high = interval(costs[name], costs["own"])
+        wanted |= {
+            "of_own": costs[name].sum() / costs["own"].sum(),
+            "of_own_half": (high - low) / 2,
+        }
+        wanted |= {"l0": np.mean(l0s), "documents": np.count_nonzero(net.tokens)}
+        assert {key: float(line[key]) for key in wanted} == pytest.approx(
+            wanted, rel=1e-3, abs=1e-6
+        )
+    assert 1 < wanted["documents"] < net.tokens.sum() and wanted["of_own"] < 1
+
+
 def test_saes_of_several_layers_stand_alone_and_together(recorded, monkeypatch, tmp_path):
     sae_gap.save_sae(recorded.model, tmp_path / "first")
     mine = recorded.folder / "mine"
@@ -152,6 +194,7 @@ def test_saes_of_several_layers_stand_alone_and_together(recorded, monkeypatch, 
     assert [(each["codes"], each["replaced"]) for each in lines] == [*itertools.product(codes, of)]
     stored = sae_gap.Store(tmp_path / "measure" / "together").rows()
     assert all("texts" in row["sources"][1] for row in stored)
+    _hold_together(recorded, lines, (tmp_path / "first", mine))
     # A layer alone costs the same.
     with ALONE:
         succeed("measure", *flags, f"--sae={mine}", "--controls=none")
@@ -163,7 +206,12 @@ def test_saes_of_several_layers_stand_alone_and_together(recorded, monkeypatch, 
         assert float(summed["kl"]) == pytest.approx(float(first["kl"]) + float(line["kl"]))
         for column, other in (("ratio", summed), ("of_own", lines[3])):
             assert float(whole[column]) == pytest.approx(float(whole["kl"]) / float(other["kl"]))
-        assert f"{float(whole['kl']):.3f} ± " in out.splitlines()[-1]
+        said = f"{float(whole['kl']):.3f} ± {float(whole['kl_half']):.3f} nats of KL with "
+        said += f"{whole['codes']} codes, {float(whole['ratio']):.2f} times the sum of each alone"
+        if whole["codes"] != "own":
+            share, half = 100 - 100 * float(whole["of_own"]), 100 * float(whole["of_own_half"])
+            said += f", so {share:.0f} ± {half:.0f} % of own codes' cost is the encoders'"
+        assert said in out.splitlines()[-1]
     for words, *wrong in (
         ("must ascend, with one --sae for each", "--layers=1,0"),
         ("must ascend, with one --sae for each", "--layers=1"),
