@@ -201,8 +201,7 @@ def transcoder_for_activations(
       options: of `sae_for_activations`.
     """
     sae = sae_for_activations(name, **options)
-    fields = {field.name: getattr(sae, field.name) for field in dataclasses.fields(sae)}
-    return sae_gap.learners.SparseTranscoder(**fields, skip=skip)
+    return sae_gap.learners.SparseTranscoder(**vars(sae), skip=skip)
 
 
 def _sae_encoder(name, sparsity, tuned=False):

@@ -66,13 +66,17 @@ def lengths(model):
     return norms / norms.max()
 
 
+def in_other_units(self, model, y):
+    return RELU(model, y) * jnp.linalg.norm(model.decoder)
+
+
 # Codes, or other members of a ReLU.
 ENCODER_FAULTS = {
     "must give codes (n, num": lambda model, y: RELU(model, y)[:, 1:],
     "not all zero": lambda model, y: 0 * RELU(model, y),
     "below zero": lambda model, y: -RELU(model, y),
     "another shape": lambda model, y: RELU(model, jnp.resize(y, (len(y), len(model.bias)))),
-    "of any size": lambda model, y: RELU(model, y) * (1 + (len(y) > testing.ROWS)),
+    "of any size": lambda model, y: RELU(model, y) / (1 + (len(y) > 10_000)),
     "code a row alike": lambda model, y: RELU(model, y) * (1 + (len(y) == 1)),
     "in every batch": lambda model, y: RELU(model, y) / RELU(model, y).max(),
     "lose a NaN": lambda model, y: jnp.nan_to_num(RELU(model, y)),
@@ -85,6 +89,8 @@ ENCODER_FAULTS = {
     "zeros no code": lambda model, y: RELU(model, y) + 1,
     "called as by": {"infer": lambda self, model, y: Coded(2 * RELU(model, y))},
     "positive integer": {"flops": lambda *_: 1.5},
+    "origin": {"recipe": None, "__call__": lambda self, model, y: RELU(model, y + model.bias)},
+    "on_unit_atoms": {"recipe": None, "__call__": in_other_units},
     "finite gradient": {"loss": lambda self, model, y, penalty: (lengths(model), None)},
     "shapes of parameters": {"observe": lambda self, model, seen: model.bias},
     "name of a-z": {"name": "A"},
@@ -164,6 +170,7 @@ def unbiased(inferred):
 METRIC_FAULTS = {
     "codes in place": zeroed,
     "count the decoder's bias": unbiased,
+    "all rows": lambda inferred: {"score_id": (dense(inferred, "id")[:10] != 0).mean()},
     "in score the rows": lambda inferred: {"score": (dense(inferred, "train") != 0).mean()},
     "in score_id the rows": lambda inferred: {"score_id": (dense(inferred, "ood") != 0).mean()},
     "in score_ood the rows": lambda inferred: {"score_ood": (dense(inferred, "id") != 0).mean()},

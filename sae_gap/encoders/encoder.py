@@ -132,9 +132,9 @@ class Encoder(MethodPart):
           task: all data, and the network behind them if there is one.
         """
         parts = {
-            field.name: part.prepared(model, split, task)
-            for field in dataclasses.fields(self)
-            if isinstance(part := getattr(self, field.name), Encoder)
+            name: part.prepared(model, split, task)
+            for name, part in vars(self).items()
+            if isinstance(part, Encoder)
         }
         return dataclasses.replace(self, **parts) if parts else self
 

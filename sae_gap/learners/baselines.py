@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from scipy.sparse import issparse
 
-from sae_gap.core import Model, Task, active_columns, match_atoms, option, product
+from sae_gap.core import Task, active_columns, match_atoms, option, product
 from sae_gap.encoders import Affine, unit_atoms
 from sae_gap.learners import HostLearner, Learner, base_of, live_dims, random_atoms
 
@@ -26,10 +26,8 @@ class Raw(Learner):
     family = "baseline"
 
     def init(self, data, *, num_latents, key):
-        return jnp.eye(data.signals.shape[1], dtype=data.signals.dtype)
-
-    def model(self, state):
-        return Model(None, jnp.zeros_like(state[:, 0]), Affine.create(state))
+        every = jnp.eye(data.signals.shape[1], dtype=data.signals.dtype)
+        return None, jnp.zeros_like(every[0]), Affine.create(every)
 
 
 class PCA(Learner):
@@ -49,11 +47,8 @@ class PCA(Learner):
         mean = jnp.mean(data.signals, axis=0)
         components = jnp.linalg.svd(data.signals - mean, full_matrices=False)[2]
         live = live_dims(data.signals)[:, None]
-        return mean, jnp.where(live, components[:num_latents].T, 0)
-
-    def model(self, state):
-        mean, components = state
-        return Model(components, mean, Affine.create(components))
+        atoms = jnp.where(live, components[:num_latents].T, 0)
+        return atoms, mean, Affine.create(atoms)
 
 
 class Samples(Learner):
@@ -74,9 +69,6 @@ class Samples(Learner):
         chosen = jax.random.choice(key, len(data.signals), (num_latents,), replace=False)
         return unit_atoms((data.signals[jnp.sort(chosen)] - mean).T)[0], mean
 
-    def model(self, state):
-        return Model(*state)
-
 
 class Random(Learner):
     """Takes unit atoms in random directions, and the mean of the training signals as bias."""
@@ -87,9 +79,6 @@ class Random(Learner):
 
     def init(self, data, *, num_latents, key):
         return random_atoms(key, data.signals, num_latents), jnp.mean(data.signals, axis=0)
-
-    def model(self, state):
-        return Model(*state)
 
 
 class Oracle(Learner):
@@ -113,10 +102,8 @@ class Oracle(Learner):
         return task.dictionary
 
     def init(self, data, *, num_latents, key):
-        return data[:, :num_latents] if self.leading else data
-
-    def model(self, state):
-        return Model(state, jnp.zeros_like(state[:, 0]))
+        atoms = data[:, :num_latents] if self.leading else data
+        return atoms, jnp.zeros_like(atoms[:, 0])
 
 
 # The penalties that a linear probe chooses from.
@@ -179,10 +166,9 @@ class LinearProbe(Learner):
         weights = product(right.T * (singular / (singular**2 + alpha)), projected)
         # A latent that is never on in training gets no weights, and did not influence the choice of
         # α.
-        return weights if places is None else jnp.pad(weights, ((0, 0), (0, 1)))[:, places]
-
-    def model(self, state):
-        return Model(None, jnp.zeros_like(state[:, 0]), Affine.create(state))
+        if places is not None:
+            weights = jnp.pad(weights, ((0, 0), (0, 1)))[:, places]
+        return None, jnp.zeros_like(weights[:, 0]), Affine.create(weights)
 
 
 class Surgery(HostLearner):

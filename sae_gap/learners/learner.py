@@ -98,8 +98,8 @@ class Learner(MethodPart):
         raise NotImplementedError
 
     def model(self, state: PyTree) -> Model:
-        """Returns the model learned so far."""
-        raise NotImplementedError
+        """Returns the model learned so far; by default the state is its parts."""
+        return Model(*state)
 
     def done(self, state: PyTree) -> Bool[Array, ""] | bool:
         """Tells whether to stop before `num_steps`; the constant False means never."""
