@@ -426,12 +426,15 @@ def of_parts(parts: Parts) -> SAE:
             model = Transcoder(*whole, centre=centre, skip=skip)
         else:
             kind = parts.normalisation
-            ways = None if type(kind) is Normalisation else kind
-            model = dataclasses.replace(Model(*whole), normalisation=ways)
-    about = {name: getattr(parts, name) for name in ("library", "architecture", "heads")}
-    about["notes"] = {name: printable(str(value)) for name, value in parts.notes.items()}
-    about["centred"] = parts.centred and not transcodes
-    return dataclasses.replace(SAE.of_model(model), **about)
+            model = Model(*whole, normalisation=None if type(kind) is Normalisation else kind)
+    return dataclasses.replace(
+        SAE.of_model(model),
+        library=parts.library,
+        architecture=parts.architecture,
+        centred=parts.centred and not transcodes,
+        heads=parts.heads,
+        notes={name: printable(str(value)) for name, value in parts.notes.items()},
+    )
 
 
 def _encoder_of(parts, tensors, shape):

@@ -245,10 +245,10 @@ class SAE(nn.Module):
         whole = x.isfinite().all(-1, keepdim=True)
         clean = x.where(whole, 0)
         if self._pursues:
-            (target,) = by_rows(lambda x: [self._target(x)], chunk, clean)
+            target = by_rows(self._target, chunk, clean)
             codes = pursuit_codes(target, self.W_dec, chunk=chunk, **pursuit_options(self))
         else:
-            (codes,) = by_rows(lambda x: [self._encoder(x)], chunk, clean)
+            codes = by_rows(self._encoder, chunk, clean)
         return codes.where(whole, math.nan).to(x.dtype)
 
     def decode(
@@ -273,14 +273,14 @@ class SAE(nn.Module):
                 "the activations that the codes are of."
             )
 
-        def of_rows(codes, *like):
+        def of_rows(codes, like=None):
             guess = codes @ self.W_dec.to(codes) + self.b_dec.to(codes)
             if self.transcodes:
-                return [guess + self._skip(like[0] if like else None, guess)]
-            return [self._normalisation(codes).undo(guess, *(like or (None,)))]
+                return guess + self._skip(like, guess)
+            return self._normalisation(codes).undo(guess, like)
 
         pair = (codes,) if like is None else self._pairs(like, codes, explained=False)[::-1]
-        return by_rows(of_rows, self.chunk, *pair)[0].to(codes.dtype)
+        return by_rows(of_rows, self.chunk, *pair).to(codes.dtype)
 
     def forward(self, x: Float[Tensor, "... num_inputs"]) -> Float[Tensor, "... input_dim"]:
         """The reconstruction, from codes that are not rounded to the type of x."""
@@ -304,11 +304,11 @@ class SAE(nn.Module):
         def of_rows(x, codes):
             whole = (x.sum(1) + codes.sum(1)).isfinite()[:, None]
             codes = codes.where(whole, 0)
-            given = self._target(x), atoms, codes, *supports(codes)
-            found = least_squares(*given, anew=True) / lengths
-            return [found.where(signed, found.clamp(min=0)).where(whole, math.nan)]
+            held = supports(codes)
+            found = least_squares(self._target(x), atoms, codes, *held, anew=True) / lengths
+            return found.where(signed, found.clamp(min=0)).where(whole, math.nan)
 
-        return by_rows(of_rows, self.chunk, *pair)[0].to(x.dtype)
+        return by_rows(of_rows, self.chunk, *pair).to(x.dtype)
 
     @torch.no_grad()
     def calibrate(self, x: Float[Tensor, "... input_dim"]) -> "SAE":
@@ -335,8 +335,8 @@ class SAE(nn.Module):
         atoms, _ = unit_atoms(weights)
 
         sizes = screen_sizes(2 * cfg.k, cfg.breadth, cfg.screens, *atoms.shape[::-1])
-        (gains,) = by_rows(
-            lambda x: pursue(self._target(x), atoms, *sizes, 0)[2:], self.chunk or MANY_ROWS, x
+        gains = by_rows(
+            lambda x: pursue(self._target(x), atoms, *sizes, 0)[2], self.chunk or MANY_ROWS, x
         )
         # One that its type rounds to zero would prune nothing.
         least = least_gain(gains.cpu().numpy(), cfg.k * len(x))

@@ -82,10 +82,10 @@ def pursuit_codes(
             # A CPU is faster with places for the atoms that stay alone.
             held = supports(codes) if _on_host(rows) else (chosen, on)
             codes = least_squares(rows, atoms, codes, *held).clamp(min=0) / lengths
-        return [codes.masked_fill_(~finite, math.nan)]
+        return codes.masked_fill_(~finite, math.nan)
 
     chunk = MANY_ROWS if chunk is None and not learns else chunk
-    return by_rows(coded, chunk, target)[0].to(target.dtype)
+    return by_rows(coded, chunk, target).to(target.dtype)
 
 
 def pursue(
@@ -98,14 +98,14 @@ def pursue(
     """`sae_gap.loops.host.pursue` on a CPU, and elsewhere its form for accelerators."""
     if not _on_host(target):
         return [*batched.pursue(target, atoms, num_candidates, sizes, least)]
-    given = (
+    found = host.pursue(
         target.detach().numpy(),
         atoms.detach().numpy(),
         num_candidates,
         sizes,
         None if least is None else float(least),
     )
-    return [torch.from_numpy(part) for part in host.pursue(*given)]
+    return [torch.from_numpy(part) for part in found]
 
 
 def _on_host(tensor):
@@ -207,9 +207,9 @@ def widened(values, like):
     return values.to(torch.promote_types(like.dtype, torch.float32))
 
 
-def by_rows(function: Callable[..., Any], chunk: int | None, *arrays: Tensor) -> list[Tensor]:
-    """Applies a function to chunks of rows in float32 at least, outside any autocast; the results
-    have the leading axes of the arrays.
+def by_rows(function: Callable[..., Tensor], chunk: int | None, *arrays: Tensor) -> Tensor:
+    """Applies a function to chunks of rows in float32 at least, outside any autocast; the result
+    has the leading axes of the arrays.
     """
     like = arrays[0]
     size = (FEW_ROWS if _on_host(like) else MANY_ROWS) if chunk is None else chunk
@@ -219,8 +219,8 @@ def by_rows(function: Callable[..., Any], chunk: int | None, *arrays: Tensor) ->
         starts = range(0, len(rows[0]) or 1, size)
         parts = [function(*(array[start : start + size] for array in rows)) for start in starts]
     # One part is not copied.
-    joined = (each[0] if len(each) == 1 else torch.cat(each) for each in zip(*parts, strict=True))
-    return [part.reshape((*like.shape[:-1], *part.shape[1:])) for part in joined]
+    joined = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return joined.reshape((*like.shape[:-1], *joined.shape[1:]))
 
 
 def check_tensor(
