@@ -96,12 +96,17 @@ class SAE:
           ValueError: the model has no dictionary, or a part of it does not fit or is not finite.
         """
         check_model(model)
-        dictionary = as_floats("the dictionary", model.decoder)
-        bias = as_floats("bias", model.bias)
-        centred = isinstance(model.encode, AmortisedEncoder) and not isinstance(model, Transcoder)
-        model = dataclasses.replace(model, dictionary=dictionary, bias=bias)
-        signed = getattr(model.encode, "signed", False)
-        return cls(model, name=name, centred=centred, signed=bool(signed))
+        return cls(
+            dataclasses.replace(
+                model,
+                dictionary=as_floats("the dictionary", model.decoder),
+                bias=as_floats("bias", model.bias),
+            ),
+            name=name,
+            centred=isinstance(model.encode, AmortisedEncoder)
+            and not isinstance(model, Transcoder),
+            signed=bool(getattr(model.encode, "signed", False)),
+        )
 
     @classmethod
     def from_arrays(
@@ -152,8 +157,7 @@ class SAE:
             missing or does not belong to the architecture.
         """
         given = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
-        sae = of_parts(of_arrays(given, architecture, **options))
-        return dataclasses.replace(sae, name=name)
+        return dataclasses.replace(of_parts(of_arrays(given, architecture, **options)), name=name)
 
     @property
     def decoder_alone(self) -> "SAE":
@@ -176,9 +180,9 @@ class SAE:
         """Lengths of the atoms on disk; zero for a dead atom. Codes in the library's units times
         these are codes on unit atoms.
         """
-        atoms = self.model.decoder
         # One program, since each compiles for a tenth of a second.
-        return jax.jit(lambda d: jnp.where(jnp.any(d != 0, axis=0), unit_atoms(d)[1], 0))(atoms)
+        measure = jax.jit(lambda d: jnp.where(jnp.any(d != 0, axis=0), unit_atoms(d)[1], 0))
+        return measure(self.model.decoder)
 
     @functools.cached_property
     def unit_dictionary(self) -> Float[Array, "input_dim num_latents"]:
@@ -275,8 +279,9 @@ class SAE:
           ValueError: the codes have another width or are not finite, or `like` is needed and
             missing.
         """
-        whole: Any = codes.toarray() if issparse(codes) else codes  # type: ignore[union-attr]
-        codes = matching.as_matrix("codes", whole)
+        if issparse(codes):
+            codes = codes.toarray()  # type: ignore[union-attr]
+        codes = matching.as_matrix("codes", codes)
         if codes.shape[1] != self.num_latents:
             raise ValueError(
                 f"codes have {codes.shape[1]} columns, but the SAE has {self.num_latents} latents."
@@ -471,15 +476,21 @@ def _encoder_of(parts, tensors, shape):
         # Codes are positive, so a threshold below zero is equivalent to zero.
         return jnp.log(jnp.maximum(value, 0)) if row and place == LOGARITHMS else value
 
-    weight = jax.ShapeDtypeStruct(shape, jnp.zeros(()).dtype)
-    blank = eqx.filter_eval_shape(encoder.parameters, weight, jax.random.key(0))
+    blank = eqx.filter_eval_shape(
+        encoder.parameters,
+        jax.ShapeDtypeStruct(shape, jnp.zeros(()).dtype),
+        jax.random.key(0),
+    )
     return encoder, jax.tree.map_with_path(taken, blank)
 
 
 def trainable() -> dict[str, type[AmortisedEncoder]]:
     """The encoders that the suite trains in an SAE, by the names of their classes."""
-    kinds = registry.classes("sae_gap.encoders", AmortisedEncoder).values()
-    return {class_name(kind): kind for kind in kinds if kind.recipe is not None}  # type: ignore[attr-defined]
+    return {
+        class_name(kind): kind
+        for kind in registry.classes("sae_gap.encoders", AmortisedEncoder).values()
+        if kind.recipe is not None  # type: ignore[attr-defined]
+    }
 
 
 def _trained(described, num_latents):

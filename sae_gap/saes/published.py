@@ -62,10 +62,9 @@ _CLASSES = {
 _TRANSCODERS = re.compile(r"gemma-scope.*transcoder|^transcoder(_all)?$")
 _OTHERS = re.compile(r"^(crosscoder|clt)(_all)?$")
 _SKIP = "affine_skip_connection"
-# circuit-tracer's names: of the transcoder of a layer, of a threshold, and of the configuration of
-# all layers.
+# circuit-tracer's names: of the transcoder of a layer, and of a threshold.
 LAYER = re.compile(r"layer_(\d+)\.safetensors")
-_THRESHOLD, _CONFIG = "activation_function.threshold", "config.yaml"
+_THRESHOLD = "activation_function.threshold"
 _HOOKS = {"hook_name": "feature_input_hook", "hook_name_out": "feature_output_hook"}
 # Files of transcoders whose codes add to many layers.
 CROSS_LAYER = re.compile(r"(W_enc_|W_dec_|params_layer_)\d+\.safetensors")
@@ -386,7 +385,7 @@ def gemma_scope(config: Config, tensors: Tensors) -> Parts:
 
 def circuit_tracer(tensors, layer):
     """A transcoder of circuit-tracer, whose matrices but W_dec are those of torch.nn.Linear."""
-    (num_latents, read), path = tensors.shape("W_enc"), tensors.path.with_name(_CONFIG)
+    (num_latents, read), path = tensors.shape("W_enc"), tensors.path.with_name("config.yaml")
     input_dim = tensors.shape("W_dec")[1]
     text = path.read_text("utf-8", "replace") if path.is_file() else ""
     told: dict[str, Any] = dict(

@@ -93,8 +93,8 @@ def files_of(
         architecture = transcoder_of(architecture, plain.skip is not None)
     if normalises.saelens is None or (not architecture and normalises is not Normalisation):
         raise ValueError(
-            f"an SAE whose activations are normalised by {sae.normalisation.name} cannot be written as a whole; "
-            "normalise the activations yourself and give a model of those."
+            f"an SAE whose activations are normalised by {sae.normalisation.name} cannot be "
+            "written as a whole; normalise the activations yourself and give a model of those."
         )
     if architecture is None:
         return {FIT: as_fit(plain, chosen, said)}

@@ -138,7 +138,8 @@ class SAE(nn.Module):
                 f"a transcoder's {architecture} codes what it explains, not what it reads; give "
                 "the architecture of its encoder, and code sae.signals(y, x) by sae.pursuit(k)."
             )
-        if transcoder and type(normalisation or Normalisation()) is not Normalisation:
+        self._normalises = type(normalisation or Normalisation())
+        if transcoder and self._normalises is not Normalisation:
             raise ValueError("no transcoder normalises what it reads; leave normalisation out.")
         check_tensor("W_dec", W_dec, ("num_latents", "input_dim"), "give atoms as rows")
         width, dim = W_dec.shape
@@ -160,7 +161,6 @@ class SAE(nn.Module):
             self.register_parameter(name, value)
         self.steps = nn.ParameterList(options.pop("steps", ()))
         self.register_buffer("threshold", self._checked(architecture, options))
-        self._normalises = type(normalisation or Normalisation())
         for field in dataclasses.fields(self._normalises):
             value = torch.as_tensor(getattr(normalisation, field.name), **self._like)
             self.register_buffer(f"normalisation_{field.name}", value)
@@ -241,7 +241,8 @@ class SAE(nn.Module):
                 "this SAE's encoder has no form in PyTorch here; code by sae.pursuit(k), or encode "
                 "by sae_gap.load_sae or the library that trained it."
             )
-        x, chunk = self._flat(x), self.chunk
+        x = self._flat(x)
+        chunk = self.chunk
         whole = x.isfinite().all(-1, keepdim=True)
         clean = x.where(whole, 0)
         if self._pursues:
@@ -414,9 +415,9 @@ class SAE(nn.Module):
 
     def _normalisation(self, like):
         """The normalisation of activations, in the type of some rows."""
-        names = (field.name for field in dataclasses.fields(self._normalises))
+        fields = dataclasses.fields(self._normalises)
         return self._normalises(
-            *(getattr(self, f"normalisation_{name}").to(like) for name in names)
+            *(getattr(self, f"normalisation_{field.name}").to(like) for field in fields)
         )
 
     def _target(self, x):
@@ -449,11 +450,20 @@ class SAE(nn.Module):
     def _flat(self, x, *, explained=False):
         """Activations with their heads side by side: those to encode, or those to explain."""
         dim = self.W_dec.shape[1] if explained else self.cfg.d_in
-        mend = "give activations of the layer that the SAE was trained on"
-        heads = self.cfg.reshape_activations == "hook_z"
-        if heads and isinstance(x, Tensor) and x.ndim > 1 and x.shape[-1] != dim:
+        if (
+            self.cfg.reshape_activations == "hook_z"
+            and isinstance(x, Tensor)
+            and x.ndim > 1
+            and x.shape[-1] != dim
+        ):
             x = side_by_side(x, self.cfg.metadata)
-        check_tensor("x", x, ("...", dim), mend, self.W_dec)
+        check_tensor(
+            "x",
+            x,
+            ("...", dim),
+            "give activations of the layer that the SAE was trained on",
+            self.W_dec,
+        )
         return x
 
     def _pairs(self, x, codes, *, explained=True):
@@ -473,8 +483,12 @@ def _read(path, sae_id, k):
         name: torch.from_numpy(value) for name, value in parts.settled(parts.atoms.dtype).items()
     }
     notes = {name: parts.notes[name] for name in NOTED if name in parts.notes}
-    about: Any = {"normalisation": parts.normalisation, "heads": parts.heads}
-    about |= {"metadata": notes | dict(parts.metadata), "transcoder": parts.transcodes}
+    about: Any = {
+        "normalisation": parts.normalisation,
+        "heads": parts.heads,
+        "metadata": notes | dict(parts.metadata),
+        "transcoder": parts.transcodes,
+    }
     if k is None and parts.encoder in _OPTIONS:
         return held | about | dict(parts.options) | {"architecture": parts.encoder}
     if k is None and parts.encoder == "sae_gap.LearnedSteps":

@@ -59,8 +59,13 @@ def pursuit_codes(
     for name, size in (("k", k), ("breadth", breadth), ("screens", screens)):
         check_size(name, size)
     check_tensor("W_dec", W_dec, ("num_latents", "input_dim"), "give atoms as rows")
-    mend = "give W_dec as (num_latents, input_dim)"
-    check_tensor("target", target, ("...", W_dec.shape[1]), mend, W_dec)
+    check_tensor(
+        "target",
+        target,
+        ("...", W_dec.shape[1]),
+        "give W_dec as (num_latents, input_dim)",
+        W_dec,
+    )
     check_k(k, *W_dec.shape[::-1])
     weights, pursued, least = widened(W_dec, target), k, None
     atoms, lengths = unit_atoms(weights)
@@ -244,8 +249,9 @@ def check_tensor(
     last = shape[shape[:1] == ("...",) :]
     found = values.shape[-len(last) :] if len(last) < len(shape) else values.shape
     pairs = zip(last, found, strict=False)
-    alike = all(isinstance(axis, str) or axis == length for axis, length in pairs)
-    if len(found) != len(last) or not alike:
+    if len(found) != len(last) or not all(
+        isinstance(axis, str) or axis == length for axis, length in pairs
+    ):
         axes = ", ".join(map(str, shape))
         raise ValueError(f"{name} must be ({axes}), but it is {tuple(values.shape)}; {mend}.")
     if like is not None and values.device != like.device:
@@ -256,5 +262,6 @@ def check_tensor(
 
 def check_scalar(name: str, value: Any) -> None:
     """Raises a ValueError unless a number, or a tensor of one, is finite and at least 0."""
-    is_tensor = isinstance(value, Tensor) and value.ndim == 0
-    check_number(name, value.item() if is_tensor else value, least=0)
+    if isinstance(value, Tensor) and value.ndim == 0:
+        value = value.item()
+    check_number(name, value, least=0)
