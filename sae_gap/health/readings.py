@@ -154,9 +154,11 @@ def others(own: Reading, x: Float[np.ndarray, "n num_inputs"]) -> Iterator[tuple
             own._replace(bias=0 * bias),
         )
     elif bias.any():
-        shift = -bias if sae.centred else bias
-        fault = "is subtracted from the encoder's input and should not be"
-        if not sae.centred:
+        if sae.centred:
+            shift = -bias
+            fault = "is subtracted from the encoder's input and should not be"
+        else:
+            shift = bias
             fault = "should be subtracted from the encoder's input and is not"
         yield (
             f"the decoder's bias {fault}; correct that in the configuration",

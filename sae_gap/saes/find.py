@@ -88,8 +88,9 @@ def write_free(folder: AnyPath, files: Mapping[str, bytes] | None = None) -> Non
 
 def locate(path: AnyPath, sae_id: str | None = None) -> Path:
     """The file of the weights of an SAE; the arguments and the errors are those of `load_sae`."""
-    check_path("path", path)
-    place = Path(os.path.expanduser(path)) if sae_id is None else cached(str(path), sae_id)
+    place = check_path("path", path)
+    if sae_id is not None:
+        place = cached(str(path), sae_id)
     weights = _weights(place)
     if not (holds(weights.name) or weights.suffix in ENDINGS):
         raise ValueError(

@@ -162,8 +162,9 @@ class SAE:
     @property
     def decoder_alone(self) -> "SAE":
         """The same dictionary and normalisation without an encoder."""
-        model = dataclasses.replace(self.model, encoder=None, encode=None)
-        return dataclasses.replace(self, model=model, signed=False)
+        return dataclasses.replace(
+            self, model=dataclasses.replace(self.model, encoder=None, encode=None), signed=False
+        )
 
     @property
     def bias(self) -> Float[Array, " input_dim"]:
@@ -196,8 +197,12 @@ class SAE:
     @functools.cached_property
     def given(self) -> Given:
         """A learner for studies that returns this model."""
-        family = "dictionary" if self.model.encode is None else "sae"
-        return Given(Held(self.model), self.name, family, self.signed)
+        return Given(
+            Held(self.model),
+            self.name,
+            "dictionary" if self.model.encode is None else "sae",
+            self.signed,
+        )
 
     @property
     def input_dim(self) -> int:
@@ -423,8 +428,9 @@ def of_parts(parts: Parts) -> SAE:
     if parts.encoder is not None:
         if transcodes and centre is None:
             centre = np.zeros(len(held["W_enc"]), bias.dtype)
-        shape = len(centre if transcodes else bias), len(atoms)
-        encoder, parameters = _encoder_of(parts, held, shape)
+        encoder, parameters = _encoder_of(
+            parts, held, (len(centre if transcodes else bias), len(atoms))
+        )
         whole = atoms.T, bias, parameters, encoder
         if transcodes:
             centre, skip = jax.tree.map(jnp.asarray, (centre, skip))

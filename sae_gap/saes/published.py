@@ -37,13 +37,7 @@ _RENAMED = {
     "activation_fn_str": "activation_fn",
 }
 _BATCH_TOPK = ("batchtopk", "matryoshka_batchtopk")
-_KNOWN = (
-    *(name for name in ARCHITECTURES if name not in FOREIGN),
-    *_BATCH_TOPK,
-    *TRANSCODERS,
-)
 _WITHOUT_STATISTICS = {str(kind.saelens): kind for kind in (Normalisation, LayerNorm, ConstantNorm)}
-_NORMALISATIONS = (*_WITHOUT_STATISTICS, "expected_average_only_in", "covariance_whitening")
 _LINEAR = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "decoder.weight"}
 _GATED = {"b_dec": "decoder_bias", "b_gate": "gate_bias", "b_mag": "mag_bias"}
 # By the class of dictionary_learning: the architecture; its names by ours where they differ, whose
@@ -79,9 +73,13 @@ def saelens(config: Config, tensors: Tensors) -> Parts:
     Raises:
       ValueError: a file cannot be read, or holds an SAE of an unknown kind.
     """
-    config, folder = _current(config), config.path.parent
+    config = _current(config)
     metadata = config.part("metadata")
-    architecture = config.choice("architecture", "standard", _KNOWN)
+    architecture = config.choice(
+        "architecture",
+        "standard",
+        (*(name for name in ARCHITECTURES if name not in FOREIGN), *_BATCH_TOPK, *TRANSCODERS),
+    )
     transcodes = architecture in TRANSCODERS
     if not transcodes and ("d_out" in config or "hook_name_out" in metadata):
         raise ValueError(
@@ -146,7 +144,7 @@ def saelens(config: Config, tensors: Tensors) -> Parts:
                 f"{tensors.path} has a scaling_factor that {config.path} does not use; set "
                 "finetuning_scaling_factor to true, or remove the tensor."
             )
-    normalisation = _normalisation(config, folder, input_dim, notes)
+    normalisation = _normalisation(config, input_dim, notes)
     if transcodes and type(normalisation) is not Normalisation:
         raise ValueError(
             f"{config.path} normalises what a transcoder reads by {normalisation.name}; set "
@@ -215,11 +213,16 @@ def _current(config):
     return Config(config.path, entries)
 
 
-def _normalisation(config, folder, input_dim, notes):
-    name = config.choice("normalize_activations", "none", _NORMALISATIONS)
+def _normalisation(config, input_dim, notes):
+    name = config.choice(
+        "normalize_activations",
+        "none",
+        (*_WITHOUT_STATISTICS, "expected_average_only_in", "covariance_whitening"),
+    )
     if name in _WITHOUT_STATISTICS:
         return _WITHOUT_STATISTICS[name]()
-    scaler, whitening = folder / SCALER, folder / WHITENING
+    scaler = config.path.with_name(SCALER)
+    whitening = config.path.with_name(WHITENING)
     if name == "expected_average_only_in":
         config = Config(scaler, read_json(scaler) if scaler.exists() else {})
         if "scaling_factor" in config:

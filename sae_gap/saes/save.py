@@ -134,8 +134,12 @@ def exported(encoder: Encoder, model: Model) -> tuple[dict[str, Any], dict[str, 
     tensors = {name: attrgetter(place)(model.encoder) for name, place in places.items()}
     if places.get("threshold") == LOGARITHMS:
         tensors["threshold"] = jnp.exp(tensors["threshold"])
-    fields = zip(ARCHITECTURES[architecture].options, dataclasses.fields(encoder), strict=False)
-    options = {name: getattr(encoder, field.name) for name, field in fields}
+    options = {
+        name: getattr(encoder, field.name)
+        for name, field in zip(
+            ARCHITECTURES[architecture].options, dataclasses.fields(encoder), strict=False
+        )
+    }
     if "k" in options:
         # A larger k means all latents.
         options["k"] = min(options["k"], width)

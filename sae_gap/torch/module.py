@@ -144,8 +144,8 @@ class SAE(nn.Module):
         check_tensor("W_dec", W_dec, ("num_latents", "input_dim"), "give atoms as rows")
         width, dim = W_dec.shape
         read = len(W_enc) if transcoder else dim  # type: ignore[arg-type]
-        if W_enc is not None:
-            b_enc = W_dec.new_zeros(width) if b_enc is None else b_enc
+        if W_enc is not None and b_enc is None:
+            b_enc = W_dec.new_zeros(width)
         for name, value, shape in (
             ("W_dec", W_dec, (width, dim)),
             ("b_dec", W_dec.new_zeros(dim) if b_dec is None else b_dec, (dim,)),
@@ -155,7 +155,8 @@ class SAE(nn.Module):
         ):
             if value is not None:
                 check_tensor(name, value, shape, "transpose a weight of torch.nn.Linear", W_dec)
-                value = value if isinstance(value, nn.Parameter) else nn.Parameter(value)
+                if not isinstance(value, nn.Parameter):
+                    value = nn.Parameter(value)
                 if name in ("W_dec", "W_skip"):
                     _check_finite(name, value)
             self.register_parameter(name, value)
@@ -166,7 +167,8 @@ class SAE(nn.Module):
             self.register_buffer(f"normalisation_{field.name}", value)
         self.chunk: int | None = None
         self.transcodes = transcoder
-        options |= {"d_out": dim} if transcoder else {}
+        if transcoder:
+            options["d_out"] = dim
         entries = {
             "architecture": architecture,
             "d_in": read,
@@ -206,11 +208,14 @@ class SAE(nn.Module):
         """
         pursued, metadata = getattr(self.cfg, "k", None), self.cfg.metadata
         if self.transcodes:
-            hooks = {name for name in metadata if name.startswith("hook_")}
-            outer = {name for name in hooks if name.endswith("_out") and self.W_skip is None}
-            metadata = {name: metadata[name] for name in metadata if name not in hooks} | {
-                name.removesuffix("_out"): metadata[name] for name in outer
+            outer = {
+                name.removesuffix("_out"): value
+                for name, value in metadata.items()
+                if name.startswith("hook_") and name.endswith("_out") and self.W_skip is None
             }
+            metadata = {
+                name: value for name, value in metadata.items() if not name.startswith("hook_")
+            } | outer
         return type(self)(
             *(self.W_dec, self.b_dec, *((self.W_enc, self.b_enc) * (not self.transcodes))),
             k=pursued if k is None else k,

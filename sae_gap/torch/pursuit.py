@@ -89,7 +89,8 @@ def pursuit_codes(
             codes = least_squares(rows, atoms, codes, *held).clamp(min=0) / lengths
         return codes.masked_fill_(~finite, math.nan)
 
-    chunk = MANY_ROWS if chunk is None and not learns else chunk
+    if chunk is None and not learns:
+        chunk = MANY_ROWS
     return by_rows(coded, chunk, target).to(target.dtype)
 
 
@@ -99,10 +100,10 @@ def pursue(
     num_candidates: int,
     sizes: tuple[int, ...],
     least: Tensor | float | None = None,
-) -> list[Tensor]:
+) -> Sequence[Tensor]:
     """`sae_gap.loops.host.pursue` on a CPU, and elsewhere its form for accelerators."""
     if not _on_host(target):
-        return [*batched.pursue(target, atoms, num_candidates, sizes, least)]
+        return batched.pursue(target, atoms, num_candidates, sizes, least)
     found = host.pursue(
         target.detach().numpy(),
         atoms.detach().numpy(),
@@ -217,12 +218,13 @@ def by_rows(function: Callable[..., Tensor], chunk: int | None, *arrays: Tensor)
     has the leading axes of the arrays.
     """
     like = arrays[0]
-    size = (FEW_ROWS if _on_host(like) else MANY_ROWS) if chunk is None else chunk
-    check_size("chunk", size)
+    if chunk is None:
+        chunk = FEW_ROWS if _on_host(like) else MANY_ROWS
+    check_size("chunk", chunk)
     rows = [widened(array, like).reshape(-1, array.shape[-1]) for array in arrays]
     with torch.autocast(like.device.type, enabled=False):
-        starts = range(0, len(rows[0]) or 1, size)
-        parts = [function(*(array[start : start + size] for array in rows)) for start in starts]
+        starts = range(0, len(rows[0]) or 1, chunk)
+        parts = [function(*(array[start : start + chunk] for array in rows)) for start in starts]
     # One part is not copied.
     joined = parts[0] if len(parts) == 1 else torch.cat(parts)
     return joined.reshape((*like.shape[:-1], *joined.shape[1:]))
