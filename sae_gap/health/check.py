@@ -229,8 +229,8 @@ def check(
                 np.concatenate([whole.guess, own.read(*rest).guess]),
             )
     evidence = Evidence.of(own, whole)
-    few = [part[evenly_spaced(len(x), BLOCK)] for part in kept]
-    wrong = [*_faults(own, few, whole, evidence)]
+    few = evenly_spaced(len(x), BLOCK)
+    wrong = [*_faults(own, [part[few] for part in kept], whole, evidence)]
     if caution := loaded.notes.get("caution"):
         wrong.insert(
             0, f"{caution}; see that the file is whole and the activations as it wants them."

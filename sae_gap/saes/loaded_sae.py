@@ -191,8 +191,9 @@ class SAE:
         atoms = self.model.decoder
         lengths = np.asarray(self.lengths)
         # Do not hold a wide dictionary twice.
-        whole = np.abs(np.where(lengths > 0, lengths, 1) - 1).max() <= UNIT
-        return atoms if whole else jax.jit(unit_atoms)(atoms)[0]
+        if np.abs(np.where(lengths > 0, lengths, 1) - 1).max() <= UNIT:
+            return atoms
+        return jax.jit(unit_atoms)(atoms)[0]
 
     @functools.cached_property
     def given(self) -> Given:

@@ -104,12 +104,10 @@ def pursue(
     """`sae_gap.loops.host.pursue` on a CPU, and elsewhere its form for accelerators."""
     if not _on_host(target):
         return batched.pursue(target, atoms, num_candidates, sizes, least)
+    if least is not None:
+        least = float(least)
     found = host.pursue(
-        target.detach().numpy(),
-        atoms.detach().numpy(),
-        num_candidates,
-        sizes,
-        None if least is None else float(least),
+        target.detach().numpy(), atoms.detach().numpy(), num_candidates, sizes, least
     )
     return [torch.from_numpy(part) for part in found]
 
