@@ -224,17 +224,26 @@ def check(
         rest = [part[outliers] for part in every]
         # Codes of the longest overflow.
         with np.errstate(all="ignore"):
-            pairs = (x, rest[-1]), (whole.guess, own.read(*rest).guess)
-            with_outliers = explained(*map(np.concatenate, pairs))
+            with_outliers = explained(
+                np.concatenate([x, rest[-1]]),
+                np.concatenate([whole.guess, own.read(*rest).guess]),
+            )
     evidence = Evidence.of(own, whole)
-    few = [part[evenly_spaced(len(x), BLOCK)] for part in kept]
-    wrong = [*_faults(own, few, whole, evidence)]
+    few = evenly_spaced(len(x), BLOCK)
+    wrong = [*_faults(own, [part[few] for part in kept], whole, evidence)]
     if caution := loaded.notes.get("caution"):
         wrong.insert(
             0, f"{caution}; see that the file is whole and the activations as it wants them."
         )
-    about = evidence, tuple(wrong), len(outliers), with_outliers
-    return Check(loaded, whole, float(norms(x).mean()), *about)
+    return Check(
+        loaded,
+        whole,
+        float(norms(x).mean()),
+        evidence,
+        tuple(wrong),
+        len(outliers),
+        with_outliers,
+    )
 
 
 def _sae(sae, options):
@@ -319,7 +328,7 @@ def _cause(own, tried, x):
     # Codes that overflow have no finite score.
     if not found or (best := min(found)[0]) > _BETTER * _score(before):
         return None
-    cause, left = next((cause, left) for score, cause, left in found if score <= _ALIKE * best)
+    _, cause, left = next(each for each in found if each[0] <= _ALIKE * best)
     return f"{cause}: so the FVU is {left:.4g} in the place of {before.fvu:.4g}."
 
 

@@ -93,8 +93,7 @@ class Reading(NamedTuple):
         """The map of the encoder as it was loaded; None where it has none. The columns of a
         transcoder are of another space than atoms.
         """
-        maps = [] if self.sae.transcodes else affines(self.sae.model)
-        return maps[0] if maps else None
+        return None if self.sae.transcodes else next(iter(affines(self.sae.model)), None)
 
     @property
     def most_gain(self) -> float:
@@ -142,8 +141,8 @@ class Reading(NamedTuple):
         power = float(np.vdot(decoded, decoded))
         gain = 1 + float(np.vdot(error, decoded)) / power if power else 0.0
         offset = float(len(x) * np.vdot(mean, mean) / left)
-        shown = guess, explained(wanted, guess), gain, offset
-        return Read(float(used.sum() / len(x)), used, energy, *shown)
+        l0 = float(used.sum() / len(x))
+        return Read(l0, used, energy, guess, explained(wanted, guess), gain, offset)
 
 
 def others(own: Reading, x: Float[np.ndarray, "n num_inputs"]) -> Iterator[tuple[str, Reading]]:
@@ -155,9 +154,11 @@ def others(own: Reading, x: Float[np.ndarray, "n num_inputs"]) -> Iterator[tuple
             own._replace(bias=0 * bias),
         )
     elif bias.any():
-        shift = -bias if sae.centred else bias
-        fault = "is subtracted from the encoder's input and should not be"
-        if not sae.centred:
+        if sae.centred:
+            shift = -bias
+            fault = "is subtracted from the encoder's input and should not be"
+        else:
+            shift = bias
             fault = "should be subtracted from the encoder's input and is not"
         yield (
             f"the decoder's bias {fault}; correct that in the configuration",
@@ -199,11 +200,15 @@ def others(own: Reading, x: Float[np.ndarray, "n num_inputs"]) -> Iterator[tuple
         decoder["atoms"] = np.ascontiguousarray(own.atoms.T)
     for name, change in {"skip": skip, "encoder": encoder, "decoder": decoder}.items():
         if change:
-            cause = f"the square {name} is transposed; transpose it in the file"
-            yield cause, own._replace(**change)
+            yield (
+                f"the square {name} is transposed; transpose it in the file",
+                own._replace(**change),
+            )
     if encoder and decoder:
-        cause = "both square matrices are weights of torch.nn.Linear; give linear=True"
-        yield cause, own._replace(**encoder, **decoder)
+        yield (
+            "both square matrices are weights of torch.nn.Linear; give linear=True",
+            own._replace(**encoder, **decoder),
+        )
     for other in (Normalisation(), LayerNorm(), ConstantNorm()):
         if other.name != ways.name:
             yield (

@@ -88,8 +88,9 @@ def write_free(folder: AnyPath, files: Mapping[str, bytes] | None = None) -> Non
 
 def locate(path: AnyPath, sae_id: str | None = None) -> Path:
     """The file of the weights of an SAE; the arguments and the errors are those of `load_sae`."""
-    check_path("path", path)
-    place = Path(os.path.expanduser(path)) if sae_id is None else cached(str(path), sae_id)
+    place = check_path("path", path)
+    if sae_id is not None:
+        place = cached(str(path), sae_id)
     weights = _weights(place)
     if not (holds(weights.name) or weights.suffix in ENDINGS):
         raise ValueError(
@@ -265,7 +266,9 @@ def _fit(config, tensors):
     encoder = described.text("class", "")
     architecture = encoder.removeprefix("sae_gap.")
     input_dim, num_latents = tensors.shape(".dictionary")
-    read, names, known = input_dim, dict[str, str](), dict[str, Any]()
+    read = input_dim
+    names: dict[str, str] = {}
+    known: dict[str, Any] = {}
     if transcodes := ".centre" in tensors:
         (read,) = tensors.sizes(".centre")
         known["centre"] = tensors.take(".centre", read)
@@ -286,12 +289,26 @@ def _fit(config, tensors):
             for name in tensors
             if name.startswith(OWN)
         }
-    sizes = read, num_latents, input_dim
-    linear, skip = ("W_dec",), ".skip" in tensors
-    names |= {"W_dec": ".dictionary", "b_dec": ".bias", "W_skip": ".skip"}
-    held = take(encoder, tensors, sizes, names=names, linear=linear, known=known, skip=skip)
-    whole = encoder, options, held, "sae_gap", architecture, notes
-    return Parts(*whole, centred=True, transcodes=transcodes, metadata=metadata)
+    held = take(
+        encoder,
+        tensors,
+        (read, num_latents, input_dim),
+        names=names | {"W_dec": ".dictionary", "b_dec": ".bias", "W_skip": ".skip"},
+        linear=("W_dec",),
+        known=known,
+        skip=".skip" in tensors,
+    )
+    return Parts(
+        encoder,
+        options,
+        held,
+        "sae_gap",
+        architecture,
+        notes,
+        centred=True,
+        transcodes=transcodes,
+        metadata=metadata,
+    )
 
 
 def _read_note(tensors):
@@ -359,7 +376,7 @@ def of_arrays(
     for name in shapes.keys() & held.keys():
         if linear if name in square else held[name].shape == shapes[name]:
             held[name] = held[name].T
-    notes = dict[str, str]()
+    notes: dict[str, str] = {}
     if square and linear is None:
         products = (f"{'z' if name == 'W_dec' else 'x'} @ {name}" for name in square)
         notes["square matrices"] = (
@@ -373,8 +390,16 @@ def of_arrays(
     notes["dtype given"] = tensors.dtypes()
     held = take(encoder, tensors, (read, num_latents, input_dim), skip="W_skip" in held)
     options = dict.fromkeys(ARCHITECTURES[encoder].options, k)
-    whole = encoder, options, held, "given", architecture, notes
-    return Parts(*whole, centred=centred, transcodes=transcoder)
+    return Parts(
+        encoder,
+        options,
+        held,
+        "given",
+        architecture,
+        notes,
+        centred=centred,
+        transcodes=transcoder,
+    )
 
 
 # How to read an SAE, by the file name of its weights: from its configuration, which has a name if

@@ -96,12 +96,17 @@ class SAE:
           ValueError: the model has no dictionary, or a part of it does not fit or is not finite.
         """
         check_model(model)
-        dictionary = as_floats("the dictionary", model.decoder)
-        bias = as_floats("bias", model.bias)
-        centred = isinstance(model.encode, AmortisedEncoder) and not isinstance(model, Transcoder)
-        model = dataclasses.replace(model, dictionary=dictionary, bias=bias)
-        signed = getattr(model.encode, "signed", False)
-        return cls(model, name=name, centred=centred, signed=bool(signed))
+        return cls(
+            dataclasses.replace(
+                model,
+                dictionary=as_floats("the dictionary", model.decoder),
+                bias=as_floats("bias", model.bias),
+            ),
+            name=name,
+            centred=isinstance(model.encode, AmortisedEncoder)
+            and not isinstance(model, Transcoder),
+            signed=bool(getattr(model.encode, "signed", False)),
+        )
 
     @classmethod
     def from_arrays(
@@ -152,14 +157,14 @@ class SAE:
             missing or does not belong to the architecture.
         """
         given = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
-        sae = of_parts(of_arrays(given, architecture, **options))
-        return dataclasses.replace(sae, name=name)
+        return dataclasses.replace(of_parts(of_arrays(given, architecture, **options)), name=name)
 
     @property
     def decoder_alone(self) -> "SAE":
         """The same dictionary and normalisation without an encoder."""
-        model = dataclasses.replace(self.model, encoder=None, encode=None)
-        return dataclasses.replace(self, model=model, signed=False)
+        return dataclasses.replace(
+            self, model=dataclasses.replace(self.model, encoder=None, encode=None), signed=False
+        )
 
     @property
     def bias(self) -> Float[Array, " input_dim"]:
@@ -176,9 +181,9 @@ class SAE:
         """Lengths of the atoms on disk; zero for a dead atom. Codes in the library's units times
         these are codes on unit atoms.
         """
-        atoms = self.model.decoder
         # One program, since each compiles for a tenth of a second.
-        return jax.jit(lambda d: jnp.where(jnp.any(d != 0, axis=0), unit_atoms(d)[1], 0))(atoms)
+        measure = jax.jit(lambda d: jnp.where(jnp.any(d != 0, axis=0), unit_atoms(d)[1], 0))
+        return measure(self.model.decoder)
 
     @functools.cached_property
     def unit_dictionary(self) -> Float[Array, "input_dim num_latents"]:
@@ -186,14 +191,19 @@ class SAE:
         atoms = self.model.decoder
         lengths = np.asarray(self.lengths)
         # Do not hold a wide dictionary twice.
-        whole = np.abs(np.where(lengths > 0, lengths, 1) - 1).max() <= UNIT
-        return atoms if whole else jax.jit(unit_atoms)(atoms)[0]
+        if np.abs(np.where(lengths > 0, lengths, 1) - 1).max() <= UNIT:
+            return atoms
+        return jax.jit(unit_atoms)(atoms)[0]
 
     @functools.cached_property
     def given(self) -> Given:
         """A learner for studies that returns this model."""
-        family = "dictionary" if self.model.encode is None else "sae"
-        return Given(Held(self.model), self.name, family, self.signed)
+        return Given(
+            Held(self.model),
+            self.name,
+            "dictionary" if self.model.encode is None else "sae",
+            self.signed,
+        )
 
     @property
     def input_dim(self) -> int:
@@ -275,8 +285,9 @@ class SAE:
           ValueError: the codes have another width or are not finite, or `like` is needed and
             missing.
         """
-        whole: Any = codes.toarray() if issparse(codes) else codes  # type: ignore[union-attr]
-        codes = matching.as_matrix("codes", whole)
+        if issparse(codes):
+            codes = codes.toarray()  # type: ignore[union-attr]
+        codes = matching.as_matrix("codes", codes)
         if codes.shape[1] != self.num_latents:
             raise ValueError(
                 f"codes have {codes.shape[1]} columns, but the SAE has {self.num_latents} latents."
@@ -418,20 +429,24 @@ def of_parts(parts: Parts) -> SAE:
     if parts.encoder is not None:
         if transcodes and centre is None:
             centre = np.zeros(len(held["W_enc"]), bias.dtype)
-        shape = len(centre if transcodes else bias), len(atoms)
-        encoder, parameters = _encoder_of(parts, held, shape)
+        encoder, parameters = _encoder_of(
+            parts, held, (len(centre if transcodes else bias), len(atoms))
+        )
         whole = atoms.T, bias, parameters, encoder
         if transcodes:
             centre, skip = jax.tree.map(jnp.asarray, (centre, skip))
             model = Transcoder(*whole, centre=centre, skip=skip)
         else:
             kind = parts.normalisation
-            ways = None if type(kind) is Normalisation else kind
-            model = dataclasses.replace(Model(*whole), normalisation=ways)
-    about = {name: getattr(parts, name) for name in ("library", "architecture", "heads")}
-    about["notes"] = {name: printable(str(value)) for name, value in parts.notes.items()}
-    about["centred"] = parts.centred and not transcodes
-    return dataclasses.replace(SAE.of_model(model), **about)
+            model = Model(*whole, normalisation=None if type(kind) is Normalisation else kind)
+    return dataclasses.replace(
+        SAE.of_model(model),
+        library=parts.library,
+        architecture=parts.architecture,
+        centred=parts.centred and not transcodes,
+        heads=parts.heads,
+        notes={name: printable(str(value)) for name, value in parts.notes.items()},
+    )
 
 
 def _encoder_of(parts, tensors, shape):
@@ -468,15 +483,21 @@ def _encoder_of(parts, tensors, shape):
         # Codes are positive, so a threshold below zero is equivalent to zero.
         return jnp.log(jnp.maximum(value, 0)) if row and place == LOGARITHMS else value
 
-    weight = jax.ShapeDtypeStruct(shape, jnp.zeros(()).dtype)
-    blank = eqx.filter_eval_shape(encoder.parameters, weight, jax.random.key(0))
+    blank = eqx.filter_eval_shape(
+        encoder.parameters,
+        jax.ShapeDtypeStruct(shape, jnp.zeros(()).dtype),
+        jax.random.key(0),
+    )
     return encoder, jax.tree.map_with_path(taken, blank)
 
 
 def trainable() -> dict[str, type[AmortisedEncoder]]:
     """The encoders that the suite trains in an SAE, by the names of their classes."""
-    kinds = registry.classes("sae_gap.encoders", AmortisedEncoder).values()
-    return {class_name(kind): kind for kind in kinds if kind.recipe is not None}  # type: ignore[attr-defined]
+    return {
+        class_name(kind): kind
+        for kind in registry.classes("sae_gap.encoders", AmortisedEncoder).values()
+        if kind.recipe is not None  # type: ignore[attr-defined]
+    }
 
 
 def _trained(described, num_latents):

@@ -37,13 +37,7 @@ _RENAMED = {
     "activation_fn_str": "activation_fn",
 }
 _BATCH_TOPK = ("batchtopk", "matryoshka_batchtopk")
-_KNOWN = (
-    *(name for name in ARCHITECTURES if name not in FOREIGN),
-    *_BATCH_TOPK,
-    *TRANSCODERS,
-)
 _WITHOUT_STATISTICS = {str(kind.saelens): kind for kind in (Normalisation, LayerNorm, ConstantNorm)}
-_NORMALISATIONS = (*_WITHOUT_STATISTICS, "expected_average_only_in", "covariance_whitening")
 _LINEAR = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "decoder.weight"}
 _GATED = {"b_dec": "decoder_bias", "b_gate": "gate_bias", "b_mag": "mag_bias"}
 # By the class of dictionary_learning: the architecture; its names by ours where they differ, whose
@@ -62,10 +56,9 @@ _CLASSES = {
 _TRANSCODERS = re.compile(r"gemma-scope.*transcoder|^transcoder(_all)?$")
 _OTHERS = re.compile(r"^(crosscoder|clt)(_all)?$")
 _SKIP = "affine_skip_connection"
-# circuit-tracer's names: of the transcoder of a layer, of a threshold, and of the configuration of
-# all layers.
+# circuit-tracer's names: of the transcoder of a layer, and of a threshold.
 LAYER = re.compile(r"layer_(\d+)\.safetensors")
-_THRESHOLD, _CONFIG = "activation_function.threshold", "config.yaml"
+_THRESHOLD = "activation_function.threshold"
 _HOOKS = {"hook_name": "feature_input_hook", "hook_name_out": "feature_output_hook"}
 # Files of transcoders whose codes add to many layers.
 CROSS_LAYER = re.compile(r"(W_enc_|W_dec_|params_layer_)\d+\.safetensors")
@@ -80,9 +73,13 @@ def saelens(config: Config, tensors: Tensors) -> Parts:
     Raises:
       ValueError: a file cannot be read, or holds an SAE of an unknown kind.
     """
-    config, folder = _current(config), config.path.parent
+    config = _current(config)
     metadata = config.part("metadata")
-    architecture = config.choice("architecture", "standard", _KNOWN)
+    architecture = config.choice(
+        "architecture",
+        "standard",
+        (*(name for name in ARCHITECTURES if name not in FOREIGN), *_BATCH_TOPK, *TRANSCODERS),
+    )
     transcodes = architecture in TRANSCODERS
     if not transcodes and ("d_out" in config or "hook_name_out" in metadata):
         raise ValueError(
@@ -111,14 +108,13 @@ def saelens(config: Config, tensors: Tensors) -> Parts:
     }
     notes["apply_b_dec_to_input"] = str(centred)
 
-    rescaled = "topk" in architecture and config.flag("rescale_acts_by_decoder_norm", False)
+    rescaled = False
     if "topk" in architecture:
+        rescaled = config.flag("rescale_acts_by_decoder_norm", False)
         notes["rescale_acts_by_decoder_norm"] = str(rescaled)
+    known: dict[str, Any] = {}
     if architecture in _BATCH_TOPK:
         encoder = "jumprelu"
-    options = read_options(encoder, config, num_latents, input_dim)
-    known = dict[str, Any]()
-    if architecture in _BATCH_TOPK:
         known["threshold"] = tensors.scalar("topk_threshold")
         if known["threshold"] == 0:
             notes["caution"] = UNESTIMATED
@@ -126,6 +122,7 @@ def saelens(config: Config, tensors: Tensors) -> Parts:
         known["threshold"] = np.exp(tensors.take("log_threshold", num_latents))
     elif architecture == PURSUIT and config.flag("pruned", False):
         known["threshold"] = tensors.scalar("threshold")
+    options = read_options(encoder, config, num_latents, input_dim)
     held = take(
         encoder,
         tensors,
@@ -147,15 +144,19 @@ def saelens(config: Config, tensors: Tensors) -> Parts:
                 f"{tensors.path} has a scaling_factor that {config.path} does not use; set "
                 "finetuning_scaling_factor to true, or remove the tensor."
             )
-    normalisation = _normalisation(config, folder, input_dim, notes)
+    normalisation = _normalisation(config, input_dim, notes)
     if transcodes and type(normalisation) is not Normalisation:
         raise ValueError(
             f"{config.path} normalises what a transcoder reads by {normalisation.name}; set "
             "normalize_activations to none, and give its inputs normalised."
         )
-    whole = encoder, options, held, "SAELens", architecture, notes
     return Parts(
-        *whole,
+        encoder,
+        options,
+        held,
+        "SAELens",
+        architecture,
+        notes,
         centred=centred,
         codes_of_unit_atoms=rescaled,
         normalisation=normalisation,
@@ -212,11 +213,16 @@ def _current(config):
     return Config(config.path, entries)
 
 
-def _normalisation(config, folder, input_dim, notes):
-    name = config.choice("normalize_activations", "none", _NORMALISATIONS)
+def _normalisation(config, input_dim, notes):
+    name = config.choice(
+        "normalize_activations",
+        "none",
+        (*_WITHOUT_STATISTICS, "expected_average_only_in", "covariance_whitening"),
+    )
     if name in _WITHOUT_STATISTICS:
         return _WITHOUT_STATISTICS[name]()
-    scaler, whitening = folder / SCALER, folder / WHITENING
+    scaler = config.path.with_name(SCALER)
+    whitening = config.path.with_name(WHITENING)
     if name == "expected_average_only_in":
         config = Config(scaler, read_json(scaler) if scaler.exists() else {})
         if "scaling_factor" in config:
@@ -254,7 +260,8 @@ def dictionary_learning(config: Config, tensors: Tensors) -> Parts:
     }
     shape = tensors.shape(names.get("W_enc", "W_enc"))
     input_dim, num_latents = shape[::-1] if names else shape
-    options, known = dict[str, Any](), dict[str, float]()
+    options: dict[str, Any] = {}
+    known: dict[str, float] = {}
     if "TopK" in kind:
         source = Config(tensors.path, {"k": tensors.scalar("k")}) if "k" in tensors else config
         k = source.size("k", most=num_latents)
@@ -275,10 +282,24 @@ def dictionary_learning(config: Config, tensors: Tensors) -> Parts:
                 "it has no threshold, so it keeps the largest codes of all samples at hand, k for "
                 "each on average"
             )
-    sizes, turned = (input_dim, num_latents, input_dim), ("W_enc", "W_dec") * bool(names)
-    held = take(encoder, tensors, sizes, names=names, linear=turned, known=known)
-    whole = encoder, options, held, "dictionary_learning", kind, notes
-    return Parts(*whole, centred=centred, codes_of_unit_atoms=kind == "AutoEncoder")
+    held = take(
+        encoder,
+        tensors,
+        (input_dim, num_latents, input_dim),
+        names=names,
+        linear=("W_enc", "W_dec") * bool(names),
+        known=known,
+    )
+    return Parts(
+        encoder,
+        options,
+        held,
+        "dictionary_learning",
+        kind,
+        notes,
+        centred=centred,
+        codes_of_unit_atoms=kind == "AutoEncoder",
+    )
 
 
 def sparsify(config: Config, tensors: Tensors) -> Parts:
@@ -302,17 +323,30 @@ def sparsify(config: Config, tensors: Tensors) -> Parts:
             "correct k or signed."
         )
     encoder = "abstopk" if signed else encoder
-    names = {"W_enc": "encoder.weight", "b_enc": "encoder.bias"}
     skip = config.flag("skip_connection", False) or "W_skip" in tensors
     if skip and not transcodes:
         raise ValueError(
             f"{config.path} describes an SAE with a skip (W_skip); set transcode or drop it."
         )
-    sizes, turned = (input_dim, num_latents, input_dim), ("W_enc", "W_skip")
-    held = take(encoder, tensors, sizes, names=names, linear=turned, skip=skip)
+    held = take(
+        encoder,
+        tensors,
+        (input_dim, num_latents, input_dim),
+        names={"W_enc": "encoder.weight", "b_enc": "encoder.bias"},
+        linear=("W_enc", "W_skip"),
+        skip=skip,
+    )
     notes = {"hookpoint": config.path.parent.resolve().name, "k": str(k)}
-    whole = encoder, {"k": k}, held, "sparsify", encoder, notes
-    return Parts(*whole, centred=True, transcodes=transcodes)
+    return Parts(
+        encoder,
+        {"k": k},
+        held,
+        "sparsify",
+        encoder,
+        notes,
+        centred=True,
+        transcodes=transcodes,
+    )
 
 
 def gemma_scope(config: Config, tensors: Tensors) -> Parts:
@@ -332,17 +366,16 @@ def gemma_scope(config: Config, tensors: Tensors) -> Parts:
             "transcoder of one."
         )
     second = "w_enc" in tensors
-    encoder = "jumprelu"
     config.choice("architecture", "jump_relu", ("jump_relu",))
-    kind = config.choice("type", "sae", ("sae", "transcoder"))
+    called = config.choice("type", "sae", ("sae", "transcoder")) == "transcoder"
     source, aim = (config.text(f"hf_hook_point_{side}", "") for side in ("in", "out"))
     skip = config.flag("affine_connection", False) or _SKIP in tensors
-    told = any(map(_TRANSCODERS.search, folders))
-    transcodes = skip or told or kind == "transcoder" or bool(aim and source != aim)
+    lies_there = any(map(_TRANSCODERS.search, folders))
+    transcodes = skip or lies_there or called or bool(aim and source != aim)
     names = {"W_enc": "w_enc", "W_dec": "w_dec", "W_skip": _SKIP} if second else {}
     read, num_latents = tensors.shape(names.get("W_enc", "W_enc"))
-    sizes = read, num_latents, tensors.shape(names.get("W_dec", "W_dec"))[1]
-    held = take(encoder, tensors, sizes, names=names, skip=skip)
+    input_dim = tensors.shape(names.get("W_dec", "W_dec"))[1]
+    held = take("jumprelu", tensors, (read, num_latents, input_dim), names=names, skip=skip)
     notes = {
         "release": "2" if second else "1",
         "hook_name": source,
@@ -350,12 +383,12 @@ def gemma_scope(config: Config, tensors: Tensors) -> Parts:
         "model_name": config.text("model_name", ""),
     }
     notes = {name: value for name, value in notes.items() if value}
-    return Parts(encoder, {}, held, "Gemma Scope", encoder, notes, transcodes=transcodes)
+    return Parts("jumprelu", {}, held, "Gemma Scope", "jumprelu", notes, transcodes=transcodes)
 
 
 def circuit_tracer(tensors, layer):
     """A transcoder of circuit-tracer, whose matrices but W_dec are those of torch.nn.Linear."""
-    (num_latents, read), path = tensors.shape("W_enc"), tensors.path.with_name(_CONFIG)
+    (num_latents, read), path = tensors.shape("W_enc"), tensors.path.with_name("config.yaml")
     input_dim = tensors.shape("W_dec")[1]
     text = path.read_text("utf-8", "replace") if path.is_file() else ""
     told: dict[str, Any] = dict(
@@ -368,9 +401,14 @@ def circuit_tracer(tensors, layer):
     elif "k" in tensors or activation == "topk":
         encoder, k = "topk", told.get("k", "")
         told["k"] = tensors.scalar("k") if "k" in tensors else int(k) if k.isdecimal() else k
-    sizes, turned = (read, num_latents, input_dim), ("W_enc", "W_skip")
-    names, skip = {"threshold": _THRESHOLD}, "W_skip" in tensors
-    held = take(encoder, tensors, sizes, names=names, linear=turned, skip=skip)
+    held = take(
+        encoder,
+        tensors,
+        (read, num_latents, input_dim),
+        names={"threshold": _THRESHOLD},
+        linear=("W_enc", "W_skip"),
+        skip="W_skip" in tensors,
+    )
     if encoder == "jumprelu" and held["threshold"].min() < 0:
         raise ValueError(
             f"{tensors.path} has thresholds below zero, above which circuit-tracer keeps negative "
@@ -396,5 +434,5 @@ def crosscoder(tensors, sizes):
     }
     encoder = "jumprelu" if "threshold" in tensors else "standard"
     held = take(encoder, tensors, (layers * dim, num_latents, layers * dim), known=held)
-    kind, notes = "crosscoder", {LAYERS: str(layers)}
-    return Parts(encoder, {}, held, kind, kind, notes, heads=True)
+    notes = {LAYERS: str(layers)}
+    return Parts(encoder, {}, held, "crosscoder", "crosscoder", notes, heads=True)

@@ -34,10 +34,6 @@ from sae_gap.saes.parts import (
 )
 from sae_gap.storage import trees
 
-_KNOWN = (
-    "ReLU, TopK, AbsTopK, BatchTopK, Matryoshka, JumpReLU, Gated and SAELens's own matching pursuit"
-)
-
 
 def save_sae(
     model: Model | SAE,
@@ -82,7 +78,7 @@ def files_of(
     check_type("model", model, (Model, SAE), "give a learned model or a loaded SAE")
     sae = model if isinstance(model, SAE) else SAE(model)
     plain: Any = sae.model
-    ways, normalises = sae.normalisation, type(sae.normalisation)
+    normalises = type(sae.normalisation)
     said = {name: value for name, value in sae.notes.items() if name in NOTED}
     said |= as_metadata(metadata)
     chosen: Any = plain.encode if encoder is None else encoder
@@ -97,8 +93,8 @@ def files_of(
         architecture = transcoder_of(architecture, plain.skip is not None)
     if normalises.saelens is None or (not architecture and normalises is not Normalisation):
         raise ValueError(
-            f"an SAE whose activations are normalised by {ways.name} cannot be written as a whole; "
-            "normalise the activations yourself and give a model of those."
+            f"an SAE whose activations are normalised by {sae.normalisation.name} cannot be "
+            "written as a whole; normalise the activations yourself and give a model of those."
         )
     if architecture is None:
         return {FIT: as_fit(plain, chosen, said)}
@@ -134,12 +130,16 @@ def has_form(kind: type) -> bool:
 def exported(encoder: Encoder, model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
     """SAELens's form of an encoder: options, and tensors except the decoder's."""
     architecture, places = ENCODERS[class_name(type(encoder))]
-    row, width = ARCHITECTURES[architecture], model.decoder.shape[1]
+    width = model.decoder.shape[1]
     tensors = {name: attrgetter(place)(model.encoder) for name, place in places.items()}
     if places.get("threshold") == LOGARITHMS:
         tensors["threshold"] = jnp.exp(tensors["threshold"])
-    fields = zip(row.options, dataclasses.fields(encoder), strict=False)
-    options = {name: getattr(encoder, field.name) for name, field in fields}
+    options = {
+        name: getattr(encoder, field.name)
+        for name, field in zip(
+            ARCHITECTURES[architecture].options, dataclasses.fields(encoder), strict=False
+        )
+    }
     if "k" in options:
         # A larger k means all latents.
         options["k"] = min(options["k"], width)
@@ -161,7 +161,8 @@ def as_fit(model: Model, encoder: Encoder, metadata: Mapping[str, Any]) -> bytes
     if type(encoder) not in trainable().values():
         raise ValueError(
             f"SAELens has no encoder like {type(encoder).__name__}, and the suite trains none; "
-            f"give a model or an encoder of {_KNOWN}."
+            "give a model or an encoder of ReLU, TopK, AbsTopK, BatchTopK, Matryoshka, JumpReLU, "
+            "Gated and SAELens's own matching pursuit."
         )
     check_model(model, encoder)
     for leaf in jax.tree.leaves(model.encoder):

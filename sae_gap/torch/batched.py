@@ -81,7 +81,9 @@ def least_squares(
         rows = wrong.sum(1).topk(min(len(on), 16 + len(on) // 32)).indices
         on[rows], _ = _exchange(*(part[rows] for part in (*posed, on)), single=True)
     codes, half = _on_support(*posed[:2], on)
-    codes = torch.where(on, codes[:, :, 0].clamp(min=0) if nonneg else codes[:, :, 0], 0)
+    codes = codes[:, :, 0].where(on, 0)
+    if nonneg:
+        codes = codes.clamp(min=0)
     return codes, half.mT @ half
 
 
@@ -151,9 +153,7 @@ def _match(gram, pull, first, slack, size):
 
 def _rows(like):
     """Returns the number of its row for each entry of an array."""
-    return torch.arange(len(like), device=like.device)[:, None] + torch.zeros_like(
-        like, dtype=torch.int64
-    )
+    return torch.arange(len(like), device=like.device)[:, None].expand_as(like)
 
 
 def _slack(target):

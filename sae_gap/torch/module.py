@@ -138,13 +138,14 @@ class SAE(nn.Module):
                 f"a transcoder's {architecture} codes what it explains, not what it reads; give "
                 "the architecture of its encoder, and code sae.signals(y, x) by sae.pursuit(k)."
             )
-        if transcoder and type(normalisation or Normalisation()) is not Normalisation:
+        self._normalises = type(normalisation or Normalisation())
+        if transcoder and self._normalises is not Normalisation:
             raise ValueError("no transcoder normalises what it reads; leave normalisation out.")
         check_tensor("W_dec", W_dec, ("num_latents", "input_dim"), "give atoms as rows")
         width, dim = W_dec.shape
         read = len(W_enc) if transcoder else dim  # type: ignore[arg-type]
-        if W_enc is not None:
-            b_enc = W_dec.new_zeros(width) if b_enc is None else b_enc
+        if W_enc is not None and b_enc is None:
+            b_enc = W_dec.new_zeros(width)
         for name, value, shape in (
             ("W_dec", W_dec, (width, dim)),
             ("b_dec", W_dec.new_zeros(dim) if b_dec is None else b_dec, (dim,)),
@@ -154,19 +155,20 @@ class SAE(nn.Module):
         ):
             if value is not None:
                 check_tensor(name, value, shape, "transpose a weight of torch.nn.Linear", W_dec)
-                value = value if isinstance(value, nn.Parameter) else nn.Parameter(value)
+                if not isinstance(value, nn.Parameter):
+                    value = nn.Parameter(value)
                 if name in ("W_dec", "W_skip"):
                     _check_finite(name, value)
             self.register_parameter(name, value)
         self.steps = nn.ParameterList(options.pop("steps", ()))
         self.register_buffer("threshold", self._checked(architecture, options))
-        self._normalises = type(normalisation or Normalisation())
         for field in dataclasses.fields(self._normalises):
             value = torch.as_tensor(getattr(normalisation, field.name), **self._like)
             self.register_buffer(f"normalisation_{field.name}", value)
         self.chunk: int | None = None
         self.transcodes = transcoder
-        options |= {"d_out": dim} if transcoder else {}
+        if transcoder:
+            options["d_out"] = dim
         entries = {
             "architecture": architecture,
             "d_in": read,
@@ -206,11 +208,14 @@ class SAE(nn.Module):
         """
         pursued, metadata = getattr(self.cfg, "k", None), self.cfg.metadata
         if self.transcodes:
-            hooks = {name for name in metadata if name.startswith("hook_")}
-            outer = {name for name in hooks if name.endswith("_out") and self.W_skip is None}
-            metadata = {name: metadata[name] for name in metadata if name not in hooks} | {
-                name.removesuffix("_out"): metadata[name] for name in outer
+            outer = {
+                name.removesuffix("_out"): value
+                for name, value in metadata.items()
+                if name.startswith("hook_") and name.endswith("_out") and self.W_skip is None
             }
+            metadata = {
+                name: value for name, value in metadata.items() if not name.startswith("hook_")
+            } | outer
         return type(self)(
             *(self.W_dec, self.b_dec, *((self.W_enc, self.b_enc) * (not self.transcodes))),
             k=pursued if k is None else k,
@@ -241,14 +246,15 @@ class SAE(nn.Module):
                 "this SAE's encoder has no form in PyTorch here; code by sae.pursuit(k), or encode "
                 "by sae_gap.load_sae or the library that trained it."
             )
-        x, chunk = self._flat(x), self.chunk
+        x = self._flat(x)
+        chunk = self.chunk
         whole = x.isfinite().all(-1, keepdim=True)
         clean = x.where(whole, 0)
         if self._pursues:
-            (target,) = by_rows(lambda x: [self._target(x)], chunk, clean)
+            target = by_rows(self._target, chunk, clean)
             codes = pursuit_codes(target, self.W_dec, chunk=chunk, **pursuit_options(self))
         else:
-            (codes,) = by_rows(lambda x: [self._encoder(x)], chunk, clean)
+            codes = by_rows(self._encoder, chunk, clean)
         return codes.where(whole, math.nan).to(x.dtype)
 
     def decode(
@@ -273,14 +279,14 @@ class SAE(nn.Module):
                 "the activations that the codes are of."
             )
 
-        def of_rows(codes, *like):
+        def of_rows(codes, like=None):
             guess = codes @ self.W_dec.to(codes) + self.b_dec.to(codes)
             if self.transcodes:
-                return [guess + self._skip(like[0] if like else None, guess)]
-            return [self._normalisation(codes).undo(guess, *(like or (None,)))]
+                return guess + self._skip(like, guess)
+            return self._normalisation(codes).undo(guess, like)
 
         pair = (codes,) if like is None else self._pairs(like, codes, explained=False)[::-1]
-        return by_rows(of_rows, self.chunk, *pair)[0].to(codes.dtype)
+        return by_rows(of_rows, self.chunk, *pair).to(codes.dtype)
 
     def forward(self, x: Float[Tensor, "... num_inputs"]) -> Float[Tensor, "... input_dim"]:
         """The reconstruction, from codes that are not rounded to the type of x."""
@@ -304,11 +310,11 @@ class SAE(nn.Module):
         def of_rows(x, codes):
             whole = (x.sum(1) + codes.sum(1)).isfinite()[:, None]
             codes = codes.where(whole, 0)
-            given = self._target(x), atoms, codes, *supports(codes)
-            found = least_squares(*given, anew=True) / lengths
-            return [found.where(signed, found.clamp(min=0)).where(whole, math.nan)]
+            held = supports(codes)
+            found = least_squares(self._target(x), atoms, codes, *held, anew=True) / lengths
+            return found.where(signed, found.clamp(min=0)).where(whole, math.nan)
 
-        return by_rows(of_rows, self.chunk, *pair)[0].to(x.dtype)
+        return by_rows(of_rows, self.chunk, *pair).to(x.dtype)
 
     @torch.no_grad()
     def calibrate(self, x: Float[Tensor, "... input_dim"]) -> "SAE":
@@ -335,8 +341,8 @@ class SAE(nn.Module):
         atoms, _ = unit_atoms(weights)
 
         sizes = screen_sizes(2 * cfg.k, cfg.breadth, cfg.screens, *atoms.shape[::-1])
-        (gains,) = by_rows(
-            lambda x: pursue(self._target(x), atoms, *sizes, 0)[2:], self.chunk or MANY_ROWS, x
+        gains = by_rows(
+            lambda x: pursue(self._target(x), atoms, *sizes, 0)[2], self.chunk or MANY_ROWS, x
         )
         # One that its type rounds to zero would prune nothing.
         least = least_gain(gains.cpu().numpy(), cfg.k * len(x))
@@ -414,9 +420,9 @@ class SAE(nn.Module):
 
     def _normalisation(self, like):
         """The normalisation of activations, in the type of some rows."""
-        names = (field.name for field in dataclasses.fields(self._normalises))
+        fields = dataclasses.fields(self._normalises)
         return self._normalises(
-            *(getattr(self, f"normalisation_{name}").to(like) for name in names)
+            *(getattr(self, f"normalisation_{field.name}").to(like) for field in fields)
         )
 
     def _target(self, x):
@@ -449,11 +455,20 @@ class SAE(nn.Module):
     def _flat(self, x, *, explained=False):
         """Activations with their heads side by side: those to encode, or those to explain."""
         dim = self.W_dec.shape[1] if explained else self.cfg.d_in
-        mend = "give activations of the layer that the SAE was trained on"
-        heads = self.cfg.reshape_activations == "hook_z"
-        if heads and isinstance(x, Tensor) and x.ndim > 1 and x.shape[-1] != dim:
+        if (
+            self.cfg.reshape_activations == "hook_z"
+            and isinstance(x, Tensor)
+            and x.ndim > 1
+            and x.shape[-1] != dim
+        ):
             x = side_by_side(x, self.cfg.metadata)
-        check_tensor("x", x, ("...", dim), mend, self.W_dec)
+        check_tensor(
+            "x",
+            x,
+            ("...", dim),
+            "give activations of the layer that the SAE was trained on",
+            self.W_dec,
+        )
         return x
 
     def _pairs(self, x, codes, *, explained=True):
@@ -473,8 +488,12 @@ def _read(path, sae_id, k):
         name: torch.from_numpy(value) for name, value in parts.settled(parts.atoms.dtype).items()
     }
     notes = {name: parts.notes[name] for name in NOTED if name in parts.notes}
-    about: Any = {"normalisation": parts.normalisation, "heads": parts.heads}
-    about |= {"metadata": notes | dict(parts.metadata), "transcoder": parts.transcodes}
+    about: Any = {
+        "normalisation": parts.normalisation,
+        "heads": parts.heads,
+        "metadata": notes | dict(parts.metadata),
+        "transcoder": parts.transcodes,
+    }
     if k is None and parts.encoder in _OPTIONS:
         return held | about | dict(parts.options) | {"architecture": parts.encoder}
     if k is None and parts.encoder == "sae_gap.LearnedSteps":

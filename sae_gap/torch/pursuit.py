@@ -59,8 +59,13 @@ def pursuit_codes(
     for name, size in (("k", k), ("breadth", breadth), ("screens", screens)):
         check_size(name, size)
     check_tensor("W_dec", W_dec, ("num_latents", "input_dim"), "give atoms as rows")
-    mend = "give W_dec as (num_latents, input_dim)"
-    check_tensor("target", target, ("...", W_dec.shape[1]), mend, W_dec)
+    check_tensor(
+        "target",
+        target,
+        ("...", W_dec.shape[1]),
+        "give W_dec as (num_latents, input_dim)",
+        W_dec,
+    )
     check_k(k, *W_dec.shape[::-1])
     weights, pursued, least = widened(W_dec, target), k, None
     atoms, lengths = unit_atoms(weights)
@@ -82,10 +87,11 @@ def pursuit_codes(
             # A CPU is faster with places for the atoms that stay alone.
             held = supports(codes) if _on_host(rows) else (chosen, on)
             codes = least_squares(rows, atoms, codes, *held).clamp(min=0) / lengths
-        return [codes.masked_fill_(~finite, math.nan)]
+        return codes.masked_fill_(~finite, math.nan)
 
-    chunk = MANY_ROWS if chunk is None and not learns else chunk
-    return by_rows(coded, chunk, target)[0].to(target.dtype)
+    if chunk is None and not learns:
+        chunk = MANY_ROWS
+    return by_rows(coded, chunk, target).to(target.dtype)
 
 
 def pursue(
@@ -94,18 +100,16 @@ def pursue(
     num_candidates: int,
     sizes: tuple[int, ...],
     least: Tensor | float | None = None,
-) -> list[Tensor]:
+) -> Sequence[Tensor]:
     """`sae_gap.loops.host.pursue` on a CPU, and elsewhere its form for accelerators."""
     if not _on_host(target):
-        return [*batched.pursue(target, atoms, num_candidates, sizes, least)]
-    given = (
-        target.detach().numpy(),
-        atoms.detach().numpy(),
-        num_candidates,
-        sizes,
-        None if least is None else float(least),
+        return batched.pursue(target, atoms, num_candidates, sizes, least)
+    if least is not None:
+        least = float(least)
+    found = host.pursue(
+        target.detach().numpy(), atoms.detach().numpy(), num_candidates, sizes, least
     )
-    return [torch.from_numpy(part) for part in host.pursue(*given)]
+    return [torch.from_numpy(part) for part in found]
 
 
 def _on_host(tensor):
@@ -207,20 +211,21 @@ def widened(values, like):
     return values.to(torch.promote_types(like.dtype, torch.float32))
 
 
-def by_rows(function: Callable[..., Any], chunk: int | None, *arrays: Tensor) -> list[Tensor]:
-    """Applies a function to chunks of rows in float32 at least, outside any autocast; the results
-    have the leading axes of the arrays.
+def by_rows(function: Callable[..., Tensor], chunk: int | None, *arrays: Tensor) -> Tensor:
+    """Applies a function to chunks of rows in float32 at least, outside any autocast; the result
+    has the leading axes of the arrays.
     """
     like = arrays[0]
-    size = (FEW_ROWS if _on_host(like) else MANY_ROWS) if chunk is None else chunk
-    check_size("chunk", size)
+    if chunk is None:
+        chunk = FEW_ROWS if _on_host(like) else MANY_ROWS
+    check_size("chunk", chunk)
     rows = [widened(array, like).reshape(-1, array.shape[-1]) for array in arrays]
     with torch.autocast(like.device.type, enabled=False):
-        starts = range(0, len(rows[0]) or 1, size)
-        parts = [function(*(array[start : start + size] for array in rows)) for start in starts]
+        starts = range(0, len(rows[0]) or 1, chunk)
+        parts = [function(*(array[start : start + chunk] for array in rows)) for start in starts]
     # One part is not copied.
-    joined = (each[0] if len(each) == 1 else torch.cat(each) for each in zip(*parts, strict=True))
-    return [part.reshape((*like.shape[:-1], *part.shape[1:])) for part in joined]
+    joined = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return joined.reshape((*like.shape[:-1], *joined.shape[1:]))
 
 
 def check_tensor(
@@ -244,8 +249,9 @@ def check_tensor(
     last = shape[shape[:1] == ("...",) :]
     found = values.shape[-len(last) :] if len(last) < len(shape) else values.shape
     pairs = zip(last, found, strict=False)
-    alike = all(isinstance(axis, str) or axis == length for axis, length in pairs)
-    if len(found) != len(last) or not alike:
+    if len(found) != len(last) or not all(
+        isinstance(axis, str) or axis == length for axis, length in pairs
+    ):
         axes = ", ".join(map(str, shape))
         raise ValueError(f"{name} must be ({axes}), but it is {tuple(values.shape)}; {mend}.")
     if like is not None and values.device != like.device:
@@ -256,5 +262,6 @@ def check_tensor(
 
 def check_scalar(name: str, value: Any) -> None:
     """Raises a ValueError unless a number, or a tensor of one, is finite and at least 0."""
-    is_tensor = isinstance(value, Tensor) and value.ndim == 0
-    check_number(name, value.item() if is_tensor else value, least=0)
+    if isinstance(value, Tensor) and value.ndim == 0:
+        value = value.item()
+    check_number(name, value, least=0)

@@ -46,8 +46,8 @@ class PursuitSAE(SAE[PursuitConfig]):
 
     def encode(self, x):
         """The codes, in units of W_dec."""
-        target, options = self.process_sae_in(x), pursuit_options(self)
-        return self.hook_sae_acts_post(pursuit_codes(target, self.W_dec, **options))
+        codes = pursuit_codes(self.process_sae_in(x), self.W_dec, **pursuit_options(self))
+        return self.hook_sae_acts_post(codes)
 
     def decode(self, feature_acts):
         """`z W_dec + b_dec`, in units of the activations."""
