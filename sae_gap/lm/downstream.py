@@ -24,7 +24,7 @@ References:
 
 import copy
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -139,9 +139,7 @@ class Downstream:
         self._rest: Any = 0
         if network.mlp is not None:
             stream, parts = self.activations, zip(*map(network.mlp, batches), strict=True)
-            self.inputs, self.activations = (
-                self._gathered([np.asarray(part, np.float32) for part in each]) for each in parts
-            )
+            self.inputs, self.activations = map(self._gathered, parts)
             self._rest = stream - self.activations
         named = np.cumsum(positions == 0) if documents is None else np.asarray(documents)
         if named.shape != tokens.shape:
@@ -329,12 +327,12 @@ class Downstream:
 
     def _run(self, hidden: Sequence[np.ndarray], run) -> np.ndarray:
         """Returns the rows that a function gives for the residual stream of each batch."""
-        found = map(run, map(jnp.asarray, hidden), self._batches)
-        return self._gathered([np.asarray(part, np.float32) for part in found])
+        return self._gathered(map(run, map(jnp.asarray, hidden), self._batches))
 
-    def _gathered(self, values: Sequence[np.ndarray]) -> np.ndarray:
-        """Joins the rows of all batches, without padding."""
-        return np.concatenate([value[real] for value, real in zip(values, self._real, strict=True)])
+    def _gathered(self, values: Iterable[ArrayLike]) -> np.ndarray:
+        """Joins the rows of all batches in float32, without padding."""
+        pairs = zip(values, self._real, strict=True)
+        return np.concatenate([np.asarray(value, np.float32)[real] for value, real in pairs])
 
 
 def rows_left(

@@ -217,13 +217,15 @@ class Sampler:
     def codes(self, rng: np.random.Generator, count: int) -> sparse.csr_array:
         """Draws codes z of `count` samples, (count, N), in float32."""
         width = len(self.firing.rates)
-        blocks = [self._block(rng, min(_BLOCK, count - start)) for start in range(0, count, _BLOCK)]
-        rows = np.concatenate([_BLOCK * place + rows for place, (rows, _, _) in enumerate(blocks)])
-        features, values = (np.concatenate([block[part] for block in blocks]) for part in (1, 2))
+        starts = range(0, count, _BLOCK)
+        blocks = (self._block(rng, start, min(_BLOCK, count - start)) for start in starts)
+        rows, features, values = _joined(blocks)
         return sparse.csr_array((values.astype(np.float32), (rows, features)), (count, width))
 
-    def _block(self, rng, count):
-        """Draws rows, features and values of a few samples, level by level."""
+    def _block(self, rng, start, count):
+        """Draws rows, features and values of a few samples from number `start` on, level by
+        level.
+        """
         shared = np.ones((count, self._weights.shape[1]), np.float32)
         shared[:, :-1] = rng.standard_normal((count, shared.shape[1] - 1), np.float32)
         rows, tops = np.divmod(
@@ -232,8 +234,8 @@ class Sampler:
         found = [self._sound(rng, rows, self._tops[tops])]
         while len(found[-1][0]):
             found.append(self._grow(rng, shared, *found[-1]))
-        rows, features, values = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        return rows, features, values
+        rows, features, values = _joined(found)
+        return start + rows, features, values
 
     def _fire(self, rng, level):
         """Draws the places that are on, each with probability Φ(level)."""
@@ -276,6 +278,11 @@ class Sampler:
         above = features[parent]
         factor = np.where(firing.scaled[above], values[parent] / firing.mean[above], 1.0)
         return rows[parent], children[stays], loudness[stays] * factor
+
+
+def _joined(found):
+    """Returns rows, features and values of draws, one after the other."""
+    return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
 
 def _thinned(rng, length):
