@@ -351,18 +351,16 @@ def rows_left(
     Raises:
       ValueError: a reconstruction has another shape than its rows, or is not finite.
     """
-    *earlier, last = networks
-    net = networks[last]
-    hidden: Any = map(model.embed, net._batches)
+    *_, last = networks
+    hidden: Any = map(model.embed, networks[last]._batches)
     start = 0
-    for block in earlier:
+    for block, net in networks.items():
         run = functools.partial(model.run_blocks, start=start, stop=block + 1)
-        net = networks[block]
         rows = net._run(hidden, run)
-        hidden = net._whole(net._put(reconstruct(block, rows), rows))
-        start = block + 1
-    run = functools.partial(model.run_blocks, start=start, stop=last + 1)
-    return networks[last]._run(hidden, run)
+        if block != last:
+            hidden = net._whole(net._put(reconstruct(block, rows), rows))
+            start = block + 1
+    return rows
 
 
 def _read_out(*given, expected=False):

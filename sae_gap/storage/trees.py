@@ -168,7 +168,6 @@ def _is_key(leaf):
 def _form(leaf):
     """Type and shape of an array in a file, where a random key is stored as its words."""
     if _is_key(leaf):
-        leaf = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
         leaf = jax.eval_shape(jax.random.key_data, leaf)
     return f"{np.dtype(leaf.dtype)} of shape {tuple(leaf.shape)}"
 

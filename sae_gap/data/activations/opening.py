@@ -191,7 +191,6 @@ def open_activations(
         )
     if isinstance(source, Activations):
         return source
-    check_path("path", source)
     check_type("key", key, (str, type(None)), "give the name of an array")
     path = fetched(source)
     if os.path.isdir(path):

@@ -280,15 +280,10 @@ class Activations:
         """Returns the same rows, with a copy of an array in memory, so that changes to it have no
         effect.
         """
-        return replace(
-            self,
-            _tables=tuple(
-                table
-                if isinstance(table.path, pathlib.Path)
-                else table._replace(array=np.array(table.array))
-                for table in self._tables
-            ),
-        )
+        if self.files:
+            return self
+        (table,) = self._tables
+        return replace(self, _tables=(table._replace(array=np.array(table.array)),))
 
     def without_outliers(self) -> "Activations":
         """Returns the rows that are no outliers. `split` puts each row into the part where it would

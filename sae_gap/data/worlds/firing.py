@@ -130,8 +130,7 @@ def firing_of(law: Law) -> Firing:
     rates = compensated(base_rates(law), parent, exclusive)
     rates[number - law.dense :] = 0.5
     factor, rest = _correlate([law.seed, _FACTOR], law.correlation, (number, law.rank))
-    trees = parent, level, exclusive, scaled
-    return Firing(rates, factor, rest, mean, std, *trees, law.lognormal)
+    return Firing(rates, factor, rest, mean, std, parent, level, exclusive, scaled, law.lognormal)
 
 
 def out_of_distribution(law: Law) -> Firing:
@@ -440,8 +439,8 @@ def _box_muller(uniform):
 
 def _trees(path, number):
     """Reads parents, levels and the two flags of every node."""
-    parent, level = np.full(number, -1), np.full(number, -1)
-    exclusive, scaled = np.zeros(number, bool), np.zeros(number, bool)
+    parent, level = np.full((2, number), -1)
+    exclusive, scaled = np.zeros((2, number), bool)
     waiting = [(node, -1, 0) for node in _nodes(read_json(path).get("roots"), path)]
     while waiting:
         node, above, depth = waiting.pop()
