@@ -108,7 +108,7 @@ def learn(
     learner = OnlineDictionary.for_activations(width, l0, rows.input_dim, visits=visits)
     began = time.perf_counter()
     model = fit_rows(learner, train, width, seed, checkpoint=save, show_progress=show_progress)
-    if save is not None:
+    if save:
         save.discard()
     learned = LearnedDictionary(model, l0, time.perf_counter() - began, parts, inputs)
     # If no weight gives this L0, `lam` raises only when it is called, and the result is not lost.

@@ -173,7 +173,7 @@ class LearnedDictionary:
 
     @property
     def _parts(self) -> tuple[Activations, Activations]:
-        if self.parts is None:
+        if not self.parts:
             raise ValueError(
                 "a dictionary that was given or loaded has no rows; give activations, here or to "
                 "sae_gap.LearnedDictionary.load."
@@ -241,7 +241,7 @@ class LearnedDictionary:
           Codes, (n, width), a row for each of the activations, also for outliers.
         """
         rows, parts = self._opened(activations), []
-        known = self.parts is not None or self._sparsity(l0) in self.weights
+        known = self.parts or self._sparsity(l0) in self.weights
         lasso = Lasso(self.lam(l0, None if known else rows))
         self.certificate = 0.0
         with progress.line(rows.num_samples, "encode", unit="rows") as line:
@@ -318,9 +318,9 @@ class LearnedDictionary:
           outliers: "drop" leaves outlier tokens out and reports them, "keep" counts them.
         """
         rows, l0 = self._asked(activations, l0, outliers)
-        name = GIVEN if self.parts is None else LEARNED
-        train = rows if self.parts is None else self.train
-        held = TENTH if self.parts is None and {*controls} - UNLEARNED else rows
+        name = LEARNED if self.parts else GIVEN
+        train = self.train if self.parts else rows
+        held = TENTH if not self.parts and {*controls} - UNLEARNED else rows
         source = HeldOut(train, keep_outliers=outliers == "keep", held_out=held)
         plan = Plan([SAE.of_model(self.model, name=name)], source, l0=l0, controls=controls)
         with tempfile.TemporaryDirectory() as folder:

@@ -137,7 +137,7 @@ class Downstream:
         self.activations, self.inputs = self._gathered(hidden), None
         # What the stream has beside the replaced part of it.
         self._rest: Any = 0
-        if network.mlp is not None:
+        if network.mlp:
             stream, parts = self.activations, zip(*map(network.mlp, batches), strict=True)
             self.inputs, self.activations = map(self._gathered, parts)
             self._rest = stream - self.activations
@@ -271,10 +271,8 @@ class Downstream:
         found.activations = rows
         found.scored = self.scored & scored
         found.clean = Nats(self.clean.ce[kept], self.clean.kl[kept])
-        found._targets = self._targets[kept]
-        found._features = self._features[kept]
-        found._log_z = self._log_z[kept]
-        found._expected = self._expected[kept]
+        for name in ("_targets", "_features", "_log_z", "_expected"):
+            setattr(found, name, getattr(self, name)[kept])
         return found
 
     def sensitivity(self) -> Float[np.ndarray, "dim dim"]:

@@ -120,7 +120,7 @@ def _correlate(seed, scale, shape):
 @functools.lru_cache(maxsize=4)
 def firing_of(law: Law) -> Firing:
     """Returns the constants of a law, computed or read from the files of a published world."""
-    if law.folder is not None:
+    if law.folder:
         return _read_firing(law.folder)
     number, (parent, level) = law.num_latents, plant(law)
     exclusive, scaled = (np.full(number, flag) for flag in (law.exclusive, law.scale_children))
@@ -138,7 +138,7 @@ def out_of_distribution(law: Law) -> Firing:
     fire together.
     """
     firing, scale = firing_of(law), law.correlation
-    if law.folder is not None and firing.factor.size:
+    if law.folder and firing.factor.size:
         scale = float(np.sqrt(np.mean(firing.factor**2)))
     factor, rest = _correlate([law.seed, _OTHER_FACTOR], scale, firing.factor.shape)
     return dataclasses.replace(firing, factor=factor, rest=rest)
@@ -149,7 +149,7 @@ def atoms_of(law: Law) -> tuple[Atoms, Float[np.ndarray, " input_dim"]]:
     """Returns the unit atoms as rows and the bias, in float32: drawn from the seed, or read from
     the files of a published world.
     """
-    if law.folder is not None:
+    if law.folder:
         return _read_atoms(law.folder)
     rng = np.random.default_rng([law.seed, _ATOMS])
     atoms = rng.standard_normal((law.num_latents, law.input_dim), np.float32)
