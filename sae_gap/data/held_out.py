@@ -179,7 +179,7 @@ class HeldOut:
                 )
             return part.take(places)
 
-        read_inputs = inputs and partial(read, inputs, train.numbers[numbers])
+        read_inputs: Any = inputs and partial(read, inputs, train.numbers[numbers])
         return Unread(partial(read, train, numbers), read_inputs)
 
     def task(self) -> Task:

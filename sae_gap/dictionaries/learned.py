@@ -393,7 +393,7 @@ class LearnedDictionary:
             # others.
             model = learner.encoder.calibrate(model, jnp.asarray(self.held_out.pool()))
         else:
-            read = inputs and inputs.take(
+            read: Any = inputs and inputs.take(
                 rows.numbers[evenly_spaced(rows.num_samples, rows.num_pooled)]
             )
             _, model, seconds = fit_signals(

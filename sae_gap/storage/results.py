@@ -182,7 +182,7 @@ class Folder:
         draft = self.local / f".draft-{secrets.token_hex(8)}"
         try:
             self.local.mkdir(parents=True, exist_ok=True)
-            self._sweep()
+            self._sweep(self.local)
             with draft.open("xb") as file:
                 file.write(content)
                 file.flush()
@@ -248,11 +248,11 @@ class Folder:
             ]
         return sorted(entry for entry in found if not entry[0].startswith("."))
 
-    def _sweep(self):
+    def _sweep(self, folder):
         """Removes, once, drafts of killed processes."""
         if not self._swept:
             self._swept = True
-            for draft in self.local.glob(".draft-*"):
+            for draft in folder.glob(".draft-*"):
                 with contextlib.suppress(OSError):
                     if time.time() - draft.stat().st_mtime > _STALE:
                         draft.unlink()
