@@ -60,7 +60,7 @@ class HeldOut:
             check_type(name, getattr(self, name), (Activations, *others), mend)
         for name in ("activations", "held_out"):
             part = getattr(self, name)
-            if self.inputs is not None and isinstance(part, Activations):
+            if self.inputs and isinstance(part, Activations):
                 object.__setattr__(self, name, part.with_inputs(self.inputs))
 
     @property
@@ -145,7 +145,7 @@ class HeldOut:
 
     def _read(self, numbers):
         """What a transcoder reads of rows, by their numbers among all rows of the files."""
-        return None if self.inputs is None else self.inputs.take(numbers)
+        return self.inputs and self.inputs.take(numbers)
 
     @functools.cached_property
     def members(self) -> Int[np.ndarray, " n"]:
@@ -172,16 +172,15 @@ class HeldOut:
         train, inputs = self.parts[0], self.inputs
         numbers = evenly_spaced(train.num_samples, self.num_train)
 
-        def read(take, width):
+        def read(part, places):
             if self.together:
-                return devices.read_rows(lambda rows: take(numbers[rows]), len(numbers), width)
-            return take(numbers)
+                return devices.read_rows(
+                    lambda rows: part.take(places[rows]), len(places), part.input_dim
+                )
+            return part.take(places)
 
-        def beside(rows):
-            return self._read(train.numbers[rows])
-
-        read_inputs = None if inputs is None else partial(read, beside, inputs.input_dim)
-        return Unread(partial(read, train.take, train.input_dim), read_inputs)
+        read_inputs: Any = inputs and partial(read, inputs, train.numbers[numbers])
+        return Unread(partial(read, train, numbers), read_inputs)
 
     def task(self) -> Task:
         """Returns the rows that learners see, and the scored rows as one split."""
@@ -205,7 +204,7 @@ class HeldOut:
                 found["held_out"] = self.held_out
         if self.learn_outliers:
             found["learn_outliers"] = True
-        if self.inputs is not None:
+        if self.inputs:
             found["inputs"] = self.inputs.fingerprint
         if self.together or self.learn_from:
             found["learned_from"] = self.num_train

@@ -20,7 +20,6 @@ from sae_gap.core import (
     Setting,
     Split,
     Task,
-    check_path,
     check_seed,
     check_sequence,
     check_size,
@@ -279,11 +278,10 @@ def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -
       ValueError: the file does not hold such a task, or an argument is out of range; the message
         names the fault and the mend.
     """
-    check_path("path", path)
+    file = fetched(path)
     if width is not None:
         check_size("width", width)
     check_seed(seed)
-    file = fetched(path)
     dtype, arrays = jnp.zeros(()).dtype, {}
     with (
         reading(file, "arrays in an .npz file"),
@@ -332,7 +330,6 @@ class Recording:
     seed: int = option(default=0, **SEED)
 
     def __post_init__(self):
-        check_path("path", self.path)
         object.__setattr__(self, "path", fetched(self.path))
         settle(self)
 

@@ -108,7 +108,7 @@ def learn(
     learner = OnlineDictionary.for_activations(width, l0, rows.input_dim, visits=visits)
     began = time.perf_counter()
     model = fit_rows(learner, train, width, seed, checkpoint=save, show_progress=show_progress)
-    if save is not None:
+    if save:
         save.discard()
     learned = LearnedDictionary(model, l0, time.perf_counter() - began, parts, inputs)
     # If no weight gives this L0, `lam` raises only when it is called, and the result is not lost.
@@ -176,25 +176,25 @@ def fit_rows(
       checkpoint: stores the state, and finds it after a kill; its `fit` names the rows.
       show_progress: whether to show a line of progress.
     """
-    options: dict[str, Any] = {"show_progress": show_progress}
     if rows.num_pooled < rows.num_samples:
         total = total_visits(learner.visits, width)  # type: ignore[arg-type]
         learner = dataclasses.replace(learner, visits=None)
-        share, rounds = int(np.prod(learner.minibatches(total, width))), learner.num_steps
+        share = int(np.prod(learner.minibatches(total, width)))
         return fit_stream(
             learner,
-            spread(rows, rounds, share),
+            spread(rows, learner.num_steps, share),
             num_latents=width,
             num_samples=total,
             key=seed,
             checkpoint=checkpoint,
-            **options,
+            show_progress=show_progress,
         )
-    if checkpoint is not None:
-        options["checkpoints"] = [
-            checkpoint.named(f"{width} of {checkpoint.fit}, seed {seed}, {learner}")
-        ]
-    return fit_signals(learner, rows.pool(), width, seed, **options).model
+    saves = checkpoint and [
+        checkpoint.named(f"{width} of {checkpoint.fit}, seed {seed}, {learner}")
+    ]
+    return fit_signals(
+        learner, rows.pool(), width, seed, checkpoints=saves, show_progress=show_progress
+    ).model
 
 
 def spread(rows: Activations, rounds: int, share: int) -> Any:

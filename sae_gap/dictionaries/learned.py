@@ -66,7 +66,7 @@ def open_rows(
     if targets is not None:
         inputs, explained = open_activations(activations).copied(), targets
     rows = open_activations(explained, documents=documents).copied()
-    return inputs, screened(rows if inputs is None else rows.with_inputs(inputs), outliers)
+    return inputs, screened(rows.with_inputs(inputs) if inputs else rows, outliers)
 
 
 def screened(activations: Activations, policy: str) -> Activations:
@@ -173,7 +173,7 @@ class LearnedDictionary:
 
     @property
     def _parts(self) -> tuple[Activations, Activations]:
-        if self.parts is None:
+        if not self.parts:
             raise ValueError(
                 "a dictionary that was given or loaded has no rows; give activations, here or to "
                 "sae_gap.LearnedDictionary.load."
@@ -241,7 +241,7 @@ class LearnedDictionary:
           Codes, (n, width), a row for each of the activations, also for outliers.
         """
         rows, parts = self._opened(activations), []
-        known = self.parts is not None or self._sparsity(l0) in self.weights
+        known = self.parts or self._sparsity(l0) in self.weights
         lasso = Lasso(self.lam(l0, None if known else rows))
         self.certificate = 0.0
         with progress.line(rows.num_samples, "encode", unit="rows") as line:
@@ -318,9 +318,9 @@ class LearnedDictionary:
           outliers: "drop" leaves outlier tokens out and reports them, "keep" counts them.
         """
         rows, l0 = self._asked(activations, l0, outliers)
-        name = GIVEN if self.parts is None else LEARNED
-        train = rows if self.parts is None else self.train
-        held = TENTH if self.parts is None and {*controls} - UNLEARNED else rows
+        name = LEARNED if self.parts else GIVEN
+        train = self.train if self.parts else rows
+        held = TENTH if not self.parts and {*controls} - UNLEARNED else rows
         source = HeldOut(train, keep_outliers=outliers == "keep", held_out=held)
         plan = Plan([SAE.of_model(self.model, name=name)], source, l0=l0, controls=controls)
         with tempfile.TemporaryDirectory() as folder:
@@ -332,19 +332,81 @@ class LearnedDictionary:
         best = min(curves[1:], key=lambda line: line["best_fvu"])["dictionary"]
         return Report(curves, best, compare_dictionaries(measured, name, best))
 
-    def sae(self, k: int | None = None, **options: Any) -> Export:
+    def sae(
+        self,
+        k: int | None = None,
+        *,
+        encoder: str = "topk",
+        epochs: int | None = None,
+        frozen: bool = True,
+        skip: bool = False,
+        seed: int = 0,
+        show_progress: bool = True,
+    ) -> Export:
         """Trains an SAE that starts from this dictionary, on the rows that it was learned from; a
-        transcoder, if `learn` had targets. See `sae_gap.dictionaries.export`.
+        transcoder, if `learn` had targets.
+
+        The encoder starts as `a Dᵀ(x - b)`, with the least-squares a; see `SparseAutoencoder` and
+        its `standardised`.
 
         Args:
           k: number of active latents; None takes `learn`'s L0.
-          **options: `encoder`, by default "topk", `epochs`, `frozen`, `skip`, `seed` and
-            `show_progress`, as `export` has them.
+          encoder: the name of an SAE's encoder, such as "topk", "batchtopk" or "jumprelu". With
+            `frozen`, "screened_pursuit" and "batch_pursuit" have nothing to train; the threshold of
+            the latter is that of the rows held out, so that other rows have k latents on average.
+          epochs: passes over the rows; None takes enough for 2,000 steps, and at least one.
+          frozen: whether the dictionary stays fixed; False trains it too, which reconstructs
+            better.
+          skip: whether a transcoder has an affine skip.
+          seed: seeds the order of the rows.
+          show_progress: whether to show a line of progress on a terminal or in a notebook.
 
         Returns:
           The SAE, with its errors.
         """
-        return export(self, k, **options)
+        k = max(1, round(self.l0)) if k is None else k
+        check_size("k", k)
+        check_sparse("k", k, *self.atoms.shape)
+        k = int(k)
+        model, rows, inputs = self.model, self.train, self.inputs
+        make: Any = catalogue.sae_for_activations
+        if inputs:
+            make = functools.partial(catalogue.transcoder_for_activations, skip=skip)
+        elif skip:
+            raise ValueError(
+                "only a transcoder has a skip; give learn the targets, or leave it out."
+            )
+        # It only asks its base for the model, which is this one.
+        base = OnlineDictionary()
+        learner = make(encoder, sparsity=k, input_dim=rows.input_dim, base=base, frozen=frozen)
+        if epochs is None:
+            epochs = math.ceil(STEPS / math.ceil(rows.num_pooled / learner.batch_size))
+        learner, seconds = dataclasses.replace(learner, num_steps=epochs), 0.0
+        # An impossible k is refused before an encoder is trained.
+        best = self.fvu(None, k, outliers="keep")
+        key = jax.random.key(seed)
+        if frozen and learner.encoder.parameters(model.decoder, key) is None:
+            # Matching pursuit reads only the dictionary.
+            model = dataclasses.replace(model, encode=learner.encoder)
+        elif frozen and isinstance(learner.encoder, BatchPursuit):
+            # A threshold of the rows that the dictionary learned from leaves too many latents on in
+            # others.
+            model = learner.encoder.calibrate(model, jnp.asarray(self.held_out.pool()))
+        else:
+            read: Any = inputs and inputs.take(
+                rows.numbers[evenly_spaced(rows.num_samples, rows.num_pooled)]
+            )
+            _, model, seconds = fit_signals(
+                learner,
+                rows.pool(),
+                self.width,
+                seed,
+                read,
+                bases=[model],
+                show_progress=show_progress,
+            )
+        own = self.scored(model, ["own"], k, self.held_out, True)["own"]
+        return Export(model, k, seconds, own["l0"], own["fvu"], best)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
         """Writes the dictionary, its bias and the weights λ found so far, without activations.
@@ -451,74 +513,6 @@ def _require_reached(reached, l0, samples):
         )
 
 
-def export(
-    dictionary: Any,
-    k: int | None = None,
-    *,
-    encoder: str = "topk",
-    epochs: int | None = None,
-    frozen: bool = True,
-    skip: bool = False,
-    seed: int = 0,
-    show_progress: bool = True,
-) -> Export:
-    """Trains an SAE that starts from a learned dictionary; a transcoder, if `learn` had targets.
-
-    The encoder starts as `a Dᵀ(x - b)`, with the least-squares a; see `SparseAutoencoder` and its
-    `standardised`.
-
-    Args:
-      dictionary: the result of `learn`.
-      k: number of active latents; None takes `learn`'s L0.
-      encoder: the name of an SAE's encoder, such as "topk", "batchtopk" or "jumprelu". With
-        `frozen`, "screened_pursuit" and "batch_pursuit" have nothing to train; the threshold of
-        the latter is that of the rows held out, so that other rows have k latents on average.
-      epochs: passes over the rows; None takes enough for 2,000 steps, and at least one.
-      frozen: whether the dictionary stays fixed; False trains it too, which reconstructs
-        better.
-      skip: whether a transcoder has an affine skip.
-      seed: seeds the order of the rows.
-      show_progress: whether to show a line of progress on a terminal or in a notebook.
-
-    Returns:
-      The SAE, with its errors.
-    """
-    k = max(1, round(dictionary.l0)) if k is None else k
-    check_size("k", k)
-    check_sparse("k", k, *dictionary.atoms.shape)
-    k = int(k)
-    model, rows, inputs = dictionary.model, dictionary.train, dictionary.inputs
-    make: Any = catalogue.sae_for_activations
-    if inputs is not None:
-        make = functools.partial(catalogue.transcoder_for_activations, skip=skip)
-    elif skip:
-        raise ValueError("only a transcoder has a skip; give learn the targets, or leave it out.")
-    # It only asks its base for the model, which is this one.
-    base = OnlineDictionary()
-    learner = make(encoder, sparsity=k, input_dim=rows.input_dim, base=base, frozen=frozen)
-    if epochs is None:
-        epochs = math.ceil(STEPS / math.ceil(rows.num_pooled / learner.batch_size))
-    learner, seconds = dataclasses.replace(learner, num_steps=epochs), 0.0
-    # An impossible k is refused before an encoder is trained.
-    best = dictionary.fvu(None, k, outliers="keep")
-    key = jax.random.key(seed)
-    if frozen and learner.encoder.parameters(model.decoder, key) is None:
-        # Matching pursuit reads only the dictionary.
-        model = dataclasses.replace(model, encode=learner.encoder)
-    elif frozen and isinstance(learner.encoder, BatchPursuit):
-        # A threshold of the rows that the dictionary learned from leaves too many latents on in
-        # others.
-        model = learner.encoder.calibrate(model, jnp.asarray(dictionary.held_out.pool()))
-    else:
-        read = inputs and inputs.take(
-            rows.numbers[evenly_spaced(rows.num_samples, rows.num_pooled)]
-        )
-        given = learner, rows.pool(), dictionary.width, seed, read
-        _, model, seconds = fit_signals(*given, bases=[model], show_progress=show_progress)
-    own = dictionary.scored(model, ["own"], k, dictionary.held_out, True)["own"]
-    return Export(model, k, seconds, own["l0"], own["fvu"], best)
-
-
 def fit_signals(
     learner: Learner,
     signals: Float[np.ndarray, "n input_dim"],
@@ -539,9 +533,8 @@ def fit_signals(
     """
     read = None if inputs is None else jnp.asarray(inputs, float)
     train = Split(jnp.asarray(signals, float), inputs=read)
-    # Nothing of the task is scored.
-    nothing = Split(jnp.asarray(signals[:1], float))
-    task = Task(train, nothing, nothing, width=int(width))
+    # The other two splits are not scored.
+    task = Task(train, train, train, width=width)
     return fit(learner, [task], [seed], **options)[0].end
 
 

@@ -24,7 +24,7 @@ References:
 
 import copy
 import functools
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -137,11 +137,9 @@ class Downstream:
         self.activations, self.inputs = self._gathered(hidden), None
         # What the stream has beside the replaced part of it.
         self._rest: Any = 0
-        if network.mlp is not None:
+        if network.mlp:
             stream, parts = self.activations, zip(*map(network.mlp, batches), strict=True)
-            self.inputs, self.activations = (
-                self._gathered([np.asarray(part, np.float32) for part in each]) for each in parts
-            )
+            self.inputs, self.activations = map(self._gathered, parts)
             self._rest = stream - self.activations
         named = np.cumsum(positions == 0) if documents is None else np.asarray(documents)
         if named.shape != tokens.shape:
@@ -273,10 +271,8 @@ class Downstream:
         found.activations = rows
         found.scored = self.scored & scored
         found.clean = Nats(self.clean.ce[kept], self.clean.kl[kept])
-        found._targets = self._targets[kept]
-        found._features = self._features[kept]
-        found._log_z = self._log_z[kept]
-        found._expected = self._expected[kept]
+        for name in ("_targets", "_features", "_log_z", "_expected"):
+            setattr(found, name, getattr(self, name)[kept])
         return found
 
     def sensitivity(self) -> Float[np.ndarray, "dim dim"]:
@@ -329,12 +325,12 @@ class Downstream:
 
     def _run(self, hidden: Sequence[np.ndarray], run) -> np.ndarray:
         """Returns the rows that a function gives for the residual stream of each batch."""
-        found = map(run, map(jnp.asarray, hidden), self._batches)
-        return self._gathered([np.asarray(part, np.float32) for part in found])
+        return self._gathered(map(run, map(jnp.asarray, hidden), self._batches))
 
-    def _gathered(self, values: Sequence[np.ndarray]) -> np.ndarray:
-        """Joins the rows of all batches, without padding."""
-        return np.concatenate([value[real] for value, real in zip(values, self._real, strict=True)])
+    def _gathered(self, values: Iterable[ArrayLike]) -> np.ndarray:
+        """Joins the rows of all batches in float32, without padding."""
+        pairs = zip(values, self._real, strict=True)
+        return np.concatenate([np.asarray(value, np.float32)[real] for value, real in pairs])
 
 
 def rows_left(
@@ -353,18 +349,16 @@ def rows_left(
     Raises:
       ValueError: a reconstruction has another shape than its rows, or is not finite.
     """
-    *earlier, last = networks
-    net = networks[last]
-    hidden: Any = map(model.embed, net._batches)
+    *_, last = networks
+    hidden: Any = map(model.embed, networks[last]._batches)
     start = 0
-    for block in earlier:
+    for block, net in networks.items():
         run = functools.partial(model.run_blocks, start=start, stop=block + 1)
-        net = networks[block]
         rows = net._run(hidden, run)
-        hidden = net._whole(net._put(reconstruct(block, rows), rows))
-        start = block + 1
-    run = functools.partial(model.run_blocks, start=start, stop=last + 1)
-    return networks[last]._run(hidden, run)
+        if block != last:
+            hidden = net._whole(net._put(reconstruct(block, rows), rows))
+            start = block + 1
+    return rows
 
 
 def _read_out(*given, expected=False):

@@ -87,10 +87,14 @@ class OnNetwork:
 
     def task(self) -> Task:
         """Returns the rows that learners see, and the network's replaced rows."""
-        net, train, width = self.network, self.rows.train, self.rows.width
-        about = {"documents": net.documents, "counts": net.replaced, "inputs": net.inputs}
-        held = Split(jnp.asarray(net.activations), **about)
-        return Task(train, held, held, width=width, seed=self.seed, network=net)
+        net, rows = self.network, self.rows
+        held = Split(
+            jnp.asarray(net.activations),
+            documents=net.documents,
+            counts=net.replaced,
+            inputs=net.inputs,
+        )
+        return Task(rows.train, held, held, width=rows.width, seed=self.seed, network=net)
 
     @functools.cached_property
     def _texts(self) -> list[str]:
@@ -108,5 +112,10 @@ class OnNetwork:
 
     def asdict(self) -> dict[str, Any]:
         """Returns all that decides the data."""
-        about = {"model": self.lm.identity, "layer": self.layer, "first": self.first}
-        return self.rows.asdict() | about | {"texts": self._texts, "seed": self.seed}
+        return self.rows.asdict() | {
+            "model": self.lm.identity,
+            "layer": self.layer,
+            "first": self.first,
+            "texts": self._texts,
+            "seed": self.seed,
+        }

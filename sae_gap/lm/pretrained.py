@@ -41,11 +41,6 @@ class LM(NamedTuple):
     tokenizer: Any
     identity: str
 
-    @property
-    def start(self) -> int:
-        """How many special tokens its tokenizer puts before a text."""
-        return [*self.tokenizer.encode("a").special_tokens_mask, 0].index(0)
-
     def tokenise(self, texts: Iterable[str], context: int | None = None) -> list[np.ndarray]:
         """Returns the numbers of each text's tokens, with the special tokens that the tokenizer
         puts around a text.
@@ -60,7 +55,7 @@ class LM(NamedTuple):
         ]
         if context is None:
             return lists
-        start = self.start
+        start = [*self.tokenizer.encode("a").special_tokens_mask, 0].index(0)
         windows = [np.arange(context, len(row), context - start) for row in lists]
         return [
             np.insert(row, np.repeat(places, start), np.tile(row[:start], len(places)))

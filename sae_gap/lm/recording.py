@@ -75,7 +75,7 @@ class Recorded(NamedTuple):
     documents: Int[np.ndarray, " rows"]
     positions: Int[np.ndarray, " rows"]
     names: tuple[str, ...]
-    topics: tuple[str, ...] | None
+    topics: tuple[str, ...] | None = None
     mlps: tuple[int, ...] = ()
 
     def activations(self, layer: int) -> Activations:
@@ -103,7 +103,7 @@ class Recorded(NamedTuple):
         names = {*place.names()}
         found = open_activations(str(place)) if "00000.npy" in names else None
         if (
-            found is None
+            not found
             or found.num_samples != len(self.tokens)
             or not {f"{file.stem}.digest" for file in found.files} <= names
         ):
@@ -114,7 +114,7 @@ class Recorded(NamedTuple):
             if digest([np.load(file)]).encode() != place.read(f"{file.stem}.digest"):
                 raise _damaged(f"{place}/{file.name}", "its rows are not those of its digest")
         # The split into training and held-out rows draws by them.
-        if found.documents is None or not np.array_equal(found.documents, self.documents):
+        if not np.array_equal(found.documents, self.documents):
             raise _damaged(self.folder, f"the documents of {name} are not those of its tokens")
         return found
 
@@ -279,7 +279,7 @@ def _read(folder):
         }
         told = {name: about[name] for name in ("model", "identity", "context", "dtype")}
         places = {name: tuple(about.get(name, ())) for name in ("layers", "mlps")}
-        return about, Recorded(folder, **{"topics": None} | told | places | arrays | named)
+        return about, Recorded(folder, **told | places | arrays | named)
     except Exception as error:
         raise _damaged(folder, brief(error)) from error
 

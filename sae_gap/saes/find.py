@@ -316,7 +316,7 @@ def _read_note(tensors):
     path = tensors.path
     with reading(path, "a file of the suite"), safe_open(path, "numpy") as file:
         told = file.metadata()
-        if told["crc32"] != str(tensors.checksum()):
+        if told["crc32"] != tensors.checksum():
             raise ValueError("its numbers are not those that were written")
         return Config(path, json.loads(told["note"]))
 

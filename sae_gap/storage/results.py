@@ -148,7 +148,7 @@ class Folder:
 
     def exists(self, name: str) -> bool:
         """True if there is a file of this name."""
-        if self.local is not None:
+        if self.local:
             return (self.local / name).is_file()
         with self._asking(name, "read"):
             self._bucket.invalidate_cache()
@@ -161,7 +161,7 @@ class Folder:
           FileNotFoundError: there is none.
           OSError: it cannot be read.
         """
-        if self.local is not None:
+        if self.local:
             try:
                 return (self.local / name).read_bytes()
             except NotADirectoryError as error:
@@ -175,7 +175,7 @@ class Folder:
         Raises:
           OSError: it cannot be written; nothing is left behind.
         """
-        if self.local is None:
+        if not self.local:
             with self._asking(name, "written"):
                 self._bucket.pipe_file(self._remote(name), content)
             return
@@ -197,7 +197,7 @@ class Folder:
 
     def remove(self, name: str) -> None:
         """Removes a file, if it is there."""
-        if self.local is not None:
+        if self.local:
             (self.local / name).unlink(missing_ok=True)
         elif self.exists(name):
             with self._asking(name, "removed"):
@@ -208,7 +208,7 @@ class Folder:
         permission bits do not.
         """
         try:
-            if self.local is not None:
+            if self.local:
                 above = self.local.absolute().parents
                 there = next(path for path in (self.local, *above) if os.path.lexists(path))
                 with tempfile.TemporaryFile(dir=there) as probe:
@@ -230,7 +230,7 @@ class Folder:
             )
 
     def _entries(self):
-        if self.local is not None:
+        if self.local:
             found = [
                 (path.name, path.is_file())
                 for path in (self.local.iterdir() if self.local.is_dir() else ())

@@ -24,7 +24,8 @@ from functools import partial, partialmethod
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
+# NumPy then knows its types by their names.
+import ml_dtypes  # noqa: F401
 import numpy as np
 import safetensors
 from jaxtyping import Float
@@ -38,23 +39,23 @@ _TYPES: dict[str, Any] = {
     f"{kind}{8 * size}": f"{kind.lower()}{size}" for kind in "FIU" for size in (1, 2, 4, 8)
 } | {
     "BOOL": "bool",
-    "BF16": ml_dtypes.bfloat16,
-    "F8_E4M3": ml_dtypes.float8_e4m3fn,
-    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "BF16": "bfloat16",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
 }
 _FLOATS = [np.dtype(_TYPES[kind]) for kind in ("F16", "F32", "F64", "BF16", "F8_E4M3", "F8_E5M2")]
 
 _STORAGES = {
-    "FloatStorage": np.float32,
-    "DoubleStorage": np.float64,
-    "HalfStorage": np.float16,
-    "BFloat16Storage": ml_dtypes.bfloat16,
-    "LongStorage": np.int64,
-    "IntStorage": np.int32,
-    "ShortStorage": np.int16,
-    "CharStorage": np.int8,
-    "ByteStorage": np.uint8,
-    "BoolStorage": np.bool_,
+    "FloatStorage": "float32",
+    "DoubleStorage": "float64",
+    "HalfStorage": "float16",
+    "BFloat16Storage": "bfloat16",
+    "LongStorage": "int64",
+    "IntStorage": "int32",
+    "ShortStorage": "int16",
+    "CharStorage": "int8",
+    "ByteStorage": "uint8",
+    "BoolStorage": "bool",
 }
 # Entries under which a training run keeps the weights beside its optimiser.
 _NESTED = ("ae", "state_dict", "model", "model_state_dict")
@@ -146,12 +147,12 @@ class Tensors:
         """The types on disk, for the notes."""
         return ", ".join(sorted({str(array.dtype) for array in self._arrays.values()}))
 
-    def checksum(self) -> int:
+    def checksum(self) -> str:
         """A checksum of all numbers: safetensors has none of its own."""
         total = 0
         for name in sorted(self._arrays):
             total = zlib.crc32(self._arrays[name].tobytes(), total)
-        return total
+        return str(total)
 
     def finish(self, architecture: str) -> None:
         """Raises a ValueError if a tensor was not taken: the codes would miss its effect."""
@@ -253,7 +254,7 @@ class _Named:
     """A name in a pickle that nothing calls: a type of storage, or of number."""
 
     def __init__(self, dtype=None):
-        self.dtype = None if dtype is None else np.dtype(dtype)
+        self.dtype = dtype and np.dtype(dtype)
 
 
 def map_pt(path: Path) -> Any:

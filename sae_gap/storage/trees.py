@@ -35,7 +35,7 @@ def dump(tree: PyTree, note: Mapping[str, Any]) -> bytes:
     }
     header = {
         "note": json.dumps(plain(note), allow_nan=False),
-        "crc32": str(Tensors(Path(), arrays).checksum()),
+        "crc32": Tensors(Path(), arrays).checksum(),
     }
     return safetensors.numpy.save(arrays, metadata=header)
 
@@ -66,7 +66,7 @@ def load(content: bytes, like: PyTree) -> PyTree:
             f"{name} is {have.get(name, 'missing')}, where {wanted.get(name, 'missing')} is "
             "expected"
         )
-    if checksum != str(Tensors(Path(), found).checksum()):
+    if checksum != Tensors(Path(), found).checksum():
         raise ValueError("its numbers are not those that were written")
     leaves = (_restored(found[name], leaf) for name, leaf in _named(like))
     return jax.tree.unflatten(jax.tree.structure(like), leaves)
@@ -168,7 +168,6 @@ def _is_key(leaf):
 def _form(leaf):
     """Type and shape of an array in a file, where a random key is stored as its words."""
     if _is_key(leaf):
-        leaf = jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
         leaf = jax.eval_shape(jax.random.key_data, leaf)
     return f"{np.dtype(leaf.dtype)} of shape {tuple(leaf.shape)}"
 

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
 
+from sae_gap.core import check_path
 from sae_gap.data import DOCUMENTS
 from sae_gap.runtime import devices
 from sae_gap.storage import brief, connect, digest
@@ -24,11 +25,13 @@ def fetched(path: str | os.PathLike[str]) -> Path:
         s3://bucket/rows.npy.
 
     Raises:
+      TypeError: it is no path.
       ValueError: nothing is there, it cannot be copied, or fsspec is not installed.
     """
+    local = check_path("path", path)
     url = os.fspath(path)
     if "://" not in url:
-        return Path(os.path.expanduser(url))
+        return local
     store, cache = connect(url), devices.cache_home() / "sae_gap" / "buckets"
     remote = store._strip_protocol(url.rstrip("/"))
     try:

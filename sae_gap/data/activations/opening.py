@@ -191,7 +191,6 @@ def open_activations(
         )
     if isinstance(source, Activations):
         return source
-    check_path("path", source)
     check_type("key", key, (str, type(None)), "give the name of an array")
     path = fetched(source)
     if os.path.isdir(path):
@@ -271,8 +270,7 @@ def save_activations(
       ValueError: the activations are not a finite, non-empty matrix, or the documents are not an
         integer for each row.
     """
-    check_path("path", path)
-    path = pathlib.Path(os.path.expanduser(path))
+    path = check_path("path", path)
     rows = as_matrix("activations", activations)
     opened = open_activations(rows, documents=documents)
     # It reads all rows, and names one that float32 cannot hold.

@@ -80,8 +80,10 @@ def find_outliers(
             )
         ratios = np.maximum(ratios, lengths / (median or 1))
     rows = np.flatnonzero(ratios > FACTOR)
-    firsts = None if documents is None else np.unique(documents, return_index=True)[1]
-    count = None if firsts is None else int(np.isin(rows, firsts).sum())
+    count = None
+    if documents is not None:
+        firsts = np.unique(documents, return_index=True)[1]
+        count = int(np.isin(rows, firsts).sum())
     return Outliers(rows, ratios[rows], len(ratios), count)
 
 

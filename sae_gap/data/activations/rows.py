@@ -190,7 +190,7 @@ class Activations:
         """
         if self.documents is not None:
             return self.documents
-        if self._whole is not None:
+        if self._whole:
             return np.delete(self._whole.groups, self._whole.outliers.rows)
         mean = self.mean()
         return runs(np.concatenate([norms(chunk - mean) for chunk in self.chunks(SPAN)]))
@@ -200,7 +200,7 @@ class Activations:
         """The rows whose norm exceeds `outliers.FACTOR` times the median norm, or whose input's
         does. Finding them reads all rows, in chunks.
         """
-        if self._whole is not None:
+        if self._whole:
             return Outliers(np.zeros(0, int), np.zeros(0), self.num_samples)
         lengths = (
             np.concatenate(
@@ -280,15 +280,10 @@ class Activations:
         """Returns the same rows, with a copy of an array in memory, so that changes to it have no
         effect.
         """
-        return replace(
-            self,
-            _tables=tuple(
-                table
-                if isinstance(table.path, pathlib.Path)
-                else table._replace(array=np.array(table.array))
-                for table in self._tables
-            ),
-        )
+        if self.files:
+            return self
+        (table,) = self._tables
+        return replace(self, _tables=(table._replace(array=np.array(table.array)),))
 
     def without_outliers(self) -> "Activations":
         """Returns the rows that are no outliers. `split` puts each row into the part where it would
@@ -353,7 +348,7 @@ class Activations:
         check_number("held_out", held_out, above=0, below=1)
         check_seed(seed)
         held = (self._whole or self)._drawn(held_out, seed)
-        if self._whole is not None:
+        if self._whole:
             held = np.delete(held, self._whole.outliers.rows)
         if held.all() or not held.any():
             raise ValueError(

@@ -120,7 +120,7 @@ def _correlate(seed, scale, shape):
 @functools.lru_cache(maxsize=4)
 def firing_of(law: Law) -> Firing:
     """Returns the constants of a law, computed or read from the files of a published world."""
-    if law.folder is not None:
+    if law.folder:
         return _read_firing(law.folder)
     number, (parent, level) = law.num_latents, plant(law)
     exclusive, scaled = (np.full(number, flag) for flag in (law.exclusive, law.scale_children))
@@ -130,8 +130,7 @@ def firing_of(law: Law) -> Firing:
     rates = compensated(base_rates(law), parent, exclusive)
     rates[number - law.dense :] = 0.5
     factor, rest = _correlate([law.seed, _FACTOR], law.correlation, (number, law.rank))
-    trees = parent, level, exclusive, scaled
-    return Firing(rates, factor, rest, mean, std, *trees, law.lognormal)
+    return Firing(rates, factor, rest, mean, std, parent, level, exclusive, scaled, law.lognormal)
 
 
 def out_of_distribution(law: Law) -> Firing:
@@ -139,7 +138,7 @@ def out_of_distribution(law: Law) -> Firing:
     fire together.
     """
     firing, scale = firing_of(law), law.correlation
-    if law.folder is not None and firing.factor.size:
+    if law.folder and firing.factor.size:
         scale = float(np.sqrt(np.mean(firing.factor**2)))
     factor, rest = _correlate([law.seed, _OTHER_FACTOR], scale, firing.factor.shape)
     return dataclasses.replace(firing, factor=factor, rest=rest)
@@ -150,7 +149,7 @@ def atoms_of(law: Law) -> tuple[Atoms, Float[np.ndarray, " input_dim"]]:
     """Returns the unit atoms as rows and the bias, in float32: drawn from the seed, or read from
     the files of a published world.
     """
-    if law.folder is not None:
+    if law.folder:
         return _read_atoms(law.folder)
     rng = np.random.default_rng([law.seed, _ATOMS])
     atoms = rng.standard_normal((law.num_latents, law.input_dim), np.float32)
@@ -217,13 +216,15 @@ class Sampler:
     def codes(self, rng: np.random.Generator, count: int) -> sparse.csr_array:
         """Draws codes z of `count` samples, (count, N), in float32."""
         width = len(self.firing.rates)
-        blocks = [self._block(rng, min(_BLOCK, count - start)) for start in range(0, count, _BLOCK)]
-        rows = np.concatenate([_BLOCK * place + rows for place, (rows, _, _) in enumerate(blocks)])
-        features, values = (np.concatenate([block[part] for block in blocks]) for part in (1, 2))
+        starts = range(0, count, _BLOCK)
+        blocks = (self._block(rng, start, min(_BLOCK, count - start)) for start in starts)
+        rows, features, values = _joined(blocks)
         return sparse.csr_array((values.astype(np.float32), (rows, features)), (count, width))
 
-    def _block(self, rng, count):
-        """Draws rows, features and values of a few samples, level by level."""
+    def _block(self, rng, start, count):
+        """Draws rows, features and values of a few samples from number `start` on, level by
+        level.
+        """
         shared = np.ones((count, self._weights.shape[1]), np.float32)
         shared[:, :-1] = rng.standard_normal((count, shared.shape[1] - 1), np.float32)
         rows, tops = np.divmod(
@@ -232,8 +233,8 @@ class Sampler:
         found = [self._sound(rng, rows, self._tops[tops])]
         while len(found[-1][0]):
             found.append(self._grow(rng, shared, *found[-1]))
-        rows, features, values = (np.concatenate(parts) for parts in zip(*found, strict=True))
-        return rows, features, values
+        rows, features, values = _joined(found)
+        return start + rows, features, values
 
     def _fire(self, rng, level):
         """Draws the places that are on, each with probability Φ(level)."""
@@ -276,6 +277,11 @@ class Sampler:
         above = features[parent]
         factor = np.where(firing.scaled[above], values[parent] / firing.mean[above], 1.0)
         return rows[parent], children[stays], loudness[stays] * factor
+
+
+def _joined(found):
+    """Returns rows, features and values of draws, one after the other."""
+    return [np.concatenate(parts) for parts in zip(*found, strict=True)]
 
 
 def _thinned(rng, length):
@@ -433,8 +439,8 @@ def _box_muller(uniform):
 
 def _trees(path, number):
     """Reads parents, levels and the two flags of every node."""
-    parent, level = np.full(number, -1), np.full(number, -1)
-    exclusive, scaled = np.zeros(number, bool), np.zeros(number, bool)
+    parent, level = np.full((2, number), -1)
+    exclusive, scaled = np.zeros((2, number), bool)
     waiting = [(node, -1, 0) for node in _nodes(read_json(path).get("roots"), path)]
     while waiting:
         node, above, depth = waiting.pop()

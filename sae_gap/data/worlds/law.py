@@ -123,7 +123,7 @@ class Law:
                 f"folder is {shown(self.folder)}, but digest {self.digest}; read a world by "
                 "published_world(folder)."
             )
-        if self.folder is not None:
+        if self.folder:
             return
         needed, level = self.dense + 2 * self.antipodal, self.roots
         if needed > self.num_latents:
@@ -150,7 +150,7 @@ class Law:
         """The law in words: "synthsae", and its differences from the published benchmark, without
         sizes and seed.
         """
-        if self.folder is not None:
+        if self.folder:
             return f"synthsae file={self.digest}"
         differ = (
             f"{name}={_said(getattr(self, name))}"

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 import pathlib
 from typing import Any
 
@@ -214,10 +213,9 @@ def published_world(folder: str | pathlib.Path, **options: Any) -> World:
         range.
       TypeError: the folder is not a path.
     """
-    check_path("folder", folder)
+    place = check_path("folder", folder)
     for name in options:
         check_choice("an option of a published world", name, (*World.__annotations__, "seed"))
-    place = pathlib.Path(os.path.expanduser(folder))
     _, num_latents, input_dim = read_sizes(place)
     digest = file_digest(*(place / name for name in FILES))
     world = World(

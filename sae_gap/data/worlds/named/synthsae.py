@@ -9,16 +9,17 @@ _FULL, _THREE_LEVELS = 16_384, 10_880
 
 def _options(num_latents):
     """Worlds below 10,880 features have two levels of children and a root for every 32 features; a
-    tree needs 21 features.
+    tree needs 21 features. Larger ones have the published levels and dimension.
     """
     number = _FULL if num_latents is None else num_latents
-    deep = number >= _THREE_LEVELS
-    trees = (
-        {"roots": number // 128, "depth": 3}
-        if deep
-        else {"roots": max(number // 32, int(number >= 21)), "depth": 2}
-    )
-    return {"num_latents": number, "input_dim": 768 if deep else max(8, number // 8)} | trees
+    if number >= _THREE_LEVELS:
+        return {"num_latents": number, "roots": number // 128}
+    return {
+        "num_latents": number,
+        "input_dim": max(8, number // 8),
+        "roots": max(number // 32, int(number >= 21)),
+        "depth": 2,
+    }
 
 
 SYNTHSAE = NamedWorld(
