@@ -238,10 +238,10 @@ class ListaMatryoshka(MatryoshkaBatchTopK):
     step: float | Array = option(default=0.3, above=0)
 
     def flops(self, input_dim, num_latents):
-        return 3 * 2 * input_dim * num_latents
+        return 3 * super().flops(input_dim, num_latents)
 
     def affine(self, model):
-        return None
+        """Returns None: the step adds to what the map gives."""
 
     def _hidden(self, model, signals):
         affine, centred = model.encoder.affine, signals - model.bias

@@ -1,6 +1,7 @@
 """Sparse autoencoders: one training loop for all encoders."""
 
 import dataclasses
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -122,6 +123,8 @@ class SparseAutoencoder(Learner):
     frozen: bool = option(default=False)
     standardised: bool = option(default=False)
 
+    # The learner's own rate, in units of 1 / (√num_latents ∜steps).
+    peak_rate: ClassVar[float] = 1.2
     # Epochs 0, 10, 20, ... as the paper counts them, from the end of the first.
     snapshots = (1, 11, 21, 51, 101, 201, 301, 401)
 
@@ -148,11 +151,6 @@ class SparseAutoencoder(Learner):
     @property
     def encode(self):
         return self.encoder
-
-    @property
-    def peak_rate(self) -> float:
-        """The learner's own rate, in units of 1 / (√num_latents ∜steps)."""
-        return 1.2
 
     def _optimiser(self, num_samples, num_latents):
         # Imported here, since --help need not wait for it.

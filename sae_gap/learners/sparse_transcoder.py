@@ -28,6 +28,8 @@ class SparseTranscoder(SparseAutoencoder):
       arXiv:2501.18823.
     """
 
+    transcodes = True
+
     skip: bool = option(default=False, kw_only=True)
 
     def __check_init__(self):
@@ -45,11 +47,7 @@ class SparseTranscoder(SparseAutoencoder):
         )
 
     @property
-    def transcodes(self):
-        return True
-
-    @property
-    def peak_rate(self):
+    def peak_rate(self):  # type: ignore[override]
         return 0.4 if self.skip and self.l0 is None else super().peak_rate
 
     def needs(self, task: Task) -> str | None:

@@ -9,6 +9,7 @@ import math
 import numpy as np
 
 from sae_gap.core.pursuit import whole_pays
+from sae_gap.core.rows import slices
 from sae_gap.runtime.cores import on_cores, one_blas_thread
 
 # Rows of a block at least and at most, and rows of a Gram matrix to multiply at once.
@@ -101,7 +102,7 @@ def aligned_zeros(shape, dtype):
 def _blocks(count):
     """The rows of each block, of about equal sizes."""
     size = max(1, min(max(-(-count // 4), FEWEST_ROWS), MOST_ROWS))
-    return [slice(begin, min(begin + size, count)) for begin in range(0, count, size)]
+    return slices(count, size)
 
 
 def read_only(array):

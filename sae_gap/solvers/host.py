@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from sae_gap.core import lasso_problem
+from sae_gap.core import lasso_problem, slices
 from sae_gap.loops.host import aligned_zeros
 from sae_gap.runtime import on_cores, one_blas_thread
 from sae_gap.solvers import block, default_slots, lengths, power_of_two
@@ -53,13 +53,12 @@ class Problem(namedtuple("Problem", "signals atoms lam signal_scale atom_scale")
 def pose(signals, dictionary, lam, used):
     """The scaled problem, with all atoms or only those of the latents `used`."""
     atoms, scale = np.zeros(dictionary.shape[::-1], dictionary.dtype), np.ones(dictionary.shape[1])
-    for begin in range(0, len(atoms) if used is None else len(used), FEW_ATOMS):
-        chosen = slice(begin, begin + FEW_ATOMS)
+    for chosen in slices(len(atoms) if used is None else len(used), FEW_ATOMS):
         chosen = chosen if used is None else used[chosen]
         given = dictionary[:, chosen]
         part = np.empty(given.shape[::-1], given.dtype)
-        for dim in range(0, len(given), FEW_DIMS):
-            part[:, dim : dim + FEW_DIMS] = given[dim : dim + FEW_DIMS].T
+        for dims in slices(len(given), FEW_DIMS):
+            part[:, dims] = given[dims].T
         # Lengths whose squares neither overflow nor underflow take a single pass.
         squares = np.einsum("ij,ij->i", part, part)
         tame = np.all((squares > 2.0**-60) & (squares < 2.0**60))
@@ -193,7 +192,7 @@ def _active_sets(problem, found, begun, tol, limit, *, nonneg):
     slots = min(slots, most)
     while len(pending):
         rooms: list[Any] = []
-        places = list(_blocks(len(pending), slots, problem.atoms.size))
+        places = _blocks(len(pending), slots, problem.atoms.size)
         parts = [(pending[place], None if latents is None else latents[place]) for place in places]
         codes, full, again = zip(
             *on_cores(functools.partial(work, slots=slots), parts), strict=True
@@ -249,7 +248,7 @@ def _blocks(count, slots, numbers):
     fewest = FEWEST_SAMPLES if numbers <= CACHE else MANY_SAMPLES
     most = min(max(-(-count // 4), fewest), MOST_SAMPLES, max(1, BLOCK // slots**2))
     size = -(-count // -(-count // most))
-    return (slice(begin, begin + size) for begin in range(0, count, size))
+    return slices(count, size)
 
 
 def _stored(codes):
@@ -281,8 +280,8 @@ def _certify(problem, found, tol, *, nonneg):
         return
     atoms, codes = problem.atoms.astype(np.float64, copy=False), _sparse(problem, *_joined(found))
     step = min(MANY_SAMPLES, max(1, MANY_CODES // len(atoms)))
-    for begin in range(0, len(left), step):
-        rows = left[begin : begin + step]
+    for part in slices(len(left), step):
+        rows = left[part]
         signals, row = problem.block(rows)
         # A weight above any correlation needs no larger value.
         lam = np.minimum(row[:, None] / problem.atom_scale, float(np.finfo(dtype).max) ** 0.8)

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from sae_gap.core import slices
 from sae_gap.loops.host import read_only
 from sae_gap.runtime import on_cores, one_blas_thread
 from sae_gap.runtime.cores import cores
@@ -56,9 +57,8 @@ def pursue(
 
 
 def _in_blocks(work, count):
-    own = [slice(begin, begin + MANY_SAMPLES) for begin in range(0, count, MANY_SAMPLES)]
     with one_blas_thread():
-        on_cores(work, own)
+        on_cores(work, slices(count, MANY_SAMPLES))
 
 
 def sums(places, codes, residual, num_latents):
