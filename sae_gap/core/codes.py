@@ -65,7 +65,7 @@ def _sliceable(codes):
 
 
 def _dense(part):
-    part = part.toarray() if scipy.sparse.issparse(part) else np.asarray(part)
+    part = columns_of(part, slice(None))
     # The smallest integer of a type has no magnitude in that type.
     return part if part.dtype.kind == "f" else part.astype(np.float32)
 

@@ -113,7 +113,7 @@ class MatchingPursuit(AmortisedEncoder):
         """Returns None: the dictionary is all that it has."""
 
     def flops(self, input_dim, num_latents):
-        return self.k * super().flops(input_dim, num_latents)
+        return self.k * 2 * input_dim * num_latents
 
     def __call__(self, model, signals):
         """Returns the codes of a matching pursuit on unit atoms, in units of the model's atoms."""

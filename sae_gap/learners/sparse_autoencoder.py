@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from sae_gap.core import Model, Split, check_type, option
-from sae_gap.encoders import Affine, AmortisedEncoder, unit_atoms
+from sae_gap.encoders import Affine, AmortisedEncoder, keep_largest, unit_atoms
 from sae_gap.learners import Learner, base_of, batches, live_dims, live_share
 from sae_gap.runtime import sharding
 
@@ -282,8 +282,7 @@ class SparseAutoencoder(Learner):
         """
         codes = jax.nn.relu(targets @ atoms)
         kept = getattr(self.encoder, "k", atoms.shape[1]) if self.l0 is None else self.l0
-        ranks = jnp.argsort(jnp.argsort(-codes, axis=1), axis=1)
-        guess = jnp.where(ranks < kept, codes, 0) @ atoms.T
+        guess = keep_largest(codes, jnp.ceil(kept).astype(int)) @ atoms.T
         return jnp.sum(targets * guess) / jnp.maximum(
             jnp.sum(guess**2), jnp.finfo(guess.dtype).tiny
         )

@@ -62,8 +62,15 @@ def pursue(
     options = num_candidates, np.array(sizes), *pruning, plain, signed
 
     def work(own):
-        given, results = (signals[own], *shared, proposals[own]), (chosen[own], codes[own])
-        screened.pursue_block(*given, *options, *results, gains[own])
+        screened.pursue_block(
+            signals[own],
+            *shared,
+            proposals[own],
+            *options,
+            chosen[own],
+            codes[own],
+            gains[own],
+        )
 
     with one_blas_thread():
         on_cores(work, _blocks(len(signals)))

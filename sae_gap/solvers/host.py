@@ -74,9 +74,7 @@ def wants_gram(num_latents: int, num_samples: int) -> bool:
     return num_latents <= min(LARGEST_GRAM, 2 * num_samples)
 
 
-def solve(
-    signals, dictionary, lam, support, init, tol, max_iterations, *, nonneg=True, sparse=False
-):
+def solve(signals, dictionary, lam, support, init, tol, max_iterations, *, nonneg, sparse=False):
     """Solves the lasso of `sparse_code` on the host.
 
     Args:
@@ -102,8 +100,8 @@ def solve(
     used = np.flatnonzero(np.bincount(begun.indices)) if restricted else None
     problem = pose(signals, dictionary, lam, used)
     # Type by type: integers, floats, booleans.
-    rounds, value, done = (np.zeros(shape[0], kind) for kind in (int, float, bool))
-    found = _Found([], rounds, value, np.zeros(shape[0]), done)
+    zeros = (np.zeros(shape[0], kind) for kind in (int, float, float, bool))
+    found = _Found([], *zeros)
     with one_blas_thread():
         _active_sets(problem, found, begun, float(tol), limit, nonneg=nonneg)
         if not restricted:
@@ -159,18 +157,34 @@ def _active_sets(problem, found, begun, tol, limit, *, nonneg):
     if few and limit > 1 and not begun.nnz:
         atoms = problem.atoms.astype(np.float64, copy=False)
         gram = atoms @ atoms.T
-    given = problem.atoms, problem.atoms.astype(np.float32, copy=False), 1 / problem.atom_scale
-    limits = tol, min(limit, active_set.ROUNDS), nonneg, float(np.finfo(dtype).eps)
-    shared = *given, gram, *limits
+    shared = (
+        problem.atoms,
+        problem.atoms.astype(np.float32, copy=False),
+        1 / problem.atom_scale,
+        gram,
+        tol,
+        min(limit, active_set.ROUNDS),
+        nonneg,
+        float(np.finfo(dtype).eps),
+    )
 
     def work(part, slots):
         rows, latents = part
         latents, size = _largest(begun[rows], slots) if latents is None else latents, len(rows)
-        blank = np.full((size, slots), -1), np.zeros((size, slots), dtype), *np.zeros((2, size))
-        results = *blank, found.iterations[rows], np.zeros(size, np.int64)
         # The first block is the largest.
         room = rooms.pop() if rooms else block.room(shared, len(parts[0][0]), slots)
-        own: Any = block.Job._make((*shared, *problem.block(rows), latents, *results, *room))
+        given = (
+            *shared,
+            *problem.block(rows),
+            latents,
+            np.full((size, slots), -1),
+            np.zeros((size, slots), dtype),
+            *np.zeros((2, size)),
+            found.iterations[rows],
+            np.zeros(size, np.int64),
+            *room,
+        )
+        own: Any = block.Job._make(given)
         active_set.code_block(own)
         rooms.append(room)
         full = own.state == active_set.FULL

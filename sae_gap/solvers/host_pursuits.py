@@ -49,8 +49,18 @@ def pursue(
 
     def work(own):
         pull = np.empty(len(signals[own]) * max(1, block.TILE // blocks) * blocks, signals.dtype)
-        given, room = (signals[own], atoms, threshold, epsilon), (pull, pull.view(whole))
-        pursuit.pursue_block(*given, *options, *room, places[own], codes[own], residual[own])
+        pursuit.pursue_block(
+            signals[own],
+            atoms,
+            threshold,
+            epsilon,
+            *options,
+            pull,
+            pull.view(whole),
+            places[own],
+            codes[own],
+            residual[own],
+        )
 
     _in_blocks(work, len(signals))
     return places, codes, residual

@@ -100,8 +100,7 @@ def _on_host(num_candidates, sizes, *given):
     if lost.any():
         targets = np.where(lost[:, None], 0, targets)
     least = None if threshold is None else float(threshold**2)
-    given = targets, atoms, num_candidates, sizes, least, proposals
-    chosen, values, gains = host.pursue(*given)
+    chosen, values, gains = host.pursue(targets, atoms, num_candidates, sizes, least, proposals)
     codes = host.spread(chosen, values / lengths[chosen], len(atoms))
     codes[lost] = np.nan
     return codes, gains
