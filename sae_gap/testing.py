@@ -331,7 +331,7 @@ def check_sae_format(
 def _check_sae(demand, path, x, codes, reconstruction):
     sae, rows = load_sae(path), np.reshape(x, (len(x), -1))
     close = functools.partial(_close, tol=1e-5)
-    found, model = np.asarray(sae.encode(x)), sae.model
+    found = np.asarray(sae.encode(x))
     demand(
         np.array_equal(found != 0, codes != 0),
         "must have the same latents on; compare k and thresholds",
@@ -350,7 +350,7 @@ def _check_sae(demand, path, x, codes, reconstruction):
         demand(close(undone, rows), "must undo its normalisation; see `Normalisation.undo`")
         sums = codes * np.asarray(sae.lengths) @ np.asarray(sae.unit_dictionary).T
     demand(
-        close(sums, found @ model.decoder.T),
+        close(sums, found @ sae.model.decoder.T),
         "must have a target and unit atoms of its codes; see `SAE.target` and `lengths`",
     )
 

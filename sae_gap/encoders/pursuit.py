@@ -177,8 +177,7 @@ class ThresholdingPursuit(Inferring):
     def infer(self, model, signals, begun=None):
         """Returns the codes in units of the model's atoms, without a certificate."""
         begun = self.origin.infer(model, signals).codes if begun is None else begun
-        least = jnp.asarray(self.lam)
-        return Coded(_pursue(model, signals, begun, least, self.rounds))
+        return Coded(_pursue(model, signals, begun, jnp.asarray(self.lam), self.rounds))
 
 
 @eqx.filter_jit

@@ -109,8 +109,8 @@ class ScreenedPursuit(AmortisedEncoder):
         check_k(self.k, *shape)
         # Cholesky factors need at least single precision.
         kind = jnp.result_type(model.decoder, signals, jnp.float32)
-        rows = signals, self._proposals(model, signals)
-        given = _pose(model.decoder, model.bias, *rows, kind=kind)
+        proposals = self._proposals(model, signals)
+        given = _pose(model.decoder, model.bias, signals, proposals, kind=kind)
         least = None if threshold is None else jnp.asarray(threshold, kind)
         return screened.pursue(self.sizes(*shape), *given, least)
 

@@ -167,8 +167,10 @@ class SparseAutoencoder(Learner):
     def init(self, data, *, num_latents, key, base=None):
         signals, dtype = data.signals, data.signals.dtype
         input_dim = signals.shape[1]
-        same = jnp.zeros(input_dim, dtype), jnp.ones((), dtype)
-        mean, unit = scales(signals) if self.standardised else same
+        if self.standardised:
+            mean, unit = scales(signals)
+        else:
+            mean, unit = jnp.zeros(input_dim, dtype), jnp.ones((), dtype)
         # A split uses 0 and 1.
         parameters_key = jax.random.fold_in(key, 2)
         weights_key, key = jax.random.split(key)
@@ -204,8 +206,7 @@ class SparseAutoencoder(Learner):
         return SAEState(model, optimiser, count, live_share(signals), key, steering, mean, unit)
 
     def done(self, state):
-        kind = type(self.encoder)
-        return self.frozen and kind.calibrated is not AmortisedEncoder.calibrated
+        return self.frozen and type(self.encoder).calibrated is not AmortisedEncoder.calibrated
 
     def step(self, data: Split, state: SAEState):
         shuffle_key, key = jax.random.split(state.key)

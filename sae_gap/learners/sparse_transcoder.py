@@ -70,8 +70,13 @@ class SparseTranscoder(SparseAutoencoder):
         gain = self._gain(atoms, few(inputs) @ slope)
         parameters = self.encoder.parameters(gain * (slope @ atoms), parameters_key)
         skip = jnp.zeros((num_inputs, dim), dtype) if self.skip else None
-        centre = jnp.zeros(num_inputs, dtype)
-        model = Transcoder(atoms, bias.astype(dtype), parameters, centre=centre, skip=skip)
+        model = Transcoder(
+            atoms,
+            bias.astype(dtype),
+            parameters,
+            centre=jnp.zeros(num_inputs, dtype),
+            skip=skip,
+        )
         units = jnp.concatenate([jnp.full(num_inputs, own), jnp.full(dim, unit)])
         return self._started(model, y, key, jnp.concatenate([middle, mean]), units)
 
