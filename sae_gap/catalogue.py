@@ -172,8 +172,9 @@ def sae_for_activations(
     scale = (3 * input_dim / sparsity) ** 0.5
     encoder, penalty = learner.encoder, learner.penalty * scale
     if isinstance(encoder, sae_gap.encoders.JumpReLU):
-        threshold, bandwidth = encoder.threshold * scale, encoder.bandwidth * scale
-        encoder = dataclasses.replace(encoder, threshold=threshold, bandwidth=bandwidth)
+        encoder = dataclasses.replace(
+            encoder, threshold=encoder.threshold * scale, bandwidth=encoder.bandwidth * scale
+        )
         penalty *= scale
     suited = {
         "encoder": encoder,

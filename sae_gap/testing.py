@@ -87,7 +87,7 @@ def check_encoder(encoder: Encoder) -> None:
     codes = _codes(prepared, model, y)
     demand(codes.shape == (ROWS, WIDTH), "must give codes (n, num_latents); give each atom one")
     demand(
-        np.isfinite(codes).all() and codes.any(),
+        _finite(codes) and codes.any(),
         "must give finite codes that are not all zero; lower its threshold",
     )
     demand(encoder.signed or codes.min() >= 0, "gives codes below zero; let `signed` say so")
@@ -117,9 +117,7 @@ def check_encoder(encoder: Encoder) -> None:
     demand(_close(found, codes), "must give the same codes in float64; avoid what rounding decides")
     dead = jax.tree.map(_without_latent, model)
     found = _codes(prepared, dead, y)
-    demand(
-        np.isfinite(found).all(), "must give finite codes beside an atom of zeros; see `unit_atoms`"
-    )
+    demand(_finite(found), "must give finite codes beside an atom of zeros; see `unit_atoms`")
     demand(
         not found[:, DEAD].any(),
         "must give an atom of zeros no code; set codes to zero where it is",
@@ -135,8 +133,10 @@ def check_encoder(encoder: Encoder) -> None:
             _finite(slope), "must have a finite gradient beside an atom of zeros; see `unit_atoms`"
         )
         after = encoder.observe(model, seen)
-        kept = jax.tree.map(np.shape, after) == jax.tree.map(np.shape, model)
-        demand(kept, "must keep the shapes of parameters in `observe`; see `parameters`")
+        demand(
+            jax.tree.map(np.shape, after) == jax.tree.map(np.shape, model),
+            "must keep the shapes of parameters in `observe`; see `parameters`",
+        )
     if prepared == encoder and type(encoder) in catalogue.saes().values():
         saved, rows = dataclasses.replace(dead, encode=encoder), np.asarray(y)
         with tempfile.TemporaryDirectory() as folder:
@@ -184,8 +184,8 @@ def check_learner(learner: Learner) -> None:
     fits = fit(learner, [task, other, task], [0, 0, 1])
     model, unlike, rekeyed = (fitted.end.model for fitted in fits)
     demand(_finite(model), "must learn finite numbers; divide by nothing that may be zero")
-    types = {leaf.dtype for leaf in jax.tree.leaves(model)}
-    floats = {dtype for dtype in types if jnp.issubdtype(dtype, jnp.floating)}
+    leaves = jax.tree.leaves(model)
+    floats = {leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)}
     demand(
         floats == {task.train.signals.dtype},
         "must learn numbers of the type of its data; take the type from them",
@@ -199,9 +199,7 @@ def check_learner(learner: Learner) -> None:
     noise = Split(other.train.signals)
     blind = Task(Split(task.train.signals), noise, noise, width=20)
     lacks = learner.needs(blind)
-    demand(
-        lacks is None or isinstance(lacks, str), "must say by `needs` in words what a task lacks"
-    )
+    demand(isinstance(lacks, str | None), "must say by `needs` in words what a task lacks")
     if lacks is not None:
         blind = dataclasses.replace(task, id=noise, ood=noise, seed=9)
     alone = fit(learner, [blind], [0])[0].end.model
@@ -210,8 +208,10 @@ def check_learner(learner: Learner) -> None:
         "must learn the same bits from a key and training data, whatever is scored or fitted "
         "beside them; draw by the key, and select no other split",
     )
-    knows = learner.family == "baseline" or not _same(unlike, model)
-    demand(knows, "must learn from its data; `select` them")
+    demand(
+        learner.family == "baseline" or not _same(unlike, model),
+        "must learn from its data; `select` them",
+    )
     drawn = learner.base is None and learner.family in DRAWN
     demand(
         not drawn or not _same(rekeyed, model),
@@ -256,22 +256,20 @@ def check_metric(metric: Metric) -> None:
             all(np.array_equal(given.codes[name], z) for name, z in inferred().codes.items()),
             "must not change codes in place; copy them first",
         )
-        values = np.concatenate([[0.0], *map(np.ravel, found.values())])
-        demand(np.isfinite(values).all(), "must give finite numbers, or leave a column out")
+        demand(_finite(found), "must give finite numbers, or leave a column out")
         demand(
-            _alike(metric(inferred(scipy.sparse.csr_array)), found),
+            not _moved(found, metric(inferred(scipy.sparse.csr_array))),
             "must say the same of sparse codes; read `dense_chunks`",
         )
         # Activations of a network are never padded.
-        padded = metric(inferred(padded=15)) if metric.everywhere else found
         demand(
-            _alike(padded, found),
+            not (metric.everywhere and _moved(found, metric(inferred(padded=15)))),
             "must not count dimensions of zeros; leave out `task.padding` of them",
         )
         # Where none is used they tie.
-        turned = metric(inferred(roll=4)) if used else found
         demand(
-            _alike(turned, found), "must not mind the order of latents; choose none by its place"
+            not (used and _moved(found, metric(inferred(roll=4)))),
+            "must not mind the order of latents; choose none by its place",
         )
         for missing in ("truth", "dictionary", "optimum"):
             words = f"must leave out what it cannot tell without {missing}; see `needs`"
@@ -287,21 +285,14 @@ def _check_reads(demand, metric):
     """Checks which rows a metric scores, and that it counts the bias."""
     numbers = functools.cache(lambda **other: metric(_inferred("strict", True, **other)))
 
-    def moved(found, other):
-        return {
-            name
-            for name in found
-            if not _alike({name: found[name]}, {name: other.get(name, np.nan)})
-        }
-
     unbiased = numbers(bias=0.0)
     demand(
-        moved(unbiased, numbers(bias=0.0, origin=0.0)) <= moved(unbiased, numbers()),
+        _moved(unbiased, numbers(bias=0.0, origin=0.0)) <= _moved(unbiased, numbers()),
         "must count the decoder's bias where it reads signals; see `Model.reconstruct`",
     )
 
     def by_loss(kept):
-        return {name: moved(numbers(), numbers(few=name, kept=kept)) for name in SPLITS}
+        return {name: _moved(numbers(), numbers(few=name, kept=kept)) for name in SPLITS}
 
     first, last = (
         set.union(*(columns for kept in ends for columns in by_loss(kept).values()))
@@ -340,7 +331,7 @@ def check_sae_format(
 def _check_sae(demand, path, x, codes, reconstruction):
     sae, rows = load_sae(path), np.reshape(x, (len(x), -1))
     close = functools.partial(_close, tol=1e-5)
-    found, model = np.asarray(sae.encode(x)), sae.model
+    found = np.asarray(sae.encode(x))
     demand(
         np.array_equal(found != 0, codes != 0),
         "must have the same latents on; compare k and thresholds",
@@ -359,7 +350,7 @@ def _check_sae(demand, path, x, codes, reconstruction):
         demand(close(undone, rows), "must undo its normalisation; see `Normalisation.undo`")
         sums = codes * np.asarray(sae.lengths) @ np.asarray(sae.unit_dictionary).T
     demand(
-        close(sums, found @ model.decoder.T),
+        close(sums, found @ sae.model.decoder.T),
         "must have a target and unit atoms of its codes; see `SAE.target` and `lengths`",
     )
 
@@ -454,12 +445,17 @@ def _same(tree, other):
     return eqx.tree_equal(jax.tree.leaves(tree), jax.tree.leaves(other))
 
 
-def _alike(found, other):
-    return found.keys() == other.keys() and all(
-        np.shape(found[name]) == np.shape(other[name])
-        and np.allclose(found[name], other[name], rtol=1e-4, atol=1e-6)
-        for name in found
-    )
+def _moved(found, other):
+    """The columns that differ, or that one of the two lacks."""
+    pairs = {
+        name: [np.asarray(side.get(name, np.nan)) for side in (found, other)]
+        for name in found.keys() | other.keys()
+    }
+    return {
+        name
+        for name, (left, right) in pairs.items()
+        if left.shape != right.shape or not np.allclose(left, right, rtol=1e-4, atol=1e-6)
+    }
 
 
 def _inferred(

@@ -72,7 +72,9 @@ from sae_gap.core.rows import FEWEST as FEWEST
 from sae_gap.core.rows import RUNS as RUNS
 from sae_gap.core.rows import counted as counted
 from sae_gap.core.rows import evenly_spaced as evenly_spaced
+from sae_gap.core.rows import ratio as ratio
 from sae_gap.core.rows import runs as runs
+from sae_gap.core.rows import slices as slices
 from sae_gap.core.rows import squares as squares
 from sae_gap.core.types import SPLITS as SPLITS
 from sae_gap.core.types import Coded as Coded

@@ -11,6 +11,8 @@ import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
+from sae_gap.core import slices
+
 # Above this width codes are stored by their non-zeros: dense codes of 1,000 samples of a million
 # latents would take 4 gigabytes.
 DENSE_LATENTS = 20_000
@@ -53,8 +55,7 @@ def dense_chunks(*codes: Any) -> Iterator[tuple[Any, ...]]:
     """
     forms = _sliceable(codes)
     size = max(1, _AT_ONCE // max(1, *(form.shape[1] for form in forms)))
-    for start in range(0, forms[0].shape[0], size):
-        rows = slice(start, start + size)
+    for rows in slices(forms[0].shape[0], size):
         yield rows, *(_dense(form[rows]) for form in forms)
 
 
@@ -64,7 +65,7 @@ def _sliceable(codes):
 
 
 def _dense(part):
-    part = part.toarray() if scipy.sparse.issparse(part) else np.asarray(part)
+    part = columns_of(part, slice(None))
     # The smallest integer of a type has no magnitude in that type.
     return part if part.dtype.kind == "f" else part.astype(np.float32)
 
@@ -92,8 +93,7 @@ def infer_in_chunks(
     host = np.asarray(signals)
     chunk_size, starts = min(chunk_size, len(host)), _sliceable(begun)
     parts = []
-    for start in range(0, len(host), chunk_size):
-        rows = slice(start, start + chunk_size)
+    for rows in slices(len(host), chunk_size):
         chunk = host[rows]
         given = [chunk, *(_dense(form[rows]) for form in starts)]
         filled = (0, chunk_size - len(chunk)), (0, 0)

@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from sae_gap.core import Solution
+from sae_gap.core import Solution, ratio
 
 
 def product(left: Float[Array, "... p q"], right: Float[Array, "q r"]) -> Float[Array, "... p r"]:
@@ -156,8 +156,8 @@ def relative_gap(solution: Solution) -> Float[np.ndarray, " n"]:
     """Returns the duality gap of each sample over its objective, in double precision; zero where
     the objective is.
     """
-    gap, value = (np.asarray(array, np.float64) for array in (solution.gap, solution.objective))
-    return np.divide(gap, value, out=np.zeros_like(gap), where=value > 0)
+    sides = solution.gap, solution.objective
+    return ratio(*(np.asarray(side, np.float64) for side in sides))
 
 
 def is_converged(signals, value, gap, tol, dtype=None):

@@ -13,7 +13,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 from scipy import sparse
 
-from sae_gap.core import as_real
+from sae_gap.core import as_real, slices
 
 # Columns with a smaller share of non-zeros are stored sparse, so many at once.
 _SPARSE = 0.05
@@ -94,10 +94,8 @@ def nearest_atoms(
     """
     atoms, features = unit_columns(np.asarray(learned)).T, unit_columns(np.asarray(truth))
     rows = max(1, _COSINES_AT_ONCE // features.shape[1])
-    starts = range(0, len(atoms), rows)
-    return np.concatenate(
-        [np.abs(atoms[start : start + rows] @ features).argmax(axis=1) for start in starts]
-    )
+    parts = slices(len(atoms), rows)
+    return np.concatenate([np.abs(atoms[part] @ features).argmax(axis=1) for part in parts])
 
 
 def correlations(left, right):
@@ -117,8 +115,7 @@ def correlations(left, right):
     centred = np.ascontiguousarray(unit_columns(_centre(right)))
     thin = np.count_nonzero(left, axis=0) < _SPARSE * left.shape[0]
     scores = np.empty((left.shape[1], right.shape[1]), np.result_type(left, right))
-    for start in range(0, left.shape[1], _COLUMNS_AT_ONCE):
-        part = slice(start, start + _COLUMNS_AT_ONCE)
+    for part in slices(left.shape[1], _COLUMNS_AT_ONCE):
         block, found, few = left[:, part], scores[part], thin[part]
         found[few] = _sparse_weights(block[:, few]) @ centred
         if not few.all():

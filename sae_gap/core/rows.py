@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 from absl import logging
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 # The golden section.
 GOLDEN = (5**0.5 - 1) / 2
@@ -24,6 +24,11 @@ def evenly_spaced(count: int, most: int) -> Int[np.ndarray, " chosen"]:
     most = min(most, count)
     edges = np.arange(most + 1) * count // max(1, most)
     return edges[:-1] + (np.arange(1, most + 1) * GOLDEN % 1 * np.diff(edges)).astype(int)
+
+
+def slices(count: int, size: int) -> list[slice]:
+    """Returns slices of `count` rows, of `size` rows each; the last may reach beyond the end."""
+    return [slice(begin, begin + size) for begin in range(0, count, size)]
 
 
 def runs(values: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
@@ -58,9 +63,9 @@ def runs(values: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     return np.arange(size) * min(count, size) // size
 
 
-def counted(rows: Float[Any, "n input_dim"]) -> Bool[Any, " n"]:
-    """Marks the rows that a threshold is found on: all but zero rows, such as padding. It warns of
-    these.
+def counted(rows: Float[Any, "n input_dim"]) -> Float[Any, "live input_dim"]:
+    """Returns the rows that a threshold is found on: all but zero rows, such as padding. It warns
+    of these.
 
     Args:
       rows: an array of NumPy, JAX or PyTorch.
@@ -77,7 +82,12 @@ def counted(rows: Float[Any, "n input_dim"]) -> Bool[Any, " n"]:
         logging.warning(
             "%d of %d rows are zeros, as padding is, and do not count", zeros, len(live)
         )
-    return live
+    return rows[live]
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> Float[np.ndarray, " some"]:
+    """The quotient of two arrays of equal length, 0 where the denominator is not above 0."""
+    return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)
 
 
 def squares(rows: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:

@@ -318,6 +318,12 @@ class AmortisedEncoder(Encoder):
         """Returns `(y - b) W + c`, or `x W + c` for the inputs x of a transcoder."""
         return _map_of(model)(model.read(signals))
 
+    def rectified(
+        self, model: Model, signals: Float[Array, "n input_dim"]
+    ) -> Float[Array, "n num_latents"]:
+        """Returns the pre-activations, with zeros for negative ones."""
+        return jax.nn.relu(self.preactivations(model, signals))
+
 
 def _map_of(model):
     return getattr(model.encoder, "affine", model.encoder)

@@ -194,8 +194,9 @@ def mean_l0(model: Model, split: Split) -> float:
     """
     if model.encode is None:
         raise ValueError("a decoder alone has no L0 of its own; ask for a number.")
-    infer, rows = functools.partial(Own(model.encode).infer, model), split.read_by(model)
-    codes = infer_in_chunks(lambda chunk: infer(jnp.asarray(chunk)), rows, CHUNK).codes
+    own = Own(model.encode)
+    rows = split.read_by(model)
+    codes = infer_in_chunks(lambda chunk: own.infer(model, jnp.asarray(chunk)), rows, CHUNK).codes
     return codes.nnz / len(rows)
 
 

@@ -6,9 +6,7 @@ from sae_gap.encoders import Encoder
 class Linear(Encoder):
     """`z = (y - b) W + c`: signed codes, no sparsity."""
 
-    @property
-    def signed(self):
-        return True
+    signed = True
 
     def __call__(self, model, signals):
         return model.encoder(signals - model.bias)

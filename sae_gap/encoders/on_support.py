@@ -169,8 +169,7 @@ class Pruned(Refined):
         whole: Any = super().prepared(model, split, task)
         if self.threshold is not None:
             return whole
-        rows = split.counted
-        codes = whole.encoder.infer(model, jnp.asarray(rows[counted(rows)])).codes
+        codes = whole.encoder.infer(model, jnp.asarray(counted(split.counted))).codes
         least = least_gain(self._worth(model, codes), self.l0 * len(codes))
         return dataclasses.replace(whole, threshold=float(least))
 

@@ -37,6 +37,8 @@ class OMP(Inferring):
     colour = "#882255"
     rank = 13
 
+    solve = staticmethod(orthogonal_matching_pursuit)
+
     k: int = option(default=10)
     nonneg: bool = option(default=False)
 
@@ -47,7 +49,7 @@ class OMP(Inferring):
     def infer(self, model, signals, begun=None):
         """Returns the codes, outside of `jit`, so that a CPU takes its own path."""
         target, atoms, norms = on_unit_atoms(model, signals)
-        codes = orthogonal_matching_pursuit(target, atoms.T, self.k, nonneg=self.nonneg)
+        codes = self.solve(target, atoms.T, self.k, nonneg=self.nonneg)
         return Coded(keep_nans(target, codes.clip(0) if self.nonneg else codes) / norms)
 
 
@@ -70,13 +72,11 @@ class GradientPursuit(OMP):
     label = "gradient pursuit"
     colour = "#44AA99"
 
+    solve = staticmethod(gradient_pursuit)
+
     def flops(self, input_dim, num_latents):
         """Step i correlates all atoms with the residual, and has two products with i atoms."""
         return sum(2 * input_dim * (num_latents + 2 * i) for i in range(1, self.k + 1))
-
-    def infer(self, model, signals, begun=None):
-        target, atoms, norms = on_unit_atoms(model, signals)
-        return Coded(gradient_pursuit(target, atoms.T, self.k, nonneg=self.nonneg) / norms)
 
 
 class MatchingPursuit(AmortisedEncoder):
@@ -110,7 +110,7 @@ class MatchingPursuit(AmortisedEncoder):
     nonneg: bool = option(default=False)
 
     def parameters(self, weight, key):
-        return None
+        """Returns None: the dictionary is all that it has."""
 
     def flops(self, input_dim, num_latents):
         return self.k * 2 * input_dim * num_latents
@@ -177,8 +177,7 @@ class ThresholdingPursuit(Inferring):
     def infer(self, model, signals, begun=None):
         """Returns the codes in units of the model's atoms, without a certificate."""
         begun = self.origin.infer(model, signals).codes if begun is None else begun
-        least = jnp.asarray(self.lam)
-        return Coded(_pursue(model, signals, begun, least, self.rounds))
+        return Coded(_pursue(model, signals, begun, jnp.asarray(self.lam), self.rounds))
 
 
 @eqx.filter_jit

@@ -24,7 +24,7 @@ class ReLU(AmortisedEncoder):
     recipe = Recipe(rate=2e-3, penalty=0.3)
 
     def __call__(self, model, signals):
-        return jax.nn.relu(self.preactivations(model, signals))
+        return self.rectified(model, signals)
 
     def with_penalty(self, model, signals):
         codes = self(model, signals)
@@ -65,7 +65,7 @@ class JumpReLU(AmortisedEncoder):
         return self.with_penalty(model, signals)[0]
 
     def with_penalty(self, model, signals):
-        hidden = jax.nn.relu(self.preactivations(model, signals))
+        hidden = self.rectified(model, signals)
         threshold = jnp.exp(model.encoder.log_threshold)
         fixed, width = jax.lax.stop_gradient((threshold, self.bandwidth))
         codes = above(hidden, fixed, hidden)

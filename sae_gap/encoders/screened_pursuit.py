@@ -73,7 +73,7 @@ class ScreenedPursuit(AmortisedEncoder):
         return self.k
 
     def parameters(self, weight, key):
-        return None
+        """Returns None: the dictionary is all that it has."""
 
     def __call__(self, model, signals):
         return self._code(model, signals, self._threshold(model))[0]
@@ -109,8 +109,8 @@ class ScreenedPursuit(AmortisedEncoder):
         check_k(self.k, *shape)
         # Cholesky factors need at least single precision.
         kind = jnp.result_type(model.decoder, signals, jnp.float32)
-        rows = signals, self._proposals(model, signals)
-        given = _pose(model.decoder, model.bias, *rows, kind=kind)
+        proposals = self._proposals(model, signals)
+        given = _pose(model.decoder, model.bias, signals, proposals, kind=kind)
         least = None if threshold is None else jnp.asarray(threshold, kind)
         return screened.pursue(self.sizes(*shape), *given, least)
 
@@ -177,8 +177,7 @@ class BatchPursuit(ScreenedPursuit):
         """
         if self.l0 is None or self.threshold is not None:
             return super().prepared(model, split, task)
-        rows = split.counted
-        rows = devices.place(jnp.asarray(rows[counted(rows)]), devices.own_mesh())
+        rows = devices.place(jnp.asarray(counted(split.counted)), devices.own_mesh())
         least = least_gain(self._code(model, rows, 0.0)[1], self.l0 * len(rows))
         return dataclasses.replace(self, threshold=float(jnp.sqrt(least)))
 
@@ -215,7 +214,7 @@ class BatchPursuit(ScreenedPursuit):
         """
         signals = as_floats("signals", signals)
         check_rows(signals, model.widths(False))
-        found = self.calibrated(model, signals[counted(signals)])
+        found = self.calibrated(model, counted(signals))
         check_threshold(found.encoder.value)
         return Model(model.decoder, model.bias, found.encoder, self)
 

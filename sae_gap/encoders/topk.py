@@ -30,7 +30,7 @@ class TopK(AmortisedEncoder):
     k: int = option(default=10)
 
     def __call__(self, model, signals):
-        return keep_largest(jax.nn.relu(self.preactivations(model, signals)), self.k)
+        return keep_largest(self.rectified(model, signals), self.k)
 
 
 @eqx.filter_jit
@@ -136,7 +136,7 @@ class BatchTopK(AmortisedEncoder):
     def __call__(self, model, signals):
         mend = f"give a model that {self.name} was trained with, or encode by TopK"
         check_type("the model's encoder", model.encoder, BatchTopKParameters, mend)
-        hidden = self._hidden(model, signals)
+        hidden = self.rectified(model, signals)
         return above(hidden, model.encoder.threshold, hidden)
 
     def loss_after(self, done, model, signals, penalty):
@@ -145,7 +145,7 @@ class BatchTopK(AmortisedEncoder):
     def loss(self, model, signals, penalty, done=1.0):
         # The padding of a smaller last batch also competes: it holds samples of the same epoch, and
         # so a batch of the usual size keeps the usual share.
-        hidden = self._hidden(model, signals)
+        hidden = self.rectified(model, signals)
         count: int | Int[Array, ""] = self.k * len(hidden)
         if self.initial_factor > 1:
             factor = self.initial_factor + (1 - self.initial_factor) * done
@@ -165,9 +165,6 @@ class BatchTopK(AmortisedEncoder):
             model,
             replace_fn=lambda own: own * jnp.exp(change),
         )
-
-    def _hidden(self, model, signals):
-        return jax.nn.relu(self.preactivations(model, signals))
 
 
 # The share of the latents, rounded up, in each nested dictionary.
@@ -241,9 +238,9 @@ class ListaMatryoshka(MatryoshkaBatchTopK):
         return 3 * 2 * input_dim * num_latents
 
     def affine(self, model):
-        return None
+        """Returns None: the step adds to what the map gives."""
 
-    def _hidden(self, model, signals):
+    def rectified(self, model, signals):
         affine, centred = model.encoder.affine, signals - model.bias
         before = affine(centred)
         codes = above(before, model.encoder.threshold, jax.nn.relu(before))

@@ -207,10 +207,10 @@ class Surgery(HostLearner):
 
     def learn(self, data, *, num_latents, key, base=None):
         atoms, lengths = unit_atoms(base.decoder)
-        if data is None:
-            return dataclasses.replace(base, dictionary=atoms, encode=self.encode)
-        partner = match_atoms(base.decoder, data).learned
-        paired, truth = partner >= 0, np.asarray(data)
-        wanted = np.array(lengths)
-        wanted[partner[paired]] = np.linalg.norm(truth[:, paired], axis=0)
-        return dataclasses.replace(base, dictionary=atoms * jnp.asarray(wanted), encode=self.encode)
+        if data is not None:
+            partner = match_atoms(base.decoder, data).learned
+            paired = partner >= 0
+            wanted = np.array(lengths)
+            wanted[partner[paired]] = np.linalg.norm(np.asarray(data)[:, paired], axis=0)
+            atoms = atoms * jnp.asarray(wanted)
+        return dataclasses.replace(base, dictionary=atoms, encode=self.encode)

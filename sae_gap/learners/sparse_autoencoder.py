@@ -1,6 +1,7 @@
 """Sparse autoencoders: one training loop for all encoders."""
 
 import dataclasses
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from sae_gap.core import Model, Split, check_type, option
-from sae_gap.encoders import Affine, AmortisedEncoder, unit_atoms
+from sae_gap.encoders import Affine, AmortisedEncoder, keep_largest, unit_atoms
 from sae_gap.learners import Learner, base_of, batches, live_dims, live_share
 from sae_gap.runtime import sharding
 
@@ -122,6 +123,8 @@ class SparseAutoencoder(Learner):
     frozen: bool = option(default=False)
     standardised: bool = option(default=False)
 
+    # The learner's own rate, in units of 1 / (√num_latents ∜steps).
+    peak_rate: ClassVar[float] = 1.2
     # Epochs 0, 10, 20, ... as the paper counts them, from the end of the first.
     snapshots = (1, 11, 21, 51, 101, 201, 301, 401)
 
@@ -149,11 +152,6 @@ class SparseAutoencoder(Learner):
     def encode(self):
         return self.encoder
 
-    @property
-    def peak_rate(self) -> float:
-        """The learner's own rate, in units of 1 / (√num_latents ∜steps)."""
-        return 1.2
-
     def _optimiser(self, num_samples, num_latents):
         # Imported here, since --help need not wait for it.
         import optax
@@ -169,8 +167,10 @@ class SparseAutoencoder(Learner):
     def init(self, data, *, num_latents, key, base=None):
         signals, dtype = data.signals, data.signals.dtype
         input_dim = signals.shape[1]
-        same = jnp.zeros(input_dim, dtype), jnp.ones((), dtype)
-        mean, unit = scales(signals) if self.standardised else same
+        if self.standardised:
+            mean, unit = scales(signals)
+        else:
+            mean, unit = jnp.zeros(input_dim, dtype), jnp.ones((), dtype)
         # A split uses 0 and 1.
         parameters_key = jax.random.fold_in(key, 2)
         weights_key, key = jax.random.split(key)
@@ -206,8 +206,7 @@ class SparseAutoencoder(Learner):
         return SAEState(model, optimiser, count, live_share(signals), key, steering, mean, unit)
 
     def done(self, state):
-        kind = type(self.encoder)
-        return self.frozen and kind.calibrated is not AmortisedEncoder.calibrated
+        return self.frozen and type(self.encoder).calibrated is not AmortisedEncoder.calibrated
 
     def step(self, data: Split, state: SAEState):
         shuffle_key, key = jax.random.split(state.key)
@@ -284,8 +283,7 @@ class SparseAutoencoder(Learner):
         """
         codes = jax.nn.relu(targets @ atoms)
         kept = getattr(self.encoder, "k", atoms.shape[1]) if self.l0 is None else self.l0
-        ranks = jnp.argsort(jnp.argsort(-codes, axis=1), axis=1)
-        guess = jnp.where(ranks < kept, codes, 0) @ atoms.T
+        guess = keep_largest(codes, jnp.ceil(kept).astype(int)) @ atoms.T
         return jnp.sum(targets * guess) / jnp.maximum(
             jnp.sum(guess**2), jnp.finfo(guess.dtype).tiny
         )

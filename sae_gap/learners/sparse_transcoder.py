@@ -28,6 +28,8 @@ class SparseTranscoder(SparseAutoencoder):
       arXiv:2501.18823.
     """
 
+    transcodes = True
+
     skip: bool = option(default=False, kw_only=True)
 
     def __check_init__(self):
@@ -45,11 +47,7 @@ class SparseTranscoder(SparseAutoencoder):
         )
 
     @property
-    def transcodes(self):
-        return True
-
-    @property
-    def peak_rate(self):
+    def peak_rate(self):  # type: ignore[override]
         return 0.4 if self.skip and self.l0 is None else super().peak_rate
 
     def needs(self, task: Task) -> str | None:
@@ -72,8 +70,13 @@ class SparseTranscoder(SparseAutoencoder):
         gain = self._gain(atoms, few(inputs) @ slope)
         parameters = self.encoder.parameters(gain * (slope @ atoms), parameters_key)
         skip = jnp.zeros((num_inputs, dim), dtype) if self.skip else None
-        centre = jnp.zeros(num_inputs, dtype)
-        model = Transcoder(atoms, bias.astype(dtype), parameters, centre=centre, skip=skip)
+        model = Transcoder(
+            atoms,
+            bias.astype(dtype),
+            parameters,
+            centre=jnp.zeros(num_inputs, dtype),
+            skip=skip,
+        )
         units = jnp.concatenate([jnp.full(num_inputs, own), jnp.full(dim, unit)])
         return self._started(model, y, key, jnp.concatenate([middle, mean]), units)
 

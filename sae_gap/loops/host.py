@@ -9,6 +9,7 @@ import math
 import numpy as np
 
 from sae_gap.core.pursuit import whole_pays
+from sae_gap.core.rows import slices
 from sae_gap.runtime.cores import on_cores, one_blas_thread
 
 # Rows of a block at least and at most, and rows of a Gram matrix to multiply at once.
@@ -61,8 +62,15 @@ def pursue(
     options = num_candidates, np.array(sizes), *pruning, plain, signed
 
     def work(own):
-        given, results = (signals[own], *shared, proposals[own]), (chosen[own], codes[own])
-        screened.pursue_block(*given, *options, *results, gains[own])
+        screened.pursue_block(
+            signals[own],
+            *shared,
+            proposals[own],
+            *options,
+            chosen[own],
+            codes[own],
+            gains[own],
+        )
 
     with one_blas_thread():
         on_cores(work, _blocks(len(signals)))
@@ -101,7 +109,7 @@ def aligned_zeros(shape, dtype):
 def _blocks(count):
     """The rows of each block, of about equal sizes."""
     size = max(1, min(max(-(-count // 4), FEWEST_ROWS), MOST_ROWS))
-    return [slice(begin, min(begin + size, count)) for begin in range(0, count, size)]
+    return slices(count, size)
 
 
 def read_only(array):

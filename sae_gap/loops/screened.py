@@ -5,8 +5,7 @@ Both solve by Cholesky factors `UᵀU = G` of Gram matrices. Row i of U, from it
 of G less the sum of `U[h, i] U[h]` over the rows before, over its root.
 """
 
-from typing import no_type_check
-
+# mypy: ignore-errors
 import numpy as np
 
 from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, LEFT, MOST, SLACK
@@ -20,7 +19,6 @@ FEW_FLOATS = 2**16
 
 
 @helper
-@no_type_check
 def _reduce(row, table, column, count, rows):
     """Subtracts `table[i, column] rows[i]` for the first i, four at a time: `row` is then read and
     written once for four.
@@ -40,7 +38,6 @@ def _reduce(row, table, column, count, rows):
 
 
 @helper
-@no_type_check
 def _largest(values, count, found):
     """Puts the places of the largest values in `found`, and returns their number: less than `count`
     only if values are not finite.
@@ -77,14 +74,12 @@ def _largest(values, count, found):
 
 
 @helper
-@no_type_check
 def _wide(size):
     """The size with spare places up to a whole number of vectors."""
     return -(-size // LANES) * LANES
 
 
 @helper
-@no_type_check
 def _solve(factor, size, right, codes):
     """Solves `UᵀU z = b`; b becomes the solution of `Uᵀ w = b`."""
     for i in range(size):
@@ -95,7 +90,6 @@ def _solve(factor, size, right, codes):
 
 
 @helper
-@no_type_check
 def _back(factor, size, right, codes):
     """Solves `U z = w`."""
     wide = _wide(size)
@@ -108,7 +102,6 @@ def _back(factor, size, right, codes):
 
 
 @helper
-@no_type_check
 def _factor(gram, few, factor):
     """The factor U of the Gram matrix of a few of the atoms; returns the smallest pivot."""
     least = gram[0, 0]
@@ -126,7 +119,6 @@ def _factor(gram, few, factor):
 
 
 @helper
-@no_type_check
 def _marked(on, few):
     """Lists the places that are on, and returns their number."""
     size = np.int64(0)
@@ -137,7 +129,6 @@ def _marked(on, few):
 
 
 @helper
-@no_type_check
 def _nonnegative(ready, gram, toward, allowed, slack, on, codes, room):
     """Least squares over `z ≥ 0` on the allowed atoms, by block principal pivoting. `factor` is of
     these atoms if it is ready.
@@ -174,7 +165,6 @@ def _nonnegative(ready, gram, toward, allowed, slack, on, codes, room):
 
 
 @helper
-@no_type_check
 def _eliminate(on, gram, codes, gains, room):
     """Backward elimination: drops the atom of least cost `z_j² / (G⁻¹)_jj` until none is left. The
     gain of an atom is the largest cost up to its own.
@@ -213,13 +203,11 @@ def _eliminate(on, gram, codes, gains, room):
 
 
 @helper
-@no_type_check
 def _score(pull, free, signed):
     return (abs(pull) if signed else pull) if free else -np.inf
 
 
 @entry
-@no_type_check
 def _match(
     begun,
     steps,
@@ -283,7 +271,6 @@ def _match(
 
 
 @entry
-@no_type_check
 def pursue_block(
     signals,
     atoms,

@@ -21,7 +21,6 @@ from sae_gap.metrics.metric import SCORED as SCORED
 from sae_gap.metrics.metric import Inferred as Inferred
 from sae_gap.metrics.metric import Metric as Metric
 from sae_gap.metrics.metric import fires as fires
-from sae_gap.metrics.metric import ratio as ratio
 from sae_gap.metrics.probes import SCORES as SCORES
 from sae_gap.metrics.reconstruction import CHANCES as CHANCES
 from sae_gap.metrics.recovery import support_recovery as support_recovery

@@ -13,7 +13,7 @@ import scipy
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
-from sae_gap.core import Column, active_columns, columns_of
+from sae_gap.core import Column, active_columns, columns_of, slices
 from sae_gap.metrics import Inferred, Metric
 
 # On separable codes the likelihood has no maximum, so the probe depends on the tolerance at which
@@ -108,8 +108,8 @@ def roc_auc(
     from scipy.stats import rankdata
 
     areas = []
-    for start in range(0, codes.shape[1], _COLUMNS_AT_A_TIME):
-        ranks = rankdata(codes[:, start : start + _COLUMNS_AT_A_TIME].T, axis=1)
+    for part in slices(codes.shape[1], _COLUMNS_AT_A_TIME):
+        ranks = rankdata(codes[:, part].T, axis=1)
         areas.append((ranks[:, labels].sum(axis=1) - num_positive * (num_positive + 1) / 2) / pairs)
     return np.concatenate(areas)
 

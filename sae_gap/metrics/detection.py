@@ -9,8 +9,8 @@ import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
-from sae_gap.core import AnyCodes, Column
-from sae_gap.metrics import Inferred, Metric, fires, ratio
+from sae_gap.core import AnyCodes, Column, ratio
+from sae_gap.metrics import Inferred, Metric, fires
 
 # Judge a parent only if it fired at least this often with a child on, and as often with none.
 _FEWEST = 10

@@ -23,6 +23,7 @@ from sae_gap.core import (
     check_flag,
     lasso_problem,
     matching,
+    ratio,
     shown,
     squares,
 )
@@ -297,10 +298,7 @@ def overlap(fired, used):
     both, mine, best = (part.sum(axis=1) for part in (fired.multiply(used), fired, used))
     either = mine + best - both
     sizes = {"jaccard": either, "overlap_precision": mine, "overlap_recall": best}
-    return {
-        name: float(np.where(size > 0, both / np.maximum(size, 1), either == 0).mean())
-        for name, size in sizes.items()
-    }
+    return {name: float((ratio(both, size) + (either == 0)).mean()) for name, size in sizes.items()}
 
 
 PARTS = Metric("gap_parts", _parts, everywhere=False)

@@ -24,6 +24,7 @@ from sae_gap.core import (
     dense_chunks,
     match_atoms,
     nearest_atoms,
+    ratio,
     squares,
 )
 from sae_gap.encoders import Encoder
@@ -258,8 +259,3 @@ def cuts(codes: AnyCodes, share: float = CUT) -> Float[np.ndarray, " latent"]:
         moves = np.bincount(latent[~stays], minlength=width) > 0
         latent, size = latent[stays & moves[latent]], size[stays & moves[latent]]
     return cut * unit
-
-
-def ratio(numerator: np.ndarray, denominator: np.ndarray) -> Float[np.ndarray, " some"]:
-    """The quotient of two arrays of equal length, 0 where the denominator is not above 0."""
-    return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)

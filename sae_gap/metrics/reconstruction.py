@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from sae_gap.core import Column, evenly_spaced, product, squares
+from sae_gap.core import Column, evenly_spaced, product, slices, squares
 from sae_gap.encoders import Predicted, regression
 from sae_gap.metrics import Inferred, Metric, explained, fires, fvu, spread
 
@@ -134,8 +134,8 @@ def _nearest(inputs, known, values):
     common centre from both first: a large mean costs their distances digits.
     """
     half, found = 0.5 * (known**2).sum(axis=1), []
-    for start in range(0, len(inputs), CHUNK):
-        far = half - inputs[start : start + CHUNK] @ known.T
+    for rows in slices(len(inputs), CHUNK):
+        far = half - inputs[rows] @ known.T
         places = np.argpartition(far, min(NEIGHBOURS, len(known)) - 1, axis=1)[:, :NEIGHBOURS]
         found.append(values[places].mean(axis=1))
     return np.concatenate(found)

@@ -18,8 +18,9 @@ from sae_gap.core import (
     active_columns,
     check_choice,
     matching,
+    ratio,
 )
-from sae_gap.metrics import Inferred, Metric, fires, ratio
+from sae_gap.metrics import Inferred, Metric, fires
 from sae_gap.runtime import one_blas_thread
 
 # The paper's variance above which a true latent takes part in a split.

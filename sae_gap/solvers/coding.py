@@ -25,6 +25,7 @@ from sae_gap.core import (
     check_number,
     is_traced,
     lasso_problem,
+    slices,
 )
 from sae_gap.runtime import sharding
 from sae_gap.solvers import check_problem, fista, host, implicit, lengths, on_host, power_of_two
@@ -132,9 +133,9 @@ def sparse_code(
         return _solve(options, targets, atoms, weights, support, first, *ends)
     # Only one chunk of dense codes is held at a time.
     size, parts = (1 if mesh is None else mesh.size) * max(1, ROOM // atoms.shape[1]), []
-    for begin in range(0, len(targets), size):
+    for rows in slices(len(targets), size):
         y, on, start, lam = (
-            each if each is None or len(each) == 1 else each[begin : begin + size]
+            each if each is None or len(each) == 1 else each[rows]
             for each in (targets, support, first, weights)
         )
         codes, *rest = jax.tree.leaves(_solve(options, y, atoms, lam, on, start, *ends))

@@ -95,8 +95,8 @@ def solve(
     lam,
     init=None,
     *,
-    tol=1e-6,
-    max_iterations=20_000,
+    tol,
+    max_iterations,
     nonneg=True,
     momentum=True,
 ):

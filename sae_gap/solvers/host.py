@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import scipy.sparse
 
-from sae_gap.core import lasso_problem
+from sae_gap.core import lasso_problem, slices
 from sae_gap.loops.host import aligned_zeros
 from sae_gap.runtime import on_cores, one_blas_thread
 from sae_gap.solvers import block, default_slots, lengths, power_of_two
@@ -53,13 +53,12 @@ class Problem(namedtuple("Problem", "signals atoms lam signal_scale atom_scale")
 def pose(signals, dictionary, lam, used):
     """The scaled problem, with all atoms or only those of the latents `used`."""
     atoms, scale = np.zeros(dictionary.shape[::-1], dictionary.dtype), np.ones(dictionary.shape[1])
-    for begin in range(0, len(atoms) if used is None else len(used), FEW_ATOMS):
-        chosen = slice(begin, begin + FEW_ATOMS)
+    for chosen in slices(len(atoms) if used is None else len(used), FEW_ATOMS):
         chosen = chosen if used is None else used[chosen]
         given = dictionary[:, chosen]
         part = np.empty(given.shape[::-1], given.dtype)
-        for dim in range(0, len(given), FEW_DIMS):
-            part[:, dim : dim + FEW_DIMS] = given[dim : dim + FEW_DIMS].T
+        for dims in slices(len(given), FEW_DIMS):
+            part[:, dims] = given[dims].T
         # Lengths whose squares neither overflow nor underflow take a single pass.
         squares = np.einsum("ij,ij->i", part, part)
         tame = np.all((squares > 2.0**-60) & (squares < 2.0**60))
@@ -75,9 +74,7 @@ def wants_gram(num_latents: int, num_samples: int) -> bool:
     return num_latents <= min(LARGEST_GRAM, 2 * num_samples)
 
 
-def solve(
-    signals, dictionary, lam, support, init, tol, max_iterations, *, nonneg=True, sparse=False
-):
+def solve(signals, dictionary, lam, support, init, tol, max_iterations, *, nonneg, sparse=False):
     """Solves the lasso of `sparse_code` on the host.
 
     Args:
@@ -103,8 +100,8 @@ def solve(
     used = np.flatnonzero(np.bincount(begun.indices)) if restricted else None
     problem = pose(signals, dictionary, lam, used)
     # Type by type: integers, floats, booleans.
-    rounds, value, done = (np.zeros(shape[0], kind) for kind in (int, float, bool))
-    found = _Found([], rounds, value, np.zeros(shape[0]), done)
+    zeros = (np.zeros(shape[0], kind) for kind in (int, float, float, bool))
+    found = _Found([], *zeros)
     with one_blas_thread():
         _active_sets(problem, found, begun, float(tol), limit, nonneg=nonneg)
         if not restricted:
@@ -160,18 +157,34 @@ def _active_sets(problem, found, begun, tol, limit, *, nonneg):
     if few and limit > 1 and not begun.nnz:
         atoms = problem.atoms.astype(np.float64, copy=False)
         gram = atoms @ atoms.T
-    given = problem.atoms, problem.atoms.astype(np.float32, copy=False), 1 / problem.atom_scale
-    limits = tol, min(limit, active_set.ROUNDS), nonneg, float(np.finfo(dtype).eps)
-    shared = *given, gram, *limits
+    shared = (
+        problem.atoms,
+        problem.atoms.astype(np.float32, copy=False),
+        1 / problem.atom_scale,
+        gram,
+        tol,
+        min(limit, active_set.ROUNDS),
+        nonneg,
+        float(np.finfo(dtype).eps),
+    )
 
     def work(part, slots):
         rows, latents = part
         latents, size = _largest(begun[rows], slots) if latents is None else latents, len(rows)
-        blank = np.full((size, slots), -1), np.zeros((size, slots), dtype), *np.zeros((2, size))
-        results = *blank, found.iterations[rows], np.zeros(size, np.int64)
         # The first block is the largest.
         room = rooms.pop() if rooms else block.room(shared, len(parts[0][0]), slots)
-        own: Any = block.Job._make((*shared, *problem.block(rows), latents, *results, *room))
+        given = (
+            *shared,
+            *problem.block(rows),
+            latents,
+            np.full((size, slots), -1),
+            np.zeros((size, slots), dtype),
+            *np.zeros((2, size)),
+            found.iterations[rows],
+            np.zeros(size, np.int64),
+            *room,
+        )
+        own: Any = block.Job._make(given)
         active_set.code_block(own)
         rooms.append(room)
         full = own.state == active_set.FULL
@@ -193,7 +206,7 @@ def _active_sets(problem, found, begun, tol, limit, *, nonneg):
     slots = min(slots, most)
     while len(pending):
         rooms: list[Any] = []
-        places = list(_blocks(len(pending), slots, problem.atoms.size))
+        places = _blocks(len(pending), slots, problem.atoms.size)
         parts = [(pending[place], None if latents is None else latents[place]) for place in places]
         codes, full, again = zip(
             *on_cores(functools.partial(work, slots=slots), parts), strict=True
@@ -249,7 +262,7 @@ def _blocks(count, slots, numbers):
     fewest = FEWEST_SAMPLES if numbers <= CACHE else MANY_SAMPLES
     most = min(max(-(-count // 4), fewest), MOST_SAMPLES, max(1, BLOCK // slots**2))
     size = -(-count // -(-count // most))
-    return (slice(begin, begin + size) for begin in range(0, count, size))
+    return slices(count, size)
 
 
 def _stored(codes):
@@ -281,8 +294,8 @@ def _certify(problem, found, tol, *, nonneg):
         return
     atoms, codes = problem.atoms.astype(np.float64, copy=False), _sparse(problem, *_joined(found))
     step = min(MANY_SAMPLES, max(1, MANY_CODES // len(atoms)))
-    for begin in range(0, len(left), step):
-        rows = left[begin : begin + step]
+    for part in slices(len(left), step):
+        rows = left[part]
         signals, row = problem.block(rows)
         # A weight above any correlation needs no larger value.
         lam = np.minimum(row[:, None] / problem.atom_scale, float(np.finfo(dtype).max) ** 0.8)

@@ -10,6 +10,7 @@ import math
 
 import numpy as np
 
+from sae_gap.core import slices
 from sae_gap.loops.host import read_only
 from sae_gap.runtime import on_cores, one_blas_thread
 from sae_gap.runtime.cores import cores
@@ -48,17 +49,26 @@ def pursue(
 
     def work(own):
         pull = np.empty(len(signals[own]) * max(1, block.TILE // blocks) * blocks, signals.dtype)
-        given, room = (signals[own], atoms, threshold, epsilon), (pull, pull.view(whole))
-        pursuit.pursue_block(*given, *options, *room, places[own], codes[own], residual[own])
+        pursuit.pursue_block(
+            signals[own],
+            atoms,
+            threshold,
+            epsilon,
+            *options,
+            pull,
+            pull.view(whole),
+            places[own],
+            codes[own],
+            residual[own],
+        )
 
     _in_blocks(work, len(signals))
     return places, codes, residual
 
 
 def _in_blocks(work, count):
-    own = [slice(begin, begin + MANY_SAMPLES) for begin in range(0, count, MANY_SAMPLES)]
     with one_blas_thread():
-        on_cores(work, own)
+        on_cores(work, slices(count, MANY_SAMPLES))
 
 
 def sums(places, codes, residual, num_latents):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from sae_gap.core import product
 from sae_gap.runtime import in_batches
+from sae_gap.solvers import spread
 
 # Floats of the dictionaries of the samples in one batch.
 CHUNK = 2**24
@@ -76,8 +77,7 @@ def _few(signals, on, pull, atoms, most):
         return codes + _solve(factor, jnp.where(filled, left, 0))
 
     codes = jax.lax.fori_loop(0, REFINEMENTS, refine, jnp.zeros(filled.shape, signals.dtype))
-    rows = jnp.arange(len(signals))[:, None]
-    return jnp.zeros(on.shape, signals.dtype).at[rows, chosen].set(jnp.where(filled, codes, 0))
+    return spread(chosen, jnp.where(filled, codes, 0), num_latents=on.shape[1])
 
 
 def _many(signals, on, pull, atoms):

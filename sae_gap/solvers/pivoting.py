@@ -57,6 +57,9 @@ def solve(gram, linear, *, max_pivots, rank):
     def unfinished(t: _Tableau):
         return (t.pivots < max_pivots) & jnp.any(t.live)
 
+    def first_of(marks):
+        return jnp.min(jnp.where(marks, slots, slots.size - 1), axis=1, keepdims=True)
+
     def pivot(t: _Tableau) -> _Tableau:
         violated = jnp.where(t.basic, t.value < -slack, (t.value > slack) & ~t.banned)
         # Only rounding can make the slope of a violated slot zero.
@@ -66,11 +69,7 @@ def solve(gram, linear, *, max_pivots, rank):
         top = jnp.max(ratio, axis=1, keepdims=True)
         forced = t.entering >= 0
         live = (top > -jnp.inf) | forced
-        first = jnp.where(
-            forced,
-            t.entering,
-            jnp.min(jnp.where(ratio == top, slots, slots.size - 1), axis=1, keepdims=True),
-        )
+        first = jnp.where(forced, t.entering, first_of(ratio == top))
         chosen = slots == first
 
         def row_of(slot):
@@ -89,7 +88,7 @@ def solve(gram, linear, *, max_pivots, rank):
         )
         least = jnp.min(room, axis=1, keepdims=True)
         swap = dependent & ~forced & (least < jnp.inf)
-        leaver = jnp.min(jnp.where(room == least, slots, slots.size - 1), axis=1, keepdims=True)
+        leaver = first_of(room == least)
         entering = jnp.where(swap, first, -1)
         banned = t.banned | (chosen & dependent & ~swap)
         moves = live & (swap | ~dependent)

@@ -100,8 +100,7 @@ def _on_host(num_candidates, sizes, *given):
     if lost.any():
         targets = np.where(lost[:, None], 0, targets)
     least = None if threshold is None else float(threshold**2)
-    given = targets, atoms, num_candidates, sizes, least, proposals
-    chosen, values, gains = host.pursue(*given)
+    chosen, values, gains = host.pursue(targets, atoms, num_candidates, sizes, least, proposals)
     codes = host.spread(chosen, values / lengths[chosen], len(atoms))
     codes[lost] = np.nan
     return codes, gains
@@ -118,8 +117,9 @@ def _compiled(options, atoms, lengths, targets, proposals, threshold):
     most = CHUNK // (width + m * (m + sizes[-1]) + (sizes[-1] if paid else m) * dim)
     count = max(1, -(-len(targets) // max(1, most)))
     code = jax.vmap(functools.partial(_code_one, atoms, whole, m, sizes, threshold))
-    size, given = -(-len(targets) // count), (targets, proposals)
-    codes, gains = sharding.in_batches(lambda part: code(*part), given, size)
+    codes, gains = sharding.in_batches(
+        lambda part: code(*part), (targets, proposals), -(-len(targets) // count)
+    )
     # A NaN chooses no atom, but must remain visible, and so must an overflow.
     finite = jnp.isfinite(jnp.linalg.norm(targets, axis=1, keepdims=True))
     return jnp.where(finite, codes / lengths, jnp.nan), gains

@@ -336,7 +336,7 @@ class SAE(nn.Module):
             raise ValueError("only a pursuit is pruned; call sae.pursuit(k).calibrate(x).")
         x = self._flat(x).reshape(-1, self.cfg.d_in)
         _check_finite("x", x)
-        x = x[counted(x)]
+        x = counted(x)
         cfg, weights = self.cfg, widened(self.W_dec, x)
         atoms, _ = unit_atoms(weights)
 

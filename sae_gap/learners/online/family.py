@@ -351,12 +351,10 @@ def alike_pairs(atoms, counts, others, least):
         own = others[name]
         cosines = rows[own] @ rows[name]
         # For each of the two, the share of its uses in which the other is on.
-        share = jnp.max(
-            jnp.where(counts.partners[name] == own[:, None], given[name], 0), axis=1, initial=0
-        )
-        back = jnp.max(jnp.where(counts.partners[own] == name, given[own], 0), axis=1, initial=0)
+        share = jnp.where(counts.partners[name] == own[:, None], given[name], 0)
+        back = jnp.where(counts.partners[own] == name, given[own], 0)
+        apart = jnp.max(jnp.maximum(share, back), axis=1, initial=0) < APART
         exists = (own < len(names)) & (own != name)
-        apart = jnp.maximum(share, back) < APART
         return exists & judged[name] & judged[own] & apart & (cosines > least), cosines
 
     return lax.map(compare, names, batch_size=BATCH)

@@ -28,7 +28,7 @@ LEAST_LATENTS = 500
 _Sums = namedtuple("_Sums", "gradient squares uses error")
 
 
-def accumulate(signals, dictionary, least, epsilon, *, num_slots=None, num_rounds=3):
+def accumulate(signals, dictionary, least, epsilon, *, num_slots, num_rounds=3):
     """Codes samples by `pursue`, and sums gradients, squares, uses and errors.
 
     Args:
@@ -91,7 +91,7 @@ def scales(sums, number, input_dim, live) -> tuple[Array, Array]:
 
 
 def initial_scales(
-    signals, dictionary, live, margin, floor, *, num_slots=None, epsilon=1.0
+    signals, dictionary, live, margin, floor, *, num_slots, epsilon=1.0
 ) -> tuple[Array, Array]:
     """Returns σ and a of the first samples, which are coded a few times, at first as if each signal
     were a single atom.

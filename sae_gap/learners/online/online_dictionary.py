@@ -338,8 +338,14 @@ def _advance(learner: OnlineDictionary, state, signals, size, progress, axes):
     early, late = learner.floors
     floor = _anneal(early, early, late, progress, learner.settle)
     least = gradient_sums.threshold(state.noise, state.amplitude, learner.margin, floor)
-    slots = {"num_slots": learner.num_slots, "num_rounds": learner.num_rounds}
-    sums, found = gradient_sums.accumulate(signals, state.dictionary, least, least, **slots)
+    sums, found = gradient_sums.accumulate(
+        signals,
+        state.dictionary,
+        least,
+        least,
+        num_slots=learner.num_slots,
+        num_rounds=learner.num_rounds,
+    )
     sums = lax.psum(sums, axes)
     energy = ENERGY_MEMORY * state.energy + (1 - ENERGY_MEMORY) * sums.squares
     forgotten = ENERGY_MEMORY * state.forgotten
