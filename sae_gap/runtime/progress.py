@@ -61,7 +61,6 @@ class Line(tqdm):
     """
 
     kinds: Mapping[Any, str] = {}
-    gained = collections.Counter[str]()
 
     def begin(self, fits: Iterable[Any], rows: Iterable[Any] = (), done: int = 0) -> None:
         """Sets the work.
@@ -74,7 +73,7 @@ class Line(tqdm):
         """
         self.shares = dict.fromkeys(rows, 0.0)
         self.kinds = dict.fromkeys(self.shares, "row") | dict.fromkeys(fits, "fit")
-        self.gained = collections.Counter()
+        self.gained = collections.Counter[str]()
         self.spent = collections.Counter[str]()
         self.last = seconds()
         self.initial: float = done
@@ -100,10 +99,11 @@ class Line(tqdm):
     @property
     def format_dict(self):
         found = super().format_dict
+        if not self.kinds:
+            return found
+        # tqdm writes a rate of zero as an unknown time.
+        found["rate"] = 0
         done = self.gained.total()
-        if self.kinds:
-            # tqdm writes a rate of zero as an unknown time.
-            found["rate"] = 0
         if done:
             left = self.last - seconds()
             for name, kind in self.kinds.items():

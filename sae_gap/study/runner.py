@@ -68,7 +68,7 @@ def run(
     every, stored = list(jobs(study)), Stored(study, store)
     mine = every if study.spread == "rows" else every[index::count]
     lacking = [job for job in map(stored.rest, mine) if job.lines]
-    rows = [row.cell for job in lacking for row in job.lines if stored.lacking(row) is not None]
+    rows = [row.cell for job in lacking for row in job.lines]
     fits = [
         (learner, job.data, source.seed)
         for job in lacking
