@@ -180,9 +180,9 @@ def put_back_together(
     for name, rows in alone.items():
         if len(rows) < len(saes):
             continue
-        *before, last = methods[name]
-        earlier = {block: methods[name][block] for block in before}
-        found = measured(last, [methods[name][last]], earlier, calibrate_on="clean")
+        earlier = methods[name]
+        block, last = earlier.popitem()
+        found = measured(block, [last], earlier, calibrate_on="clean")
         if found:
             lines += _lines_of(name, rows, found[0], own_kl)
     return lines

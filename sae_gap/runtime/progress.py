@@ -53,42 +53,41 @@ def is_over() -> bool:
 
 
 class Line(tqdm):
-    """A bar. If it has `begin`, it counts the parts of a work, and takes the time left from the
-    pace of each kind of them.
+    """A bar. If it has `begin`, it counts fits and rows, and takes the time left from the pace of
+    each of the two kinds.
 
-    The seconds between two reports count for the kind of the later one. A part of a kind of which
-    nothing is done takes as long as the mean of all.
+    The seconds between two reports count for the kind of the later one. A kind of which nothing is
+    done takes as long as the mean.
     """
 
     kinds: Mapping[Any, str] = {}
 
-    def begin(self, kinds: Mapping[Any, str], rows: Iterable[Any], done: int = 0) -> None:
+    def begin(self, fits: Iterable[Any], rows: Iterable[Any] = (), done: int = 0) -> None:
         """Sets the work.
 
         Args:
-          kinds: the kind of each part, by its name.
-          rows: the parts that begin at zero. The first report of any other says where it begins: a
-            fit that resumes took none of these seconds before.
-          done: the number of further parts, which earlier runs did.
+          fits: the names of fits. The first report of each says where it begins: a fit that resumes
+            took none of these seconds before.
+          rows: the names of rows.
+          done: the number of further rows, which earlier runs did.
         """
-        self.kinds = kinds
         self.shares = dict.fromkeys(rows, 0.0)
+        self.kinds = dict.fromkeys(self.shares, "row") | dict.fromkeys(fits, "fit")
         self.gained = collections.Counter[str]()
         self.spent = collections.Counter[str]()
         self.last = seconds()
-        self.guard = threading.Lock()
         self.initial: float = done
         self.n: float = done
-        self.total = done + len(kinds)
+        self.total = done + len(self.kinds)
 
     def report(self, name: Any, share: float = 1.0) -> None:
-        """Says which share of a part is done; an unknown part does not count. Threads may report at
-        once.
+        """Says which share of a fit or row is done; an unknown one does not count. Threads may
+        report at once.
         """
         if name not in self.kinds:
             return
         kind = self.kinds[name]
-        with self.guard:
+        with self.get_lock():
             now = seconds()
             self.gained[kind] += share - self.shares.get(name, share)  # type: ignore[assignment]
             self.spent[kind] += now - self.last  # type: ignore[assignment]
@@ -98,25 +97,20 @@ class Line(tqdm):
         self.update(0)
 
     @property
-    def left(self) -> float:
-        """The seconds that the rest takes, at least one; 0 as long as that is unknown."""
-        done = self.gained.total()
-        if not done:
-            return 0.0
-        usual = self.spent.total() / done
-        needed = self.last - seconds()
-        for name, kind in self.kinds.items():
-            gained = self.gained[kind]
-            pace = self.spent[kind] / gained if gained else usual
-            needed += pace * (1 - self.shares.get(name, 0))
-        return max(1.0, needed)
-
-    @property
     def format_dict(self):
         found = super().format_dict
-        if self.kinds:
-            # tqdm writes a rate of zero as an unknown time.
-            found["rate"] = self.left and (self.total - self.n) / self.left
+        if not self.kinds:
+            return found
+        # tqdm writes a rate of zero as an unknown time.
+        found["rate"] = 0
+        done = self.gained.total()
+        if done:
+            left = self.last - seconds()
+            for name, kind in self.kinds.items():
+                gained = self.gained[kind]
+                pace = self.spent[kind] / gained if gained else self.spent.total() / done
+                left += pace * (1 - self.shares.get(name, 0))
+            found["rate"] = (self.total - self.n) / max(1.0, left)
         return found
 
 

@@ -138,7 +138,7 @@ def fit(
     ]
     shown = show_progress and watch is None
     with progress.line(what=learner.name, unit="fits", shown=shown) as line:
-        line.begin(dict.fromkeys(range(len(tasks)), "fit"), ())
+        line.begin(range(len(tasks)))
         watch = watch or line.report
         if isinstance(learner, HostLearner):
             made = _fit_on_host(learner, num_latents, inputs, watch)

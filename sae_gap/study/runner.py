@@ -68,19 +68,16 @@ def run(
     every, stored = list(jobs(study)), Stored(study, store)
     mine = every if study.spread == "rows" else every[index::count]
     lacking = [job for job in map(stored.rest, mine) if job.lines]
-    kinds: Any = {}
-    for job in lacking:
-        for row in job.lines:
-            if stored.lacking(row) is not None:
-                kinds[row.cell] = row.method.encoder.name
-    rows = [*kinds]
-    for job in lacking:
-        for source in job.sources:
-            for learner in models.missing(job.learner, source, job.steps):
-                kinds[learner, job.data, source.seed] = learner.name
+    rows = [row.cell for job in lacking for row in job.lines]
+    fits = [
+        (learner, job.data, source.seed)
+        for job in lacking
+        for source in job.sources
+        for learner in models.missing(job.learner, source, job.steps)
+    ]
     done = sum(len(job.lines) for job in mine) - len(rows)
     with progress.line(what=study.name, unit="fits and rows", shown=show_progress) as line:
-        line.begin(kinds, rows, done)
+        line.begin(fits, rows, done)
         for _, cell in itertools.groupby(lacking, lambda job: job.data):
             _run_cell(list(cell), store, stored, models, line)
     # This waits for all processes. Only the first one scores rows that all share.

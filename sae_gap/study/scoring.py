@@ -17,7 +17,9 @@ from sae_gap.study import Fit, Inference, Job, Stored
 def score(
     job: Job, tasks: Sequence[Task], fits: Sequence[Fit], stored: Stored
 ) -> Iterator[results.Row]:
-    """Yields the rows that a job lacks, from the fits of its learner to the data of each source."""
+    """Yields what the lines of a job lack, from the fits of its learner to the data of each
+    source.
+    """
     study = job.study
     provenance = results.provenance() | {"device": devices.describe()}
     for source, task, fit in zip(job.sources, tasks, fits, strict=True):
@@ -25,9 +27,9 @@ def score(
         # once.
         by_model: Any = {}
         for line in job.lines:
-            lacking = stored.lacking(line)
-            if line.source.seed == source.seed and lacking is not None:
-                by_model.setdefault(fit.at(line.step).step, []).append((line, lacking))
+            if line.source.seed == source.seed:
+                model = by_model.setdefault(fit.at(line.step).step, [])
+                model.append((line, stored.lacking(line)))
         for step, lines in by_model.items():
             fitted = fit.at(step)
             inference = Inference(task, fitted.model, study.calibrate_on, study.seconds)

@@ -215,9 +215,8 @@ class Stored:
         return lacking if lacking or not rows or not timed else None
 
     def rest(self, job: "Job") -> "Job":
-        """The job restricted to the seeds that lack a row."""
-        lacking = {line.source.seed for line in job.lines if self.lacking(line) is not None}
-        lines = [line for line in job.lines if line.source.seed in lacking]
+        """The job restricted to the lines that lack something."""
+        lines = [line for line in job.lines if self.lacking(line) is not None]
         return dataclasses.replace(job, lines=lines)
 
     def rows(self, every: Iterable["Job"]) -> list[results.Row]:
