@@ -34,7 +34,7 @@ def options_of(bench: Bench) -> type[StudyOptions]:
     fields["preset"] = (str, sizes)
     # A field that was not made by `option` has no flag.
     fields |= {name: (Any, None) for name in bench.presets["quick"].without}
-    named = [(name, hint, field) for name, (hint, field) in fields.items()]
+    named = [(name, *field) for name, field in fields.items()]
     return dataclasses.make_dataclass("Of", named, bases=(StudyOptions,), frozen=True, kw_only=True)
 
 
@@ -131,11 +131,8 @@ def _check_library(name, learner):
 
 def run(bench: Bench) -> None:
     """Runs the binary."""
-
-    def main(options):
-        execute(read(bench, options))
-
-    cli.run(main, options=options_of(bench), about=bench.about)
+    kind = options_of(bench)
+    cli.run(lambda given: execute(read(bench, given)), options=kind, about=bench.about)
 
 
 def execute(run: Run) -> None:

@@ -12,7 +12,7 @@ from absl import logging
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from benchmarks.options import Options, Results, option
+from benchmarks.options import Options, Results, frozen, option
 from sae_gap.data import Activations, HeldOut, open_activations
 from sae_gap.health import Check
 from sae_gap.health.check import check
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 WRONG = 0.9
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class OnPairs(Options):
     """Recorded activations, and perhaps others that a transcoder explains."""
 
@@ -69,7 +69,7 @@ class OnPairs(Options):
             return open_activations(self.targets), found
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class Outliers(Options):
     """The treatment of outlier tokens."""
 
@@ -85,7 +85,7 @@ class Outliers(Options):
         return self.outliers == "keep"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class LanguageModel(Results):
     """A language model."""
 
@@ -95,7 +95,7 @@ class LanguageModel(Results):
     )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class OnText(LanguageModel):
     """A language model and documents."""
 
@@ -118,7 +118,7 @@ class OnText(LanguageModel):
         return lm, texts, home / f"{lm.name}-{text}"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class Measured(Options):
     """SAEs and dictionaries."""
 
@@ -183,7 +183,7 @@ class Measured(Options):
         return saes, reports
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class OfRecording(Measured, LanguageModel):
     """SAEs and dictionaries, and a recording of the language model whose activations they code."""
 
@@ -208,7 +208,7 @@ class OfRecording(Measured, LanguageModel):
         return recorded, lm
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class PutBack(OfRecording, Outliers):
     """The reconstructions to put back into the model, and the held-out documents."""
 

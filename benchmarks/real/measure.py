@@ -264,9 +264,9 @@ def nats(
     """The rows of `put_back`; writes the tables as files, and the figures."""
     rows = measure.put_back(source, saes, results.Store(folder), l0, codes, controls)
     lines = splits(rows, LOSSES)
-    for name, content in {"summary": rows, "splits": lines}.items():
-        if content:
-            tables.write_table(folder, f"{name}.csv", content)
+    tables.write_table(folder, "summary.csv", rows)
+    if lines:
+        tables.write_table(folder, "splits.csv", lines)
     figures.save(figures.fvu_curve(rows), folder, "curve")
     figures.save(figures.loss_parts(lines), folder, "parts")
     return rows

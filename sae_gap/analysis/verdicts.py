@@ -178,8 +178,7 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
             ]
             codes = parts.Compared(*every)
             line, split = parts.line_of(codes, "fvu"), parts.split(codes, "fvu")
-            losses = split | losses | {"encoder": split["amortisation"]}
-            del losses["amortisation"]
+            losses = {"encoder": split.pop("amortisation")} | split | losses
             if predicted is not None:
                 few = _few(rows := predicted.get("network_rows", 0), predicted["num_latents"])
                 if few:
@@ -190,8 +189,7 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
                     losses["amortisation"] = compare_rows(predicted, own)
                     losses["unreached"] = compare_rows(best, predicted)
         said = None if suspicions is None else suspicions.get(name)
-        rows_of = own, best, common, rival
-        verdicts.append(Verdict(name, said, *rows_of, losses, unsure, line))
+        verdicts.append(Verdict(name, said, own, best, common, rival, losses, unsure, line))
     return verdicts
 
 
