@@ -31,7 +31,7 @@ from typing import Any
 from absl import logging
 
 from benchmarks import cli
-from benchmarks.options import Distributed, Limited, frozen, option
+from benchmarks.options import Distributed, Limited, frozen, option, written
 from benchmarks.real import measurement_page
 from benchmarks.real.inputs import OnPairs, PutBack
 from sae_gap import figures, measure
@@ -118,17 +118,17 @@ class MeasureOptions(OnPairs, PutBack, Distributed, Limited):
         foreign = (
             "layer mlp dictionary controls costs match_l0 activations key targets held_out samples"
         )
-        for name in foreign.split():
-            if getattr(self, name) != getattr(MeasureOptions, name):
-                raise ValueError(f"--layers replaces streams of a recording; leave --{name} out.")
+        for flag in written(self, foreign.split()):
+            name = flag.partition("=")[0]
+            raise ValueError(f"--layers replaces streams of a recording; leave {name} out.")
         if [*self.layers] != sorted(self.layers) or len(self.sae) != len(self.layers):
             raise ValueError("--layers must ascend, with one --sae for each.")
 
     def read_pairs(self) -> tuple[Activations, Activations | None]:
-        for name in ("layer", "mlp", "l0", "tokens", "costs"):
-            if not self.recording and getattr(self, name) != getattr(MeasureOptions, name):
-                raise ValueError(f"--{name} is of the network; give its --recording too.")
         if not self.recording:
+            for flag in written(self, ("layer", "mlp", "l0", "tokens", "costs")):
+                name = flag.partition("=")[0]
+                raise ValueError(f"{name} is of the network; give its --recording too.")
             return super().read_pairs()
         from sae_gap.lm.recording import open_recording
 
