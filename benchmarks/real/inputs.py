@@ -264,8 +264,9 @@ class PutBack(OfRecording, Outliers):
             fate = "replaced" if rows.keep_outliers else "left as they are"
             logging.info("%s; they are %s.", activations.outliers, fate)
         rows = dataclasses.replace(rows, width=saes[0].num_latents)
-        source = OnNetwork(recorded, lm, self.layer, rows, self.tokens, documents_seed=self.seed)
-        return source, saes
+        return OnNetwork(
+            recorded, lm, self.layer, rows, self.tokens, documents_seed=self.seed
+        ), saes
 
 
 def check_place(name: str, hook: str, layer: int, mlp: bool = False) -> None:
@@ -283,8 +284,9 @@ def check_place(name: str, hook: str, layer: int, mlp: bool = False) -> None:
         mend = "leave --mlp out" if mlp else "or add --mlp for one of the MLP's output"
         raise ValueError(f"{name} was trained at {hook}; give an SAE of {wanted}, {mend}.")
     if place is not None and int(place[1] or place[3]) - (place[2] == "pre") != layer:
-        fault = f"{name} was trained at {hook}, not behind block {layer}"
-        raise ValueError(f"{fault}; give its own as --layer.")
+        raise ValueError(
+            f"{name} was trained at {hook}, not behind block {layer}; give its own as --layer."
+        )
 
 
 def _check_inputs(path: str, sae: SAE, inputs: Any) -> None:

@@ -101,9 +101,11 @@ class Verdict:
             return "there is none, only a decoder"
         l0 = self.own["l0"]
         if self.dead:
-            ever = f"{self.own['fired']:,} of its {self.own['num_latents']:,} latents ever fire"
-            fires = f"it fires {l0:.2g} latents a row, and {ever}"
-            return f"dead, and not judged: {fires}; look at how it was loaded"
+            return (
+                f"dead, and not judged: it fires {l0:.2g} latents a row, and "
+                f"{self.own['fired']:,} of its {self.own['num_latents']:,} latents ever fire; "
+                "look at how it was loaded"
+            )
         # The mean over few rows moves by whole latents.
         alike = abs(self.best["l0"] - l0) <= max(_ALIKE * l0, 1 / self.own["num_scored"])
         where = f"its own L0 ({l0:.1f})" if alike else f"L0 {self.best['l0']:.2f} (not {l0:.2f})"
@@ -232,8 +234,10 @@ def ranking(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], str]:
         f"{each.dictionary} (at L0 {each.common['l0']:.1f}) {_share(each.explained)}"
         for each in (first, second)
     )
-    explain = f"the best codes of {one} of the variance, those of {other}"
-    return ordered, f"Of the dictionaries {best}. Explained by {explain}: {lead}."
+    return ordered, (
+        f"Of the dictionaries {best}. Explained by the best codes of {one} of the variance, those "
+        f"of {other}: {lead}."
+    )
 
 
 def standings(verdicts: Sequence[Verdict]) -> list[Row]:
