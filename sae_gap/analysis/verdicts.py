@@ -29,7 +29,6 @@ and the mean as fixed.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from sae_gap.analysis import BEST, Comparison, Rows, at, by_dictionary, parts
 from sae_gap.storage import Row
@@ -174,11 +173,8 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
             losses["dictionary"] = compare_rows(rival, common)
         if own is not None and not dead:
             judged = "dictionary" in losses and common is best and not losses["dictionary"].reason
-            reference = rival if judged else None
-            every: Any = [
-                row and [row] for row in (own, again, best, proposed, reference, *trained)
-            ]
-            codes = parts.Compared(*every)
+            every = own, again, best, proposed, rival if judged else None, *trained
+            codes = parts.Compared(*(row and [row] for row in every))
             line, split = parts.line_of(codes, "fvu"), parts.split(codes, "fvu")
             losses = {"encoder": split.pop("amortisation")} | split | losses
             if predicted is not None:
