@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from absl import flags, logging
 
-from benchmarks.options import Distributed, Options, define, parse
+from benchmarks.options import Distributed, Options, define, parse, written
 from sae_gap.runtime import devices, distributed, progress
 
 # The command in front of a binary's name, on the pages that it writes.
@@ -94,16 +94,14 @@ def options_of(main: Callable[..., object]) -> type[Options]:
 
 
 def _join(options):
-    place = {
-        name: getattr(options, name) for name in ("coordinator", "num_processes", "process_id")
-    }
+    names = ("coordinator", "num_processes", "process_id")
     if not options.distributed:
-        for name, value in place.items():
-            if value is not None:
-                raise ValueError(f"--{name} goes with --distributed; give both or neither.")
+        for flag in written(options, names):
+            name = flag.partition("=")[0]
+            raise ValueError(f"{name} goes with --distributed; give both or neither.")
         return
     try:
-        distributed.start(**place)
+        distributed.start(**{name: getattr(options, name) for name in names})
     except ValueError as error:
         # The user can mend flags; other processes that have not come yet may be there at the next
         # start.

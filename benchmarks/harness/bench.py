@@ -1,6 +1,5 @@
 """A study as data: what it runs, at which sizes, what it draws and prints; and a run of it."""
 
-import dataclasses
 import re
 import shlex
 import sys
@@ -11,7 +10,7 @@ from benchmarks import cli
 from benchmarks.harness import Drawing, Preset
 from benchmarks.options import Distributed, Fitted, Limited, frozen, option, written
 from sae_gap.data import Source
-from sae_gap.storage import Folder, Row, results
+from sae_gap.storage import Folder, Row, Store, results
 from sae_gap.study import Method, Models, Study
 
 RECOVERY = (
@@ -108,9 +107,9 @@ class Run(NamedTuple):
     shard: tuple[int, int] | None
 
     @property
-    def store(self) -> results.Store:
+    def store(self) -> Store:
         """Where rows go."""
-        return results.Store(Folder(self.options.results_dir) / self.bench.name)
+        return Store(Folder(self.options.results_dir) / self.bench.name)
 
     @property
     def models(self) -> Models:
@@ -122,8 +121,7 @@ class Run(NamedTuple):
         """Where tables, figures and the page go: a folder for each choice of flags that change
         them.
         """
-        sizes = (field.name for field in dataclasses.fields(self.preset))
-        flags = written(self.options, ("preset", "methods", "data", *sizes))
+        flags = written(self.options, ("preset", "methods", "data", *vars(self.preset)))
         if not flags:
             return self.store.folder
         text = "_".join(flag.removeprefix("--") for flag in flags)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from sae_gap import figures
 from sae_gap.analysis import Lines, splits
-from sae_gap.storage import CELL
+from sae_gap.storage import CELL, grouped
 
 
 class Drawing(NamedTuple):
@@ -36,8 +36,7 @@ def inference_along(metric: str = "mcc_ood", *, style: str) -> dict[str, Drawing
 
     def compared(rows):
         cold = [row for row in rows if row.get("start") != "warm"]
-        kinds = {(row["dictionary"], row.get(style)) for row in cold}
-        names = [dictionary for dictionary, _ in kinds]
+        names = [name for name, _ in grouped(cold, ("dictionary", style))]
         # A dictionary with one kind has nothing to compare.
         return [row for row in cold if names.count(row["dictionary"]) > 1]
 

@@ -34,7 +34,7 @@ def options_of(bench: Bench) -> type[StudyOptions]:
     fields["preset"] = (str, sizes)
     # A field that was not made by `option` has no flag.
     fields |= {name: (Any, None) for name in bench.presets["quick"].without}
-    named = [(name, hint, field) for name, (hint, field) in fields.items()]
+    named = [(name, *field) for name, field in fields.items()]
     return dataclasses.make_dataclass("Of", named, bases=(StudyOptions,), frozen=True, kw_only=True)
 
 
@@ -58,9 +58,8 @@ def read(bench: Bench, options: StudyOptions) -> Run:
         if given is None or given == ("all",):
             return [one for one in listed if given or one.name not in bench.slow]
         known = {method.name for method in listed}
-        crossed = [name for name in given if name not in known]
         return [one for one in listed if one.name in given] + [
-            methods.method_of(name, listed, source, preset) for name in crossed
+            methods.method_of(name, listed, source, preset) for name in given if name not in known
         ]
 
     study = Study(
@@ -109,8 +108,9 @@ def _recordings(options, preset):
     codes = Recording(path, preset.width[0]).task().train.codes
     if vars(options).get("sparsity") is None and codes is not None:
         sparsities = (max(1, round(float(np.count_nonzero(np.asarray(codes), axis=1).mean()))),)
-    cells = itertools.product(preset.width, sparsities, preset.seeds)
-    sources = [Recording(path, *cell) for cell in cells]
+    sources = [
+        Recording(path, *cell) for cell in itertools.product(preset.width, sparsities, preset.seeds)
+    ]
     for source in sources:
         check_width(source.sparsity, source.task().width)
     return sources
@@ -131,11 +131,8 @@ def _check_library(name, learner):
 
 def run(bench: Bench) -> None:
     """Runs the binary."""
-
-    def main(options):
-        execute(read(bench, options))
-
-    cli.run(main, options=options_of(bench), about=bench.about)
+    kind = options_of(bench)
+    cli.run(lambda given: execute(read(bench, given)), options=kind, about=bench.about)
 
 
 def execute(run: Run) -> None:
@@ -164,9 +161,8 @@ def execute(run: Run) -> None:
         # Imported here: pages take a tenth of a second to load, which --help need not wait for.
         from benchmarks.harness.outcome import write_outcome
 
-        printed = write_outcome(run, rows, notes)
+        print(write_outcome(run, rows, notes))
         logging.info("%s", ", ".join(f"{name}: {value}" for name, value in notes.items()))
-        print(printed)
 
 
 def plan(run: Run) -> str:

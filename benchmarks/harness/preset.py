@@ -91,8 +91,10 @@ class Preset(Options):
         if self.world or self.world_file:
             # The sparsity of a world follows from its law.
             del axes["sparsity"]
-        cells = itertools.product(*axes.values())
-        return [self._source(dict(zip(axes, cell, strict=True))) for cell in cells]
+        return [
+            self._source(dict(zip(axes, cell, strict=True)))
+            for cell in itertools.product(*axes.values())
+        ]
 
     def _source(self, cell):
         if self.world_file:

@@ -12,7 +12,7 @@ from absl import logging
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from benchmarks.options import Options, Results, option
+from benchmarks.options import Options, Results, frozen, option
 from sae_gap.data import Activations, HeldOut, open_activations
 from sae_gap.health import Check
 from sae_gap.health.check import check
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 WRONG = 0.9
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class OnPairs(Options):
     """Recorded activations, and perhaps others that a transcoder explains."""
 
@@ -69,7 +69,7 @@ class OnPairs(Options):
             return open_activations(self.targets), found
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class Outliers(Options):
     """The treatment of outlier tokens."""
 
@@ -85,7 +85,7 @@ class Outliers(Options):
         return self.outliers == "keep"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class LanguageModel(Results):
     """A language model."""
 
@@ -95,7 +95,7 @@ class LanguageModel(Results):
     )
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class OnText(LanguageModel):
     """A language model and documents."""
 
@@ -118,7 +118,7 @@ class OnText(LanguageModel):
         return lm, texts, home / f"{lm.name}-{text}"
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class Measured(Options):
     """SAEs and dictionaries."""
 
@@ -183,7 +183,7 @@ class Measured(Options):
         return saes, reports
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class OfRecording(Measured, LanguageModel):
     """SAEs and dictionaries, and a recording of the language model whose activations they code."""
 
@@ -208,7 +208,7 @@ class OfRecording(Measured, LanguageModel):
         return recorded, lm
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class PutBack(OfRecording, Outliers):
     """The reconstructions to put back into the model, and the held-out documents."""
 
@@ -264,8 +264,9 @@ class PutBack(OfRecording, Outliers):
             fate = "replaced" if rows.keep_outliers else "left as they are"
             logging.info("%s; they are %s.", activations.outliers, fate)
         rows = dataclasses.replace(rows, width=saes[0].num_latents)
-        source = OnNetwork(recorded, lm, self.layer, rows, self.tokens, documents_seed=self.seed)
-        return source, saes
+        return OnNetwork(
+            recorded, lm, self.layer, rows, self.tokens, documents_seed=self.seed
+        ), saes
 
 
 def check_place(name: str, hook: str, layer: int, mlp: bool = False) -> None:
@@ -283,8 +284,9 @@ def check_place(name: str, hook: str, layer: int, mlp: bool = False) -> None:
         mend = "leave --mlp out" if mlp else "or add --mlp for one of the MLP's output"
         raise ValueError(f"{name} was trained at {hook}; give an SAE of {wanted}, {mend}.")
     if place is not None and int(place[1] or place[3]) - (place[2] == "pre") != layer:
-        fault = f"{name} was trained at {hook}, not behind block {layer}"
-        raise ValueError(f"{fault}; give its own as --layer.")
+        raise ValueError(
+            f"{name} was trained at {hook}, not behind block {layer}; give its own as --layer."
+        )
 
 
 def _check_inputs(path: str, sae: SAE, inputs: Any) -> None:

@@ -31,7 +31,7 @@ from typing import Any
 from absl import logging
 
 from benchmarks import cli
-from benchmarks.options import Distributed, Limited, frozen, option
+from benchmarks.options import Distributed, Limited, frozen, option, written
 from benchmarks.real import measurement_page
 from benchmarks.real.inputs import OnPairs, PutBack
 from sae_gap import figures, measure
@@ -55,7 +55,7 @@ from sae_gap.learners.online.online_dictionary import VISITS
 from sae_gap.measure import KINDS, check_codes
 from sae_gap.runtime import devices, distributed, progress
 from sae_gap.saes import SAE
-from sae_gap.storage import Folder, Row, results
+from sae_gap.storage import Folder, Row, Store
 
 NAME = "measure"
 # Most multiply-adds for learning `online_dl` unless it is named: about ten minutes on two cores.
@@ -118,17 +118,17 @@ class MeasureOptions(OnPairs, PutBack, Distributed, Limited):
         foreign = (
             "layer mlp dictionary controls costs match_l0 activations key targets held_out samples"
         )
-        for name in foreign.split():
-            if getattr(self, name) != getattr(MeasureOptions, name):
-                raise ValueError(f"--layers replaces streams of a recording; leave --{name} out.")
+        for flag in written(self, foreign.split()):
+            name = flag.partition("=")[0]
+            raise ValueError(f"--layers replaces streams of a recording; leave {name} out.")
         if [*self.layers] != sorted(self.layers) or len(self.sae) != len(self.layers):
             raise ValueError("--layers must ascend, with one --sae for each.")
 
     def read_pairs(self) -> tuple[Activations, Activations | None]:
-        for name in ("layer", "mlp", "l0", "tokens", "costs"):
-            if not self.recording and getattr(self, name) != getattr(MeasureOptions, name):
-                raise ValueError(f"--{name} is of the network; give its --recording too.")
         if not self.recording:
+            for flag in written(self, ("layer", "mlp", "l0", "tokens", "costs")):
+                name = flag.partition("=")[0]
+                raise ValueError(f"{name} is of the network; give its --recording too.")
             return super().read_pairs()
         from sae_gap.lm.recording import open_recording
 
@@ -179,8 +179,7 @@ def plan_of(options: MeasureOptions) -> tuple[measure.Plan, dict[str, Check]]:
     if options.controls is None and not is_affordable(saes[0]):
         logging.info("online_dl would take hours and is left out; --controls=online_dl runs it.")
         controls = controls[1:]
-    plan = measure.Plan(saes, source, options.match_l0, controls, options.codes)
-    return plan, reports
+    return measure.Plan(saes, source, options.match_l0, controls, options.codes), reports
 
 
 def _held_out(text: str | None, activations: Activations, learns: object) -> Activations | float:
@@ -213,7 +212,7 @@ def variance(options: MeasureOptions) -> str:
     """
     began, folder = time.perf_counter(), options.folder(NAME)
     plan, reports = plan_of(options)
-    store, activations = results.Store(folder), plan.source.activations
+    store, activations = Store(folder), plan.source.activations
     partial = {}
     try:
         rows = measure.run(plan, store)
@@ -262,11 +261,11 @@ def nats(
     controls: Sequence[str],
 ) -> list[Row]:
     """The rows of `put_back`; writes the tables as files, and the figures."""
-    rows = measure.put_back(source, saes, results.Store(folder), l0, codes, controls)
+    rows = measure.put_back(source, saes, Store(folder), l0, codes, controls)
     lines = splits(rows, LOSSES)
-    for name, content in {"summary": rows, "splits": lines}.items():
-        if content:
-            tables.write_table(folder, f"{name}.csv", content)
+    tables.write_table(folder, "summary.csv", rows)
+    if lines:
+        tables.write_table(folder, "splits.csv", lines)
     figures.save(figures.fvu_curve(rows), folder, "curve")
     figures.save(figures.loss_parts(lines), folder, "parts")
     return rows
@@ -301,7 +300,7 @@ def costs(
     rows, shown = list[Row](), []
     kinds, named = ([name for name in codes if (name in KINDS) == known] for known in (True, False))
     for sae in saes:
-        mine = measure.priced(source, sae, results.Store(folder), k, kinds, named)
+        mine = measure.priced(source, sae, Store(folder), k, kinds, named)
         figures.save(figures.loss_by_cost(mine), folder, sae.name.replace("/", "_"))
         rows += mine
         mine.sort(key=lambda row: (row["products"] or math.inf, row["kl"]))
@@ -318,7 +317,7 @@ def together(options: MeasureOptions) -> list[Any]:
         here = dataclasses.replace(options, layers=(), layer=layer, sae=(path,))
         sources[layer], (saes[layer],) = here.begin((1,), opened=opened)
     codes = [*dict.fromkeys(("own", "screened", *options.codes))]
-    lines = measure.put_back_together(sources, saes, results.Store(folder), options.l0, codes)
+    lines = measure.put_back_together(sources, saes, Store(folder), options.l0, codes)
     tables.write_table(folder, "together.csv", lines)
     figures.save(figures.together(lines), folder, "together")
     title = f"Nats ± half their 95 % intervals {over(lines[0]['documents'], 'document')}"

@@ -44,7 +44,7 @@ from sae_gap.lm import LM, Recorded
 from sae_gap.measure import finite, learners_of, methods_of, study_of
 from sae_gap.metrics import probes
 from sae_gap.saes import SAE
-from sae_gap.storage import Row, results
+from sae_gap.storage import Row, Store
 from sae_gap.study import Method, run
 
 NAME = "probe_real"
@@ -170,7 +170,7 @@ def measure(options: ProbeOptions) -> list[Row]:
         held_out=open_activations(x),
         concepts=concepts,
     )
-    rows = finite(run(study_of(NAME, [probed], chosen, probes.METRIC), results.Store(folder)))
+    rows = finite(run(study_of(NAME, [probed], chosen, probes.METRIC), Store(folder)))
     lines = probing.overall(rows, saes[0].name)
     tables.write_table(folder, "pairs.csv", lines)
     figures.save(figures.ood_drop(lines), folder, "pairs_drop")

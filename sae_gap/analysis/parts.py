@@ -119,9 +119,9 @@ def best_at(rows: Rows, level: float, dictionary: str | None = None) -> Row | No
     """The row of the codes of least KL at an L0, on one dictionary or on all; None if there is
     none.
     """
-    there = (row for row in rows if row["codes"] in BEST and row["level"] == level)
-    found: Any = best(([row] for row in there if dictionary in (None, row["dictionary"])), "kl")
-    return found and found[0]
+    named = (row for row in rows if dictionary in (None, row["dictionary"]))
+    there = (row for row in named if row["codes"] in BEST and row["level"] == level)
+    return min(there, key=lambda row: row["kl"], default=None)
 
 
 def compared(better: Codes, worse: Codes, loss: str = "fvu") -> Comparison:

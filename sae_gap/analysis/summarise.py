@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from sae_gap import catalogue
-from sae_gap.analysis import BEST, Rows, best
+from sae_gap.analysis import BEST, Rows
 from sae_gap.storage import Row, grouped
 
 # Columns of the lasso in the middle of a curve, by their names in its line.
@@ -40,8 +40,7 @@ def at(rows: Sequence[Row], codes: Collection[str], level: str = "own") -> Any:
     """
     there = [row for row in rows if row["codes"] in codes and "times" not in row]
     there = [row for row in there if row.get("level") == level] or there
-    found = best(([row] for row in there), "fvu")
-    return found and found[0]
+    return min(there, key=lambda row: row["fvu"], default=None)
 
 
 def gap_lines(rows: Rows) -> list[Row]:

@@ -59,7 +59,10 @@ def summarise(
     for group in groups.values():
         _check_seeds(group, by)
     if metrics is None:
-        metrics = _metrics_of(rows, by)
+        finite = {name: None for row in rows for name, value in row.items() if is_finite(value)}
+        names = [name for name in finite if name not in (*by, *_NOT_METRICS)]
+        # Seconds come last.
+        metrics = sorted(names, key=lambda name: name.endswith("_seconds"))
     seen = [row["method"] for row in rows if "method" in row]
     rank = {method: place for place, method in enumerate(dict.fromkeys([*methods, *seen]))}
 
@@ -107,13 +110,6 @@ def _is_number(value: Any) -> bool:
 def is_finite(value: Any) -> bool:
     """True for a number that is neither infinite nor NaN."""
     return _is_number(value) and math.isfinite(value)
-
-
-def _metrics_of(rows: Rows, by: Sequence[str]) -> list[str]:
-    """The numeric columns of results; seconds come last."""
-    finite = {name: None for row in rows for name, value in row.items() if is_finite(value)}
-    names = [name for name in finite if name not in (*by, *_NOT_METRICS)]
-    return sorted(names, key=lambda name: name.endswith("_seconds"))
 
 
 def write_table(

@@ -29,7 +29,6 @@ and the mean as fixed.
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from sae_gap.analysis import BEST, Comparison, Rows, at, by_dictionary, parts
 from sae_gap.storage import Row
@@ -101,9 +100,11 @@ class Verdict:
             return "there is none, only a decoder"
         l0 = self.own["l0"]
         if self.dead:
-            ever = f"{self.own['fired']:,} of its {self.own['num_latents']:,} latents ever fire"
-            fires = f"it fires {l0:.2g} latents a row, and {ever}"
-            return f"dead, and not judged: {fires}; look at how it was loaded"
+            return (
+                f"dead, and not judged: it fires {l0:.2g} latents a row, and "
+                f"{self.own['fired']:,} of its {self.own['num_latents']:,} latents ever fire; "
+                "look at how it was loaded"
+            )
         # The mean over few rows moves by whole latents.
         alike = abs(self.best["l0"] - l0) <= max(_ALIKE * l0, 1 / self.own["num_scored"])
         where = f"its own L0 ({l0:.1f})" if alike else f"L0 {self.best['l0']:.2f} (not {l0:.2f})"
@@ -172,14 +173,10 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
             losses["dictionary"] = compare_rows(rival, common)
         if own is not None and not dead:
             judged = "dictionary" in losses and common is best and not losses["dictionary"].reason
-            reference = rival if judged else None
-            every: Any = [
-                row and [row] for row in (own, again, best, proposed, reference, *trained)
-            ]
-            codes = parts.Compared(*every)
+            every = own, again, best, proposed, rival if judged else None, *trained
+            codes = parts.Compared(*(row and [row] for row in every))
             line, split = parts.line_of(codes, "fvu"), parts.split(codes, "fvu")
-            losses = split | losses | {"encoder": split["amortisation"]}
-            del losses["amortisation"]
+            losses = {"encoder": split.pop("amortisation")} | split | losses
             if predicted is not None:
                 few = _few(rows := predicted.get("network_rows", 0), predicted["num_latents"])
                 if few:
@@ -190,8 +187,7 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
                     losses["amortisation"] = compare_rows(predicted, own)
                     losses["unreached"] = compare_rows(best, predicted)
         said = None if suspicions is None else suspicions.get(name)
-        rows_of = own, best, common, rival
-        verdicts.append(Verdict(name, said, *rows_of, losses, unsure, line))
+        verdicts.append(Verdict(name, said, own, best, common, rival, losses, unsure, line))
     return verdicts
 
 
@@ -234,8 +230,10 @@ def ranking(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], str]:
         f"{each.dictionary} (at L0 {each.common['l0']:.1f}) {_share(each.explained)}"
         for each in (first, second)
     )
-    explain = f"the best codes of {one} of the variance, those of {other}"
-    return ordered, f"Of the dictionaries {best}. Explained by {explain}: {lead}."
+    return ordered, (
+        f"Of the dictionaries {best}. Explained by the best codes of {one} of the variance, those "
+        f"of {other}: {lead}."
+    )
 
 
 def standings(verdicts: Sequence[Verdict]) -> list[Row]:

@@ -132,11 +132,8 @@ def label(name: Any, column: str = "dictionary") -> str:
 def colour(name: Any, column: str = "dictionary") -> str:
     """Returns the colour of a column's value; one without a colour in a table keeps a spare one."""
     found = _find(name, column)
-    return (
-        found.colour
-        if found is not None and found.colour
-        else _SPARE[zlib.crc32(str(name).encode()) % len(_SPARE)]
-    )
+    spare = _SPARE[zlib.crc32(str(name).encode()) % len(_SPARE)]
+    return (found and found.colour) or spare
 
 
 def rank(name: Any, column: str = "dictionary") -> tuple[int, Any]:
@@ -152,8 +149,6 @@ def rank(name: Any, column: str = "dictionary") -> tuple[int, Any]:
 
 
 def _find(name, column):
-    if not isinstance(name, str):
-        return None
     others = (other for other in ("dictionary", "inference", *_TABLES) if other != column)
     return next((table[name] for table in map(_table, (column, *others)) if name in table), None)
 

@@ -99,9 +99,11 @@ def gap_parts(lines: style.Rows) -> Figure | None:
             )
     if not bars:
         return None
-    xlabel = "F(own codes) − F(optimum), % of F(optimum)"
     return stacked(
-        bars, [*lines], xlabel, "The gap of the lasso's objective: scale, refit, other support"
+        bars,
+        [*lines],
+        "F(own codes) − F(optimum), % of F(optimum)",
+        "The gap of the lasso's objective: scale, refit, other support",
     )
 
 
@@ -156,9 +158,14 @@ def together(lines: style.Lines) -> Figure:
             bars.append((f"{codes_label(name)}, {words}", f"{total['kl']:.3f}", bar))
     shades = matplotlib.colormaps["viridis_r"](np.linspace(0, 0.6, len(names)))
     looks = dict(zip(names, zip(names, shades, strict=True), strict=True))
-    more = f"intervals of 95 % {over(lines[0]['documents'], 'document')}"
-    title = "What SAEs of several layers cost, alone and together"
-    return stacked(bars, [], "KL, nats a token", title, more, looks)
+    return stacked(
+        bars,
+        [],
+        "KL, nats a token",
+        "What SAEs of several layers cost, alone and together",
+        f"intervals of 95 % {over(lines[0]['documents'], 'document')}",
+        looks,
+    )
 
 
 @style.styled
@@ -243,8 +250,7 @@ def training_budget(lines: style.Lines) -> Figure:
             looks[name]["color"] = labels.colour(name.removeprefix("tuned_"))
             (handles[name],) = axes.plot(*zip(*points, strict=True), **looks[name])
         axes.set(xlabel="share of atoms found", ylabel="encoder's share, %")
-    title = "Encoder and dictionary along training"
-    style.finish(figure, lines, [*handles.values()], title=title)
+    style.finish(figure, lines, [*handles.values()], title="Encoder and dictionary along training")
     return figure
 
 

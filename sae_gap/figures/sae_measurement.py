@@ -38,9 +38,9 @@ def fvu_curve(rows: style.Rows) -> Figure | None:
     Returns:
       The figure, or None if there is nothing to draw.
     """
-    shown = [row for row in rows if row.get("codes") and row.get("fvu") is not None]
-    hidden = {"proposed"} | {f"{name}_refit" for name in ("omp", "screened", "weighted")}
-    shown = [row for row in shown if row["codes"] not in hidden]
+    hidden = {None, "proposed", "omp_refit", "screened_refit", "weighted_refit"}
+    scored = (row for row in rows if row.get("fvu") is not None)
+    shown = [row for row in scored if row.get("codes") not in hidden]
     codes = {
         name: _THIN | {"label": codes_label(name), "marker": "x"}
         for name in dict.fromkeys(row["codes"] for row in shown)
@@ -51,7 +51,7 @@ def fvu_curve(rows: style.Rows) -> Figure | None:
     if not points:
         return None
     metrics = [metric for metric in ("fvu", "kl") if metric in points[0]]
-    scored = shown[0].get("num_scored")
+    count = shown[0].get("num_scored")
     return draw_lines(
         points,
         "l0",
@@ -61,7 +61,7 @@ def fvu_curve(rows: style.Rows) -> Figure | None:
         logy=metrics,
         of=shown,
         title="Variance unexplained by number of active latents",
-        more=f"{scored:,} held-out samples" if scored else "",
+        more=f"{count:,} held-out samples" if count else "",
     )
 
 

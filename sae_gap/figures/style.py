@@ -99,8 +99,8 @@ def finish(
     title = title[:1].upper() + title[1:]
     figure.set_label(" ".join(f"{sentence}." for sentence in (title, note, caption) if sentence))
     # A name may be longer than the page is wide.
-    bold = {"fontsize": 10, "fontweight": "bold"}
-    figure.suptitle("\n".join(textwrap.wrap(title, 70)), x=0.01, ha="left", **bold)
+    text = "\n".join(textwrap.wrap(title, 70))
+    figure.suptitle(text, x=0.01, ha="left", fontsize=10, fontweight="bold")
     widths = text_widths(handle.get_label() for handle in handles)
     ncols, down = layout(len(handles), int(WIDTH / (0.45 + max(widths, default=0))))
     figure.set_figheight(figure.get_figheight() + 0.18 * down)
