@@ -89,9 +89,6 @@ def test_several_are_ranked_and_a_lead_that_may_be_none_is_told(rows):
     # The dead one is no part of it, and the first two have one dictionary.
     assert [each.dictionary for each in ordered][2:] == ["bad_dictionary", "dead"]
     assert "none is the best beyond doubt" in sentence
-    lines = measure.standings(ordered)
-    assert [line["rank"] for line in lines] == ["1 to 2", "1 to 2", "3", None]
-    assert lines[3]["values_part"] is None and lines[3]["dead_latents"] > 0
     _, sentence = measure.ranking([each for each in verdicts if each.dictionary != "shrunk"])
     assert "bad_encoder is the best." in sentence and "those of bad_dictionary (at L0 3" in sentence
     assert sentence.endswith(f"{compare_dictionaries(rows, 'bad_encoder', 'bad_dictionary')}.")

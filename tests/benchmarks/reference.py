@@ -11,9 +11,6 @@ PAIRS = {
     "selection": ("kept", "proposed"),
     "screening": ("proposed", "best"),
     "dictionary": ("best", "last"),
-    "training": ("own", "retrained"),
-    "form": ("retrained", "learned"),
-    "search": ("learned", "best"),
 }
 
 

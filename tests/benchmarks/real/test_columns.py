@@ -21,22 +21,10 @@ GOLDEN = pathlib.Path(__file__).with_name("golden.txt")
 RNG = np.random.default_rng(0)
 VARIANCE = np.array([40.0, 25, 7, 60, 13, 30, 22, 9, 51, 18, 33])
 TOKENS = np.array([100, 300, 50, 200, 10, 70, 90, 130, 40, 60, 110])
-GAP = [
-    "gap",
-    "scale",
-    "relative_gap",
-    "scale_share",
-    "values_share",
-    "support_share",
-    "support_slack",
-    "optimum_slack",
-    "jaccard",
-    "overlap_precision",
-    "overlap_recall",
-    "fired_only",
-    "used_only",
-    "unused",
-]
+GAP = (
+    "gap scale relative_gap scale_share values_share support_share support_slack optimum_slack "
+    "jaccard overlap_precision overlap_recall fired_only used_only unused"
+)
 BEST = ("lasso_refit", "screened")
 # The L0 of each encoder; whether it is dead; its model; the FVU of its own and of the best codes.
 SUBJECTS = {
@@ -69,10 +57,12 @@ def rows_of(name):
             row |= {"own_certificate": RNG.uniform() / 1e6} if codes == "lasso" else {}
             rows.append(row)
     middle = next(row for row in rows if row["codes"] == "lasso")
-    middle |= {column: RNG.uniform() for column in GAP} if model else {}
+    middle |= {column: RNG.uniform() for column in GAP.split()} if model else {}
     middle |= {"lam": RNG.uniform(), "unconverged": 0.25, "unused": 5}
     middle |= {"worst": [2, 0], "worst_gap": [0.5, 0.25], "worst_relative_gap": [2.0, 1.5]}
-    middle |= {"coherence": [*RNG.uniform(size=101)], "dead_atoms": 2, "duplicates": 1}
+    # Of a single live atom none is known.
+    shares = [*RNG.uniform(size=101)] * (name != "atoms")
+    middle |= {"coherence": shares, "dead_atoms": 2, "duplicates": 1}
     middle |= {"agreement": RNG.uniform()} if model else {}
     return [*rows, middle | {"times": 2.0, "fvu": 1e-3, "l0": 1.0}]
 
@@ -134,14 +124,14 @@ def reference(rows):
         known |= {"l0": own["l0"], "fvu": own["fvu"], "refit_l0": again["l0"]}
         known |= {"refit_fvu": again["fvu"], "fvu_ratio": own["fvu"] / top["fvu"]}
         known |= {"refit_fvu_ratio": again["fvu"] / top["fvu"]}
-        known |= {column: lasso[column] for column in GAP}
+        known |= {column: lasso[column] for column in GAP.split()}
     if top["family"] != "control":
         known |= {
             name: lasso[name] for name in ["lam", "unconverged", "seed", "input_dim", "unused"]
         }
         known |= {"optimum_l0": lasso["l0"], "optimum_fvu": lasso["fvu"]}
-    spread = lasso["coherence"]
-    known |= {"coherence_median": spread[50], "coherence_95": spread[95]}
+    if spread := lasso["coherence"]:
+        known |= {"coherence_median": spread[50], "coherence_95": spread[95]}
     known |= {name: lasso[name] for name in ("num_latents", "dead_atoms", "duplicates")}
     return known | {"agreement": lasso.get("agreement")}
 
