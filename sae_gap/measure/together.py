@@ -25,8 +25,6 @@ from sae_gap.study import Inference, Method, Models
 # The name of the study.
 TOGETHER = "together"
 ALL = "all together"
-# Returns the reconstruction of a layer's rows by a method, and the mean L0 of its codes.
-Guess = Callable[[int, Method, np.ndarray], tuple[Any, float]]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -38,14 +36,15 @@ class Layer:
         Means are over the tokens that all of them score.
       block: the block of this layer.
       earlier: the codes that replace the blocks before it; {} leaves these as they are.
-      guess: codes rows of an earlier block.
+      guess: returns the reconstruction of the rows of an earlier block by a method, and the mean L0
+        of its codes.
       seed: seeds the learners.
     """
 
     sources: Mapping[int, Any]
     block: int
     earlier: Mapping[int, Method]
-    guess: Guess
+    guess: Callable[[int, Method, np.ndarray], tuple[Any, float]]
     seed: int = 0
 
     @property
@@ -163,7 +162,6 @@ def put_back_together(
         source = Layer(sources, block, earlier, guess)
         return in_stages(TOGETHER, store, [(source, [METRIC], lambda _: methods)], **options)
 
-    allowed = in_nats(codes, [*saes.values()])
     methods: dict[str, dict[int, Method]] = {}
     alone: dict[str, dict[str, Row]] = {}
     for block, sae in saes.items():
@@ -171,7 +169,10 @@ def put_back_together(
         if not own["l0"]:
             raise ValueError(f"{sae.name} has no encoder, or a dead one; give an SAE that codes.")
         level = placed(own["l0"], l0)["level"]
-        mine = {each.row["codes"]: each for each in methods_of(sae.given, allowed, level)}
+        mine = {
+            each.row["codes"]: each
+            for each in methods_of(sae.given, in_nats(codes, [*saes.values()]), level)
+        }
         for row in measured(block, [*mine.values()], {}):
             alone.setdefault(row["codes"], {})[f"block {block}"] = row
             methods.setdefault(row["codes"], {})[block] = mine[row["codes"]]
@@ -199,14 +200,12 @@ def _lines_of(
     for words, row in {**alone, "the sum of these": summed, ALL: whole}.items():
         tokens = np.asarray(whole["tokens"])
         kl = np.asarray(row["kl_sums"])
-        delta = np.asarray(row["delta_ce_sums"])
-        own = own_kl.setdefault(words, kl)
         line: Row = {"codes": name, "replaced": words, "l0": row["mean_l0"]}
         for column, sums, unit in (
             ("kl", kl, tokens),
-            ("delta_ce", delta, tokens),
+            ("delta_ce", np.asarray(row["delta_ce_sums"]), tokens),
             ("ratio", kl, summed["kl_sums"]),
-            ("of_own", kl, own),
+            ("of_own", kl, own_kl.setdefault(words, kl)),
         ):
             low, high = interval(sums, unit)
             line[column] = sums.sum() / unit.sum()
@@ -225,7 +224,6 @@ def together_sentence(lines: Sequence[Row]) -> str:
 
     text = f"Together the SAEs cost {said(own)}"
     for line in others:
-        share = 100 * (1 - line["of_own"])
-        half = 100 * line["of_own_half"]
-        text += f"; {said(line)}, so {share:.0f} ± {half:.0f} % of own codes' cost is the encoders'"
+        share = f"{100 * (1 - line['of_own']):.0f} ± {100 * line['of_own_half']:.0f} %"
+        text += f"; {said(line)}, so {share} of own codes' cost is the encoders'"
     return f"{text}."
