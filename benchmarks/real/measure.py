@@ -220,14 +220,14 @@ def variance(options: MeasureOptions) -> str:
         rows = left.rows
         if at(rows, BEST, "common") is None:
             raise
-        names = {*plan.controls, *(sae.name for sae in plan.saes)}
-        unjudged = sorted(names - {row["dictionary"] for row in rows})
-        partial["partial"] = f"{left.text} Not measured yet: {', '.join(unjudged)}."
+        unjudged = {*plan.controls, *(sae.name for sae in plan.saes)}
+        unjudged -= {row["dictionary"] for row in rows}
+        partial["partial"] = f"{left.text} Not measured yet: {', '.join(sorted(unjudged))}."
     if not distributed.is_first():
         return ""
-    size = f"{activations.num_samples:,} of {activations.input_dim} dimensions"
     notes = {
-        "activations": f"{size}; {activations.outliers}",
+        "activations": f"{activations.num_samples:,} of {activations.input_dim} dimensions; "
+        f"{activations.outliers}",
         "seconds": f"{time.perf_counter() - began:.0f}",
         "peak memory": f"{devices.peak_memory():.1f} GiB",
         **partial,

@@ -157,8 +157,9 @@ def main(options: RealOptions) -> None:
     put_back = dataclasses.replace(steps["measure"], **measured)
     levels = sorted({level for level in put_back.l0 if level <= most} | {options.sparsity})
     source, saes = put_back.begin(levels, CONTROLS)
-    folder = put_back.folder(measure.NAME) / "nats"
-    patched = measure.nats(folder, source, saes, levels, put_back.codes, CONTROLS)
+    patched = measure.nats(
+        put_back.folder(measure.NAME) / "nats", source, saes, levels, put_back.codes, CONTROLS
+    )
     try:
         probed = probe_real.measure(dataclasses.replace(steps["probe_real"], **measured))
     except ValueError as error:

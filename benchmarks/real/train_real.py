@@ -215,19 +215,19 @@ def _train(options: TrainOptions, ending: str) -> list[Row]:
     source = source_of(options)
     directory, models = options.folder(NAME), Models(options.models_folder)
     task = source.task()
-    wanted = study_for(options, [source], options.methods)
     learners = {name: learner_of(name, options, source.input_dim) for name in options.methods}
     for name, learner in learners.items():
         lacking = learner.needs(task)
         if lacking is not None:
-            fault = f"{name} cannot be learned, since the data lack {lacking}"
-            raise ValueError(f"--methods: {fault}; leave it out.")
+            raise ValueError(
+                f"--methods: {name} cannot be learned, since the data lack {lacking}; leave it out."
+            )
     logging.info("%d rows to learn from", source.num_train)
     origin = origin_of(options.targets or options.activations or "")
     read = origin_of(options.activations or "").get("hook_name")
     store = results.Store(directory)
     try:
-        run(wanted, store, models=models)
+        run(study_for(options, [source], options.methods), store, models=models)
     except progress.UnfinishedError as left:
         logging.warning("%s", left.text)
     for name, learner in learners.items():
@@ -242,8 +242,8 @@ def _train(options: TrainOptions, ending: str) -> list[Row]:
     # Skip rows of an earlier form and of learners that no longer exist.
     there = [row for row in store.rows() if row.get("dictionary") in EVERY]
     names = dict.fromkeys((*learners, *(row["dictionary"] for row in there)))
-    seeds = sorted({row["seed"] for row in there})
-    sources = [dataclasses.replace(source, seed=seed) for seed in seeds]
+    seeds = {row["seed"] for row in there}
+    sources = [dataclasses.replace(source, seed=seed) for seed in sorted(seeds)]
     every = study_for(options, sources, names)
     found = Stored(every, store).rows(jobs(every))
     return summarise(found, options, [*learners])
@@ -254,8 +254,11 @@ def main(options: TrainOptions) -> None:
     if lines and distributed.is_first():
         found = [name.removesuffix("_mean") for name in lines[0] if name.endswith("_mean")]
         steps = {"steps": "steps"} if options.steps else {}
-        headings = {name: COLUMNS.get(name, name) for name in found}
-        print(tables.format_table(lines, steps | CELL | headings))
+        print(
+            tables.format_table(
+                lines, steps | CELL | {name: COLUMNS.get(name, name) for name in found}
+            )
+        )
 
 
 if __name__ == "__main__":

@@ -57,8 +57,8 @@ def _measured(p: Budget) -> Iterator[Row]:
             row["kind"] = found["kind"]
             row |= {name: int(found[name]) for name in ("atoms", "steps", "trained_by")}
             trained.append(row)
-    sizes = ("place", "kind", "atoms", "steps")
-    groups = grouped(sorted(trained, key=lambda row: row["steps"]), sizes)
+    trained.sort(key=lambda row: row["steps"])
+    groups = grouped(trained, ("place", "kind", "atoms", "steps"))
     for (place, kind, atoms, steps), group in groups.items():
         seeds = []
         for (name,), rows in grouped(group, ("dictionary",)).items():
@@ -71,9 +71,9 @@ def _measured(p: Budget) -> Iterator[Row]:
                 seeds.append(codes)
         if seeds:
             own, kept, best, least = zip(*seeds, strict=True)
-            split = line_of(Compared(own, kept, best, reference=least), "kl")
             panel = f"{labels.label(kind)}, {atoms:,} atoms, block {group[0]['layer']}"
-            yield split | {"dictionary": panel, "panel": panel, "steps": steps}
+            line = line_of(Compared(own, kept, best, reference=least), "kl")
+            yield line | {"dictionary": panel, "panel": panel, "steps": steps}
 
 
 def _codes(rows: Sequence[Row], wide: Sequence[Row], place: str) -> tuple[Row, ...] | None:

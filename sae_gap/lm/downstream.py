@@ -158,8 +158,9 @@ class Downstream:
             )
         self._targets = following[self.scored]
         self._features = self._run(hidden, network.after)[self.scored]
-        given = network.unembedding, self._features, self._targets
-        self._log_z, logits, self._expected = _read_out(*given, expected=True)
+        self._log_z, logits, self._expected = _read_out(
+            network.unembedding, self._features, self._targets, expected=True
+        )
         self.clean = Nats(self._log_z - logits, np.zeros(len(logits)))
 
     @classmethod

@@ -67,9 +67,8 @@ class Layer:
 
         rows = here.activations
         if self.earlier:
-            model = self.sources[self.block].lm.model
             passed = {block: networks[block] for block in (*self.earlier, self.block)}
-            rows = rows_left(model, passed, reconstruct)
+            rows = rows_left(self.sources[self.block].lm.model, passed, reconstruct)
         found = here.left(rows, scored)
         found.l0s = l0s
         return found
@@ -100,12 +99,11 @@ def _cost(inferred: Inferred) -> dict[str, Any]:
     """
     network = inferred.task.network
     nats = network.nats(inferred.reconstruction)
-    own = _l0(inferred.codes["id"], network)
     return {
         "kl_sums": network.by_document(nats.kl).tolist(),
         "delta_ce_sums": network.by_document(nats.ce - network.clean.ce).tolist(),
         "tokens": network.tokens.tolist(),
-        "mean_l0": float(np.mean([*network.l0s, own])),
+        "mean_l0": float(np.mean([*network.l0s, _l0(inferred.codes["id"], network)])),
     }
 
 

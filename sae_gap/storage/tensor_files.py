@@ -78,6 +78,9 @@ class Tensors:
     def __iter__(self) -> Iterator[str]:
         return iter(self._arrays)
 
+    def __str__(self) -> str:
+        return listed(sorted(self._arrays)) or "nothing"
+
     def shape(self, name: str) -> tuple[int, int]:
         """The shape of a matrix not taken yet; it must not be empty."""
         shape = self.sizes(name)
@@ -119,10 +122,7 @@ class Tensors:
     def only(self) -> Float[np.ndarray, "rows columns"]:
         """The only matrix of the file, as `take` returns it."""
         if len(self._arrays) != 1:
-            raise ValueError(
-                f"{self.path} must hold one tensor, but has "
-                f"{listed(sorted(self._arrays)) or 'nothing'}; save it alone."
-            )
+            raise ValueError(f"{self.path} must hold one tensor, but has {self}; save it alone.")
         (name,) = self._arrays
         return self.take(name, *self.shape(name))
 
@@ -166,8 +166,7 @@ class Tensors:
     def _named(self, name):
         if name not in self._arrays:
             raise ValueError(
-                f"{self.path} has no tensor {name}, but "
-                f"{listed(sorted(self._arrays)) or 'nothing'}; check that it is the right file."
+                f"{self.path} has no tensor {name}, but {self}; check that it is the right file."
             )
         return self._arrays[name]
 

@@ -123,10 +123,11 @@ def firing_of(law: Law) -> Firing:
     if law.folder:
         return _read_firing(law.folder)
     number, (parent, level) = law.num_latents, plant(law)
-    exclusive, scaled = (np.full(number, flag) for flag in (law.exclusive, law.scale_children))
     rng = np.random.default_rng([law.seed, _STD])
     mean = np.linspace(law.loudest, law.softest, number)
     std = np.abs(law.spread[0] + law.spread[1] * rng.standard_normal(number))
+    exclusive = np.full(number, law.exclusive)
+    scaled = np.full(number, law.scale_children)
     rates = compensated(base_rates(law), parent, exclusive)
     rates[number - law.dense :] = 0.5
     factor, rest = _correlate([law.seed, _FACTOR], law.correlation, (number, law.rank))
