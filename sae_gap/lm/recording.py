@@ -114,7 +114,7 @@ class Recorded(NamedTuple):
             if digest([np.load(file)]).encode() != place.read(f"{file.stem}.digest"):
                 raise _damaged(f"{place}/{file.name}", "its rows are not those of its digest")
         # The split into training and held-out rows draws by them.
-        if not np.array_equal(found.documents, self.documents):
+        if found.documents is None or not np.array_equal(found.documents, self.documents):
             raise _damaged(self.folder, f"the documents of {name} are not those of its tokens")
         return found
 
