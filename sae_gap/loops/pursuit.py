@@ -1,6 +1,7 @@
 """The pursuit that learns dictionaries: rounds of candidates, pivots, and reweighted weights."""
 
-from typing import no_type_check
+# Numba types these loops when it compiles them.
+# mypy: ignore-errors
 
 import numpy as np
 
@@ -8,7 +9,6 @@ from sae_gap.loops.routines import Slots, copy, entry, helper, pivot, subtract
 
 
 @helper
-@no_type_check
 def _product(left, right):
     """The inner product in the type of the vectors; in single precision twice as fast as `dot`."""
     total = left[0] * right[0]
@@ -18,7 +18,6 @@ def _product(left, right):
 
 
 @helper
-@no_type_check
 def _play(pull, bits, limit, first, mask, best):
     """Updates the leaders of blocks with rows of correlations, one from each block; see
     `leaders.leaders`.
@@ -32,7 +31,6 @@ def _play(pull, bits, limit, first, mask, best):
 
 
 @helper
-@no_type_check
 def _choose(best, rows, groups, mask, field, candidates):
     """The leading blocks of each group in turn, as in `leaders.leaders`; -1 once no further one
     exceeds its weight.
@@ -54,7 +52,6 @@ def _choose(best, rows, groups, mask, field, candidates):
 
 
 @helper
-@no_type_check
 def _admit(signal, atoms, candidates, latents, linear, inner):
     """Takes the first candidates into free slots, with their products with the signal and all
     slots; returns the end of the slots in use.
@@ -83,7 +80,6 @@ def _admit(signal, atoms, candidates, latents, linear, inner):
 
 
 @entry
-@no_type_check
 def pursue_block(
     signals,
     atoms,
@@ -174,7 +170,6 @@ def pursue_block(
 
 
 @entry
-@no_type_check
 def add_products(places, codes, residual, begin, end, gradient):
     """Adds the columns from `begin` to `end` of Zᵀ R, with the codes Z of `pursue_block` and the
     residuals R.

@@ -5,7 +5,9 @@ Both solve by Cholesky factors `UᵀU = G` of Gram matrices. Row i of U, from it
 of G less the sum of `U[h, i] U[h]` over the rows before, over its root.
 """
 
+# Numba types these loops when it compiles them.
 # mypy: ignore-errors
+
 import numpy as np
 
 from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, LEFT, MOST, SLACK
