@@ -242,8 +242,9 @@ def _train(options: TrainOptions, ending: str) -> list[Row]:
     # Skip rows of an earlier form and of learners that no longer exist.
     there = [row for row in store.rows() if row.get("dictionary") in EVERY]
     names = dict.fromkeys((*learners, *(row["dictionary"] for row in there)))
-    seeds = {row["seed"] for row in there}
-    sources = [dataclasses.replace(source, seed=seed) for seed in sorted(seeds)]
+    sources = [
+        dataclasses.replace(source, seed=seed) for seed in sorted({row["seed"] for row in there})
+    ]
     every = study_for(options, sources, names)
     found = Stored(every, store).rows(jobs(every))
     return summarise(found, options, [*learners])

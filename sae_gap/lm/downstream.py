@@ -109,6 +109,9 @@ class Downstream:
         document each.
     """
 
+    unchanged: Float[np.ndarray, "rows dim"]
+    l0s: list[float]
+
     def __init__(
         self,
         network: Network,

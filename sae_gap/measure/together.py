@@ -67,8 +67,11 @@ class Layer:
 
         rows = here.activations
         if self.earlier:
-            passed = {block: networks[block] for block in (*self.earlier, self.block)}
-            rows = rows_left(self.sources[self.block].lm.model, passed, reconstruct)
+            rows = rows_left(
+                self.sources[self.block].lm.model,
+                {block: networks[block] for block in (*self.earlier, self.block)},
+                reconstruct,
+            )
         found = here.left(rows, scored)
         found.l0s = l0s
         return found
@@ -157,8 +160,8 @@ def put_back_together(
         return clean.model.reconstruct(found, rows), _l0(found, sources[block].network)
 
     def measured(block, methods, earlier, **options):
-        source = Layer(sources, block, earlier, guess)
-        return in_stages(TOGETHER, store, [(source, [METRIC], lambda _: methods)], **options)
+        stage = Layer(sources, block, earlier, guess), [METRIC], lambda _: methods
+        return in_stages(TOGETHER, store, [stage], **options)
 
     methods: dict[str, dict[int, Method]] = {}
     alone: dict[str, dict[str, Row]] = {}

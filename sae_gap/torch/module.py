@@ -383,7 +383,9 @@ class SAE(nn.Module):
         if self._pursues and f"{prefix}W_dec" in state:
             threshold = state.get(f"{prefix}threshold")
             self.cfg.pruned = threshold is not None
-            self.threshold = None if threshold is None else threshold.to(**self._like)
+            if threshold is not None:
+                threshold = threshold.to(**self._like)
+            self.threshold = threshold  # type: ignore[assignment]
         super()._load_from_state_dict(state, prefix, *options)
 
     @property
