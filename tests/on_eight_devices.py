@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from numpy.testing import assert_allclose, assert_array_equal
 
 from benchmarks.speed.scores import score
 from sae_gap.core import Split
@@ -56,8 +57,8 @@ def alone(problem):
 def assert_solved(solution, alone, problem):
     # Two certified codes of a sample explain it alike to the root of their gaps, and are as near as
     # its atoms are independent.
-    np.testing.assert_allclose(solution.codes, alone.codes, atol=1e-4)
-    np.testing.assert_allclose(solution.objective, alone.objective, rtol=2e-6)
+    assert_allclose(solution.codes, alone.codes, atol=1e-4)
+    assert_allclose(solution.objective, alone.objective, rtol=2e-6)
     value, gap = score(*problem, solution.codes, LAM)
     assert np.all(solution.converged) and np.all(gap <= 2e-6 * value)
 
@@ -73,18 +74,18 @@ def test_samples_and_what_does_not_divide_are_placed(problem):
     for name in ("whole", "odd"):
         many = jax.jit(lambda rows: rows.T @ rows)(placed[name])
         assert len(many.devices()) == 8
-        np.testing.assert_allclose(many, given[name].T @ given[name], rtol=1e-5, atol=1e-5)
+        assert_allclose(many, given[name].T @ given[name], rtol=1e-5, atol=1e-5)
     assert devices.describe().startswith("8 x cpu (")
 
 
 def test_on_a_cpu_the_bits_are_those_of_one_device(problem, alone):
     signals, dictionary = devices.place(problem[0], devices.mesh()), problem[1]
     solution = sparse_code(signals, dictionary, LAM)
-    jax.tree.map(np.testing.assert_array_equal, solution, alone)
+    jax.tree.map(assert_array_equal, solution, alone)
     rows = NamedSharding(devices.mesh(), PartitionSpec("samples"))
     assert solution.codes.sharding == solution.gap.sharding == rows
     thin = sparse_code(signals, dictionary, LAM, sparse=True).codes
-    np.testing.assert_array_equal(thin.toarray(), alone.codes)
+    assert_array_equal(thin.toarray(), alone.codes)
 
 
 def test_samples_are_coded_and_differentiated_by_each_device_alone(problem, alone, monkeypatch):
@@ -110,7 +111,7 @@ def test_samples_are_coded_and_differentiated_by_each_device_alone(problem, alon
     assert {*shapes} <= {(), (INPUT_DIM, NUM_LATENTS), (NUM_LATENTS, INPUT_DIM)}
     want = implicit.pull_back(*problem, alone.codes, weights, jnp.ones(NUM_SAMPLES))
     for found, wanted in zip((signals_bar, dictionary_bar), want, strict=False):
-        np.testing.assert_allclose(found, wanted, atol=1e-4 * float(jnp.max(jnp.abs(wanted))))
+        assert_allclose(found, wanted, atol=1e-4 * float(jnp.max(jnp.abs(wanted))))
 
 
 def test_samples_that_do_not_divide_are_filled_up_with_zeros():
@@ -137,7 +138,7 @@ def test_training_splits_its_batches_and_gradients_meet_once():
     many, steps, program = run(learner, data)
     one, _, _ = run(learner, Split(jnp.asarray(signals)))
     assert steps == 3
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), many, one)
+    jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-5), many, one)
     exchanged = collectives(program._advance.compiled.as_text())
     sums = [sorted(shapes) for name, shapes in exchanged if name == "all-reduce" and shapes != [()]]
     # The rows of a batch from whoever has them, and the gradient of each parameter.
@@ -164,7 +165,7 @@ def test_a_state_with_codes_lies_as_its_samples():
     learner = DLFista(num_steps=3)
     many, _, program = run(learner, data)
     one, _, _ = run(learner, Split(jnp.asarray(signals)))
-    np.testing.assert_allclose(many.dictionary, one.dictionary, atol=1e-4)
+    assert_allclose(many.dictionary, one.dictionary, atol=1e-4)
     _, state = program._start(program._learner, data, jax.random.key(0), {}, 20)
     assert state.codes.sharding.spec == PartitionSpec("samples")
     assert state.dictionary.sharding.is_fully_replicated

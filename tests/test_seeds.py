@@ -8,6 +8,7 @@ import itertools
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 import sae_gap
 from sae_gap import Models, Setting, World, open_activations, probing
@@ -92,7 +93,7 @@ SEEDED = {
 def test_a_seed_draws_the_same_again_and_another_something_else(door, tmp_path):
     drawn = (jax.tree.leaves(SEEDED[door](tmp_path, seed)) for seed in (0, 1, 0))
     for first, other, again in zip(*drawn, strict=True):
-        np.testing.assert_array_equal(first, again)
+        assert_array_equal(first, again)
         assert np.shape(first) != np.shape(other) or np.abs(first - other).max() > 1e-3
 
 

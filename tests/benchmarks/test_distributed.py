@@ -9,6 +9,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from sae_gap import Models, Store, draw, fit_stream, save_activations
 from sae_gap.runtime import distributed
@@ -91,7 +92,7 @@ def test_two_processes_fit_and_share_a_stream_as_one(two):
     ]
     for found in two[1]:
         for one, other in zip(*map(jax.tree.leaves, (found, alone)), strict=True):
-            np.testing.assert_allclose(one, other, atol=1e-5)
+            assert_allclose(one, other, atol=1e-5)
 
 
 def test_a_process_by_itself_pays_nothing():

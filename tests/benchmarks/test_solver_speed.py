@@ -9,6 +9,7 @@ import types
 import numpy as np
 import pytest
 import sklearn.linear_model
+from numpy.testing import assert_allclose
 
 from benchmarks.speed import problems, scores
 from benchmarks.speed import solver_speed as binary
@@ -29,9 +30,9 @@ def test_a_score_is_the_definition(nonneg, lam):
     rest = signals - codes @ dictionary.T
     bound = rest @ dictionary if nonneg else np.abs(rest @ dictionary)
     scale = np.minimum(1, (lam / np.maximum(bound, 1e-9)).min(axis=1))[:, None]
-    np.testing.assert_allclose(value, 0.5 * (rest**2).sum(1) + (lam * np.abs(codes)).sum(1))
+    assert_allclose(value, 0.5 * (rest**2).sum(1) + (lam * np.abs(codes)).sum(1))
     dual = 0.5 * (signals**2).sum(1) - 0.5 * ((signals - scale * rest) ** 2).sum(1)
-    np.testing.assert_allclose(gap, value - dual, atol=1e-12)
+    assert_allclose(gap, value - dual, atol=1e-12)
     with pytest.raises(ValueError, match="lam must be above 0"):
         scores.score(signals, dictionary, codes, np.where(np.arange(7) == 1, 0, lam))
 
@@ -52,7 +53,7 @@ def test_atoms_come_in_clusters_and_fractions_become_weights():
     signals, dictionary, lam = problems.draw(cell)
     assert lam == pytest.approx(0.5 * np.median((signals @ dictionary).max(axis=1)), rel=1e-6)
     for rows in (signals, dictionary.T):
-        np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
+        assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
     cluster, cosines = np.arange(320) // 16, dictionary.T @ dictionary
     same = np.equal.outer(cluster, cluster)
     assert abs(cosines[same & ~np.eye(320, dtype=bool)].mean() - 0.5) < 0.03

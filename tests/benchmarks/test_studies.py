@@ -9,6 +9,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from numpy.testing import assert_allclose
 
 from benchmarks.harness import outcome
 from benchmarks.harness.drawings import Drawing
@@ -225,7 +226,7 @@ def check_curve(figure, rows, x, y, line="dictionary", dash="", panel="", **_):
         wanted, found = ([[at[:2] for at in path] for path in each] for each in (wanted, found))
     found = sorted(map(sorted, found))
     for mine, known in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(mine, known, rtol=1e-6, atol=1e-12)
+        assert_allclose(mine, known, rtol=1e-6, atol=1e-12)
     title = f"{labels.metric_label(y)} by {labels.metric_label(x)}."
     assert figure.get_label().lower().startswith(title.lower())
     if panel and len({row.get(panel) for row in shown}) > 1:

@@ -7,6 +7,7 @@ import pytest
 import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
 
 from sae_gap.core import codes as forms
 from sae_gap.metrics import recovery
@@ -27,7 +28,7 @@ def test_active_columns_and_chunks_are_those_of_the_dense_codes(seed, share, at_
     dense = sparse.toarray()
     columns, latents = forms.active_columns(sparse)
     assert latents.tolist() == (np.flatnonzero(dense.any(axis=0)).tolist() or [0])
-    np.testing.assert_array_equal(columns, dense[:, latents], strict=True)
+    assert_array_equal(columns, dense[:, latents], strict=True)
     every, latents = forms.active_columns(dense)
     assert every is dense and every[:, latents].shape == dense.shape
     with pytest.MonkeyPatch.context() as patch:
@@ -35,7 +36,7 @@ def test_active_columns_and_chunks_are_those_of_the_dense_codes(seed, share, at_
         rows, *parts = zip(*forms.dense_chunks(dense, sparse, dense.astype(np.int8)), strict=True)
     assert [rows.stop - rows.start for rows in rows] == [max(1, at_once // 12)] * len(parts[0])
     for part, whole in zip(parts, (dense, dense, dense.astype(np.int8)), strict=True):
-        np.testing.assert_array_equal(np.concatenate(part), whole.astype(np.float32), strict=True)
+        assert_array_equal(np.concatenate(part), whole.astype(np.float32), strict=True)
 
 
 @pytest.mark.parametrize("kind", ["array", "matrix"])
@@ -59,12 +60,12 @@ def test_inference_in_chunks_is_that_of_all(size):
 
     def infer(chunk, first, second):
         shapes.append(chunk.shape)
-        np.testing.assert_array_equal(first, second)
+        assert_array_equal(first, second)
         return Found(np.maximum(chunk, 0), chunk.sum(axis=1) + first.sum(axis=1))
 
     begun = start, scipy.sparse.csr_array(start)
     found = forms.infer_in_chunks(infer, signals, size, begun=begun)
     assert set(shapes) == {(min(size, 7), 5)} and isinstance(found, Found)
-    np.testing.assert_array_equal(found.codes.toarray(), np.maximum(signals, 0), strict=True)
+    assert_array_equal(found.codes.toarray(), np.maximum(signals, 0), strict=True)
     sums = signals.sum(axis=1) + start.sum(axis=1)
-    np.testing.assert_allclose(found.sums, sums, rtol=1e-6)
+    assert_allclose(found.sums, sums, rtol=1e-6)

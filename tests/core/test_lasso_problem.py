@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
 
 from sae_gap.core import Solution, lasso_problem
 
@@ -37,10 +38,10 @@ def test_gap_is_primal_minus_feasible_dual(nonneg, shape, given):
     scale = np.min(np.where(pull > weight, weight / np.maximum(pull, 1e-30), 1), axis=1)
     primal = 0.5 * (rest**2).sum(1) + (weight * np.abs(codes)).sum(1)
     dual = 0.5 * (signals**2 - (signals - scale[:, None] * theta) ** 2).sum(1)
-    np.testing.assert_allclose(value, primal, rtol=1e-5)
-    np.testing.assert_allclose(gap, primal - dual, rtol=1e-4, atol=1e-5)
+    assert_allclose(value, primal, rtol=1e-5)
+    assert_allclose(gap, primal - dual, rtol=1e-4, atol=1e-5)
     found = lasso_problem.objective(signals, dictionary, codes, lam)
-    np.testing.assert_allclose(found, primal, rtol=1e-5)
+    assert_allclose(found, primal, rtol=1e-5)
 
 
 def test_gap_does_not_cancel_in_float32():
@@ -99,4 +100,4 @@ def test_is_converged_counts_an_unresolvable_objective_as_zero_and_an_infinite_o
 def test_gaps_relative_to_objectives_in_double_precision():
     value, gap = np.array([2, 0], np.float32), np.array([1e-6, 0], np.float32)
     found = lasso_problem.relative_gap(Solution(None, value, gap, None, None))
-    np.testing.assert_array_equal(found, [np.float64(gap[0]) / 2, 0])
+    assert_array_equal(found, [np.float64(gap[0]) / 2, 0])

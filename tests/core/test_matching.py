@@ -6,6 +6,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import scipy
+from numpy.testing import assert_allclose, assert_array_equal
 
 from sae_gap.core import matching
 
@@ -25,9 +26,9 @@ def test_correlations_are_numpys_of_sparse_and_of_dense_columns(dtype, tolerance
     expected[8] = 0
     left, right = left.astype(dtype), right.astype(dtype)
     found = matching.correlations(left, right)
-    np.testing.assert_allclose(found, expected, atol=tolerance)
+    assert_allclose(found, expected, atol=tolerance)
     assert not found[[7, 8]].any()
-    np.testing.assert_allclose(matching.correlations(right, left), found.T, atol=tolerance)
+    assert_allclose(matching.correlations(right, left), found.T, atol=tolerance)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -49,13 +50,13 @@ def test_match_on_a_small_dictionary_is_the_best_of_all_in_double_precision():
         for chosen in itertools.permutations(range(6), 5)
     )
     assert np.abs(match.cosine).sum() == pytest.approx(best, abs=1e-12)
-    np.testing.assert_allclose(match.cosine, cosines[match.learned, np.arange(5)], atol=1e-12)
+    assert_allclose(match.cosine, cosines[match.learned, np.arange(5)], atol=1e-12)
     # Also of single precision; and squares of tiny atoms do not underflow.
     truth = rng.standard_normal((8, 12)).astype(np.float32)
     for scale in (np.float32(-3), np.float64(-1e-200)):
         match = matching.match_atoms(scale * truth[:, ::-1], truth)
         assert match.learned.tolist() == [*range(12)][::-1]
-        np.testing.assert_allclose(match.cosine, -1, rtol=1e-13)
+        assert_allclose(match.cosine, -1, rtol=1e-13)
 
 
 def test_the_true_dictionary_itself_is_matched_without_a_product():
@@ -82,7 +83,7 @@ def test_a_narrower_dictionary_duplicates_or_zeros_leave_true_atoms_alone(
     atoms, partners = np.eye(4, 5), np.array(partners)
     match = matching.match_atoms(atoms[:, columns], np.eye(4))
     known = partners >= 0
-    np.testing.assert_array_equal(match.learned[known], partners[known])
+    assert_array_equal(match.learned[known], partners[known])
     assert match.cosine.tolist() == cosines
     assert matching.match_atoms(np.eye(4), np.zeros((4, 2))).cosine.tolist() == [0, 0]
 

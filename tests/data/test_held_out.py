@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from sae_gap import open_activations
 from sae_gap.data import HeldOut
@@ -23,8 +24,8 @@ def test_inputs_are_of_the_same_rows_as_their_targets(options):
     for split in (task.train, task.id):
         read, targets = np.asarray(split.inputs), np.asarray(split.signals)
         scale = np.where(np.abs(targets).max(axis=1) > 50, 1_000, 1)[:, None]
-        np.testing.assert_allclose(targets[:, :4], scale * read, rtol=1e-5)
-    np.testing.assert_array_equal(source.scored_inputs, task.id.inputs[: len(source.scored)])
+        assert_allclose(targets[:, :4], scale * read, rtol=1e-5)
+    assert_array_equal(source.scored_inputs, task.id.inputs[: len(source.scored)])
     seen, alone = source.seen(), HeldOut(y, **options).seen()
     assert seen == alone | {"inputs": x.fingerprint}
     # Where the caller decides how many they are, and not the memory.

@@ -7,6 +7,7 @@ import re
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy import stats
 
 from sae_gap import Recording, Setting, draw, load
@@ -55,7 +56,7 @@ def test_a_support_is_even_in_its_pool_beside_latent_zero_but_for_tails(large, n
     assert stats.kstest(codes[codes > 0], "uniform").pvalue > UNLIKELY
     for split in (large.train, large.id, large.ood):
         expected = np.asarray(split.codes, float) @ np.asarray(large.dictionary, float).T
-        np.testing.assert_allclose(split.signals, expected, atol=1e-6)
+        assert_allclose(split.signals, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize(("num_samples", "sizes"), [(4, (2, 2, 2)), (101, (50, 51, 50))])
@@ -64,7 +65,7 @@ def test_splits_have_their_sizes_and_a_dictionary_that_outlives_them(task, num_s
         few = draw(Setting(20, 3, num_samples, noise_db=10.0))
     assert tuple(len(getattr(few, name).codes) for name in SPLITS) == sizes
     assert {leaf.dtype for leaf in jax.tree.leaves(few)} == {np.dtype(float)}
-    np.testing.assert_array_equal(few.dictionary.astype(np.float32), task.dictionary)
+    assert_array_equal(few.dictionary.astype(np.float32), task.dictionary)
     padded = draw(Setting(20, 3, num_samples, noise_db=10.0, padded_dim=14))
     for part in (padded.train.signals, padded.ood.signals, padded.dictionary.T):
         assert part.shape[1] == 14 and not np.any(part[:, 12:]) and padded.padding == 2
@@ -75,7 +76,7 @@ def test_noise_leaves_the_codes_and_has_its_ratio(setting):
     tasks, noises = [draw(dataclasses.replace(setting, noise_db=db)) for db in (None, 7.0)], []
     for name in SPLITS:
         clean, found = (getattr(task, name) for task in tasks)
-        np.testing.assert_array_equal(found.codes, clean.codes)
+        assert_array_equal(found.codes, clean.codes)
         signals = np.asarray(clean.signals, float)
         noise = np.asarray(found.signals, float) - signals
         # 2,500 x 19 draws pin the power of the noise to .03 dB; train and ID share one level.
@@ -103,9 +104,9 @@ def test_codes_of_a_stream_are_few_uniform_values_on_atoms_and_those_of_training
 def test_a_stream_is_the_same_in_whatever_pieces_it_is_asked_for(large, noise_db):
     setting = dataclasses.replace(STREAM, noise_db=noise_db)
     signals, source = draw(setting).train.signals, Stream(setting)
-    np.testing.assert_array_equal(source.dictionary, large.dictionary)
+    assert_array_equal(source.dictionary, large.dictionary)
     for start, count in ((19_990, 20), (0, 3), (9_999, 10_002)):
-        np.testing.assert_array_equal(source(start, count), signals[start : start + count])
+        assert_array_equal(source(start, count), signals[start : start + count])
     assert len(np.unique(signals, axis=0)) == 25_000 and source(10**9, 2).shape == (2, 19)
     with pytest.raises(ValueError, match="give it stream=True"):
         Stream(LARGE)
@@ -128,8 +129,8 @@ def test_codes_of_very_many_latents_are_sparse(monkeypatch):
     wide = draw(setting)
     for name in SPLITS:
         one, other = getattr(dense, name), getattr(wide, name)
-        np.testing.assert_array_equal(one.signals, other.signals)
-        np.testing.assert_array_equal(other.codes.toarray(), one.codes)
+        assert_array_equal(one.signals, other.signals)
+        assert_array_equal(other.codes.toarray(), one.codes)
 
 
 # Above 10 k² latents subsets are drawn with rejection, else by ranking, in pieces: 40 and 41, and 10
@@ -138,7 +139,7 @@ def test_codes_of_very_many_latents_are_sparse(monkeypatch):
 def test_all_subsets_are_equally_likely(k, size):
     subsets = np.sort(paper._distinct(10_001, k, size, np.random.default_rng(0)), axis=1)
     found, counts = np.unique(subsets, axis=0, return_counts=True)
-    np.testing.assert_array_equal(found, [*itertools.combinations(range(size), k)])
+    assert_array_equal(found, [*itertools.combinations(range(size), k)])
     assert subsets.shape == (10_001, k) and is_even(counts)
 
 
@@ -158,7 +159,7 @@ def test_a_file_gives_back_what_was_saved(tmp_path, task, arrays, save, dtype, m
     assert jax.tree.structure(found) == jax.tree.structure(task)
     wanted = [given[name].astype("f4") for name in ("Y_val", "Z_ood", "A")]
     parts = [found.id.signals, found.ood.codes, found.dictionary]
-    jax.tree.map(lambda *pair: np.testing.assert_array_equal(*pair, strict=True), parts, wanted)
+    jax.tree.map(lambda *pair: assert_array_equal(*pair, strict=True), parts, wanted)
     assert (again.path, again.task().seed) == (path, 7)
 
 

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import sae_gap
 from sae_gap import open_activations
@@ -19,28 +20,28 @@ SOURCE = HeldOut(WHOLE, samples=50, held_out=0.3, seed=4, split_seed=1)
 
 
 def test_outliers_are_those_of_the_median_and_take_follows_any_order():
-    np.testing.assert_array_equal(WHOLE.outliers.rows, OUTLIERS)
-    np.testing.assert_array_equal(WHOLE.without_outliers().numbers, USUAL)
+    assert_array_equal(WHOLE.outliers.rows, OUTLIERS)
+    assert_array_equal(WHOLE.without_outliers().numbers, USUAL)
     lengths = np.linalg.norm(ROWS.astype(float), axis=1)
     ratios = lengths[[*OUTLIERS]] / np.median(lengths)
-    np.testing.assert_allclose(WHOLE.outliers.ratios, ratios, rtol=1e-6)
+    assert_allclose(WHOLE.outliers.ratios, ratios, rtol=1e-6)
     first = np.unique(DOCUMENTS, return_index=True)[1]
     assert WHOLE.outliers.num_first == np.isin(OUTLIERS, first).sum()
     wanted = [COUNT - 1, 7, 7, 0, 640]
-    np.testing.assert_array_equal(WHOLE.take(wanted), ROWS[wanted].astype("f"), strict=True)
-    np.testing.assert_allclose(WHOLE.mean(), ROWS.astype(float).mean(axis=0), rtol=1e-6)
+    assert_array_equal(WHOLE.take(wanted), ROWS[wanted].astype("f"), strict=True)
+    assert_allclose(WHOLE.mean(), ROWS.astype(float).mean(axis=0), rtol=1e-6)
 
 
 def test_held_out_rows_are_of_other_documents_and_each_has_its_own_place():
     train, held = SOURCE.parts
     assert not {*DOCUMENTS[train.numbers]} & {*DOCUMENTS[held.numbers]}
-    np.testing.assert_array_equal(np.sort(np.r_[train.numbers, held.numbers]), USUAL)
+    assert_array_equal(np.sort(np.r_[train.numbers, held.numbers]), USUAL)
     # No document could bring the share nearer, and the next smaller one is of a single row.
     assert abs(held.num_samples / COUNT - 0.3) < 0.1
     places = held.numbers[evenly_spaced(held.num_samples, 50)]
-    np.testing.assert_array_equal(SOURCE.scored, ROWS[places].astype("f"))
+    assert_array_equal(SOURCE.scored, ROWS[places].astype("f"))
     names, members = np.unique(DOCUMENTS[places], return_inverse=True)
-    np.testing.assert_array_equal(SOURCE.members, members)
+    assert_array_equal(SOURCE.members, members)
     assert len(names) > 1
     # At least one outlier, where the held-out documents have some.
     outside = [row for row in OUTLIERS if DOCUMENTS[row] in {*DOCUMENTS[held.numbers]}]
@@ -51,8 +52,8 @@ def test_held_out_rows_are_of_other_documents_and_each_has_its_own_place():
     count = 50 + len(SOURCE.left_out)
     assert len(task.id.signals) == count and task.width == SOURCE.width
     counts = np.ones(count, bool) if task.id.counts is None else task.id.counts
-    np.testing.assert_array_equal(counts, np.arange(count) < 50)
-    np.testing.assert_array_equal(task.train.signals, ROWS[train.numbers].astype("f"))
+    assert_array_equal(counts, np.arange(count) < 50)
+    assert_array_equal(task.train.signals, ROWS[train.numbers].astype("f"))
 
 
 def test_every_option_that_decides_the_rows_is_in_the_key():
@@ -111,7 +112,7 @@ def test_an_sae_codes_and_is_saved_as_its_formula_says(tmp_path):
     wanted = codes_of(rows)
     for each in (sae, again):
         found = np.asarray(each.encode(rows))
-        np.testing.assert_allclose(found, wanted, atol=2e-5)
+        assert_allclose(found, wanted, atol=2e-5)
     assert np.count_nonzero(wanted) / len(wanted) == pytest.approx(2.6, abs=0.1)
     assert again.notes["hook_name"] == "blocks.3" and again.architecture == "jumprelu"
 
@@ -129,6 +130,6 @@ def test_learn_is_given_what_it_says(monkeypatch):
     for options, numbers in (({}, train.numbers), ({"outliers": "keep"}, WHOLE.split()[0].numbers)):
         with pytest.raises(InterruptedError):
             sae_gap.learn(ROWS, 12, 2.6, documents=DOCUMENTS, seed=9, **options)
-        np.testing.assert_array_equal(seen["rows"].numbers, numbers)
+        assert_array_equal(seen["rows"].numbers, numbers)
         assert (seen["width"], seen["seed"], seen["checkpoint"]) == (12, 9, None)
         assert seen["show_progress"] is True and seen["learner"].visits == learn.VISITS

@@ -7,6 +7,7 @@ import itertools
 import numpy as np
 import pytest
 import scipy.optimize
+from numpy.testing import assert_allclose, assert_array_equal
 
 import sae_gap
 from sae_gap import Setting, agreement
@@ -64,7 +65,7 @@ def test_the_same_seed_gives_the_same_bits_from_a_file(tmp_path, activations, le
     again = sae_gap.learn(str(tmp_path / "x.npy"), **numbers, seed=np.int64(0))
     assert again.fvu(l0=np.float32(L0)) == again.fvu() == learned.fvu()
     assert again.sae(np.int64(L0), encoder="mp").k == L0
-    np.testing.assert_array_equal(again.atoms, learned.atoms)
+    assert_array_equal(again.atoms, learned.atoms)
 
 
 def test_codes_are_the_certified_lasso_and_least_squares_on_its_support(
@@ -87,11 +88,11 @@ def test_codes_are_the_certified_lasso_and_least_squares_on_its_support(
         # SciPy crashes on a matrix without columns.
         if row.any():
             best[row > 0] = scipy.optimize.nnls(learned.atoms[:, row > 0].astype(float), target)[0]
-        np.testing.assert_allclose(own, best, atol=1e-4)
+        assert_allclose(own, best, atol=1e-4)
     # A row's codes depend neither on its company nor on a weight that was asked for of other rows.
     assert learned.lam(activations=5 * fresh) > lam
     alone = learned.encode(fresh[7:8]).toarray()
-    np.testing.assert_allclose(alone, codes.toarray()[7:8], atol=1e-4)
+    assert_allclose(alone, codes.toarray()[7:8], atol=1e-4)
     # The certificate is that of the worst row of all chunks, whichever is last.
     found = [learned.encode(part) is None or learned.certificate for part in np.split(fresh, 3)]
     monkeypatch.setattr(curve, "CHUNK", 20)
@@ -128,7 +129,7 @@ def test_a_file_beyond_memory_is_learned_from_as_well(monkeypatch, tmp_path, tas
     found = sae_gap.learn(tmp_path / "x.npy", WIDTH, L0, visits=40)
     assert agreement(found, task.dictionary) > 0.85
     kept = found.train.take(np.arange(found.train.num_samples))
-    np.testing.assert_allclose(found.bias, kept.mean(axis=0), atol=0.05)
+    assert_allclose(found.bias, kept.mean(axis=0), atol=0.05)
 
 
 @pytest.mark.parametrize(("count", "rounds"), [(97, 100), (1_000, 61)])
@@ -177,15 +178,15 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_dictionary(
     assert not [*tmp_path.glob("*.safetensors")]
     last = None
     again = sae_gap.learn(activations, WIDTH, L0, visits=5)
-    np.testing.assert_array_equal(found[-1].atoms, again.atoms)
+    assert_array_equal(found[-1].atoms, again.atoms)
 
 
 def test_a_saved_dictionary_codes_as_before(tmp_path, activations, learned, fresh):
     codes, scored = learned.encode(fresh).toarray(), learned.fvu(fresh)
     learned.save(tmp_path)
     again = sae_gap.LearnedDictionary.load(tmp_path)
-    np.testing.assert_array_equal(again.atoms, learned.atoms)
-    np.testing.assert_array_equal(again.encode(fresh).toarray(), codes)
+    assert_array_equal(again.atoms, learned.atoms)
+    assert_array_equal(again.encode(fresh).toarray(), codes)
     assert (again.l0, again.seconds, again.fvu(fresh)) == (L0, learned.seconds, scored)
     # It has no rows of its own, so a new weight is that of the rows that it codes.
     assert again.encode(5 * fresh, 2.5, refit=False).nnz == pytest.approx(150, rel=0.1)
@@ -224,7 +225,7 @@ def test_the_saved_sae_is_read_again_with_the_codes_that_were_scored(
     made = learned.save_sae(tmp_path / "sae", encoder=encoder, frozen=frozen, epochs=80)
     sae = sae_gap.load_sae(tmp_path / "sae")
     codes = sae.encode(fresh)
-    np.testing.assert_allclose(codes, made.model.encode(made.model, fresh), atol=1e-5)
+    assert_allclose(codes, made.model.encode(made.model, fresh), atol=1e-5)
     assert (np.count_nonzero(codes, axis=1).max() == L0) == (encoder in ("topk", "mp"))
     assert (agreement(learned, sae) > 1 - 1e-5) == frozen
     held = learned.held_out.take(np.arange(learned.held_out.num_samples))
@@ -275,7 +276,7 @@ def test_with_targets_it_trains_a_transcoder_on_their_dictionary(tmp_path, activ
     # Outlier tokens are left out, and inputs stay beside theirs.
     learned = sae_gap.learn(x, WIDTH, L0, targets=y, visits=20, show_progress=False)
     direct = sae_gap.learn(y, WIDTH, L0, visits=20, show_progress=False)
-    np.testing.assert_array_equal(learned.atoms, direct.atoms)
+    assert_array_equal(learned.atoms, direct.atoms)
     options = {"epochs": 20, "show_progress": False}
     export = learned.save_sae(tmp_path / "t", skip=True, frozen=False, **options)
     assert export.model.num_inputs == x.shape[1] and export.model.skip is not None

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from sae_gap import catalogue
 from sae_gap.core import Model
@@ -166,7 +167,7 @@ def test_codes_losses_and_gradients_are_those_of_the_equations(
     model, y = drawn(encoder, trained)
     found, expected = (told(form, model, y) for form in (encoder, reference))
     for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-4, atol=2e-5)
+        assert_allclose(one, other, rtol=1e-4, atol=2e-5)
     codes, _, seen = found[1]
     assert 0 < np.count_nonzero(codes) < codes.size
     if seen is not None:
@@ -177,10 +178,10 @@ def test_codes_losses_and_gradients_are_those_of_the_equations(
 def test_a_raised_threshold_is_that_much_higher(encoder):
     model, y = drawn(encoder)
     hidden, [*_, threshold] = encoder.affine(model)(y - model.bias), jax.tree.leaves(model.encoder)
-    np.testing.assert_allclose(hidden, mapped(model, y), rtol=1e-5)
+    assert_allclose(hidden, mapped(model, y), rtol=1e-5)
     high = 20 * (threshold if encoder == BatchTopK(K) else jnp.exp(threshold))
     found = encoder(encoder.raised(model, np.log(20.0)), y)
-    np.testing.assert_allclose(found, np.where(hidden > high, hidden, 0), rtol=1e-5)
+    assert_allclose(found, np.where(hidden > high, hidden, 0), rtol=1e-5)
 
 
 def test_a_batch_that_keeps_nothing_leaves_the_threshold():
@@ -203,7 +204,7 @@ def test_what_a_batch_keeps_falls_linearly_from_its_start():
         model, y = drawn(encoder)
         expected = error(model, y, largest(mapped(model, y).clip(0), count))
         found = falling(encoder, jnp.asarray(done), model, y, 0)
-        np.testing.assert_allclose(found, expected, rtol=1e-5)
+        assert_allclose(found, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize("factored", [True, False])
@@ -213,7 +214,7 @@ def test_untrained_lista_is_ista(factored):
     tied = dataclasses.replace(model, encoder=encoder.parameters(model.dictionary, None))
     given = y - model.bias, model.dictionary, LAM
     expected = fista.fixed(*given, iterations=3, momentum=False)
-    np.testing.assert_allclose(eqx.filter_jit(encoder)(tied, y), expected, atol=1e-5)
+    assert_allclose(eqx.filter_jit(encoder)(tied, y), expected, atol=1e-5)
     fixed = LISTA(threshold=0.7).parameters(model.dictionary, None)
     assert (fixed.threshold == jnp.float32(0.7)).all()
 
@@ -227,7 +228,7 @@ LEVELS = np.array([0.0, -0.0, TINY, 0.5, NEXT, 1.0, 3e38, np.inf], np.float32)
 
 def thin(values, k):
     found, kept = (way(values, k) for way in WAYS)
-    np.testing.assert_array_equal(jnp.where(kept & ~(values <= 0), values, 0), found)
+    assert_array_equal(jnp.where(kept & ~(values <= 0), values, 0), found)
     return found
 
 
@@ -243,20 +244,20 @@ def test_against_a_sort(k, dtype):
         ranks = np.argsort(np.argsort(-values, kind="stable"))
         found = thin(jnp.asarray(values), k)
         assert found.dtype == dtype
-        np.testing.assert_array_equal(found, np.where(ranks < k, values, 0))
+        assert_array_equal(found, np.where(ranks < k, values, 0))
 
 
 @pytest.mark.parametrize("lost", [jnp.nan, -jnp.nan])
 def test_a_nan_of_any_sign_shows(lost):
     found = thin(jnp.array([[1.0, lost, 2.0, 3.0], [lost] * 4]), 1)
-    np.testing.assert_array_equal(jnp.isnan(found), [[0, 1, 0, 0], [1, 0, 0, 0]])
+    assert_array_equal(jnp.isnan(found), [[0, 1, 0, 0], [1, 0, 0, 0]])
 
 
 def test_the_gradient_passes_through_what_is_kept_and_a_batch_axis_may_be_mapped():
     """A zero is never kept, even where nothing else is left to keep."""
     values = jnp.array([[3.0, 1, 2, 0], [0, 5, 0, 0], [1, 1, 1, 0.5]])
     slope = jax.vmap(jax.grad(lambda row: keep_largest(row[None], 2).sum()))(values)
-    np.testing.assert_array_equal(slope, [[1, 0, 1, 0], [0, 1, 0, 0], [1, 1, 0, 0]])
+    assert_array_equal(slope, [[1, 0, 1, 0], [0, 1, 0, 0], [1, 1, 0, 0]])
 
 
 @pytest.mark.parametrize(("steps", "hidden"), [(0, 0), (1, 0), (3, 0), (0, 5), (2, 4)])
@@ -282,4 +283,4 @@ def test_learned_steps_by_hand(steps, hidden):
         codes = few + (target - few @ atoms.T) @ step.weight + step.bias
     with jax.enable_x64(True):
         model = Model(*map(jnp.asarray, (atoms, bias)), jax.tree.map(jnp.asarray, parts))
-        np.testing.assert_allclose(encoder(model, jnp.asarray(y)), kept(codes, 2), atol=1e-12)
+        assert_allclose(encoder(model, jnp.asarray(y)), kept(codes, 2), atol=1e-12)

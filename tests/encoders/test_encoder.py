@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from sae_gap import catalogue
 from sae_gap.core import Model, Transcoder
@@ -36,10 +37,10 @@ from tests.test_versions import crossed
 def test_unit_atoms_are_columns_of_unit_length_and_zero_stays():
     dictionary = jnp.array([[3.0, 0.0, 1e-30], [4.0, 0.0, 0.0]])
     atoms, norms = unit_atoms(dictionary)
-    np.testing.assert_allclose(atoms, [[0.6, 0, 1], [0.8, 0, 0]], rtol=1e-6)
-    np.testing.assert_allclose(norms, [5, 1, 1e-30], rtol=1e-6)
+    assert_allclose(atoms, [[0.6, 0, 1], [0.8, 0, 0]], rtol=1e-6)
+    assert_allclose(norms, [5, 1, 1e-30], rtol=1e-6)
     slope = jax.grad(lambda given: unit_atoms(given)[0].sum())(dictionary)
-    np.testing.assert_allclose(slope[:, :2], [[0.032, 0], [-0.024, 0]], atol=1e-6)
+    assert_allclose(slope[:, :2], [[0.032, 0], [-0.024, 0]], atol=1e-6)
 
 
 WEIGHT, ZEROS = jnp.ones((4, 6)), jnp.zeros(4)
@@ -87,21 +88,21 @@ def test_lengths_of_atoms_change_no_code(name):
     codes = encoder.infer(model, y).codes
     if encoder.origin is not None:
         begun = encoder.origin.infer(model, y).codes
-        np.testing.assert_allclose(encoder.infer(model, y, begun).codes, codes, atol=1e-4)
+        assert_allclose(encoder.infer(model, y, begun).codes, codes, atol=1e-4)
     # These code by products with atoms of any length.
     if name not in ("lista", "lista_matryoshka", "learned_steps"):
         times = jnp.asarray(np.linspace(0.3, 3, codes.shape[1]), y.dtype)
         longer = dataclasses.replace(model, dictionary=model.dictionary * times)
         mapped = encoder.reads_inputs or name in ("lookup", "linear")
         found = encoder.infer(longer, y).codes * (1 if mapped else times)
-        np.testing.assert_allclose(found, codes, atol=1e-3)
+        assert_allclose(found, codes, atol=1e-3)
     assert codes.any()
 
 
 def test_codes_of_a_model_leave_out_atoms_of_zeros():
     model = Model(jnp.eye(3).at[1].set(0), jnp.ones(3), encode=lambda model, y: y + 1)
     own = Own(model.encode)
-    np.testing.assert_array_equal(own.infer(model, np.ones((1, 3))).codes, [[2, 0, 2]])
+    assert_array_equal(own.infer(model, np.ones((1, 3))).codes, [[2, 0, 2]])
     assert own.flops(3, 3) is None and Own(Lasso(nonneg=False)).signed
 
 

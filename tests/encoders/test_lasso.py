@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from sae_gap.core import Model
 from sae_gap.encoders import (
@@ -43,7 +44,7 @@ def check_optimal(problem, found, on=True, nonneg=True):
     inactive = np.where(on, np.maximum(pull if nonneg else np.abs(pull), 1) - 1, codes != 0)
     assert np.where(codes != 0, np.abs(pull - np.sign(codes)), inactive).max() < 1e-2
     achieved = 0.5 * np.sum(rest**2, axis=1) + LAM * np.abs(codes).sum(axis=1)
-    np.testing.assert_allclose(achieved, found.objective, rtol=1e-4)
+    assert_allclose(achieved, found.objective, rtol=1e-4)
     assert not nonneg or (codes >= 0).all()
 
 
@@ -72,7 +73,7 @@ def test_the_published_form_is_exactly_a_hundred_iterations(model, signals, star
     init = start and start(model, signals) * norms
     expected = fista.fixed(target, atoms, LAM, init, iterations=100, momentum=momentum)
     found = encoder.infer(model, signals)
-    np.testing.assert_allclose(found.codes * norms, expected, atol=1e-4)
+    assert_allclose(found.codes * norms, expected, atol=1e-4)
     assert (found.iterations == 100).all()
 
 
@@ -89,7 +90,7 @@ def test_hard_thresholding(model, signals, lam, rounds):
         codes = by_lstsq(target, atoms, score > limit).clip(0)
     assert clear.mean() > 0.9 and (least > LAM).any() and (least < 0.4).any()
     found = ThresholdingPursuit(lam, rounds)(model, signals) * norms
-    np.testing.assert_allclose(found[clear], codes[clear], rtol=1e-3, atol=1e-4)
+    assert_allclose(found[clear], codes[clear], rtol=1e-3, atol=1e-4)
 
 
 def test_known_signals_have_their_codes_in_any_order_and_others_the_lasso_s(task):
@@ -101,11 +102,11 @@ def test_known_signals_have_their_codes_in_any_order_and_others_the_lasso_s(task
     model = Model(atoms, jnp.full(13, 0.1).at[12].set(0), LookupParameters(y, codes))
     order = rng.permutation(100)
     asked = y[order].at[:, 12].set(-0.0)
-    np.testing.assert_array_equal(Lookup()(model, asked), codes[order])
+    assert_array_equal(Lookup()(model, asked), codes[order])
     near = asked.at[3, 5].set(jnp.nextafter(asked[3, 5], 9.0))
     # 0.1 · 12 / (2 · 20)
     expected = codes[order].at[3].set(Lasso(0.03)(model, near[3:4])[0])
-    np.testing.assert_allclose(Lookup(0.1)(model, near), expected, atol=1e-5)
+    assert_allclose(Lookup(0.1)(model, near), expected, atol=1e-5)
 
 
 class Dense(Encoder):

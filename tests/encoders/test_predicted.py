@@ -6,6 +6,7 @@ import weakref
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from sae_gap import Split, Task
 from sae_gap.core import Transcoder
@@ -56,7 +57,7 @@ def test_codes_are_those_of_the_prediction_whatever_the_target():
     # Given other targets, the same network has the same codes.
     other = dataclasses.replace(inference.task.id, signals=np.zeros((300, DIM), np.float32))
     other = Inference(dataclasses.replace(inference.task, id=other, ood=other), MODEL)
-    np.testing.assert_array_equal(other.infer(encoder, "id").codes, found)
+    assert_array_equal(other.infer(encoder, "id").codes, found)
     # The rows of the last network do not stay in memory.
     train = weakref.ref(inference.task.train)
     del inference, other

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.linalg
+from numpy.testing import assert_allclose, assert_array_equal
 
 from sae_gap.core import Model, Split, Task, evenly_spaced
 from sae_gap.encoders import (
@@ -56,10 +57,10 @@ def test_of_codes_those_stay_that_are_worth_most(topk, by):
         worth = np.array([*map(eliminated, X - BIAS, [ATOMS] * len(X), codes)])
     least = np.sort(worth[COUNTS].ravel())[-24]
     found = np.asarray(topk.infer(Pruned(plain, 2.0, by), "id").codes)
-    np.testing.assert_array_equal(found != 0, worth >= least)
+    assert_array_equal(found != 0, worth >= least)
     if by == "magnitude":
         best = topk.infer(OnSupport(Pruned(plain, 2.0, by), 0.0, True, 0.0), "id").codes
-        np.testing.assert_allclose(found, best, atol=1e-5)
+        assert_allclose(found, best, atol=1e-5)
 
 
 @pytest.mark.parametrize(("k", "l0"), [(2, 2.0), (3, 2.5)])
@@ -96,7 +97,7 @@ def test_codes_in_a_norm_are_those_of_other_signals_on_another_model():
     inside = Model(jnp.asarray(root @ ATOMS, jnp.float32), jnp.zeros(10))
     y = jnp.asarray((X - BIAS) @ root, jnp.float32)
     found = held.infer(InNorm(Lasso(0.3)), "id").codes
-    np.testing.assert_allclose(found[:24], Lasso(0.3)(inside, y), atol=1e-3)
+    assert_allclose(found[:24], Lasso(0.3)(inside, y), atol=1e-3)
     pursuit = held.prepare(InNorm(BatchPursuit(2, l0=1.5)))
     best = on_rows(inside, y, None).prepare(BatchPursuit(2, l0=1.5))
     assert pursuit.encoder.threshold == pytest.approx(best.threshold, rel=1e-3)
@@ -107,7 +108,7 @@ def test_an_encoder_takes_the_weight_of_a_lasso(topk):
     asked = Lasso(l0=2.0)
     found = topk.infer(AtWeight(ThresholdingPursuit(), asked), "id").codes
     plain = ThresholdingPursuit(topk.prepare(asked).lam)(Model(*PARTS), jnp.asarray(X))
-    np.testing.assert_allclose(found, plain, atol=1e-4)
+    assert_allclose(found, plain, atol=1e-4)
 
 
 @pytest.mark.parametrize(("count", "most"), [(1_000, 999), (999, 64), (7, 1), (3, 10), (0, 10)])

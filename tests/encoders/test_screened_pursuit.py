@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from sae_gap.core import Model, Split, pursuit
 from sae_gap.encoders import Affine, BatchPursuit, Own, Pruned, ReLU, ScreenedPursuit
@@ -60,7 +61,7 @@ def test_the_threshold_leaves_out_what_adds_least(model, signals, proposed):
     assert encoder.threshold == pytest.approx(np.sqrt(limit), rel=1e-3)
     rows = zip(targets, added, strict=True)
     expected = [nonnegative(y, atoms, out > limit) for y, out in rows]
-    np.testing.assert_allclose(encoder(model, signals), expected, atol=2e-3)
+    assert_allclose(encoder(model, signals), expected, atol=2e-3)
 
 
 def test_calibration_is_in_units_of_the_atoms_and_counts_no_row_of_zeros(model, signals):
@@ -76,9 +77,9 @@ def test_calibration_is_in_units_of_the_atoms_and_counts_no_row_of_zeros(model, 
     codes = fitted.encode(fitted, signals)
     # Neither the company of a row nor the unit of atoms changes its codes.
     among = fitted.encode(fitted, signals.at[9:].set(2 * signals[0]))
-    np.testing.assert_allclose(among[:9], codes[:9], atol=1e-5)
+    assert_allclose(among[:9], codes[:9], atol=1e-5)
     longer = dataclasses.replace(fitted, dictionary=3 * fitted.decoder, bias=3 * fitted.bias)
-    np.testing.assert_allclose(longer.encode(longer, 3 * signals), codes, atol=1e-4)
+    assert_allclose(longer.encode(longer, 3 * signals), codes, atol=1e-4)
 
 
 def test_an_atom_that_depends_on_others_costs_nothing(model):
@@ -89,7 +90,7 @@ def test_an_atom_that_depends_on_others_costs_nothing(model):
     # The first of two twins to go; the other has the code of both from then on.
     codes = on[2:] * np.float32(1)
     codes[:, :2] = 0, 2
-    np.testing.assert_allclose(backward_elimination(atoms, codes), gains[2:], 0.05, atol=1e-2)
+    assert_allclose(backward_elimination(atoms, codes), gains[2:], 0.05, atol=1e-2)
 
 
 def test_training_moves_the_threshold_and_the_dictionary_alone(model, signals):
@@ -106,8 +107,8 @@ def test_training_moves_the_threshold_and_the_dictionary_alone(model, signals):
     codes = np.asarray(encoder(trained, signals), np.float64)
     targets, atoms = float64(model, signals)
     rest = codes @ atoms.T - targets
-    np.testing.assert_allclose(slope.decoder, 2 * rest.T @ codes / rest.size, atol=1e-5)
-    np.testing.assert_allclose(slope.bias, 2 * rest.sum(axis=0) / rest.size, atol=1e-6)
+    assert_allclose(slope.decoder, 2 * rest.T @ codes / rest.size, atol=1e-5)
+    assert_allclose(slope.bias, 2 * rest.sum(axis=0) / rest.size, atol=1e-6)
     assert float(slope.encoder.value) == 0
 
 
@@ -119,7 +120,7 @@ def test_neither_chunks_nor_a_map_nor_the_gram_matrix_at_hand_change_codes(
     monkeypatch.setattr(pursuit, "WHOLE", 0)
     monkeypatch.setattr(screened, "CHUNK", 1)
     pairs = jax.jit(jax.vmap(encoder, (None, 0)))(model, signals.reshape(2, -1, DIM))
-    np.testing.assert_allclose(pairs.reshape(codes.shape), codes, atol=1e-5)
+    assert_allclose(pairs.reshape(codes.shape), codes, atol=1e-5)
 
 
 REFUSED = {
@@ -140,7 +141,7 @@ def test_what_cannot_be_coded_is_refused(model, signals, fault):
 def test_squares_that_overflow_are_nan_and_half_precision_is_single(model, signals):
     encoder = BatchPursuit(4, threshold=0.5)
     found, codes = (encoder(model, rows) for rows in (signals.at[7].set(3e30), signals))
-    np.testing.assert_array_equal(found, codes.at[7].set(jnp.nan))
+    assert_array_equal(found, codes.at[7].set(jnp.nan))
     half = jax.tree.map(lambda array: array.astype(jnp.bfloat16), (model, signals))
     as_given = jax.tree.map(lambda array: array.astype(jnp.float32), half)
-    np.testing.assert_allclose(encoder(*half), encoder(*as_given), atol=0.05)
+    assert_allclose(encoder(*half), encoder(*as_given), atol=0.05)

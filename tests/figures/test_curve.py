@@ -6,6 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from sae_gap import figures
 from sae_gap.analysis import splits
@@ -48,7 +49,7 @@ def test_lines_are_the_means_and_whiskers_the_deviations_of_the_rows(metric):
                 for count in ITERATIONS
             ]
             mean, sd = np.mean(values, axis=1), np.std(values, axis=1, ddof=1)
-            np.testing.assert_allclose(drawn, [mean, mean - sd, mean + sd])
+            assert_allclose(drawn, [mean, mean - sd, mean + sd])
         level = [line for line in axes.lines if line.get_color() == labels.colour("oracle")]
         assert [line.get_ydata()[0] for line in level] == [0.98 if metric == "mcc_ood" else 1e-9]
 
@@ -79,7 +80,7 @@ def test_many_points_have_a_band_and_no_markers():
     assert len(bands) == 3 and curves(axes) == []
     sd = np.std([0, 0.01, 0.04], ddof=1)
     low = 0.2 + 0.1 - 0.01 + 0.05 / 3 - sd
-    np.testing.assert_allclose([bands[0].y0, bands[0].y1], [low, low + 2 * sd + 0.058])
+    assert_allclose([bands[0].y0, bands[0].y1], [low, low + 2 * sd + 0.058])
 
 
 def test_a_level_goes_by_the_name_of_its_dictionary_where_its_line_has_none():
@@ -104,7 +105,7 @@ def test_levels_and_frequencies_have_a_panel_each_and_a_dictionary_a_line():
     drawn = [one.lines[0].get_xydata().ravel() for one in levels.containers]
     # A dictionary is drawn once, with the groups that it has.
     for found, wanted in zip(drawn, ([0, 0.5, 1, 0.2, 2, 0.3], [0, 0.92, 2, 0.4]), strict=True):
-        np.testing.assert_allclose(found, wanted)
+        assert_allclose(found, wanted)
     assert figures.recovery_by_level([]) is figures.recovery_by_level([row("topk")]) is None
     with pytest.raises(ValueError, match="mix world"):
         figures.recovery_by_level([topk, topk | {"world": "other", "seed": 1}])
@@ -157,7 +158,7 @@ def test_each_dictionary_is_drawn_once_and_pooled_over_seeds():
     assert [*found] == ["ReLU SAE", "TopK SAE", "JumpReLU SAE", "MP SAE", "DL-FISTA"]
     pooled = np.concatenate([row["cosines"] for row in choose(make_rows(), dictionary="dl_fista")])
     quantiles = np.percentile(pooled, np.linspace(0, 100, 201))
-    np.testing.assert_allclose(found["DL-FISTA"], quantiles)
+    assert_allclose(found["DL-FISTA"], quantiles)
     # A fit that failed counts against its learner.
     (row,) = choose(make_rows(seeds=(0,)), dictionary="dl_fista")
     found = curves_of(figures.matched_cosines([row | {"cosines": [1.0, None, None, None]}]))

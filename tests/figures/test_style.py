@@ -7,6 +7,7 @@ import numpy as np
 import PIL.Image
 import pytest
 from matplotlib.text import Text
+from numpy.testing import assert_allclose
 
 from sae_gap import figures
 from sae_gap.figures import labels, style
@@ -155,7 +156,7 @@ def test_the_budget_draws_each_inference_against_its_cost():
             "FISTA": BUDGET[3:4],
         }.items():
             points = [[line[2], line[column] + shift] for line in lines]
-            np.testing.assert_allclose(drawn.pop(label).get_xydata(), points)
+            assert_allclose(drawn.pop(label).get_xydata(), points)
         assert not drawn
     lines = figure.axes[1].lines
     level = [line.get_ydata()[0] for line in lines if line.get_label() == "certified lasso"]

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 import sae_gap
 from sae_gap import catalogue
@@ -394,8 +395,8 @@ def test_all_that_a_row_tells_of_a_check_is_that_of_plain_sums():
     for name, value in wanted.items():
         told = found.columns[name]
         assert told == (pytest.approx(value, rel=1e-3) if isinstance(value, float) else value), name
-    np.testing.assert_array_equal(found.read.used, (codes > 0).sum(axis=0))
-    np.testing.assert_allclose(found.read.energy, np.square(codes).sum(axis=0), rtol=1e-3)
+    assert_array_equal(found.read.used, (codes > 0).sum(axis=0))
+    assert_allclose(found.read.energy, np.square(codes).sum(axis=0), rtol=1e-3)
     assert found.fvu == found.read.fvu
 
 

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from numpy.testing import assert_allclose
 
 from sae_gap import Setting, Split, draw, fit_stream
 from sae_gap.core import Model
@@ -28,9 +29,7 @@ def mesh_of(count):
 
 def compare(one, many, *names):
     for name in ("dictionary", "noise", "amplitude", *names):
-        np.testing.assert_allclose(
-            getattr(one, name), getattr(many, name), atol=1e-5, rtol=1e-4, err_msg=name
-        )
+        assert_allclose(getattr(one, name), getattr(many, name), atol=1e-5, rtol=1e-4, err_msg=name)
 
 
 @eqx.filter_jit
@@ -86,6 +85,6 @@ def test_a_stream_is_shared(task):
         )
         for count in (1, 8)
     )
-    np.testing.assert_allclose(one.dictionary, many.dictionary, atol=1e-5)
-    np.testing.assert_allclose(one.bias, many.bias, atol=1e-6)
+    assert_allclose(one.dictionary, many.dictionary, atol=1e-5)
+    assert_allclose(one.bias, many.bias, atol=1e-6)
     assert len(many.dictionary.devices()) == 1

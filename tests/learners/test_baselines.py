@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import spams
+from numpy.testing import assert_allclose
 from scipy.sparse import csr_array
 from sklearn import decomposition
 from sklearn.linear_model import RidgeCV
@@ -40,13 +41,11 @@ def learned(learner, task, num_samples, num_latents):
 def test_components_against_scikit_learn(task, num_samples, num_latents, width):
     model, signals = learned(PCA(), task, num_samples, num_latents)
     peer = decomposition.PCA(width).fit(signals.astype(float))
-    np.testing.assert_allclose(model.bias, peer.mean_, atol=1e-6)
+    assert_allclose(model.bias, peer.mean_, atol=1e-6)
     atoms = np.asarray(model.dictionary)[:, :width]
-    np.testing.assert_allclose(np.abs(atoms), np.abs(peer.components_.T), atol=1e-4)
+    assert_allclose(np.abs(atoms), np.abs(peer.components_.T), atol=1e-4)
     codes = np.asarray(Linear()(model, task.id.signals))[:, :width]
-    np.testing.assert_allclose(
-        np.abs(codes), np.abs(peer.transform(np.asarray(task.id.signals))), atol=1e-4
-    )
+    assert_allclose(np.abs(codes), np.abs(peer.transform(np.asarray(task.id.signals))), atol=1e-4)
     assert model.dictionary.shape[1] == min(num_samples, num_latents, 12)
 
 
@@ -55,7 +54,7 @@ def test_samples_are_rows_less_their_mean(task):
     rows = signals - np.mean(signals, axis=0)
     rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     cosines = rows @ np.asarray(model.dictionary)
-    np.testing.assert_allclose(cosines.max(axis=0), 1, rtol=1e-5)
+    assert_allclose(cosines.max(axis=0), 1, rtol=1e-5)
     assert len({*cosines.argmax(axis=0)}) == 20
 
 
@@ -86,10 +85,10 @@ def test_against_scikit_learn(n, noise, alpha, third):
     for form in (jnp.asarray, csr_array):
         train = Split(jnp.asarray(signals, jnp.float32), form(np.float32(codes)))
         model = fit(LinearProbe(), [Task(train, train, train, width=5)], [KEY])[0].end.model
-        np.testing.assert_allclose(model.encoder.weight, peer.coef_.T, atol=atol)
+        assert_allclose(model.encoder.weight, peer.coef_.T, atol=atol)
         assert not model.encoder.weight[:, 2].any()
         found = Linear()(model, train.signals)
-        np.testing.assert_allclose(found, peer.predict(signals), atol=2e-3 * np.abs(codes).max())
+        assert_allclose(found, peer.predict(signals), atol=2e-3 * np.abs(codes).max())
 
 
 @pytest.mark.parametrize("columns", ["renormed", "oracle_norms"])
@@ -108,14 +107,12 @@ def test_lengths_alone_are_changed(task, columns):
     data = learner.select(Task(task.train, task.id, task.ood, jnp.asarray(truth), width=40))
     found = learner.learn(data, num_latents=40, key=None, base=base)
     lengths = np.concatenate([wanted[order], np.linalg.norm(atoms[:, 20:], axis=0)])
-    np.testing.assert_allclose(
+    assert_allclose(
         np.linalg.norm(found.dictionary, axis=0),
         1 if columns == "renormed" else lengths,
         rtol=1e-5,
     )
-    np.testing.assert_allclose(
-        unit_atoms(found.dictionary)[0], unit_atoms(base.dictionary)[0], atol=1e-6
-    )
+    assert_allclose(unit_atoms(found.dictionary)[0], unit_atoms(base.dictionary)[0], atol=1e-6)
     assert found.bias is base.bias and found.encoder is base.encoder
 
 
@@ -127,7 +124,7 @@ def drawn():
 @pytest.mark.parametrize("peer", [SpamsTrainDL, SklearnMiniBatch])
 def test_a_peer_recovers_a_small_dictionary(peer, drawn):
     end = fit(peer(batch_size=64, num_steps=40), [drawn], [KEY])[0].end
-    np.testing.assert_allclose(np.linalg.norm(end.model.dictionary, axis=0), 1, atol=1e-3)
+    assert_allclose(np.linalg.norm(end.model.dictionary, axis=0), 1, atol=1e-3)
     assert np.abs(match_atoms(end.model.dictionary, drawn.dictionary).cosine).mean() > 0.8
     assert end.step == 40 and not np.any(end.model.bias)
 
@@ -142,7 +139,7 @@ def test_their_weight_is_ours(drawn):
     columns = np.asfortranarray(signals.T)
     options = {"lambda1": 0.1, "mode": 2, "pos": True, "numThreads": 1}
     theirs = spams.lasso(columns, D=np.asfortranarray(atoms), **options).toarray().T
-    np.testing.assert_allclose(theirs, ours, atol=2e-3)
+    assert_allclose(theirs, ours, atol=2e-3)
     for lam, same in ((0.1, True), (0.1 * len(atoms), False)):
         peer = SklearnMiniBatch(lam, num_steps=1)
         estimator = peer.train(signals, atoms, np.random.default_rng(0))

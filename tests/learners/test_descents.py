@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from sae_gap import Split, fit
 from sae_gap.core import Model
@@ -62,14 +63,14 @@ def test_updates_against_numpy(task, split):
         model = learner.model(state)
     # The rate both rose and fell on the way.
     assert max(rates) > 2e-3 and (np.diff(rates) < 0).any()
-    np.testing.assert_allclose([state.rate, state.best, state.updates], [rates[-1], best, 200])
+    assert_allclose([state.rate, state.best, state.updates], [rates[-1], best, 200])
     for ours, theirs in zip([state.free[0][:12], *state.free[1]], parts, strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-6)
-    np.testing.assert_array_equal(model.dictionary, state.free[0])
+        assert_allclose(ours, theirs, atol=1e-6)
+    assert_array_equal(model.dictionary, state.free[0])
     if split == "id":
         codes = np.logaddexp(np.concatenate(parts[1:]), 0)
-        np.testing.assert_allclose(model.encoder.codes, codes, atol=1e-6)
-        np.testing.assert_array_equal(model.encoder.signals, np.concatenate(data))
+        assert_allclose(model.encoder.codes, codes, atol=1e-6)
+        assert_array_equal(model.encoder.signals, np.concatenate(data))
 
 
 @pytest.mark.parametrize(("least_updates", "patience", "expected"), [(30, 10, 31), (5, 10, 11)])
@@ -101,19 +102,19 @@ def test_rounds_against_numpy(task, lam, dies):
         learner, data = DLFista(lam), Split(jnp.asarray(signals))
         state = begin(learner, data)
         dictionary, codes = np.asarray(state.dictionary), np.zeros((100, 20))
-        np.testing.assert_allclose(np.linalg.norm(dictionary, axis=0), 1, rtol=1e-12)
+        assert_allclose(np.linalg.norm(dictionary, axis=0), 1, rtol=1e-12)
         for number in range(1, 4):
             state = take_step(learner, data, state)
             codes, _ = textbook(signals, dictionary, codes, 100, lam)
             following = update(signals, codes)
-            np.testing.assert_allclose(state.codes, codes, atol=1e-8)
-            np.testing.assert_allclose(state.dictionary, following, atol=1e-6)
+            assert_allclose(state.codes, codes, atol=1e-8)
+            assert_allclose(state.dictionary, following, atol=1e-6)
             change = np.linalg.norm(following - dictionary) / np.linalg.norm(dictionary)
             assert float(state.change) == pytest.approx(change, rel=1e-5)
             assert int(state.round) == number
             dictionary = following
         assert (not dictionary.any(axis=0).all()) == dies
-        np.testing.assert_array_equal(learner.model(state).dictionary, state.dictionary)
+        assert_array_equal(learner.model(state).dictionary, state.dictionary)
 
 
 # Any change is below a tolerance of 1e9, but the first ten rounds are run all the same.
@@ -137,7 +138,7 @@ def test_epochs_are_steps_of_adam_over_their_batches(task, learner, place):
         signals, atoms = (jnp.asarray(np.float64(x)) for x in (task.train.signals, task.dictionary))
         bias, data = jnp.linspace(-0.2, 0.2, 12), Split(signals)
         state = begin(learner, data, base=Model(2 * atoms, bias))
-        np.testing.assert_allclose(state.model.dictionary, atoms, rtol=1e-6)
+        assert_allclose(state.model.dictionary, atoms, rtol=1e-6)
         best = sparse_code(signals - bias, atoms, 0.1).codes
         # Two batches an epoch; the rate of those that have targets falls to zero.
         rate = optax.cosine_decay_schedule(1e-3, 4) if targeted else 1e-3
@@ -165,9 +166,9 @@ def test_epochs_are_steps_of_adam_over_their_batches(task, learner, place):
     for ours, theirs in zip(
         *map(jax.tree.leaves, (state.model.encoder[place], parts)), strict=True
     ):
-        np.testing.assert_allclose(ours, theirs, atol=1e-6)
-    np.testing.assert_array_equal(model.dictionary, dictionary)
-    np.testing.assert_array_equal(model.bias, bias)
+        assert_allclose(ours, theirs, atol=1e-6)
+    assert_array_equal(model.dictionary, dictionary)
+    assert_array_equal(model.bias, bias)
 
 
 def test_one_encoder_is_its_models():

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from sae_gap import Split, Task
 from sae_gap.core import Model
@@ -94,7 +95,7 @@ def test_an_outlier_row_is_learned_from_as_one_of_the_median_norm(learner, task)
         for rows in (given, usual)
     ]
     for array, other in zip(*found, strict=True):
-        np.testing.assert_allclose(array, other, atol=1e-4)
+        assert_allclose(array, other, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -121,7 +122,7 @@ def test_a_learner_learns_the_same_with_dimensions_of_zeros(learner, task):
         found.append((model.decoder[:12], model.bias[:12], codes))
     assert not model.decoder[12:].any()
     for padded, bare in zip(*found, strict=True):
-        np.testing.assert_allclose(padded, bare, atol=1e-4)
+        assert_allclose(padded, bare, atol=1e-4)
 
 
 ATOMS = np.random.default_rng(0).normal(size=(12, 20)).astype(np.float32)

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from sae_gap import Model, Split, catalogue
 from sae_gap.encoders import Affine, JumpReLU, ReLU, TopK
@@ -115,9 +116,7 @@ def test_epochs_of_training_are_those_of_a_plain_loop(name, options):
     for epoch, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
         for place, (parameter, other, initial) in enumerate(zip(ours, theirs, start, strict=True)):
             # Optax keeps the step of a schedule in single precision.
-            np.testing.assert_allclose(
-                parameter, other, rtol=0, atol=1e-7 if rate is cosine else 1e-10
-            )
+            assert_allclose(parameter, other, rtol=0, atol=1e-7 if rate is cosine else 1e-10)
             moved = np.abs(parameter - initial).max()
             assert moved > 4e-4 if not frozen or place > 1 else moved == 0
         is_unit = np.allclose(np.linalg.norm(ours[0], axis=0), 1, rtol=0, atol=1e-12)
@@ -135,10 +134,10 @@ def test_a_base_gives_the_start(has):
     model = learner.model(
         begin(learner, Split(signals), NUM_LATENTS, base=Model(atoms, bias, encoder))
     )
-    np.testing.assert_allclose(model.decoder, unit(ATOMS), rtol=1e-5)
-    np.testing.assert_array_equal(model.bias, bias)
+    assert_allclose(model.decoder, unit(ATOMS), rtol=1e-5)
+    assert_array_equal(model.bias, bias)
     weight = encoder.weight if has else unit(ATOMS)
-    np.testing.assert_allclose(model.encoder.weight, weight, rtol=1e-5)
+    assert_allclose(model.encoder.weight, weight, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("name", "l0"), [("batchtopk", None), ("jumprelu", 2.0)])
@@ -158,8 +157,8 @@ def test_a_standardised_sae_starts_from_a_dictionary_with_the_gain_of_least_squa
         begin(learner, Split(jnp.asarray(signals, jnp.float32)), NUM_LATENTS, base=base)
     )
     spread = np.sqrt(((signals - signals.mean(axis=0)) ** 2).mean())
-    np.testing.assert_allclose(model.decoder, spread * directions, rtol=1e-4)
-    np.testing.assert_allclose(model.bias, base.bias, rtol=1e-5)
+    assert_allclose(model.decoder, spread * directions, rtol=1e-4)
+    assert_allclose(model.bias, base.bias, rtol=1e-5)
     few = signals[::10] + 20
     hidden = np.maximum(few @ directions, 0)
     guess = (hidden * largest(hidden)) @ directions.T
@@ -167,7 +166,7 @@ def test_a_standardised_sae_starts_from_a_dictionary_with_the_gain_of_least_squa
     assert gain < 0.9
     # Codes are in atoms as long as the unit.
     affine = model.encoder.affine
-    np.testing.assert_allclose(affine.weight, gain * directions / spread, rtol=1e-3)
+    assert_allclose(affine.weight, gain * directions / spread, rtol=1e-3)
     assert not np.asarray(affine.bias).any()
 
 
@@ -183,7 +182,7 @@ def test_the_start_is_uniform_and_tied():
     # The variance of a uniform on ±b is b² / 3.
     assert weight.mean() == pytest.approx(0, abs=0.01)
     assert weight.var() == pytest.approx(bound**2 / 3, rel=0.02)
-    np.testing.assert_allclose(dictionary, unit(weight), rtol=1e-5)
+    assert_allclose(dictionary, unit(weight), rtol=1e-5)
     assert not bias.any() and not shift.any()
 
 
@@ -200,7 +199,7 @@ def test_a_penalty_is_steered_as_documented():
         # In double precision a fit of single precision has batches of double.
         with jax.enable_x64(True):
             state, factor, nudge = learner._steer(state, jnp.asarray(active), 20)
-        np.testing.assert_allclose([factor, nudge], [np.exp(log + error), error], rtol=1e-3)
+        assert_allclose([factor, nudge], [np.exp(log + error), error], rtol=1e-3)
         assert factor.dtype == nudge.dtype == state.mean.dtype == np.float32
 
 

@@ -5,6 +5,7 @@ refuse.
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from sae_gap import Split, Task, catalogue, fit
 from sae_gap.core import Model
@@ -48,7 +49,7 @@ def test_it_learns_a_sparse_map_and_reads_the_input_alone(name, skip):
     assert (model.skip is not None) == skip
     # What the codes should add up to is no part of what they are.
     other = Inference(task_of(targets=TARGETS[::-1].copy()), model)
-    np.testing.assert_array_equal(other.infer(learner.encode, "id").codes, own)
+    assert_array_equal(other.infer(learner.encode, "id").codes, own)
 
 
 @pytest.mark.parametrize("skip", [False, True])
@@ -59,7 +60,7 @@ def test_units_of_inputs_and_targets_change_nothing_but_units(skip):
     own = its.infer(learner.encode, "id").codes
     guess = other.reconstruct(own, None, scaled.id.inputs)
     mine = model.reconstruct(inference.infer(learner.encode, "id").codes, None, INPUTS[-200:])
-    np.testing.assert_allclose(guess, 8 * mine - 3, atol=0.02)
+    assert_allclose(guess, 8 * mine - 3, atol=0.02)
 
 
 def test_it_starts_from_the_dictionary_of_a_base_and_from_the_regression():
@@ -67,15 +68,15 @@ def test_it_starts_from_the_dictionary_of_a_base_and_from_the_regression():
     data, atoms = learner.select(task_of()), np.eye(DIM, LATENTS, dtype=np.float32)
     base = Model(3 * atoms, np.ones(DIM, np.float32))
     state = learner.init(data, num_latents=LATENTS, key=jax.random.key(0), base=base)
-    np.testing.assert_allclose(state.model.decoder, atoms, atol=1e-6)
-    np.testing.assert_allclose(learner.model(state).bias, 1, atol=1e-5)
+    assert_allclose(state.model.decoder, atoms, atol=1e-6)
+    assert_allclose(learner.model(state).bias, 1, atol=1e-5)
     x, y = (
         (part - part.mean(0)) / (part - part.mean(0)).std() for part in (data.inputs, data.signals)
     )
     slope = np.linalg.lstsq(x, y, rcond=None)[0] @ np.asarray(state.model.decoder)
     found = np.asarray(state.model.encoder.weight)
     gain = np.vdot(found, slope) / np.vdot(slope, slope)
-    np.testing.assert_allclose(found, gain * slope, atol=0.01 * gain)
+    assert_allclose(found, gain * slope, atol=0.01 * gain)
     assert gain > 0 and not np.asarray(state.model.skip).any()
 
 

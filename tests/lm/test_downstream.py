@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from sae_gap.lm import Downstream, Network, Windows, downstream, rows_left
 
@@ -71,13 +72,13 @@ def test_nats_are_those_of_numpy(outliers, monkeypatch):
         NETWORK, [windows([0]), windows([1], jnp.uint16)], first=1, special=(0,), outliers=outliers
     )
     positions, tokens = POSITIONS[REAL], TOKENS[REAL]
-    np.testing.assert_array_equal(found.outliers, positions == 0)
+    assert_array_equal(found.outliers, positions == 0)
     replaced = (tokens != 0) & ((positions > 0) | (outliers == "keep"))
-    np.testing.assert_array_equal(found.replaced, replaced)
+    assert_array_equal(found.replaced, replaced)
     # The last token of each text has no next one within it.
     scored = replaced & (positions > 0) & ~np.isin(np.arange(13), [4, 6, 12])
-    np.testing.assert_array_equal(found.scored, scored)
-    np.testing.assert_array_equal(found.tokens, [3, 0, 3])
+    assert_array_equal(found.scored, scored)
+    assert_array_equal(found.tokens, [3, 0, 3])
     guess = RNG.normal(size=found.activations.shape).astype(np.float32)
     for rows, nats, every in (
         (guess, found.nats(guess), replaced),
@@ -86,9 +87,9 @@ def test_nats_are_those_of_numpy(outliers, monkeypatch):
         (found.activations, found.clean, replaced),
     ):
         ce, kl = expected(rows, scored, every)
-        np.testing.assert_allclose(nats.ce, ce, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(nats.kl, kl, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(found.nats(found.activations).kl, 0)
+        assert_allclose(nats.ce, ce, rtol=1e-5, atol=1e-5)
+        assert_allclose(nats.kl, kl, rtol=1e-4, atol=1e-5)
+    assert_array_equal(found.nats(found.activations).kl, 0)
     score, nats, zero, mean = found.score(guess), found.nats(guess), found.zero, found.mean
     ce, clean = nats.ce.mean(), found.clean.ce.mean()
     wanted = {"ce": ce, "delta_ce": ce - clean, "kl": nats.kl.mean()}
@@ -96,7 +97,7 @@ def test_nats_are_those_of_numpy(outliers, monkeypatch):
         wanted["ce_score" + end] = (ablated.ce.mean() - ce) / (ablated.ce.mean() - clean)
         wanted["kl_score" + end] = 1 - nats.kl.mean() / ablated.kl.mean()
     assert {name: score[name] for name in wanted} == pytest.approx(wanted)
-    np.testing.assert_allclose(score["kl_sums"], [nats.kl[:3].sum(), 0, nats.kl[3:].sum()])
+    assert_allclose(score["kl_sums"], [nats.kl[:3].sum(), 0, nats.kl[3:].sum()])
 
 
 def test_a_model_is_cut_open_after_a_block_or_at_its_mlp(lm):
@@ -107,7 +108,7 @@ def test_a_model_is_cut_open_after_a_block_or_at_its_mlp(lm):
     start = model.run_blocks(model.embed(batch), batch, 0, 1)
     hidden = np.array(model.run_blocks(start, batch, 1, 2))
     read, added = (np.asarray(part)[REAL] for part in model.run_mlp(start, batch, 1))
-    close = functools.partial(np.testing.assert_allclose, rtol=1e-5)
+    close = functools.partial(assert_allclose, rtol=1e-5)
     close(stream.activations, hidden[REAL])
     close(mlp.inputs, read)
     close(mlp.activations, added)
@@ -156,8 +157,8 @@ def test_layers_replaced_together_are_run_by_hand(lm):
         nets[1].left(nets[1].activations, ~nets[1].scored)
     wanted = nats[0], nats[1] - nats[2], np.ones(REAL.shape)
     wanted = [np.bincount(of, each[REAL][scored], 3) for each in wanted]
-    np.testing.assert_allclose(found, wanted, rtol=1e-4)
-    np.testing.assert_allclose(exact, [*np.zeros((2, 3)), wanted[2]], atol=1e-5)
+    assert_allclose(found, wanted, rtol=1e-4)
+    assert_allclose(exact, [*np.zeros((2, 3)), wanted[2]], atol=1e-5)
 
 
 def made(**options):
@@ -182,7 +183,7 @@ def test_what_cannot_be_scored(fault):
 
 
 def test_documents_join_windows():
-    np.testing.assert_array_equal(made(first=4, documents=np.repeat([7, 9], [7, 6])).tokens, [0, 1])
+    assert_array_equal(made(first=4, documents=np.repeat([7, 9], [7, 6])).tokens, [0, 1])
 
 
 def test_sensitivity_is_the_fisher_information_of_the_next_tokens():
@@ -206,4 +207,4 @@ def test_sensitivity_is_the_fisher_information_of_the_next_tokens():
             for p, j in zip(chances, by_row[:, :, place], strict=True):
                 exact += j.T @ (np.diag(p) - np.outer(p, p)) @ j
     exact /= replaced.sum()
-    np.testing.assert_allclose(drawn, exact, atol=0.05 * np.abs(exact).max())
+    assert_allclose(drawn, exact, atol=0.05 * np.abs(exact).max())

@@ -6,6 +6,7 @@ import gguf
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from sae_gap.lm import Windows, read_model
 from tests import tiny
@@ -101,11 +102,11 @@ def test_states_and_log_probabilities_are_those_of_the_equations(tmp_path, kind)
     # One block after the other is the same as all at once.
     for block in range(LM["blocks"]):
         hidden = model.run_blocks(hidden, batch, block, block + 1)
-        np.testing.assert_allclose(hidden[0], expected[block + 1], atol=1e-4)
+        assert_allclose(hidden[0], expected[block + 1], atol=1e-4)
     together = model.run_blocks(model.embed(batch), batch, 0, LM["blocks"])
-    np.testing.assert_allclose(together, hidden, atol=1e-5)
+    assert_allclose(together, hidden, atol=1e-5)
     wanted = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
-    np.testing.assert_allclose(model.log_probabilities(hidden[0]), wanted, atol=1e-4)
+    assert_allclose(model.log_probabilities(hidden[0]), wanted, atol=1e-4)
 
 
 def told(**options):

@@ -4,6 +4,7 @@ refused, and what runs on a network again.
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from sae_gap import open_activations
 from sae_gap.data import HeldOut
@@ -33,9 +34,9 @@ def test_every_token_is_in_one_window_of_its_document_and_few_places_are_empty(m
         for row, segment in {*zip(*np.nonzero(segments >= 0), strict=True)}:
             mine = row, segments[row] == segments[row, segment]
             (document,), places = {*batch.documents[mine]}, batch.places[mine]
-            np.testing.assert_array_equal(places, positions[mine] + places[0])
-            np.testing.assert_array_equal(positions[mine], np.arange(len(places)))
-            np.testing.assert_array_equal(tokens[mine], lists[document][places])
+            assert_array_equal(places, positions[mine] + places[0])
+            assert_array_equal(positions[mine], np.arange(len(places)))
+            assert_array_equal(tokens[mine], lists[document][places])
             seen.append((document, places[0]))
     wanted = [(i, at) for i, tokens in enumerate(lists) for at in range(0, len(tokens), 32)]
     assert sorted({*seen}) == wanted and len(seen) == sum(sizes)
@@ -69,24 +70,24 @@ def test_each_row_is_that_of_its_token_in_its_own_window(lm, texts, write, tmp_p
     order = [texts.names.index(name) for name in found.names]
     assert sorted(order) == [0, 1, 3, 4, 5, 6]
     assert found.topics == tuple(texts.topics[i] for i in order)
-    np.testing.assert_array_equal(found.tokens, np.concatenate([lists[i] for i in order]))
+    assert_array_equal(found.tokens, np.concatenate([lists[i] for i in order]))
     sizes = [len(lists[i]) for i in order]
-    np.testing.assert_array_equal(found.documents, np.repeat(np.arange(6), sizes))
+    assert_array_equal(found.documents, np.repeat(np.arange(6), sizes))
     places = np.concatenate([*map(np.arange, sizes)])
-    np.testing.assert_array_equal(found.positions, places % 16)
+    assert_array_equal(found.positions, places % 16)
     shards = [len(np.load(file)) for file in sorted((tmp_path / "r/block2").glob("?????.npy"))]
     assert len(shards) > 2 and 32 < max(shards) <= 64
     starts = np.append(np.flatnonzero(found.positions == 0), len(places))
     for layer in (0, 2):
         rows = open_activations(tmp_path / "r" / f"block{layer}")
-        np.testing.assert_array_equal(rows.documents, found.documents)
+        assert_array_equal(rows.documents, found.documents)
         expected = [alone(lm, part, layer) for part in np.split(found.tokens, starts[1:-1])]
         rows = found.activations(layer).take(np.arange(len(places)))
-        np.testing.assert_allclose(rows, np.concatenate(expected), atol=2e-5)
+        assert_allclose(rows, np.concatenate(expected), atol=2e-5)
     for batch in found.batches([1, 3]):
         real = batch.documents >= 0
         rows = np.searchsorted(found.documents, batch.documents[real]) + batch.places[real]
-        np.testing.assert_array_equal(np.asarray(batch.windows.tokens)[real], found.tokens[rows])
+        assert_array_equal(np.asarray(batch.windows.tokens)[real], found.tokens[rows])
         assert {*batch.documents[real]} <= {1, 3}
     with pytest.raises(ValueError, match=r"block1 is not in .*, but that of 0, 2; record it"):
         found.activations(1)
@@ -101,9 +102,9 @@ def test_what_an_mlp_reads_and_adds_is_recorded(lm, write):
     blocks = lm.model.blocks
     gate, up = (read @ np.asarray(part[1], float) for part in (blocks.gate, blocks.up))
     wanted = gate / (1 + np.exp(-gate)) * up @ blocks.down[1]
-    np.testing.assert_allclose(added, wanted, atol=1e-5)
+    assert_allclose(added, wanted, atol=1e-5)
     # What it reads is normalised, with the norm's weights.
-    np.testing.assert_allclose(((read / blocks.mlp_norm[1]) ** 2).mean(axis=1), 1, rtol=0.01)
+    assert_allclose(((read / blocks.mlp_norm[1]) ** 2).mean(axis=1), 1, rtol=0.01)
 
 
 @pytest.mark.parametrize(
@@ -268,7 +269,7 @@ def test_the_rows_to_score_are_those_that_are_replaced(source, part, monkeypatch
     documents = found.recorded.documents
     rows = np.flatnonzero(np.isin(documents, found.documents()))
     whole = found.rows.activations.take(rows)
-    np.testing.assert_allclose(np.sort(task.id.signals, 0), np.sort(whole, 0), atol=1e-4)
+    assert_allclose(np.sort(task.id.signals, 0), np.sort(whole, 0), atol=1e-4)
     assert (task.id.inputs is None) == (part == "stream")
     # All but the special token of each window count, and means leave out its first two places.
     windows = (found.recorded.positions[rows] == 0).sum()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 
 import numpy as np
+from numpy.testing import assert_allclose
 
 from sae_gap.core import screen_sizes
 from sae_gap.loops import host
@@ -55,4 +56,4 @@ def test_no_loop_reads_or_writes_out_of_bounds():
         timeout=120,
     )
     for found, expected in zip(explained(), pickle.loads(plain.stdout), strict=True):
-        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert_allclose(found, expected, atol=1e-5)

@@ -8,6 +8,7 @@ import idea
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 from scipy.optimize import lsq_linear
 from sklearn.linear_model import Lasso as SklearnLasso
 
@@ -187,7 +188,7 @@ def test_the_seed_draws_the_rows_that_are_scored_unless_nothing_learns(plan, act
     assert not np.array_equal(other.scored, one.scored)
     for controls, codes in ((("random", "samples"), ()), (("random",), ("retrained",))):
         tenth = measure.Plan((), activations, controls=controls, codes=codes).source
-        np.testing.assert_array_equal(tenth.scored, one.scored)
+        assert_array_equal(tenth.scored, one.scored)
     # Random atoms learn nothing.
     for controls in ((), ("random",)):
         every = measure.Plan((), activations, controls=controls, codes=("omp",)).source
@@ -228,4 +229,4 @@ def test_the_whole_idea_in_one_file_has_the_numbers_of_measure(plan, model, tmp_
     x = np.asarray(plan.source.scored, float)
     codes = idea.encode(x, arrays | {"threshold": np.full(20, 0.3)})
     plain = np.maximum((x - arrays["b_dec"]) @ arrays["W_enc"] + arrays["b_enc"], 0)
-    np.testing.assert_array_equal(codes, np.where(plain > 0.3, plain, 0))
+    assert_array_equal(codes, np.where(plain > 0.3, plain, 0))

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
+from numpy.testing import assert_allclose
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
@@ -43,7 +44,7 @@ def test_logistic_probe_against_scikit_learn(shape, dtype):
         assert accuracy(probe, *rows) == pytest.approx(peer.score(*rows), abs=1e-3)
     penalised = LogisticRegression(C=0.3, tol=1e-8).fit(codes, labels)
     probe = fit_logistic(codes, labels, strength=1 / (0.3 * len(labels)))
-    np.testing.assert_allclose(probe.weights, penalised.coef_[0], atol=1e-2)
+    assert_allclose(probe.weights, penalised.coef_[0], atol=1e-2)
     assert probe.intercept == pytest.approx(penalised.intercept_[0], abs=1e-2)
 
 
@@ -62,7 +63,7 @@ def test_auc_against_scikit_learn_with_ties_and_of_many_columns():
     codes[:, 4] *= -1
     few = [0, 4, 1_023, 1_024, 2_499]
     expected = [roc_auc_score(labels, codes[:, column]) for column in few]
-    np.testing.assert_allclose(roc_auc(codes, labels)[few], expected, atol=1e-12)
+    assert_allclose(roc_auc(codes, labels)[few], expected, atol=1e-12)
 
 
 def measured(protocol="strict", codes=None, **truth):
@@ -108,7 +109,7 @@ def test_dense_probe_against_scikit_learn():
     assert not probes.fit_dense(constant, np.arange(200_000) < 10).scale.any()
     probe = probes.fit_dense(x, labels)
     peer = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, tol=1e-8)).fit(x, labels)
-    np.testing.assert_allclose(probe.decide(x), peer.decision_function(x), atol=5e-3)
+    assert_allclose(probe.decide(x), peer.decision_function(x), atol=5e-3)
     # Equal rows tie.
     assert len({*probe.decide(np.repeat(x[:1].astype("f"), 333, axis=0)).tolist()}) == 1
 
@@ -122,7 +123,7 @@ def test_latents_are_ranked_as_sae_probes_ranks_them():
     sparse = scipy.sparse.csr_array(codes)
     probe = probes.fit_sparse(sparse, labels, 5)
     assert probe.latents.tolist() == ranked[:5].tolist()
-    np.testing.assert_allclose(probe.decide(sparse), probe.decide(codes))
+    assert_allclose(probe.decide(sparse), probe.decide(codes))
     # What is on in one row of one class ties, however large.
     alone = np.diag(10 ** rng.uniform(-3, 3, 38))
     assert probes.fit_sparse(alone, np.arange(38) < 37, 37).latents.tolist() == [37, *range(36)]

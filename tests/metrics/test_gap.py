@@ -5,6 +5,7 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from scipy.optimize import minimize, minimize_scalar
 from sklearn.decomposition import sparse_encode
 
@@ -89,8 +90,8 @@ def test_amortisation_gap_of_a_model_against_scikit_learn(sign):
     codes = 2 * sign * np.maximum(target @ np.asarray(model.encoder.weight, float), 0)
     best = peer(np.asarray(target, float), dictionary, sign > 0)
     lost = objective(target, dictionary, codes) - best
-    np.testing.assert_allclose(found.gap, lost, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(found.relative, lost / best, rtol=1e-3)
+    assert_allclose(found.gap, lost, rtol=1e-3, atol=1e-4)
+    assert_allclose(found.relative, lost / best, rtol=1e-3)
     assert (found.optimum.gap <= 1e-6 * found.optimum.objective).all()
     optimal = gap.amortisation_gap(model, signals, LAM, encode=Lasso(LAM, nonneg=sign > 0))
     assert optimal.gap == pytest.approx(0, abs=1e-6) and optimal.gap.min() >= 0
@@ -123,7 +124,7 @@ def test_the_own_codes_of_a_transcoder_read_its_inputs():
     own = np.asarray(model.encode(model, x))
     plain = Model(model.dictionary, model.bias, encode=lambda model, signals: own)
     again = gap.amortisation_gap(plain, signals, 0.1)
-    np.testing.assert_allclose(found.gap, again.gap, rtol=1e-6)
+    assert_allclose(found.gap, again.gap, rtol=1e-6)
     assert (found.gap > 0).all()
     for of, inputs in ((model, None), (model, x[:3]), (plain, x)):
         with pytest.raises(ValueError, match="one row for each signal"):

@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 import scipy.sparse
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 from sklearn.neighbors import KNeighborsRegressor
@@ -113,7 +114,7 @@ def test_firings_are_counted_above_a_latents_magnitude(least):
     on, present = np.abs(codes) > least, truth[:, nearest] > 0
     found = count(nearest, truth, codes, least)
     wanted = [np.sum(part, axis=0) for part in (on, present, on & present)]
-    np.testing.assert_array_equal(found[:3], wanted)
+    assert_array_equal(found[:3], wanted)
     assert found.samples == 23
 
 
@@ -147,7 +148,7 @@ def test_a_cut_is_the_least_that_is_its_own_share(share):
     assert cuts(np.pad(codes, ((0, 0), (0, 1))))[6] == 0
     # At any scale that the type has.
     for scale in (1e-300, 1e160):
-        np.testing.assert_allclose(cuts(codes * scale, share) / scale, cuts(codes, share))
+        assert_allclose(cuts(codes * scale, share) / scale, cuts(codes, share))
 
 
 @pytest.mark.parametrize("few", [(9, 30), (30, 9), (10, 10)])

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
+from numpy.testing import assert_allclose
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import pearsonr
 from sklearn.metrics import precision_recall_fscore_support
@@ -156,7 +157,7 @@ def test_against_a_loop_over_matched_atoms():
     many = rng.random(25_000)
     shown = dictionary_recovery(Match(np.arange(25_000), many), *2 * [np.ones((1, 25_000))])
     wanted = np.quantile(many, np.linspace(0, 1, 10_000))
-    np.testing.assert_allclose(shown["cosines"][::-1], wanted, atol=2e-4)
+    assert_allclose(shown["cosines"][::-1], wanted, atol=2e-4)
 
 
 @pytest.mark.parametrize("learned", [np.diag([0, 0, 1, 1]), np.eye(4)[:, 2:]])
@@ -213,7 +214,7 @@ def test_a_dictionary_is_described_as_by_loops(monkeypatch):
         np.delete(dictionary, 7, axis=1), axis=0
     )
     largest = np.max(np.abs(live.T @ live - np.eye(19)), axis=0)
-    np.testing.assert_allclose(found["coherence"], np.percentile(largest, range(101)), atol=1e-5)
+    assert_allclose(found["coherence"], np.percentile(largest, range(101)), atol=1e-5)
     alone = describe_atoms(dictionary[:, 6:8])
     assert alone == {"dead_atoms": 1, "duplicates": 0, "coherence": []}
 

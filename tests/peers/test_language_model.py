@@ -5,6 +5,7 @@ of SAELens.
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import sae_gap
 from sae_gap.lm import Windows, cut, pack, pretrained, read_model, read_texts
@@ -87,7 +88,7 @@ def test_gemma_has_the_log_probabilities_of_transformers_and_the_tokens_of_sente
     hidden = lm.model.run_blocks(lm.model.embed(windows), windows, 0, lm.model.num_blocks)
     with torch.inference_mode():
         expected = torch.log_softmax(network.eval()(torch.from_numpy(tokens)).logits, dim=-1)
-    np.testing.assert_allclose(lm.model.log_probabilities(hidden), expected.numpy(), atol=1e-4)
+    assert_allclose(lm.model.log_probabilities(hidden), expected.numpy(), atol=1e-4)
 
     fields = read_model(tmp_path / "tiny.gguf")[1]
     theirs = sentencepiece_model_pb2.ModelProto()

@@ -4,6 +4,7 @@ scored.
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from sae_gap.core import matching
 from sae_gap.data import WorldStream, firing_of, published_world
@@ -77,7 +78,7 @@ def test_the_constants_are_those_of_the_model(theirs, world):
         (firing.std, generator.std_firing_magnitudes),
         (WorldStream(world).atoms, theirs.feature_dict.feature_vectors),
     ):
-        np.testing.assert_allclose(ours, other.detach().numpy(), rtol=0, atol=1e-5)
+        assert_allclose(ours, other.detach().numpy(), rtol=0, atol=1e-5)
 
 
 def z_scores(first, second):

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from sae_gap.core import Split
 from sae_gap.runtime import devices
@@ -24,7 +25,7 @@ def test_the_peak_of_memory_is_in_gib_and_devices_are_named():
 def test_one_device_leaves_arrays_free_to_move():
     split = devices.place(Split(np.ones((4, 2), np.float32)), devices.own_mesh())
     assert isinstance(split.signals, jax.Array) and not split.signals.committed
-    np.testing.assert_array_equal(split.signals, np.ones((4, 2)))
+    assert_array_equal(split.signals, np.ones((4, 2)))
     assert split.codes is None
 
 

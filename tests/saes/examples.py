@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 from safetensors.numpy import load_file, save_file
 
 from sae_gap import Model, catalogue
@@ -55,7 +56,7 @@ def changed(folder, case, **values):
 
 def close(found, wanted, tolerance=1e-5):
     atol = tolerance * max(1, np.abs(np.asarray(wanted)).max())
-    np.testing.assert_allclose(found, wanted, rtol=tolerance, atol=atol)
+    assert_allclose(found, wanted, rtol=tolerance, atol=atol)
 
 
 def refused(call, *words):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.numpy import load_file, save_file
 
 import sae_gap
@@ -167,8 +168,8 @@ def test_each_kind_of_dictionary_opens_with_its_own_bias_or_else_the_mean(tmp_pa
     path = tmp_path / kind / name
     sae = sae_gap.load_sae(path, mean=lambda: MEAN)
     unit = ATOMS / np.linalg.norm(ATOMS, axis=0)
-    np.testing.assert_allclose(sae.unit_dictionary, unit, atol=1e-6)
-    np.testing.assert_array_equal(sae.bias, bias)
+    assert_allclose(sae.unit_dictionary, unit, atol=1e-6)
+    assert_array_equal(sae.bias, bias)
     assert (sae.given.family, sae.signed, sae.model.encode) == ("dictionary", False, None)
     refused(lambda: sae.encode(X), "a decoder alone")
     if bias is MEAN:
@@ -199,7 +200,7 @@ def test_weights_of_eight_or_sixty_four_bits_are_read_as_they_are(tmp_path, kind
     narrow = {name: torch.tensor(array).to(kind) for name, array in PLAIN.items()}
     safetensors.torch.save_file(narrow, folder / "sae_weights.safetensors")
     found = sae_gap.load_sae(folder).model.encoder.weight
-    np.testing.assert_array_equal(found, narrow["W_enc"].float())
+    assert_array_equal(found, narrow["W_enc"].float())
 
 
 @pytest.mark.parametrize("case", ["topk_rescaled", "abstopk_rescaled", "pursuit"])
@@ -222,9 +223,9 @@ def test_older_options_of_saelens(tmp_path):
     sae = sae_gap.load_sae(changed(tmp_path, "saelens/old", scaling_factor=factors, **options))
     held = load_file(tmp_path / "sae/sae_weights.safetensors")
     codes = np.maximum((X - held["b_dec"]) @ held["W_enc"] + held["b_enc"], 0)
-    np.testing.assert_allclose(sae.encode(X), codes, atol=1e-5)
+    assert_allclose(sae.encode(X), codes, atol=1e-5)
     wanted = (codes * factors) @ held["W_dec"] + held["b_dec"]
-    np.testing.assert_allclose(sae.reconstruct(X), wanted, rtol=1e-5, atol=1e-4)
+    assert_allclose(sae.reconstruct(X), wanted, rtol=1e-5, atol=1e-4)
     assert sae.normalisation.name == "none" and "a mean norm of 2.449" in sae.notes["caution"]
     assert all(map(str.isprintable, sae.notes.values())) and len(sae.notes["hook_name"]) < 100
     # What a configuration lacks is as SAELens has it by default.
@@ -237,7 +238,7 @@ def test_codes_of_unit_atoms_keep_their_thresholds_and_a_dead_atom_reaches_none(
     tensors = {"W_dec": np.diag([2, 0]).astype("f"), "b_dec": eye[0], "W_enc": eye}
     tensors |= {"b_enc": np.zeros(2, "f"), "threshold": 0.5}
     parts = Parts("jumprelu", {}, tensors, "ours", "jumprelu", {}, codes_of_unit_atoms=True)
-    np.testing.assert_array_equal(of_parts(parts).encode(eye), [[2, 0], [0, 0]])
+    assert_array_equal(of_parts(parts).encode(eye), [[2, 0], [0, 0]])
 
 
 def test_what_a_bias_adds_to_codes_is_summed_in_double_precision():
@@ -245,14 +246,14 @@ def test_what_a_bias_adds_to_codes_is_summed_in_double_precision():
     arrays = {"W_dec": weight.T, "b_dec": long, "W_enc": weight}
     arrays["b_enc"] = np.full(3, -(2.0**24), np.float32)
     sae = of_parts(Parts("standard", {}, arrays, "ours", "standard", {}))
-    np.testing.assert_array_equal(sae.model.encoder.bias, [1, 1, 1])
+    assert_array_equal(sae.model.encoder.bias, [1, 1, 1])
 
 
 def test_a_pursuit_stops_once_little_is_left():
     model = sae_gap.Model(jnp.eye(3), jnp.zeros(3))
     # After 3, what is left of the first is of norm 1.12.
     codes = RepeatingPursuit(9, residual=1.2)(model, jnp.array([[3, 1, 0.5], [3, 2, 0.5]]))
-    np.testing.assert_allclose(codes, [[3, 0, 0], [3, 2, 0]])
+    assert_allclose(codes, [[3, 0, 0], [3, 2, 0]])
 
 
 def test_an_sae_is_found_in_the_cache_of_the_hub(tmp_path, monkeypatch):

@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.numpy import load_file
 
 import sae_gap
@@ -35,12 +36,12 @@ PLAIN = Model(
 
 def test_an_sae_of_a_model_has_its_units_and_atoms_of_unit_length():
     sae, x = SAE.of_model(PLAIN), np.ones((2, 3), "f")
-    np.testing.assert_allclose(sae.target(x), x - BIAS)
+    assert_allclose(sae.target(x), x - BIAS)
     # The encoder is given activations as they are.
-    np.testing.assert_allclose(sae.encode(x), 2 * x @ ATOMS)
-    np.testing.assert_allclose(sae.lengths, [3, 0.5, 0])
-    np.testing.assert_allclose(np.linalg.norm(sae.unit_dictionary, axis=0), [1, 1, 0])
-    np.testing.assert_allclose(sae.reconstruct(x), 2 * x @ ATOMS @ ATOMS + BIAS)
+    assert_allclose(sae.encode(x), 2 * x @ ATOMS)
+    assert_allclose(sae.lengths, [3, 0.5, 0])
+    assert_allclose(np.linalg.norm(sae.unit_dictionary, axis=0), [1, 1, 0])
+    assert_allclose(sae.reconstruct(x), 2 * x @ ATOMS @ ATOMS + BIAS)
 
 
 def tensor(array):
@@ -83,8 +84,8 @@ def test_an_sae_of_arrays_infers_as_its_formula_says(options, codes_of, turned):
     codes = codes_of((ROWS - options.get("centred", True) * bias) @ weight + offset)
     assert 0 < np.count_nonzero(codes) < codes.size and sae.name == "mine"
     assert ("k" in sae.notes) == ("k" in options)
-    np.testing.assert_allclose(sae.encode(tensor(ROWS)), codes, atol=1e-5)
-    np.testing.assert_allclose(sae.reconstruct(ROWS), codes @ atoms + bias, atol=1e-4)
+    assert_allclose(sae.encode(tensor(ROWS)), codes, atol=1e-5)
+    assert_allclose(sae.reconstruct(ROWS), codes @ atoms + bias, atol=1e-4)
 
 
 @pytest.mark.parametrize("turned", ["W_enc", ("W_dec", "W_skip")])
@@ -94,9 +95,9 @@ def test_a_transcoder_of_arrays_infers_as_its_formula_says(turned):
     given = {name: array.T if name in turned else array for name, array in given.items()}
     sae = SAE.from_arrays(**given, architecture="relu", transcoder=True)
     codes, added = above(0)(x @ weight + DRAWN["b_enc"]), DRAWN["b_dec"] + x @ skip
-    np.testing.assert_allclose(sae.encode(x), codes, atol=1e-5)
-    np.testing.assert_allclose(sae.reconstruct(x), codes @ DRAWN["W_dec"] + added, atol=1e-4)
-    np.testing.assert_allclose(sae.target(ROWS, x), ROWS - added, atol=1e-4)
+    assert_allclose(sae.encode(x), codes, atol=1e-5)
+    assert_allclose(sae.reconstruct(x), codes @ DRAWN["W_dec"] + added, atol=1e-4)
+    assert_allclose(sae.target(ROWS, x), ROWS - added, atol=1e-4)
     refused(lambda: sae.encode(ROWS), "activations have 4", "the transcoder has num_inputs")
     refused(lambda: sae.target(x, x), "targets have 5", "the transcoder has input_dim")
     refused(lambda: sae.decode(codes, x[:3]), "what it read, one row for each of the 9")
@@ -111,7 +112,7 @@ def test_square_matrices_are_taken_as_one_says(linear):
     if linear:
         weight, atoms = weight.T, atoms.T
     wanted = np.maximum(ROWS @ weight, 0) @ atoms
-    np.testing.assert_allclose(sae.reconstruct(ROWS), wanted, rtol=1e-4, atol=1e-4)
+    assert_allclose(sae.reconstruct(ROWS), wanted, rtol=1e-4, atol=1e-4)
     assert ("square matrices" in sae.notes) == (linear is None)
 
 
@@ -143,7 +144,7 @@ def test_activations_and_codes_that_do_not_fit():
     ):
         refused(call, words)
     alone = sae.decoder_alone
-    np.testing.assert_array_equal(alone.target(eye), sae.target(eye))
+    assert_array_equal(alone.target(eye), sae.target(eye))
     assert (alone.given.family, alone.model.encode) == ("dictionary", None)
 
 
@@ -255,7 +256,7 @@ def test_the_files_that_saelens_read_are_those_written_now(tmp_path, case):
     assert now.keys() == then.keys()
     # The exponential of a threshold is rounded in its own way by each machine.
     for tensor, value in now.items():
-        np.testing.assert_allclose(value, then[tensor], rtol=1e-6, err_msg=tensor)
+        assert_allclose(value, then[tensor], rtol=1e-6, err_msg=tensor)
 
 
 # What goes on from a known encoder may infer in its own way.

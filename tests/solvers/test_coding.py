@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.linear_model import Lasso
 
 from benchmarks.speed.scores import score
@@ -45,7 +46,7 @@ def test_the_optimum_is_that_of_scikit_learn(code, nonneg, wide, tol, near):
     peer = Lasso(alpha=0.1 / M, fit_intercept=False, positive=nonneg, tol=1e-14, max_iter=100_000)
     peer.fit(dictionary, signals.T)
     assert found.converged.all() and found.codes.dtype == (np.float64 if wide else np.float32)
-    np.testing.assert_allclose(found.codes, peer.coef_, atol=near)
+    assert_allclose(found.codes, peer.coef_, atol=near)
 
 
 # Of each kind, and of one atom, one signal and more dimensions than atoms.
@@ -69,9 +70,9 @@ def test_scales_change_no_bit(code, nonneg, length):
     given = signals * sizes, dictionary * length, 0.1 * sizes * length
     code = functools.partial(code, nonneg=nonneg, max_iterations=50)
     plain, moved = code(signals, dictionary, np.full(N, 0.1)), code(*map(np.float32, given))
-    np.testing.assert_array_equal(moved.codes / sizes * length, plain.codes)
-    np.testing.assert_array_equal(moved.converged, plain.converged)
-    np.testing.assert_array_equal(moved.objective / sizes[:, 0] ** 2, plain.objective)
+    assert_array_equal(moved.codes / sizes * length, plain.codes)
+    assert_array_equal(moved.converged, plain.converged)
+    assert_array_equal(moved.objective / sizes[:, 0] ** 2, plain.objective)
 
 
 @EACH
@@ -82,8 +83,8 @@ def test_a_sample_changes_no_other(code):
     signals = np.array([[1, 0.5], [1e-25, 0], [0, 0], [1, 1]], np.float32)
     lam = np.array([0.25, 0.25, 0, 1e38], np.float32)
     found = code(signals, np.eye(2, dtype=np.float32), lam)
-    np.testing.assert_allclose(found.codes, [[0.75, 0.25], [0, 0], [0, 0], [0, 0]], rtol=1e-6)
-    np.testing.assert_allclose(found.objective, [0.3125, 0, 0, 1], rtol=1e-6)
+    assert_allclose(found.codes, [[0.75, 0.25], [0, 0], [0, 0], [0, 0]], rtol=1e-6)
+    assert_allclose(found.objective, [0.3125, 0, 0, 1], rtol=1e-6)
     assert found.converged.all()
 
 
@@ -105,7 +106,7 @@ def test_warm_equals_cold(code):
     assert np.sum(warm.iterations) < np.sum(plain.iterations)
     far = np.random.default_rng(0).uniform(size=(N, LATENTS)).astype(np.float32)
     for found in (warm, code(signals, dictionary, 0.1, init=far)):
-        np.testing.assert_allclose(found.codes, plain.codes, atol=1e-4)
+        assert_allclose(found.codes, plain.codes, atol=1e-4)
 
 
 @EACH
@@ -115,8 +116,8 @@ def test_what_gives_up_says_so_and_has_the_gap_that_it_claims(code, most):
     init = np.full((N, 1), 0.1, np.float32) * np.eye(1, LATENTS, dtype=np.float32)
     found = code(signals, dictionary, 0.1, max_iterations=most, init=init)
     value, gap = score(signals, dictionary, found.codes, 0.1)
-    np.testing.assert_allclose(found.objective, value, rtol=1e-5)
-    np.testing.assert_allclose(found.gap, gap, rtol=1e-3)
+    assert_allclose(found.objective, value, rtol=1e-5)
+    assert_allclose(found.gap, gap, rtol=1e-3)
     assert not found.converged.any()
     assert {*found.iterations.tolist()} <= {1, most * fista.CHECK_EVERY}
 
@@ -138,9 +139,9 @@ def test_sparse_codes_and_chunks_change_no_bit(options, nonneg, monkeypatch):
     jax.clear_caches()
     assert isinstance(sparse.codes, scipy.sparse.csr_array) and sparse.codes.has_canonical_format
     assert sparse.codes.nnz == np.count_nonzero(dense.codes)
-    np.testing.assert_array_equal(sparse.codes.toarray(), dense.codes)
+    assert_array_equal(sparse.codes.toarray(), dense.codes)
     for name in ("objective", "gap", "iterations", "converged"):
-        np.testing.assert_array_equal(getattr(sparse, name), getattr(dense, name))
+        assert_array_equal(getattr(sparse, name), getattr(dense, name))
 
 
 def test_iterations_take_the_memory_of_a_chunk(monkeypatch):
@@ -161,10 +162,10 @@ def test_bits_are_the_same_under_jit_and_one_by_one_codes_nearly(code):
     signals, dictionary = map(jnp.asarray, draw(8))
     whole = code(signals, dictionary, 0.1)
     traced = jax.jit(lambda y: code(y, dictionary, 0.1))(signals)
-    same = np.testing.assert_array_equal if code is sparse_code else np.testing.assert_allclose
+    same = assert_array_equal if code is sparse_code else assert_allclose
     same(traced.codes, whole.codes, **({} if code is sparse_code else {"atol": 1e-5}))
     single = jax.vmap(lambda y: code(y[None], dictionary, 0.1).codes[0])
-    np.testing.assert_allclose(single(signals[:3]), whole.codes[:3], atol=1e-4)
+    assert_allclose(single(signals[:3]), whole.codes[:3], atol=1e-4)
 
 
 @pytest.mark.parametrize("solver", ["auto", "fista"])
@@ -187,7 +188,7 @@ def test_values_that_make_no_lasso_are_never_called_converged(solver):
             assert (np.isfinite(each) == sound).all()
         assert (found.converged == sound).all() and other == value
         for one, expected in zip(spoilt, slopes, strict=True):
-            np.testing.assert_allclose(one, expected, rtol=1e-4, atol=1e-6)
+            assert_allclose(one, expected, rtol=1e-4, atol=1e-6)
     # Nor is an objective that overflows, or any on a broken atom.
     broken = np.where(np.arange(LATENTS), dictionary, np.nan)
     for given in ((signals, broken, lam), (1e30 * signals, dictionary, 1e29 + lam)):

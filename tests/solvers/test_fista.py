@@ -1,6 +1,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from benchmarks.speed.scores import score
 from sae_gap.solvers import fista, sparse_code
@@ -34,11 +35,11 @@ def test_fixed_iterations_follow_the_textbook(name, iterations):
     want, _ = textbook(signals, dictionary, start, iterations, momentum=name == "fista")
     options = {"tol": None, "max_iterations": iterations, "init": start}
     found = sparse_code(signals, dictionary, 0.1, solver=name, **options)
-    np.testing.assert_allclose(found.codes, want, atol=1e-4)
+    assert_allclose(found.codes, want, atol=1e-4)
     assert set(found.iterations.tolist()) == {iterations}
     # What is certified are the codes that are returned.
     value, _ = score(signals, dictionary, found.codes, 0.1)
-    np.testing.assert_allclose(found.objective, value, rtol=1e-5)
+    assert_allclose(found.objective, value, rtol=1e-5)
 
 
 def test_momentum_that_points_uphill_begins_anew():
@@ -47,7 +48,7 @@ def test_momentum_that_points_uphill_begins_anew():
     want, count = textbook(signals, dictionary, start, 60, restart=True)
     assert count >= len(signals)
     found = fista.solve(signals, dictionary, 0.1, tol=1e-30, max_iterations=60)
-    np.testing.assert_allclose(found.codes, want, atol=1e-5)
+    assert_allclose(found.codes, want, atol=1e-5)
 
 
 def test_a_dictionary_of_zeros_stops_at_once():
@@ -63,9 +64,9 @@ def test_finished_samples_stand_still():
     assert 0 < np.sum(ended) < len(ended)
     # What the others then take must not move those that are done first by a bit.
     stopped = sparse_code(signals, dictionary, 0.05, solver="fista", max_iterations=first)
-    np.testing.assert_array_equal(np.asarray(stopped.codes)[ended], np.asarray(among.codes)[ended])
-    np.testing.assert_array_equal(stopped.gap[ended], among.gap[ended])
+    assert_array_equal(np.asarray(stopped.codes)[ended], np.asarray(among.codes)[ended])
+    assert_array_equal(stopped.gap[ended], among.gap[ended])
     # Without momentum it takes longer.
     plain = sparse_code(signals, dictionary, 0.05, solver="ista")
     assert plain.converged.all() and np.mean(plain.iterations) > np.mean(among.iterations)
-    np.testing.assert_allclose(plain.objective, among.objective, rtol=2e-6)
+    assert_allclose(plain.objective, among.objective, rtol=2e-6)

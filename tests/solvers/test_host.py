@@ -6,6 +6,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from benchmarks.speed.scores import score
 from sae_gap.loops import active_set, proximal
@@ -59,7 +60,7 @@ def test_bits_do_not_depend_on_the_threads(num_samples, monkeypatch):
                 host, "on_cores", lambda work, pieces, pool=pool: list(pool.map(work, pieces))
             )
             found = sparse_code(signals, dictionary, lam)
-            jax.tree.map(np.testing.assert_array_equal, found, shared)
+            jax.tree.map(assert_array_equal, found, shared)
 
 
 def test_bits_do_not_depend_on_what_memory_held_before(monkeypatch):
@@ -83,7 +84,7 @@ def test_bits_do_not_depend_on_what_memory_held_before(monkeypatch):
                 return arrays
 
             monkeypatch.setattr(block, "room", room)
-            jax.tree.map(np.testing.assert_array_equal, answer(), clean)
+            jax.tree.map(assert_array_equal, answer(), clean)
 
 
 @SIGNS
@@ -121,7 +122,7 @@ def test_a_violation_below_single_precision_is_seen():
             found = sparse_code(basis[:1], dictionary, 0.7, tol=1e-12)
             code = np.asarray(found.codes)[0, atom] * lengths[atom]
         # What the normal equations of both atoms give.
-        np.testing.assert_allclose(code, 0.7 * share * c / (1 - c**2), rtol=1e-5)
+        assert_allclose(code, 0.7 * share * c / (1 - c**2), rtol=1e-5)
 
 
 def test_what_only_rounding_keeps_open_keeps_its_gap():
@@ -133,7 +134,7 @@ def test_what_only_rounding_keeps_open_keeps_its_gap():
     assert not found.converged.all()
     assert np.all(np.asarray(found.gap) <= 1e-5 * np.asarray(found.objective))
     value, _ = score(*batch[1:3], found.codes, 1e-6, nonneg=False)
-    np.testing.assert_allclose(found.objective, value, rtol=1e-6)
+    assert_allclose(found.objective, value, rtol=1e-6)
 
 
 @pytest.mark.parametrize("num_latents", [5, 64])
@@ -146,9 +147,9 @@ def test_without_a_weight_only_an_exact_fit_is_certified(num_latents):
     with jax.enable_x64(True):
         found = sparse_code(signals, dictionary, 0.0, nonneg=False)
     best = 0.5 * np.sum((signals @ (np.eye(8) - dictionary @ np.linalg.pinv(dictionary))) ** 2, 1)
-    np.testing.assert_allclose(found.objective, best, atol=1e-9)
+    assert_allclose(found.objective, best, atol=1e-9)
     rounding = 0.5 * (16 * np.finfo(float).eps) ** 2 * np.sum(signals**2, axis=1)
-    np.testing.assert_array_equal(found.converged, np.asarray(found.objective) <= rounding)
+    assert_array_equal(found.converged, np.asarray(found.objective) <= rounding)
 
 
 def test_jax_takes_codes_as_they_are_without_a_copy():
@@ -186,7 +187,7 @@ def test_iterations_that_skip_zeros_are_those_of_all_atoms():
         before, want = want, np.maximum(point + 0.2 * (pull - point @ gram) - 0.02, 0)
         point = want + momentum * (want - before)
     assert 0 < np.count_nonzero(want) < want.size / 2
-    np.testing.assert_allclose(codes, want, atol=1e-12)
+    assert_allclose(codes, want, atol=1e-12)
 
 
 def test_atoms_outside_of_all_supports_are_zero(monkeypatch):
@@ -194,4 +195,4 @@ def test_atoms_outside_of_all_supports_are_zero(monkeypatch):
     atoms = np.random.default_rng(0).normal(size=(4, 6))
     monkeypatch.setattr(np, "empty", lambda shape, kind: np.full(shape, 1e300, kind))
     posed = host.pose(np.ones((2, 4)), atoms, np.ones((2, 1)), np.array([0, 3])).atoms
-    np.testing.assert_array_equal(posed.any(axis=1), np.isin(np.arange(6), [0, 3]))
+    assert_array_equal(posed.any(axis=1), np.isin(np.arange(6), [0, 3]))

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from sae_gap.solvers import sparse_code
 
@@ -51,4 +52,4 @@ def test_gradient_inside_jit_and_vmap(x64):
         return jnp.sum(sparse_code(jnp.atleast_2d(y), dictionary, 0.2, tol=1e-10).codes ** 2)
 
     each = jax.jit(jax.vmap(jax.grad(loss)))(signals)
-    np.testing.assert_allclose(each, jax.grad(loss)(signals), atol=1e-7)
+    assert_allclose(each, jax.grad(loss)(signals), atol=1e-7)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from sae_gap.solvers import least_squares as module
 from sae_gap.solvers.least_squares import least_squares
@@ -35,7 +36,7 @@ def test_samples_of_all_sizes_of_support_in_any_order(pull, monkeypatch):
     expected = by_lstsq(y, d, on)
     for code, where, each in zip(expected, on, v, strict=True):
         code[where] += np.linalg.pinv(d[:, where].T @ d[:, where]) @ each[where]
-    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
+    assert_allclose(found, expected, rtol=1e-5, atol=1e-6 * np.abs(expected).max())
     assert not found[~on].any()
 
 
@@ -45,7 +46,7 @@ def test_a_pair_of_equal_atoms_shares_its_code_and_a_dead_atom_has_none():
     atoms[:, 5], atoms[:, 2] = atoms[:, 4], 0
     on = np.arange(20)[:, None] * np.ones(6) > 0
     found = np.asarray(least_squares(*map(jnp.float32, (signals, atoms)), on))
-    np.testing.assert_allclose(found, by_lstsq(signals, atoms, on), atol=5e-3)
+    assert_allclose(found, by_lstsq(signals, atoms, on), atol=5e-3)
     assert not found[:, 2].any() and not found[0].any()
 
 

@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from sae_gap.solvers import match_l0, path, sparse_code
 
@@ -30,7 +31,7 @@ def test_match_l0_comes_from_above_and_never_goes_far_below_the_weight(target, n
     mean = np.count_nonzero(solution.codes) / len(signals)
     assert abs(mean - target) <= max(0.01 * target, 1 / len(signals)) + 1e-6
     plain = sparse_code(signals, dictionary, lam, nonneg=nonneg)
-    np.testing.assert_allclose(solution.objective, plain.objective, rtol=3e-6)
+    assert_allclose(solution.objective, plain.objective, rtol=3e-6)
     assert min(tried) > 0.499 * float(lam) and len(tried) <= 9
     pull = signals @ dictionary
     assert tried[0] == pytest.approx(0.5 * (pull if nonneg else abs(pull)).max(), rel=1e-5)
@@ -48,7 +49,7 @@ def test_match_l0_says_how_far_it_is_where_the_mean_jumps_over_the_target(rows, 
     with pytest.warns(UserWarning, match=words):
         lam, solution = match_l0(signals, np.eye(4), target)
     assert np.count_nonzero(solution.codes) == reached * len(signals)
-    np.testing.assert_allclose(solution.codes, np.maximum(signals - lam, 0), rtol=1e-5)
+    assert_allclose(solution.codes, np.maximum(signals - lam, 0), rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
+from numpy.testing import assert_allclose, assert_array_equal
 
 from sae_gap.core import least_gain, pursuit, screen_sizes
 from sae_gap.loops import host, routines
@@ -133,15 +134,15 @@ def test_atoms_are_selected_refitted_and_pruned(case, form):
     # A tie within rounding may go either way.
     same = ((found > 0) == (expected > 0)).all(axis=1)
     assert same.mean() >= 0.9 and (found >= 0).all() and not found[0].any()
-    np.testing.assert_allclose(found[same], expected[same], atol=2e-4)
+    assert_allclose(found[same], expected[same], atol=2e-4)
     rises = np.array([eliminated(row, atoms.T, code) for row, code in zip(x, found, strict=True)])
     ordered = np.sort(rises, axis=1)[:, -gains.shape[1] :]
-    np.testing.assert_allclose(np.sort(gains, axis=1), ordered, atol=2e-3)
+    assert_allclose(np.sort(gains, axis=1), ordered, atol=2e-3)
     least = float(least_gain(gains[1:], 19 * k / 2))
     pruned, again = map(np.asarray, form(x, atoms, options, least**0.5))
-    np.testing.assert_array_equal(again, gains)
+    assert_array_equal(again, gains)
     fits = [nonnegative(row, atoms.T, rise > least) for row, rise in zip(x, rises, strict=True)]
-    np.testing.assert_allclose(pruned, fits, atol=2e-4)
+    assert_allclose(pruned, fits, atol=2e-4)
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +165,7 @@ def close_atoms():
 def test_very_close_atoms_are_pruned_as_by_leaving_each_out(form, close_atoms):
     (x, atoms, *options), left, rises = close_atoms
     codes, gains = map(np.asarray, form(x, atoms, *options))
-    np.testing.assert_allclose(np.square(codes @ atoms - x).sum(), np.square(left).sum(), 0.05)
+    assert_allclose(np.square(codes @ atoms - x).sum(), np.square(left).sum(), 0.05)
     # Rounding decides between close atoms in a few rows.
     apart = abs(np.sort(gains, axis=1) - rises).max(axis=1)
     assert np.isfinite(gains).all() and np.quantile(apart, 0.8) < 0.05
@@ -182,7 +183,7 @@ def test_dependent_atoms_are_no_choice_and_rounding_chooses_none(form, scale):
     for signals, atoms, options, counts in cases:
         codes = np.asarray(form(scale * signals, atoms, options, 0.0)[0]) / scale
         expected = signals.clip(0) if atoms is few else signals
-        np.testing.assert_allclose(codes @ atoms, expected, atol=1e-5)
+        assert_allclose(codes @ atoms, expected, atol=1e-5)
         assert (np.count_nonzero(codes, axis=1) == counts).all()
 
 
@@ -195,7 +196,7 @@ def test_exchanges_of_tensors_do_not_go_round_in_circles():
     own, x = rng.normal(size=(600, 1, 6)) + rng.normal(size=(600, 6, 6)), rng.normal(size=(600, 6))
     codes, _ = solve(*map(torch.from_numpy, (x, own)), torch.ones(600, 6, dtype=torch.bool))
     expected = [scipy.optimize.nnls(atoms.T, row)[0] for atoms, row in zip(own, x, strict=True)]
-    np.testing.assert_allclose(codes, expected, atol=1e-6)
+    assert_allclose(codes, expected, atol=1e-6)
 
 
 def each(x, atoms, size, nonneg=False):
@@ -232,10 +233,10 @@ def test_orthogonal_and_gradient_pursuits(nonneg, precision):
         for way in (each, at_once):
             found = way(x, atoms, 12, nonneg)
             assert found.dtype == precision
-            np.testing.assert_allclose(found[::10], expected, atol=tolerance)
+            assert_allclose(found[::10], expected, atol=tolerance)
         found = gradient_pursuit(x[:5], atoms, 6, nonneg=nonneg)
     expected = [by_descent(row, unit, 6, nonneg) for row in x[:5]]
-    np.testing.assert_allclose(found, expected, atol=tolerance)
+    assert_allclose(found, expected, atol=tolerance)
 
 
 @WAYS
@@ -243,7 +244,7 @@ def test_of_atoms_that_tie_the_first_is_chosen(way):
     width = 2 * routines.CHUNK + 6
     found = way(np.ones((width, width), np.float16), np.eye(width, dtype=np.int8), 40)
     assert found.dtype == np.float32
-    np.testing.assert_array_equal(found, [np.arange(width) < 40] * width)
+    assert_array_equal(found, [np.arange(width) < 40] * width)
     with pytest.raises(ValueError, match="k must be at most the 2 dimensions and the 9 latents"):
         way(np.ones((4, 2)), np.ones((9, 2)), 3)
 
@@ -260,4 +261,4 @@ def test_dependent_atoms_have_codes_of_zero(way):
     assert np.all(np.count_nonzero(codes, axis=1) == 8) and not codes[:, -4:].any()
     # Eight independent atoms span what all of them span.
     spanned = np.linalg.svd(atoms.astype(float))[2][:8]
-    np.testing.assert_allclose(codes @ atoms, x @ spanned.T @ spanned, atol=1e-4)
+    assert_allclose(codes @ atoms, x @ spanned.T @ spanned, atol=1e-4)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import nnls
 from sklearn.linear_model import Lasso
 
@@ -47,9 +48,9 @@ def test_rounds_are_weighted_lassos(rounds):
     signals, dictionary = draw()
     found = pursue(signals, dictionary, 0.1, 0.05, num_slots=80, num_rounds=rounds)
     codes = dense(found, SHAPE[2])
-    np.testing.assert_allclose(found.residual, signals - codes @ dictionary.T, atol=1e-5)
+    assert_allclose(found.residual, signals - codes @ dictionary.T, atol=1e-5)
     expected = [reference(y, dictionary.astype(float), 0.1, 0.05, rounds) for y in signals]
-    np.testing.assert_allclose(codes, expected, atol=1e-4)
+    assert_allclose(codes, expected, atol=1e-4)
 
 
 def test_the_loops_of_a_cpu_find_the_same_codes():
@@ -65,7 +66,7 @@ def test_the_loops_of_a_cpu_find_the_same_codes():
     expected = jax.jit(lambda: reweighted.pursue(signals, atoms, 1.2, 0.6, num_slots=16))()
     found = host_pursuits.pursue(signals, np.asarray(atoms), 1.2, 0.6, num_slots=16, num_rounds=3)
     _, codes, residual = found
-    np.testing.assert_allclose(residual, expected.residual, atol=1e-4)
+    assert_allclose(residual, expected.residual, atol=1e-4)
     assert 5 < np.count_nonzero(codes) / 70 < 16
     assert not (np.diff(codes != 0, axis=1) & (codes[:, 1:] != 0)).any()
     whole, want = (dense(reweighted.Pursuit(*each), 2_176) for each in (found, expected))
@@ -73,11 +74,11 @@ def test_the_loops_of_a_cpu_find_the_same_codes():
     for each in (given := [whole.copy(), want]):
         each[:, 8:2_000:100] += each[:, 7:2_000:100]
         each[:, 7:2_000:100] = 0
-    np.testing.assert_allclose(*given, atol=1e-3)
+    assert_allclose(*given, atol=1e-3)
     products, squares, uses = host_pursuits.sums(*found, 2_176)
-    np.testing.assert_allclose(products, whole.T @ residual, atol=1e-4)
-    np.testing.assert_allclose(squares, (whole**2).sum(axis=0), rtol=1e-5)
-    np.testing.assert_array_equal(uses, np.count_nonzero(whole, axis=0))
+    assert_allclose(products, whole.T @ residual, atol=1e-4)
+    assert_allclose(squares, (whole**2).sum(axis=0), rtol=1e-5)
+    assert_array_equal(uses, np.count_nonzero(whole, axis=0))
 
 
 FORK = """
@@ -113,7 +114,7 @@ def test_leaders_are_the_largest_block_maxima_of_each_group(rows, count, precisi
         groups = row.reshape(rows, 64 // GROUPS, GROUPS).max(0)
         want = np.sort(groups, axis=0)[::-1][: count // GROUPS].ravel()
         # Positions ride in the lowest bits, so that near ties may be told apart wrongly.
-        np.testing.assert_allclose(np.sort(row[chosen]), np.sort(want), rtol=1e-4)
+        assert_allclose(np.sort(row[chosen]), np.sort(want), rtol=1e-4)
 
 
 @pytest.mark.parametrize("slots", [1, 5, 16])
@@ -124,7 +125,7 @@ def test_equals_non_negative_least_squares(slots):
     gram = np.einsum("nmi,nmj->nij", atoms, atoms).astype(np.float32)
     linear = np.einsum("nmi,nm->ni", atoms, signals).astype(np.float32)
     want = [nnls(*each)[0] for each in zip(atoms, signals, strict=True)]
-    np.testing.assert_allclose(solve(gram, linear, rank=slots, max_pivots=200), want, atol=2e-4)
+    assert_allclose(solve(gram, linear, rank=slots, max_pivots=200), want, atol=2e-4)
     # Broken off, they are feasible.
     codes = np.asarray(solve(gram, linear, rank=slots, max_pivots=2))
     assert codes.min() >= 0 and np.count_nonzero(codes, axis=1).max() == min(slots, 2)

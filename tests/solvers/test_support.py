@@ -7,6 +7,7 @@ import functools
 import jax
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from scipy.optimize import nnls
 
 from sae_gap.solvers import sparse_code
@@ -70,7 +71,7 @@ def test_atoms_that_hardly_differ_are_told_apart():
     close = np.array([[1, np.cos(1e-4)], [0, np.sin(1e-4)]])
     with jax.enable_x64(True):
         codes = sparse_code(close.sum(axis=1)[None], close, 0.0, support=np.ones((1, 2))).codes
-    np.testing.assert_allclose(codes, 1, atol=1e-6)
+    assert_allclose(codes, 1, atol=1e-6)
 
 
 @SIGNS
@@ -85,11 +86,11 @@ def test_the_lasso_is_that_of_the_atoms_alone(nonneg, scale):
     assert found.converged.all() and iterated.converged.all()
     for y, row, weight, value in zip(signals, on, lam, found.objective, strict=True):
         alone = sparse_code(y[None], np.where(row, dictionary, 0), weight, nonneg=nonneg)
-        np.testing.assert_allclose(value / scale**2, alone.objective[0], rtol=3e-6)
+        assert_allclose(value / scale**2, alone.objective[0], rtol=3e-6)
     # Traced supports have the same bits; iterations are as good.
     traced = jax.jit(lambda on: code(support=on))(on)
-    jax.tree.map(np.testing.assert_array_equal, traced, found)
-    np.testing.assert_allclose(iterated.objective, found.objective, rtol=3e-6)
+    jax.tree.map(assert_array_equal, traced, found)
+    assert_allclose(iterated.objective, found.objective, rtol=3e-6)
     assert not np.asarray(iterated.codes)[~on].any()
 
 
@@ -98,4 +99,4 @@ def test_samples_of_larger_supports_change_no_other():
     signals, dictionary, on = draw((*SIZES, 28))
     found = sparse_code(signals, dictionary, 7.0, support=on.tolist(), sparse=True)
     fewer = sparse_code(signals[:-1], dictionary, 7.0, support=on[:-1])
-    np.testing.assert_array_equal(found.codes.toarray()[:-1], fewer.codes)
+    assert_array_equal(found.codes.toarray()[:-1], fewer.codes)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from numpy.testing import assert_array_equal
 
 from sae_gap.core import Model
 from sae_gap.storage import BucketError, Checkpoint, Folder, Store, results, trees
@@ -203,7 +204,7 @@ CONTENT = trees.dump(TREE, {"step": 3, "nested": {"a": [1, None]}})
 
 def check_same(tree, other):
     words = [part | {"key": jax.random.key_data(part["key"])} for part in (tree, other)]
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b, strict=True), *words)
+    jax.tree.map(lambda a, b: assert_array_equal(a, b, strict=True), *words)
 
 
 def test_a_tree_comes_back_with_its_note():
@@ -213,7 +214,7 @@ def test_a_tree_comes_back_with_its_note():
         check_same(trees.load(CONTENT, like), TREE)
     # Others read it by the names of its places.
     found = safetensors.numpy.load(CONTENT)
-    np.testing.assert_array_equal(found["['model'].dictionary"], TREE["model"].dictionary)
+    assert_array_equal(found["['model'].dictionary"], TREE["model"].dictionary)
     assert trees.load(trees.dump({}, {}), {}) == {}
 
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from sae_gap import Setting, draw, fit
 from sae_gap.core import Model
@@ -81,7 +82,7 @@ def test_models_along_a_fit_are_those_of_shorter_fits(tasks):
         assert [*one.along] == [0, 1, 3]
         # No learner takes no step at all; what it would start from is that model.
         first = SAE.model(start(SAE.select(task), num_latents=task.width, key=key)).dictionary
-        np.testing.assert_allclose(one.at(0).model.dictionary, first, rtol=1e-5, atol=1e-6)
+        assert_allclose(one.at(0).model.dictionary, first, rtol=1e-5, atol=1e-6)
         seconds = [one.at(step).seconds for step in (0, 1, 3, 5)]
         assert seconds[0] > 0 and seconds == sorted(seconds)
     # An integer is the key of that seed.

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.sparse
+from numpy.testing import assert_allclose
 
 from sae_gap.core import Coded, Model
 from sae_gap.encoders import Encoder, Lasso, TopK
@@ -72,7 +73,7 @@ def test_one_run_for_an_encoder_and_a_split(task, model):
     for _ in range(2):
         for split in ("id", "ood"):
             expected = getattr(task, split).signals @ task.dictionary
-            np.testing.assert_allclose(found.infer(encoder, split).codes, expected, rtol=1e-5)
+            assert_allclose(found.infer(encoder, split).codes, expected, rtol=1e-5)
     assert found.infer(Counting(), "id") is found.infer(encoder, "id")
     signals = [float(getattr(task, split).signals[0, 0]) for split in ("id", "ood")]
     assert [first for first, _ in encoder.calls] == signals
@@ -107,7 +108,7 @@ def test_a_lasso_is_solved_once_for_all_its_names_and_compiles_nothing_anew(task
     solution = found.infer(Lasso(0.1), "ood")
     assert found.infer(Lasso(0.1, start=None), "ood") is solution
     warm = found.infer(Lasso(0.1, start=TopK(3)), "ood")
-    np.testing.assert_allclose(warm.codes, solution.codes, atol=1e-3)
+    assert_allclose(warm.codes, solution.codes, atol=1e-3)
     assert hasattr(warm, "gap") and not hasattr(found.infer(TopK(3), "ood"), "gap")
     before = devices.compilations()
     # Nor does what trained a model.
@@ -125,5 +126,5 @@ def test_codes_of_many_samples_are_held_by_their_non_zeros(task, model, monkeypa
     coded = Inference(task, model).infer(Lasso(0.1), "ood")
     assert scipy.sparse.issparse(coded.codes) == bool(beyond)
     codes = coded.codes.toarray() if beyond else coded.codes
-    np.testing.assert_allclose(codes, whole.codes, atol=1e-5)
-    np.testing.assert_allclose(coded.objective, whole.objective, rtol=1e-5)
+    assert_allclose(codes, whole.codes, atol=1e-5)
+    assert_allclose(coded.objective, whole.objective, rtol=1e-5)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
 from sae_gap import Models, Setting
 from sae_gap.core import Model, identity
@@ -163,7 +164,7 @@ def test_bases_are_fitted_first_through_the_folder_and_their_seconds_count(tmp_p
         assert outcome.base_seconds == below.end.seconds + lowest.end.seconds > 0
         assert below.base_seconds == lowest.end.seconds and lowest.base_seconds == 0
         begun = outcome.at(0).model.dictionary
-        np.testing.assert_array_equal(begun, below.end.model.dictionary)
+        assert_array_equal(begun, below.end.model.dictionary)
         # A walk of six steps from where the base ended.
         moved = np.std(outcome.end.model.dictionary - begun)
         assert moved == pytest.approx(0.3 * 6**0.5, rel=0.2)

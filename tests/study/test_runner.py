@@ -9,6 +9,7 @@ import random
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from sae_gap import Method, Models, Recording, Setting, Store, run
 from sae_gap.catalogue import default_metrics
@@ -120,7 +121,7 @@ def test_parameters_are_found_on_the_rows_that_a_study_names(tmp_path, task, mon
         READ.clear()
         options = {"metrics": (), "calibrate_on": calibrate_on}
         run(make(SETTING, methods=[method], lam=None, **options), Store(tmp_path))
-        np.testing.assert_allclose(READ[0], rows, atol=1e-6)
+        assert_allclose(READ[0], rows, atol=1e-6)
 
 
 def test_each_model_is_fitted_and_encoded_once(tmp_path, task, monkeypatch):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from sae_gap import Setting, World, draw, fit, fit_stream, match_atoms
 from sae_gap.core import Model, identity
@@ -66,7 +67,7 @@ def test_a_stream_is_learned_from_and_a_killed_fit_goes_on(tmp_path, task, signa
     assert "Compiling" in caplog.text
     assert "jit(_start)" not in caplog.text and "jit(_round)" not in caplog.text
     assert min(asked[1:])[0] > len(signals) // 4
-    np.testing.assert_array_equal(resumed.dictionary, model.dictionary)
+    assert_array_equal(resumed.dictionary, model.dictionary)
 
 
 def test_a_checkpoint_of_another_fit_is_not_taken(tmp_path, signals, caplog, monkeypatch):
@@ -83,7 +84,7 @@ def test_a_checkpoint_of_another_fit_is_not_taken(tmp_path, signals, caplog, mon
         found = fit_stream(learner, given, **OPTIONS | {"key": seed, "checkpoint": save})
         assert caplog.text.count("of another fit") == place
     again = fit_stream(slower, others, **OPTIONS | {"key": 1})
-    np.testing.assert_array_equal(found.dictionary, again.dictionary)
+    assert_array_equal(found.dictionary, again.dictionary)
     for place, (owner, name) in enumerate([(OnlineDictionary, "version"), (identity, "NUMERICS")]):
         monkeypatch.setattr(owner, name, 7, raising=False)
         fit_stream(slower, others, **OPTIONS | {"key": 1, "checkpoint": save})
@@ -123,7 +124,7 @@ def test_the_bias_of_a_centred_stream_is_the_mean_of_what_it_brought(signals, dt
     learner, given = dataclasses.replace(SHORT, centred=True), signals[:200].astype(dtype) + 3
     found = fit_stream(learner, given, **OPTIONS)
     assert found.dictionary.dtype == jnp.zeros(()).dtype
-    np.testing.assert_allclose(found.bias, given.mean(axis=0, dtype=float), atol=1e-4)
+    assert_allclose(found.bias, given.mean(axis=0, dtype=float), atol=1e-4)
 
 
 def test_an_outlier_counts_as_a_sample_of_the_median_norm_of_the_first_round(signals):
@@ -133,7 +134,7 @@ def test_an_outlier_counts_as_a_sample_of_the_median_norm_of_the_first_round(sig
         given[row] *= 300
         tamed[row] *= np.median(np.linalg.norm(first, axis=1)) / np.linalg.norm(tamed[row])
     found, expected = (fit_stream(SHORT, rows, **OPTIONS) for rows in (given, tamed))
-    np.testing.assert_allclose(found.dictionary, expected.dictionary, atol=1e-4)
+    assert_allclose(found.dictionary, expected.dictionary, atol=1e-4)
 
 
 def test_a_round_holds_a_core(signals, monkeypatch):
@@ -171,8 +172,8 @@ def test_families_of_a_stream_are_those_of_a_pool(tmp_path):
     asked.clear()
     found = fit_stream(learner, source, base=base, **options)
     assert sum(count for _, count in asked) < 8 * size
-    np.testing.assert_allclose(found.dictionary, wanted.dictionary, atol=1e-4)
-    np.testing.assert_array_equal(found.bias, base.bias)
+    assert_allclose(found.dictionary, wanted.dictionary, atol=1e-4)
+    assert_array_equal(found.bias, base.bias)
     moved = dataclasses.replace(base, dictionary=base.dictionary[:, ::-1])
     asked.clear()
     fit_stream(learner, source, base=moved, **options)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
+from numpy.testing import assert_allclose, assert_array_equal
 
 import sae_gap
 from sae_gap.core import LayerNorm, Model
@@ -71,7 +72,7 @@ def test_codes_are_those_of_jax(threshold, device):
     sae.chunk = 7
     found = sae.encode(torch.from_numpy(x))
     close(found, expected)
-    np.testing.assert_array_equal(found != 0, expected != 0)
+    assert_array_equal(found != 0, expected != 0)
     assert not found[0].any() and 0 < (expected != 0).mean() < 0.5
     close(sae(torch.from_numpy(x)), expected @ atoms + bias)
 
@@ -115,7 +116,7 @@ def test_twins_and_as_many_atoms_as_dimensions_explain_what_jax_explains():
             close(found, expected, 1e-4)
         else:
             errors = [np.linalg.norm(x - bias - z @ atoms, axis=1) for z in (found, expected)]
-            np.testing.assert_allclose(*errors, atol=0.05 * np.linalg.norm(x - bias, axis=1).max())
+            assert_allclose(*errors, atol=0.05 * np.linalg.norm(x - bias, axis=1).max())
 
 
 @torch.no_grad()
@@ -192,8 +193,8 @@ def test_least_squares_on_a_support_are_those_of_jax_and_of_numpy(device):
     signed = sae.refit(*tensors(x, -codes.astype(np.float32)))
     for row, support, values, free in zip(x - bias, codes, found.numpy(), signed, strict=True):
         best = np.linalg.lstsq(atoms[support].T.astype(np.float64), row, rcond=None)[0]
-        np.testing.assert_allclose(values[support], best.clip(0), atol=1e-4)
-        np.testing.assert_allclose(free[support], best, atol=1e-4)
+        assert_allclose(values[support], best.clip(0), atol=1e-4)
+        assert_allclose(free[support], best, atol=1e-4)
         assert not values[~support].any()
     # On twins, and on more atoms than dimensions, it is the solution of least norm.
     unit = atoms / np.linalg.norm(atoms.astype(np.float64), axis=1, keepdims=True)
@@ -243,7 +244,7 @@ def test_a_folder_of_any_library_has_its_own_codes_and_is_written_again(case, tm
         close(sae_gap.load_sae(tmp_path / "sae").encode(x), codes)
     for one in saes:
         found = one.encode(given)
-        np.testing.assert_array_equal(found != 0, codes != 0)
+        assert_array_equal(found != 0, codes != 0)
         close(found, codes)
         close(one.decode(found, given), reconstruction)
         close(one(given), reconstruction if sae.transcodes else reconstruction.reshape(x.shape))

@@ -12,6 +12,7 @@ from unittest import mock
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import sae_gap
 from benchmarks.real import inputs, measure, probe_real
@@ -466,6 +467,6 @@ def test_drawn_and_recorded_saes_along_their_training(recorded, tmp_path, caplog
             own, best = (kl[names[steps, seed], codes] for codes in ("own", "screened"))
             parts.append((own - best, best - rest, rest))
         told = [float(line[name]) for name in ("amortisation_part", "dictionary_part", "rest")]
-        np.testing.assert_allclose(told, np.mean(parts, axis=0), rtol=1e-4, atol=1e-6)
+        assert_allclose(told, np.mean(parts, axis=0), rtol=1e-4, atol=1e-6)
         assert (int(line["steps"]), line["dictionary"]) == (steps, "TopK SAE, 80 atoms, block 1")
     assert succeed("training_budget", *flags) == out

@@ -9,6 +9,7 @@ import itertools
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from benchmarks.real import train_real
 from sae_gap import Store, load_sae, open_activations, save_activations
@@ -70,7 +71,7 @@ def test_every_method_is_trained_stored_and_scored(train, file, tmp_path):
             assert fvu["own_refit"] <= fvu["own"] * (1 + 1e-6)
         else:
             bias = np.load(directory / name / "bias.npy")
-            np.testing.assert_allclose(bias, learned_from.mean(), rtol=1e-5)
+            assert_allclose(bias, learned_from.mean(), rtol=1e-5)
         lasso = rows[name, "lasso"]
         assert fvu["lasso_refit"] <= fvu["lasso"] and lasso["own_certificate"] < 1e-5
         assert abs(lasso["l0"] - K) <= 0.01 * K and "fvu_outliers" not in lasso

@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.numpy import save_file
 
 from sae_gap.data import Activations, Table, fetched, open_activations, save_activations
@@ -39,12 +40,12 @@ def rows(values=ROWS, documents=DOCUMENTS, cut=25):
 def test_rows_are_chunked_and_picked_across_files():
     chunks = [*rows().chunks(7)]
     assert [len(chunk) for chunk in chunks] == [7] * 8 + [4]
-    np.testing.assert_array_equal(np.concatenate(chunks), ROWS, strict=True)
+    assert_array_equal(np.concatenate(chunks), ROWS, strict=True)
     for wanted in ([59, 3, 3, 25, 24, 0, 41], np.zeros(0, int)):
-        np.testing.assert_array_equal(rows().take(wanted), ROWS[wanted])
+        assert_array_equal(rows().take(wanted), ROWS[wanted])
     # A sum in float32 would be off by 1e-5.
     tenths = np.full((9_000, 1), 0.1, np.float32)
-    np.testing.assert_allclose(rows(tenths, None).mean(), tenths[0], rtol=1e-7)
+    assert_allclose(rows(tenths, None).mean(), tenths[0], rtol=1e-7)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -56,8 +57,8 @@ def test_parts_hold_whole_documents_and_every_row_once(seed):
     assert abs(parts[1].num_samples - 15) <= 6
     for part in (*parts, *parts[0].split(0.3, 2)):
         own = np.isin(DOCUMENTS, part.documents)
-        np.testing.assert_array_equal(part.pool(), ROWS[own])
-        np.testing.assert_array_equal(part.documents, DOCUMENTS[own])
+        assert_array_equal(part.pool(), ROWS[own])
+        assert_array_equal(part.documents, DOCUMENTS[own])
     assert sum(part.num_samples for part in parts) == 60
 
 
@@ -69,7 +70,7 @@ def test_rows_that_are_split_in_another_way_have_another_fingerprint(place, docu
     loud[place] *= 1e3
     less, again = (rows(loud, documents, cut).without_outliers() for cut in (25, 30))
     alone = rows(ROWS[left], documents if documents is None else documents[left])
-    np.testing.assert_array_equal(less.take(np.arange(59)), alone.take(np.arange(59)))
+    assert_array_equal(less.take(np.arange(59)), alone.take(np.arange(59)))
     assert less.fingerprint == again.fingerprint != alone.fingerprint
     assert (documents is None) == (alone.fingerprint == rows(ROWS[left], None).fingerprint)
 
@@ -127,8 +128,8 @@ def test_the_few_outliers_are_found_however_large_they_are(lengths):
     """A mean would rise with the large ones and hide others; their squares are beyond float32."""
     found = open_activations(scaled(lengths), documents=TENS).outliers
     large = {row: length for row, length in lengths.items() if length > 10}
-    np.testing.assert_array_equal(found.rows, [*large])
-    np.testing.assert_allclose(found.ratios, [*large.values()], rtol=1e-5)
+    assert_array_equal(found.rows, [*large])
+    assert_allclose(found.ratios, [*large.values()], rtol=1e-5)
     if len(large) == 2:
         words = "2 of 200 rows are outliers, 10 to 400 times as long as the median row, 1 of them"
         assert str(found).startswith(words)
@@ -151,8 +152,8 @@ def test_a_learner_sees_outliers_at_the_median_norm_of_rows_that_are_not_zeros(m
     rows = scaled({198: 9, 199: 300}) * live
     seen = outliers.scale_down(module.asarray(rows))
     assert seen.dtype == rows.dtype
-    np.testing.assert_array_equal(seen[:199], rows[:199])
-    np.testing.assert_allclose(seen[199], usual[199], rtol=1e-5)
+    assert_array_equal(seen[:199], rows[:199])
+    assert_allclose(seen[199], usual[199], rtol=1e-5)
     assert len(open_activations(rows).outliers.rows) == (zeros < 200)
 
 
@@ -166,7 +167,7 @@ def test_a_split_draws_the_same_documents_with_and_without_them(documents, seed)
     assert lean.num_samples == 190 and lean.without_outliers() is lean
     for kept, part in zip(lean.split(0.22, seed), whole.split(0.22, seed), strict=True):
         usual = part.numbers[np.linalg.norm(rows[part.numbers], axis=1) < 2]
-        np.testing.assert_array_equal(kept.numbers, usual)
+        assert_array_equal(kept.numbers, usual)
 
 
 def beside(save):
@@ -222,10 +223,10 @@ def test_every_kind_gives_the_rows_back_as_float32(tmp_path, kind):
         rows = ROWS.astype(dtype)
         found = open_activations(write(tmp_path, kind, rows, DOCUMENTS.astype(np.int32)))
         assert (found.num_samples, found.input_dim) == ROWS.shape
-        np.testing.assert_array_equal(found.documents, DOCUMENTS)
+        assert_array_equal(found.documents, DOCUMENTS)
         wanted = [59, 3, 3, 20, 0, 41]
         expected = rows[wanted].astype(np.float32)
-        np.testing.assert_array_equal(found.take(wanted), expected, strict=True)
+        assert_array_equal(found.take(wanted), expected, strict=True)
     # Memory holds what is asked for, and not the file.
     mapped = kind in ("npy", "npz", "safetensors")
     assert isinstance(found._tables[0].array, np.memmap) == mapped
@@ -237,8 +238,8 @@ def test_documents_of_tokens_become_rows_of_an_array_that_is_not_copied(document
     found = open_activations(rows, documents=documents)
     assert found.files == () and np.shares_memory(found._tables[0].array, rows)
     names = np.arange(6) if documents is None else np.asarray(documents)
-    np.testing.assert_array_equal(found.documents, np.repeat(names, 60 // len(names)))
-    np.testing.assert_array_equal(np.concatenate([*found.chunks(7)]), ROWS)
+    assert_array_equal(found.documents, np.repeat(names, 60 // len(names)))
+    assert_array_equal(np.concatenate([*found.chunks(7)]), ROWS)
 
 
 def test_a_folder_is_its_files_in_order_and_tells_their_documents_apart(tmp_path):
@@ -247,8 +248,8 @@ def test_a_folder_is_its_files_in_order_and_tells_their_documents_apart(tmp_path
     os.mkfifo(tmp_path / "0.npy")
     found = open_activations(tmp_path)
     assert [path.name for path in found.files] == ["a.npy", "b.npy"]
-    np.testing.assert_array_equal(np.concatenate([*found.chunks(11)]), ROWS)
-    np.testing.assert_array_equal(found.documents, np.repeat(np.arange(9), [10] * 3 + [5] * 6))
+    assert_array_equal(np.concatenate([*found.chunks(11)]), ROWS)
+    assert_array_equal(found.documents, np.repeat(np.arange(9), [10] * 3 + [5] * 6))
 
 
 class Booby:
@@ -334,8 +335,8 @@ def test_what_is_saved_is_read_and_a_write_that_fails_leaves_nothing(tmp_path, m
         save_activations(path, 2 * ROWS)
     assert [*path.parent.iterdir()] == [path]
     found = open_activations(path)
-    np.testing.assert_array_equal(found.take(np.arange(60)), ROWS)
-    np.testing.assert_array_equal(found.documents, DOCUMENTS)
+    assert_array_equal(found.take(np.arange(60)), ROWS)
+    assert_array_equal(found.documents, DOCUMENTS)
 
 
 NAMES = "rows.documents.npy", "rows.npy"

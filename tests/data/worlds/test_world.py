@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 from safetensors.numpy import save_file
 from scipy import stats
 
@@ -84,7 +85,7 @@ def test_the_full_world_has_the_published_figures():
     assert np.sum(full.data**2) / 2_048 == pytest.approx(837.9, abs=20)
     assert (full.data > 0).all() and full.has_sorted_indices
     assert firing.rates[firing.level > 0].max() == pytest.approx(0.915, abs=5e-4)
-    np.testing.assert_allclose(firing.mean[[0, 1, -1]], [5, 5 - 1 / 16_383, 4])
+    assert_allclose(firing.mean[[0, 1, -1]], [5, 5 - 1 / 16_383, 4])
 
 
 def test_a_small_world_has_the_law_of_the_long_way():
@@ -118,13 +119,13 @@ def test_what_never_or_always_fires_does():
     law = Law(num_latents=6, roots=1, branching=2, depth=1, rank=2, correlation=0.5)
     rates = np.array([1.0, 1.0, 0.0, 0.5, 0.0, 1.0])
     found = codes(law, 2_000, rates=rates, mean=np.full(6, 4.0), std=np.zeros(6))
-    np.testing.assert_allclose(np.bincount(found.indices), 2_000 * rates, atol=0.1, rtol=0.1)
+    assert_allclose(np.bincount(found.indices), 2_000 * rates, atol=0.1, rtol=0.1)
 
 
 def test_base_rates_are_the_published_ones():
     rates = base_rates(FULL)
     published = [0.4, 0.032944, 0.013270, 0.003646, 0.0005]
-    np.testing.assert_allclose(rates[[0, 127, 639, 4095, 16383]], published, atol=6e-7)
+    assert_allclose(rates[[0, 127, 639, 4095, 16383]], published, atol=6e-7)
 
 
 # By hand: 1, 1/2 and 1/3 to the power of nearly 0 differ as their logarithms do. Powers to -100
@@ -135,14 +136,14 @@ def test_base_rates_are_the_published_ones():
 )
 def test_other_exponents(exponent, middle):
     rates = base_rates(small(num_latents=3, exponent=exponent, most=0.3, least=0.2))
-    np.testing.assert_allclose(rates, [0.3, middle, 0.2], atol=1e-6)
+    assert_allclose(rates, [0.3, middle, 0.2], atol=1e-6)
 
 
 def test_the_forest_is_the_published_one():
     parent, level = plant(FULL)
     assert np.bincount(level + 1).tolist() == [5504, 128, 512, 2048, 8192]
     # The j-th node of a level has children 4j to 4j + 3 of the next.
-    np.testing.assert_array_equal(parent[128:10_880], np.arange(10_752) // 4)
+    assert_array_equal(parent[128:10_880], np.arange(10_752) // 4)
     assert set(parent[:128]) == set(parent[10_880:]) == {-1}
 
 
@@ -152,7 +153,7 @@ def test_compensation_is_that_of_a_loop():
     second = 0.2 / 0.4 * (1 + 0.3 / 0.4)
     # The first child would fire more often than always.
     expected = [0.4, 1, second, 0.15 / 0.3, 0.1 / 0.3, 0.05]
-    np.testing.assert_allclose(compensated(base, parent, exclusive), expected)
+    assert_allclose(compensated(base, parent, exclusive), expected)
 
 
 @pytest.mark.parametrize(
@@ -166,7 +167,7 @@ def test_compensation_is_that_of_a_loop():
 )
 def test_shared_and_independent_variances_add_up_to_one(law, mean, least):
     firing = firing_of(law)
-    np.testing.assert_allclose(np.sum(firing.factor**2, axis=1) + firing.rest, 1)
+    assert_allclose(np.sum(firing.factor**2, axis=1) + firing.rest, 1)
     assert firing.rest.mean() == pytest.approx(mean, abs=0.03)
     assert firing.rest.min() == pytest.approx(least, rel=0.1)
 
@@ -222,15 +223,15 @@ def test_the_task_has_the_samples_of_its_streams():
     task = sae_gap.draw(world())
     assert (task.width, task.input_dim, task.seed, task.train.codes) == (60, 20, 0, None)
     atoms, bias = atoms_of(world().law)
-    np.testing.assert_array_equal(task.dictionary, atoms.T)
+    assert_array_equal(task.dictionary, atoms.T)
     for name in ("train", "id", "ood"):
         signals, codes = samples(300, name)
-        np.testing.assert_array_equal(getattr(task, name).signals, signals)
-        np.testing.assert_allclose(signals, codes @ atoms + bias, atol=1e-4)
+        assert_array_equal(getattr(task, name).signals, signals)
+        assert_allclose(signals, codes @ atoms + bias, atol=1e-4)
         found, usual = WorldStream(world(), name)._sampler.firing, firing_of(world().law)
         assert (name == "ood") != np.array_equal(found.factor, usual.factor)
         assert found.rates is usual.rates and 0.9 < found.factor.std() / usual.factor.std() < 1.1
-    np.testing.assert_array_equal(task.ood.codes.toarray(), codes)
+    assert_array_equal(task.ood.codes.toarray(), codes)
     assert task.tree.level.tolist() == [0] * 4 + [1] * 12 + [-1] * 44
 
 
@@ -238,14 +239,14 @@ def test_a_stream_gives_the_same_samples_in_whatever_pieces():
     again, (whole, codes) = WorldStream(world(num_samples=7)), samples(2_500)
     # It counts on where a short integer would not.
     parts = np.concatenate([again(np.uint16(2_000), 500), again(0, 2_000)])
-    np.testing.assert_array_equal(parts, np.roll(whole, 500, axis=0))
-    np.testing.assert_array_equal(again.samples(1_000, 100)[1].toarray(), codes[1_000:1_100])
-    np.testing.assert_array_equal(again(np.uint16(65_500), np.int8(100)), again(65_500, 100))
+    assert_array_equal(parts, np.roll(whole, 500, axis=0))
+    assert_array_equal(again.samples(1_000, 100)[1].toarray(), codes[1_000:1_100])
+    assert_array_equal(again(np.uint16(65_500), np.int8(100)), again(65_500, 100))
 
 
 def test_noise_has_its_ratio_and_leaves_the_codes():
     clean, noisy = (samples(1_024, bias=60.0, noise_db=ratio) for ratio in (None, 6.0))
-    np.testing.assert_array_equal(clean[1], noisy[1])
+    assert_array_equal(clean[1], noisy[1])
     ratio = 10 * np.log10(np.mean(clean[0] ** 2) / np.mean((noisy[0] - clean[0]) ** 2))
     assert ratio == pytest.approx(6, abs=0.15)
 
@@ -273,8 +274,8 @@ def test_a_drift_moves_the_mean_from_the_first_sample_to_the_last():
             for drift in (6.0, 0.0)
         )
         ways.append((moved - still)[[0, -1]])
-        np.testing.assert_allclose(np.linalg.norm(ways[-1], axis=1), [0, 6], rtol=1e-3)
-    np.testing.assert_allclose(*ways, rtol=1e-3, atol=1e-5)
+        assert_allclose(np.linalg.norm(ways[-1], axis=1), [0, 6], rtol=1e-3)
+    assert_allclose(*ways, rtol=1e-3, atol=1e-5)
 
 
 def test_what_tells_worlds_apart():
@@ -308,7 +309,7 @@ def test_atoms_are_pushed_apart_by_the_published_steps():
         updates, state = optimiser.update(slope(moved), state)
         moved = optax.apply_updates(moved, updates)
     expected = moved / jnp.linalg.norm(moved, axis=1, keepdims=True)
-    np.testing.assert_allclose(push_apart(atoms, 20), expected, atol=2e-6)
+    assert_allclose(push_apart(atoms, 20), expected, atol=2e-6)
     assert np.abs(expected - atoms).max() > 3e-3
 
 
@@ -338,7 +339,7 @@ def test_correlated_features_are_orthogonal_and_fire_together():
 def test_a_child_fires_only_with_its_parent(name, width):
     world, _, on = drawn(name)
     assert world.width == width and on[:, 0][on[:, 1]].all()
-    np.testing.assert_allclose(on.mean(axis=0), [0.3, 0.15], atol=0.02)
+    assert_allclose(on.mean(axis=0), [0.3, 0.15], atol=0.02)
 
 
 def rule(kind, **entries):
@@ -389,20 +390,20 @@ def test_what_is_written_is_read(tmp_path):
     source = read(config, trees, tensors)
     found, drawn = firing_of(source.law), firing_of(world().law)
     for name in ("rates", "factor", "rest", "parent", "level"):
-        np.testing.assert_allclose(getattr(found, name), getattr(drawn, name), atol=1e-6)
+        assert_allclose(getattr(found, name), getattr(drawn, name), atol=1e-6)
     assert [found.exclusive[:3].tolist(), found.scaled[:3].tolist()] == [[1, 0, 1], [1, 1, 0]]
     # Others fire together as closely out of distribution.
     there = out_of_distribution(source.law).factor
     assert np.std(there) == pytest.approx(np.std(found.factor), rel=0.1)
     assert abs(np.corrcoef(found.factor.ravel(), there.ravel())[0, 1]) < 0.15
     task, atoms = sae_gap.draw(source), tensors["feature_vectors"]
-    np.testing.assert_array_equal(task.dictionary, atoms.T)
+    assert_array_equal(task.dictionary, atoms.T)
     signals = task.id.codes.toarray() @ atoms
-    np.testing.assert_allclose(task.id.signals, signals + 0.1, atol=1e-4)
+    assert_allclose(task.id.signals, signals + 0.1, atol=1e-4)
     # Other files are another world.
     assert re.fullmatch(r"synthsae file=[0-9a-f]{16}", source.asdict()["world"])
     other = read(config, trees, tensors | {"bias": np.zeros(20, np.float32)})
-    np.testing.assert_allclose(sae_gap.draw(other).id.signals, signals, atol=1e-4)
+    assert_allclose(sae_gap.draw(other).id.signals, signals, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -416,7 +417,7 @@ def test_what_is_written_is_read(tmp_path):
     ],
 )
 def test_normal_numbers_are_those_of_torch_for_seed_43(number, last):
-    np.testing.assert_allclose(torch_normal(43, number)[-2:], last, atol=1e-5)
+    assert_allclose(torch_normal(43, number)[-2:], last, atol=1e-5)
 
 
 def folded(seed):
@@ -443,7 +444,7 @@ def test_kinds_of_magnitudes(tmp_path, given, std, mean):
     del tensors["correlation_factor"]
     law = sae_gap.published_world(write(tmp_path, config, trees, tensors)).law
     read = firing_of(law)
-    np.testing.assert_allclose([read.std, read.mean], [std * np.ones(60), mean * np.ones(60)])
+    assert_allclose([read.std, read.mean], [std * np.ones(60), mean * np.ones(60)])
     # Independent features are so out of distribution as well.
     assert out_of_distribution(law).factor.shape == (60, 0) and set(read.rest) == {1.0}
 

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from sae_gap.core import Model, Split
 from sae_gap.learners import Families, OnlineDictionary, decorrelate_children
@@ -93,11 +94,11 @@ def test_a_round_that_solves_is_the_one_that_is_documented(world, done, rate, mo
     mean = jnp.asarray(unit(old + rate * (solved - old)), jnp.float32)
     parted = decorrelate_children(mean, of_codes(found, 500), 0.3 * rate)
     assert np.abs(parted - mean).max() > 1e-2
-    np.testing.assert_allclose(new.dictionary, parted, atol=1e-4)
+    assert_allclose(new.dictionary, parted, atol=1e-4)
     noise = np.sqrt(np.mean((given - found @ old.T) ** 2))
     amplitude = np.sqrt((found**2).sum() / (found > 0).sum())
-    np.testing.assert_allclose([new.noise, new.amplitude], [noise, amplitude], rtol=1e-4)
-    np.testing.assert_array_equal(learner.model(new).bias, bias)
+    assert_allclose([new.noise, new.amplitude], [noise, amplitude], rtol=1e-4)
+    assert_array_equal(learner.model(new).bias, bias)
     assert int(new.round) == done + 1
 
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 from sae_gap.learners import PARTNERS, Cooccurrence
 from sae_gap.learners.online import cooccurrence, decorrelation, family
@@ -104,10 +105,10 @@ def test_counts_are_those_of_dense_codes(num_latents, slots):
         if given.ndim == 2:
             assert (given[:, slots:] == given[-1, -1]).all()
             given = given[:, :slots]
-        np.testing.assert_allclose(found, given, rtol=1e-5, err_msg=name)
+        assert_allclose(found, given, rtol=1e-5, err_msg=name)
     rows = jnp.asarray(rng.standard_normal((num_latents, 7)), jnp.float32)
     found = cooccurrence.energy_product(uses, rows, len(codes))
-    np.testing.assert_allclose(found, codes.T @ (codes @ rows), rtol=1e-4, atol=1e-3)
+    assert_allclose(found, codes.T @ (codes @ rows), rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -148,7 +149,7 @@ def test_coherent_atoms_lose_what_they_share_with_more_central_ones(input_dim, p
     assert np.abs(wanted - atoms).max() > 0.01
     given = jnp.pad(jnp.float32(atoms), ((0, padding), (0, 0)))
     found = decorrelation.decorrelate_atoms(given)
-    np.testing.assert_allclose(found[:input_dim], wanted, atol=2e-6)
+    assert_allclose(found[:input_dim], wanted, atol=2e-6)
 
 
 # Seven pairs in 60 dimensions, where chance makes .13: uses of both, of the first, of the second,
@@ -175,7 +176,7 @@ def test_a_child_is_decorrelated_from_what_includes_it():
         atoms[:, i + 1] = rest + cosine * atoms[:, i]
         wanted[:, i + 1] = unit(rest + cosine * (0.5 if moves else 1) * atoms[:, i])
     found = decorrelation.decorrelate_children(jnp.float32(atoms), of_tables(together), 0.5)
-    np.testing.assert_allclose(found, wanted, atol=1e-6)
+    assert_allclose(found, wanted, atol=1e-6)
 
 
 HALF = 0.5**0.5
@@ -329,23 +330,23 @@ def test_atoms_move_where_a_rule_says_so(case):
     dictionary, codes, wanted, *became = CASES[case]
     found, moved, *_ = map(np.asarray, repair(filled(dictionary), counted(codes))[:2])
     assert np.flatnonzero(moved).tolist() == wanted
-    np.testing.assert_allclose(found[:, ~moved], filled(dictionary)[:, ~moved], atol=1e-6)
+    assert_allclose(found[:, ~moved], filled(dictionary)[:, ~moved], atol=1e-6)
     if became:
-        np.testing.assert_allclose(found[:, wanted], became[0][:, wanted], atol=1e-5)
+        assert_allclose(found[:, wanted], became[0][:, wanted], atol=1e-5)
 
 
 def test_of_two_atoms_of_one_concept_the_longer_is_free():
     """At a cosine of .9; it stays where nothing else needs an atom."""
     twins = filled(stack(p_wide, 0.9 * p_wide + 0.19**0.5 * wide))
     found, moved, idle = repair(twins, counted(rows([1, 0], [0, 1.1])))
-    np.testing.assert_allclose(found, twins, atol=1e-6)
+    assert_allclose(found, twins, atol=1e-6)
     assert not moved.any() and np.flatnonzero(idle == 0).tolist() == [1]
 
 
 def test_idle_atoms_have_a_tenth_of_the_median_energy_of_those_that_have_any():
     squares = jnp.array([0, 10, 0, 0.9, 12, 1.1, 11])
     wanted = [0, np.inf, 0, 0.9, np.inf, np.inf, np.inf]
-    np.testing.assert_allclose(family.idle_energy(squares), wanted)
+    assert_allclose(family.idle_energy(squares), wanted)
     assert not family.idle_energy(jnp.zeros(3)).any()
 
 

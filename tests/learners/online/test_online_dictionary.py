@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose, assert_array_equal
 
 from sae_gap import Setting, Split, draw, match_atoms
 from sae_gap.core import Model
@@ -71,7 +72,7 @@ def test_it_recovers_the_truth_through_noise_in_any_unit_and_tells_how_much_ther
     unit = 2.0**12
     state = run(OnlineDictionary(num_steps=60, visits=60), unit * noisy.train.signals, 60)
     assert np.abs(match_atoms(state.dictionary, noisy.dictionary).cosine).mean() > 0.97
-    np.testing.assert_allclose(jnp.linalg.norm(state.dictionary, axis=0), 1, rtol=1e-5)
+    assert_allclose(jnp.linalg.norm(state.dictionary, axis=0), 1, rtol=1e-5)
     noise = unit * float(jnp.std(noisy.train.signals - noisy.train.codes @ noisy.dictionary.T))
     assert float(state.noise) == pytest.approx(noise, rel=0.2) and not state.mean.any()
 
@@ -98,16 +99,16 @@ def test_a_step_is_the_one_that_is_documented(noisy, begun, options, progress, r
     codes, atoms = dense(found, 60), np.asarray(begun.dictionary, float)
     residual = np.asarray(signals) - codes @ atoms.T
     # A CPU solves for the codes in double precision, `pursue` in single.
-    np.testing.assert_allclose(left, residual, atol=5e-5)
+    assert_allclose(left, residual, atol=5e-5)
     squares = (codes**2).sum(axis=0)
     mean = (0.7 * 0.2 + 0.3 * squares) / (1 - 0.35)
     moved = atoms + rate * (residual.T @ codes) / (mean + 0.01 * mean.mean())
-    np.testing.assert_allclose(new.dictionary, moved / np.linalg.norm(moved, axis=0), atol=5e-5)
+    assert_allclose(new.dictionary, moved / np.linalg.norm(moved, axis=0), atol=5e-5)
     scales = (
         np.sqrt(0.9 * 0.02**2 + 0.1 * (residual**2).mean()),
         0.9 + 0.1 * np.sqrt(squares.sum() / (codes != 0).sum()),
     )
-    np.testing.assert_allclose([new.noise, new.amplitude], scales, rtol=1e-5)
+    assert_allclose([new.noise, new.amplitude], scales, rtol=1e-5)
 
 
 def test_atoms_restart_and_are_decorrelated_in_every_third_round_of_their_time():
@@ -191,7 +192,7 @@ def test_coherent_atoms_are_decorrelated_where_that_is_due(turn, incoherent, mov
 
 def test_dimensions_of_zeros_hold_no_noise():
     sums = gradient_sums._Sums(0, jnp.array([4.0, 8]), jnp.array([1, 2]), 80.0)
-    np.testing.assert_allclose(gradient_sums.scales(sums, 10, 4, 0.5), [2, 2])
+    assert_allclose(gradient_sums.scales(sums, 10, 4, 0.5), [2, 2])
 
 
 def test_fewer_samples_than_latents_and_signals_of_zeros():
@@ -207,9 +208,9 @@ def test_centred_is_the_same_as_learning_from_centred_signals(noisy):
     mean = jnp.mean(signals, axis=0)
     whole = run(dataclasses.replace(learner, centred=True), signals, 1)
     apart = run(learner, signals - mean, 1)
-    np.testing.assert_allclose(whole.dictionary, apart.dictionary, atol=1e-3)
-    np.testing.assert_allclose(whole.noise, apart.noise, rtol=1e-4)
-    np.testing.assert_allclose(learner.model(whole).bias, mean, rtol=1e-5, atol=1e-6)
+    assert_allclose(whole.dictionary, apart.dictionary, atol=1e-3)
+    assert_allclose(whole.noise, apart.noise, rtol=1e-4)
+    assert_allclose(learner.model(whole).bias, mean, rtol=1e-5, atol=1e-6)
 
 
 AXES = np.eye(8, dtype="float32")
@@ -242,8 +243,8 @@ def test_copies_and_weak_atoms_restart(atoms, energy, most, weak, wanted):
     new, fresh = renewal.restart_wasted_atoms(
         given, jnp.asarray(energy), USES, seeds(most), weak=weak
     )
-    np.testing.assert_array_equal(fresh, np.not_equal(new, given).any(axis=0))
-    np.testing.assert_allclose(new, AXES[:, wanted])
+    assert_array_equal(fresh, np.not_equal(new, given).any(axis=0))
+    assert_allclose(new, AXES[:, wanted])
 
 
 # Seeds that differ have squares of 9, 4 and 1.
@@ -267,7 +268,7 @@ FRAME = np.linalg.qr(np.random.default_rng(0).standard_normal((30, 12)))[0].asty
 def test_the_atoms_of_most_energy_are_kept_in_their_order(share, number):
     energy = jnp.array([5.0, 1, 9, 2, 8, 3, 12, 4, 11, 6, 10, 7])
     kept = Pruned(share=share, base=Oracle()).model((FRAME, jnp.zeros(30), energy)).decoder
-    np.testing.assert_array_equal(kept, FRAME[:, energy > 12 - number])
+    assert_array_equal(kept, FRAME[:, energy > 12 - number])
 
 
 def test_energy_is_that_of_three_samples_for_each_of_500_latents():
@@ -282,5 +283,5 @@ def test_energy_is_that_of_three_samples_for_each_of_500_latents():
     data = Split(jnp.asarray(codes @ FRAME.T + noise, jnp.float32) + bias)
     learner, base = Pruned(num_slots=12, base=Oracle()), Model(2 * jnp.asarray(FRAME), bias)
     state = learner.init(data, num_latents=12, key=None, base=base)
-    np.testing.assert_allclose(state[2], (codes[:1_500] ** 2).sum(axis=0), rtol=0.1)
-    np.testing.assert_array_equal(learner.model(state).bias, bias)
+    assert_allclose(state[2], (codes[:1_500] ** 2).sum(axis=0), rtol=0.1)
+    assert_array_equal(learner.model(state).bias, bias)
