@@ -26,6 +26,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from pytest import fixture
 
 from sae_gap.figures import style
 
@@ -128,7 +129,7 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
-@pytest.fixture(scope="module", autouse=True)
+@fixture(scope="module", autouse=True)
 def few_programs():
     """Drops programs where they are many: Linux lets a process map 65,530 pieces of memory, of
     which one takes four.
@@ -141,7 +142,7 @@ def few_programs():
         jax.clear_caches()
 
 
-@pytest.fixture(scope="session")
+@fixture(scope="session")
 def setting():
     """The cell that most tests run on. Its three splits have one shape, and it is the cell of the
     smoke preset.
@@ -151,14 +152,14 @@ def setting():
     return Setting(num_latents=20, sparsity=3, num_samples=200)
 
 
-@pytest.fixture(scope="session")
+@fixture(scope="session")
 def task(setting):
     from sae_gap import draw
 
     return draw(setting)
 
 
-@pytest.fixture(scope="session")
+@fixture(scope="session")
 def arrays(task):
     """The same data by the names that a file gives them."""
     splits = {"train": task.train, "val": task.id, "ood": task.ood}
@@ -227,7 +228,7 @@ def call_binary(name, *arguments):
     return stop.value.code or 0, out.getvalue(), err.getvalue()
 
 
-@pytest.fixture(scope="session")
+@fixture(scope="session")
 def call():
     return call_binary
 
@@ -327,7 +328,7 @@ def _free_port():
     raise OSError("no port is free")
 
 
-@pytest.fixture(scope="session")
+@fixture(scope="session")
 def pair():
     return Pair
 
@@ -351,7 +352,7 @@ class Smoke:
     rows: list[dict]
 
 
-@pytest.fixture(scope="session")
+@fixture(scope="session")
 def smokes(tmp_path_factory):
     """Finished runs of the smoke preset by study, each run when a worker first asks for it, over
     one folder of models.
@@ -380,6 +381,6 @@ def smokes(tmp_path_factory):
     return smoke
 
 
-@pytest.fixture(scope="session")
+@fixture(scope="session")
 def smoke(smokes):
     return smokes("amortisation_gap")

@@ -4,15 +4,16 @@ needless word between them.
 Not collected by itself, since the number of devices is settled before JAX starts.
 """
 
-import dataclasses
 import re
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from jax.sharding import NamedSharding, PartitionSpec
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import fixture
 
 from benchmarks.speed.scores import score
 from sae_gap.core import Split
@@ -44,12 +45,12 @@ def collectives(text):
     ]
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def problem():
     return draw(0, SHAPE, sparsity=3)
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def alone(problem):
     return sparse_code(*problem, LAM)
 
@@ -90,7 +91,7 @@ def test_on_a_cpu_the_bits_are_those_of_one_device(problem, alone):
 
 def test_samples_are_coded_and_differentiated_by_each_device_alone(problem, alone, monkeypatch):
     signals, dictionary = devices.place(problem[0], devices.mesh()), problem[1]
-    weights = np.random.default_rng(1).normal(size=alone.codes.shape).astype(np.float32)
+    weights = default_rng(1).normal(size=alone.codes.shape).astype(np.float32)
     # In chunks of three, which no device's four samples divide into.
     monkeypatch.setattr(coding, "ROOM", 3 * coding.ARRAYS * NUM_LATENTS)
 
@@ -121,7 +122,7 @@ def test_samples_that_do_not_divide_are_filled_up_with_zeros():
     given = problem[1], np.full(30, LAM, np.float32)
     found = sparse_code(signals, *given, solver="fista", sparse=True)
     assert found.codes.shape == (30, 24)
-    found = dataclasses.replace(found, codes=found.codes.toarray())
+    found = replace(found, codes=found.codes.toarray())
     assert_solved(found, sparse_code(problem[0], *given), problem)
 
 
@@ -132,7 +133,7 @@ def run(learner, data, num_latents=20):
 
 
 def test_training_splits_its_batches_and_gradients_meet_once():
-    signals = np.random.default_rng(0).normal(size=(104, 12)).astype(np.float32)
+    signals = default_rng(0).normal(size=(104, 12)).astype(np.float32)
     data = devices.place(Split(signals), devices.mesh())
     learner = SparseAutoencoder(TopK(3), num_steps=3, batch_size=16, learning_rate=1e-2)
     many, steps, program = run(learner, data)
@@ -160,7 +161,7 @@ def test_batches_of_samples_that_do_not_divide_are_split():
 
 
 def test_a_state_with_codes_lies_as_its_samples():
-    signals = np.random.default_rng(0).normal(size=(96, 12)).astype(np.float32)
+    signals = default_rng(0).normal(size=(96, 12)).astype(np.float32)
     data = devices.place(Split(signals), devices.mesh())
     learner = DLFista(num_steps=3)
     many, _, program = run(learner, data)

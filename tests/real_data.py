@@ -3,9 +3,11 @@ lengths, special tokens of other norms, a planted outlier, and a mean of their o
 """
 
 import numpy as np
+from numpy.linalg import norm
+from numpy.random import default_rng
 
 DIM, WIDTH, OUTLIERS = 12, 12, (7, 640)
-RNG = np.random.default_rng(3)
+RNG = default_rng(3)
 # One document is of a single token, which no share can hold out alone.
 SIZES = [1, 2, 40, 77, 130, 250, 300, 500]
 DOCUMENTS = RNG.permutation(np.repeat(np.arange(5, 5 + len(SIZES)), SIZES))
@@ -38,5 +40,5 @@ def decoded(codes):
 
 def usual(rows=ROWS):
     """The numbers of the rows that are no outliers, by the definition."""
-    lengths = np.linalg.norm(rows.astype(float), axis=1)
+    lengths = norm(rows.astype(float), axis=1)
     return np.flatnonzero(lengths <= 10 * np.median(lengths[lengths > 0]))

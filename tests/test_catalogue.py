@@ -4,7 +4,7 @@ say.
 
 import dataclasses
 
-import pytest
+from pytest import approx, mark, raises
 
 from sae_gap import catalogue
 from sae_gap.encoders import OMP, JumpReLU, MatchingPursuit, ReLU, TopK
@@ -23,13 +23,13 @@ def test_saes_by_default_are_the_papers():
         assert learner == SparseAutoencoder(encoder) and learner.name == name
 
 
-@pytest.mark.parametrize("name", catalogue.saes())
+@mark.parametrize("name", catalogue.saes())
 def test_tuned_saes_have_the_recipe_of_their_encoder(name):
     learner = catalogue.tuned_sae(name, sparsity=3, input_dim=12, num_steps=2)
     recipe = catalogue.saes()[name].recipe
     assert learner.name == name and getattr(learner.encoder, "k", 3) == 3
     assert (learner.num_steps, learner.learning_rate) == (2, recipe.rate)
-    assert 12 * learner.penalty == pytest.approx(recipe.penalty)
+    assert 12 * learner.penalty == approx(recipe.penalty)
 
 
 def test_what_a_study_knows_is_given_to_whom_it_concerns():
@@ -58,10 +58,10 @@ def test_penalties_on_activations_grow_with_the_variance_of_the_codes():
             catalogue.tuned_sae(name, **given),
             catalogue.sae_for_activations(name, **given),
         )
-        assert found.penalty == pytest.approx(factor * tuned.penalty)
+        assert found.penalty == approx(factor * tuned.penalty)
         assert found.l0 == (None if name == "topk" else 3) and found.base is None
     jumprelu = catalogue.sae_for_activations("jumprelu", **given).encoder
-    assert (jumprelu.threshold, jumprelu.bandwidth) == pytest.approx((0.1 * 27**0.5,) * 2)
+    assert (jumprelu.threshold, jumprelu.bandwidth) == approx((0.1 * 27**0.5,) * 2)
     own = {
         "encoder": ReLU(),
         "penalty": 0.5,
@@ -75,7 +75,7 @@ def test_penalties_on_activations_grow_with_the_variance_of_the_codes():
     )
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("make", "name", "size", "fault"),
     [
         ("make_encoder", "nothing", {}, "encoder must be one of"),
@@ -92,7 +92,7 @@ def test_penalties_on_activations_grow_with_the_variance_of_the_codes():
     ],
 )
 def test_names_of_nothing_and_what_needs_more_are_refused(make, name, size, fault):
-    with pytest.raises(ValueError, match=fault):
+    with raises(ValueError, match=fault):
         getattr(catalogue, make)(name, **{"sparsity": 3} | size)
 
 
@@ -118,7 +118,7 @@ DEFAULTS = {
 }
 
 
-@pytest.mark.parametrize("name", DEFAULTS)
+@mark.parametrize("name", DEFAULTS)
 def test_defaults_are_those_that_are_documented(name):
     fields = dataclasses.fields(catalogue.learners()[name])
     parts = {"base", "encoder", "encoders"}
@@ -149,7 +149,7 @@ def of_transcoder(**options):
     return catalogue.transcoder_for_activations("relu", sparsity=3, input_dim=12, **options)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("make", "kind", "suited", "others"),
     [
         (online, OnlineDictionary, WARM, OTHER),

@@ -5,11 +5,13 @@ writes anything.
 import dataclasses
 import functools
 import math
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from numpy.random import default_rng
+from pytest import mark, raises
 
 import sae_gap
 from sae_gap import Method, Model, Setting, Split, Study, Task, catalogue
@@ -20,7 +22,7 @@ from sae_gap.saes import SAE
 
 NAN = float("nan")
 KEY = jax.random.key(0)
-RNG = np.random.default_rng(0)
+RNG = default_rng(0)
 D, Y = RNG.normal(size=(4, 6)).astype(np.float32), RNG.normal(size=(8, 4)).astype(np.float32)
 Z = np.abs(RNG.normal(size=(8, 6))).astype(np.float32)
 MODEL = Model(jnp.asarray(D), jnp.zeros(4), Affine(jnp.asarray(D), jnp.zeros(6)), ReLU())
@@ -28,7 +30,7 @@ ONLINE = OnlineDictionary(num_steps=2)
 
 
 def refused(door, match=None):
-    with pytest.raises((ValueError, TypeError), match=match) as error:
+    with raises((ValueError, TypeError), match=match) as error:
         door()
     text = str(error.value)
     assert "\n" not in text and len(text) < 400 and text.endswith("."), text
@@ -75,7 +77,7 @@ def beyond(hint, limits):
     return ["x", *absent]
 
 
-@pytest.mark.parametrize("kind", PARTS, ids=lambda kind: kind.__name__)
+@mark.parametrize("kind", PARTS, ids=lambda kind: kind.__name__)
 def test_no_learner_or_encoder_takes_an_option_that_makes_no_sense(kind):
     needed = NEEDED | {"base": Oracle()} if kind in BASED else NEEDED
     part = catalogue.make(kind, **needed | ({"encoder": LISTA(2)} if kind is Lista else {}))
@@ -91,7 +93,7 @@ def test_no_learner_or_encoder_takes_an_option_that_makes_no_sense(kind):
         single = not options.entries(options.hints(kind)[field.name])
         for end in ("least", "most"):
             if end in limits and single and field.name != "num_steps":
-                dataclasses.replace(part, **{field.name: limits[end]})
+                replace(part, **{field.name: limits[end]})
 
 
 def test_a_lasso_of_more_iterations_is_the_same_program():
@@ -99,8 +101,8 @@ def test_a_lasso_of_more_iterations_is_the_same_program():
 
 
 # Equinox warns of an array in a static field before it can be refused.
-@pytest.mark.filterwarnings("ignore:A JAX array is being set as static")
-@pytest.mark.parametrize("kind", [np.array, jnp.asarray])
+@mark.filterwarnings("ignore:A JAX array is being set as static")
+@mark.parametrize("kind", [np.array, jnp.asarray])
 def test_static_options_that_cannot_be_hashed_are_refused(kind):
     for name, call in (
         ("share", lambda: Pruned(share=kind(0.5), base=ONLINE)),
@@ -126,7 +128,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("kind", WRONG)
+@mark.parametrize("kind", WRONG)
 def test_no_door_takes_what_is_no_finite_real_matrix(kind, tmp_path):
     wrong = WRONG[kind]
     for door in (
@@ -138,9 +140,9 @@ def test_no_door_takes_what_is_no_finite_real_matrix(kind, tmp_path):
         lambda: sae_gap.sparse_code(wrong(Y), D, 0.1),
         lambda: sae_gap.sparse_code(Y, wrong(D), 0.1),
         lambda: sae_gap.amortisation_gap(MODEL, wrong(Y), 0.1),
-        lambda: sae_gap.amortisation_gap(dataclasses.replace(MODEL, dictionary=wrong(D)), Y, 0.1),
+        lambda: sae_gap.amortisation_gap(replace(MODEL, dictionary=wrong(D)), Y, 0.1),
         lambda: sae_gap.amortisation_gap(MODEL, Y, 0.1, encode=lambda model, signals: wrong(Z)),
-        lambda: SAE.of_model(dataclasses.replace(MODEL, dictionary=wrong(D)), name="mine"),
+        lambda: SAE.of_model(replace(MODEL, dictionary=wrong(D)), name="mine"),
         lambda: sae_gap.save_activations(tmp_path / "new" / "rows.npz", wrong(Y)),
     ):
         refused(door)
@@ -151,7 +153,7 @@ def test_no_door_uncovers_what_a_mask_covers(tmp_path):
     from sae_gap.measure import fvu
 
     masked = WRONG["masked"]
-    model = dataclasses.replace(MODEL, encoder=Affine(jnp.asarray(0.1 * D), jnp.zeros(6)))
+    model = replace(MODEL, encoder=Affine(jnp.asarray(0.1 * D), jnp.zeros(6)))
     sae_gap.save_sae(model, tmp_path / "sae")
     sae = sae_gap.load_sae(tmp_path / "sae")
     for door in (
@@ -165,7 +167,7 @@ def test_no_door_uncovers_what_a_mask_covers(tmp_path):
 
 def task(num_samples=4, input_dim=4, num_latents=6, **parts):
     split = Split(jnp.asarray(RNG.normal(size=(num_samples, input_dim)), jnp.float32))
-    return dataclasses.replace(Task(split, split, split, width=num_latents), **parts)
+    return replace(Task(split, split, split, width=num_latents), **parts)
 
 
 def gap(model=MODEL, **options):
@@ -173,7 +175,7 @@ def gap(model=MODEL, **options):
 
 
 def replaced(**parts):
-    return dataclasses.replace(MODEL, **parts)
+    return replace(MODEL, **parts)
 
 
 def fit(learner=ONLINE, tasks=None, keys=(KEY,), **options):
@@ -263,7 +265,7 @@ DOORS = {
 }
 
 
-@pytest.mark.parametrize("case", DOORS)
+@mark.parametrize("case", DOORS)
 def test_every_door_refuses_in_one_sentence(case):
     door, match = DOORS[case]
     refused(door, match)

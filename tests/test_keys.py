@@ -4,11 +4,14 @@ and nothing is measured.
 
 import dataclasses
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.random import default_rng
+from pytest import mark, raises
 
 from benchmarks.real import measure as binary
 from benchmarks.real import probe_real, train_real
@@ -26,7 +29,7 @@ from sae_gap.storage import results
 from sae_gap.study import Method, Models, Study, jobs, runner
 
 ROWS, DIM, WIDTH = 400, 8, 12
-RNG = np.random.default_rng(0)
+RNG = default_rng(0)
 X = RNG.normal(size=(ROWS, DIM)).astype(np.float32)
 X[3] *= 100
 ATOMS = RNG.normal(size=(DIM, WIDTH)).astype(np.float32)
@@ -63,7 +66,7 @@ def write(folder, row, document):
 def sae(k=2, scale=1.0, signed=False, encode=None):
     weight = Affine(jnp.asarray(ATOMS), jnp.zeros(WIDTH))
     model = Model(jnp.asarray(scale * ATOMS), jnp.zeros(DIM), weight, encode or TopK(k))
-    return dataclasses.replace(SAE.of_model(model, name="mine"), signed=signed)
+    return replace(SAE.of_model(model, name="mine"), signed=signed)
 
 
 # How an SAE is made, so that none is as the tests are collected.
@@ -119,11 +122,11 @@ def of_run(folder, monkeypatch, row=None, document=None, held_out=None, given=US
     source = HeldOut(open_activations(x, documents=documents))
     if held_out is not None:
         held = held_out or open_activations(X[:100] + 1)
-        source = dataclasses.replace(source, held_out=held)
+        source = replace(source, held_out=held)
     rows = {
         name: options.pop(name) for name in ("seed", "samples", "keep_outliers") if name in options
     }
-    plan = measure.Plan([sae(**given)], dataclasses.replace(source, **rows), **options)
+    plan = measure.Plan([sae(**given)], replace(source, **rows), **options)
     return keys_of(plan, monkeypatch)
 
 
@@ -158,7 +161,7 @@ def of_probe_real(
     other="",
 ):
     monkeypatch.setattr(concepts, "FEWEST", 2)
-    rng = np.random.default_rng(1)
+    rng = default_rng(1)
     texts = np.array([f"{' ' * rng.integers(2)}{rng.choice([*'abcdefghij'])}" for _ in X])
     topics = np.where(DOCUMENTS % 2, "x", "y")
     if word is not None:
@@ -233,7 +236,7 @@ def of_record(folder, monkeypatch, text=None, name=None, topic=None, model="lm",
         model=SimpleNamespace(num_blocks=3, context=64),
         tokenise=lambda given, context: [np.array([*each.encode()], np.int32) for each in given],
     )
-    with pytest.raises(StoppedError):
+    with raises(StoppedError):
         recording.record(lm, Texts(*map(tuple, texts)), folder, (1,), **{"context": 4} | options)
     return {"recording": results.key(about)}
 
@@ -309,7 +312,7 @@ CASES += [
 ]
 
 
-@pytest.mark.parametrize(("door", "usual", "parts", "change"), CASES)
+@mark.parametrize(("door", "usual", "parts", "change"), CASES)
 def test_another_input_is_another_key(door, usual, parts, change, tmp_path, monkeypatch):
     patch = {"monkeypatch": monkeypatch} if "monkeypatch" in door.__code__.co_varnames else {}
     before, again, after = (door(tmp_path, **patch, **each) for each in (usual, usual, change))
@@ -367,12 +370,12 @@ SOURCES = [
 NAMED_BY_CONTENT = {"folder", "digest"}
 
 
-@pytest.mark.parametrize(("source", "values", "of_fit"), SOURCES)
+@mark.parametrize(("source", "values", "of_fit"), SOURCES)
 def test_each_field_of_a_source_is_in_its_key(source, values, of_fit):
     names = {field.name for field in dataclasses.fields(source)} - NAMED_BY_CONTENT
     assert {*values} == names, "say which values of a new field have keys of their own"
     others = [
-        (name, dataclasses.replace(source, **{name: value}))
+        (name, replace(source, **{name: value}))
         for name, given in values.items()
         for value in given
     ]
@@ -400,7 +403,7 @@ DECIDES = {
 }
 
 
-@pytest.mark.parametrize("kind", DECIDES)
+@mark.parametrize("kind", DECIDES)
 def test_a_new_field_is_decided_on(kind):
     decides, labels = DECIDES[kind]
     assert {field.name for field in dataclasses.fields(kind)} == decides | labels
@@ -409,9 +412,9 @@ def test_a_new_field_is_decided_on(kind):
 def test_labels_and_costs_are_in_no_key():
     method = Method("oracle", "oracle", Oracle(), TopK(3))
     study = Study("one", [SETTING], [method])
-    renamed = dataclasses.replace(study, methods=[dataclasses.replace(method, family="other")])
+    renamed = replace(study, methods=[replace(method, family="other")])
     changed = ({"optimum": False}, {"timed": True}, {"spread": "rows"}, {"seconds": False})
-    others = [dataclasses.replace(study, **change) for change in changed]
+    others = [replace(study, **change) for change in changed]
     keys = [
         line.key for one in (study, renamed, *others) for job in jobs(one) for line in job.lines
     ]
@@ -422,7 +425,7 @@ PARTS = [*catalogue.encoders().values(), *catalogue.learners().values()]
 NEEDED = {"encoders": (TopK(3),), "base": Oracle()}
 
 
-@pytest.mark.parametrize("kind", PARTS)
+@mark.parametrize("kind", PARTS)
 def test_each_field_of_a_learner_and_an_encoder_is_described(kind):
     """A rare one at its default is not."""
     encoder = LISTA(1) if kind is Lista else TopK(3)

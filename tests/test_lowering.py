@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pytest import fixture, mark
 
 from sae_gap import Setting, catalogue
 from sae_gap import draw as draw_task
@@ -26,7 +27,7 @@ PLATFORMS = "cuda", "tpu"
 SHAPE = 40, 8, 16
 
 
-@pytest.fixture(autouse=True, scope="module")
+@fixture(autouse=True, scope="module")
 def accelerated():
     """What the suite asks of the device, as it is on an accelerator, with nothing traced before."""
     jax.clear_caches()
@@ -52,7 +53,7 @@ def lowered(function, *args, without=r"custom_call @\w*callback"):
     return traced.out_info
 
 
-@pytest.mark.parametrize("kind", [TopK, BatchTopK])
+@mark.parametrize("kind", [TopK, BatchTopK])
 def test_the_largest_codes_are_found_without_a_sort(kind):
     weight, encode = jnp.ones((8, 16)), kind(3)
     model = Model(weight, jnp.zeros(8), encode.parameters(weight, None), encode)
@@ -60,7 +61,7 @@ def test_the_largest_codes_are_found_without_a_sort(kind):
     lowered(encode.loss, *given, without="sort|top_?k|TopK")
 
 
-@pytest.mark.parametrize("on", [False, True])
+@mark.parametrize("on", [False, True])
 def test_the_certified_coder(on):
     """Its products keep the bits of their factors, without which certificates would be false."""
     signals, dictionary = map(jnp.asarray, draw(0, SHAPE))
@@ -88,7 +89,7 @@ def compiled_learners():
     return [name for name in alone if name != "SparseAutoencoder"] + list(catalogue.saes())
 
 
-@pytest.mark.parametrize("name", compiled_learners())
+@mark.parametrize("name", compiled_learners())
 def test_a_fit(name):
     learner = catalogue.make_learner(name, sparsity=3, input_dim=8, num_steps=4)
     task = draw_task(Setting(16, 3, 40))
@@ -103,6 +104,6 @@ def test_a_fit(name):
     lowered(end, learner, stepped[1])
 
 
-@pytest.mark.parametrize("name", catalogue.encoders())
+@mark.parametrize("name", catalogue.encoders())
 def test_an_encoder(name):
     lowered(seen, *crossed(name))

@@ -10,7 +10,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-import pytest
+from pytest import fixture, mark, raises
 
 import sae_gap
 from benchmarks import studies
@@ -20,7 +20,7 @@ from sae_gap import __main__ as command
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def installed(tmp_path_factory):
     """A folder with what the wheel holds, built from a copy of the tree."""
     folder = tmp_path_factory.mktemp("wheel")
@@ -78,7 +78,7 @@ def test_the_wheel_s_command_runs_its_own_binaries_from_any_folder(installed, tm
     assert done.stdout.splitlines()[-1] == "set()"
 
 
-@pytest.fixture
+@fixture
 def ran(monkeypatch):
     """What the command would run: the module and its words."""
     calls = []
@@ -121,9 +121,9 @@ def test_a_study_is_run_with_the_words_that_follow_its_name(ran, monkeypatch):
     ] == str(ROOT)
 
 
-@pytest.mark.parametrize("typed", ["nonsense", "cli", "measur", "--preset=smoke", "../report", ""])
+@mark.parametrize("typed", ["nonsense", "cli", "measur", "--preset=smoke", "../report", ""])
 def test_an_unknown_name_is_refused_in_one_sentence(typed, ran, capsys):
-    with pytest.raises(SystemExit) as stop:
+    with raises(SystemExit) as stop:
         command.main([typed])
     out, err = capsys.readouterr()
     assert (stop.value.code, out, ran) == (2, "", [])

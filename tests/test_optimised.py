@@ -7,7 +7,7 @@ import pathlib
 import subprocess
 import sys
 
-import pytest
+from pytest import approx
 
 from sae_gap import Store
 
@@ -40,7 +40,7 @@ def test_the_headline_s_rows_are_those_of_plain_programs(smoke, tmp_path):
         assert row.keys() == plain.keys()
         for column, value in plain.items():
             if isinstance(value, float | list):
-                value = pytest.approx(value, rel=1e-5, abs=COARSE.get(column, 1e-6))
+                value = approx(value, rel=1e-5, abs=COARSE.get(column, 1e-6))
             assert "seconds" in column or row[column] == value, column
 
 

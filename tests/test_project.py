@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
+from pytest import approx, mark
 
 import sae_gap
 from benchmarks import studies
@@ -62,7 +63,7 @@ def commands(text):
                     yield words
 
 
-@pytest.mark.parametrize("name", [name for name, text in GUIDES.items() if blocks("python", text)])
+@mark.parametrize("name", [name for name, text in GUIDES.items() if blocks("python", text)])
 def test_the_code_of_a_page_runs_from_top_to_bottom(name, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "page"}
@@ -91,7 +92,7 @@ def anchors(text):
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("name", [*GUIDES, "RESULTS.md", "CHANGELOG.md"])
+@mark.parametrize("name", [*GUIDES, "RESULTS.md", "CHANGELOG.md"])
 def test_links_and_images_of_a_page_are_there(name):
     text = GUIDES.get(name) or (ROOT / name).read_text()
     missing = []
@@ -225,7 +226,7 @@ def test_the_files_of_the_page_run_where_they_are_dropped_with_nothing_else_touc
         "lasso",
         "dictionary_learning",
     )
-    assert rows["kmeans:squared"]["cosine"] == pytest.approx(rows["kmeans"]["cosine"], abs=1e-6)
+    assert rows["kmeans:squared"]["cosine"] == approx(rows["kmeans"]["cosine"], abs=1e-6)
     page = (page_of(tmp_path / "squared_relu") / "README.md").read_text()
     assert "A squared ReLU" in page and "sae_squared" in page and "kmeans:squared" in page
     assert "sae_squared: 0/1 rows there, 1 to fit" in planned

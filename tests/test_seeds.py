@@ -7,8 +7,9 @@ import itertools
 
 import jax
 import numpy as np
-import pytest
+from numpy.random import default_rng
 from numpy.testing import assert_array_equal
+from pytest import mark
 
 import sae_gap
 from sae_gap import Models, Setting, World, open_activations, probing
@@ -23,7 +24,7 @@ LEARNERS = {
 }
 SETTING = {"num_latents": 12, "sparsity": 2, "num_samples": 120}
 WORLD = {"num_latents": 30, "input_dim": 10, "roots": 0, "orthogonal_steps": 2, "scored": 50}
-X = np.random.default_rng(0).normal(1, 1, (300, 8)).astype(np.float32)
+X = default_rng(0).normal(1, 1, (300, 8)).astype(np.float32)
 X[7] *= 300
 DOCUMENTS = np.arange(300) // 5
 
@@ -89,7 +90,7 @@ SEEDED = {
 }
 
 
-@pytest.mark.parametrize("door", SEEDED)
+@mark.parametrize("door", SEEDED)
 def test_a_seed_draws_the_same_again_and_another_something_else(door, tmp_path):
     drawn = (jax.tree.leaves(SEEDED[door](tmp_path, seed)) for seed in (0, 1, 0))
     for first, other, again in zip(*drawn, strict=True):
@@ -120,7 +121,7 @@ def test_the_outliers_that_are_coded_are_those_of_the_documents_held_out():
     assert any(told) and told == [len(each.left_out) == 1 for each in scored]
 
 
-@pytest.mark.parametrize("door", APART)
+@mark.parametrize("door", APART)
 def test_no_row_is_learned_from_and_scored(door, tmp_path, monkeypatch):
     parts = APART[door](tmp_path, monkeypatch)
     parts = [{tuple(row) for row in np.asarray(part).tolist()} for part in parts]

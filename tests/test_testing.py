@@ -5,7 +5,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from pytest import mark, raises
 
 from sae_gap import catalogue, testing
 from sae_gap.core import Coded, Model, dense_chunks
@@ -41,19 +41,19 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize("encoder", [*ENCODERS, *FORMS], ids=str)
+@mark.parametrize("encoder", [*ENCODERS, *FORMS], ids=str)
 def test_encoders(encoder):
     if isinstance(encoder, str):
         encoder = encoder_of(encoder)
     testing.check_encoder(encoder)
 
 
-@pytest.mark.parametrize("name", catalogue.learners())
+@mark.parametrize("name", catalogue.learners())
 def test_learners(name):
     testing.check_learner(learner_of(name))
 
 
-@pytest.mark.parametrize("metric", catalogue.metrics().values(), ids=catalogue.metrics())
+@mark.parametrize("metric", catalogue.metrics().values(), ids=catalogue.metrics())
 def test_metrics(metric):
     testing.check_metric(metric)
 
@@ -138,16 +138,14 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("base", "words"), [(kind, name) for kind in KINDS for name in KINDS[kind][2]]
-)
+@mark.parametrize(("base", "words"), [(kind, name) for kind in KINDS for name in KINDS[kind][2]])
 def test_a_fault_of_an_encoder_or_a_learner_is_named(base, words):
     check, member, faults = KINDS[base]
     fault, kind = faults[words], type(base)("Faulty", (base,), {})
     members = fault if isinstance(fault, dict) else {member: staticmethod(fault)}
     for name, value in members.items():
         setattr(kind, name, value)
-    with pytest.raises(AssertionError, match=re.escape(words)):
+    with raises(AssertionError, match=re.escape(words)):
         check(kind())
 
 
@@ -183,13 +181,13 @@ METRIC_FAULTS = {
 }
 
 
-@pytest.mark.parametrize("words", METRIC_FAULTS)
+@mark.parametrize("words", METRIC_FAULTS)
 def test_a_fault_of_a_metric_is_named(words):
-    with pytest.raises(AssertionError, match=words):
+    with raises(AssertionError, match=words):
         testing.check_metric(Metric("faulty", METRIC_FAULTS[words]))
 
 
-@pytest.mark.parametrize("check", [testing.check_encoder, testing.check_learner])
+@mark.parametrize("check", [testing.check_encoder, testing.check_learner])
 def test_a_class_in_the_place_of_an_instance_is_named(check):
-    with pytest.raises(TypeError, match="give an instance of an encoder or a learner"):
+    with raises(TypeError, match="give an instance of an encoder or a learner"):
         check(TopK)

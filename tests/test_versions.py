@@ -9,15 +9,16 @@ anew:
 What is not recorded, such as a file that was just dropped in, passes.
 """
 
-import dataclasses
 import functools
 import json
 import pathlib
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from numpy.random import default_rng
+from pytest import approx, mark
 
 from sae_gap import Setting, catalogue, draw, fit
 from sae_gap.core import Model, Tree
@@ -49,8 +50,8 @@ THINGS = {"learners": LEARNERS, "encoders": catalogue.encoders(), "metrics": cat
 def task():
     """With what a transcoder reads beside what is explained."""
     drawn = draw(Setting(12, 2, 80))
-    train = dataclasses.replace(drawn.train, inputs=drawn.train.signals[:, 1:])
-    return dataclasses.replace(drawn, train=train)
+    train = replace(drawn.train, inputs=drawn.train.signals[:, 1:])
+    return replace(drawn, train=train)
 
 
 def fingerprint(*arrays):
@@ -77,7 +78,7 @@ def learned(name):
 
 
 def model():
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     atoms = jnp.asarray(rng.standard_normal(task().dictionary.shape), jnp.float32)
     return Model(0.5 * atoms, jnp.full(len(atoms), 0.1)), task().id.signals[:20]
 
@@ -116,8 +117,8 @@ def scored():
     """The codes of a TopK on a disturbed dictionary, against the optima on it."""
     # Some latents that fire with the first are its children, others are not.
     parent = np.array([-1, 0, 0, 0, 0, *[-1] * 7])
-    whole = dataclasses.replace(draw(Setting(12, 2, 400)), tree=Tree(parent, 1 + parent))
-    rng = np.random.default_rng(1)
+    whole = replace(draw(Setting(12, 2, 400)), tree=Tree(parent, 1 + parent))
+    rng = default_rng(1)
     dictionary = whole.dictionary + 0.3 * jnp.asarray(
         rng.standard_normal(whole.dictionary.shape), jnp.float32
     )
@@ -135,7 +136,7 @@ def numbers(kind, name):
     return {column: value for column, value in found.items() if not isinstance(value, list)}
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("kind", "name"), [(kind, name) for kind, things in THINGS.items() for name in things]
 )
 def test_numbers_change_with_the_version_alone(kind, name):
@@ -145,7 +146,7 @@ def test_numbers_change_with_the_version_alone(kind, name):
             "record it: python -m tests.test_versions"
         )
         found = numbers(kind, name)
-        assert found == pytest.approx(recorded["numbers"], rel=1e-4, abs=1e-5), (
+        assert found == approx(recorded["numbers"], rel=1e-4, abs=1e-5), (
             f"raise the version of {name}"
         )
 

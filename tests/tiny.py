@@ -5,6 +5,7 @@ language model.
 import re
 
 import numpy as np
+from numpy.random import default_rng
 
 from sae_gap import Method, Setting, Study
 from sae_gap.encoders import Lasso, Linear, TopK
@@ -58,7 +59,7 @@ def write_lm(
     import gguf
     from tokenizers import pre_tokenizers
 
-    rng, dim, hidden = np.random.default_rng(seed), LM["dim"], LM["hidden"]
+    rng, dim, hidden = default_rng(seed), LM["dim"], LM["hidden"]
     gemma = architecture == "gemma3"
     size = dim // LM["heads"] * (2 if gemma else 1)
     merges = ["t h", "th e", "Ġ the", "i n", "1 2"]

@@ -4,8 +4,9 @@ words.
 """
 
 import numpy as np
-import pytest
 import scipy.signal
+from numpy.random import default_rng
+from pytest import approx, mark, raises
 
 from sae_gap.analysis import (
     Comparison,
@@ -38,7 +39,7 @@ CODES = {
 
 
 def document_rows(codes=CODES):
-    rng, rows = np.random.default_rng(0), []
+    rng, rows = default_rng(0), []
     for (name, coded), (kl, fvu) in codes.items():
         noise = rng.uniform(0.9, 1.1, (3, 4))
         sums = {"kl_sums": kl * TOKENS * noise[0], "ce_sums": (kl * noise[1] + 2) * TOKENS}
@@ -74,7 +75,7 @@ SCORES = {("topk", "own"): 1.0, ("topk", "support"): 3.0, ("topk", "lasso"): 7.0
 SCORES |= {("oracle", "lasso"): 15.0}
 
 
-@pytest.mark.parametrize(("retrained", "known"), [(0.95, True), (2.5, False)])
+@mark.parametrize(("retrained", "known"), [(0.95, True), (2.5, False)])
 def test_training_is_not_judged_where_the_own_form_is_better_beyond_doubt(retrained, known):
     learned = {("a", "retrained"): (retrained, 0.45), ("a", "learned_steps_1"): (0.8, 0.4)}
     line = splits(document_rows(CODES | learned), ["kl"])[0]
@@ -100,15 +101,15 @@ def test_the_best_codes_are_those_of_the_best_mean_over_seeds():
     (line,) = splits([*seeds[0], *seeds[1]], ["mcc_ood"])
     assert line["support_codes"] == "least_squares" and line["units"] == 2
     assert line["atoms_found"] == 0.25
-    assert line["values_part"] == pytest.approx(3.5 - 1)
+    assert line["values_part"] == approx(3.5 - 1)
     # What was not inferred for all of the seeds is not compared.
     some = seeds[0][2] | {"method": "topk omp", "inference": "omp", "mcc_ood": 99.0}
     assert splits([*seeds[0], *seeds[1], some], ["mcc_ood"]) == [line]
     low, high = interval(np.array([2.0, 5.0]) - 1, np.ones(2))
-    assert (line["values_low"], line["values_high"]) == pytest.approx((low, high))
+    assert (line["values_low"], line["values_high"]) == approx((low, high))
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "change",
     [{"num_latents": 50}, {"sparsity": 5}, {"seed": 1}, {"study": "other"}, {"mcc_ood": None}],
 )
@@ -126,7 +127,7 @@ def test_changed_atoms_take_no_part_and_codes_may_differ_in_any_option():
     changed = [each | {"mcc_ood": 99.0, "columns": "renormed"} for each in rows[2:]]
     assert parts_of(changed + rows) == parts_of(rows)
     assert parts_of([*rows, rows[2] | {"mcc_ood": 9.0, "iterations": 9}]) == [(2, 6, 8, 6)]
-    with pytest.raises(ValueError, match="twice"):
+    with raises(ValueError, match="twice"):
         parts_of([*rows, rows[2]])
 
 
@@ -145,7 +146,7 @@ def test_a_sentence_says_what_a_line_does():
     assert shown.get("values_part_sd") is None
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("l0", "near", "level"),
     [(34, 64, 34), (16.1, 16, 16), (33.7, 64, 34), (1.4, 16, 1.4), (0, 16, 0)],
 )
@@ -163,7 +164,7 @@ def coverage(documents, skewed):
     .3, and of the difference 2 + 3 t with t of Student's law of three degrees of freedom or, if
     `skewed`, log-normal, deviating by 1.
     """
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     lengths = rng.lognormal(0, 1, (4_000, documents))
     variance = lengths * rng.lognormal(0, 0.3, lengths.shape)
     factors = (
@@ -177,26 +178,26 @@ def coverage(documents, skewed):
 def test_the_interval_is_of_student_by_leaving_each_document_out():
     own, best, far = np.array([[5.0, 1.0, 3.0, 2.0], [3.0, 0.9, 1.0, 1.9], [9.0, 4.0, 5.0, 6.0]])
     found = compare(best, own, far)
-    assert found.one == pytest.approx(1 - best.sum() / far.sum())
-    assert [found.more, found.low, found.high] == pytest.approx([*ends(own - best, far)])
+    assert found.one == approx(1 - best.sum() / far.sum())
+    assert [found.more, found.low, found.high] == approx([*ends(own - best, far)])
     # More of the same documents are sure of the same difference, and which is first is its sign.
     many = [np.tile(each, 10) for each in (best, own, far)]
     assert compare(*many).sign == 1 and compare(many[1], many[0], many[2]).sign == -1
     assert compare(own, own, far)[:4] == (found.other, found.other, 0, 0)
     assert compare([1.0, 0.0], [2.0, 0.0], [4.0, 0.0])[2:4] == (-np.inf, np.inf)
     # A document that weighs nothing changes nothing.
-    assert compare(*([*each, 0] for each in (best, own, far)))[:4] == pytest.approx(found[:4])
+    assert compare(*([*each, 0] for each in (best, own, far)))[:4] == approx(found[:4])
 
 
-@pytest.mark.parametrize(("documents", "skewed"), [(3, False), (24, True)])
+@mark.parametrize(("documents", "skewed"), [(3, False), (24, True)])
 def test_intervals_hold_the_truth_as_often_as_they_say(documents, skewed):
     assert coverage(documents, skewed) > 0.92
 
 
-@pytest.mark.parametrize("correlation", [0.0, 0.9])
+@mark.parametrize("correlation", [0.0, 0.9])
 def test_intervals_over_runs_of_an_autoregressive_loss_hold_the_truth(correlation):
     """Another series, which correlates as far, decides the runs. Three deviations are allowed."""
-    noise = np.random.default_rng(0).standard_normal((2, 400, 1_000))
+    noise = default_rng(0).standard_normal((2, 400, 1_000))
     noise[..., 1:] *= np.sqrt(1 - correlation**2)
     held = 0
     for loss, other in zip(*scipy.signal.lfilter([1], [1, -correlation], noise), strict=True):
@@ -206,7 +207,7 @@ def test_intervals_over_runs_of_an_autoregressive_loss_hold_the_truth(correlatio
     assert abs(held - 380) < 3 * np.sqrt(380 * 0.05)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("comparison", "text"),
     [
         (Comparison(0.935, 0.948, -0.017, -0.009), "1.3 points less (0.9 to 1.7)"),

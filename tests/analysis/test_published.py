@@ -4,7 +4,7 @@ within the right distance.
 
 import math
 
-import pytest
+from pytest import mark
 
 from sae_gap.analysis import published
 
@@ -57,7 +57,7 @@ amortisation_gap sae_topk num_latents=50 support_f1_ood 0.44311 0.04815
 """
 
 
-@pytest.mark.parametrize("text", HAND_PICKED.strip().splitlines())
+@mark.parametrize("text", HAND_PICKED.strip().splitlines())
 def test_numbers_are_the_published_ones(text):
     line, (metric, *numbers) = find(text)
     found = [line[f"{metric}_mean"], line[f"{metric}_sd"]]
@@ -77,7 +77,7 @@ learning_dynamics sae_mp num_latents=1000 step=500 mse_id 0.002221
 """
 
 
-@pytest.mark.parametrize("text", ALLOWED.strip().splitlines())
+@mark.parametrize("text", ALLOWED.strip().splitlines())
 def test_differences_are_close_within_their_tolerance(text):
     line, (metric, allowed) = find(text)
     for share in (-1.01, -0.99, 0.99, 1.01):
@@ -99,7 +99,7 @@ warmstart_decoder warm_dl_topk step=19 step base
 """
 
 
-@pytest.mark.parametrize("text", AGREEING.strip().splitlines())
+@mark.parametrize("text", AGREEING.strip().splitlines())
 def test_only_lines_that_agree_are_compared(text):
     line, names = find(text)
     for name in [*names, "method"]:

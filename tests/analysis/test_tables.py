@@ -2,7 +2,7 @@
 
 import csv
 
-import pytest
+from pytest import mark, raises
 
 from sae_gap.analysis import tables
 from tests.figures.samples import SETTING
@@ -30,13 +30,13 @@ def test_methods_keep_the_order_given_whatever_the_order_of_rows():
     assert tables.summarise(rows, methods="cab") == tables.summarise(rows[::-1], methods="cab")
 
 
-@pytest.mark.parametrize(("column", "other"), [("study", "another"), ("lam", None)])
+@mark.parametrize(("column", "other"), [("study", "another"), ("lam", None)])
 def test_a_mean_over_different_conditions_is_refused(column, other):
     rows = [row("a", 0, mcc_id=0.5), row("a", 1, mcc_id=0.5, **{column: other})]
-    with pytest.raises(ValueError, match=f"mix {column}"):
+    with raises(ValueError, match=f"mix {column}"):
         tables.summarise(rows)
     assert len(tables.summarise(rows, by=(*tables.BY, column))) == 2
-    with pytest.raises(ValueError, match="seed twice"):
+    with raises(ValueError, match="seed twice"):
         tables.summarise([rows[0], rows[0] | {"mcc_id": 0.7}])
 
 
@@ -76,7 +76,7 @@ def test_the_table_lines_up():
     assert tables.format_table(tables.summarise([]), {"method": "x"}) == "x\n-"
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("values", "cells"),
     [
         ([0.5, 9.94, 123.4], ["0.500", "9.9", "123.4"]),
@@ -99,7 +99,7 @@ def test_numbers_stand_at_the_right_and_names_at_the_left():
     headings, numeric, rows = tables.grid(lines, columns)
     assert headings == [*columns.values()] and numeric == [False, True, True, False, True]
     assert rows == [["m2000", "0.05", "1,234,567", "True", "-"], ["b", "0.0001", "-", "-", "1"]]
-    with pytest.raises(ValueError, match="no line has a column 'mcc'"):
+    with raises(ValueError, match="no line has a column 'mcc'"):
         tables.format_table(lines, {"mcc": "MCC"})
 
 

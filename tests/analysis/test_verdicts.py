@@ -1,10 +1,13 @@
 """Verdicts: the answer on drawn tasks whose truth is known, and their words."""
 
-import dataclasses
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.linalg import norm
+from numpy.random import default_rng
+from pytest import approx, fixture, mark
 
 import sae_gap
 from sae_gap import measure
@@ -16,7 +19,7 @@ from sae_gap.saes import SAE
 from sae_gap.solvers import sparse_code
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def rows(tmp_path_factory):
     """Two encoders on the true dictionary, one that chooses at random and one that only shrinks;
     best codes on random atoms.
@@ -24,16 +27,16 @@ def rows(tmp_path_factory):
     task = sae_gap.draw(sae_gap.Setting(num_latents=20, sparsity=3, num_samples=2_000))
     x = np.concatenate([task.train.signals, task.id.signals, task.ood.signals])
     activations = sae_gap.open_activations(x, documents=np.arange(len(x)) // 20)
-    rng, bias = np.random.default_rng(1), jnp.asarray(x.mean(axis=0))
+    rng, bias = default_rng(1), jnp.asarray(x.mean(axis=0))
     true = task.dictionary
     atoms = rng.normal(size=true.shape)
-    atoms = jnp.asarray(atoms / np.linalg.norm(atoms, axis=0), jnp.float32)
+    atoms = jnp.asarray(atoms / norm(atoms, axis=0), jnp.float32)
 
     def best(model, signals):
         return sparse_code(signals - model.bias, model.dictionary, 0.2).codes
 
     def random(model, signals):
-        order = np.random.default_rng(0).random((len(signals), 20)).argsort(axis=1).argsort(axis=1)
+        order = default_rng(0).random((len(signals), 20)).argsort(axis=1).argsort(axis=1)
         return jnp.asarray(np.where(order < 3, 0.3, 0.0), jnp.float32)
 
     def rarely(model, signals):
@@ -70,15 +73,15 @@ def test_the_culprit_is_found(rows):
     assert 0 < dictionary.losses["support"].more < 0.1 < dictionary.losses["dictionary"].low
     assert "Dictionary: worse than" in str(dictionary)
     # Next to nothing is lost by its choice of latents, and much by the scale of its codes alone.
-    assert shrunk.losses["support"].more == pytest.approx(0, abs=2e-2)
+    assert shrunk.losses["support"].more == approx(0, abs=2e-2)
     assert shrunk.losses["values"].low > 0.1
     line = encoder.line
     assert line["best"] == RIVAL and line["own_best_codes"] == encoder.best["codes"]
     whole = line["amortisation_part"] + line["dictionary_part"] + line["rest"]
-    assert line["total"] == pytest.approx(whole) == pytest.approx(encoder.own["fvu"])
+    assert line["total"] == approx(whole) == approx(encoder.own["fvu"])
     # All dictionaries are compared at the L0 of the first that is not dead.
     for each in found.values():
-        assert each.common["l0"] == pytest.approx(3, rel=0.02)
+        assert each.common["l0"] == approx(3, rel=0.02)
     assert found["dead"].dead and not found["dead"].losses
     assert "its encoder is dead" in found["dead"].lines["Dictionary"]
 
@@ -93,11 +96,11 @@ def test_several_are_ranked_and_a_lead_that_may_be_none_is_told(rows):
     assert "bad_encoder is the best." in sentence and "those of bad_dictionary (at L0 3" in sentence
     assert sentence.endswith(f"{compare_dictionaries(rows, 'bad_encoder', 'bad_dictionary')}.")
     first, *others = ordered
-    skip = dataclasses.replace(first, common=first.common | {"skip": True})
+    skip = replace(first, common=first.common | {"skip": True})
     assert "since only some have a skip" in measure.ranking([skip, *others])[1]
 
 
-@pytest.mark.parametrize(("one", "other", "sign"), [(32.1, 32, 1), (34.2, 32, 0), (20, 32, 1)])
+@mark.parametrize(("one", "other", "sign"), [(32.1, 32, 1), (34.2, 32, 0), (20, 32, 1)])
 def test_more_latents_are_better_only_beyond_what_they_can_explain(one, other, sign):
     """Of 6 % more latents, 0.8 times 6 % may be theirs."""
     found = POINTS._replace(l0s=(one, other))
@@ -131,7 +134,7 @@ NETWORK = (
 )
 
 
-@pytest.mark.parametrize(("fvu", "rows", "words"), NETWORK)
+@mark.parametrize(("fvu", "rows", "words"), NETWORK)
 def test_a_network_bounds_the_loss_of_a_transcoder_or_says_nothing(fvu, rows, words):
     codes = {
         "own": 0.3,
@@ -148,7 +151,7 @@ def test_a_network_bounds_the_loss_of_a_transcoder_or_says_nothing(fvu, rows, wo
     (mine,) = measure.verdict(found)
     assert words in str(mine)
     assert ("unreached" in mine.losses) == ("at most" in words)
-    assert mine.losses["form"].more == pytest.approx(0.03)
+    assert mine.losses["form"].more == approx(0.03)
 
 
 POINTS, LEAD = Comparison(0.9, 0.8, 0.05, 0.15), Comparison(0.8, 0.9, -0.15, -0.05)
@@ -194,6 +197,6 @@ SAID = [
 ]
 
 
-@pytest.mark.parametrize(("line", "part", "change"), SAID)
+@mark.parametrize(("line", "part", "change"), SAID)
 def test_what_is_said(line, part, change):
-    assert part in dataclasses.replace(TOLD, **change).lines[line]
+    assert part in replace(TOLD, **change).lines[line]

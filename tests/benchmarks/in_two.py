@@ -1,6 +1,7 @@
 """What two processes fit together in `test_distributed.py`; it imports nothing of pytest."""
 
 import numpy as np
+from numpy.random import default_rng
 
 from sae_gap import Setting
 from sae_gap.encoders import TopK
@@ -11,7 +12,7 @@ SAE = SparseAutoencoder(encoder=TopK(3), num_steps=6)
 ONLINE = OnlineDictionary(
     num_steps=4, batch_size=50, num_slots=4, num_rounds=1, replace=False, centred=True
 )
-SIGNALS = np.random.default_rng(0).normal(size=(802, 12)).astype(np.float32)
+SIGNALS = default_rng(0).normal(size=(802, 12)).astype(np.float32)
 
 # What two processes run after the commands, of which the first has joined them.
 CODE = """

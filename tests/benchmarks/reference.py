@@ -1,8 +1,9 @@
 """What rows say, computed once more in plain NumPy, and tables held to it column by column."""
 
 import numpy as np
-import pytest
 import scipy.stats
+from numpy.linalg import norm
+from pytest import approx
 
 PAIRS = {
     "amortisation": ("own", "best"),
@@ -25,7 +26,7 @@ def held(lines, wanted):
         assert cells.keys() == known.keys(), cells.keys() ^ known.keys()
         for name, value in known.items():
             if isinstance(value, (int, float)) and not isinstance(value, bool):
-                wanted = pytest.approx(value, rel=1e-6, abs=1e-12)
+                wanted = approx(value, rel=1e-6, abs=1e-12)
                 assert float(cells[name]) == wanted, name
             else:
                 assert str(cells[name]) == str(value), name
@@ -38,7 +39,7 @@ def ends(difference, unit):
     each = range(len(unit))
     without = [np.delete(difference, i).sum() / np.delete(unit, i).sum() for i in each]
     count = (unit**2).sum() ** 2 / (unit**4).sum()
-    half = scipy.stats.t.ppf(0.975, max(count - 1, 1)) * np.linalg.norm(np.array(without) - mean)
+    half = scipy.stats.t.ppf(0.975, max(count - 1, 1)) * norm(np.array(without) - mean)
     return mean, mean - half, mean + half
 
 

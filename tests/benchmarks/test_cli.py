@@ -10,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from pytest import mark, raises
 
 from benchmarks import cli
 from benchmarks.options import Options, define, option, parse, written
@@ -39,7 +39,7 @@ def test_a_signal_ends_a_run_at_once(tmp_path):
 MEMORY = "there is not enough memory"
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("error", "sentence"),
     [
         (MemoryError(), MEMORY),
@@ -67,11 +67,11 @@ def test_what_a_user_can_mend_is_one_sentence(call, monkeypatch, tmp_path, error
 
 def test_a_fault_of_the_suite_keeps_its_traceback(call, monkeypatch, tmp_path):
     monkeypatch.setattr("benchmarks.speed.problems.draw", lambda cell: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    with raises(ZeroDivisionError):
         call("solver_speed", f"--results_dir={tmp_path}")
 
 
-@pytest.mark.parametrize("name", command.binaries())
+@mark.parametrize("name", command.binaries())
 def test_help_names_the_purpose_and_every_flag(call, name):
     words = [call(name, word) for word in ("--help", "-h")]
     assert words[0] == words[1] and words[0][::2] == (0, "")
@@ -82,10 +82,10 @@ def test_help_names_the_purpose_and_every_flag(call, name):
     assert {*flags_of(name)} - {"help"} == named
 
 
-@pytest.mark.parametrize("text", ["2/2", "-1/2", "one", "0/1/2"])
+@mark.parametrize("text", ["2/2", "-1/2", "one", "0/1/2"])
 def test_shards_are_read_and_refused(text):
     assert cli.parse_shard("2/3") == (2, 3)
-    with pytest.raises(ValueError, match=r"^--shard must .*\.$"):
+    with raises(ValueError, match=r"^--shard must .*\.$"):
         cli.parse_shard(text)
 
 
@@ -114,7 +114,7 @@ def test_flags_give_what_python_gives(caplog):
     assert caplog.messages == ["--size is given more than once; the last one counts."]
     text = define(Some).get_help()
     assert "[3]" in text and "[0,1]" in text and "A rate.\n" in text
-    with pytest.raises(ValueError, match="--seeds must list different"):
+    with raises(ValueError, match="--seeds must list different"):
         Some(seeds=(1, 1))
 
 
@@ -132,7 +132,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("flag", REFUSED)
+@mark.parametrize("flag", REFUSED)
 def test_what_an_option_cannot_be_is_one_sentence(flag):
-    with pytest.raises(ValueError, match=f"^{re.escape(REFUSED[flag])}$"):
+    with raises(ValueError, match=f"^{re.escape(REFUSED[flag])}$"):
         read(flag)

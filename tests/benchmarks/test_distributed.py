@@ -2,14 +2,15 @@
 share the work, and together they leave what one would.
 """
 
-import dataclasses
 import pickle
 import re
+from dataclasses import replace
 
 import jax
 import numpy as np
-import pytest
+from numpy.random import default_rng
 from numpy.testing import assert_allclose
+from pytest import approx, fixture, raises
 
 from sae_gap import Models, Store, draw, fit_stream, save_activations
 from sae_gap.runtime import distributed
@@ -21,10 +22,10 @@ STUDY = "amortisation_gap --preset=smoke --seeds=0 --methods=sae_topk"
 TRAIN = "train_real --methods=topk --width=16 --sparsity=3 --epochs=2 --samples=50"
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def commands(tmp_path_factory):
     """What is run in a folder for results, one after the other."""
-    rng, file = np.random.default_rng(0), tmp_path_factory.mktemp("rows") / "x.npz"
+    rng, file = default_rng(0), tmp_path_factory.mktemp("rows") / "x.npz"
     codes = np.where(rng.random((600, 16)) < 3 / 16, rng.random((600, 16)), 0)
     rows = codes @ rng.normal(size=(16, 8)) + 2
     save_activations(file, rows.astype(np.float32), np.arange(600) // 30)
@@ -38,7 +39,7 @@ def commands(tmp_path_factory):
     return of
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def two(commands, pair, tmp_path_factory):
     """The folder of two processes, which run all in one go, and the models of each."""
     folder = tmp_path_factory.mktemp("two")
@@ -80,16 +81,14 @@ def test_two_processes_leave_the_rows_of_one(two, commands, tmp_path):
         found, expected = (numbers(results, binary) for results in (folder, tmp_path))
         assert len(found) >= many
         for place, row in found.items():
-            assert row == pytest.approx(expected[place], rel=1e-5, abs=1e-5), place
+            assert row == approx(expected[place], rel=1e-5, abs=1e-5), place
     assert {row["device"][:7] for row in Store(folder / "train_real").rows()} == {"4 x cpu"}
 
 
 def test_two_processes_fit_and_share_a_stream_as_one(two):
     (fit,) = Models().fit(SAE, [SETTING], [draw(SETTING)])
     stream = fit_stream(ONLINE, SIGNALS, num_latents=64, key=jax.random.key(0))
-    alone = [
-        dataclasses.replace(one, encode=None) for one in (fit.end.model, fit.end.model, stream)
-    ]
+    alone = [replace(one, encode=None) for one in (fit.end.model, fit.end.model, stream)]
     for found in two[1]:
         for one, other in zip(*map(jax.tree.leaves, (found, alone)), strict=True):
             assert_allclose(one, other, atol=1e-5)
@@ -106,5 +105,5 @@ def test_a_process_by_itself_pays_nothing():
 def test_half_of_an_address_is_refused(tmp_path):
     options = ("--coordinator=localhost:1", f"--results_dir={tmp_path}")
     refused("--coordinator goes with --distributed;", "vary_latents", *options)
-    with pytest.raises(ValueError, match="go together"):
+    with raises(ValueError, match="go together"):
         distributed.start("localhost:1234", 2)

@@ -2,15 +2,15 @@
 learner crossed with any encoder by name.
 """
 
-import dataclasses
 import itertools
 import json
 import pathlib
 import re
 import sys
 import types
+from dataclasses import replace
 
-import pytest
+from pytest import mark, raises
 
 from benchmarks import options, studies
 from benchmarks.harness import learners, main
@@ -35,7 +35,7 @@ RECORD = pathlib.Path(__file__).with_name("studies.json")
 
 def methods(name, preset="paper", source=None, **changes):
     one = STUDIES[name]
-    sizes = dataclasses.replace(one.presets.get(preset, one.presets["quick"]), **changes)
+    sizes = replace(one.presets.get(preset, one.presets["quick"]), **changes)
     return one.methods(source or sizes.sources()[0], sizes)
 
 
@@ -49,7 +49,7 @@ def digests(name):
     """What its presets make of a study in each protocol: the first source and all methods."""
     found = {}
     for preset, protocol in itertools.product(STUDIES[name].presets, PROTOCOLS):
-        sizes = dataclasses.replace(STUDIES[name].presets[preset], protocol=protocol)
+        sizes = replace(STUDIES[name].presets[preset], protocol=protocol)
         source = sizes.sources()[0]
         parts = [
             [one.name, one.family, one.at, describe(one.learner), describe(one.encoder), one.row]
@@ -60,7 +60,7 @@ def digests(name):
     return found
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@mark.parametrize("name", STUDIES)
 def test_a_study_has_the_methods_that_its_stored_rows_are_known_by(name):
     """Where they are meant to change, `python -m tests.benchmarks.test_grammar` records them anew;
     a study that was just dropped in passes.
@@ -79,7 +79,7 @@ def test_only_what_the_paper_published_is_held_against_it():
         assert is_comparable(read(name, "--protocol=paper", "--num_latents=50,70"))
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@mark.parametrize("name", STUDIES)
 def test_the_weight_of_the_command_line_is_that_of_codes_and_of_what_they_are_held_against(name):
     found = read(name, "--preset=smoke", "--lam=0.3")
     encoders = [one.encoder for one in found.study.methods(found.study.sources[0])]
@@ -137,7 +137,7 @@ def test_each_value_of_a_flag_is_another_run():
     assert {flag for name in STUDIES for flag in flags_of(name)} - {"help"} <= tested
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("flags", "folder"),
     [
         # Where results go, and how they are made, decide nothing that a page shows.
@@ -167,7 +167,7 @@ def test_sources_are_the_cells_of_a_grid_or_vary_one_size_at_a_time():
     assert dims == {6, 12, 18}
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("flags", "num_latents", "width"),
     [
         ("--world=hedging", 2, 1),
@@ -203,10 +203,10 @@ BAD_FLAGS = {
 }
 
 
-@pytest.mark.parametrize("flag", BAD_FLAGS)
+@mark.parametrize("flag", BAD_FLAGS)
 def test_a_bad_flag_is_refused_in_one_sentence(flag):
     name, *flags = flag.split()
-    with pytest.raises(ValueError, match=rf"^[^\n]*{re.escape(BAD_FLAGS[flag])}[^\n]*\.$"):
+    with raises(ValueError, match=rf"^[^\n]*{re.escape(BAD_FLAGS[flag])}[^\n]*\.$"):
         read(name, "--preset=smoke", *flags)
 
 
@@ -256,7 +256,7 @@ def test_a_model_that_several_jobs_need_is_counted_with_the_first(tmp_path):
 
 SOURCE = Setting(20, 3, 200)
 # Of a weight that is not the default.
-SMOKE = dataclasses.replace(PRESETS["smoke"], lam=0.2)
+SMOKE = replace(PRESETS["smoke"], lam=0.2)
 
 
 def made(name, study="amortisation_gap", preset=SMOKE):
@@ -290,7 +290,7 @@ CROSSINGS = {
 }
 
 
-@pytest.mark.parametrize("name", CROSSINGS)
+@mark.parametrize("name", CROSSINGS)
 def test_a_crossing_is_the_learner_with_the_encoder_at_the_sparsity_of_the_source(name):
     method = made(name)
     found = method.learner, method.encoder, method.family, method.coordinates["inference"]
@@ -301,7 +301,7 @@ def test_options_of_the_study_and_the_protocol_are_those_of_its_crossings():
     assert made("topk:omp", "dictionary_challenge").learner.num_steps == 50
     # Cold, and not what goes on from another dictionary.
     assert made("dl_fista:omp", "warmstart_decoder").learner == COLD
-    published = made("random:lasso", preset=dataclasses.replace(SMOKE, protocol="paper"))
+    published = made("random:lasso", preset=replace(SMOKE, protocol="paper"))
     assert published.encoder.max_iterations == 100
     # Names run in the order of the study, and crossings behind them.
     names = read("amortisation_gap", "--methods=oracle:omp,fista_oracle,linear_probe").names
@@ -317,11 +317,11 @@ def test_methods_of_other_studies_run_in_every_study():
         assert made(f"topk:{name}").name == f"topk:{name}"
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "name", ["nope", "sae_nope", "sae_online_dl", "topk:nope", "surgery", ":omp", "oracle:support"]
 )
 def test_what_cannot_be_made_is_one_sentence(name):
-    with pytest.raises(ValueError, match=r"^[^\n]*\.$"):
+    with raises(ValueError, match=r"^[^\n]*\.$"):
         made(name)
 
 

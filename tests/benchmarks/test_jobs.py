@@ -11,8 +11,8 @@ import subprocess
 import tomllib
 from pathlib import Path
 
-import pytest
 import yaml
+from pytest import fixture, mark
 
 from tests.conftest import flags_of, succeed
 
@@ -80,7 +80,7 @@ eval "${DO:-}"
 """
 
 
-@pytest.fixture
+@fixture
 def cluster(tmp_path):
     """Runs the batch script with arguments, on a machine that has Slurm's programs."""
     programs = {"srun": SRUN, "python": TASK, "scontrol": 'echo "$@" > requeued'}
@@ -107,7 +107,7 @@ def cluster(tmp_path):
 LATE = '[[ $SLURM_PROCID == 1 ]] && kill -USR1 "$BATCH"; for _ in {1..500}; do [[ -s requeued ]] && exit 143; sleep .02; done; exit 1'
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("given", "code", "devices"),
     [
         # A task has all GPUs of its node, or the one of its number.
@@ -128,7 +128,7 @@ def test_the_batch_script_starts_a_process_for_each_task(cluster, tmp_path, give
     assert (tmp_path / "requeued").exists() == (code == 143)
 
 
-@pytest.mark.parametrize(("arguments", "results"), [([], "there"), (["vary_latents"], "")])
+@mark.parametrize(("arguments", "results"), [([], "there"), (["vary_latents"], "")])
 def test_the_batch_script_says_what_it_lacks(cluster, arguments, results):
     done = cluster(*arguments, RESULTS=results)
     assert done.returncode == 2 and done.stderr.startswith("name a study, and where")

@@ -1,10 +1,10 @@
 """The parts of a study's outcome, and its declarations beside a table written by hand."""
 
-import dataclasses
 import pathlib
+from dataclasses import replace
 from types import SimpleNamespace
 
-import pytest
+from pytest import mark
 
 from benchmarks.harness import outcome
 from sae_gap.storage import CELL as SIZES
@@ -27,13 +27,13 @@ OTHER = {
 }
 
 
-@pytest.mark.parametrize("name", OTHER)
+@mark.parametrize("name", OTHER)
 def test_each_condition_of_the_paper_decides_whether_a_run_is_held_against_it(name):
     run = read("vary_latents", "--protocol=paper")
     assert outcome.is_comparable(run)
     preset = SimpleNamespace(**{**vars(run.preset), name: OTHER[name]})
     assert not outcome.is_comparable(run._replace(preset=preset))
-    options = dataclasses.replace(run.options, data="x.npz")
+    options = replace(run.options, data="x.npz")
     assert not outcome.is_comparable(run._replace(options=options))
 
 
@@ -51,7 +51,7 @@ def test_refined_codes_are_left_out_where_frozen_ones_are_certified_too():
 CELL = {"num_latents": 20, "sparsity": 3, "num_samples": 9, "input_dim": 8}
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("first", "second", "found"),
     [
         ({}, {}, []),

@@ -6,7 +6,7 @@ import html.parser
 import re
 
 import PIL.Image
-import pytest
+from pytest import mark
 
 from benchmarks.report import pages
 from sae_gap.analysis import published, tables
@@ -141,7 +141,7 @@ def test_texts_are_only_texts(tmp_path):
     assert check(pages.render([*[pages.read(folder)] * 2])).texts["a"].count(HOSTILE) == 2
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("old", "new"), [('"title"', '"titel"'), ("{", ""), ('"figures": [', '"figures": [3, ')]
 )
 def test_a_page_that_cannot_be_read_is_one_sentence(tmp_path, old, new):

@@ -7,9 +7,11 @@ import sys
 import types
 
 import numpy as np
-import pytest
 import sklearn.linear_model
+from numpy.linalg import norm
+from numpy.random import default_rng
 from numpy.testing import assert_allclose
+from pytest import approx, mark, raises
 
 from benchmarks.speed import problems, scores
 from benchmarks.speed import solver_speed as binary
@@ -20,10 +22,10 @@ from tests.conftest import lines_of, refused, succeed
 REACHED = {"working_set": 1.1e-6, "jitted": 1.1e-6, "spams": 1e-5, "celer": 1e-5}
 
 
-@pytest.mark.parametrize("lam", [0.3, np.linspace(0.1, 0.7, 28).reshape(4, 7)])
-@pytest.mark.parametrize("nonneg", [True, False])
+@mark.parametrize("lam", [0.3, np.linspace(0.1, 0.7, 28).reshape(4, 7)])
+@mark.parametrize("nonneg", [True, False])
 def test_a_score_is_the_definition(nonneg, lam):
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     signals, dictionary, codes = (rng.normal(size=size) for size in ((4, 5), (5, 7), (4, 7)))
     codes = np.abs(codes) if nonneg else codes
     value, gap = scores.score(signals, dictionary, codes, lam, nonneg=nonneg)
@@ -33,11 +35,11 @@ def test_a_score_is_the_definition(nonneg, lam):
     assert_allclose(value, 0.5 * (rest**2).sum(1) + (lam * np.abs(codes)).sum(1))
     dual = 0.5 * (signals**2).sum(1) - 0.5 * ((signals - scale * rest) ** 2).sum(1)
     assert_allclose(gap, value - dual, atol=1e-12)
-    with pytest.raises(ValueError, match="lam must be above 0"):
+    with raises(ValueError, match="lam must be above 0"):
         scores.score(signals, dictionary, codes, np.where(np.arange(7) == 1, 0, lam))
 
 
-@pytest.mark.parametrize("name", problems.CODERS)
+@mark.parametrize("name", problems.CODERS)
 def test_a_coder_of_the_lasso_reaches_the_optimum(name, monkeypatch):
     """Celer has the interface of scikit-learn, whose solver takes its place."""
     monkeypatch.setitem(sys.modules, "celer", sklearn.linear_model)
@@ -51,9 +53,9 @@ def test_a_coder_of_the_lasso_reaches_the_optimum(name, monkeypatch):
 def test_atoms_come_in_clusters_and_fractions_become_weights():
     cell = Cell(320, 5, 40, world="coherent", input_dim=200, lam_fraction=0.5)
     signals, dictionary, lam = problems.draw(cell)
-    assert lam == pytest.approx(0.5 * np.median((signals @ dictionary).max(axis=1)), rel=1e-6)
+    assert lam == approx(0.5 * np.median((signals @ dictionary).max(axis=1)), rel=1e-6)
     for rows in (signals, dictionary.T):
-        assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
+        assert_allclose(norm(rows, axis=1), 1, rtol=1e-5)
     cluster, cosines = np.arange(320) // 16, dictionary.T @ dictionary
     same = np.equal.outer(cluster, cluster)
     assert abs(cosines[same & ~np.eye(320, dtype=bool)].mean() - 0.5) < 0.03
@@ -71,7 +73,7 @@ def test_the_table_has_a_line_a_cell_and_solver(tmp_path, monkeypatch):
     assert [row["method"] for row in rows] == ["working_set", "spams", "working_set"]
     assert all(float(row["gap"]) <= 1e-5 and row["revision"] for row in rows)
     ours, theirs = (float(row["seconds"]) for row in rows[:2])
-    assert float(rows[1]["share"]) == pytest.approx(ours / theirs)
+    assert float(rows[1]["share"]) == approx(ours / theirs)
     for line, words in ((first, "working_set 30 3 5"), (wide, "working_set 48 4 3")):
         assert line.split()[:4] == words.split()
     assert other.startswith("spams ")

@@ -7,9 +7,9 @@ import random
 from unittest import mock
 
 import numpy as np
-import pytest
 from matplotlib.figure import Figure
 from numpy.testing import assert_allclose
+from pytest import approx, fixture, mark
 
 from benchmarks.harness import outcome
 from benchmarks.harness.drawings import Drawing
@@ -48,7 +48,7 @@ def lines_to_measure(name, *flags):
     return run, [line for job in jobs(run.study) for line in job.lines]
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def measured(smoke):
     """What is measured of an oracle, and what made it."""
     oracle = next(row for row in smoke.rows if row["family"] == "oracle")
@@ -56,7 +56,7 @@ def measured(smoke):
     return {name: value for name, value in oracle.items() if name not in told_apart}
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@mark.parametrize("name", STUDIES)
 def test_what_is_left_and_drawn_is_what_the_rows_say(name, measured, tmp_path, monkeypatch):
     one, (run, lines) = (
         STUDIES[name],
@@ -103,7 +103,7 @@ def test_what_is_left_and_drawn_is_what_the_rows_say(name, measured, tmp_path, m
             cells = halves(line)
             if line["best"] == line["dictionary"]:
                 del cells["dictionary_part_mean"]
-            assert {name: shown[name] for name in cells} == pytest.approx(cells, rel=1e-6)
+            assert {name: shown[name] for name in cells} == approx(cells, rel=1e-6)
     for chosen, some, figure in drawn:
         if chosen.name == "curve":
             check_curve(figure, drawn_rows(some, **chosen.options), **chosen.options)
@@ -234,7 +234,7 @@ def check_curve(figure, rows, x, y, line="dictionary", dash="", panel="", **_):
         assert titles == {labels.label(row[panel], panel) for row in shown}
 
 
-@pytest.mark.parametrize("name", WHOLE)
+@mark.parametrize("name", WHOLE)
 def test_a_row_for_every_method_seed_and_coordinate(smokes, name):
     rows, (_, lines) = {row["key"]: row for row in smokes(name).rows}, lines_to_measure(name)
     assert {*rows} == {line.key for line in lines}
@@ -286,7 +286,7 @@ def test_results_make_sense_and_end_with_the_answer(smoke):
         # Values may vanish from a support, and none can join it.
         assert float(kept["l0_above_id_mean"]) <= float(own["l0_above_id_mean"])
         # Cold and warm refinement reach the same optimum.
-        assert scores[f"refined_{sae}"] == pytest.approx(scores[f"frozen_{sae}"], abs=2e-3)
+        assert scores[f"refined_{sae}"] == approx(scores[f"frozen_{sae}"], abs=2e-3)
     *tables, question, answer, page = smoke.printed.strip().split("\n\n")
     about = "(number of seeds: 2; the SAEs have the paper's untuned options):"
     assert question.endswith(f"to the oracle in MCC OOD {about}")

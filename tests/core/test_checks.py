@@ -5,7 +5,7 @@ import math
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from pytest import mark, raises
 
 from sae_gap.core import checks
 
@@ -15,14 +15,14 @@ STRANGE = [None, "x", 1j, math.nan, math.inf, 10**400, True, np.True_, np.array(
 
 def said(check, *arguments, **options):
     """The one sentence of a refusal."""
-    with pytest.raises((ValueError, TypeError)) as refused:
+    with raises((ValueError, TypeError)) as refused:
         check(*arguments, **options)
     text = str(refused.value)
     assert "\n" not in text and len(text) < 250 and text.endswith("."), text
     return text
 
 
-@pytest.mark.parametrize("value", STRANGE, ids=lambda value: type(value).__name__)
+@mark.parametrize("value", STRANGE, ids=lambda value: type(value).__name__)
 def test_nothing_strange_passes_for_a_number(value):
     for check in (checks.check_integer, checks.check_number):
         assert said(check, "width", value).startswith("width must be a")
@@ -30,7 +30,7 @@ def test_nothing_strange_passes_for_a_number(value):
     assert "must be one of id, ood, but" in said(checks.check_choice, "it", value, ("id", "ood"))
 
 
-@pytest.mark.parametrize("kind", [int, np.int64, np.uint8, np.array, jnp.asarray])
+@mark.parametrize("kind", [int, np.int64, np.uint8, np.array, jnp.asarray])
 def test_numbers_of_every_library_pass(kind):
     checks.check_seed(kind(2))
     checks.check_integer("count", kind(2), least=2, most=2)
@@ -42,7 +42,7 @@ def test_numbers_of_every_library_pass(kind):
     jax.jit(lambda value: checks.check_integer("count", value, least=5) or value)(kind(2))
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("check", "limits", "inside", "outside"),
     [
         ("number", {"above": 0}, 1e-300, 0),
@@ -76,7 +76,7 @@ KINDS = [
 ]
 
 
-@pytest.mark.parametrize(("check", "right", "wrong", "words"), KINDS)
+@mark.parametrize(("check", "right", "wrong", "words"), KINDS)
 def test_what_is_right_passes_and_what_is_wrong_is_named(check, right, wrong, words):
     check, *options = check
     check("it", right, *options)
@@ -84,7 +84,7 @@ def test_what_is_right_passes_and_what_is_wrong_is_named(check, right, wrong, wo
     assert text.startswith("it") and words in text
 
 
-@pytest.mark.parametrize("values", [[[1, 2]], np.ones(2, np.float16), jnp.ones(2, jnp.bfloat16), 3])
+@mark.parametrize("values", [[[1, 2]], np.ones(2, np.float16), jnp.ones(2, jnp.bfloat16), 3])
 def test_real_numbers_keep_their_type(values):
     real = checks.as_real("codes", values, "a matrix")
     assert real.dtype == np.asarray(values).dtype and np.array_equal(real, np.asarray(values))

@@ -7,14 +7,16 @@ import pytest
 import scipy.sparse
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import approx, mark
 
 from sae_gap.core import codes as forms
 from sae_gap.metrics import recovery
 
 
 def dense_codes(seed, width=12, share=0.1):
-    rng = np.random.default_rng(seed)
+    rng = default_rng(seed)
     return (rng.standard_normal((7, width)) * (rng.random((7, width)) < share)).astype(np.float32)
 
 
@@ -39,12 +41,12 @@ def test_active_columns_and_chunks_are_those_of_the_dense_codes(seed, share, at_
         assert_array_equal(np.concatenate(part), whole.astype(np.float32), strict=True)
 
 
-@pytest.mark.parametrize("kind", ["array", "matrix"])
-@pytest.mark.parametrize("form", ["csr", "csc", "coo", "lil", "dok", "dia", "bsr"])
+@mark.parametrize("kind", ["array", "matrix"])
+@mark.parametrize("form", ["csr", "csc", "coo", "lil", "dok", "dia", "bsr"])
 def test_sparse_codes_of_any_format_are_taken(form, kind):
     dense = dense_codes(0, share=0.4)
     sparse = getattr(scipy.sparse, f"{form}_{kind}")(dense)
-    assert recovery.mcc(sparse, dense) == pytest.approx(1)
+    assert recovery.mcc(sparse, dense) == approx(1)
 
 
 @dataclasses.dataclass
@@ -53,7 +55,7 @@ class Found:
     sums: np.ndarray
 
 
-@pytest.mark.parametrize("size", [1, 3, 7, 100])
+@mark.parametrize("size", [1, 3, 7, 100])
 def test_inference_in_chunks_is_that_of_all(size):
     signals, shapes = dense_codes(0, width=5, share=1.0), []
     start = dense_codes(1, width=9, share=0.3)

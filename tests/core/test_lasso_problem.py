@@ -3,10 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.linalg import norm
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import approx, mark
 
 from sae_gap.core import Solution, lasso_problem
 
@@ -15,18 +17,18 @@ certificate = jax.jit(lasso_problem.certificate, static_argnames="nonneg")
 
 
 def _problem(seed, nonneg=True):
-    rng = np.random.default_rng(seed)
+    rng = default_rng(seed)
     codes = rng.normal(size=(7, 11)) * (rng.uniform(size=(7, 11)) < 0.4)
     codes = np.abs(codes) if nonneg else codes
     return rng.normal(size=(7, 6)), rng.normal(size=(6, 11)), codes
 
 
-@pytest.mark.parametrize("given", [False, True], ids=["residual", "other dual"])
-@pytest.mark.parametrize("nonneg", [True, False])
-@pytest.mark.parametrize("shape", [(), (7, 1), (1, 11), (7, 11), (7,)])
+@mark.parametrize("given", [False, True], ids=["residual", "other dual"])
+@mark.parametrize("nonneg", [True, False])
+@mark.parametrize("shape", [(), (7, 1), (1, 11), (7, 11), (7,)])
 def test_gap_is_primal_minus_feasible_dual(nonneg, shape, given):
     signals, dictionary, codes = _problem(0, nonneg)
-    rng = np.random.default_rng(1)
+    rng = default_rng(1)
     lam, other = rng.uniform(0.1, 0.6, size=shape), rng.normal(size=signals.shape)
     value, gap = certificate(
         signals, dictionary, codes, lam, nonneg=nonneg, dual=other if given else None
@@ -50,8 +52,8 @@ def test_gap_does_not_cancel_in_float32():
     signals, codes = np.array([[[1000.0]], [[999.75]]], np.float32)
     value, gap = certificate(signals, np.ones((1, 1), np.float32), codes, np.float32(0.25 + 2**-20))
     exact = 0.5 * 0.25**2 + 999.75 * (0.25 + 2**-20)
-    assert value[0] == pytest.approx(exact, rel=1e-6)
-    assert gap[0] == pytest.approx(999.75 * 2**-20, rel=1e-4)
+    assert value[0] == approx(exact, rel=1e-6)
+    assert gap[0] == approx(999.75 * 2**-20, rel=1e-4)
 
 
 @given(*[st.floats(-5, 5, width=32)] * 2, st.floats(0, 3, width=32), st.booleans())
@@ -64,17 +66,17 @@ def test_soft_threshold_is_a_non_expansive_proximal_map(x, y, threshold, nonneg)
     assert abs(near - far) <= abs(x - y) * (1 + 1e-6) + 1e-6
     grid = np.linspace(0 if nonneg else -6, 6, 2401)
     best = grid[np.argmin(0.5 * (grid - x) ** 2 + threshold * np.abs(grid))]
-    assert near == pytest.approx(best, abs=5e-3)
+    assert near == approx(best, abs=5e-3)
 
 
-@pytest.mark.parametrize("shape", [(5, 12), (12, 5)])
+@mark.parametrize("shape", [(5, 12), (12, 5)])
 def test_lipschitz_is_the_squared_spectral_norm(shape):
-    dictionary = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    dictionary = default_rng(0).normal(size=shape).astype(np.float32)
     found = float(lasso_problem.lipschitz(dictionary))
-    assert found == pytest.approx(np.linalg.norm(dictionary, 2) ** 2, rel=1e-5)
+    assert found == approx(norm(dictionary, 2) ** 2, rel=1e-5)
 
 
-@pytest.mark.parametrize("nonneg", [True, False])
+@mark.parametrize("nonneg", [True, False])
 def test_lambda_max_is_where_zero_becomes_optimal(nonneg):
     signals, dictionary, codes = _problem(4)
     top = lasso_problem.lambda_max(signals, dictionary, nonneg=nonneg)

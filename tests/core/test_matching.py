@@ -4,16 +4,18 @@ import itertools
 from unittest import mock
 
 import numpy as np
-import pytest
 import scipy
+from numpy.linalg import norm
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import approx, mark, raises
 
 from sae_gap.core import matching
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 2e-6)])
+@mark.parametrize(("dtype", "tolerance"), [(np.float64, 1e-12), (np.float32, 2e-6)])
 def test_correlations_are_numpys_of_sparse_and_of_dense_columns(dtype, tolerance):
-    rng = np.random.default_rng(8)
+    rng = default_rng(8)
     # More columns than are multiplied at once: of 3 non-zeros in 200, with dense ones, constants
     # and tiny ones in between.
     left = rng.random((200, 700)) * (rng.random((200, 700)) < 0.015)
@@ -31,25 +33,25 @@ def test_correlations_are_numpys_of_sparse_and_of_dense_columns(dtype, tolerance
     assert_allclose(matching.correlations(right, left), found.T, atol=tolerance)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("constant", [0.0, 0.1, -3e4 / 7, 1e-30])
+@mark.parametrize("dtype", [np.float32, np.float64])
+@mark.parametrize("constant", [0.0, 0.1, -3e4 / 7, 1e-30])
 def test_a_constant_column_correlates_with_nothing(constant, dtype):
-    left = np.random.default_rng(2).standard_normal((1_001, 2)).astype(dtype)
+    left = default_rng(2).standard_normal((1_001, 2)).astype(dtype)
     left[:, 1] = constant
     assert not matching.correlations(left, left[:, 1:]).any()
 
 
 def test_match_on_a_small_dictionary_is_the_best_of_all_in_double_precision():
-    rng = np.random.default_rng(4)
+    rng = default_rng(4)
     learned, truth = rng.standard_normal((3, 6)), rng.standard_normal((3, 5))
-    norms = [np.linalg.norm(atoms, axis=0) for atoms in (learned, truth)]
+    norms = [norm(atoms, axis=0) for atoms in (learned, truth)]
     cosines = learned.T @ truth / np.outer(*norms)
     match = matching.match_atoms(learned, truth)
     best = max(
         np.abs(cosines[list(chosen), np.arange(5)]).sum()
         for chosen in itertools.permutations(range(6), 5)
     )
-    assert np.abs(match.cosine).sum() == pytest.approx(best, abs=1e-12)
+    assert np.abs(match.cosine).sum() == approx(best, abs=1e-12)
     assert_allclose(match.cosine, cosines[match.learned, np.arange(5)], atol=1e-12)
     # Also of single precision; and squares of tiny atoms do not underflow.
     truth = rng.standard_normal((8, 12)).astype(np.float32)
@@ -60,14 +62,14 @@ def test_match_on_a_small_dictionary_is_the_best_of_all_in_double_precision():
 
 
 def test_the_true_dictionary_itself_is_matched_without_a_product():
-    truth = np.random.default_rng(9).standard_normal((3, 6)).astype(np.float32)
+    truth = default_rng(9).standard_normal((3, 6)).astype(np.float32)
     truth[:, 2], truth[:, 5] = 0, truth[:, 4]
     with mock.patch.object(scipy.optimize, "linear_sum_assignment", None):
         match = matching.match_atoms(truth.copy(), truth)
     assert match.learned.tolist() == [*range(6)] and match.cosine.tolist() == [1, 1, 0, 1, 1, 1]
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("columns", "partners", "cosines"),
     [
         ([2, 0], [1, -1, 0, -1], [1, 0, 1, 0]),
@@ -89,7 +91,7 @@ def test_a_narrower_dictionary_duplicates_or_zeros_leave_true_atoms_alone(
 
 
 def test_atoms_of_other_dimensions_are_refused():
-    with pytest.raises(ValueError, match="input_dim"):
+    with raises(ValueError, match="input_dim"):
         matching.match_atoms(np.ones((3, 2)), np.ones((4, 2)))
 
 

@@ -5,7 +5,7 @@ nothing else touched.
 import importlib
 import sys
 
-import pytest
+from pytest import fixture, mark, raises
 
 from sae_gap import catalogue
 from sae_gap.core import registry
@@ -24,7 +24,7 @@ class Dropped(AmortisedEncoder):
 """
 
 
-@pytest.fixture
+@fixture
 def drop(tmp_path, monkeypatch):
     """Puts a file into a package for the time of a test."""
     caches = [catalogue.encoders, labels._dictionaries, labels._inferences]
@@ -54,7 +54,7 @@ def test_an_encoder_that_is_dropped_in_is_an_sae_and_infers_on_any_dictionary(dr
     assert encoder.k == 4 and learner.encoder == encoder
     assert labels.rank("dropped")[0] == 0
     drop("sae_gap.encoders", ENCODER.replace("Dropped", "TopK"))
-    with pytest.raises(ValueError, match=r"has the name of .*topk; give one of them another"):
+    with raises(ValueError, match=r"has the name of .*topk; give one of them another"):
         catalogue.encoders()
 
 
@@ -71,13 +71,13 @@ def test_all_but_what_is_imported_or_abstract_has_a_label_and_dictionaries_a_col
     assert len({labels.colour(name) for name in learned}) == len(learned)
 
 
-@pytest.mark.parametrize("text", ["def f(:", "import nothing_of_this_name", "1 / 0"])
+@mark.parametrize("text", ["def f(:", "import nothing_of_this_name", "1 / 0"])
 def test_a_file_that_cannot_be_imported_is_named(tmp_path, monkeypatch, text):
     package = tmp_path / "broken_package"
     package.mkdir()
     (package / "bad.py").write_text(text)
     monkeypatch.syspath_prepend(tmp_path)
     fault = r"^broken_package/bad\.py cannot be imported \(.+\); mend it or move it"
-    with pytest.raises(registry.BrokenFileError, match=fault):
+    with raises(registry.BrokenFileError, match=fault):
         list(registry.modules("broken_package"))
     del sys.modules["broken_package"]

@@ -5,14 +5,14 @@ import pickle
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pytest import mark, raises
 
 from sae_gap import Setting, Split
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("num_latents", "sparsity", "input_dim"),
     # Beside the formula, two cells of the paper's grid by hand: 20 ln 10 = 46.05 and 20 ln 100 =
     # 92.1.
@@ -34,7 +34,7 @@ def test_a_setting_is_feasible_or_refused(num_latents, sparsity):
     assert sparsity < setting.input_dim <= num_latents
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("arguments", "words"),
     [
         ({"input_dim": 0}, "input_dim must be an integer of at least 1 and "),
@@ -48,7 +48,7 @@ def test_a_setting_is_feasible_or_refused(num_latents, sparsity):
     ],
 )
 def test_bad_settings_are_refused_and_the_last_good_ones_are_not(arguments, words):
-    with pytest.raises(ValueError) as error:
+    with raises(ValueError) as error:
         Setting(**arguments)
     assert str(error.value).startswith(words) and str(error.value).endswith(".")
     # The ID pool is the smaller one for even widths: 100 - 50 - 1 = 49 latents.
@@ -59,7 +59,7 @@ def test_a_setting_is_a_value_and_only_a_stream_says_whether_it_is_one():
     setting = Setting(20, 3, 200, noise_db=10.0)
     assert hash(setting) == hash(Setting(20, 3, 200, 0, 12, 10.0))
     assert pickle.loads(pickle.dumps(setting)) == Setting(**setting.asdict()) == setting
-    with pytest.raises(AttributeError):
+    with raises(AttributeError):
         setting.seed = 1
     stream = Setting(20, 3, 200, stream=True)
     assert stream.asdict() == Setting(20, 3, 200).asdict() | {"stream": True}

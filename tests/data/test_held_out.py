@@ -1,22 +1,21 @@
 """A user's activations as a source: the inputs of transcoders stay beside what they explain."""
 
 import numpy as np
-import pytest
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import mark, raises
 
 from sae_gap import open_activations
 from sae_gap.data import HeldOut
 
-RNG = np.random.default_rng(0)
+RNG = default_rng(0)
 INPUTS = RNG.normal(size=(900, 4)).astype(np.float32)
 # What stands beside an input tells which one it is.
 TARGETS = np.concatenate([INPUTS, 2 * INPUTS[:, :1]], axis=1)
 TARGETS[::30] *= 1_000
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"keep_outliers": True}, {"together": True}, {"learn_from": 99}]
-)
+@mark.parametrize("options", [{}, {"keep_outliers": True}, {"together": True}, {"learn_from": 99}])
 def test_inputs_are_of_the_same_rows_as_their_targets(options):
     x, y = open_activations(INPUTS), open_activations(TARGETS)
     source = HeldOut(y, inputs=x, **options)
@@ -53,7 +52,7 @@ def test_rows_with_outliers_of_the_inputs_are_left_out_too():
         assert {*range(900)} - {*parts} == {*source.activations.outliers.rows} == {3, 11, 500, 700}
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("read", "of", "words"),
     [
         (INPUTS[1:], TARGETS, "^there are 900 targets for 899 activations; give one"),
@@ -62,7 +61,7 @@ def test_rows_with_outliers_of_the_inputs_are_left_out_too():
     ],
 )
 def test_other_rows_are_refused_and_the_same_ones_by_other_names_are_not(read, of, words):
-    with pytest.raises(ValueError, match=words):
+    with raises(ValueError, match=words):
         HeldOut(open_activations(of), inputs=open_activations(read))
     same = open_activations(TARGETS, documents=7 + 2 * (np.arange(900) // 10))
     assert HeldOut(same, inputs=open_activations(INPUTS.reshape(90, 10, 4))).num_train > 750

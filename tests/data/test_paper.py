@@ -1,13 +1,14 @@
 """The generative model has the law of the paper; a file is read whole or refused in one sentence."""
 
-import dataclasses
 import itertools
 import re
+from dataclasses import replace
 
 import jax
 import numpy as np
-import pytest
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import approx, fixture, mark, raises
 from scipy import stats
 
 from sae_gap import Recording, Setting, draw, load
@@ -19,11 +20,11 @@ from tests.saes.examples import refused
 UNLIKELY = 1e-4
 LARGE = Setting(num_latents=41, sparsity=4, num_samples=8_000, seed=3)
 # Several pieces of the size of the last.
-STREAM = dataclasses.replace(LARGE, num_samples=25_000, stream=True)
+STREAM = replace(LARGE, num_samples=25_000, stream=True)
 SPLITS = ("train", "id", "ood")
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def large():
     """Enough samples for statistics; the ID pool is 1 ... 20, the OOD pool 21 ... 40."""
     return draw(LARGE)
@@ -41,7 +42,7 @@ def is_even(counts):
     return stats.chisquare(counts).pvalue > UNLIKELY
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("name", "pool"), [("heads", range(1, 21)), ("tails", range(1, 41)), ("ood", range(21, 41))]
 )
 def test_a_support_is_even_in_its_pool_beside_latent_zero_but_for_tails(large, name, pool):
@@ -59,7 +60,7 @@ def test_a_support_is_even_in_its_pool_beside_latent_zero_but_for_tails(large, n
         assert_allclose(split.signals, expected, atol=1e-6)
 
 
-@pytest.mark.parametrize(("num_samples", "sizes"), [(4, (2, 2, 2)), (101, (50, 51, 50))])
+@mark.parametrize(("num_samples", "sizes"), [(4, (2, 2, 2)), (101, (50, 51, 50))])
 def test_splits_have_their_sizes_and_a_dictionary_that_outlives_them(task, num_samples, sizes):
     with jax.enable_x64():
         few = draw(Setting(20, 3, num_samples, noise_db=10.0))
@@ -71,16 +72,16 @@ def test_splits_have_their_sizes_and_a_dictionary_that_outlives_them(task, num_s
         assert part.shape[1] == 14 and not np.any(part[:, 12:]) and padded.padding == 2
 
 
-@pytest.mark.parametrize("setting", [LARGE, STREAM], ids=["pool", "stream"])
+@mark.parametrize("setting", [LARGE, STREAM], ids=["pool", "stream"])
 def test_noise_leaves_the_codes_and_has_its_ratio(setting):
-    tasks, noises = [draw(dataclasses.replace(setting, noise_db=db)) for db in (None, 7.0)], []
+    tasks, noises = [draw(replace(setting, noise_db=db)) for db in (None, 7.0)], []
     for name in SPLITS:
         clean, found = (getattr(task, name) for task in tasks)
         assert_array_equal(found.codes, clean.codes)
         signals = np.asarray(clean.signals, float)
         noise = np.asarray(found.signals, float) - signals
         # 2,500 x 19 draws pin the power of the noise to .03 dB; train and ID share one level.
-        assert 10 * np.log10(np.mean(signals**2) / np.mean(noise**2)) == pytest.approx(7, abs=0.15)
+        assert 10 * np.log10(np.mean(signals**2) / np.mean(noise**2)) == approx(7, abs=0.15)
         noises.append(noise[:2_500].ravel())
     assert np.abs(np.corrcoef(noises)[0, 1:]).max() < 0.02
 
@@ -100,26 +101,26 @@ def test_codes_of_a_stream_are_few_uniform_values_on_atoms_and_those_of_training
     assert not on[on[:, 0], 10:].any() and task.id.codes.shape == (1_500, 20)
 
 
-@pytest.mark.parametrize("noise_db", [None, 7.0])
+@mark.parametrize("noise_db", [None, 7.0])
 def test_a_stream_is_the_same_in_whatever_pieces_it_is_asked_for(large, noise_db):
-    setting = dataclasses.replace(STREAM, noise_db=noise_db)
+    setting = replace(STREAM, noise_db=noise_db)
     signals, source = draw(setting).train.signals, Stream(setting)
     assert_array_equal(source.dictionary, large.dictionary)
     for start, count in ((19_990, 20), (0, 3), (9_999, 10_002)):
         assert_array_equal(source(start, count), signals[start : start + count])
     assert len(np.unique(signals, axis=0)) == 25_000 and source(10**9, 2).shape == (2, 19)
-    with pytest.raises(ValueError, match="give it stream=True"):
+    with raises(ValueError, match="give it stream=True"):
         Stream(LARGE)
 
 
-@pytest.mark.parametrize("at_once", [50, 4_000_000])
+@mark.parametrize("at_once", [50, 4_000_000])
 def test_settings_keep_the_draws_they_have_always_had(monkeypatch, at_once):
     # Numbers of the version before streams: stored rows are of these very samples.
     monkeypatch.setattr(paper, "_DRAWS_AT_ONCE", at_once)
     task = draw(Setting(num_latents=20, sparsity=3, num_samples=200, seed=5, noise_db=10.0))
     parts = (task.train.signals, task.id.codes, task.ood.signals)
     found = [np.sum(part, dtype=float) for part in parts]
-    assert found == pytest.approx([-4.731332600815222, 149.643112053629, 3.376342498580925], 1e-5)
+    assert found == approx([-4.731332600815222, 149.643112053629, 3.376342498580925], 1e-5)
 
 
 def test_codes_of_very_many_latents_are_sparse(monkeypatch):
@@ -135,9 +136,9 @@ def test_codes_of_very_many_latents_are_sparse(monkeypatch):
 
 # Above 10 k² latents subsets are drawn with rejection, else by ranking, in pieces: 40 and 41, and 10
 # and 11, lie beside the switch. All subsets are few enough to count.
-@pytest.mark.parametrize(("k", "size"), [(2, 41), (2, 40), (1, 11), (1, 10), (4, 5)])
+@mark.parametrize(("k", "size"), [(2, 41), (2, 40), (1, 11), (1, 10), (4, 5)])
 def test_all_subsets_are_equally_likely(k, size):
-    subsets = np.sort(paper._distinct(10_001, k, size, np.random.default_rng(0)), axis=1)
+    subsets = np.sort(paper._distinct(10_001, k, size, default_rng(0)), axis=1)
     found, counts = np.unique(subsets, axis=0, return_counts=True)
     assert_array_equal(found, [*itertools.combinations(range(size), k)])
     assert subsets.shape == (10_001, k) and is_even(counts)
@@ -148,8 +149,8 @@ def write(folder, arrays, save=np.savez):
     return folder / "task.npz"
 
 
-@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-@pytest.mark.parametrize("dtype", ["f4", np.int8, np.float16, np.longdouble, ">f4"])
+@mark.parametrize("save", [np.savez, np.savez_compressed])
+@mark.parametrize("dtype", ["f4", np.int8, np.float16, np.longdouble, ">f4"])
 def test_a_file_gives_back_what_was_saved(tmp_path, task, arrays, save, dtype, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     given = {name: (3 * array).astype(dtype) for name, array in arrays.items()}
@@ -163,7 +164,7 @@ def test_a_file_gives_back_what_was_saved(tmp_path, task, arrays, save, dtype, m
     assert (again.path, again.task().seed) == (path, 7)
 
 
-@pytest.mark.parametrize("kept", [(), ("A",), ("Z_train",), ("Z_val", "Z_ood")])
+@mark.parametrize("kept", [(), ("A",), ("Z_train",), ("Z_val", "Z_ood")])
 def test_any_part_of_the_truth_tells_the_width(tmp_path, arrays, kept):
     part = {name: array for name, array in arrays.items() if name.startswith("Y") or name in kept}
     # Splits may have different sizes.
@@ -190,8 +191,8 @@ BAD = [
 ]
 
 
-@pytest.mark.parametrize(("place", "spoil", "words"), BAD)
-@pytest.mark.filterwarnings("error::RuntimeWarning")
+@mark.parametrize(("place", "spoil", "words"), BAD)
+@mark.filterwarnings("error::RuntimeWarning")
 def test_bad_arrays_are_refused(tmp_path, arrays, place, spoil, words):
     for name in [name for name in arrays if re.fullmatch(place, name)]:
         arrays = arrays | {name: spoil(arrays[name])}

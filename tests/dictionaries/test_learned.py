@@ -5,9 +5,11 @@ and by hand.
 import itertools
 
 import numpy as np
-import pytest
 import scipy.optimize
+from numpy.linalg import norm
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import approx, fixture, mark, raises
 
 import sae_gap
 from sae_gap import Setting, agreement
@@ -21,12 +23,12 @@ from sae_gap.storage import Checkpoint
 WIDTH, L0 = 40, 3
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def task():
     return sae_gap.draw(Setting(num_latents=WIDTH, sparsity=L0, num_samples=2_000, input_dim=30))
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def activations(task):
     """With a mean of their own and two outlier tokens."""
     x = np.array(task.train.signals) + 2
@@ -34,7 +36,7 @@ def activations(task):
     return x
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def learned(activations):
     """What it is asked later does not follow the array, nor is λ looked for any more."""
     x = activations.copy()
@@ -44,7 +46,7 @@ def learned(activations):
     return found
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def fresh(task):
     return np.asarray(task.id.signals)[:60] + 2
 
@@ -74,11 +76,9 @@ def test_codes_are_the_certified_lasso_and_least_squares_on_its_support(
     y, lam = fresh.astype(float) - learned.bias, learned.lam()
     lasso, codes = learned.encode(fresh, refit=False), learned.encode(fresh)
     assert learned.certificate < 1e-5
-    assert learned.encode(fresh, 1, refit=False).nnz == pytest.approx(len(fresh), rel=0.3)
+    assert learned.encode(fresh, 1, refit=False).nnz == approx(len(fresh), rel=0.3)
     values = lasso.toarray().astype(float)
-    assert values.min() == 0 and np.count_nonzero(values, axis=1).mean() == pytest.approx(
-        L0, rel=0.1
-    )
+    assert values.min() == 0 and np.count_nonzero(values, axis=1).mean() == approx(L0, rel=0.1)
     # No direction lowers ½‖y - D z‖² + λ Σz: its slope is zero where z > 0 and not negative
     # elsewhere.
     slope = lam - (y - values @ learned.atoms.T) @ learned.atoms
@@ -103,23 +103,22 @@ def test_codes_are_the_certified_lasso_and_least_squares_on_its_support(
 def test_its_fvu_is_that_of_the_report(learned, fresh):
     report = learned.report(np.concatenate([fresh, 300 * fresh[:1]]))
     assert [line["dictionary"] for line in report.curves] == ["learned", "random", "samples"]
-    assert learned.fvu(fresh) == pytest.approx(report.curves[0]["curve_refit_fvu"], rel=1e-4)
+    assert learned.fvu(fresh) == approx(report.curves[0]["curve_refit_fvu"], rel=1e-4)
     assert report.lead.low > 0 and f"control, samples: {report.lead}" in repr(report)
     assert learned.fvu(l0=2 * L0) < learned.fvu()
 
 
 def test_outlier_tokens_are_left_out_of_a_score_unless_they_are_kept(learned, fresh, caplog):
     # Of one atom, since a support that is nearly full takes seconds.
-    row = learned.bias + 12 * np.median(np.linalg.norm(fresh, axis=1)) * learned.atoms[:, 0]
+    row = learned.bias + 12 * np.median(norm(fresh, axis=1)) * learned.atoms[:, 0]
     spoilt = np.concatenate([fresh, row[None].astype(np.float32)])
     assert (
-        learned.fvu(spoilt) == pytest.approx(learned.fvu(fresh), rel=1e-6)
-        and "; left out" in caplog.text
+        learned.fvu(spoilt) == approx(learned.fvu(fresh), rel=1e-6) and "; left out" in caplog.text
     )
-    assert learned.fvu(spoilt, outliers="keep") != pytest.approx(learned.fvu(fresh), rel=0.01)
+    assert learned.fvu(spoilt, outliers="keep") != approx(learned.fvu(fresh), rel=0.01)
     assert learned.encode(spoilt).shape == (61, WIDTH)
     (line,) = learned.report(spoilt, controls=(), outliers="keep").curves
-    assert learned.fvu(spoilt, outliers="keep") == pytest.approx(line["curve_refit_fvu"], rel=1e-4)
+    assert learned.fvu(spoilt, outliers="keep") == approx(line["curve_refit_fvu"], rel=1e-4)
 
 
 def test_a_file_beyond_memory_is_learned_from_as_well(monkeypatch, tmp_path, task, activations):
@@ -132,7 +131,7 @@ def test_a_file_beyond_memory_is_learned_from_as_well(monkeypatch, tmp_path, tas
     assert_allclose(found.bias, kept.mean(axis=0), atol=0.05)
 
 
-@pytest.mark.parametrize(("count", "rounds"), [(97, 100), (1_000, 61)])
+@mark.parametrize(("count", "rounds"), [(97, 100), (1_000, 61)])
 def test_rounds_of_a_file_are_spread_and_take_all_rows_alike_often(count, rounds):
     numbered = sae_gap.open_activations(np.arange(count, dtype=np.float32)[:, None])
     source = spread(numbered, rounds, 8)
@@ -143,7 +142,7 @@ def test_rounds_of_a_file_are_spread_and_take_all_rows_alike_often(count, rounds
     assert all(len({*one} & {*other}) < 3 for one, other in itertools.pairwise(turns))
 
 
-@pytest.mark.parametrize("memory", [2**29, 1_000])
+@mark.parametrize("memory", [2**29, 1_000])
 def test_a_killed_run_goes_on_and_ends_with_the_same_dictionary(
     monkeypatch, tmp_path, activations, learned, memory
 ):
@@ -189,8 +188,8 @@ def test_a_saved_dictionary_codes_as_before(tmp_path, activations, learned, fres
     assert_array_equal(again.encode(fresh).toarray(), codes)
     assert (again.l0, again.seconds, again.fvu(fresh)) == (L0, learned.seconds, scored)
     # It has no rows of its own, so a new weight is that of the rows that it codes.
-    assert again.encode(5 * fresh, 2.5, refit=False).nnz == pytest.approx(150, rel=0.1)
-    with pytest.raises(ValueError, match=r"given or loaded has no rows; give activations"):
+    assert again.encode(5 * fresh, 2.5, refit=False).nnz == approx(150, rel=0.1)
+    with raises(ValueError, match=r"given or loaded has no rows; give activations"):
         again.sae()
     whole = sae_gap.LearnedDictionary.load(tmp_path, activations)
     assert (whole.fvu(), whole.lam(2.5)) == (learned.fvu(), learned.lam(2.5))
@@ -198,7 +197,7 @@ def test_a_saved_dictionary_codes_as_before(tmp_path, activations, learned, fres
     content[-5] ^= 1
     (tmp_path / "dictionary.safetensors").write_bytes(content)
     for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(ValueError, match="has no learned dictionary that can be read"):
+        with raises(ValueError, match="has no learned dictionary that can be read"):
             sae_gap.LearnedDictionary.load(folder)
 
 
@@ -210,12 +209,12 @@ def test_fewer_rows_than_a_width_needs_are_warned_of_before_learning(
 
     monkeypatch.setattr("sae_gap.dictionaries.learn.fit_rows", interrupted)
     for width in (45, 46):
-        with pytest.raises(InterruptedError):
+        with raises(InterruptedError):
             sae_gap.learn(activations, width, L0, outliers="keep")
         assert ("are fewer than 20 for each" in caplog.text) == (width == 46)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("encoder", "frozen"),
     [("topk", True), ("jumprelu", False), ("batch_pursuit", True), ("mp", True)],
 )
@@ -229,7 +228,7 @@ def test_the_saved_sae_is_read_again_with_the_codes_that_were_scored(
     assert (np.count_nonzero(codes, axis=1).max() == L0) == (encoder in ("topk", "mp"))
     assert (agreement(learned, sae) > 1 - 1e-5) == frozen
     held = learned.held_out.take(np.arange(learned.held_out.num_samples))
-    assert sae_gap.fvu(held, sae.decode(sae.encode(held))) == pytest.approx(made.fvu, rel=1e-4)
+    assert sae_gap.fvu(held, sae.decode(sae.encode(held))) == approx(made.fvu, rel=1e-4)
     # The start leaves .18, one epoch .16 and 80 epochs .07 at most.
     assert made.fvu < 0.08
     # A trained encoder's codes cannot beat the best ones on the same dictionary.
@@ -238,10 +237,10 @@ def test_the_saved_sae_is_read_again_with_the_codes_that_were_scored(
     assert f"{made.fvu:.3f}" in repr(made)
     assert ("after import sae_gap.torch.saelens" in repr(made)) == (encoder == "batch_pursuit")
     # A pursuit has as many latents on average, on rows that the dictionary did not learn from.
-    assert made.seconds or made.l0 == pytest.approx(L0, abs=0.01)
+    assert made.seconds or made.l0 == approx(L0, abs=0.01)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("l0", "count", "options", "wanted"),
     [
         # An epoch of some 900 rows is 4 steps, and of 35 it is one.
@@ -265,7 +264,7 @@ def test_an_sae_is_trained_as_asked_and_else_for_2000_steps(
     monkeypatch.setattr("sae_gap.dictionaries.learned.fit_signals", interrupted)
     train = learned.train.take(np.arange(count)) if count else learned.train
     parts = sae_gap.open_activations(train), learned.held_out
-    with pytest.raises(InterruptedError):
+    with raises(InterruptedError):
         sae_gap.LearnedDictionary(learned.model, l0, parts=parts).sae(**options)
 
 
@@ -283,7 +282,7 @@ def test_with_targets_it_trains_a_transcoder_on_their_dictionary(tmp_path, activ
     sae = sae_gap.load_sae(tmp_path / "t")
     held = learned.held_out
     left = sae_gap.fvu(held.take(np.arange(held.num_samples)), sae.reconstruct(x[held.numbers]))
-    assert export.fvu == pytest.approx(left, rel=0.05) and left < 0.5
+    assert export.fvu == approx(left, rel=0.05) and left < 0.5
     assert agreement(learned, learned.sae(**options)) > 1 - 1e-5
     # Another session needs both sides again.
     learned.save(tmp_path / "d")
@@ -293,16 +292,16 @@ def test_with_targets_it_trains_a_transcoder_on_their_dictionary(tmp_path, activ
 
 def test_a_given_dictionary_codes_the_true_concepts_whatever_the_atoms_lengths(tmp_path, task):
     """In double precision, as NumPy makes them; the bias is taken off first."""
-    lengths = np.random.default_rng(0).uniform(0.1, 9, WIDTH)
+    lengths = default_rng(0).uniform(0.1, 9, WIDTH)
     given = sae_gap.dictionary(task.dictionary * lengths, np.arange(30.0), l0=L0)
     x = np.array(task.train.signals[:600]) + given.bias
-    x += np.random.default_rng(1).normal(scale=0.1 * task.train.signals.std(), size=x.shape)
-    assert agreement(given, task.dictionary) == pytest.approx(1, abs=1e-5)
+    x += default_rng(1).normal(scale=0.1 * task.train.signals.std(), size=x.shape)
+    assert agreement(given, task.dictionary) == approx(1, abs=1e-5)
     given.save(tmp_path)
     given = sae_gap.LearnedDictionary.load(tmp_path)
     codes, truth = given.encode(x[:300]), np.asarray(task.train.codes)[:300]
     assert given.certificate < 1e-5 and given.fvu(x[:300]) < 0.05
-    assert sae_gap.fvu(x[:300], given.decode(codes)) == pytest.approx(given.fvu(x[:300]), abs=0.01)
+    assert sae_gap.fvu(x[:300], given.decode(codes)) == approx(given.fvu(x[:300]), abs=0.01)
     assert np.mean(codes.toarray().argmax(axis=1) == truth.argmax(axis=1)) > 0.9
     # Samples learn from nine tenths, and random atoms nothing.
     for control, scored in {"random": 600, "samples": 60}.items():
@@ -311,7 +310,7 @@ def test_a_given_dictionary_codes_the_true_concepts_whatever_the_atoms_lengths(t
         assert report.curves[0]["samples"] == scored
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("call", "match"),
     [
         (lambda x, d: sae_gap.learn(x, WIDTH, 31), "l0"),
@@ -327,6 +326,6 @@ def test_a_given_dictionary_codes_the_true_concepts_whatever_the_atoms_lengths(t
     ],
 )
 def test_what_makes_no_sense_is_refused_in_a_sentence(activations, learned, call, match):
-    with pytest.raises(ValueError, match=match) as error:
+    with raises(ValueError, match=match) as error:
         call(activations, learned)
     assert "\n" not in str(error.value) and len(str(error.value)) < 300

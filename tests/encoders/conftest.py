@@ -2,16 +2,17 @@
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from numpy.random import default_rng
+from pytest import fixture
 
 from sae_gap.core import Model
 from sae_gap.encoders import Affine
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def model(task):
     """Atoms of many lengths, a bias, and an encoder."""
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     dictionary = np.asarray(task.dictionary) * rng.uniform(0.3, 3, 20)
     weight = Affine(jnp.asarray(rng.normal(size=(12, 20)), jnp.float32), jnp.zeros(20))
     return Model(
@@ -21,6 +22,6 @@ def model(task):
     )
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def signals(task):
     return task.id.signals

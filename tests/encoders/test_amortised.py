@@ -4,13 +4,15 @@ of each row against a sort, with ties, zeros and NaN, and the gradient through t
 
 import dataclasses
 import functools
+from dataclasses import replace
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import mark, raises
 
 from sae_gap import catalogue
 from sae_gap.core import Model
@@ -27,7 +29,7 @@ stop = jax.lax.stop_gradient
 
 def drawn(encoder, trained=True):
     """A model whose parameters are those that training starts from, or moved; and signals."""
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     shapes = (DIM, WIDTH), (DIM, WIDTH), DIM, (COUNT, DIM)
     weight, atoms, bias, y = (jnp.asarray(rng.normal(size=shape)) for shape in shapes)
     parameters = encoder.parameters(weight, jax.random.key(0))
@@ -157,8 +159,8 @@ def told(form, model, y):
     return jax.grad(total, has_aux=True)(model)
 
 
-@pytest.mark.parametrize("trained", [False, True])
-@pytest.mark.parametrize(("encoder", "reference"), FORMS)
+@mark.parametrize("trained", [False, True])
+@mark.parametrize(("encoder", "reference"), FORMS)
 def test_codes_losses_and_gradients_are_those_of_the_equations(
     encoder, reference, trained, monkeypatch
 ):
@@ -174,7 +176,7 @@ def test_codes_losses_and_gradients_are_those_of_the_equations(
         assert encoder.observe(model, seen).encoder.threshold == seen
 
 
-@pytest.mark.parametrize("encoder", [BatchTopK(K), JumpReLU()])
+@mark.parametrize("encoder", [BatchTopK(K), JumpReLU()])
 def test_a_raised_threshold_is_that_much_higher(encoder):
     model, y = drawn(encoder)
     hidden, [*_, threshold] = encoder.affine(model)(y - model.bias), jax.tree.leaves(model.encoder)
@@ -192,8 +194,8 @@ def test_a_batch_that_keeps_nothing_leaves_the_threshold():
 
 def test_a_model_without_a_threshold_is_refused():
     model, y = drawn(MATRYOSHKA[0])
-    with pytest.raises(TypeError, match="give a model that matryoshka was trained with"):
-        MATRYOSHKA[0](dataclasses.replace(model, encoder=model.encoder.affine), y)
+    with raises(TypeError, match="give a model that matryoshka was trained with"):
+        MATRYOSHKA[0](replace(model, encoder=model.encoder.affine), y)
 
 
 def test_what_a_batch_keeps_falls_linearly_from_its_start():
@@ -207,11 +209,11 @@ def test_what_a_batch_keeps_falls_linearly_from_its_start():
         assert_allclose(found, expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("factored", [True, False])
+@mark.parametrize("factored", [True, False])
 def test_untrained_lista_is_ista(factored):
     encoder = LISTA(3, LAM, factored)
     model, y = drawn(encoder)
-    tied = dataclasses.replace(model, encoder=encoder.parameters(model.dictionary, None))
+    tied = replace(model, encoder=encoder.parameters(model.dictionary, None))
     given = y - model.bias, model.dictionary, LAM
     expected = fista.fixed(*given, iterations=3, momentum=False)
     assert_allclose(eqx.filter_jit(encoder)(tied, y), expected, atol=1e-5)
@@ -232,11 +234,11 @@ def thin(values, k):
     return found
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64, jnp.bfloat16])
-@pytest.mark.parametrize("k", [1, 9, 21])
+@mark.parametrize("dtype", [np.float32, np.float64, jnp.bfloat16])
+@mark.parametrize("k", [1, 9, 21])
 def test_against_a_sort(k, dtype):
     """A stable sort gives ties to the lower index."""
-    rng = np.random.default_rng(k)
+    rng = default_rng(k)
     few = rng.random((40, 20)) * (rng.random((40, 20)) < 0.4)
     values = np.concatenate([few, rng.choice(LEVELS, (200, 20))])
     with jax.enable_x64(dtype is np.float64), np.errstate(all="ignore"):
@@ -247,7 +249,7 @@ def test_against_a_sort(k, dtype):
         assert_array_equal(found, np.where(ranks < k, values, 0))
 
 
-@pytest.mark.parametrize("lost", [jnp.nan, -jnp.nan])
+@mark.parametrize("lost", [jnp.nan, -jnp.nan])
 def test_a_nan_of_any_sign_shows(lost):
     found = thin(jnp.array([[1.0, lost, 2.0, 3.0], [lost] * 4]), 1)
     assert_array_equal(jnp.isnan(found), [[0, 1, 0, 0], [1, 0, 0, 0]])
@@ -260,10 +262,10 @@ def test_the_gradient_passes_through_what_is_kept_and_a_batch_axis_may_be_mapped
     assert_array_equal(slope, [[1, 0, 1, 0], [0, 1, 0, 0], [1, 1, 0, 0]])
 
 
-@pytest.mark.parametrize(("steps", "hidden"), [(0, 0), (1, 0), (3, 0), (0, 5), (2, 4)])
+@mark.parametrize(("steps", "hidden"), [(0, 0), (1, 0), (3, 0), (0, 5), (2, 4)])
 def test_learned_steps_by_hand(steps, hidden):
     """Each step codes what the largest so far leave, and adds to these."""
-    rng, encoder = np.random.default_rng(steps), LearnedSteps(2, steps, 3, hidden=hidden)
+    rng, encoder = default_rng(steps), LearnedSteps(2, steps, 3, hidden=hidden)
     start = encoder.parameters(jnp.ones((6, 9)), jax.random.key(0))
     parts = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), start)
     atoms, bias, y = rng.normal(size=(6, 9)), rng.normal(size=6), rng.normal(size=(20, 6))

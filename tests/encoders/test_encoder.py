@@ -2,13 +2,13 @@
 `sae_gap.testing.check_encoder` checks, and what it costs.
 """
 
-import dataclasses
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import mark, raises
 
 from sae_gap import catalogue
 from sae_gap.core import Model, Transcoder
@@ -62,13 +62,13 @@ MISFITS = {
 }
 
 
-@pytest.mark.parametrize("fault", MISFITS)
+@mark.parametrize("fault", MISFITS)
 def test_parts_that_do_not_fit_are_refused(fault):
     changes = MISFITS[fault]
     model = READS if changes.keys() & {"centre", "skip"} else FITS
     check_model(model)
-    with pytest.raises(ValueError, match=fault):
-        check_model(dataclasses.replace(model, **changes))
+    with raises(ValueError, match=fault):
+        check_model(replace(model, **changes))
 
 
 TOPK = Own(TopK(3))
@@ -80,7 +80,7 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("name", [*catalogue.encoders(), *FORMS])
+@mark.parametrize("name", [*catalogue.encoders(), *FORMS])
 def test_lengths_of_atoms_change_no_code(name):
     """Of atoms that are longer, codes are smaller, or the same where an affine map gives them."""
     encoder, model, y = crossed("topk" if name in FORMS else name)
@@ -92,7 +92,7 @@ def test_lengths_of_atoms_change_no_code(name):
     # These code by products with atoms of any length.
     if name not in ("lista", "lista_matryoshka", "learned_steps"):
         times = jnp.asarray(np.linspace(0.3, 3, codes.shape[1]), y.dtype)
-        longer = dataclasses.replace(model, dictionary=model.dictionary * times)
+        longer = replace(model, dictionary=model.dictionary * times)
         mapped = encoder.reads_inputs or name in ("lookup", "linear")
         found = encoder.infer(longer, y).codes * (1 if mapped else times)
         assert_allclose(found, codes, atol=1e-3)
@@ -124,6 +124,6 @@ FLOPS = {
 }
 
 
-@pytest.mark.parametrize("encoder", FLOPS)
+@mark.parametrize("encoder", FLOPS)
 def test_costs_are_counted_by_hand(encoder):
     assert encoder.flops(5, 7) == FLOPS[encoder]

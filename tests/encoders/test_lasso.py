@@ -6,8 +6,9 @@ NumPy's lstsq.
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import fixture, mark
 
 from sae_gap.core import Model
 from sae_gap.encoders import (
@@ -48,7 +49,7 @@ def check_optimal(problem, found, on=True, nonneg=True):
     assert not nonneg or (codes >= 0).all()
 
 
-@pytest.mark.parametrize(("nonneg", "unit"), [(True, True), (False, True), (True, False)])
+@mark.parametrize(("nonneg", "unit"), [(True, True), (False, True), (True, False)])
 def test_codes_are_optimal_and_in_units_of_the_given_atoms(model, signals, nonneg, unit):
     found = Lasso(LAM, nonneg=nonneg, unit_atoms=unit).infer(model, signals)
     check_optimal(framed(model, signals, unit), found, True, nonneg)
@@ -56,14 +57,14 @@ def test_codes_are_optimal_and_in_units_of_the_given_atoms(model, signals, nonne
     assert (found.gap <= 1e-6 * found.objective).all()
 
 
-@pytest.mark.parametrize("start", [ReLU(), MatchingPursuit(3)], ids=["non-negative", "signed"])
+@mark.parametrize("start", [ReLU(), MatchingPursuit(3)], ids=["non-negative", "signed"])
 def test_a_warm_start_ends_where_a_cold_one_does(model, signals, start):
     found = Lasso(LAM, start).infer(model, signals)
     assert found.converged.all()
     check_optimal(framed(model, signals), found)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("start", "momentum", "unit"),
     [(None, True, False), (ReLU(), True, True), (None, False, False)],
 )
@@ -77,7 +78,7 @@ def test_the_published_form_is_exactly_a_hundred_iterations(model, signals, star
     assert (found.iterations == 100).all()
 
 
-@pytest.mark.parametrize(("lam", "rounds"), [(LAM, 1), (LAM, 2), (0.4, 2)])
+@mark.parametrize(("lam", "rounds"), [(LAM, 1), (LAM, 2), (0.4, 2)])
 def test_hard_thresholding(model, signals, lam, rounds):
     """By hand from the lasso's codes, where no score is close to its threshold."""
     target, atoms, norms = framed(model, signals)
@@ -94,7 +95,7 @@ def test_hard_thresholding(model, signals, lam, rounds):
 
 
 def test_known_signals_have_their_codes_in_any_order_and_others_the_lasso_s(task):
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     # A dimension of zeros is padding, of either sign.
     y = jnp.pad(task.id.signals, ((0, 0), (0, 1)))
     codes = jnp.asarray(rng.random((100, 20)), jnp.float32)
@@ -117,7 +118,7 @@ class Dense(Encoder):
         return jnp.where(draws < 0.9, draws, 0)
 
 
-@pytest.fixture(scope="module", params=[TopK(3), MatchingPursuit(3), Dense()], ids=str)
+@fixture(scope="module", params=[TopK(3), MatchingPursuit(3), Dense()], ids=str)
 def encoder(request):
     return request.param
 
@@ -128,7 +129,7 @@ def test_the_values_are_the_best_on_the_support(model, signals, encoder):
     check_optimal(framed(model, signals), found, np.abs(begun) > 1e-4)
 
 
-@pytest.mark.parametrize("make", [OnSupport, LeastSquares])
+@mark.parametrize("make", [OnSupport, LeastSquares])
 def test_a_latent_is_on_above_the_published_threshold(model, signals, make):
     begun = jnp.zeros((len(signals), 20)).at[:, 6:9].set(jnp.array([1e-4, 1.1e-4, -1.1e-4]))
     codes = np.asarray(make(Dense()).infer(model, signals, begun).codes)

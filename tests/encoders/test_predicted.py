@@ -1,12 +1,13 @@
 """Codes that the input tells: functions of it alone, as good as its prediction."""
 
-import dataclasses
 import gc
 import weakref
+from dataclasses import replace
 
 import numpy as np
-import pytest
+from numpy.random import default_rng
 from numpy.testing import assert_array_equal
+from pytest import mark
 
 from sae_gap import Split, Task
 from sae_gap.core import Transcoder
@@ -14,7 +15,7 @@ from sae_gap.encoders import Affine, BatchPursuit, Predicted, TopK
 from sae_gap.study import Inference
 
 READ, DIM, LATENTS, PURSUIT = 6, 5, 10, BatchPursuit(2, l0=2.0)
-RNG = np.random.default_rng(0)
+RNG = default_rng(0)
 X = RNG.normal(size=(1_500, READ)).astype(np.float32) + 0.5
 SLOPE = RNG.normal(size=(READ, DIM))
 ATOMS, WEIGHT, SKIP = (
@@ -37,7 +38,7 @@ def inference_of(kind):
     return Inference(Task(train, scored, scored, width=LATENTS), MODEL)
 
 
-@pytest.mark.parametrize("kind", TRUTH)
+@mark.parametrize("kind", TRUTH)
 def test_the_better_of_two_maps_predicts(kind):
     inference = inference_of(kind)
     steps = 20 if kind == "linear" else 400
@@ -55,8 +56,8 @@ def test_codes_are_those_of_the_prediction_whatever_the_target():
     found, best = (inference.infer(each, "id").codes for each in (encoder, PURSUIT))
     assert np.mean((found != 0) == (best != 0)) > 0.99
     # Given other targets, the same network has the same codes.
-    other = dataclasses.replace(inference.task.id, signals=np.zeros((300, DIM), np.float32))
-    other = Inference(dataclasses.replace(inference.task, id=other, ood=other), MODEL)
+    other = replace(inference.task.id, signals=np.zeros((300, DIM), np.float32))
+    other = Inference(replace(inference.task, id=other, ood=other), MODEL)
     assert_array_equal(other.infer(encoder, "id").codes, found)
     # The rows of the last network do not stay in memory.
     train = weakref.ref(inference.task.train)

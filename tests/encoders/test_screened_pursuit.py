@@ -2,13 +2,15 @@
 out one by one. The table of tests/solvers/test_pursuits.py has the pursuit itself.
 """
 
-import dataclasses
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from numpy.linalg import norm
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import approx, fixture, mark, raises
 
 from sae_gap.core import Model, Split, pursuit
 from sae_gap.encoders import Affine, BatchPursuit, Own, Pruned, ReLU, ScreenedPursuit
@@ -18,25 +20,25 @@ from tests.solvers.test_pursuits import by_screens, eliminated, nonnegative
 WIDTH, DIM, COUNT = 60, 24, 40
 
 
-@pytest.fixture(params=["loops", "xla"], autouse=True)
+@fixture(params=["loops", "xla"], autouse=True)
 def form(request, monkeypatch):
     """That of a CPU, and that of an accelerator."""
     if request.param == "xla":
         monkeypatch.setattr(coding, "runs_on_host", lambda arrays: False)
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def model():
-    rng = np.random.default_rng(3)
+    rng = default_rng(3)
     atoms = rng.normal(size=(DIM, WIDTH)) + 0.5 * rng.normal(size=(DIM, 1))
     parts = atoms * rng.uniform(0.3, 3, WIDTH), rng.normal(size=DIM)
     affine = Affine(atoms + rng.normal(size=(DIM, WIDTH)), rng.normal(size=WIDTH))
     return jax.tree.map(lambda part: jnp.asarray(part, jnp.float32), Model(*parts, affine))
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def signals(model):
-    rng = np.random.default_rng(4)
+    rng = default_rng(4)
     codes = rng.uniform(0.5, 2, (COUNT, WIDTH)) * (rng.uniform(size=(COUNT, WIDTH)) < 0.08)
     noise = 0.3 * rng.normal(size=(COUNT, DIM))
     return jnp.asarray(codes @ model.decoder.T + model.bias + noise, jnp.float32)
@@ -46,11 +48,11 @@ def float64(model, signals):
     return np.asarray(signals - model.bias, np.float64), np.asarray(model.decoder, np.float64)
 
 
-@pytest.mark.parametrize("proposed", [False, True])
+@mark.parametrize("proposed", [False, True])
 def test_the_threshold_leaves_out_what_adds_least(model, signals, proposed):
     """Of eight atoms a row, three and a half stay on average over the rows that count."""
     targets, atoms = float64(model, signals)
-    lengths, added = np.linalg.norm(atoms, axis=0), np.zeros((COUNT, WIDTH))
+    lengths, added = norm(atoms, axis=0), np.zeros((COUNT, WIDTH))
     for target, out in zip(targets, added, strict=True):
         pull = np.array(model.encoder(target)) * lengths if proposed else None
         out[:] = eliminated(target, atoms, by_screens(target, atoms, (4, 8), 24, pull))
@@ -58,7 +60,7 @@ def test_the_threshold_leaves_out_what_adds_least(model, signals, proposed):
     limit = np.sort(added[counts].ravel())[[-70, -71]].mean()
     own = {"proposer": Own(ReLU())} if proposed else {}
     encoder = BatchPursuit(4, 3, l0=3.5, **own).prepared(model, Split(signals, counts=counts), None)
-    assert encoder.threshold == pytest.approx(np.sqrt(limit), rel=1e-3)
+    assert encoder.threshold == approx(np.sqrt(limit), rel=1e-3)
     rows = zip(targets, added, strict=True)
     expected = [nonnegative(y, atoms, out > limit) for y, out in rows]
     assert_allclose(encoder(model, signals), expected, atol=2e-3)
@@ -69,16 +71,16 @@ def test_calibration_is_in_units_of_the_atoms_and_counts_no_row_of_zeros(model, 
     fitted = encoder.calibrate(model, signals)
     found = encoder.calibrate(model, padded), jax.jit(encoder.calibrated)(model, padded)
     threshold = float(fitted.encoder.value)
-    assert [float(each.encoder.value) for each in found] == pytest.approx([threshold] * 2)
+    assert [float(each.encoder.value) for each in found] == approx([threshold] * 2)
     size = np.sqrt((np.asarray(model.decoder) ** 2).sum(axis=0).mean())
     for asked, power in ((BatchPursuit(4, l0=4.0), 1), (Pruned(ScreenedPursuit(8), 4.0), 2)):
         few = asked.prepared(model, Split(padded), None).threshold
-        assert few == pytest.approx((size * threshold) ** power, rel=1e-3)
+        assert few == approx((size * threshold) ** power, rel=1e-3)
     codes = fitted.encode(fitted, signals)
     # Neither the company of a row nor the unit of atoms changes its codes.
     among = fitted.encode(fitted, signals.at[9:].set(2 * signals[0]))
     assert_allclose(among[:9], codes[:9], atol=1e-5)
-    longer = dataclasses.replace(fitted, dictionary=3 * fitted.decoder, bias=3 * fitted.bias)
+    longer = replace(fitted, dictionary=3 * fitted.decoder, bias=3 * fitted.bias)
     assert_allclose(longer.encode(longer, 3 * signals), codes, atol=1e-4)
 
 
@@ -97,12 +99,12 @@ def test_training_moves_the_threshold_and_the_dictionary_alone(model, signals):
     """By the gradient of the error with codes held fixed, and a running mean of two batches."""
     encoder, parts = BatchPursuit(4, 3, rate=0.25), (signals, signals[::-1] ** 2)
     first, second = (float(encoder.calibrate(model, part).encoder.value) for part in parts)
-    trained = dataclasses.replace(model, encoder=encoder.parameters(model.decoder, None))
+    trained = replace(model, encoder=encoder.parameters(model.decoder, None))
     for part in parts:
         trained = encoder.observe(trained, encoder.loss(trained, part, 0.0)[1])
     expected = first + 0.25 * (second - first)
-    assert float(trained.encoder.value) == pytest.approx(expected, rel=1e-3)
-    assert first != pytest.approx(second, rel=1e-2)
+    assert float(trained.encoder.value) == approx(expected, rel=1e-3)
+    assert first != approx(second, rel=1e-2)
     slope = jax.grad(lambda model: jnp.mean(encoder.loss(model, signals, 0.0)[0]))(trained)
     codes = np.asarray(encoder(trained, signals), np.float64)
     targets, atoms = float64(model, signals)
@@ -132,9 +134,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("fault", REFUSED)
+@mark.parametrize("fault", REFUSED)
 def test_what_cannot_be_coded_is_refused(model, signals, fault):
-    with pytest.raises(ValueError, match=fault):
+    with raises(ValueError, match=fault):
         REFUSED[fault](model, signals)
 
 

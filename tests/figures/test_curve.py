@@ -5,8 +5,8 @@ what the rows say.
 import itertools
 
 import numpy as np
-import pytest
 from numpy.testing import assert_allclose
+from pytest import approx, mark, raises
 
 from sae_gap import figures
 from sae_gap.analysis import splits
@@ -34,7 +34,7 @@ def make_warm(widths=(50, 100), iterations=ITERATIONS):
 WARM = {"x": "iterations", "y": "mcc_ood", "dash": "start"}
 
 
-@pytest.mark.parametrize("metric", ["mcc_ood", "gap_ood"])
+@mark.parametrize("metric", ["mcc_ood", "gap_ood"])
 def test_lines_are_the_means_and_whiskers_the_deviations_of_the_rows(metric):
     rows = make_warm()
     figure = figures.curve(rows, "iterations", metric, dash="start", panel="num_latents")
@@ -61,15 +61,15 @@ def test_zero_has_its_place_on_a_log_axis():
     assert np.all(np.diff(places) > 5) and places[0] > axes.bbox.x0
     assert [label.get_text() for label in axes.get_xticklabels()][:2] == ["0", "1"]
     # From 1 on it is a log axis: factors of ten have one length.
-    assert places[4] - places[1] == pytest.approx(places[5] - places[4])
+    assert places[4] - places[1] == approx(places[5] - places[4])
 
 
 def test_what_the_rows_do_not_say_is_refused_or_left_out():
     assert figures.curve([], **WARM) is None
     assert figures.curve([row | {"mcc_ood": None} for row in make_warm((100,))], **WARM) is None
-    with pytest.raises(ValueError, match="mix num_latents"):
+    with raises(ValueError, match="mix num_latents"):
         figures.curve(make_warm(), **WARM)
-    with pytest.raises(ValueError, match="twice"):
+    with raises(ValueError, match="twice"):
         figures.curve(make_warm((100,)), "iterations", "mcc_ood")
 
 
@@ -107,7 +107,7 @@ def test_levels_and_frequencies_have_a_panel_each_and_a_dictionary_a_line():
     for found, wanted in zip(drawn, ([0, 0.5, 1, 0.2, 2, 0.3], [0, 0.92, 2, 0.4]), strict=True):
         assert_allclose(found, wanted)
     assert figures.recovery_by_level([]) is figures.recovery_by_level([row("topk")]) is None
-    with pytest.raises(ValueError, match="mix world"):
+    with raises(ValueError, match="mix world"):
         figures.recovery_by_level([topk, topk | {"world": "other", "seed": 1}])
 
 
@@ -142,7 +142,7 @@ def test_the_encoders_shares_are_cells_of_a_table_along_each_size():
 def test_cosines_of_no_rows_or_of_two_weights_are_not_drawn():
     draw = figures.matched_cosines
     assert draw([]) is draw([row | {"cosines": None} for row in make_rows()]) is None
-    with pytest.raises(ValueError, match="mix lam"):
+    with raises(ValueError, match="mix lam"):
         draw(make_rows(seeds=(0,)) + make_rows(seeds=(1,), lam=0.2))
 
 

@@ -2,7 +2,7 @@
 draw.
 """
 
-import pytest
+from pytest import approx
 
 from benchmarks.harness import outcome
 from sae_gap import figures
@@ -54,8 +54,8 @@ def test_the_parts_of_a_gap_are_bars_that_end_at_it():
     shares = {"scale_share": 0.1, "values_share": 0.15, "support_share": 0.05}
     row = ABOUT | shares | {"dictionary": "my_sae", "samples": 500, "relative_gap": 0.3}
     (axes,) = figures.gap_parts([row, ABOUT | {"dictionary": "D"}]).axes
-    assert [bar.get_width() for bar in axes.patches] == pytest.approx([10, 15, 5])
-    assert [bar.get_x() for bar in axes.patches] == pytest.approx([0, 10, 25])
+    assert [bar.get_width() for bar in axes.patches] == approx([10, 15, 5])
+    assert [bar.get_x() for bar in axes.patches] == approx([0, 10, 25])
     assert [text.get_text() for text in axes.texts] == [" 30.0 % = 10.0 + 15.0 + 5.0"]
 
 
@@ -71,10 +71,10 @@ def test_what_an_sae_loses_is_a_bar_of_its_parts():
     names = ["a, L0 8", "TopK skip transcoder from online_dl, L0 8"]
     assert [text.get_text().replace("\n", " ") for text in axes.get_yticklabels()] == names
     assert axes.get_xlabel() == "KL, nats a token"
-    assert [bar.get_width() for bar in axes.patches] == pytest.approx(2 * [0.1, 0, 0.04, 0.08])
-    assert [bar.get_x() for bar in axes.patches[4:]] == pytest.approx([0, 0.1, 0.1, 0.14])
+    assert [bar.get_width() for bar in axes.patches] == approx(2 * [0.1, 0, 0.04, 0.08])
+    assert [bar.get_x() for bar in axes.patches[4:]] == approx([0, 0.1, 0.1, 0.14])
     whiskers = [list(line.get_xdata()) for line in axes.get_lines()]
-    assert whiskers == 2 * [pytest.approx([0.05, 0.12])]
+    assert whiskers == 2 * [approx([0.05, 0.12])]
     assert [text.get_text() for text in axes.texts] == [
         " 0.100, 40 % encoder",
         " 0.200, 40 % encoder",
@@ -83,7 +83,7 @@ def test_what_an_sae_loses_is_a_bar_of_its_parts():
     # Of a score, shares are of the distance to the oracle; the encoder's part may be known alone.
     unknown = {"values_part": None, "support_part": None, "dictionary": "topk"}
     (axes,) = figures.loss_parts([lines[2] | unknown], "mcc_ood").axes
-    assert [bar.get_width() for bar in axes.patches] == pytest.approx([0.08, 0.04])
+    assert [bar.get_width() for bar in axes.patches] == approx([0.08, 0.04])
     # The bar and the sentence at the end of a study say one number.
     assert axes.texts[0].get_text() == " 0.120, 67 % encoder"
     answer = outcome._answer([lines[2] | {"method": "sae_topk"}])

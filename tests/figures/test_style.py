@@ -5,9 +5,9 @@ and their order. The figures of the challenge, of the encoder budget and of code
 import matplotlib
 import numpy as np
 import PIL.Image
-import pytest
 from matplotlib.text import Text
 from numpy.testing import assert_allclose
+from pytest import approx, mark, raises
 
 from sae_gap import figures
 from sae_gap.figures import labels, style
@@ -48,7 +48,7 @@ def test_a_callers_style_neither_changes_nor_is_changed(tmp_path):
         assert png("other") == plain and dict(matplotlib.rcParams) == before
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("given", "label"),
     [
         (("topk",), "TopK SAE"),
@@ -67,7 +67,7 @@ def test_a_name_is_looked_up_in_its_column_and_then_in_the_others(given, label):
     assert labels.label(*given) == label
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("metric", "label", "perfect"),
     [
         ("mcc_ood", "MCC out of distribution", 1.0),
@@ -117,11 +117,11 @@ def test_seconds_are_on_the_axis_and_the_oracle_is_a_level():
         for name in ("online_dl", "topk"):
             mine = choose(rows, dictionary=name)
             means = [np.mean([row[column] for row in mine]) for column in ("fit_seconds", metric)]
-            assert drawn[labels.colour(name)] == pytest.approx(means)
+            assert drawn[labels.colour(name)] == approx(means)
         black = labels.colour("oracle")
         levels = [line.get_ydata()[0] for line in axes.lines if line.get_color() == black]
         oracle = [row[metric] for row in choose(rows, dictionary="oracle")]
-        assert levels == pytest.approx([np.mean(oracle)])
+        assert levels == approx([np.mean(oracle)])
     assert figures.recovery_by_seconds(cell("oracle")) is None
     unscored = [row | {"method": "other"} for row in cell("spams", mcc_ood=None)]
     figure = figures.recovery_by_seconds(cell("online_dl") + unscored)
@@ -160,10 +160,10 @@ def test_the_budget_draws_each_inference_against_its_cost():
         assert not drawn
     lines = figure.axes[1].lines
     level = [line.get_ydata()[0] for line in lines if line.get_label() == "certified lasso"]
-    assert level == pytest.approx([0.485])
+    assert level == approx([0.485])
     assert {"1", "2", "100"} <= set(words(figure)) and "None" not in words(figure)
     assert figures.budget([row | {"flops": None} for row in rows]) is None
-    with pytest.raises(ValueError, match="twice"):
+    with raises(ValueError, match="twice"):
         figures.budget(rows + [row | {"dictionary": "dl_fista"} for row in rows])
 
 
@@ -198,7 +198,7 @@ def test_codes_are_drawn_by_their_cost_and_the_optimum_as_a_level():
             assert drawn[name] == [[row[cost], row["kl"]] for row in rows]
         assert levels["certified lasso"] == level["kl"]
         # A single iteration of FISTA does not set the scale.
-        assert axes.get_ylim() == (0, pytest.approx(1.1 * own["kl"]))
+        assert axes.get_ylim() == (0, approx(1.1 * own["kl"]))
     named = figures.loss_by_cost([row | {"dictionary": "topk_from_online_dl"} for row in ROWS])
     said = [text.get_text() for text in named.findobj(Text)]
     assert any("codes on TopK from online_dl lose" in text for text in said)

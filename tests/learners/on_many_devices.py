@@ -5,9 +5,9 @@
 import equinox as eqx
 import jax
 import numpy as np
-import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose
+from pytest import fixture
 
 from sae_gap import Setting, Split, draw, fit_stream
 from sae_gap.core import Model
@@ -16,7 +16,7 @@ from sae_gap.runtime import devices
 from tests.learners.steps import KEY, begin
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def task():
     return draw(Setting(60, 3, 800))
 

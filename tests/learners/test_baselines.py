@@ -5,9 +5,11 @@ NumPy.
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import spams
+from numpy.linalg import norm
+from numpy.random import default_rng
 from numpy.testing import assert_allclose
+from pytest import fixture, mark
 from scipy.sparse import csr_array
 from sklearn import decomposition
 from sklearn.linear_model import RidgeCV
@@ -35,9 +37,7 @@ def learned(learner, task, num_samples, num_latents):
 
 
 # No more than latents, samples or dimensions.
-@pytest.mark.parametrize(
-    ("num_samples", "num_latents", "width"), [(100, 20, 12), (100, 5, 5), (7, 20, 6)]
-)
+@mark.parametrize(("num_samples", "num_latents", "width"), [(100, 20, 12), (100, 5, 5), (7, 20, 6)])
 def test_components_against_scikit_learn(task, num_samples, num_latents, width):
     model, signals = learned(PCA(), task, num_samples, num_latents)
     peer = decomposition.PCA(width).fit(signals.astype(float))
@@ -52,7 +52,7 @@ def test_components_against_scikit_learn(task, num_samples, num_latents, width):
 def test_samples_are_rows_less_their_mean(task):
     model, signals = learned(Samples(), task, 100, 20)
     rows = signals - np.mean(signals, axis=0)
-    rows = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = rows / norm(rows, axis=1, keepdims=True)
     cosines = rows @ np.asarray(model.dictionary)
     assert_allclose(cosines.max(axis=0), 1, rtol=1e-5)
     assert len({*cosines.argmax(axis=0)}) == 20
@@ -60,7 +60,7 @@ def test_samples_are_rows_less_their_mean(task):
 
 # The more noise, the larger the penalty that is best; with fewer samples than dimensions every fit
 # without one is exact; a direction may depend on another, or have no data.
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("n", "noise", "alpha", "third"),
     [
         (200, 0, 1e-6, 1),
@@ -72,7 +72,7 @@ def test_samples_are_rows_less_their_mean(task):
     ],
 )
 def test_against_scikit_learn(n, noise, alpha, third):
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     signals = rng.normal(size=(n, 12))
     codes = signals @ rng.normal(size=(12, 5)) + noise * rng.normal(size=(n, 5))
     # A latent that is never on.
@@ -91,12 +91,12 @@ def test_against_scikit_learn(n, noise, alpha, third):
         assert_allclose(found, peer.predict(signals), atol=2e-3 * np.abs(codes).max())
 
 
-@pytest.mark.parametrize("columns", ["renormed", "oracle_norms"])
+@mark.parametrize("columns", ["renormed", "oracle_norms"])
 def test_lengths_alone_are_changed(task, columns):
     """True atoms of many lengths in another order, with others and signs, and as many again at
     random, which match none.
     """
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     wanted, order = np.linspace(0.5, 2, 20), rng.permutation(20)
     truth = np.asarray(task.dictionary) * wanted
     other = rng.uniform(0.1, 2, 20) * rng.choice([-1, 1], 20)
@@ -106,9 +106,9 @@ def test_lengths_alone_are_changed(task, columns):
     learner = Surgery(columns, base=Oracle())
     data = learner.select(Task(task.train, task.id, task.ood, jnp.asarray(truth), width=40))
     found = learner.learn(data, num_latents=40, key=None, base=base)
-    lengths = np.concatenate([wanted[order], np.linalg.norm(atoms[:, 20:], axis=0)])
+    lengths = np.concatenate([wanted[order], norm(atoms[:, 20:], axis=0)])
     assert_allclose(
-        np.linalg.norm(found.dictionary, axis=0),
+        norm(found.dictionary, axis=0),
         1 if columns == "renormed" else lengths,
         rtol=1e-5,
     )
@@ -116,15 +116,15 @@ def test_lengths_alone_are_changed(task, columns):
     assert found.bias is base.bias and found.encoder is base.encoder
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def drawn():
     return draw(Setting(20, 3, 1_000))
 
 
-@pytest.mark.parametrize("peer", [SpamsTrainDL, SklearnMiniBatch])
+@mark.parametrize("peer", [SpamsTrainDL, SklearnMiniBatch])
 def test_a_peer_recovers_a_small_dictionary(peer, drawn):
     end = fit(peer(batch_size=64, num_steps=40), [drawn], [KEY])[0].end
-    assert_allclose(np.linalg.norm(end.model.dictionary, axis=0), 1, atol=1e-3)
+    assert_allclose(norm(end.model.dictionary, axis=0), 1, atol=1e-3)
     assert np.abs(match_atoms(end.model.dictionary, drawn.dictionary).cosine).mean() > 0.8
     assert end.step == 40 and not np.any(end.model.bias)
 
@@ -142,6 +142,6 @@ def test_their_weight_is_ours(drawn):
     assert_allclose(theirs, ours, atol=2e-3)
     for lam, same in ((0.1, True), (0.1 * len(atoms), False)):
         peer = SklearnMiniBatch(lam, num_steps=1)
-        estimator = peer.train(signals, atoms, np.random.default_rng(0))
+        estimator = peer.train(signals, atoms, default_rng(0))
         estimator.components_ = np.ascontiguousarray(atoms.T, np.float64)
         assert np.allclose(estimator.transform(signals.astype(np.float64)), ours, atol=1e-2) == same

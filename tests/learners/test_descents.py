@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
+from numpy.linalg import norm
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import approx, mark
 
 from sae_gap import Split, fit
 from sae_gap.core import Model
@@ -46,7 +47,7 @@ def descend(parts, data, updates):
     return parts, rates, float(best)
 
 
-@pytest.mark.parametrize("split", ["train", "id"])
+@mark.parametrize("split", ["train", "id"])
 def test_updates_against_numpy(task, split):
     """Dimensions of zeros count for nothing."""
     with jax.enable_x64(True):
@@ -73,7 +74,7 @@ def test_updates_against_numpy(task, split):
         assert_array_equal(model.encoder.signals, np.concatenate(data))
 
 
-@pytest.mark.parametrize(("least_updates", "patience", "expected"), [(30, 10, 31), (5, 10, 11)])
+@mark.parametrize(("least_updates", "patience", "expected"), [(30, 10, 31), (5, 10, 11)])
 def test_when_softplus_adam_stops(task, monkeypatch, least_updates, patience, expected):
     """Nothing counts as an improvement by a thousand but the first loss, against none."""
     constants = {"IMPROVEMENT": 1e3, "LEAST_UPDATES": least_updates, "PATIENCE": patience}
@@ -90,27 +91,27 @@ def test_when_softplus_adam_stops(task, monkeypatch, least_updates, patience, ex
 
 def update(signals, codes):
     dictionary = signals.T @ codes @ np.linalg.inv(codes.T @ codes + 1e-6 * np.eye(codes.shape[1]))
-    lengths = np.linalg.norm(dictionary, axis=0)
+    lengths = norm(dictionary, axis=0)
     return dictionary / np.where(lengths > 0, lengths, 1)
 
 
 # At the larger weight some atoms are not used, become zero and stay dead.
-@pytest.mark.parametrize(("lam", "dies"), [(0.1, False), (0.5, True)])
+@mark.parametrize(("lam", "dies"), [(0.1, False), (0.5, True)])
 def test_rounds_against_numpy(task, lam, dies):
     with jax.enable_x64(True):
         signals = np.asarray(task.train.signals, np.float64)
         learner, data = DLFista(lam), Split(jnp.asarray(signals))
         state = begin(learner, data)
         dictionary, codes = np.asarray(state.dictionary), np.zeros((100, 20))
-        assert_allclose(np.linalg.norm(dictionary, axis=0), 1, rtol=1e-12)
+        assert_allclose(norm(dictionary, axis=0), 1, rtol=1e-12)
         for number in range(1, 4):
             state = take_step(learner, data, state)
             codes, _ = textbook(signals, dictionary, codes, 100, lam)
             following = update(signals, codes)
             assert_allclose(state.codes, codes, atol=1e-8)
             assert_allclose(state.dictionary, following, atol=1e-6)
-            change = np.linalg.norm(following - dictionary) / np.linalg.norm(dictionary)
-            assert float(state.change) == pytest.approx(change, rel=1e-5)
+            change = norm(following - dictionary) / norm(dictionary)
+            assert float(state.change) == approx(change, rel=1e-5)
             assert int(state.round) == number
             dictionary = following
         assert (not dictionary.any(axis=0).all()) == dies
@@ -118,7 +119,7 @@ def test_rounds_against_numpy(task, lam, dies):
 
 
 # Any change is below a tolerance of 1e9, but the first ten rounds are run all the same.
-@pytest.mark.parametrize(("tol", "expected"), [(1e9, 11), (0.0, 15)])
+@mark.parametrize(("tol", "expected"), [(1e9, 11), (0.0, 15)])
 def test_when_it_stops(task, tol, expected):
     learner = DLFista(num_steps=15, tol=tol)
     assert fit(learner, [task], [KEY])[0].end.step == expected
@@ -130,7 +131,7 @@ LISTA_ALONE = Lista(UNTIED, **OPTIONS)
 SEVERAL = Amortised((ReLU(), UNTIED), **OPTIONS)
 
 
-@pytest.mark.parametrize(("learner", "place"), [(LISTA_ALONE, 0), (SEVERAL, 0), (SEVERAL, 1)])
+@mark.parametrize(("learner", "place"), [(LISTA_ALONE, 0), (SEVERAL, 0), (SEVERAL, 1)])
 def test_epochs_are_steps_of_adam_over_their_batches(task, learner, place):
     """From a base with a bias, whose atoms are twice as long."""
     targeted, encoder = learner is SEVERAL, learner.trained()[place]

@@ -2,13 +2,15 @@
 it needs; and a model that is given is told by its numbers and its codes.
 """
 
-import dataclasses
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from numpy.linalg import norm
+from numpy.random import default_rng
 from numpy.testing import assert_allclose
+from pytest import mark, raises
 
 from sae_gap import Split, Task
 from sae_gap.core import Model
@@ -40,7 +42,7 @@ def blind(task, *seen):
     """The task with all signals that are not seen replaced by noise, and nothing that may be
     missing.
     """
-    rng = np.random.default_rng(5)
+    rng = default_rng(5)
 
     def split(name):
         found = getattr(task, name).signals
@@ -51,9 +53,9 @@ def blind(task, *seen):
 
 
 # By the published protocol they learn from what is scored.
-@pytest.mark.parametrize(("learner", "seen"), [(FISTA, ["id"]), (ADAM, ["id", "ood"])])
+@mark.parametrize(("learner", "seen"), [(FISTA, ["id"]), (ADAM, ["id", "ood"])])
 def test_a_published_learner_sees_the_scored_signals_and_nothing_else(learner, seen, task):
-    learner = dataclasses.replace(learner, split="id")
+    learner = replace(learner, split="id")
     data, same, other = (
         leaves(learner, of) for of in (task, blind(task, *seen), blind(task, "train", *seen[1:]))
     )
@@ -63,7 +65,7 @@ def test_a_published_learner_sees_the_scored_signals_and_nothing_else(learner, s
 DICTIONARY = "the true dictionary"
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("learner", "lacks", "coordinates"),
     [
         (LinearProbe(), "the true codes of the training split", {}),
@@ -78,27 +80,26 @@ def test_a_learner_says_what_it_needs_and_what_its_dictionary_is(learner, lacks,
     assert learner.coordinates.items() >= coordinates.items()
 
 
-@pytest.mark.parametrize("kind", [Families, Pruned, Surgery, Lista])
+@mark.parametrize("kind", [Families, Pruned, Surgery, Lista])
 def test_what_goes_on_from_a_model_needs_a_base(kind):
-    with pytest.raises(ValueError, match=f"{kind.__name__} needs a base"):
+    with raises(ValueError, match=f"{kind.__name__} needs a base"):
         kind()
 
 
-@pytest.mark.parametrize("learner", [SAE, FISTA, ADAM], ids=lambda learner: learner.name)
+@mark.parametrize("learner", [SAE, FISTA, ADAM], ids=lambda learner: learner.name)
 def test_an_outlier_row_is_learned_from_as_one_of_the_median_norm(learner, task):
     given = np.array(task.train.signals)
     given[9] *= 300
     usual = given.copy()
-    usual[9] *= np.median(np.linalg.norm(given, axis=1)) / np.linalg.norm(usual[9])
+    usual[9] *= np.median(norm(given, axis=1)) / norm(usual[9])
     found = [
-        leaves(learner, dataclasses.replace(task, train=Split(jnp.asarray(rows))))
-        for rows in (given, usual)
+        leaves(learner, replace(task, train=Split(jnp.asarray(rows)))) for rows in (given, usual)
     ]
     for array, other in zip(*found, strict=True):
         assert_allclose(array, other, atol=1e-4)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     "learner",
     [
         # Heavy penalties, so that a share of one would show at once.
@@ -125,7 +126,7 @@ def test_a_learner_learns_the_same_with_dimensions_of_zeros(learner, task):
         assert_allclose(padded, bare, atol=1e-4)
 
 
-ATOMS = np.random.default_rng(0).normal(size=(12, 20)).astype(np.float32)
+ATOMS = default_rng(0).normal(size=(12, 20)).astype(np.float32)
 
 
 def model(scale=1.0, encode=None):
@@ -140,7 +141,7 @@ def function(share, threshold=0.0):
     return encode
 
 
-@pytest.mark.parametrize("make", [lambda: model(2.0), lambda: model(encode=TopK(3))])
+@mark.parametrize("make", [lambda: model(2.0), lambda: model(encode=TopK(3))])
 def test_another_model_is_another_learner(make):
     one, same, other = (Given(Held(each), "mine") for each in (model(), model(), make()))
     assert one == same and hash(one) == hash(same) and one != other
@@ -148,7 +149,7 @@ def test_another_model_is_another_learner(make):
     assert Given(one.held, "other").described() == same.described() != other.described()
 
 
-@pytest.mark.parametrize("threshold", [0, 200])
+@mark.parametrize("threshold", [0, 200])
 def test_functions_of_one_name_are_told_by_their_codes(threshold):
     one, same, other = (
         Held(model(encode=function(share, threshold))).digest for share in (1, 1, 2)

@@ -6,8 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import approx, mark, raises
 
 from sae_gap import Model, Split, catalogue
 from sae_gap.encoders import Affine, JumpReLU, ReLU, TopK
@@ -16,7 +17,7 @@ from tests.learners.steps import begin, take_step
 
 INPUT_DIM, NUM_LATENTS, NUM_SAMPLES, K = 6, 9, 150, 2
 ENCODERS = {"relu": ReLU(), "topk": TopK(K)}
-RNG = np.random.default_rng(0)
+RNG = default_rng(0)
 SIGNALS = RNG.normal(size=(NUM_SAMPLES, INPUT_DIM)) + 0.3
 ATOMS, BIAS = RNG.normal(size=(INPUT_DIM, NUM_LATENTS)), RNG.normal(size=INPUT_DIM)
 
@@ -81,7 +82,7 @@ def unpack(model):
     return [np.asarray(part) for part in parts]
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("name", "options"),
     [
         ("relu", {"renormalise_every": 2}),
@@ -126,7 +127,7 @@ def test_epochs_of_training_are_those_of_a_plain_loop(name, options):
 
 # A base gives its dictionary on unit atoms, its bias, and its encoder, or where it has none that of
 # its unit atoms.
-@pytest.mark.parametrize("has", [False, True])
+@mark.parametrize("has", [False, True])
 def test_a_base_gives_the_start(has):
     atoms, bias, signals = (jnp.asarray(part, jnp.float32) for part in (ATOMS, BIAS, SIGNALS))
     encoder = Affine(3 * atoms, jnp.ones(NUM_LATENTS)) if has else None
@@ -140,7 +141,7 @@ def test_a_base_gives_the_start(has):
     assert_allclose(model.encoder.weight, weight, rtol=1e-5)
 
 
-@pytest.mark.parametrize(("name", "l0"), [("batchtopk", None), ("jumprelu", 2.0)])
+@mark.parametrize(("name", "l0"), [("batchtopk", None), ("jumprelu", 2.0)])
 def test_a_standardised_sae_starts_from_a_dictionary_with_the_gain_of_least_squares(
     name, l0, monkeypatch
 ):
@@ -180,8 +181,8 @@ def test_the_start_is_uniform_and_tied():
     bound = INPUT_DIM**-0.5
     assert np.abs(weight).max() <= bound
     # The variance of a uniform on ±b is b² / 3.
-    assert weight.mean() == pytest.approx(0, abs=0.01)
-    assert weight.var() == pytest.approx(bound**2 / 3, rel=0.02)
+    assert weight.mean() == approx(0, abs=0.01)
+    assert weight.var() == approx(bound**2 / 3, rel=0.02)
     assert_allclose(dictionary, unit(weight), rtol=1e-5)
     assert not bias.any() and not shift.any()
 
@@ -204,5 +205,5 @@ def test_a_penalty_is_steered_as_documented():
 
 
 def test_an_encoder_without_a_penalty_is_not_steered():
-    with pytest.raises(ValueError, match="TopK has no penalty that l0 could steer"):
+    with raises(ValueError, match="TopK has no penalty that l0 could steer"):
         SparseAutoencoder(TopK(K), l0=2.0)

@@ -4,8 +4,9 @@ refuse.
 
 import jax
 import numpy as np
-import pytest
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import mark, raises
 
 from sae_gap import Split, Task, catalogue, fit
 from sae_gap.core import Model
@@ -14,7 +15,7 @@ from sae_gap.learners import Oracle, SparseTranscoder
 from sae_gap.study import Inference
 
 READ, DIM, LATENTS, K = 12, 8, 16, 4
-RNG = np.random.default_rng(0)
+RNG = default_rng(0)
 INPUTS = RNG.normal(size=(1_200, READ)).astype(np.float32)
 WEIGHT = RNG.normal(size=(READ, LATENTS)).astype(np.float32) / READ**0.5
 CODES = np.maximum(INPUTS @ WEIGHT - 0.7, 0)
@@ -37,7 +38,7 @@ def learned(name, *, skip=False, task=None):
     return learner, found.end.model, Inference(task, found.end.model)
 
 
-@pytest.mark.parametrize(("name", "skip"), [("topk", False), ("gated", True)])
+@mark.parametrize(("name", "skip"), [("topk", False), ("gated", True)])
 def test_it_learns_a_sparse_map_and_reads_the_input_alone(name, skip):
     learner, model, inference = learned(name, skip=skip)
     own = np.asarray(inference.infer(learner.encode, "id").codes)
@@ -52,7 +53,7 @@ def test_it_learns_a_sparse_map_and_reads_the_input_alone(name, skip):
     assert_array_equal(other.infer(learner.encode, "id").codes, own)
 
 
-@pytest.mark.parametrize("skip", [False, True])
+@mark.parametrize("skip", [False, True])
 def test_units_of_inputs_and_targets_change_nothing_but_units(skip):
     _, model, inference = learned("topk", skip=skip)
     scaled = task_of(4 * INPUTS + 5, 8 * TARGETS - 3)
@@ -81,16 +82,16 @@ def test_it_starts_from_the_dictionary_of_a_base_and_from_the_regression():
 
 
 def test_what_is_no_transcoder_is_refused():
-    with pytest.raises(ValueError, match=r"^mp takes residuals of what it explains"):
+    with raises(ValueError, match=r"^mp takes residuals of what it explains"):
         SparseTranscoder(MatchingPursuit(2))
     learner, model, _ = learned("topk", skip=True)
     alone = Split(TARGETS[-200:])
     assert learner.needs(Task(alone, alone, alone, width=2)) == "inputs"
     for inputs, told in ((None, "None"), (INPUTS[:1], r".*\(1, 12\)")):
-        with pytest.raises(ValueError, match=rf"reads inputs of shape \(1200, 12\), but.* {told}"):
+        with raises(ValueError, match=rf"reads inputs of shape \(1200, 12\), but.* {told}"):
             model.signals(TARGETS, inputs)
-    with pytest.raises(ValueError, match=r"^signals must have the shape \(n, 12\)"):
+    with raises(ValueError, match=r"^signals must have the shape \(n, 12\)"):
         learner.encode(model, TARGETS)
     plain = learned("topk")[1]
-    with pytest.raises(ValueError, match=r"^a transcoder reads inputs, and these activations have"):
+    with raises(ValueError, match=r"^a transcoder reads inputs, and these activations have"):
         Inference(Task(alone, alone, alone, width=2), plain).infer(learner.encode, "id")

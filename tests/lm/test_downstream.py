@@ -7,8 +7,9 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import approx, mark, raises
 
 from sae_gap.lm import Downstream, Network, Windows, downstream, rows_left
 
@@ -20,7 +21,7 @@ POSITIONS = np.array([[0, 1, 2, 3, 4, 0, 1, 2], [0, 1, 2, 3, 4, 5, 6, 7]])
 TOKENS = np.array([[3, 1, 4, 1, 5, 2, 6, 0], [2, 0, 5, 3, 4, 6, 0, 0]])
 REAL = SEGMENTS >= 0
 DIM, VOCABULARY = 5, 7
-RNG = np.random.default_rng(0)
+RNG = default_rng(0)
 EMBEDDING, UNEMBEDDING = RNG.normal(size=(2, VOCABULARY, DIM)).astype(np.float32)
 MIX = RNG.normal(size=(DIM, DIM)).astype(np.float32)
 
@@ -65,7 +66,7 @@ def expected(guess, scored, replaced):
     return np.array(ce), np.array(kl)
 
 
-@pytest.mark.parametrize("outliers", ["drop", "keep"])
+@mark.parametrize("outliers", ["drop", "keep"])
 def test_nats_are_those_of_numpy(outliers, monkeypatch):
     monkeypatch.setattr(downstream, "CHUNK", 4)
     found = Downstream(
@@ -96,7 +97,7 @@ def test_nats_are_those_of_numpy(outliers, monkeypatch):
     for end, ablated in (("", zero), ("_mean", mean)):
         wanted["ce_score" + end] = (ablated.ce.mean() - ce) / (ablated.ce.mean() - clean)
         wanted["kl_score" + end] = 1 - nats.kl.mean() / ablated.kl.mean()
-    assert {name: score[name] for name in wanted} == pytest.approx(wanted)
+    assert {name: score[name] for name in wanted} == approx(wanted)
     assert_allclose(score["kl_sums"], [nats.kl[:3].sum(), 0, nats.kl[3:].sum()])
 
 
@@ -119,7 +120,7 @@ def test_a_model_is_cut_open_after_a_block_or_at_its_mlp(lm):
         close(found.nats(found.activations + 1).ce, ce)
     close(mlp.zero.ce, stream.nats(stream.activations - added).ce)
     close(mlp.sensitivity(), stream.sensitivity(), rtol=1e-3, atol=1e-6)
-    with pytest.raises(ValueError, match="layer must be an integer of at least 0 and of at most 2"):
+    with raises(ValueError, match="layer must be an integer of at least 0 and of at most 2"):
         Downstream.of_model(model, [batch], 3)
 
 
@@ -153,7 +154,7 @@ def test_layers_replaced_together_are_run_by_hand(lm):
 
     found = [*together(maps), nets[1].left(nets[1].activations, scored).tokens]
     exact = [*together([lambda rows: rows] * 2), found[2]]
-    with pytest.raises(ValueError, match="no token is scored at every layer"):
+    with raises(ValueError, match="no token is scored at every layer"):
         nets[1].left(nets[1].activations, ~nets[1].scored)
     wanted = nats[0], nats[1] - nats[2], np.ones(REAL.shape)
     wanted = [np.bincount(of, each[REAL][scored], 3) for each in wanted]
@@ -176,9 +177,9 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@mark.parametrize("fault", FAULTS)
 def test_what_cannot_be_scored(fault):
-    with pytest.raises(ValueError, match=fault):
+    with raises(ValueError, match=fault):
         FAULTS[fault]()
 
 

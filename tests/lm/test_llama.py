@@ -6,13 +6,15 @@ import gguf
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.random import default_rng
 from numpy.testing import assert_allclose
+from pytest import mark, raises
 
 from sae_gap.lm import Windows, read_model
 from tests import tiny
 from tests.tiny import LM
 
-TOKENS = np.random.default_rng(1).integers(0, 256, 11)
+TOKENS = default_rng(1).integers(0, 256, 11)
 
 
 def norm(row, gain):
@@ -89,7 +91,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@mark.parametrize("kind", KINDS)
 def test_states_and_log_probabilities_are_those_of_the_equations(tmp_path, kind):
     tensors = tiny.write_lm(tmp_path / "tiny.gguf", **KINDS[kind])
     model, fields = read_model(tmp_path / "tiny.gguf")
@@ -132,17 +134,17 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("words", FAULTS)
+@mark.parametrize("words", FAULTS)
 def test_what_cannot_be_run_is_said_in_a_sentence(tmp_path, words):
     path = tmp_path / "tiny.gguf"
     tiny.write_lm(path)
     FAULTS[words](path)
-    with pytest.raises(ValueError, match=words) as error:
+    with raises(ValueError, match=words) as error:
         read_model(path)
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
 
 
 def test_a_quantisation_that_gguf_cannot_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(gguf, "dequantize", lambda *_: 1 / 0)
-    with pytest.raises(ValueError, match="is in F32, which gguf cannot read; quantise it as Q8_0"):
+    with raises(ValueError, match="is in F32, which gguf cannot read; quantise it as Q8_0"):
         tiny.tiny_lm(tmp_path)

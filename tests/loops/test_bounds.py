@@ -9,6 +9,8 @@ import subprocess
 import sys
 
 import numpy as np
+from numpy.linalg import norm
+from numpy.random import default_rng
 from numpy.testing import assert_allclose
 
 from sae_gap.core import screen_sizes
@@ -20,11 +22,11 @@ def explained():
     """What codes of each loop explain, from no row on, also with more atoms than dimensions and
     more screens than atoms; some atoms are the same, and some rows zeros.
     """
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     for dim, width, count in itertools.product([1, 3, 7], [1, 9], [0, 5]):
         atoms, x = rng.normal(size=(width, dim)), rng.normal(size=(count, dim))
         atoms[1:4] = atoms[:1]
-        atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+        atoms /= norm(atoms, axis=1, keepdims=True)
         x[3:] = 0
         rows = np.pad(atoms, ((0, 128 - width), (0, 0)))
         given = x.astype(np.float32), rows.astype(np.float32)

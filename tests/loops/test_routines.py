@@ -3,12 +3,12 @@
 import importlib.util
 
 import numba
-import pytest
+from pytest import fixture
 
 from sae_gap.loops.routines import kept
 
 
-@pytest.fixture
+@fixture
 def compiled(tmp_path, monkeypatch):
     """Compiles a function as a new process would, with its cache in a folder of its own."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))

@@ -2,13 +2,15 @@
 goes on where it was.
 """
 
-import dataclasses
+from dataclasses import replace
 
 import idea
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from numpy.linalg import norm
+from numpy.random import default_rng
 from numpy.testing import assert_array_equal
+from pytest import approx, fixture, mark, raises
 from scipy.optimize import lsq_linear
 from sklearn.linear_model import Lasso as SklearnLasso
 
@@ -21,16 +23,16 @@ from sae_gap.measure import learner_at, methods_of, recipe
 from sae_gap.saes import SAE
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def model(task):
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     atoms = np.asarray(task.dictionary) + 0.2 * rng.normal(size=task.dictionary.shape)
     bias = jnp.asarray(0.3 * rng.normal(size=len(atoms)), jnp.float32)
     weight = Affine(jnp.asarray(0.13 * atoms, jnp.float32), jnp.zeros(atoms.shape[1]))
     return Model(jnp.asarray(2 * atoms, jnp.float32), bias, weight, TopK(2))
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def activations(task, model):
     x = np.concatenate([task.train.signals, task.id.signals, task.ood.signals])
     return open_activations(
@@ -38,31 +40,31 @@ def activations(task, model):
     )
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def plan(model, activations):
     return measure.Plan([SAE.of_model(model, name="mine")], measure.HeldOut(activations))
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def rows(plan, tmp_path_factory):
     return measure.run(plan, Store(tmp_path_factory.mktemp("rows")))
 
 
 def of_source(plan, **options):
     """The plan on another source."""
-    return dataclasses.replace(plan, source=dataclasses.replace(plan.source, **options))
+    return replace(plan, source=replace(plan.source, **options))
 
 
 def changed(plan, folder, **options):
     """The rows of a plan that is another, by the names of dictionaries."""
-    return by_dictionary(measure.run(dataclasses.replace(plan, **options), Store(folder)))
+    return by_dictionary(measure.run(replace(plan, **options), Store(folder)))
 
 
 def test_gaps_and_curves_are_those_of_scikit_learn_on_held_out_documents(rows, model, activations):
     held = activations.split(seed=0)[1]
     x = np.asarray(held.take(np.arange(held.num_samples)), float)
     dictionary, target = np.asarray(model.dictionary, float), x - np.asarray(model.bias, float)
-    norms = np.linalg.norm(dictionary, axis=0)
+    norms = norm(dictionary, axis=0)
     unit = dictionary / norms
     codes = np.asarray(model.encode(model, jnp.asarray(x, jnp.float32)), float) * norms
     (line,) = measure.gap_lines(rows)
@@ -87,8 +89,8 @@ def test_gaps_and_curves_are_those_of_scikit_learn_on_held_out_documents(rows, m
 
     gaps, variance = objective(codes) - objective(best), np.square(x - x.mean(axis=0)).sum()
     assert line["samples"] == len(x) == 30
-    assert line["gap"] == pytest.approx(gaps.mean(), rel=1e-4)
-    assert line["relative_gap"] == pytest.approx(gaps.mean() / objective(best).mean(), rel=1e-4)
+    assert line["gap"] == approx(gaps.mean(), rel=1e-4)
+    assert line["relative_gap"] == approx(gaps.mean() / objective(best).mean(), rel=1e-4)
     assert line["certificate"] <= 1.1e-6 and line["unconverged"] == 0
     fired, used = (codes > 0).any(axis=0), (best > 0).any(axis=0)
     wanted = {"fired_only": fired & ~used, "used_only": used & ~fired, "unused": ~fired & ~used}
@@ -98,13 +100,13 @@ def test_gaps_and_curves_are_those_of_scikit_learn_on_held_out_documents(rows, m
     for name, values in kinds.items():
         place = name, None if name.startswith("own") else "own", None
         row = next(row for row in rows if (*map(row.get, ("codes", "level", "times")),) == place)
-        assert row["errors"] == pytest.approx(errors(values), rel=1e-3)
-        assert row["fvu"] == pytest.approx(errors(values).sum() / variance, rel=1e-3)
-        assert name.endswith("refit") or row["l0"] == pytest.approx((values > 0).sum() / len(x))
+        assert row["errors"] == approx(errors(values), rel=1e-3)
+        assert row["fvu"] == approx(errors(values).sum() / variance, rel=1e-3)
+        assert name.endswith("refit") or row["l0"] == approx((values > 0).sum() / len(x))
     scores = {codes: at(rows, [codes]) for codes in ("lasso_refit", "screened", "proposed")}
     (verdict,) = measure.verdict(rows)
     assert verdict.best["fvu"] == min(scores[codes]["fvu"] for codes in ("lasso_refit", "screened"))
-    assert all(row["l0"] == pytest.approx(2, abs=0.07) for row in scores.values())
+    assert all(row["l0"] == approx(2, abs=0.07) for row in scores.values())
     assert sorted({row["times"] for row in rows if "times" in row}) == [0.7, 1.4, 2.0]
     worst = measure.worst_lines(rows, measure.HeldOut(activations))
     order = np.argsort(-gaps)[:10]
@@ -112,10 +114,10 @@ def test_gaps_and_curves_are_those_of_scikit_learn_on_held_out_documents(rows, m
     assert [one["index"] for one in worst] == held.numbers[order].tolist()
     assert [one["document"] for one in worst] == held.documents[order].tolist()
     shares = (gaps / objective(best))[order]
-    assert [one["relative_gap"] for one in worst] == pytest.approx(shares, rel=1e-4)
+    assert [one["relative_gap"] for one in worst] == approx(shares, rel=1e-4)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("change", "message"),
     [
         ({"names": ("one", "one")}, "called 'one'"),
@@ -135,14 +137,14 @@ def test_what_cannot_be_measured_is_refused_before_anything_is(
 ):
     plan = of_source(plan, **change.pop("source", {}))
     saes = [SAE.of_model(model, name=name) for name in change.pop("names", ("mine",))]
-    with pytest.raises((ValueError, TypeError), match=message):
-        measure.run(dataclasses.replace(plan, saes=saes, **change), Store(tmp_path))
+    with raises((ValueError, TypeError), match=message):
+        measure.run(replace(plan, saes=saes, **change), Store(tmp_path))
     assert not any(tmp_path.iterdir())
 
 
 def test_levels_are_the_encoders_own_l0_and_one_for_all(plan, model, tmp_path):
     alone = SAE.of_model(Model(model.dictionary, model.bias), name="atoms")
-    dense = SAE.of_model(dataclasses.replace(model, encode=TopK(19)), name="dense")
+    dense = SAE.of_model(replace(model, encode=TopK(19)), name="dense")
     options = {"saes": [*plan.saes, alone, dense], "controls": ("random", "samples")}
     found = changed(plan, tmp_path, **options)
     assert [*found] == ["mine", "atoms", "dense", "random", "samples"]
@@ -158,24 +160,24 @@ def test_levels_are_the_encoders_own_l0_and_one_for_all(plan, model, tmp_path):
         for read in (measure.curve_lines, measure.gap_lines, measure.atom_lines)
     )
     for name in ("mine", "atoms", "random", "samples"):
-        assert lines[name]["at_l0"] == pytest.approx(2, abs=0.05)
+        assert lines[name]["at_l0"] == approx(2, abs=0.05)
     assert [*gaps] == ["mine", "atoms", "dense"] and "gap" not in gaps["atoms"]
     assert lines["random"]["family"] == "control" and "fvu_ratio" not in lines["atoms"]
     assert lines["atoms"]["curve_refit_fvu"] < lines["random"]["curve_refit_fvu"]
     assert atoms["mine"]["agreement"] is None and atoms["atoms"]["agreement"] > 1 - 1e-5
     assert atoms["random"]["agreement"] < 0.9
     # An encoder that fires nearly everything is held to what a sparse code can be.
-    assert lines["dense"]["at_l0"] == pytest.approx(model.dictionary.shape[0] / 4, abs=0.05)
+    assert lines["dense"]["at_l0"] == approx(model.dictionary.shape[0] / 4, abs=0.05)
     # An L0 that is given is that of the gap and of dictionaries, and not of the encoder.
     (found,) = changed(plan, tmp_path, l0=1.0).values()
-    assert measure.gap_lines(found)[0]["optimum_l0"] == pytest.approx(1, abs=0.05)
-    assert [at(found, ["lasso"], level)["l0"] for level in ("own", "common")] == pytest.approx(
+    assert measure.gap_lines(found)[0]["optimum_l0"] == approx(1, abs=0.05)
+    assert [at(found, ["lasso"], level)["l0"] for level in ("own", "common")] == approx(
         [2, 1], abs=0.05
     )
 
 
 def test_signed_codes_are_held_against_signed_controls(plan, tmp_path):
-    signed = [dataclasses.replace(plan.saes[0], signed=True)]
+    signed = [replace(plan.saes[0], signed=True)]
     found = changed(plan, tmp_path, saes=signed, controls=("random",))
     assert not {"screened", "proposed"} & {row["codes"] for each in found.values() for row in each}
     lasso, again = (at(found["random"], [codes])["encoder"] for codes in ("lasso", "lasso_refit"))
@@ -224,9 +226,4 @@ def test_the_whole_idea_in_one_file_has_the_numbers_of_measure(plan, model, tmp_
         "b_dec": np.asarray(model.bias),
     }
     parts = {"own": own, "values": own - refitted, "support": refitted - best, "rest": best}
-    assert idea.split(plan.source.scored, arrays, k=2) == pytest.approx(parts, rel=1e-4)
-    # JumpReLU takes what is above its threshold, and as many latents by the pursuit.
-    x = np.asarray(plan.source.scored, float)
-    codes = idea.encode(x, arrays | {"threshold": np.full(20, 0.3)})
-    plain = np.maximum((x - arrays["b_dec"]) @ arrays["W_enc"] + arrays["b_enc"], 0)
-    assert_array_equal(codes, np.where(plain > 0.3, plain, 0))
+    assert idea.split(plan.source.scored, arrays, k=2) == approx(parts, rel=1e-4)

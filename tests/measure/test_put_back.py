@@ -3,12 +3,14 @@ run goes on.
 """
 
 import dataclasses
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from numpy.linalg import norm
 from numpy.testing import assert_allclose
+from pytest import approx, fixture, mark
 
 import sae_gap
 from sae_gap.analysis import LOSSES, splits
@@ -16,7 +18,7 @@ from sae_gap.analysis.parts import AMORTISED
 from sae_gap.core import Model, Split, Task, normalise
 from sae_gap.encoders import Affine, TopK
 from sae_gap.lm import Downstream, Network, Windows
-from sae_gap.measure import put_back
+from sae_gap.measure import priced, put_back
 from sae_gap.saes import SAE, AbsTopK
 from sae_gap.solvers import sparse_code
 
@@ -25,14 +27,14 @@ ROWS, LENGTH, DIM = 12, 16, 16
 CODES = ("own", "own_refit", "lasso", "lasso_refit", "omp")
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def patched():
     """A network whose residual stream is a sparse sum of known atoms, and whose logits are linear
     in it.
     """
     rng = np.random.default_rng(0)
     atoms = rng.normal(size=(DIM, 20)).astype(np.float32)
-    atoms /= np.linalg.norm(atoms, axis=0)
+    atoms /= norm(atoms, axis=0)
     codes = rng.uniform(1, 2, (ROWS, LENGTH, 20)) * (
         rng.random((ROWS, LENGTH, 20)).argsort(axis=2) < 2
     )
@@ -84,6 +86,48 @@ class Shrunk:
         return sparse_code(signals, model.dictionary, self.lam).codes / 2
 
 
+@dataclasses.dataclass(frozen=True)
+class Rectified:
+    """Correlations above a threshold."""
+
+    above: float
+
+    def __call__(self, model, signals):
+        return jnp.maximum(signals @ model.dictionary - self.above, 0)
+
+
+@fixture(scope="module")
+def real(patched):
+    """The network on rows as they are in life: outlier and special tokens, and a document that is
+    too short for any of its tokens to be scored.
+    """
+    rng, shape, special = np.random.default_rng(3), (ROWS, LENGTH), 4
+    tokens, segments = rng.integers(0, 30, shape), np.zeros(shape, int)
+    tokens[:, 5] = special
+    positions = np.tile(np.arange(LENGTH), (ROWS, 1))
+    segments[-1, 2:], positions[-1, 2:] = 1, np.arange(LENGTH - 2)
+    documents = np.repeat(np.arange(ROWS), LENGTH)
+    documents[-LENGTH + 2 :] = ROWS
+    windows = Windows(*(jnp.asarray(part, jnp.int32) for part in (tokens, segments, positions)))
+    network = patched.downstream._network
+    down = Downstream(network, [windows], documents=documents, first=2, special=[special])
+    last = np.roll(segments, -1, axis=1) != segments
+    last[:, -1] = True
+    outlier = np.arange(ROWS * LENGTH) % LENGTH == 0
+    ordinary = tokens.ravel() != special
+    return SimpleNamespace(
+        downstream=down,
+        atoms=patched.atoms,
+        head=np.asarray(network.unembedding, float),
+        x=np.asarray(network.before(None), float).reshape(-1, DIM),
+        ordinary=ordinary,
+        replaced=ordinary & ~outlier,
+        scored=ordinary & ~outlier & (positions.ravel() >= 2) & ~last.ravel(),
+        targets=np.roll(tokens.ravel(), -1),
+        documents=documents,
+    )
+
+
 def run(patched, folder, *saes, l0=(1, 2), controls=(), codes=CODES, **source):
     store = sae_gap.Store(folder)
     return put_back(Source(patched.downstream, **source), saes, store, l0, codes, controls)
@@ -99,21 +143,103 @@ def test_the_parts_name_what_is_at_fault(patched, tmp_path):
     for row in rows:
         if row["codes"] == "lasso":
             assert row["own_certificate"] < 1.1e-6
-            assert row["l0"] == pytest.approx(row["level"], rel=0.05)
+            assert row["l0"] == approx(row["level"], rel=0.05)
     # No sparse codes are as dense as some, and dead ones have no match.
     lines = {(line["dictionary"], line["loss"]): line for line in splits(rows, LOSSES)}
     assert {name for name, _ in lines} == {"values", "atoms"}
     own = rows[0]
-    assert lines["values", "ce"]["total"] == pytest.approx(own["ce"] - down.clean.ce.mean())
+    assert lines["values", "ce"]["total"] == approx(own["ce"] - down.clean.ce.mean())
     references = own["ce_zero"], own["ce_mean"]
-    assert references == pytest.approx((down.zero.ce.mean(), down.mean.ce.mean()))
-    assert own["fvu_outliers"] != pytest.approx(own["fvu"], rel=0.1)
+    assert references == approx((down.zero.ce.mean(), down.mean.ce.mean()))
+    assert own["fvu_outliers"] != approx(own["fvu"], rel=0.1)
     # Its support is that of the lasso, on the true atoms: only values are lost.
     one, other = lines["values", "kl"], lines["atoms", "kl"]
     assert one["values_low"] > 0
-    assert one["support_part"] == pytest.approx(0, abs=0.02 * one["total"])
-    assert one["dictionary_part"] == pytest.approx(0, abs=1e-6)
+    assert one["support_part"] == approx(0, abs=0.02 * one["total"])
+    assert one["dictionary_part"] == approx(0, abs=1e-6)
     assert other["best"] in ("true", "values") and other["dictionary_low"] > 0
+
+
+def test_every_column_is_that_of_a_splice_by_hand(real, tmp_path):
+    bias, shrunk = 0.02, Rectified(0.9)
+    dense = candidate("dense", real.atoms, Rectified(0.6), bias)
+    saes = candidate("mine", real.atoms, shrunk, bias), dense
+    (row, *_) = rows = run(real, tmp_path, *saes, l0=(1, 4), codes=("own", "omp"))
+    z = np.maximum(real.x @ real.atoms - shrunk.above, 0)
+    guess, replaced, scored = z @ real.atoms.T + bias, real.replaced, real.scored
+
+    def log_p(stream):
+        logits = stream @ real.head.T
+        return (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))[scored]
+
+    def cost(stream):
+        mine, clean, at = log_p(stream), log_p(real.x), np.arange(scored.sum())
+        return -mine[at, real.targets[scored]], (np.exp(clean) * (clean - mine)).sum(axis=1)
+
+    def by_document(values, of):
+        return np.bincount(real.documents[of], values, ROWS + 1)
+
+    def spliced(values):
+        return np.where(replaced[:, None], values, real.x)
+
+    (clean, _), (ce, kl) = cost(real.x), cost(spliced(guess))
+    zero, mean = cost(0 * real.x), cost(spliced(real.x[replaced].mean(axis=0)))
+    errors = np.square(real.x - guess).sum(axis=1)
+
+    def variance(of):
+        return np.square(real.x[of] - real.x[of].mean(axis=0)).sum(axis=1)
+
+    every = real.ordinary
+    l0 = (z[replaced] > 0).sum() / replaced.sum()
+    wanted = {
+        "ce": ce.mean(),
+        "kl": kl.mean(),
+        "delta_ce": (ce - clean).mean(),
+        "ce_sums": by_document(ce, scored),
+        "kl_sums": by_document(kl, scored),
+        "ce_clean": by_document(clean, scored),
+        "tokens": by_document(None, scored),
+        "ce_zero": zero[0].mean(),
+        "ce_mean": mean[0].mean(),
+        "l0": l0,
+        "fired": (z[replaced] > 0).any(axis=0).sum(),
+        "num_scored": replaced.sum(),
+        "errors": by_document(errors[replaced], replaced),
+        "variance": by_document(variance(replaced), replaced),
+        "fvu": errors[replaced].sum() / variance(replaced).sum(),
+        "fvu_outliers": errors[every].sum() / variance(every).sum(),
+        "near": 1 if l0**2 < 4 else 4,
+        "level": l0,
+    }
+    for name, ablated in (("", zero), ("_mean", mean)):
+        lost = [(each.mean(), other.mean()) for each, other in zip((ce, kl), ablated, strict=True)]
+        wanted[f"ce_score{name}"] = 1 - (lost[0][0] - clean.mean()) / (lost[0][1] - clean.mean())
+        wanted[f"kl_score{name}"] = 1 - lost[1][0] / lost[1][1]
+    for name, value in wanted.items():
+        assert_allclose(row[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+    # Its own L0 is neither whole nor a requested one, and one document is not scored.
+    assert abs(l0 - round(l0)) > 0.05 and wanted["tokens"][ROWS - 1] == 0
+    assert {each["level"] for each in rows if each["codes"] == "omp"} == {1, 4, l0}
+    # More than a quarter of the dimensions is not sparse, and is not split.
+    above = next(each for each in rows if (each["dictionary"], each["codes"]) == ("dense", "own"))
+    assert DIM / 4 < above["l0"] < DIM / 2
+    (line,) = splits(rows, ["kl"])
+    assert line["units"] == ROWS and line["total"] == approx(kl.mean(), rel=1e-3)
+
+
+def test_codes_are_priced_at_the_weight_of_the_lasso_of_as_many(real, tmp_path):
+    source, store = Source(real.downstream), sae_gap.Store(tmp_path)
+    sae = candidate("mine", real.atoms, Rectified(0.9))
+    rows = {row["codes"]: row for row in priced(source, sae, store, 1, ["lasso"], ["omp"])}
+    assert set(rows) == {"lasso", "lasso_refit", "lasso_pruned", "omp"}
+    x = jnp.asarray(real.x[real.replaced], jnp.float32)
+    (lam,) = {row["lam"] for row in rows.values()}
+    z = np.asarray(sparse_code(x, jnp.asarray(real.atoms), lam).codes)
+    assert (z > 0).sum(axis=1).mean() == approx(1, rel=0.02)
+    assert abs(rows["lasso"]["objective_gap"]) < 1e-5 < rows["omp"]["objective_gap"]
+    assert rows["omp"]["shared"] == 1 > rows["lasso"]["shared"] > 0
+    assert rows["lasso"]["l0"] == approx((z > 0).sum(axis=1).mean())
+    assert rows["lasso_refit"]["fvu"] < rows["lasso"]["fvu"]
 
 
 def test_the_support_part_tells_latents_not_taken_from_those_not_proposed(patched, tmp_path):
@@ -145,8 +271,8 @@ def test_an_encoder_is_trained_on_the_dictionary_as_it_is(patched, tmp_path):
     atoms, turned = jnp.asarray(patched.atoms), np.where(np.arange(20) < 6, -1.0, 1)
     affine = Affine(atoms * jnp.asarray(turned, jnp.float32), jnp.zeros(20))
     sae = SAE.of_model(Model(atoms, jnp.zeros(DIM), affine, TopK(2)), name="turned")
-    model = dataclasses.replace(sae.model, normalisation=normalise.ConstantNorm())
-    saes = sae, candidate("true", patched.atoms), dataclasses.replace(sae, name="each", model=model)
+    model = replace(sae.model, normalisation=normalise.ConstantNorm())
+    saes = sae, candidate("true", patched.atoms), replace(sae, name="each", model=model)
     kinds = ("retrained", "hidden_4", "learned_steps_2", "learned_steps_2_refit")
     rows = run(patched, tmp_path, *saes, l0=(2,), codes=("own", "screened", *kinds))
     named = {row["codes"]: row for row in rows if row["dictionary"] == "turned"}
@@ -157,13 +283,13 @@ def test_an_encoder_is_trained_on_the_dictionary_as_it_is(patched, tmp_path):
     assert named["learned_steps_2_refit"]["fvu"] < named["learned_steps_2"]["fvu"]
     line = next(line for line in splits(rows, ["fvu"]) if line["dictionary"] == "turned")
     parts = [line[f"{part}_part"] for part in AMORTISED]
-    assert sum(parts) == pytest.approx(line["amortisation_part"])
+    assert sum(parts) == approx(line["amortisation_part"])
     few = [row for row in rows if row["codes"] in ("own", "screened", "retrained")]
     alone = next(line for line in splits(few, ["fvu"]) if line["dictionary"] == "turned")
     assert alone["training_part"] == parts[0] and alone["form_part"] is alone["search_part"] is None
     learned = min(named[kind]["fvu"] for kind in kinds[:3])
     wanted = named["own"]["fvu"] - named["retrained"]["fvu"], named["retrained"]["fvu"] - learned
-    assert parts[:2] == pytest.approx(wanted) and line["training_low"] > 0 and min(parts) >= 0
+    assert parts[:2] == approx(wanted) and line["training_low"] > 0 and min(parts) >= 0
 
 
 def test_codes_with_signs_are_not_screened(patched, tmp_path):
@@ -190,14 +316,14 @@ def test_weighted_codes_cost_fewer_nats(patched, tmp_path):
         true, down.information = candidate("true", patched.atoms, bias=bias), information
         plain, weighted = run(patched, tmp_path, true, l0=(1,), codes=kinds, name=name)
         assert (plain["codes"], weighted["codes"]) == kinds
-        assert weighted["l0"] == pytest.approx(1, abs=0.05)
+        assert weighted["l0"] == approx(1, abs=0.05)
         if name == "flat":
             assert_allclose(weighted["kl_sums"], plain["kl_sums"], rtol=1e-3)
         else:
             assert weighted["kl"] < 0.99 * plain["kl"] and weighted["fvu"] > plain["fvu"]
 
 
-@pytest.mark.parametrize("kind", ["each", "white"])
+@mark.parametrize("kind", ["each", "white"])
 def test_where_activations_are_in_other_units_none_has_weighted_codes(patched, tmp_path, kind):
     """Dictionaries are compared by codes of the same kinds."""
     plain, eye = candidate("plain", patched.atoms), np.eye(DIM, dtype=np.float32)
@@ -205,7 +331,7 @@ def test_where_activations_are_in_other_units_none_has_weighted_codes(patched, t
         "each": normalise.ConstantNorm(),
         "white": normalise.Whitening(np.zeros(DIM, np.float32), 2 * eye, eye / 2),
     }
-    model = dataclasses.replace(plain.model, normalisation=other[kind])
-    saes = plain, dataclasses.replace(plain, name=kind, model=model)
+    model = replace(plain.model, normalisation=other[kind])
+    saes = plain, replace(plain, name=kind, model=model)
     rows = run(patched, tmp_path, *saes, l0=(1,), codes=("screened", "weighted"))
     assert [row["codes"] for row in rows] == ["screened"] * 2

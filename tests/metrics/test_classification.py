@@ -4,9 +4,10 @@ from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import scipy.sparse
+from numpy.random import default_rng
 from numpy.testing import assert_allclose
+from pytest import approx, mark
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.pipeline import make_pipeline
@@ -20,7 +21,7 @@ from sae_gap.probing import concepts
 
 def problem(seed, num_samples=400, num_latents=12, noise=1.0, dtype=np.float32):
     """Sparse non-negative codes, and labels that depend on two of them and on noise."""
-    rng = np.random.default_rng(seed)
+    rng = default_rng(seed)
     codes = rng.random((num_samples, num_latents)) * (rng.random((num_samples, num_latents)) < 0.4)
     labels = 4 * codes[:, 0] - 3 * codes[:, 1] + noise * rng.standard_normal(num_samples) > 0.5
     return codes.astype(dtype), labels
@@ -30,8 +31,8 @@ def accuracy(probe, codes, labels):
     return np.mean((probe.decide(codes) > 0) == labels)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(
+@mark.parametrize("dtype", [np.float32, np.float64])
+@mark.parametrize(
     "shape",
     [{}, {"num_samples": 60, "num_latents": 100}, {"noise": 0.0}],
     ids=["overlap", "wide", "separable"],
@@ -41,14 +42,14 @@ def test_logistic_probe_against_scikit_learn(shape, dtype):
     peer = LogisticRegression(C=np.inf, max_iter=1_000).fit(codes, labels)
     probe = fit_logistic(codes, labels)
     for rows in ((codes, labels), problem(1, **shape, dtype=dtype)):
-        assert accuracy(probe, *rows) == pytest.approx(peer.score(*rows), abs=1e-3)
+        assert accuracy(probe, *rows) == approx(peer.score(*rows), abs=1e-3)
     penalised = LogisticRegression(C=0.3, tol=1e-8).fit(codes, labels)
     probe = fit_logistic(codes, labels, strength=1 / (0.3 * len(labels)))
     assert_allclose(probe.weights, penalised.coef_[0], atol=1e-2)
-    assert probe.intercept == pytest.approx(penalised.intercept_[0], abs=1e-2)
+    assert probe.intercept == approx(penalised.intercept_[0], abs=1e-2)
 
 
-@pytest.mark.parametrize("only", [True, False])
+@mark.parametrize("only", [True, False])
 def test_one_class_is_answered_always_and_has_no_auc_but_chance(only):
     codes, labels = problem(4)
     alone = np.full(len(codes), only)
@@ -74,18 +75,18 @@ def measured(protocol="strict", codes=None, **truth):
 
 
 def test_one_class_tells_nothing():
-    codes = {name: np.random.default_rng(0).random((20, 3)) for name in ("train", "id", "ood")}
+    codes = {name: default_rng(0).random((20, 3)) for name in ("train", "id", "ood")}
     assert measured(**codes | {"train": 0.4 * codes["train"]}) == {}
     found = measured(**codes | {"ood": 0.4 * codes["ood"]})
     assert found["base_rate_ood"] == 1 and "auc_ood" not in found and "auc_id" in found
     share = np.mean(codes["id"][:, 0] > 0.5)
-    assert found["base_rate_id"] == pytest.approx(0.5 + abs(share - 0.5))
+    assert found["base_rate_id"] == approx(0.5 + abs(share - 0.5))
 
 
-@pytest.mark.parametrize("sign", [1, -1])
-@pytest.mark.parametrize(("protocol", "turned"), [("strict", 0), ("paper", 1)])
+@mark.parametrize("sign", [1, -1])
+@mark.parametrize(("protocol", "turned"), [("strict", 0), ("paper", 1)])
 def test_a_latent_that_turns_round_out_of_distribution_is_wrong_there(protocol, turned, sign):
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     truth = {name: rng.random((60, 1)).astype(np.float32) for name in ("train", "id", "ood")}
     told = {name: np.hstack([rng.random((60, 1)), sign * part]) for name, part in truth.items()}
     told["ood"] = -told["ood"]
@@ -101,7 +102,7 @@ def test_a_latent_that_turns_round_out_of_distribution_is_wrong_there(protocol, 
 
 
 def test_dense_probe_against_scikit_learn():
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     x, labels = rng.normal(size=(300, 20)) * np.arange(1, 21), rng.random(300) < 0.5
     x[:, 0] += labels
     # So many rows of float32 that their sum in that type would be far from it.
@@ -115,7 +116,7 @@ def test_dense_probe_against_scikit_learn():
 
 
 def test_latents_are_ranked_as_sae_probes_ranks_them():
-    rng = np.random.default_rng(1)
+    rng = default_rng(1)
     codes = rng.random((200, 30)) * (rng.random((200, 30)) < 0.2) * np.arange(30)
     labels = rng.random(200) < 0.5
     scaled = codes / (np.abs(codes).sum(axis=0) / ((codes != 0).sum(axis=0) + 1e-6) + 1e-6)
@@ -131,7 +132,7 @@ def test_latents_are_ranked_as_sae_probes_ranks_them():
 
 def test_probes_read_what_their_names_say():
     # Two latents tell the classes, their sum tells nothing, nor does any coordinate alone.
-    rng, labels = np.random.default_rng(3), np.arange(400) % 2 < 1
+    rng, labels = default_rng(3), np.arange(400) % 2 < 1
     on = rng.random(400) < 0.5
     codes = np.stack([on * labels, on * ~labels, rng.random(400)], axis=1).astype(np.float32)
     rows = np.arange(400)

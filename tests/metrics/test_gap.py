@@ -1,11 +1,13 @@
 """The amortisation gap against scikit-learn's lasso, and its parts against SciPy."""
 
-import dataclasses
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from numpy.linalg import norm
+from numpy.random import default_rng
 from numpy.testing import assert_allclose
+from pytest import approx, mark, raises
 from scipy.optimize import minimize, minimize_scalar
 from sklearn.decomposition import sparse_encode
 
@@ -21,9 +23,9 @@ LAM = 0.2
 
 
 def draw(seed=0):
-    rng = np.random.default_rng(seed)
+    rng = default_rng(seed)
     dictionary = rng.normal(size=(6, 10))
-    dictionary /= np.linalg.norm(dictionary, axis=0)
+    dictionary /= norm(dictionary, axis=0)
     codes = np.maximum(rng.normal(size=(7, 10)), 0) * (rng.random((7, 10)) < 0.4)
     target = codes @ dictionary.T + 0.3 * rng.normal(size=(7, 6))
     return target, dictionary, 1.7 * codes + 0.2 * (codes > 0)
@@ -41,7 +43,7 @@ def peer(target, dictionary, positive=True):
     return objective(target, dictionary, codes)
 
 
-@pytest.mark.parametrize("scale", [1, 0])
+@mark.parametrize("scale", [1, 0])
 def test_scores_of_atoms_of_any_length_by_hand(scale):
     target, dictionary, codes = draw()
     lengths = np.linspace(0.5, 3, 10)
@@ -65,7 +67,7 @@ def test_scores_of_atoms_of_any_length_by_hand(scale):
         "certificate": 8e-6 * scale,
         "unconverged": 1 / 7,
     }
-    assert found == pytest.approx(
+    assert found == approx(
         {f"{name}_{split}": wanted[name] for split in held for name in wanted}, rel=1e-4
     )
 
@@ -77,7 +79,7 @@ def sae():
     return Model(*parts, affine, ReLU()), jnp.asarray(target + np.arange(6), jnp.float32)
 
 
-@pytest.mark.parametrize("sign", [1, -1])
+@mark.parametrize("sign", [1, -1])
 def test_amortisation_gap_of_a_model_against_scikit_learn(sign):
     """Of codes below zero too, which a trifle is not."""
     model, signals = sae()
@@ -94,30 +96,28 @@ def test_amortisation_gap_of_a_model_against_scikit_learn(sign):
     assert_allclose(found.relative, lost / best, rtol=1e-3)
     assert (found.optimum.gap <= 1e-6 * found.optimum.objective).all()
     optimal = gap.amortisation_gap(model, signals, LAM, encode=Lasso(LAM, nonneg=sign > 0))
-    assert optimal.gap == pytest.approx(0, abs=1e-6) and optimal.gap.min() >= 0
+    assert optimal.gap == approx(0, abs=1e-6) and optimal.gap.min() >= 0
     if sign < 0:
-        with pytest.raises(ValueError, match="pass signed=True"):
+        with raises(ValueError, match="pass signed=True"):
             gap.amortisation_gap(model, signals, LAM, encode=encode)
 
 
 def test_amortisation_gap_says_what_it_lacks():
     model, y = sae()
-    silent, blind = (
-        dataclasses.replace(model, **{name: None}) for name in ("encode", "dictionary")
-    )
+    silent, blind = (replace(model, **{name: None}) for name in ("encode", "dictionary"))
     for words, *given in (
         ("names no encoder", silent, y, LAM),
         ("no dictionary", blind, y, LAM),
         ("input_dim 6", model, y[:, :4], LAM),
         ("negative", model, y, -LAM),
     ):
-        with pytest.raises(ValueError, match=words):
+        with raises(ValueError, match=words):
             gap.amortisation_gap(*given)
 
 
 def test_the_own_codes_of_a_transcoder_read_its_inputs():
     model, x = transcoder(TopK(3))
-    y = np.random.default_rng(0).normal(1, 2, size=(24, 6)).astype("f")
+    y = default_rng(0).normal(1, 2, size=(24, 6)).astype("f")
     signals = model.signals(y, x)
     found = gap.amortisation_gap(model, signals, 0.1, inputs=x)
     # The encoder by hand, on a model of the same dictionary that ignores inputs.
@@ -127,7 +127,7 @@ def test_the_own_codes_of_a_transcoder_read_its_inputs():
     assert_allclose(found.gap, again.gap, rtol=1e-6)
     assert (found.gap > 0).all()
     for of, inputs in ((model, None), (model, x[:3]), (plain, x)):
-        with pytest.raises(ValueError, match="one row for each signal"):
+        with raises(ValueError, match="one row for each signal"):
             gap.amortisation_gap(of, signals, 0.1, inputs=inputs)
     # A solver in the encoder's place reads no inputs.
     best = gap.amortisation_gap(model, signals, 0.1, encode=Lasso(0.1))
@@ -178,16 +178,16 @@ def test_each_part_is_what_scipy_finds():
         np.array([best(y, dictionary, on) for y, on in zip(target, sets, strict=True)])
         for sets in (codes != 0, np.full(codes.shape, True))
     )
-    assert found["scale"] == pytest.approx(scaled.x, abs=1e-4) and abs(found["scale"] - 1) > 0.1
+    assert found["scale"] == approx(scaled.x, abs=1e-4) and abs(found["scale"] - 1) > 0.1
     shares = [found[f"{part}_share"] for part in ("scale", "values", "support")]
     wanted = np.diff([own.mean(), scaled.fun, support.mean(), every.mean()])
-    assert shares == pytest.approx(-wanted / every.mean(), rel=1e-3, abs=1e-5)
-    assert min(shares) > 0.001 and sum(shares) == pytest.approx(found["relative_gap"])
-    assert found["gap"] == pytest.approx((own - every).mean(), rel=1e-4)
+    assert shares == approx(-wanted / every.mean(), rel=1e-3, abs=1e-5)
+    assert min(shares) > 0.001 and sum(shares) == approx(found["relative_gap"])
+    assert found["gap"] == approx((own - every).mean(), rel=1e-4)
     assert 0 <= found["optimum_slack"] <= 1e-6 and 0 <= found["support_slack"] <= 2e-6
     order = np.argsort(every - own)
     assert found["worst"] == (1 + order).tolist() and found["unconverged"] == 0
-    assert found["worst_gap"] == pytest.approx((own - every)[order], rel=1e-4, abs=1e-5)
+    assert found["worst_gap"] == approx((own - every)[order], rel=1e-4, abs=1e-5)
 
 
 def test_codes_that_only_want_a_scale_lose_nothing_else():
@@ -195,8 +195,8 @@ def test_codes_that_only_want_a_scale_lose_nothing_else():
     y, atoms = (jnp.asarray(array, jnp.float32) for array in (target, dictionary))
     optimum = np.asarray(sparse_code(y, atoms, LAM).codes)
     found = parts(target, dictionary, 1.5 * optimum)
-    assert found["scale"] == pytest.approx(1 / 1.5, rel=1e-3) and found["gap"] > 0.01
-    assert [found["values_share"], found["support_share"]] == pytest.approx([0, 0], abs=1e-5)
+    assert found["scale"] == approx(1 / 1.5, rel=1e-3) and found["gap"] > 0.01
+    assert [found["values_share"], found["support_share"]] == approx([0, 0], abs=1e-5)
     used = optimum.any(axis=0)
     # As many latents as the optimum leaves off, and one that it has on.
     codes[:] = ~used
@@ -212,7 +212,7 @@ def test_codes_that_only_want_a_scale_lose_nothing_else():
     found = parts(target, dictionary, codes)
     for name, size in sizes.items():
         shares = both.sum(axis=1) / np.maximum(size.sum(axis=1), 1)
-        assert found[name] == pytest.approx(shares.mean())
+        assert found[name] == approx(shares.mean())
     assert parts(target, dictionary, -codes, nonneg=False)["scale"] == 0
     nothing = parts(0 * target, dictionary, 0 * codes)
     assert (nothing["scale"], nothing["gap"], nothing["worst_relative_gap"]) == (1, 0, [0] * 7)

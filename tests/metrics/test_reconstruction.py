@@ -2,12 +2,14 @@
 scikit-learn; detectors, cuts and absorption, by hand, by loops and by trying every threshold.
 """
 
-import dataclasses
+from dataclasses import replace
 
 import numpy as np
-import pytest
 import scipy.sparse
+from numpy.linalg import norm
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import approx, mark, raises
 from sklearn.linear_model import LinearRegression
 from sklearn.metrics import r2_score
 from sklearn.neighbors import KNeighborsRegressor
@@ -23,23 +25,23 @@ from sae_gap.study import Inference
 
 
 def test_explained_is_by_its_formula():
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     codes, atoms = rng.random((30, 4)) * (rng.random((30, 4)) < 0.3), 2 * rng.normal(size=(5, 4))
     drawn, kept = codes @ atoms.T + np.arange(5), np.arange(30) != 7
     x = (drawn + 0.3 * rng.normal(size=(30, 5))) * kept[:, None]
     task, model = Task(*[Split(x)] * 3, width=4, dictionary=atoms), Model(atoms, np.arange(5.0))
     given = Inferred(task, model, dict.fromkeys(("id", "ood"), codes), {}, 1.0, "strict")
-    lengths = (np.linalg.norm(part[kept], axis=1) for part in (drawn, x))
+    lengths = (norm(part[kept], axis=1) for part in (drawn, x))
     wanted = {
         "r2": r2_score(x, drawn, multioutput="variance_weighted"),
         "shrinkage": np.mean(np.divide(*lengths)),
     }
     wanted = {f"{name}_{split}": wanted[name] for name in wanted for split in ("id", "ood")}
-    assert reconstruction.EXPLAINED(given) == pytest.approx(wanted)
+    assert reconstruction.EXPLAINED(given) == approx(wanted)
 
 
 def test_a_reconstruction_is_scored_by_document_on_rows_that_count():
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     x, z = rng.normal(3, 1, (30, 5)).astype("f"), np.eye(30, 5, dtype="f")
     counts, documents = np.arange(30) > 2, np.arange(30) // 10
     model = Model(np.eye(5, dtype="f"), np.full(5, 3, "f"))
@@ -49,23 +51,23 @@ def test_a_reconstruction_is_scored_by_document_on_rows_that_count():
     errors = (x - z - 3) ** 2, (x - kept.mean(axis=0)) ** 2
     for name, part in zip(("errors", "variance"), errors, strict=True):
         sums = [part[counts & (documents == each)].sum() for each in range(3)]
-        assert found[name] == pytest.approx(sums, rel=1e-5)
-    assert found["fvu"] == pytest.approx(errors[0][3:].sum() / errors[1][3:].sum())
+        assert found[name] == approx(sums, rel=1e-5)
+    assert found["fvu"] == approx(errors[0][3:].sum() / errors[1][3:].sum())
     assert (found["l0"], found["fired"]) == (2 / 27, 2)
 
 
 def test_fvu_is_one_for_the_mean():
-    x = np.random.default_rng(0).normal(3, 2, size=(50, 4))
-    assert fvu(x, np.tile(x.mean(axis=0), (50, 1))) == pytest.approx(1) and fvu(x, x) == 0
-    assert fvu(7 * x, 7 * (x + 1)) == pytest.approx(fvu(x, x + 1))
+    x = default_rng(0).normal(3, 2, size=(50, 4))
+    assert fvu(x, np.tile(x.mean(axis=0), (50, 1))) == approx(1) and fvu(x, x) == 0
+    assert fvu(7 * x, 7 * (x + 1)) == approx(fvu(x, x + 1))
     for given, words in (((x, x[:3]), "one shape"), ((np.ones((3, 2)),) * 2, "no variance")):
-        with pytest.raises(ValueError, match=words):
+        with raises(ValueError, match=words):
             fvu(*given)
 
 
 def test_bounds_are_those_of_scikit_learn():
     """Of inputs with a large mean, on rows that count."""
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     x = (rng.normal(size=(600, 6)) + 1e4).astype(np.float32)
     y = (np.abs(x - 1e4) @ rng.normal(size=(6, 5)) + 3).astype(np.float32)
     held = Split(y[400:], inputs=x[400:], counts=np.arange(200) < 150)
@@ -77,12 +79,12 @@ def test_bounds_are_those_of_scikit_learn():
     for name, kind in (("ridge", LinearRegression()), ("neighbours", KNeighborsRegressor(10))):
         guesses[name] = kind.fit(x[:400].astype(float), y[:400]).predict(x[400:550].astype(float))
     wanted = {f"{name}_fvu": fvu(y[400:550], guess) for name, guess in guesses.items()}
-    assert PREDICTABILITY(given) == pytest.approx(wanted | {"network_rows": 400}, rel=1e-3)
+    assert PREDICTABILITY(given) == approx(wanted | {"network_rows": 400}, rel=1e-3)
     # Codes that know the target predict nothing.
-    assert PREDICTABILITY(dataclasses.replace(given, encoder=BatchPursuit(2))) == {}
+    assert PREDICTABILITY(replace(given, encoder=BatchPursuit(2))) == {}
 
 
-RNG = np.random.default_rng(0)
+RNG = default_rng(0)
 
 
 def sparse_codes(n, width, share=0.2):
@@ -93,7 +95,7 @@ def test_detection_by_hand():
     # The first latent fires in 3 of 5 samples, its feature in 2, both in 1; the second never; the
     # third wherever its own does.
     firing = Firing(np.array([3, 0, 2]), np.array([2, 1, 2]), np.array([1, 0, 2]), 5)
-    assert detection(firing) == pytest.approx(
+    assert detection(firing) == approx(
         {
             "precision": (1 / 3 + 0 + 1) / 3,
             "recall": (1 / 2 + 0 + 1) / 3,
@@ -105,7 +107,7 @@ def test_detection_by_hand():
     )
 
 
-@pytest.mark.parametrize("least", [0, np.array([0.3, 0.0, 0.8, 2.0])])
+@mark.parametrize("least", [0, np.array([0.3, 0.0, 0.8, 2.0])])
 def test_firings_are_counted_above_a_latents_magnitude(least):
     truth, codes = sparse_codes(23, 6), sparse_codes(23, 4) * RNG.choice([-1, 1], (23, 4))
     # What is below zero is off.
@@ -132,10 +134,10 @@ def test_splits_are_scored_above_the_cuts_of_the_id_split():
     wanted = {f"{name}_ood": value for name, value in every.items()}
     assert METRIC(given) == wanted | {f"cut_{name}_ood": value for name, value in above.items()}
     assert ABSORPTION(given) == {"absorption_ood": absorption(tree.parent, order, *told)}
-    assert ABSORPTION(dataclasses.replace(given, task=dataclasses.replace(task, tree=None))) == {}
+    assert ABSORPTION(replace(given, task=replace(task, tree=None))) == {}
 
 
-@pytest.mark.parametrize("share", [0.1, 1 / 3, 0.8])
+@mark.parametrize("share", [0.1, 1 / 3, 0.8])
 def test_a_cut_is_the_least_that_is_its_own_share(share):
     codes = np.abs(RNG.normal(size=(400, 6))) ** 4 * (RNG.random((400, 6)) < 0.4)
     for z, cut in zip(codes.T, cuts(codes, share), strict=True):
@@ -144,14 +146,14 @@ def test_a_cut_is_the_least_that_is_its_own_share(share):
             return share * (kept**2).sum() / kept.sum()
 
         tried = [of(z[z >= least]) for least in z[z > 0]]
-        assert cut == pytest.approx(min(c for c in tried if np.isclose(c, of(z[z > c]))))
+        assert cut == approx(min(c for c in tried if np.isclose(c, of(z[z > c]))))
     assert cuts(np.pad(codes, ((0, 0), (0, 1))))[6] == 0
     # At any scale that the type has.
     for scale in (1e-300, 1e160):
         assert_allclose(cuts(codes * scale, share) / scale, cuts(codes, share))
 
 
-@pytest.mark.parametrize("few", [(9, 30), (30, 9), (10, 10)])
+@mark.parametrize("few", [(9, 30), (30, 9), (10, 10)])
 def test_absorption_is_the_recall_that_a_child_takes(few):
     # Feature 0 has the children 1 and 2, feature 3 the child 4; feature 5 is free.
     parent, partner = np.array([-1, 0, 0, -1, 3, -1]), np.array([2, 0, 1, 3, -1, 4])
@@ -166,7 +168,7 @@ def test_absorption_is_the_recall_that_a_child_takes(few):
     for least, sign, beside in ((0.1, 1, 5), (0, -1, 6), ([9, 9, 0.1, 0, 9], 1, 5)):
         found = absorption(parent, partner, scipy.sparse.csr_array(truth), sign * codes, least)
         lost = [18 / 20 - beside / 20, 1]
-        assert found == pytest.approx(np.mean(lost[: 1 + (few == (10, 10))]))
+        assert found == approx(np.mean(lost[: 1 + (few == (10, 10))]))
     partner[[0, 3]] = -1
     assert absorption(parent, partner, truth, codes) is None
     assert absorption(np.full(6, -1), partner, truth, codes) is None

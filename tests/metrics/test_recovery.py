@@ -8,9 +8,11 @@ import math
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import scipy.sparse
+from numpy.linalg import norm
+from numpy.random import default_rng
 from numpy.testing import assert_allclose
+from pytest import approx, mark, raises
 from scipy.optimize import linear_sum_assignment
 from scipy.stats import pearsonr
 from sklearn.metrics import precision_recall_fscore_support
@@ -44,17 +46,17 @@ def sparse(rng, shape, density=0.4):
     return rng.random(shape) * (rng.random(shape) < density)
 
 
-@pytest.mark.parametrize("width", [2, 4, 6])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@mark.parametrize("width", [2, 4, 6])
+@mark.parametrize("dtype", [np.float32, np.float64])
 def test_mcc_is_the_definition(width, dtype):
-    rng = np.random.default_rng(width)
+    rng = default_rng(width)
     truth, codes = sparse(rng, (40, 5)), sparse(rng, (40, width))
     truth[:, 3] = 0.25
     # A variance of about 1e-6 is enough to count, and signs count.
     truth[:, 4] *= 3e-3
     truth[:20] *= -1
     codes[:, 0] = 0.5
-    assert recovery.mcc(truth.astype(dtype), codes.astype(dtype)) == pytest.approx(
+    assert recovery.mcc(truth.astype(dtype), codes.astype(dtype)) == approx(
         brute_force(truth, codes), abs=1e-5
     )
 
@@ -65,7 +67,7 @@ def padded_by_hand(truth, codes, split):
     if split == "ood":
         codes = codes[:, np.argsort(-codes.var(axis=0), kind="stable")[: truth.shape[1]]]
     width = max(truth.shape[1], codes.shape[1])
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     codes, truth = (
         np.hstack([part, rng.standard_normal((len(part), width - part.shape[1]))])
         for part in (codes, truth)
@@ -73,23 +75,23 @@ def padded_by_hand(truth, codes, split):
     return brute_force(truth, codes)
 
 
-@pytest.mark.parametrize("split", ["id", "ood"])
-@pytest.mark.parametrize(("dead", "still"), [([0, 3], []), ([1], [2]), (range(6), []), ([], [1])])
-@pytest.mark.parametrize("width", [4, 6])
+@mark.parametrize("split", ["id", "ood"])
+@mark.parametrize(("dead", "still"), [([0, 3], []), ([1], [2]), (range(6), []), ([], [1])])
+@mark.parametrize("width", [4, 6])
 def test_constant_columns_count_as_nothing_in_the_published_form(split, dead, still, width):
-    rng = np.random.default_rng(11)
+    rng = default_rng(11)
     truth, codes = sparse(rng, (40, 5)), sparse(rng, (40, width))
     codes[:, [place for place in dead if place < width]] = 0
     truth[:, still] = 0
     expected = padded_by_hand(truth, codes, split)
     truth, codes = map(scipy.sparse.csr_array, (truth, codes))
-    assert recovery.mcc_paper(truth, codes, split) == pytest.approx(expected, abs=1e-9)
+    assert recovery.mcc_paper(truth, codes, split) == approx(expected, abs=1e-9)
 
 
-@pytest.mark.parametrize("width", [20_000, 20_001])
+@mark.parametrize("width", [20_000, 20_001])
 def test_measure_scores_each_split_in_its_own_form(width):
     """The published one is left out where it would be all noise, and all of a constant truth."""
-    rng = np.random.default_rng(14)
+    rng = default_rng(14)
     truth, few = sparse(rng, (3, 40, 4)), sparse(rng, (40, 7))
     truth[2] = 1
     codes = scipy.sparse.csr_array(np.pad(few, ((0, 0), (0, width - 7))))
@@ -99,7 +101,7 @@ def test_measure_scores_each_split_in_its_own_form(width):
     wanted = {"mcc_id": recovery.mcc(truth[1], few)}
     if width == 20_000:
         wanted["mcc_paper_id"] = recovery.mcc_paper(truth[1], codes, "id")
-    assert found == pytest.approx(wanted)
+    assert found == approx(wanted)
 
 
 def test_bad_input_is_refused():
@@ -108,13 +110,13 @@ def test_bad_input_is_refused():
         ("nothing to recover", np.ones((4, 3)), np.eye(4)),
         ("same samples", np.eye(4), np.eye(4)[:3]),
     ):
-        with pytest.raises(ValueError, match=message):
+        with raises(ValueError, match=message):
             recovery.mcc_paper(*codes, "id")
 
 
-@pytest.mark.parametrize(("learned", "true"), [(10, 6), (6, 8)])
+@mark.parametrize(("learned", "true"), [(10, 6), (6, 8)])
 def test_support_against_scikit_learn_sample_by_sample(learned, true):
-    rng = np.random.default_rng(learned)
+    rng = default_rng(learned)
     truth, codes = sparse(rng, (60, true), 0.2), sparse(rng, (60, learned), 0.3)
     codes *= rng.choice([-1, 1], codes.shape)
     codes[:, 0] *= 3e-4
@@ -128,7 +130,7 @@ def test_support_against_scikit_learn_sample_by_sample(learned, true):
         for pair in zip(abs(truth) > 1e-4, abs(paired) > 1e-4, strict=True)
     ]
     wanted = [*np.mean(expected, axis=0), np.mean(np.sum(abs(codes) > 1e-4, axis=1))]
-    assert [*support_recovery(match, truth, codes).values()] == pytest.approx(wanted)
+    assert [*support_recovery(match, truth, codes).values()] == approx(wanted)
 
 
 def score(learned, truth):
@@ -136,7 +138,7 @@ def score(learned, truth):
 
 
 def test_against_a_loop_over_matched_atoms():
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     truth = rng.standard_normal((6, 10))
     learned = (truth + 0.4 * rng.standard_normal(truth.shape))[
         :, rng.permutation(10)
@@ -150,8 +152,8 @@ def test_against_a_loop_over_matched_atoms():
     found = score(learned, truth)
     wanted = dict(zip(("cosine", "angle", "norm_ratio"), (cosines, angles, ratios), strict=True))
     for name, values in wanted.items():
-        assert found[name] == pytest.approx(np.mean(values))
-    assert found["cosines"] == pytest.approx(sorted(cosines, reverse=True), abs=5.1e-5)
+        assert found[name] == approx(np.mean(values))
+    assert found["cosines"] == approx(sorted(cosines, reverse=True), abs=5.1e-5)
     assert found["close"] == np.mean(np.array(cosines) > 0.9)
     # Very many are told by fewer.
     many = rng.random(25_000)
@@ -160,21 +162,21 @@ def test_against_a_loop_over_matched_atoms():
     assert_allclose(shown["cosines"][::-1], wanted, atol=2e-4)
 
 
-@pytest.mark.parametrize("learned", [np.diag([0, 0, 1, 1]), np.eye(4)[:, 2:]])
+@mark.parametrize("learned", [np.diag([0, 0, 1, 1]), np.eye(4)[:, 2:]])
 def test_dead_and_missing_atoms_count_as_nothing_found(learned):
     found = score(learned, np.eye(4))
     assert found["cosine"] == found["close"] == found["norm_ratio"] == 0.5
-    assert found["angle"] == pytest.approx(math.pi / 4) and found["cosines"] == [1, 1, 0, 0]
+    assert found["angle"] == approx(math.pi / 4) and found["cosines"] == [1, 1, 0, 0]
     # A true atom of zeros has no ratio.
     assert score(2 * np.eye(4), learned @ learned.T)["norm_ratio"] == 2
 
 
 def unit(seed, columns):
-    matrix = np.random.default_rng(seed).standard_normal((6, columns)).astype(np.float32)
-    return matrix / np.linalg.norm(matrix, axis=0)
+    matrix = default_rng(seed).standard_normal((6, columns)).astype(np.float32)
+    return matrix / norm(matrix, axis=0)
 
 
-@pytest.mark.parametrize(("learned", "true"), [(5, 9), (9, 5)])
+@mark.parametrize(("learned", "true"), [(5, 9), (9, 5)])
 def test_atom_scores_are_those_of_the_assignment(learned, true):
     atoms, truth = unit(0, learned) * 3, unit(1, true)
     cosine = np.abs((atoms / 3).T @ truth)
@@ -182,7 +184,7 @@ def test_atom_scores_are_those_of_the_assignment(learned, true):
     nearest, groups = nearest_atoms(atoms, truth), {"first": np.arange(3), "none": np.zeros(0, int)}
     found = atom_scores(match_atoms(atoms, truth), learned, nearest, groups)
     pairs = dict(zip(columns.tolist(), cosine[rows, columns], strict=True))
-    assert found == pytest.approx(
+    assert found == approx(
         {
             "atom_mcc": np.mean([*pairs.values()]),
             "uniqueness": len(set(cosine.argmax(axis=1))) / learned,
@@ -205,14 +207,12 @@ def test_groups_are_levels_and_quartiles():
 
 def test_a_dictionary_is_described_as_by_loops(monkeypatch):
     monkeypatch.setattr(atom_statistics, "_COSINES", 60)
-    dictionary = np.random.default_rng(1).normal(size=(40, 20))
+    dictionary = default_rng(1).normal(size=(40, 20))
     dictionary[:, 3] = -2 * dictionary[:, 5]
     dictionary[:, 7] = 0
     found = describe_atoms(dictionary)
     assert (found["dead_atoms"], found["duplicates"]) == (1, 2)
-    live = np.delete(dictionary, 7, axis=1) / np.linalg.norm(
-        np.delete(dictionary, 7, axis=1), axis=0
-    )
+    live = np.delete(dictionary, 7, axis=1) / norm(np.delete(dictionary, 7, axis=1), axis=0)
     largest = np.max(np.abs(live.T @ live - np.eye(19)), axis=0)
     assert_allclose(found["coherence"], np.percentile(largest, range(101)), atol=1e-5)
     alone = describe_atoms(dictionary[:, 6:8])
@@ -220,9 +220,9 @@ def test_a_dictionary_is_described_as_by_loops(monkeypatch):
 
 
 def test_agreement_is_blind_to_order_sign_and_length():
-    rng = np.random.default_rng(2)
+    rng = default_rng(2)
     dictionary = rng.normal(size=(12, 9))
     same = dictionary[:, rng.permutation(9)] * np.where(rng.random(9) < 0.5, -1, 2)
-    assert agreement(dictionary, same) == pytest.approx(1)
-    with pytest.raises(ValueError, match="one shape"):
+    assert agreement(dictionary, same) == approx(1)
+    with raises(ValueError, match="one shape"):
         agreement(dictionary, dictionary[:, :4])

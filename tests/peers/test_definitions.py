@@ -3,14 +3,14 @@
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
+from pytest import approx, fixture, mark
 
 from tests.saes.test_definitions import CODE, TOLD
 
-pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]
+pytestmark = [mark.peers, mark.filterwarnings("default")]
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def given():
     """The example as float32 tensors, by name."""
     import torch
@@ -26,7 +26,7 @@ def given():
 
 def agrees(library, found):
     told = {name: TOLD[library, name] for name in found}
-    assert {name: float(value) for name, value in found.items()} == pytest.approx(told, abs=1e-4)
+    assert {name: float(value) for name, value in found.items()} == approx(told, abs=1e-4)
 
 
 def test_saelens(given):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import torch
+from pytest import approx, mark
 
 import sae_gap
 from sae_gap.lm import Windows
@@ -20,7 +20,7 @@ from sae_gap.torch import SAE
 from tests.tiny import masked
 from tests.torch.test_module import BLOCKS
 
-pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]
+pytestmark = [mark.peers, mark.filterwarnings("default")]
 # The models of the hooks, the layer, and the block of the page that puts a reconstruction there.
 LAYER, VOCABULARY, HIDDEN = 1, 64, 24
 
@@ -69,7 +69,7 @@ def transformers():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("make", "block"), [(transformer_lens, 1), (transformers, 2)])
+@mark.parametrize(("make", "block"), [(transformer_lens, 1), (transformers, 2)])
 def test_a_hook_of_the_page_costs_the_nats_of_downstream(make, block):
     torch.manual_seed(0)
     model, features, unembedding, clean = make()
@@ -97,7 +97,7 @@ def test_a_hook_of_the_page_costs_the_nats_of_downstream(make, block):
     downstream = sae_gap.Downstream(network, [windows], first=0, outliers="keep")
     score = downstream.score(sae(x).reshape(-1, HIDDEN).numpy())
     assert abs(score["delta_ce"]) > 0.05
-    assert loss(named["logits"]) - loss(before) == pytest.approx(score["delta_ce"], abs=1e-3)
+    assert loss(named["logits"]) - loss(before) == approx(score["delta_ce"], abs=1e-3)
 
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "torch_encoder.ipynb"

@@ -4,14 +4,15 @@ of SAELens.
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from numpy.random import default_rng
 from numpy.testing import assert_allclose
+from pytest import approx, fixture, mark
 
 import sae_gap
 from sae_gap.lm import Windows, cut, pack, pretrained, read_model, read_texts
 from tests import tiny
 
-pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]
+pytestmark = [mark.peers, mark.filterwarnings("default")]
 # In nats.
 TOLERANCE = 1e-3
 # Tokens of a window that nearly nothing comes before.
@@ -19,12 +20,12 @@ SKIPPED = 8
 LAYER = 10
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def lm():
     return pretrained.load_lm()
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def theirs():
     import torch
     from transformers import AutoModelForCausalLM
@@ -62,7 +63,7 @@ def test_log_probabilities_are_those_of_transformers(lm, theirs):
                 places = SKIPPED - 1 + np.arange(len(targets))
                 losses.append([-values[places, targets] for values in pair])
     ours, others = (np.concatenate(part).mean() for part in zip(*losses, strict=True))
-    assert ours == pytest.approx(others, abs=TOLERANCE)
+    assert ours == approx(others, abs=TOLERANCE)
 
 
 def test_gemma_has_the_log_probabilities_of_transformers_and_the_tokens_of_sentencepiece(tmp_path):
@@ -83,7 +84,7 @@ def test_gemma_has_the_log_probabilities_of_transformers_and_the_tokens_of_sente
     network = AutoModelForCausalLM.from_pretrained(
         tmp_path, config=config, dtype=torch.float32, **file
     )
-    tokens = np.random.default_rng(0).integers(0, len(lm.model.embedding), (2, 40))
+    tokens = default_rng(0).integers(0, len(lm.model.embedding), (2, 40))
     windows = Windows(tokens, np.zeros_like(tokens), np.broadcast_to(np.arange(40), tokens.shape))
     hidden = lm.model.run_blocks(lm.model.embed(windows), windows, 0, lm.model.num_blocks)
     with torch.inference_mode():
@@ -168,7 +169,7 @@ def test_losses_downstream_are_those_of_saelens(lm, theirs, tmp_path):
         "clean": downstream.clean.ce.mean(),
         "zero": downstream.zero.ce.mean(),
         **{name: score[name] for name in ("ce", "kl", "ce_score", "kl_score")},
-    } == pytest.approx(
+    } == approx(
         {
             "clean": clean,
             "zero": zero,

@@ -1,19 +1,19 @@
 """SAELens reads what `save_sae` writes, with the same codes and reconstructions."""
 
 import numpy as np
-import pytest
+from pytest import approx, fixture, mark
 
 import sae_gap
 from sae_gap import catalogue
 from sae_gap.saes import has_form
 from tests.saes.examples import close
 
-pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]
+pytestmark = [mark.peers, mark.filterwarnings("default")]
 WIDTH, SPARSITY = 160, 8
 EXPORTED = [name for name, kind in catalogue.saes().items() if has_form(kind)]
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def task():
     return sae_gap.draw(sae_gap.Setting(WIDTH, SPARSITY, num_samples=4_000, input_dim=48))
 
@@ -26,7 +26,7 @@ def model_of(name, task):
     return sae_gap.fit(learner, [task], [0])[0].end.model
 
 
-@pytest.mark.parametrize("name", [*EXPORTED, "learn"])
+@mark.parametrize("name", [*EXPORTED, "learn"])
 def test_saelens_has_the_codes_and_reconstructions(name, task, tmp_path):
     import torch
     from sae_lens import SAE
@@ -76,10 +76,10 @@ def test_saelens_evaluates_a_pursuit_on_a_model(tmp_path):
         sae, store, model, ActivationScaler(), config, exclude_special_tokens=False
     )
     l0 = (ours.encode(x) > 0).sum(-1).float().mean().item()
-    assert found["sparsity"]["l0"] == pytest.approx(l0)
+    assert found["sparsity"]["l0"] == approx(l0)
     flat, guess = (part.detach().reshape(-1, 24).numpy() for part in (x, ours(x)))
     explained = found["reconstruction_quality"]["explained_variance"]
-    assert explained == pytest.approx(1 - sae_gap.fvu(flat, guess), abs=1e-4)
+    assert explained == approx(1 - sae_gap.fvu(flat, guess), abs=1e-4)
     assert found["model_behavior_preservation"]["kl_div_score"] < 1
     folded = SAE.load_from_disk(tmp_path / "sae", fold_W_dec_norm=True)
     torch.testing.assert_close(folded(x), sae(x), atol=1e-4, rtol=1e-4)

@@ -3,20 +3,22 @@ scored.
 """
 
 import numpy as np
-import pytest
+from numpy.linalg import norm
+from numpy.random import default_rng
 from numpy.testing import assert_allclose
+from pytest import approx, fixture, mark
 
 from sae_gap.core import matching
 from sae_gap.data import WorldStream, firing_of, published_world
 from sae_gap.metrics import atom_scores, detection, reconstruction
 
-pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("default")]
+pytestmark = [mark.peers, mark.filterwarnings("default")]
 NUM_LATENTS, INPUT_DIM, NUM_SAMPLES, SEED = 2_048, 256, 20_000, 7
 # Events that are seen fewer times are not told by a normal law.
 FEWEST = 30
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def theirs():
     """A model of SAELens with the law of SynthSAEBench; two thirds of its features are in trees of
     two levels.
@@ -56,14 +58,14 @@ def theirs():
     return SyntheticModel(config)
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def world(theirs, tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     theirs.save(folder)
     return published_world(folder, num_samples=NUM_SAMPLES)
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def samples(world):
     """Signals and dense codes of this suite."""
     signals, codes = WorldStream(world).samples(0, NUM_SAMPLES)
@@ -117,10 +119,10 @@ def test_scores_of_the_same_latents_are_the_same(world, samples):
     from sae_lens.evals import ExplainedVarianceCalculator
 
     signals, codes = samples
-    stream, rng = WorldStream(world), np.random.default_rng(0)
+    stream, rng = WorldStream(world), default_rng(0)
     truth, chosen = stream.atoms, rng.permutation(NUM_LATENTS)[: NUM_LATENTS // 2]
     atoms = truth[chosen] + 0.5 * rng.standard_normal((len(chosen), INPUT_DIM)) / INPUT_DIM**0.5
-    atoms = (atoms / np.linalg.norm(atoms, axis=1, keepdims=True)).astype(np.float32)
+    atoms = (atoms / norm(atoms, axis=1, keepdims=True)).astype(np.float32)
     latents = codes[:, chosen] * (rng.random((len(codes), len(chosen))) < 0.8)
     latents = (latents + (rng.random(latents.shape) < 0.01)).astype(np.float32)
     match, nearest = (
@@ -158,4 +160,4 @@ def test_scores_of_the_same_latents_are_the_same(world, samples):
         "atom_mcc": synthetic.mean_correlation_coefficient(decoder, features),
         "uniqueness": synthetic.feature_uniqueness(decoder, features),
     }
-    assert {name: ours[name] for name in theirs} == pytest.approx(theirs, rel=0, abs=1e-5)
+    assert {name: ours[name] for name in theirs} == approx(theirs, rel=0, abs=1e-5)

@@ -5,21 +5,22 @@ has by construction.
 import functools
 
 import numpy as np
-import pytest
+from numpy.random import default_rng
+from pytest import approx, mark, raises
 
 from sae_gap import catalogue, open_activations, probing
 from sae_gap.core import evenly_spaced
 from sae_gap.metrics import SCORES, probes
 from sae_gap.probing import concepts
 
-RNG = np.random.default_rng(0)
+RNG = default_rng(0)
 
 
 def drawn(count=4_000, seed=0):
     """Tokens of 40 documents and 200 words, and two independent concepts: of the word, and of the
     document.
     """
-    rng = np.random.default_rng(seed)
+    rng = default_rng(seed)
     words = np.array([f" {a}{b}" for a in "abcdefghij" for b in "klmnopqrstuvwxyzabcd"])
     documents = np.sort(rng.integers(40, size=count))
     tokens = probing.Tokens(
@@ -46,13 +47,13 @@ def test_concepts_are_read_off_the_letters_and_the_document():
     assert texts_of("topic:y")[0] == ["S"] and "," not in texts_of("topic:x")[0]
     assert tokens.words.tolist()[:2] == ["the", "bed"]
     for name, words in {"letters:A": "is no concept", "topic:z": "choose from x, y"}.items():
-        with pytest.raises(ValueError, match=words):
+        with raises(ValueError, match=words):
             probing.concept(name, tokens)
-    with pytest.raises(ValueError, match="write two different concepts as A\\+B"):
+    with raises(ValueError, match="write two different concepts as A\\+B"):
         probing.read_pair("capital+capital")
 
 
-@pytest.mark.parametrize("seed", range(3))
+@mark.parametrize("seed", range(3))
 def test_the_withheld_cell_never_trains_and_no_document_or_word_is_on_both_sides(seed):
     tokens, a, b = drawn()
     a.defined[:50] = False
@@ -76,7 +77,7 @@ def test_words_may_be_shared_where_none_decides_and_small_cells_are_refused():
     split = probing.split_cells(a._replace(of_words=False), b, tokens, 0)
     assert {*tokens.words[split.train["all"]]} & {*tokens.words[split.test["11"]]}
     a.has[300:] = False
-    with pytest.raises(ValueError, match=r"the cells of letters:abcd\+topic:odd are too small"):
+    with raises(ValueError, match=r"the cells of letters:abcd\+topic:odd are too small"):
         probing.split_cells(a, b, tokens, 0)
 
 
@@ -90,7 +91,7 @@ def test_rows_are_chosen_evenly_over_cells_and_words(monkeypatch):
     assert np.unique(tokens.words[every], return_counts=True)[1].tolist() == [10] * 200
 
 
-@pytest.mark.parametrize("k", [1, 2])
+@mark.parametrize("k", [1, 2])
 def test_drops_are_those_of_the_dictionary(k):
     """With atoms of A and of B nothing drops; an atom of A without B says nothing where B is."""
     tokens, a, b = drawn()
@@ -103,7 +104,7 @@ def test_drops_are_those_of_the_dictionary(k):
     codes = np.column_stack([noise, *atoms])
     found = probes.score_pair(codes, a.has, split, functools.partial(probes.fit_sparse, k=k))
     assert found["auc_id"] == found["all_auc_ood"] == 1
-    assert found["drop"] == 1 - found["auc_ood"] == pytest.approx(0.5 * (k == 2), abs=0.1)
+    assert found["drop"] == 1 - found["auc_ood"] == approx(0.5 * (k == 2), abs=0.1)
     assert (
         found["accuracy_ood"] == found["all_accuracy_ood"] - found["accuracy_drop"] == 1.5 - 0.5 * k
     )
@@ -135,9 +136,9 @@ def test_differences_are_paired_over_pairs(monkeypatch):
         ],
         "mine",
     )
-    assert (mine["drop"], mine["more_drop"]) == pytest.approx((0.3, 0)) and mine["pairs"] == 3
+    assert (mine["drop"], mine["more_drop"]) == approx((0.3, 0)) and mine["pairs"] == 3
     assert mine["effective"] == 2 and "absent" not in mine
     # Student's t of two degrees of freedom, and a deviation of 0.2.
-    assert mine["drop_half"] == pytest.approx(4.3027 * 0.2 / 3**0.5, rel=1e-4)
-    assert (other["more_drop"], other["more_drop_half"]) == pytest.approx((0.25, 0), abs=1e-9)
-    assert (one["drop"], one["drop_half"], one["more_drop"]) == (0.2, None, pytest.approx(0.1))
+    assert mine["drop_half"] == approx(4.3027 * 0.2 / 3**0.5, rel=1e-4)
+    assert (other["more_drop"], other["more_drop_half"]) == approx((0.25, 0), abs=1e-9)
+    assert (one["drop"], one["drop_half"], one["more_drop"]) == (0.2, None, approx(0.1))

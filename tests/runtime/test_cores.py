@@ -6,7 +6,7 @@ import concurrent.futures
 import contextlib
 import os
 
-import pytest
+from pytest import fixture, mark
 
 from sae_gap.runtime import cores, one_blas_thread
 
@@ -19,7 +19,7 @@ def threads():
     return {library["num_threads"] for library in found if library["user_api"] == "blas"}
 
 
-@pytest.fixture
+@fixture
 def two_threads():
     """Of each BLAS, whoever set a limit last, and in whatever order tests load them."""
     cores._take_control()
@@ -46,7 +46,7 @@ def test_any_thread_may_ask_for_it(two_threads):
         assert limited() == pool.submit(limited).result() == {1} and threads() == {2}
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no such call")
+@mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no such call")
 def test_all_threads_keep_to_one_core_and_leave_it_again():
     def allowed():
         return {len(os.sched_getaffinity(int(thread))) for thread in os.listdir("/proc/self/task")}

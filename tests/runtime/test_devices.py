@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import jax
 import numpy as np
-import pytest
 from numpy.testing import assert_array_equal
+from pytest import mark, raises
 
 from sae_gap.core import Split
 from sae_gap.runtime import devices
@@ -33,7 +33,7 @@ def mesh(axis, kind):
     return jax.make_mesh((1,), (axis,), axis_types=(kind,))
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("wrong", "words"),
     [
         (None, "mesh must be of class Mesh"),
@@ -42,7 +42,7 @@ def mesh(axis, kind):
     ],
 )
 def test_what_is_no_mesh_to_place_on_is_refused(wrong, words):
-    with pytest.raises((TypeError, ValueError), match=rf"{words}.*make it by sae_gap\.runtime"):
+    with raises((TypeError, ValueError), match=rf"{words}.*make it by sae_gap\.runtime"):
         devices.place(np.ones((4, 2), np.float32), wrong)
 
 

@@ -8,7 +8,8 @@ import re
 import threading
 
 import numpy as np
-import pytest
+from numpy.random import default_rng
+from pytest import fixture, mark
 
 from benchmarks.real import train_real
 from sae_gap import Store, run, save_activations
@@ -17,7 +18,7 @@ from sae_gap.study import fitting, models
 from tests.tiny import METHODS, SETTING, make, timeless
 
 
-@pytest.fixture
+@fixture
 def clock(monkeypatch):
     """Seconds that the test sets."""
     now = [0.0]
@@ -79,14 +80,14 @@ def of_runner(folder):
 
 
 def of_train_real(folder):
-    rows = np.random.default_rng(0).normal(size=(200, 8)).astype(np.float32)
+    rows = default_rng(0).normal(size=(200, 8)).astype(np.float32)
     save_activations(folder / "x.npz", rows, np.arange(200) // 10)
     options = {"activations": str(folder / "x.npz"), "methods": ("topk",), "width": 16}
     options |= {"sparsity": 3, "epochs": 2, "samples": 20, "results_dir": str(folder)}
     train_real.train(train_real.TrainOptions(**options))
 
 
-@pytest.mark.parametrize("door", [of_runner, of_train_real])
+@mark.parametrize("door", [of_runner, of_train_real])
 def test_the_log_has_a_line_a_minute_within_a_fit(tmp_path, monkeypatch, door):
     report, said, told = progress.Line.report, queue.Queue(), []
     assert progress.EVERY == 60

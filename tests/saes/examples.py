@@ -7,8 +7,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from numpy.random import default_rng
 from numpy.testing import assert_allclose
+from pytest import raises
 from safetensors.numpy import load_file, save_file
 
 from sae_gap import Model, catalogue
@@ -19,7 +20,7 @@ FILES = Path(__file__).parent / "files"
 
 def transcoder(encoder, *, skip=True, num_inputs=5):
     """A transcoder of random parameters as training moves them, and inputs for it."""
-    rng, sizes = np.random.default_rng(2), ((6, 10), 6, num_inputs, (num_inputs, 6))
+    rng, sizes = default_rng(2), ((6, 10), 6, num_inputs, (num_inputs, 6))
     start = encoder.parameters(jnp.asarray(rng.normal(size=(num_inputs, 10))), jax.random.key(0))
     parameters = jax.tree.map(
         lambda leaf: jnp.clip(leaf, -1) + rng.uniform(0.1, 1, leaf.shape), start
@@ -61,7 +62,7 @@ def close(found, wanted, tolerance=1e-5):
 
 def refused(call, *words):
     """Sees that a call is refused on one line with these words."""
-    with pytest.raises(ValueError) as caught:
+    with raises(ValueError) as caught:
         call()
     message = str(caught.value)
     assert all(word in message for word in words), message

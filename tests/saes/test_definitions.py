@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from pytest import approx, fixture
 
 import sae_gap
 from sae_gap.core import matching
@@ -23,7 +23,7 @@ LINES = re.findall(r"^\| (\w+) \| `(\w+)` \|.*\| ([-.\d]+) \|$", PAGE, re.MULTIL
 TOLD = {(library, name): float(number) for library, name, number in LINES}
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def example():
     names = {}
     exec(CODE, names)
@@ -39,7 +39,7 @@ def test_the_suite_has_its_own_numbers(example):
         (("SAEBench", "explained_variance"), "ev_saebench"),
         (("dictionary_learning", "frac_variance_explained"), "ev_dictionary_learning"),
     ):
-        assert found[name] == pytest.approx(TOLD[pair], abs=1e-4)
+        assert found[name] == approx(TOLD[pair], abs=1e-4)
     arrays = (example[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec"))
     report = sae_gap.check(SAE.from_arrays(*arrays, architecture="relu"), np.tile(x, (2, 1)))
     found |= {"l0": report.read.l0, "dead": report.read.dead}
@@ -51,4 +51,4 @@ def test_the_suite_has_its_own_numbers(example):
     match, nearest = matching.match_atoms(atoms, true), matching.nearest_atoms(atoms, true)
     found |= atom_scores(match, atoms.shape[1], nearest, {})
     found["mcc"] = sae_gap.mcc(example["true_codes"], example["z"])
-    assert {name: found[name] for name in ours} == pytest.approx(ours, abs=1e-4)
+    assert {name: found[name] for name in ours} == approx(ours, abs=1e-4)

@@ -10,10 +10,11 @@ import zipfile
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import safetensors.torch
 import torch
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import mark
 from safetensors.numpy import load_file, save_file
 
 import sae_gap
@@ -25,7 +26,7 @@ from tests import torch_files
 from tests.saes.examples import FILES, changed, refused
 from tests.torch_files import archive, state, tensor
 
-X = np.random.default_rng(3).normal(1, size=(24, 6)).astype("f")
+X = default_rng(3).normal(1, size=(24, 6)).astype("f")
 TEN, SKIP = np.full(10, 2, "f"), np.zeros((6, 6), "f")
 PLAIN = load_file(FILES / "saelens/standard/sae_weights.safetensors")
 # By the place of an SAE: what changes of its tensors or of its configuration, and words of the
@@ -59,7 +60,7 @@ FAULTS = {
 ROWS = [(case, *fault) for case, faults in FAULTS.items() for fault in faults]
 
 
-@pytest.mark.parametrize(("case", "values", "words"), ROWS)
+@mark.parametrize(("case", "values", "words"), ROWS)
 def test_what_does_not_fit_is_named(tmp_path, case, values, words):
     folder = changed(tmp_path, case, **values)
     refused(lambda: sae_gap.load_sae(folder), str(folder), words)
@@ -99,7 +100,7 @@ SPOILT = [
 ]
 
 
-@pytest.mark.parametrize(("name", "content", "words"), SPOILT)
+@mark.parametrize(("name", "content", "words"), SPOILT)
 def test_no_file_is_executed_or_takes_memory_that_it_does_not_fill(tmp_path, name, content, words):
     path = tmp_path / name
     if name == "ae.pt":
@@ -147,7 +148,7 @@ def test_a_path_has_one_sae(tmp_path):
         refused(lambda: sae_gap.load_sae(path), words)  # noqa: B023
 
 
-ATOMS = np.random.default_rng(0).normal(size=(6, 10)).astype(np.float32)
+ATOMS = default_rng(0).normal(size=(6, 10)).astype(np.float32)
 BIAS, MEAN = np.arange(6, dtype=np.float32), np.full(6, 2, np.float32)
 MODEL = sae_gap.Model(jnp.asarray(ATOMS), jnp.asarray(BIAS))
 # What writes a dictionary to a place, the file in it, and the bias in it.
@@ -161,7 +162,7 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@mark.parametrize("kind", KINDS)
 def test_each_kind_of_dictionary_opens_with_its_own_bias_or_else_the_mean(tmp_path, kind):
     write, name, bias = KINDS[kind]
     write(tmp_path / kind)
@@ -180,7 +181,7 @@ def test_each_kind_of_dictionary_opens_with_its_own_bias_or_else_the_mean(tmp_pa
 HERE = {"hf_hook_point_out": "model.layers.5.pre_feedforward_layernorm.output"}
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("case", "entries", "transcodes"),
     [
         ("transcoder", HERE | {"type": "sae"}, False),
@@ -194,7 +195,7 @@ def test_each_sign_of_a_transcoder_of_gemma_scope_is_enough(tmp_path, case, entr
     assert sae_gap.load_sae(folder).transcodes == transcodes
 
 
-@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float64])
+@mark.parametrize("kind", [torch.float8_e4m3fn, torch.float64])
 def test_weights_of_eight_or_sixty_four_bits_are_read_as_they_are(tmp_path, kind):
     folder = changed(tmp_path, "saelens/standard")
     narrow = {name: torch.tensor(array).to(kind) for name, array in PLAIN.items()}
@@ -203,7 +204,7 @@ def test_weights_of_eight_or_sixty_four_bits_are_read_as_they_are(tmp_path, kind
     assert_array_equal(found, narrow["W_enc"].float())
 
 
-@pytest.mark.parametrize("case", ["topk_rescaled", "abstopk_rescaled", "pursuit"])
+@mark.parametrize("case", ["topk_rescaled", "abstopk_rescaled", "pursuit"])
 def test_a_dead_atom_is_never_among_the_largest(tmp_path, case):
     """Its code times its length is nothing."""
     atoms = PLAIN["W_dec"] * (np.arange(10) != 4)[:, None]

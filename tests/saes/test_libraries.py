@@ -5,7 +5,7 @@ reconstructions.
 import functools
 
 import numpy as np
-import pytest
+from pytest import mark
 
 import sae_gap
 from sae_gap.testing import check_sae_format
@@ -38,7 +38,7 @@ def loaded(case):
     return sae_gap.load_sae(FILES / case)
 
 
-@pytest.mark.parametrize("case", CASES)
+@mark.parametrize("case", CASES)
 def test_an_sae_is_the_librarys_own_and_so_is_what_is_written_of_it(case, tmp_path):
     check_sae_format(FILES / case, *expected(case))
     sae, again, (library, _) = loaded(case), tmp_path / "sae", case.split("/", 1)

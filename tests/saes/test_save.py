@@ -2,17 +2,18 @@
 suite leave: the same SAE to whoever reads it, whole or not at all.
 """
 
-import dataclasses
 import json
 import os
 import re
+from dataclasses import replace
 
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
-import pytest
 import torch
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import mark, raises
 from safetensors.numpy import load_file
 
 import sae_gap
@@ -50,7 +51,7 @@ def tensor(array):
     return torch.tensor(array.astype(np.float32)).to(kind).requires_grad_()
 
 
-RNG = np.random.default_rng(5)
+RNG = default_rng(5)
 SIZES = {"W_enc": (4, 7), "b_enc": 7, "W_dec": (7, 4), "b_dec": 4}
 DRAWN = {name: RNG.normal(size=size).astype("f") for name, size in SIZES.items()}
 ROWS = RNG.normal(1, 2, size=(9, 4)).astype("f")
@@ -70,8 +71,8 @@ ARCHITECTURES = [
 ]
 
 
-@pytest.mark.parametrize("turned", [(), ("W_enc", "W_dec")])
-@pytest.mark.parametrize(("options", "codes_of"), ARCHITECTURES)
+@mark.parametrize("turned", [(), ("W_enc", "W_dec")])
+@mark.parametrize(("options", "codes_of"), ARCHITECTURES)
 def test_an_sae_of_arrays_infers_as_its_formula_says(options, codes_of, turned):
     half = {name: array.astype(ml_dtypes.bfloat16) for name, array in DRAWN.items()}
     weight, offset, atoms, bias = (array.astype(np.float64) for array in half.values())
@@ -88,7 +89,7 @@ def test_an_sae_of_arrays_infers_as_its_formula_says(options, codes_of, turned):
     assert_allclose(sae.reconstruct(ROWS), codes @ atoms + bias, atol=1e-4)
 
 
-@pytest.mark.parametrize("turned", ["W_enc", ("W_dec", "W_skip")])
+@mark.parametrize("turned", ["W_enc", ("W_dec", "W_skip")])
 def test_a_transcoder_of_arrays_infers_as_its_formula_says(turned):
     weight, skip = RNG.normal(size=(5, 7)).astype("f"), RNG.normal(size=(5, 4)).astype("f")
     x, given = RNG.normal(1, 2, size=(9, 5)).astype("f"), DRAWN | {"W_enc": weight, "W_skip": skip}
@@ -104,7 +105,7 @@ def test_a_transcoder_of_arrays_infers_as_its_formula_says(turned):
     refused(lambda: sae.target(ROWS), "what it read")
 
 
-@pytest.mark.parametrize("linear", [True, None])
+@mark.parametrize("linear", [True, None])
 def test_square_matrices_are_taken_as_one_says(linear):
     weight, atoms = RNG.normal(size=(2, 4, 4)).astype("f")
     given = {"W_enc": weight, "b_enc": np.zeros(4), "W_dec": atoms, "b_dec": np.zeros(4)}
@@ -116,7 +117,7 @@ def test_square_matrices_are_taken_as_one_says(linear):
     assert ("square matrices" in sae.notes) == (linear is None)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("change", "words"),
     [
         ({"W_enc": np.zeros((4, 6))}, "W_enc in the arrays has shape (4, 6) where (4, 7)"),
@@ -157,7 +158,7 @@ def test_a_crosscoder_takes_layers_before_dimensions(tmp_path):
         refused(lambda: again.encode(wrong), "as (n, layers, dim), but they are (20, 2,")  # noqa: B023
 
 
-X = np.random.default_rng(0).normal(1, 1.5, size=(24, 6)).astype("f")
+X = default_rng(0).normal(1, 1.5, size=(24, 6)).astype("f")
 
 
 def written(folder, model, kind=SparseAutoencoder, **encoder):
@@ -170,7 +171,7 @@ def written(folder, model, kind=SparseAutoencoder, **encoder):
     return folder
 
 
-@pytest.mark.parametrize("name", catalogue.saes())
+@mark.parametrize("name", catalogue.saes())
 def test_a_fit_infers_as_its_model_does(tmp_path, name):
     model = example(name)
     own = np.asarray(encode(model.encode, model, jnp.asarray(X)))
@@ -184,10 +185,8 @@ def test_a_fit_infers_as_its_model_does(tmp_path, name):
     assert sae.notes == {"fit": "fit", "learner": "SparseAutoencoder", "seed": "3"} | k
 
 
-@pytest.mark.parametrize("skip", [True, False])
-@pytest.mark.parametrize(
-    "name", [name for name, kind in catalogue.saes().items() if kind.reads_inputs]
-)
+@mark.parametrize("skip", [True, False])
+@mark.parametrize("name", [name for name, kind in catalogue.saes().items() if kind.reads_inputs])
 def test_a_transcoder_infers_as_its_model_does_whatever_form_it_is_saved_in(tmp_path, name, skip):
     model, x = transcoder(catalogue.make_encoder(name, sparsity=3), skip=skip)
     codes = np.asarray(encode(model.encode, model, jnp.asarray(x)))
@@ -203,7 +202,7 @@ def test_a_transcoder_infers_as_its_model_does_whatever_form_it_is_saved_in(tmp_
     assert by_saelens == (sae.library == "SAELens") == sae.architecture.endswith(kind)
 
 
-@pytest.mark.parametrize(("encoder", "alone"), [(TopK(50), False), (MatchingPursuit(50), True)])
+@mark.parametrize(("encoder", "alone"), [(TopK(50), False), (MatchingPursuit(50), True)])
 def test_a_k_beyond_the_width_is_all_latents_and_the_own_form_is_said(
     tmp_path, caplog, encoder, alone
 ):
@@ -228,7 +227,7 @@ FAULTS = [
 ]
 
 
-@pytest.mark.parametrize(("name", "values", "words"), FAULTS)
+@mark.parametrize(("name", "values", "words"), FAULTS)
 def test_a_fit_that_is_no_sae_is_refused_in_a_sentence(tmp_path, name, values, words):
     folder = written(tmp_path / "fit", example(name), **values)
     refused(lambda: sae_gap.load_sae(folder), words)
@@ -241,7 +240,7 @@ def test_a_fit_whose_numbers_changed_is_refused(tmp_path):
     refused(lambda: sae_gap.load_sae(path), "its numbers are not those that were written")
 
 
-@pytest.mark.parametrize("case", sorted(os.listdir(FILES / "saved")))
+@mark.parametrize("case", sorted(os.listdir(FILES / "saved")))
 def test_the_files_that_saelens_read_are_those_written_now(tmp_path, case):
     sae_gap.save_sae(loaded(f"saved/{case}"), tmp_path / "sae")
     assert sorted(os.listdir(tmp_path)) == ["sae"]
@@ -266,18 +265,18 @@ class Louder(TopK):
 
 
 MODEL, PURSUED = example("relu"), example("batch_pursuit")
-BARE = dataclasses.replace(MODEL, encode=None)
+BARE = replace(MODEL, encode=None)
 REFUSED = [
     (BARE, None, "dictionary alone, which is no SAE; fit an encoder by sae_gap.learn"),
     (BARE, Lasso(0.1), "SAELens has no encoder like Lasso"),
     (MODEL, Louder(3), "SAELens has no encoder like Louder"),
-    (dataclasses.replace(BARE, encoder=None), TopK(3), "Model.encoder"),
-    (dataclasses.replace(BARE, encoder=None), ListaMatryoshka(3), "Model.encoder"),
-    (dataclasses.replace(PURSUED, encoder=PURSUED.encoder.__class__(jnp.nan)), None, "has NaN"),
+    (replace(BARE, encoder=None), TopK(3), "Model.encoder"),
+    (replace(BARE, encoder=None), ListaMatryoshka(3), "Model.encoder"),
+    (replace(PURSUED, encoder=PURSUED.encoder.__class__(jnp.nan)), None, "has NaN"),
 ]
 
 
-@pytest.mark.parametrize(("model", "encoder", "words"), REFUSED)
+@mark.parametrize(("model", "encoder", "words"), REFUSED)
 def test_a_model_needs_a_dictionary_and_an_encoder_that_is_known(tmp_path, model, encoder, words):
     refused(lambda: sae_gap.save_sae(model, tmp_path / "sae", encoder=encoder), words)
     assert os.listdir(tmp_path) == []
@@ -301,7 +300,7 @@ def test_nothing_else_is_overwritten_and_a_full_disk_is_said(tmp_path, monkeypat
     before = {path: path.read_bytes() for path in folder.iterdir()}
     # The same SAE may be saved again.
     sae_gap.save_sae(MODEL, folder)
-    twice = dataclasses.replace(MODEL, dictionary=2 * MODEL.dictionary)
+    twice = replace(MODEL, dictionary=2 * MODEL.dictionary)
     for model in (example("topk"), twice, PURSUED):
         refused(lambda: sae_gap.save_sae(model, folder), "already")  # noqa: B023
     (folder / "notes.txt").touch()
@@ -309,7 +308,7 @@ def test_nothing_else_is_overwritten_and_a_full_disk_is_said(tmp_path, monkeypat
     (folder / "notes.txt").unlink()
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     refused(lambda: sae_gap.save_sae(MODEL, folder / "cfg.json/below"), "cannot be written")
-    with pytest.raises(TypeError, match="JSON"):
+    with raises(TypeError, match="JSON"):
         sae_gap.save_sae(MODEL, other, metadata={"a": {1}})
 
     def full(*_):

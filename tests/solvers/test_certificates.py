@@ -21,8 +21,10 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-import pytest
 import scipy.optimize
+from numpy.linalg import norm
+from numpy.random import default_rng
+from pytest import mark
 
 from benchmarks.speed import scores
 from sae_gap.core import Solution
@@ -61,7 +63,7 @@ class Batch(NamedTuple):
 
 def draw(seed, dtype=np.float32, kind=None, shape=None):
     """The batch of a seed; every other signal is sparse on the atoms, the rest are Gaussian."""
-    rng = np.random.default_rng(seed)
+    rng = default_rng(seed)
     kind = kind or KINDS[rng.integers(len(KINDS))]
     num_samples, input_dim, num_latents = shape or SHAPES[rng.integers(len(SHAPES))]
     nonneg = bool(rng.integers(2))
@@ -97,7 +99,7 @@ def optimum(signal, dictionary, lam, *, nonneg):
     """Optimal codes of one lasso, from its dual: argmin ‖y − t‖ over Dᵀt ≤ λ, for signed codes over
     |Dᵀt| ≤ λ.
     """
-    size, norms = np.linalg.norm(signal), np.linalg.norm(dictionary, axis=0)
+    size, norms = norm(signal), norm(dictionary, axis=0)
     used, codes = np.flatnonzero(norms), np.zeros(len(norms))
     if size == 0 or not len(used):
         return codes
@@ -131,7 +133,7 @@ def judge(batch: Batch, claimed: Solution):
     # atoms, and the sums one of u (m + d) F. An objective below the floor is zero but for that.
     unit, active = np.finfo(codes.dtype).eps, (codes != 0).sum(axis=1, keepdims=True) + 2
     reach = np.abs(signals) + np.abs(codes.astype(np.float64)) @ np.abs(dictionary).T
-    error = np.linalg.norm(unit * active * reach, axis=1)
+    error = norm(unit * active * reach, axis=1)
     allowed = error * np.sqrt(2 * value) + 0.5 * error**2 + unit * sum(dictionary.shape) * value
     floor = 0.5 * np.sum((16 * unit * signals) ** 2, axis=1)
     # The residual bounds the optimum; only claims that it does not settle go on.
@@ -167,7 +169,7 @@ def certified(batch, **options):
     return found
 
 
-@pytest.mark.parametrize(("solver", "wide"), [("auto", False), ("auto", True), ("fista", False)])
+@mark.parametrize(("solver", "wide"), [("auto", False), ("auto", True), ("fista", False)])
 def test_no_claim_is_false(solver, wide, request):
     left, seed, missed, faults = request.config.getoption("--problems"), 0, 0, []
     with jax.enable_x64(wide):

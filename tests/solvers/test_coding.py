@@ -7,9 +7,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import scipy.sparse
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import mark, raises
 from sklearn.linear_model import Lasso
 
 from benchmarks.speed.scores import score
@@ -32,12 +33,12 @@ WAYS = {
     "jit": jitted,
     "fista": functools.partial(sparse_code, solver="fista"),
 }
-EACH = pytest.mark.parametrize("code", WAYS.values(), ids=WAYS)
+EACH = mark.parametrize("code", WAYS.values(), ids=WAYS)
 
 
 @EACH
 @SIGNS
-@pytest.mark.parametrize(("wide", "tol", "near"), [(False, 1e-6, 3e-5), (True, 1e-10, 1e-6)])
+@mark.parametrize(("wide", "tol", "near"), [(False, 1e-6, 3e-5), (True, 1e-10, 1e-6)])
 def test_the_optimum_is_that_of_scikit_learn(code, nonneg, wide, tol, near):
     # Double precision without its flag is single, and warns of nothing.
     signals, dictionary = map(np.float64, draw())
@@ -55,14 +56,14 @@ CASES += [("gaussian", shape) for shape in ((1, 1, 1), (1, 16, 40), (24, 16, 1),
 
 
 @EACH
-@pytest.mark.parametrize(("kind", "shape"), CASES)
+@mark.parametrize(("kind", "shape"), CASES)
 def test_problems_of_each_kind_are_certified(code, kind, shape):
     certified(draw_kind(1, kind=kind, shape=shape), code=code, max_iterations=20_000)
 
 
 @EACH
 @SIGNS
-@pytest.mark.parametrize("length", [1, 2.0**-66])
+@mark.parametrize("length", [1, 2.0**-66])
 def test_scales_change_no_bit(code, nonneg, length):
     """Signals and atoms times powers of two have codes times powers of two."""
     signals, dictionary = draw(1)
@@ -89,7 +90,7 @@ def test_a_sample_changes_no_other(code):
 
 
 @EACH
-@pytest.mark.parametrize(("signal", "atom"), [(1e15, 1e-30), (1e-15, 1e30)])
+@mark.parametrize(("signal", "atom"), [(1e15, 1e-30), (1e-15, 1e30)])
 def test_codes_that_overflow_or_vanish_are_not_called_converged(code, signal, atom):
     signals, dictionary = draw()
     given = signals * signal, dictionary * atom, 0.1 * signal * atom
@@ -104,13 +105,13 @@ def test_warm_equals_cold(code):
     plain = code(signals, dictionary, 0.1)
     warm = code(signals, dictionary, 0.1, init=plain.codes)
     assert np.sum(warm.iterations) < np.sum(plain.iterations)
-    far = np.random.default_rng(0).uniform(size=(N, LATENTS)).astype(np.float32)
+    far = default_rng(0).uniform(size=(N, LATENTS)).astype(np.float32)
     for found in (warm, code(signals, dictionary, 0.1, init=far)):
         assert_allclose(found.codes, plain.codes, atol=1e-4)
 
 
 @EACH
-@pytest.mark.parametrize("most", [0, 1])
+@mark.parametrize("most", [0, 1])
 def test_what_gives_up_says_so_and_has_the_gap_that_it_claims(code, most):
     signals, dictionary = draw(10)
     init = np.full((N, 1), 0.1, np.float32) * np.eye(1, LATENTS, dtype=np.float32)
@@ -126,7 +127,7 @@ OPTIONS = [{"solver": "auto"}, {"solver": "fista"}, {"tol": None, "max_iteration
 
 
 @SIGNS
-@pytest.mark.parametrize("options", OPTIONS)
+@mark.parametrize("options", OPTIONS)
 def test_sparse_codes_and_chunks_change_no_bit(options, nonneg, monkeypatch):
     signals, dictionary = draw()
     code = functools.partial(sparse_code, signals, dictionary, 0.1, nonneg=nonneg, **options)
@@ -168,7 +169,7 @@ def test_bits_are_the_same_under_jit_and_one_by_one_codes_nearly(code):
     assert_allclose(single(signals[:3]), whole.codes[:3], atol=1e-4)
 
 
-@pytest.mark.parametrize("solver", ["auto", "fista"])
+@mark.parametrize("solver", ["auto", "fista"])
 def test_values_that_make_no_lasso_are_never_called_converged(solver):
     """Under `jit` nobody has checked them; they spoil no other sample, nor its gradients."""
     signals, dictionary = draw(11)
@@ -195,7 +196,7 @@ def test_values_that_make_no_lasso_are_never_called_converged(solver):
         assert not code(*given)[0][1].converged.any()
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("name", "value", "message"),
     [
         ("signals", np.zeros((N, M + 1)), "disagree on input_dim"),
@@ -217,8 +218,8 @@ def test_values_that_make_no_lasso_are_never_called_converged(solver):
 )
 def test_bad_input_is_refused_in_one_sentence(name, value, message):
     given = dict(zip(("signals", "dictionary"), draw(), strict=True)) | {"lam": 0.1, name: value}
-    with pytest.raises(ValueError, match=message) as error:
+    with raises(ValueError, match=message) as error:
         sparse_code(**given)
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
-    with pytest.raises(ValueError, match=r"^sparse codes .*; leave sparse out"):
+    with raises(ValueError, match=r"^sparse codes .*; leave sparse out"):
         jax.jit(lambda y: sparse_code(y, draw()[1], 0.1, sparse=True).objective)(draw()[0])

@@ -1,7 +1,9 @@
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from numpy.linalg import norm
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import mark
 
 from benchmarks.speed.scores import score
 from sae_gap.solvers import fista, sparse_code
@@ -13,7 +15,7 @@ def textbook(signals, dictionary, start, iterations, lam=0.1, *, momentum=True, 
     """FISTA as its paper states it, in float64; and how often momentum began anew where
     it pointed uphill, in a form that is a step ahead of the paper's.
     """
-    step = 1 / np.linalg.norm(dictionary.astype(float), 2) ** 2
+    step = 1 / norm(dictionary.astype(float), 2) ** 2
     z = x = start.astype(float)
     t, count = np.full((len(signals), 1), (1 + 5**0.5) / 2 if restart else 1), 0
     for _ in range(iterations):
@@ -25,13 +27,13 @@ def textbook(signals, dictionary, start, iterations, lam=0.1, *, momentum=True, 
     return z, count
 
 
-@pytest.mark.parametrize("iterations", [0, 1, 50])
-@pytest.mark.parametrize("name", ["fista", "ista"])
+@mark.parametrize("iterations", [0, 1, 50])
+@mark.parametrize("name", ["fista", "ista"])
 def test_fixed_iterations_follow_the_textbook(name, iterations):
     signals, dictionary = draw()
     # The textbook takes atoms as they are, and its steps with them.
     dictionary *= np.linspace(0.4, 1.6, SHAPE[2], dtype=np.float32)
-    start = np.random.default_rng(0).uniform(size=(SHAPE[0], SHAPE[2])).astype(np.float32)
+    start = default_rng(0).uniform(size=(SHAPE[0], SHAPE[2])).astype(np.float32)
     want, _ = textbook(signals, dictionary, start, iterations, momentum=name == "fista")
     options = {"tol": None, "max_iterations": iterations, "init": start}
     found = sparse_code(signals, dictionary, 0.1, solver=name, **options)

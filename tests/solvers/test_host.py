@@ -5,8 +5,10 @@ import functools
 
 import jax
 import numpy as np
-import pytest
+from numpy.linalg import norm
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import mark
 
 from benchmarks.speed.scores import score
 from sae_gap.loops import active_set, proximal
@@ -27,7 +29,7 @@ def test_supports_outgrow_their_slots(monkeypatch, nonneg):
     assert sizes.max() > 2 * active_set.FEWEST > sizes.min()
 
 
-@pytest.mark.parametrize("precision", [np.float32, np.float64])
+@mark.parametrize("precision", [np.float32, np.float64])
 def test_atoms_of_several_tiles_are_all_looked_at(precision, monkeypatch):
     monkeypatch.setattr(block, "TILE", 40)
     with jax.enable_x64(precision == np.float64):
@@ -40,16 +42,16 @@ def test_codes_that_vanish_as_another_atom_fits_the_signal_exactly_are_not_negat
     """The longer atoms enter first. They leave all at once as the last one, of which the signals
     are multiples, is in.
     """
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     with jax.enable_x64(True):
         for _ in range(40):
             dictionary = np.abs(rng.normal(size=(5, 6)))
-            dictionary /= np.linalg.norm(dictionary, axis=0) * np.append(rng.uniform(0.85, 1, 5), 1)
+            dictionary /= norm(dictionary, axis=0) * np.append(rng.uniform(0.85, 1, 5), 1)
             found = sparse_code(rng.uniform(1, 2, (500, 1)) * dictionary[:, -1], dictionary, 0.0)
             assert found.codes.min() >= 0
 
 
-@pytest.mark.parametrize("num_samples", [1, 300])
+@mark.parametrize("num_samples", [1, 300])
 def test_bits_do_not_depend_on_the_threads(num_samples, monkeypatch):
     signals, dictionary = draw(4, (num_samples, 40, 120), 5)
     lam = np.geomspace(1e-3, 0.3, num_samples)
@@ -64,11 +66,11 @@ def test_bits_do_not_depend_on_the_threads(num_samples, monkeypatch):
 
 
 def test_bits_do_not_depend_on_what_memory_held_before(monkeypatch):
-    rng, whole = np.random.default_rng(0), block.room
+    rng, whole = default_rng(0), block.room
     # Atoms so alike that the inverse of a basis is lost to rounding, and samples without codes,
     # which come first.
     dictionary = rng.normal(size=(17, 28)) + 1e4 * rng.normal(size=(17, 1))
-    dictionary /= np.linalg.norm(dictionary, axis=0)
+    dictionary /= norm(dictionary, axis=0)
     lam = np.append(np.full(5, 10.0), np.full(35, 1e-9))
     given = rng.normal(size=(40, 17)), dictionary, lam
     with jax.enable_x64(True):
@@ -137,12 +139,12 @@ def test_what_only_rounding_keeps_open_keeps_its_gap():
     assert_allclose(found.objective, value, rtol=1e-6)
 
 
-@pytest.mark.parametrize("num_latents", [5, 64])
+@mark.parametrize("num_latents", [5, 64])
 def test_without_a_weight_only_an_exact_fit_is_certified(num_latents):
     """Its objective is zero but for rounding; of other codes, which are right, nothing but zero is
     feasible in the dual.
     """
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     signals, dictionary = rng.normal(size=(80, 8)), rng.normal(size=(8, num_latents))
     with jax.enable_x64(True):
         found = sparse_code(signals, dictionary, 0.0, nonneg=False)
@@ -177,7 +179,7 @@ def test_codes_of_many_entries_to_start_from_are_cut_to_the_largest():
 def test_iterations_that_skip_zeros_are_those_of_all_atoms():
     signals, dictionary = map(np.float64, draw())
     # By -1 a point goes back to the zero from which its code has just come.
-    momenta = np.array([-1, 0, 0.3, *np.random.default_rng(0).uniform(size=30)])
+    momenta = np.array([-1, 0, 0.3, *default_rng(0).uniform(size=30)])
     pull, gram = signals @ dictionary, dictionary.T @ dictionary
     pull[3] = np.nan
     codes = np.zeros(pull.shape)
@@ -192,7 +194,7 @@ def test_iterations_that_skip_zeros_are_those_of_all_atoms():
 
 def test_atoms_outside_of_all_supports_are_zero(monkeypatch):
     """Memory that nobody wrote may hold anything."""
-    atoms = np.random.default_rng(0).normal(size=(4, 6))
+    atoms = default_rng(0).normal(size=(4, 6))
     monkeypatch.setattr(np, "empty", lambda shape, kind: np.full(shape, 1e300, kind))
     posed = host.pose(np.ones((2, 4)), atoms, np.ones((2, 1)), np.array([0, 3])).atoms
     assert_array_equal(posed.any(axis=1), np.isin(np.arange(6), [0, 3]))

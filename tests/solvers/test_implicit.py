@@ -1,15 +1,17 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from numpy.linalg import norm
+from numpy.random import default_rng
 from numpy.testing import assert_allclose
+from pytest import approx, fixture, mark
 
 from sae_gap.solvers import sparse_code
 
 SHAPE = (5, 12, 30)
 
 
-@pytest.fixture
+@fixture
 def x64():
     # For all threads: a program may call back on one of XLA's, which knows of no context.
     before = jax.config.jax_enable_x64
@@ -18,14 +20,14 @@ def x64():
     jax.config.update("jax_enable_x64", before)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("nonneg", "shape", "share"), [(True, (), 1), (False, (5, 1), 1), (True, (5,), 0.5)]
 )
 def test_gradients_equal_finite_differences(x64, nonneg, shape, share):
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     n, m, latents = SHAPE
     dictionary = rng.normal(size=(m, latents))
-    dictionary /= np.linalg.norm(dictionary, axis=0)
+    dictionary /= norm(dictionary, axis=0)
     point = (rng.normal(size=(n, m)), dictionary, rng.uniform(0.1, 0.3, size=shape))
     weights = rng.normal(size=(n, latents))
     support = rng.uniform(size=(n, latents)) < share if share < 1 else None
@@ -41,11 +43,11 @@ def test_gradients_equal_finite_differences(x64, nonneg, shape, share):
             loss(*(a + e * w for a, w in zip(point, ways, strict=True))) for e in (1e-6, -1e-6)
         )
         along = sum(float(jnp.sum(g * w)) for g, w in zip(grads, ways, strict=True))
-        assert along == pytest.approx(float(ahead - behind) / 2e-6, rel=1e-5, abs=1e-5)
+        assert along == approx(float(ahead - behind) / 2e-6, rel=1e-5, abs=1e-5)
 
 
 def test_gradient_inside_jit_and_vmap(x64):
-    rng = np.random.default_rng(1)
+    rng = default_rng(1)
     signals, dictionary = rng.normal(size=(4, 8)), rng.normal(size=(8, 16))
 
     def loss(y):

@@ -3,8 +3,9 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from numpy.random import default_rng
 from numpy.testing import assert_allclose
+from pytest import mark
 
 from sae_gap.solvers import least_squares as module
 from sae_gap.solvers.least_squares import least_squares
@@ -18,13 +19,13 @@ def by_lstsq(signals, dictionary, on):
     return codes
 
 
-@pytest.mark.parametrize("pull", [0.0, 1.0])
+@mark.parametrize("pull", [0.0, 1.0])
 def test_samples_of_all_sizes_of_support_in_any_order(pull, monkeypatch):
     """Slots are 20 or 40, and beyond; several samples share a chunk. A pull adds to the normal
     equations, of a support beyond the dimension the part that the atoms span.
     """
     monkeypatch.setattr(module, "CHUNK", 3 * 40 * 60)
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     sizes = np.array([41, 0, 20, 60, 1, 40, 21, 45, 19, 3, 38])
     on = np.argsort(rng.random((len(sizes), 60)), axis=1) < sizes[:, None]
     y, d = rng.normal(size=(len(sizes), 40)), rng.normal(size=(40, 60))
@@ -41,7 +42,7 @@ def test_samples_of_all_sizes_of_support_in_any_order(pull, monkeypatch):
 
 
 def test_a_pair_of_equal_atoms_shares_its_code_and_a_dead_atom_has_none():
-    rng = np.random.default_rng(3)
+    rng = default_rng(3)
     atoms, signals = rng.normal(size=(12, 6)), rng.normal(size=(20, 12))
     atoms[:, 5], atoms[:, 2] = atoms[:, 4], 0
     on = np.arange(20)[:, None] * np.ones(6) > 0

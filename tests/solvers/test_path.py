@@ -3,13 +3,14 @@ import itertools
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from pytest import approx, fixture, mark, raises
 
 from sae_gap.solvers import match_l0, path, sparse_code
 
 from .problems import draw
 
 
-@pytest.fixture
+@fixture
 def tried(monkeypatch):
     """The weights at which `match_l0` solves, in order."""
     found = []
@@ -22,7 +23,7 @@ def tried(monkeypatch):
     return found
 
 
-@pytest.mark.parametrize(("target", "nonneg"), [(0.51, True), (2.0, False), (4.0, True)])
+@mark.parametrize(("target", "nonneg"), [(0.51, True), (2.0, False), (4.0, True)])
 def test_match_l0_comes_from_above_and_never_goes_far_below_the_weight(target, nonneg, tried):
     signals, dictionary = draw(3)
     # What has no negative correlation is largest with the opposite sign.
@@ -34,12 +35,12 @@ def test_match_l0_comes_from_above_and_never_goes_far_below_the_weight(target, n
     assert_allclose(solution.objective, plain.objective, rtol=3e-6)
     assert min(tried) > 0.499 * float(lam) and len(tried) <= 9
     pull = signals @ dictionary
-    assert tried[0] == pytest.approx(0.5 * (pull if nonneg else abs(pull)).max(), rel=1e-5)
+    assert tried[0] == approx(0.5 * (pull if nonneg else abs(pull)).max(), rel=1e-5)
     assert all(later >= 0.499 * before for before, later in itertools.pairwise(tried))
 
 
 # Where all samples are the same, and where half of them reach one atom and then half two.
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("rows", "target", "reached"),
     [([[3, 4, 0, 0]], 0.5, 1), ([[9, 0, 0, 0], [0, 4, 4, 4]], 0.7, 0.5)],
 )
@@ -52,7 +53,7 @@ def test_match_l0_says_how_far_it_is_where_the_mean_jumps_over_the_target(rows, 
     assert_allclose(solution.codes, np.maximum(signals - lam, 0), rtol=1e-5)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("change", "target", "message"),
     [
         (lambda y, d: (y, d), 0.0, "target"),
@@ -62,5 +63,5 @@ def test_match_l0_says_how_far_it_is_where_the_mean_jumps_over_the_target(rows, 
     ],
 )
 def test_targets_out_of_reach_are_refused(change, target, message):
-    with pytest.raises(ValueError, match=message):
+    with raises(ValueError, match=message):
         match_l0(*change(*draw()), target)

@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
+from numpy.linalg import norm
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import fixture, mark, raises
 
 from sae_gap.core import least_gain, pursuit, screen_sizes
 from sae_gap.loops import host, routines
@@ -37,7 +40,7 @@ def steps(signal, unit, size, signed=False, chosen=(), free=slice(None), least=-
 
 def by_screens(signal, atoms, sizes, candidates, pull=None):
     """Screens by sorting, and values by SciPy's active set."""
-    unit, chosen = atoms / np.linalg.norm(atoms, axis=0), []
+    unit, chosen = atoms / norm(atoms, axis=0), []
     for size in sizes:
         pull = fit(signal, unit, chosen)[1] @ unit if pull is None else pull
         pull[chosen] = np.inf
@@ -105,7 +108,7 @@ def tensors(x, atoms, options, threshold):
     return host.spread(chosen, codes, len(atoms)), gains
 
 
-FORMS = pytest.mark.parametrize("form", [loops, without_the_gram_matrix, xla, tensors])
+FORMS = mark.parametrize("form", [loops, without_the_gram_matrix, xla, tensors])
 # Atoms, and the options: of several screens, one of all atoms, and fewer atoms than a screen asks
 # for. With most dimensions pursued, values change their signs and are exchanged.
 CASES = {
@@ -119,12 +122,12 @@ CASES = {
 
 
 @FORMS
-@pytest.mark.parametrize("case", CASES)
+@mark.parametrize("case", CASES)
 def test_atoms_are_selected_refitted_and_pruned(case, form):
     width, (k, breadth, screens) = CASES[case]
-    rng = np.random.default_rng(3)
+    rng = default_rng(3)
     atoms = rng.normal(size=(width, DIM)) + 0.5 * rng.normal(size=DIM)
-    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    atoms /= norm(atoms, axis=1, keepdims=True)
     codes = rng.uniform(0.5, 2, (20, width)) * (rng.uniform(size=(20, width)) < 0.08)
     x = codes @ atoms + 0.3 * rng.normal(size=(20, DIM))
     x[0] = 0
@@ -145,12 +148,12 @@ def test_atoms_are_selected_refitted_and_pruned(case, form):
     assert_allclose(pruned, fits, atol=2e-4)
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def close_atoms():
     """Groups of atoms, of cosines above 0.999, signals of a few, and what leaving out finds."""
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     atoms = np.repeat(rng.normal(size=(12, DIM)), 8, axis=0) + 0.012 * rng.normal(size=(96, DIM))
-    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    atoms /= norm(atoms, axis=1, keepdims=True)
     codes = rng.uniform(0.5, 2, (30, 96)) * (rng.uniform(size=(30, 96)) < 0.05)
     x = codes @ atoms + 0.01 * rng.normal(size=(30, DIM))
     options = screen_sizes(16, 4, 2, DIM, 96)
@@ -172,13 +175,13 @@ def test_very_close_atoms_are_pruned_as_by_leaving_each_out(form, close_atoms):
 
 
 @FORMS
-@pytest.mark.parametrize("scale", [1e-12, 1e12])
+@mark.parametrize("scale", [1e-12, 1e12])
 def test_dependent_atoms_are_no_choice_and_rounding_chooses_none(form, scale):
     """Twins, an atom of zeros, and more atoms than dimensions; and signals of one atom each."""
     few = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.6, 0.8]])
     x = np.array([[3.0, 1.0], [0.0, 0.0], [-1.0, 4.0], [6.0, 8.0]])
-    many = np.random.default_rng(0).normal(size=(60, DIM))
-    many /= np.linalg.norm(many, axis=1, keepdims=True)
+    many = default_rng(0).normal(size=(60, DIM))
+    many /= norm(many, axis=1, keepdims=True)
     cases = (x, few, (4, (1, 2)), [2, 0, 1, 1]), (2 * many, many, (24, (4, 8)), 1)
     for signals, atoms, options, counts in cases:
         codes = np.asarray(form(scale * signals, atoms, options, 0.0)[0]) / scale
@@ -191,7 +194,7 @@ def test_exchanges_of_tensors_do_not_go_round_in_circles():
     torch = pytest.importorskip("torch")
     solve, rng = (
         pytest.importorskip("sae_gap.torch").batched.least_squares,
-        np.random.default_rng(1),
+        default_rng(1),
     )
     own, x = rng.normal(size=(600, 1, 6)) + rng.normal(size=(600, 6, 6)), rng.normal(size=(600, 6))
     codes, _ = solve(*map(torch.from_numpy, (x, own)), torch.ones(600, 6, dtype=torch.bool))
@@ -214,16 +217,16 @@ def at_once(x, atoms, size, nonneg=False):
         return np.asarray(code(x))
 
 
-WAYS = pytest.mark.parametrize("way", [each, at_once])
+WAYS = mark.parametrize("way", [each, at_once])
 
 
-@pytest.mark.parametrize("nonneg", [False, True])
-@pytest.mark.parametrize("precision", [np.float32, np.float64])
+@mark.parametrize("nonneg", [False, True])
+@mark.parametrize("precision", [np.float32, np.float64])
 def test_orthogonal_and_gradient_pursuits(nonneg, precision):
     """On atoms of several tiles."""
-    rng, tolerance = np.random.default_rng(0), 1e-4 if precision == np.float32 else 1e-10
+    rng, tolerance = default_rng(0), 1e-4 if precision == np.float32 else 1e-10
     unit = rng.normal(size=(20, 1_100))
-    unit /= np.linalg.norm(unit, axis=0)
+    unit /= norm(unit, axis=0)
     x, expected = rng.normal(size=(100, 20)).astype(precision), np.zeros((10, 1_100))
     for row, code in zip(x[::10].astype(float), expected, strict=True):
         chosen = steps(row, unit, 12, not nonneg)
@@ -245,17 +248,17 @@ def test_of_atoms_that_tie_the_first_is_chosen(way):
     found = way(np.ones((width, width), np.float16), np.eye(width, dtype=np.int8), 40)
     assert found.dtype == np.float32
     assert_array_equal(found, [np.arange(width) < 40] * width)
-    with pytest.raises(ValueError, match="k must be at most the 2 dimensions and the 9 latents"):
+    with raises(ValueError, match="k must be at most the 2 dimensions and the 9 latents"):
         way(np.ones((4, 2)), np.ones((9, 2)), 3)
 
 
 @WAYS
 def test_dependent_atoms_have_codes_of_zero(way):
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     # Thirty-six atoms of rank 8, which rounding to single precision hides, and four of zeros.
     atoms = (rng.normal(size=(40, 8)) @ rng.normal(size=(8, 16))).astype(np.float32)
     atoms[-4:] = 0
-    atoms /= np.maximum(np.linalg.norm(atoms, axis=1, keepdims=True), 1e-9)
+    atoms /= np.maximum(norm(atoms, axis=1, keepdims=True), 1e-9)
     x = rng.normal(size=(20, 16)).astype(np.float32)
     codes = way(x, atoms, 12)
     assert np.all(np.count_nonzero(codes, axis=1) == 8) and not codes[:, -4:].any()

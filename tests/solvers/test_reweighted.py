@@ -8,8 +8,10 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from numpy.linalg import norm
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import mark
 from scipy.optimize import nnls
 from sklearn.linear_model import Lasso
 
@@ -43,7 +45,7 @@ def reference(signal, dictionary, threshold, epsilon, rounds):
     return code
 
 
-@pytest.mark.parametrize("rounds", [1, 3])
+@mark.parametrize("rounds", [1, 3])
 def test_rounds_are_weighted_lassos(rounds):
     signals, dictionary = draw()
     found = pursue(signals, dictionary, 0.1, 0.05, num_slots=80, num_rounds=rounds)
@@ -57,10 +59,10 @@ def test_the_loops_of_a_cpu_find_the_same_codes():
     """Of more samples than a block has, on more atoms than a tile has, with more of them than slots
     and some twice.
     """
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     dictionary = rng.standard_normal((40, 2_100)).astype("float32")
     dictionary[:, 7:2_000:100] = dictionary[:, 8:2_000:100]
-    dictionary /= np.linalg.norm(dictionary, axis=0)
+    dictionary /= norm(dictionary, axis=0)
     signals = rng.standard_normal((70, 40)).astype("float32")
     atoms = reweighted.atom_rows(jnp.asarray(dictionary), 16)
     expected = jax.jit(lambda: reweighted.pursue(signals, atoms, 1.2, 0.6, num_slots=16))()
@@ -105,9 +107,9 @@ def test_a_child_of_a_fork_has_threads_of_its_own():
     subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=True, timeout=120)
 
 
-@pytest.mark.parametrize(("rows", "count", "precision"), [(7, 16, "float32"), (33, 8, "float64")])
+@mark.parametrize(("rows", "count", "precision"), [(7, 16, "float32"), (33, 8, "float64")])
 def test_leaders_are_the_largest_block_maxima_of_each_group(rows, count, precision):
-    scores = np.maximum(np.random.default_rng(rows).normal(size=(5, rows * 64)), 0)
+    scores = np.maximum(default_rng(rows).normal(size=(5, rows * 64)), 0)
     with jax.enable_x64(precision == "float64"):
         index = np.asarray(lead(scores.astype(precision), 64, count))
     for row, chosen in zip(scores, index, strict=True):
@@ -117,9 +119,9 @@ def test_leaders_are_the_largest_block_maxima_of_each_group(rows, count, precisi
         assert_allclose(np.sort(row[chosen]), np.sort(want), rtol=1e-4)
 
 
-@pytest.mark.parametrize("slots", [1, 5, 16])
+@mark.parametrize("slots", [1, 5, 16])
 def test_equals_non_negative_least_squares(slots):
-    rng = np.random.default_rng(slots)
+    rng = default_rng(slots)
     atoms = rng.normal(size=(30, slots + 4, slots))
     signals = rng.normal(size=(30, slots + 4))
     gram = np.einsum("nmi,nmj->nij", atoms, atoms).astype(np.float32)
@@ -131,14 +133,14 @@ def test_equals_non_negative_least_squares(slots):
     assert codes.min() >= 0 and np.count_nonzero(codes, axis=1).max() == min(slots, 2)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@mark.parametrize("seed", range(6))
 def test_a_full_basis_makes_room_for_better_atoms(seed):
     """With more atoms than dimensions, the last to enter depend on the basis, and each takes the
     place of another.
     """
-    rng = np.random.default_rng(seed)
+    rng = default_rng(seed)
     atoms = rng.normal(size=(5, 16)).astype(np.float32)
-    atoms /= np.linalg.norm(atoms, axis=0)
+    atoms /= norm(atoms, axis=0)
     signal = atoms @ rng.exponential(size=16).astype(np.float32)
     weight = np.float32(1e-3)
     gram, linear = atoms.T @ atoms, atoms.T @ signal - weight

@@ -6,8 +6,9 @@ import functools
 
 import jax
 import numpy as np
-import pytest
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import mark
 from scipy.optimize import nnls
 
 from sae_gap.solvers import sparse_code
@@ -22,7 +23,7 @@ def draw(sizes, kind="plain"):
     """Signals, atoms of lengths from .1 to 10, one of zeros and two alike, and supports of these
     sizes.
     """
-    dim, width, rng = 12, 40, np.random.default_rng(0)
+    dim, width, rng = 12, 40, default_rng(0)
     dictionary = rng.normal(size=(dim, width))
     if kind == "coherent":
         dictionary += 4 * rng.normal(size=(dim, 1))
@@ -37,7 +38,7 @@ def draw(sizes, kind="plain"):
 
 
 @SIGNS
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("kind", "lam", "near"),
     [("plain", 0, 1e-6), ("coherent", 0, 1e-6), ("thin", 1e-6, 1e-3)],
 )
@@ -75,7 +76,7 @@ def test_atoms_that_hardly_differ_are_told_apart():
 
 
 @SIGNS
-@pytest.mark.parametrize("scale", [1e-12, 1e14])
+@mark.parametrize("scale", [1e-12, 1e14])
 def test_the_lasso_is_that_of_the_atoms_alone(nonneg, scale):
     signals, dictionary, on = draw(SIZES)
     lam = np.linspace(5, 60, len(signals))

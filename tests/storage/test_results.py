@@ -14,15 +14,15 @@ import fsspec
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import safetensors.numpy
 from numpy.testing import assert_array_equal
+from pytest import mark, raises
 
 from sae_gap.core import Model
 from sae_gap.storage import BucketError, Checkpoint, Folder, Store, results, trees
 
 
-@pytest.mark.parametrize("place", ["{}/a", "file://{}/a/", "memory://bucket/a"])
+@mark.parametrize("place", ["{}/a", "file://{}/a/", "memory://bucket/a"])
 def test_files_are_put_got_listed_and_removed(place, tmp_path):
     fsspec.filesystem("memory").store.clear()
     folder = Folder(place.format(tmp_path))
@@ -40,7 +40,7 @@ def test_files_are_put_got_listed_and_removed(place, tmp_path):
     for _ in range(2):
         folder.remove("x")
     assert folder.names() == []
-    with pytest.raises(FileNotFoundError):
+    with raises(FileNotFoundError):
         folder.read("x")
 
 
@@ -64,7 +64,7 @@ def test_a_full_disk_leaves_the_old_content(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="No space left on device") as error:
+    with raises(OSError, match="No space left on device") as error:
         Folder(tmp_path).write("x", b"new")
     assert error.value.filename == str(tmp_path / "x")
     assert (tmp_path / "x").read_bytes() == b"old" and len([*tmp_path.iterdir()]) == 2
@@ -72,15 +72,15 @@ def test_a_full_disk_leaves_the_old_content(tmp_path, monkeypatch):
 
 def test_where_nothing_can_be_written_is_said_beforehand_and_nothing_is_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match=r"/file/inner \(Not a directory\); choose another"):
+    with raises(ValueError, match=r"/file/inner \(Not a directory\); choose another"):
         Folder(tmp_path / "file" / "inner").require_writable()
     Folder(tmp_path / "not" / "yet").require_writable()
     assert not (tmp_path / "not").exists()
 
 
-@pytest.mark.parametrize("url", ["gs:/bucket", "gs://", "gs://a/../b", "nonsense://bucket/x"])
+@mark.parametrize("url", ["gs:/bucket", "gs://", "gs://a/../b", "nonsense://bucket/x"])
 def test_a_url_of_no_bucket_is_refused(url):
-    with pytest.raises(ValueError, match=r"bucket|cannot be reached"):
+    with raises(ValueError, match=r"bucket|cannot be reached"):
         Folder(url)
 
 
@@ -92,7 +92,7 @@ def test_a_bucket_that_refuses_is_named(monkeypatch):
 
     monkeypatch.setattr(folder._bucket, "pipe_file", refuse)
     fault = r"^memory://bucket/a/x cannot be written \(403 Forbidden\)\.$"
-    with pytest.raises(BucketError, match=fault):
+    with raises(BucketError, match=fault):
         folder.write("x", b"")
     assert "403" in folder.obstacle()
 
@@ -135,12 +135,12 @@ EDITS = [
 ]
 
 
-@pytest.mark.parametrize(("old", "new", "fault"), EDITS)
+@mark.parametrize(("old", "new", "fault"), EDITS)
 def test_what_is_damaged_or_edited_is_named(tmp_path, old, new, fault):
     Store(tmp_path).put(row("a"))
     path = tmp_path / "rows" / "a.json"
     path.write_text(path.read_text().replace(old, new, 1))
-    with pytest.raises(ValueError, match=rf"^{path} {fault}.*move it away"):
+    with raises(ValueError, match=rf"^{path} {fault}.*move it away"):
         Store(tmp_path).rows()
 
 
@@ -158,7 +158,7 @@ def test_keys_are_stable_and_distinct_and_forget_order_and_containers():
     assert len({results.key({"a": value}) for value in values}) == len(values)
     same = {"a": np.int64(2), "b": ({"d": None, "c": 1.0}, (1, 2))}
     assert results.key(same) == results.key({"b": [{"c": 1, "d": None}, [1.0, 2]], "a": 2.0})
-    with pytest.raises(TypeError):
+    with raises(TypeError):
         results.key({"a": object()})
 
 
@@ -225,9 +225,9 @@ LIKE = {
 }
 
 
-@pytest.mark.parametrize("name", LIKE)
+@mark.parametrize("name", LIKE)
 def test_what_is_unlike_is_refused(name):
-    with pytest.raises(ValueError, match=r" is .*, where .* is expected$"):
+    with raises(ValueError, match=r" is .*, where .* is expected$"):
         trees.load(CONTENT, LIKE[name])
 
 
@@ -243,12 +243,12 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("name", DAMAGE)
+@mark.parametrize("name", DAMAGE)
 def test_what_is_damaged_or_foreign_is_refused(name):
-    with pytest.raises(ValueError):
+    with raises(ValueError):
         trees.load(DAMAGE[name], TREE)
     if name.endswith(" note"):
-        with pytest.raises(ValueError, match="no note"):
+        with raises(ValueError, match="no note"):
             trees.read_note(DAMAGE[name])
 
 

@@ -1,15 +1,15 @@
 """The one loop: models along it are those of shorter fits, and what is kept of it stays."""
 
 import concurrent.futures
-import dataclasses
 import threading
+from dataclasses import replace
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from numpy.testing import assert_allclose
+from pytest import fixture, mark, raises
 
 from sae_gap import Setting, draw, fit
 from sae_gap.core import Model
@@ -52,7 +52,7 @@ class Walk(Learner):
         return Model(state["dictionary"], state["first"])
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def tasks(task):
     second = draw(Setting(20, 3, 200, seed=1))
     signals = [task.train.signals.at[0, 0].set(0.0), second.train.signals.at[0, 0].set(1.0)]
@@ -87,7 +87,7 @@ def test_models_along_a_fit_are_those_of_shorter_fits(tasks):
         assert seconds[0] > 0 and seconds == sorted(seconds)
     # An integer is the key of that seed.
     for step, seeds in ((1, KEYS), (3, range(2)), (5, np.arange(2))):
-        shorter = fit(dataclasses.replace(SAE, num_steps=step), tasks, seeds)
+        shorter = fit(replace(SAE, num_steps=step), tasks, seeds)
         for one, other in zip(along, shorter, strict=True):
             assert one.at(step).step == other.end.step == step and not other.along
             assert same_bits(one.at(step).model, other.end.model)
@@ -135,7 +135,7 @@ class Mortal(Checkpoint):
 LEARNERS = {"sae": SAE, "online": OnlineDictionary(num_steps=6, visits=4), "walk": Walk(until=5.0)}
 
 
-@pytest.mark.parametrize(("name", "wide"), [*((name, False) for name in LEARNERS), ("walk", True)])
+@mark.parametrize(("name", "wide"), [*((name, False) for name in LEARNERS), ("walk", True)])
 def test_a_killed_fit_ends_as_if_it_were_not(tmp_path, tasks, name, wide):
     """With the seconds before the kill, and in its own precision, which is set for one thread,
     where seeds have threads of their own.
@@ -148,7 +148,7 @@ def test_a_killed_fit_ends_as_if_it_were_not(tmp_path, tasks, name, wide):
             return fit(LEARNERS[name], given, KEYS, at=(2, 4), checkpoints=saves)
 
         whole = fit(LEARNERS[name], given, KEYS, at=(2, 4))
-        with pytest.raises(KilledError):
+        with raises(KilledError):
             going_on(Mortal)
         resumed = going_on(Checkpoint)
         assert same_ends(resumed, whole)
@@ -159,7 +159,7 @@ def test_a_killed_fit_ends_as_if_it_were_not(tmp_path, tasks, name, wide):
         assert [*one.along] == [4][: one.end.step > 4]
 
 
-@pytest.mark.parametrize("cores", [1, 2])
+@mark.parametrize("cores", [1, 2])
 def test_threads_that_fit_at_once_share_the_cores(tasks, monkeypatch, cores):
     running, most, run = [], [0], fitting.Program.run
     together = threading.Barrier(cores)

@@ -6,9 +6,9 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import scipy.sparse
 from numpy.testing import assert_allclose
+from pytest import approx, fixture, mark
 
 from sae_gap.core import Coded, Model
 from sae_gap.encoders import Encoder, Lasso, TopK
@@ -16,7 +16,7 @@ from sae_gap.runtime import devices
 from sae_gap.study import Inference, inference
 
 
-@pytest.fixture
+@fixture
 def model(task):
     parameters = TopK(3).parameters(task.dictionary, jax.random.key(0))
     return Model(task.dictionary, jnp.zeros(12), parameters, encode=TopK(3))
@@ -100,7 +100,7 @@ def test_the_seconds_are_those_of_the_last_run_and_of_all_that_it_starts_from(
     assert third.calls[-1][1] is codes and second.calls[-1][1] is found.infer(first, "ood").codes
     rows = len(task.id.signals)
     timed = found.time(third, 2 * rows, 3, clock=lambda: NOW[0])
-    assert timed == pytest.approx(7.0 / rows * 1_000)
+    assert timed == approx(7.0 / rows * 1_000)
 
 
 def test_a_lasso_is_solved_once_for_all_its_names_and_compiles_nothing_anew(task, model):
@@ -118,7 +118,7 @@ def test_a_lasso_is_solved_once_for_all_its_names_and_compiles_nothing_anew(task
     assert devices.compilations() == before
 
 
-@pytest.mark.parametrize("beyond", [0, 1])
+@mark.parametrize("beyond", [0, 1])
 def test_codes_of_many_samples_are_held_by_their_non_zeros(task, model, monkeypatch, beyond):
     whole = Inference(task, model).infer(Lasso(0.1), "ood")
     monkeypatch.setattr(inference, "DENSE_NUMBERS", len(task.ood.signals) * task.width - beyond)

@@ -3,15 +3,16 @@ goes on to the same bits.
 """
 
 import contextlib
-import dataclasses
 import json
+from dataclasses import replace
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from numpy.random import default_rng
 from numpy.testing import assert_array_equal
+from pytest import approx, fixture, mark
 
 from sae_gap import Models, Setting
 from sae_gap.core import Model, identity
@@ -36,7 +37,7 @@ class OnHost(HostLearner):
         return Model(atoms, jnp.zeros(data.signals.shape[1]))
 
 
-@pytest.fixture
+@fixture
 def fits(monkeypatch):
     """The learners with steps that are fitted."""
     made, fit = [], models.fit
@@ -54,7 +55,7 @@ def fit_one(folder, task, learner=None, at=()):
     return outcome
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def expected(task):
     """The models of the walk at steps 0 to 6, fitted without a folder."""
     outcome = fit_one(None, task, at=range(6))
@@ -134,7 +135,7 @@ def test_what_decides_a_model_and_nothing_else_is_in_its_name(monkeypatch):
 
 
 def test_of_activations_no_model_along_a_fit_is_kept_that_nobody_asked_for(tmp_path):
-    rows = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+    rows = default_rng(0).normal(size=(60, 5)).astype(np.float32)
     source = HeldOut(open_activations(rows, documents=np.repeat(np.arange(6), 10)), 8, 2)
     (fit,) = Models(tmp_path).fit(Walk(), [source], [source.task()], (2,))
     (folder,) = tmp_path.iterdir()
@@ -143,7 +144,7 @@ def test_of_activations_no_model_along_a_fit_is_kept_that_nobody_asked_for(tmp_p
 
 def test_seeds_and_learners_have_keys_of_their_own(task):
     def key(learner, seed):
-        there = dataclasses.replace(task, seed=seed)
+        there = replace(task, seed=seed)
         wanted = models._Wanted(learner, SETTING, there, None, None, True)
         return str(jax.random.key_data(wanted.key))
 
@@ -167,7 +168,7 @@ def test_bases_are_fitted_first_through_the_folder_and_their_seconds_count(tmp_p
         assert_array_equal(begun, below.end.model.dictionary)
         # A walk of six steps from where the base ended.
         moved = np.std(outcome.end.model.dictionary - begun)
-        assert moved == pytest.approx(0.3 * 6**0.5, rel=0.2)
+        assert moved == approx(0.3 * 6**0.5, rel=0.2)
 
 
 def test_the_encoder_of_a_model_comes_back_with_it(tmp_path, task):
@@ -197,7 +198,7 @@ DAMAGE = {
 STATE = "state.safetensors"
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("killed", "name", "damage", "goes_on_from"),
     [
         (True, STATE, None, 3),

@@ -3,13 +3,14 @@ in the same rows.
 """
 
 import collections
-import dataclasses
 import itertools
 import random
+from dataclasses import replace
 
 import numpy as np
-import pytest
+from numpy.linalg import norm
 from numpy.testing import assert_allclose
+from pytest import approx, fixture, mark, raises
 
 from sae_gap import Method, Models, Recording, Setting, Store, run
 from sae_gap.catalogue import default_metrics
@@ -24,7 +25,7 @@ from tests.study.test_fitting import KilledError
 from tests.tiny import METHODS, NAMES, SAE, SETTING, make, timeless
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def finished(tmp_path_factory):
     store = Store(tmp_path_factory.mktemp("finished"))
     return run(make(), store), store
@@ -50,7 +51,7 @@ def test_a_row_says_what_it_is_of(finished, task):
     assert not stored and store.folder.folders() == ["models", "rows"]
     codes = sparse_code(task.ood.signals, task.dictionary, 0.1)
     # Of that of one sample alone it is twice as much or more.
-    worst = pytest.approx(float(np.max(codes.gap / codes.objective)), rel=0.5, abs=0)
+    worst = approx(float(np.max(codes.gap / codes.objective)), rel=0.5, abs=0)
     assert rows[-2]["own_certificate_ood"] == worst
 
 
@@ -58,7 +59,7 @@ def objective(task, model, codes, lam, split):
     """Mean over a split of ½‖y - b - D z‖² + λ‖z‖₁ on unit atoms, by hand."""
     dictionary, codes = np.asarray(model.dictionary, np.float64), np.asarray(codes)
     residual = getattr(task, split).signals - np.asarray(model.bias) - codes @ dictionary.T
-    weights = np.abs(codes) @ np.linalg.norm(dictionary, axis=0)
+    weights = np.abs(codes) @ norm(dictionary, axis=0)
     return float(np.mean(0.5 * np.sum(residual**2, axis=1) + lam * weights))
 
 
@@ -93,7 +94,7 @@ def test_the_gap_is_at_the_weight_that_the_codes_minimise_at_and_at_the_step_of_
                 (best, achieved - row[f"gap_{split}"]),
             ):
                 expected = objective(task, model, codes, lam, split)
-                assert value == pytest.approx(expected, rel=1e-4)
+                assert value == approx(expected, rel=1e-4)
             assert 0 <= row[f"certificate_{split}"] <= 1e-6
     seconds = [row["fit_seconds"] for row in rows[4:]]
     assert seconds == sorted(seconds) and seconds[-1] == rows[0]["fit_seconds"] > seconds[1]
@@ -125,7 +126,7 @@ def test_parameters_are_found_on_the_rows_that_a_study_names(tmp_path, task, mon
 
 
 def test_each_model_is_fitted_and_encoded_once(tmp_path, task, monkeypatch):
-    based = dataclasses.replace(SAE, base=SAE)
+    based = replace(SAE, base=SAE)
     calls, fits = collections.Counter(), []
     inner, fit = Inference.code, models.fit
 
@@ -155,10 +156,10 @@ def test_each_model_is_fitted_and_encoded_once(tmp_path, task, monkeypatch):
     assert rows[-2]["fit_seconds"] == found.end.seconds + rows[0]["fit_seconds"]
 
 
-@pytest.mark.parametrize("name", ["mse_id", "seed"])
+@mark.parametrize("name", ["mse_id", "seed"])
 def test_a_metric_overwrites_nothing(tmp_path, name):
     metrics = (*default_metrics(), Metric("mine", lambda inferred: {name: 7.0}))
-    with pytest.raises(ValueError, match=f"'mine' gives '{name}'"):
+    with raises(ValueError, match=f"'mine' gives '{name}'"):
         run(make(SETTING, methods=METHODS[3:], metrics=metrics), Store(tmp_path))
     assert not (tmp_path / "rows").exists()
 
@@ -179,8 +180,8 @@ def test_a_metric_that_fails_costs_its_own_columns_unless_a_study_asks_for_it(tm
         assert [(row.get("mine"), row["b"]) for row in rows] == [(1.0, 2.0), (value, 2.0)]
     assert caplog.text.count("mine of the codes of lasso on oracle failed, and is left out") == 2
     assert calls == ["linear_probe", *["oracle"] * 3]
-    broken[:], asked = ["oracle"], dataclasses.replace(mine, version=2, everywhere=False)
-    with pytest.raises(ZeroDivisionError, match="out of luck"):
+    broken[:], asked = ["oracle"], replace(mine, version=2, everywhere=False)
+    with raises(ZeroDivisionError, match="out of luck"):
         run(make(SETTING, methods=METHODS[3:], metrics=(asked,)), Store(tmp_path))
 
 
@@ -196,7 +197,7 @@ NEEDY = Metric(
 )
 
 
-@pytest.mark.parametrize("metrics", [(), (gap.METRIC,), (gap.METRIC, recovery.METRIC, NEEDY)])
+@mark.parametrize("metrics", [(), (gap.METRIC,), (gap.METRIC, recovery.METRIC, NEEDY)])
 def test_what_a_study_did_not_ask_for_is_added_where_another_does(tmp_path, monkeypatch, metrics):
     measure, measured = scoring._measure, []
 
@@ -231,8 +232,8 @@ def test_what_a_study_did_not_ask_for_is_added_where_another_does(tmp_path, monk
 
 
 def test_rows_of_another_study_are_refused(finished):
-    with pytest.raises(ValueError, match="rows of the study 'tiny', where 'other'"):
-        run(dataclasses.replace(make(), name="other"), finished[1])
+    with raises(ValueError, match="rows of the study 'tiny', where 'other'"):
+        run(replace(make(), name="other"), finished[1])
 
 
 def test_shards_partition_the_jobs(tmp_path, monkeypatch):
@@ -242,16 +243,16 @@ def test_shards_partition_the_jobs(tmp_path, monkeypatch):
         run(make(), Store(tmp_path), (index, 4))
     assert run_of == [*map(str, jobs(make()))]
     for shard in ((2, 2), (-1, 2), (0, 0), (True, 2)):
-        with pytest.raises(ValueError, match=r"shard must be .* 0 <= index < count"):
+        with raises(ValueError, match=r"shard must be .* 0 <= index < count"):
             run(make(), Store(tmp_path), shard)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@mark.parametrize("seed", range(2))
 def test_rows_are_the_same_whatever_was_killed_when(tmp_path, monkeypatch, seed):
     """Shards die before or after any of their writes, and go on in any order: no row is lost, and
     none that is there is measured again.
     """
-    longer = dataclasses.replace(SAE, base=SAE, num_steps=3)
+    longer = replace(SAE, base=SAE, num_steps=3)
     study = make(methods=(*METHODS, Method("later", "sae", longer, TopK(3), at=(1, 3))))
     whole = run(study, Store(tmp_path / "whole"))
     rng, left, measured, deaths = random.Random(seed), [0], [], 0
@@ -297,7 +298,7 @@ def test_rows_come_in_the_order_of_their_sizes_methods_and_what_these_vary(tmp_p
 
     methods = [few(0.2, 1), few(0.1, 2), few(0.1, 1), Method("a", "sae", SAE, Linear(), at=(2, 0))]
     cells = {"num_samples": 202, "noise_db": 5.0, "seed": 1}
-    sources = [*(dataclasses.replace(SETTING, **{name: cells[name]}) for name in cells), SETTING]
+    sources = [*(replace(SETTING, **{name: cells[name]}) for name in cells), SETTING]
     rows = run(make(*sources, methods=methods, metrics=()), Store(tmp_path))
     columns = ("num_samples", "noise_db", "method", "lam", "iterations", "step", "seed")
     lines = [("b", lam, count, None) for lam, count in ((0.1, 1), (0.1, 2), (0.2, 1))]
@@ -320,7 +321,7 @@ LACKING = {
 }
 
 
-@pytest.mark.parametrize("kept", LACKING)
+@mark.parametrize("kept", LACKING)
 def test_what_the_truth_lacks_leaves_methods_and_metrics_out(tmp_path, arrays, caplog, kept):
     def splits(inferred):
         assert inferred.lam == 0.1 and inferred.protocol == "strict"
@@ -343,7 +344,7 @@ def test_what_the_truth_lacks_leaves_methods_and_metrics_out(tmp_path, arrays, c
 
 
 def test_a_diverged_model_is_a_row_and_not_a_crash(tmp_path, monkeypatch):
-    hot, metrics = dataclasses.replace(SAE, learning_rate=1e30), default_metrics()
+    hot, metrics = replace(SAE, learning_rate=1e30), default_metrics()
     methods = [Method("sae", "sae", hot, TopK(3)), Method("frozen", "frozen", hot, Lasso())]
     for more in ((), (Metric("more", lambda _: {}),)):
         study = make(SETTING, methods=methods, metrics=(*metrics, *more))

@@ -8,8 +8,10 @@ import threading
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from numpy.linalg import norm
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import fixture, mark, raises
 
 from sae_gap import Setting, World, draw, fit, fit_stream, match_atoms
 from sae_gap.core import Model, identity
@@ -22,13 +24,13 @@ SHORT = OnlineDictionary(num_steps=4, batch_size=50, num_rounds=1, replace=False
 OPTIONS = {"num_latents": 40, "key": 0}
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def task():
     # Some seeds leave an atom that is not found.
     return draw(Setting(40, 3, 20_000, stream=True, seed=2))
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def signals(task):
     return np.asarray(task.train.signals)
 
@@ -55,7 +57,7 @@ def test_a_stream_is_learned_from_and_a_killed_fit_goes_on(tmp_path, task, signa
     source = dying_at(np.load(tmp_path / "signals.npy", mmap_mode="r"), [len(signals) // 2], asked)
     save = Checkpoint(tmp_path, "stream.safetensors", every=0)
     options = OPTIONS | {"num_samples": len(signals), "checkpoint": save}
-    with pytest.raises(KeyboardInterrupt):
+    with raises(KeyboardInterrupt):
         fit_stream(LEARNER, source, **options)
     assert asked == [(turn * asked[0][1], asked[0][1]) for turn in range(len(asked))]
     asked.clear()
@@ -99,7 +101,7 @@ def gives(rows, **options):
     return LEARNER, lambda start, count: rows(count), {"num_samples": 800} | options
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("learner", "source", "options", "words"),
     [
         (*gives(lambda count: ROWS[:count], num_samples=None), "give num_samples"),
@@ -115,11 +117,11 @@ def gives(rows, **options):
     ],
 )
 def test_faults_are_named(learner, source, options, words):
-    with pytest.raises(ValueError, match=words):
+    with raises(ValueError, match=words):
         fit_stream(learner, source, **(OPTIONS | options))
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float64"])
+@mark.parametrize("dtype", ["float16", "float64"])
 def test_the_bias_of_a_centred_stream_is_the_mean_of_what_it_brought(signals, dtype):
     learner, given = dataclasses.replace(SHORT, centred=True), signals[:200].astype(dtype) + 3
     found = fit_stream(learner, given, **OPTIONS)
@@ -132,7 +134,7 @@ def test_an_outlier_counts_as_a_sample_of_the_median_norm_of_the_first_round(sig
     first = given[: 400 // SHORT.num_steps]
     for row in (7, 390):
         given[row] *= 300
-        tamed[row] *= np.median(np.linalg.norm(first, axis=1)) / np.linalg.norm(tamed[row])
+        tamed[row] *= np.median(norm(first, axis=1)) / norm(tamed[row])
     found, expected = (fit_stream(SHORT, rows, **OPTIONS) for rows in (given, tamed))
     assert_allclose(found.dictionary, expected.dictionary, atol=1e-4)
 
@@ -161,13 +163,13 @@ def test_families_of_a_stream_are_those_of_a_pool(tmp_path):
     learner = Families(base=SHORT, num_steps=8, visits=0.3, num_slots=8)
     size = learner.minibatches(len(signals), 32)[1]
     assert len(signals) % size and len(signals) < 8 * size
-    atoms = np.asarray(task.dictionary) + 0.1 * np.random.default_rng(0).standard_normal((24, 32))
+    atoms = np.asarray(task.dictionary) + 0.1 * default_rng(0).standard_normal((24, 32))
     base = Model(jnp.asarray(atoms, jnp.float32), jnp.full(24, 0.1))
     wanted = fit(learner, [task], [0], bases=[base], show_progress=False)[0].end.model
     asked, save = [], Checkpoint(tmp_path, every=0)
     options = {"num_latents": 32, "key": 0, "num_samples": len(signals), "checkpoint": save}
     source = dying_at(signals, [len(signals) // 2], asked)
-    with pytest.raises(KeyboardInterrupt):
+    with raises(KeyboardInterrupt):
         fit_stream(learner, source, base=base, **options)
     asked.clear()
     found = fit_stream(learner, source, base=base, **options)

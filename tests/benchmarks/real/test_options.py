@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from numpy.random import default_rng
+from pytest import fixture, mark
 
 from benchmarks import cli, options
 from benchmarks.real import train_real
@@ -22,7 +23,7 @@ from sae_gap.storage import Store
 from tests.conftest import binary_of
 
 DIM, WIDTH = 40, 12
-RNG = np.random.default_rng(0)
+RNG = default_rng(0)
 X = RNG.normal(size=(300, DIM)).astype(np.float32)
 X[::50] *= 100
 ROWS = {
@@ -122,7 +123,7 @@ STUBS = {
 }
 
 
-@pytest.fixture
+@fixture
 def given(monkeypatch, call, tmp_path):
     """Runs a binary on a library that computes nothing: all that it is given, and what is printed."""
     seen = []
@@ -196,9 +197,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("name", "field"), CASES, ids=[f"{name}-{field.name}" for name, field in CASES]
-)
+@mark.parametrize(("name", "field"), CASES, ids=[f"{name}-{field.name}" for name, field in CASES])
 def test_an_option_changes_what_the_library_is_given(given, tmp_path, name, field):
     flags = [*BASE[name], f"--results_dir={tmp_path}"] if name != "check" else BASE[name]
     if field.name in JOINED or (name, field.name) == ("measure", "distributed"):
@@ -218,7 +217,7 @@ def test_an_option_changes_what_the_library_is_given(given, tmp_path, name, fiel
     assert given(name, flags, fvu) != given(name, [*again, changed], fvu)
 
 
-@pytest.mark.parametrize("name", ["train_real", "measure"])
+@mark.parametrize("name", ["train_real", "measure"])
 def test_no_seed_scores_what_train_real_learned_from(given, tmp_path, name):
     told = given(name, [*BASE[name], f"--results_dir={tmp_path}", "--seed=3"])
     splits = {*re.findall(r"'split_seed': ['\"]+(\S+)", "\n".join(told))}
@@ -226,7 +225,7 @@ def test_no_seed_scores_what_train_real_learned_from(given, tmp_path, name):
     assert splits == {"0"} | ({"None"} if name == "measure" else set())
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("name", "flags", "word", "there"),
     [
         ("measure", [], "'encoder_cost', 'train'", True),

@@ -7,6 +7,8 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from numpy.random import default_rng
+from pytest import approx, fixture, mark
 
 import sae_gap
 from benchmarks.real import real
@@ -22,10 +24,10 @@ from tests.conftest import refused, succeed
 L0 = 4
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def options(tmp_path_factory):
     """A model and letters of two topics."""
-    folder, rng = tmp_path_factory.mktemp("real"), np.random.default_rng(0)
+    folder, rng = tmp_path_factory.mktemp("real"), default_rng(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(tiny.LM, "context", 256)
         tiny.tiny_lm(folder).tokenizer.save(str(folder / "tokenizer.json"))
@@ -43,7 +45,7 @@ def options(tmp_path_factory):
     return folder / "with, comma" / "real" / "smoke", flags
 
 
-@pytest.fixture
+@fixture
 def small(monkeypatch):
     monkeypatch.setattr(concepts, "FEWEST", 3)
     preset = {
@@ -68,7 +70,7 @@ def test_from_nothing_to_a_page_and_on(options, small, monkeypatch):
     # What the numbers stand for is told of rows by hand, below.
     rows = [row for row in sae_gap.Store(folder / "measure" / "nats").rows() if "kl" in row]
     (own,) = (row for row in rows if row["codes"] == "own")
-    assert own["dictionary"] == "topk" and own["l0"] == pytest.approx(L0, abs=0.01)
+    assert own["dictionary"] == "topk" and own["l0"] == approx(L0, abs=0.01)
     encoder, dictionary, probing = out.strip().split("\n\n")
     assert encoder.startswith(f"topk loses {own['kl']:.3f} nats of KL at L0 {L0}")
     names = ("topk", "online_dl", "samples", "random")
@@ -90,7 +92,7 @@ def test_an_l0_beyond_a_quarter_of_the_dimensions_is_refused(options, small):
     refused("--sparsity 17 is too much for this width and this model", "real", *flags)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("l0s", "best"),
     # 28.8 and 35.2 are a tenth away.
     [((50, 36, 35, 29, 28), 3), ((50, 35, 36, 30), 3), ((50, 36, 28), 2), ((28.7, 35.3, 40), 2)],
@@ -107,7 +109,7 @@ def patched_rows(losses):
     tokens = np.array([10.0, 30, 5, 20])
     rows = []
     for (name, codes, level), kl in losses.items():
-        sums = kl * tokens * np.random.default_rng(len(rows)).uniform(0.8, 1.2, 4)
+        sums = kl * tokens * default_rng(len(rows)).uniform(0.8, 1.2, 4)
         row = {"dictionary": name, "codes": codes, "level": level, "l0": level + 0.25}
         row |= {"kl_sums": sums, "tokens": tokens, "kl": sums.sum() / tokens.sum()}
         rows.append(row)
@@ -127,7 +129,7 @@ def test_the_best_dictionary_leads_the_second_by_their_best_codes_at_the_l0_of_t
     )
 
 
-@pytest.mark.parametrize("best", ["topk", "online_dl"])
+@mark.parametrize("best", ["topk", "online_dl"])
 def test_probes_change_by_certified_codes_on_either_dictionary(best):
     scores, lines = ("auc_ood", "drop", "more_auc_ood", "more_drop"), []
     kinds = "topk own k=5/topk lasso_refit k=5/online_dl lasso_refit k=5/topk own k=1/topk omp k=5"
@@ -161,7 +163,7 @@ REACHES = {
 }
 
 
-@pytest.mark.parametrize("preset", real.PRESETS)
+@mark.parametrize("preset", real.PRESETS)
 def test_every_option_reaches_its_steps_and_leaves_the_others_alone(preset):
     usual = real.steps_of(real.RealOptions(preset=preset))
     for (name, value), places in REACHES.items():
@@ -187,7 +189,7 @@ def test_every_option_reaches_its_steps_and_leaves_the_others_alone(preset):
         assert {name: getattr(usual[step], name) for name in fields} == fields
 
 
-@pytest.mark.parametrize(("input_dim", "levels"), [(127, [9]), (128, [9, 32])])
+@mark.parametrize(("input_dim", "levels"), [(127, [9]), (128, [9, 32])])
 def test_each_step_is_given_what_those_before_it_left(monkeypatch, tmp_path, input_dim, levels):
     """Methods with codes of their own come first, and no L0 above a quarter of the dimensions."""
     given, rows = {}, object()

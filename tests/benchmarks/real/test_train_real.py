@@ -2,14 +2,15 @@
 fit has seen.
 """
 
-import dataclasses
 import functools
 import itertools
+from dataclasses import replace
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from numpy.random import default_rng
 from numpy.testing import assert_allclose
+from pytest import approx, fixture, mark
 
 from benchmarks.real import train_real
 from sae_gap import Store, load_sae, open_activations, save_activations
@@ -22,9 +23,9 @@ from tests.conftest import lines_of, refused, succeed
 DIM, LATENTS, K = 8, 16, 3
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def file(tmp_path_factory):
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     atoms = rng.normal(size=(LATENTS, DIM))
     codes = np.where(rng.random((600, LATENTS)) < K / LATENTS, rng.random((600, LATENTS)), 0)
     path = tmp_path_factory.mktemp("rows") / "x.npz"
@@ -36,7 +37,7 @@ OPTIONS = (f"--width={LATENTS}", f"--sparsity={K}", "--epochs=2", "--visits=2", 
 SAES = ("topk", "jumprelu", "topk_from_online_dl", "batch_pursuit")
 
 
-@pytest.fixture
+@fixture
 def train(file, tmp_path):
     """Trains with further flags: what it prints, and its rows by dictionary and codes."""
 
@@ -67,7 +68,7 @@ def test_every_method_is_trained_stored_and_scored(train, file, tmp_path):
         if name in SAES:
             own = np.asarray(load_sae(directory / name).reconstruct(jnp.asarray(scored)))
             errors = (scored.astype(float) - own) ** 2
-            assert fvu["own"] == pytest.approx(errors.sum() / variance, rel=1e-4)
+            assert fvu["own"] == approx(errors.sum() / variance, rel=1e-4)
             assert fvu["own_refit"] <= fvu["own"] * (1 + 1e-6)
         else:
             bias = np.load(directory / name / "bias.npy")
@@ -91,11 +92,11 @@ def test_a_summary_has_the_seeds_and_methods_of_its_options(train, tmp_path):
     own.sort(key=lambda row: (-row["learner"]["num_steps"], row["seed"]))
     first, second, third = (row["fvu"] for row in own)
     means = [float(lines["topk"]["fvu_mean"]) for lines in told]
-    assert first != second and means == [first, second, pytest.approx((second + third) / 2), first]
+    assert first != second and means == [first, second, approx((second + third) / 2), first]
     assert told[2]["topk"]["seeds"] == "2"
 
 
-@pytest.mark.parametrize(("outliers", "seen"), [("drop", 531), ("keep", 540)])
+@mark.parametrize(("outliers", "seen"), [("drop", 531), ("keep", 540)])
 def test_outlier_tokens_stand_beside_the_figures(train, file, tmp_path, outliers, seen):
     rows, data = open_activations(file).take(np.arange(600)), tmp_path / "x.npz"
     rows[::60] *= 300
@@ -106,7 +107,7 @@ def test_outlier_tokens_stand_beside_the_figures(train, file, tmp_path, outliers
     assert (own["learned_from"], own["num_scored"]) == (seen, 59)
     guess = load_sae(tmp_path / "train_real" / "topk").reconstruct(jnp.asarray(held))
     errors = (held.astype(float) - np.asarray(guess)) ** 2
-    assert own["fvu_outliers"] == pytest.approx(errors.sum() / (60 * held.var(axis=0).sum()), 1e-3)
+    assert own["fvu_outliers"] == approx(errors.sum() / (60 * held.var(axis=0).sum()), 1e-3)
 
 
 def test_transcoders_read_the_activations_and_explain_the_targets(
@@ -130,7 +131,7 @@ def test_transcoders_read_the_activations_and_explain_the_targets(
         guess = load_sae(tmp_path / "train_real" / name).reconstruct(held.scored_inputs)
         errors = (held.scored - np.asarray(guess)) ** 2
         expected = errors.sum() / ((held.scored - held.scored.mean(axis=0)) ** 2).sum()
-        assert rows[name, "own"]["fvu"] == pytest.approx(expected, rel=1e-4)
+        assert rows[name, "own"]["fvu"] == approx(expected, rel=1e-4)
     assert rows["topk", "own"]["num_scored"] == 50
 
 
@@ -138,9 +139,9 @@ def test_saes_go_on_from_online_dl_itself():
     options = train_real.TrainOptions(width=16, sparsity=5, epochs=1, batch_size=4, visits=7.0)
     names = ("online_dl", "online_dl_incoherent", "topk", "topk_from_online_dl")
     alone, incoherent, fresh, started = (train_real.learner_of(name, options, 8) for name in names)
-    assert incoherent == dataclasses.replace(alone, incoherent=True)
+    assert incoherent == replace(alone, incoherent=True)
     assert (alone.visits, alone.centred, alone.incoherent) == (7, True, False)
-    assert started == dataclasses.replace(fresh, base=alone)
+    assert started == replace(fresh, base=alone)
 
 
 FAULTS = {
@@ -152,7 +153,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("words", FAULTS)
+@mark.parametrize("words", FAULTS)
 def test_what_is_wrong_is_said_in_a_sentence(tmp_path, file, words):
     given = (f"--activations={file}", f"--results_dir={tmp_path / 'results'}", *OPTIONS)
     refused(words, "train_real", *given, FAULTS[words])

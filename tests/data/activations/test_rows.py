@@ -14,8 +14,9 @@ import ml_dtypes
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
-import pytest
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import fixture, mark, raises
 from safetensors.numpy import save_file
 
 from sae_gap.data import Activations, Table, fetched, open_activations, save_activations
@@ -23,7 +24,7 @@ from sae_gap.data.activations import outliers
 from tests import torch_files
 from tests.saes.examples import refused
 
-ROWS = np.random.default_rng(0).normal(size=(60, 5)).astype(np.float32)
+ROWS = default_rng(0).normal(size=(60, 5)).astype(np.float32)
 # Documents of unequal sizes, one of them in two places.
 DOCUMENTS = np.repeat([3, 0, 7, 0, 9, 4], [8, 12, 5, 15, 11, 9])
 
@@ -48,7 +49,7 @@ def test_rows_are_chunked_and_picked_across_files():
     assert_allclose(rows(tenths, None).mean(), tenths[0], rtol=1e-7)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@mark.parametrize("seed", range(3))
 def test_parts_hold_whole_documents_and_every_row_once(seed):
     parts = rows().split(0.25, seed)
     assert not set(parts[0].documents) & set(parts[1].documents)
@@ -62,8 +63,8 @@ def test_parts_hold_whole_documents_and_every_row_once(seed):
     assert sum(part.num_samples for part in parts) == 60
 
 
-@pytest.mark.parametrize("place", [4, 59])
-@pytest.mark.parametrize("documents", [None, DOCUMENTS])
+@mark.parametrize("place", [4, 59])
+@mark.parametrize("documents", [None, DOCUMENTS])
 def test_rows_that_are_split_in_another_way_have_another_fingerprint(place, documents):
     """The same rows may be left of more, by which a split draws."""
     loud, left = ROWS.copy(), np.arange(60) != place
@@ -75,45 +76,45 @@ def test_rows_that_are_split_in_another_way_have_another_fingerprint(place, docu
     assert (documents is None) == (alone.fingerprint == rows(ROWS[left], None).fingerprint)
 
 
-@pytest.mark.parametrize(("alike", "shortest"), [(1, 100), (100, 500)])
+@mark.parametrize(("alike", "shortest"), [(1, 100), (100, 500)])
 def test_rows_of_unknown_documents_are_held_out_in_runs_longer_than_they_correlate(alike, shortest):
-    noise = np.random.default_rng(0).normal(size=10_000)
+    noise = default_rng(0).normal(size=10_000)
     train, held = rows(np.convolve(noise, np.ones(alike), "same")[:, None], None).split(0.1)
     assert train.documents is None and 500 < held.num_samples < 1_500
     ends = np.flatnonzero(np.diff(held.numbers, prepend=-2, append=20_000) != 1)
     assert np.diff(ends).min() >= shortest
 
 
-@pytest.mark.parametrize("sizes", [[1, 59], [59, 1], [1] * 60])
-@pytest.mark.parametrize("share", [1e-6, 0.5, 0.999])
+@mark.parametrize("sizes", [[1, 59], [59, 1], [1] * 60])
+@mark.parametrize("share", [1e-6, 0.5, 0.999])
 def test_neither_part_is_ever_empty(sizes, share):
     parts = rows(documents=np.repeat(np.arange(len(sizes)), sizes)).split(share)
     assert all(part.num_samples for part in parts)
 
 
-@pytest.mark.parametrize("value", [np.nan, -np.inf, 1e300])
+@mark.parametrize("value", [np.nan, -np.inf, 1e300])
 def test_a_row_that_is_not_finite_in_float32_is_named(value):
     values = ROWS.astype(float)
     values[43, 2] = value
     found = rows(values)
     found.take([1, 42, 44])
     for wanted in ([1, 43], [40, 43]):
-        with pytest.raises(ValueError, match=r"row 18 of 1\.npy has a NaN or an infinity"):
+        with raises(ValueError, match=r"row 18 of 1\.npy has a NaN or an infinity"):
             found.take(wanted)
 
 
 def test_bad_arguments_are_refused():
     for number, words in ((60, "index 60 is out of bounds"), (-1, "numbered from 0 to 59")):
-        with pytest.raises(IndexError, match=words):
+        with raises(IndexError, match=words):
             rows().take([number])
-    with pytest.raises(ValueError, match="held_out must be"):
+    with raises(ValueError, match="held_out must be"):
         rows().split(1)
-    with pytest.raises(ValueError, match="holds one document alone"):
+    with raises(ValueError, match="holds one document alone"):
         rows(documents=np.zeros(60, int)).split()
 
 
 # 200 unit rows, ten to a document.
-UNIT = np.random.default_rng(0).normal(size=(200, 6))
+UNIT = default_rng(0).normal(size=(200, 6))
 UNIT = (UNIT / np.linalg.norm(UNIT, axis=1, keepdims=True)).astype(np.float32)
 TENS = np.arange(200) // 10
 
@@ -123,7 +124,7 @@ def scaled(lengths):
     return UNIT * np.array([lengths.get(row, 1) for row in range(200)], np.float32)[:, None]
 
 
-@pytest.mark.parametrize("lengths", [{77: 9.9}, {31: 10.1, 50: 400, 77: 9.9}, {3: 1e30}])
+@mark.parametrize("lengths", [{77: 9.9}, {31: 10.1, 50: 400, 77: 9.9}, {3: 1e30}])
 def test_the_few_outliers_are_found_however_large_they_are(lengths):
     """A mean would rise with the large ones and hide others; their squares are beyond float32."""
     found = open_activations(scaled(lengths), documents=TENS).outliers
@@ -135,16 +136,16 @@ def test_the_few_outliers_are_found_however_large_they_are(lengths):
         assert str(found).startswith(words)
 
 
-@pytest.mark.parametrize("scale", [1e17, 1e-17])
+@mark.parametrize("scale", [1e17, 1e-17])
 def test_rows_whose_squares_float32_cannot_hold_are_refused(scale):
     for fits in (1e13, 1e-7):
         assert not len(open_activations(UNIT * np.float32(fits)).outliers.rows)
-    with pytest.raises(ValueError, match="the activations have a median norm"):
+    with raises(ValueError, match="the activations have a median norm"):
         open_activations(UNIT * np.float32(scale)).without_outliers()
 
 
-@pytest.mark.parametrize("zeros", [0, 99, 101, 200])
-@pytest.mark.parametrize("module", [np, jnp])
+@mark.parametrize("zeros", [0, 99, 101, 200])
+@mark.parametrize("module", [np, jnp])
 def test_a_learner_sees_outliers_at_the_median_norm_of_rows_that_are_not_zeros(module, zeros):
     live = 2 * np.float32(np.arange(200) >= zeros)[:, None]
     usual = module.asarray(UNIT * live)
@@ -157,8 +158,8 @@ def test_a_learner_sees_outliers_at_the_median_norm_of_rows_that_are_not_zeros(m
     assert len(open_activations(rows).outliers.rows) == (zeros < 200)
 
 
-@pytest.mark.parametrize("documents", [TENS, None])
-@pytest.mark.parametrize("seed", range(3))
+@mark.parametrize("documents", [TENS, None])
+@mark.parametrize("seed", range(3))
 def test_a_split_draws_the_same_documents_with_and_without_them(documents, seed):
     # Enough to change which documents bring the share nearest.
     rows = scaled(dict.fromkeys([*range(100, 108), 0, 51], 500))
@@ -217,7 +218,7 @@ def write(folder, kind, rows=ROWS, documents=DOCUMENTS):
     return path
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@mark.parametrize("kind", KINDS)
 def test_every_kind_gives_the_rows_back_as_float32(tmp_path, kind):
     for dtype in (np.float32, KINDS[kind][1]):
         rows = ROWS.astype(dtype)
@@ -232,7 +233,7 @@ def test_every_kind_gives_the_rows_back_as_float32(tmp_path, kind):
     assert isinstance(found._tables[0].array, np.memmap) == mapped
 
 
-@pytest.mark.parametrize("documents", [None, [5, 5, 1, 2, 3, 4], DOCUMENTS])
+@mark.parametrize("documents", [None, [5, 5, 1, 2, 3, 4], DOCUMENTS])
 def test_documents_of_tokens_become_rows_of_an_array_that_is_not_copied(documents):
     rows = ROWS.reshape(6, 10, 5)
     found = open_activations(rows, documents=documents)
@@ -306,8 +307,8 @@ BAD = [
 ]
 
 
-@pytest.mark.filterwarnings("error::RuntimeWarning")
-@pytest.mark.parametrize(("kind", "make", "words"), BAD)
+@mark.filterwarnings("error::RuntimeWarning")
+@mark.parametrize(("kind", "make", "words"), BAD)
 def test_a_bad_file_is_refused_in_a_sentence(tmp_path, kind, make, words):
     path = tmp_path / f"x.{kind}"
     make(path)
@@ -331,7 +332,7 @@ def test_what_is_saved_is_read_and_a_write_that_fails_leaves_nothing(tmp_path, m
     path = tmp_path / "new" / "x.npz"
     save_activations("~/new/x.npz", ROWS, DOCUMENTS)
     monkeypatch.setattr(np, "savez", lambda file, **_: [][0])
-    with pytest.raises(IndexError):
+    with raises(IndexError):
         save_activations(path, 2 * ROWS)
     assert [*path.parent.iterdir()] == [path]
     found = open_activations(path)
@@ -342,7 +343,7 @@ def test_what_is_saved_is_read_and_a_write_that_fails_leaves_nothing(tmp_path, m
 NAMES = "rows.documents.npy", "rows.npy"
 
 
-@pytest.fixture
+@fixture
 def bucket(tmp_path, monkeypatch):
     """A bucket that lies in memory. Over HTTP a server may sign an object's URL anew each time."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -368,7 +369,7 @@ def test_each_version_of_a_file_with_its_documents_or_of_a_folder_is_copied_once
         assert len([*copy.parents[1].iterdir()]) == 1
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("url", "fault"),
     [
         ("memory://bucket/none.npy", "is neither a file nor a folder"),

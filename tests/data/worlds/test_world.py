@@ -5,13 +5,16 @@ they are asked for; a published world is read whole, or refused in one sentence.
 import dataclasses
 import json
 import re
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pytest
+from numpy.linalg import norm
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import approx, mark, raises
 from safetensors.numpy import save_file
 from scipy import stats
 
@@ -48,8 +51,8 @@ def small(**changes):
 
 
 def codes(law, count, seed=0, **changes):
-    firing = dataclasses.replace(firing_of(law), **changes)
-    return Sampler(firing).codes(np.random.default_rng(seed), count)
+    firing = replace(firing_of(law), **changes)
+    return Sampler(firing).codes(default_rng(seed), count)
 
 
 def the_long_way(firing, rng, count):
@@ -78,13 +81,13 @@ def test_the_full_world_has_the_published_figures():
     counts, rates = np.diff(full.indptr), np.bincount(full.indices, minlength=16_384) / 2_048
     # The correlation is another draw than the published one, and so the figures are not the same to
     # the last digit.
-    assert counts.mean() == pytest.approx(34.66, abs=0.7)
-    assert counts.std() == pytest.approx(11.7, abs=0.5)
+    assert counts.mean() == approx(34.66, abs=0.7)
+    assert counts.std() == approx(11.7, abs=0.5)
     for level, published in {0: 8.24, 1: 7.36, 2: 7.36, 3: 7.17, -1: 4.54}.items():
-        assert rates[firing.level == level].sum() == pytest.approx(published, abs=0.25)
-    assert np.sum(full.data**2) / 2_048 == pytest.approx(837.9, abs=20)
+        assert rates[firing.level == level].sum() == approx(published, abs=0.25)
+    assert np.sum(full.data**2) / 2_048 == approx(837.9, abs=20)
     assert (full.data > 0).all() and full.has_sorted_indices
-    assert firing.rates[firing.level > 0].max() == pytest.approx(0.915, abs=5e-4)
+    assert firing.rates[firing.level > 0].max() == approx(0.915, abs=5e-4)
     assert_allclose(firing.mean[[0, 1, -1]], [5, 5 - 1 / 16_383, 4])
 
 
@@ -92,8 +95,8 @@ def test_a_small_world_has_the_law_of_the_long_way():
     # Some parents let several children fire, and some do not scale them.
     flags = {"exclusive": np.arange(40) % 2 == 0, "scaled": np.arange(40) % 3 > 0}
     mine = codes(SMALL, 30_000, 1, **flags).toarray()
-    firing = dataclasses.replace(firing_of(SMALL), **flags)
-    other = the_long_way(firing, np.random.default_rng(3), 3_000)
+    firing = replace(firing_of(SMALL), **flags)
+    other = the_long_way(firing, default_rng(3), 3_000)
     upper = np.triu_indices(40, 1)
     pairs = [(z > 0)[:, upper[0]] & (z > 0)[:, upper[1]] for z in (mine, other)]
     for here, there in ((mine > 0, other > 0), (mine, other), (mine**2, other**2), pairs):
@@ -103,7 +106,7 @@ def test_a_small_world_has_the_law_of_the_long_way():
         assert stats.chi2.sf(40 * score.mean(), 40) > UNLIKELY and score.max() < 25
 
 
-@pytest.mark.parametrize("rate", [1e-4, 1 / 64 - 1e-3, 1 / 64 + 1e-3, 0.3])
+@mark.parametrize("rate", [1e-4, 1 / 64 - 1e-3, 1 / 64 + 1e-3, 0.3])
 def test_both_sides_of_the_cut_have_their_rates(rate):
     changes = {"rates": np.full(1_000, rate), "std": np.zeros(1_000)}
     found = codes(Law(num_latents=1_000, roots=0, rank=0), 2_000, **changes)
@@ -130,7 +133,7 @@ def test_base_rates_are_the_published_ones():
 
 # By hand: 1, 1/2 and 1/3 to the power of nearly 0 differ as their logarithms do. Powers to -100
 # would be too large for a number.
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("exponent", "middle"),
     [(-1, 0.25), (1e-6, 0.3 - 0.1 * np.log(2) / np.log(3)), (-100, 0.3)],
 )
@@ -156,7 +159,7 @@ def test_compensation_is_that_of_a_loop():
     assert_allclose(compensated(base, parent, exclusive), expected)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("law", "mean", "least"),
     [
         # A sum of 25 squares of N(0, .1²), or of none. What would be too large is scaled.
@@ -168,8 +171,8 @@ def test_compensation_is_that_of_a_loop():
 def test_shared_and_independent_variances_add_up_to_one(law, mean, least):
     firing = firing_of(law)
     assert_allclose(np.sum(firing.factor**2, axis=1) + firing.rest, 1)
-    assert firing.rest.mean() == pytest.approx(mean, abs=0.03)
-    assert firing.rest.min() == pytest.approx(least, rel=0.1)
+    assert firing.rest.mean() == approx(mean, abs=0.03)
+    assert firing.rest.min() == approx(least, rel=0.1)
 
 
 def test_a_title_tells_all_laws_apart():
@@ -185,7 +188,7 @@ def test_a_title_tells_all_laws_apart():
     assert len(titles) == 1 + len(other)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("changes", "words"),
     [
         ({"num_latents": 10_879}, "do not fit the 10879 features"),
@@ -196,11 +199,11 @@ def test_a_title_tells_all_laws_apart():
     ],
 )
 def test_a_law_that_cannot_be_is_one_sentence(changes, words):
-    with pytest.raises(ValueError, match=rf"{words}.*\.$"):
+    with raises(ValueError, match=rf"{words}.*\.$"):
         Law(**changes)
     Law(num_latents=10_880)
     for entry, fault in (("wings=2", "of roots, branching, depth"), ("roots=2.5", "as roots=128")):
-        with pytest.raises(ValueError, match=fault):
+        with raises(ValueError, match=fault):
             parse_law([entry])
 
 
@@ -248,7 +251,7 @@ def test_noise_has_its_ratio_and_leaves_the_codes():
     clean, noisy = (samples(1_024, bias=60.0, noise_db=ratio) for ratio in (None, 6.0))
     assert_array_equal(clean[1], noisy[1])
     ratio = 10 * np.log10(np.mean(clean[0] ** 2) / np.mean((noisy[0] - clean[0]) ** 2))
-    assert ratio == pytest.approx(6, abs=0.15)
+    assert ratio == approx(6, abs=0.15)
 
 
 def test_samples_have_a_seed_of_their_own_where_the_law_has_none():
@@ -274,7 +277,7 @@ def test_a_drift_moves_the_mean_from_the_first_sample_to_the_last():
             for drift in (6.0, 0.0)
         )
         ways.append((moved - still)[[0, -1]])
-        assert_allclose(np.linalg.norm(ways[-1], axis=1), [0, 6], rtol=1e-3)
+        assert_allclose(norm(ways[-1], axis=1), [0, 6], rtol=1e-3)
     assert_allclose(*ways, rtol=1e-3, atol=1e-5)
 
 
@@ -285,7 +288,7 @@ def test_what_tells_worlds_apart():
     assert len({*map(key, entries)}) == len(entries)
     assert len({each.law for each in worlds}) == 3
     assert world(num_samples=30_000).num_scored == 20_000
-    assert world(loudest=6.0, softest=2.0).magnitude == pytest.approx(4)
+    assert world(loudest=6.0, softest=2.0).magnitude == approx(4)
     on = np.count_nonzero(samples(4_000, "id")[1]) / 4_000
     assert narrow["sparsity"] < first["sparsity"] == round(on) and "width" not in first
     # An SAE of two latents has a k of one, however often both are on.
@@ -293,8 +296,8 @@ def test_what_tells_worlds_apart():
 
 
 def test_atoms_are_pushed_apart_by_the_published_steps():
-    atoms = np.random.default_rng(0).standard_normal((7, 4)).astype(np.float32)
-    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    atoms = default_rng(0).standard_normal((7, 4)).astype(np.float32)
+    atoms /= norm(atoms, axis=1, keepdims=True)
 
     @jax.jit
     @jax.grad
@@ -335,7 +338,7 @@ def test_correlated_features_are_orthogonal_and_fire_together():
     assert world.sparsity == 10
 
 
-@pytest.mark.parametrize(("name", "width"), [("absorption", None), ("hedging", 1)])
+@mark.parametrize(("name", "width"), [("absorption", None), ("hedging", 1)])
 def test_a_child_fires_only_with_its_parent(name, width):
     world, _, on = drawn(name)
     assert world.width == width and on[:, 0][on[:, 1]].all()
@@ -394,7 +397,7 @@ def test_what_is_written_is_read(tmp_path):
     assert [found.exclusive[:3].tolist(), found.scaled[:3].tolist()] == [[1, 0, 1], [1, 1, 0]]
     # Others fire together as closely out of distribution.
     there = out_of_distribution(source.law).factor
-    assert np.std(there) == pytest.approx(np.std(found.factor), rel=0.1)
+    assert np.std(there) == approx(np.std(found.factor), rel=0.1)
     assert abs(np.corrcoef(found.factor.ravel(), there.ravel())[0, 1]) < 0.15
     task, atoms = sae_gap.draw(source), tensors["feature_vectors"]
     assert_array_equal(task.dictionary, atoms.T)
@@ -406,7 +409,7 @@ def test_what_is_written_is_read(tmp_path):
     assert_allclose(sae_gap.draw(other).id.signals, signals, atol=1e-4)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("number", "last"),
     [
         (16_384, [0.65921, 0.95358]),
@@ -424,7 +427,7 @@ def folded(seed):
     return np.abs(0.5 + 0.5 * torch_normal(seed, 60))
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("given", "std", "mean"),
     [
         # Random ones have seeds of their own. Where nothing is drawn no seed is asked for.
@@ -452,7 +455,7 @@ def test_kinds_of_magnitudes(tmp_path, given, std, mean):
 CONFIG, HIERARCHY, TENSORS = range(3)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("part", "changes", "words"),
     [
         (TENSORS, {"feature_vectors": np.ones((60, 20))}, "feature_vectors*they go from 4.47"),
@@ -478,7 +481,7 @@ def test_a_file_that_lies_is_one_sentence(part, changes, words, tmp_path):
     refused(lambda: sae_gap.published_world(tmp_path), *words.split("*"))
 
 
-@pytest.mark.parametrize("name", FILES)
+@mark.parametrize("name", FILES)
 def test_a_file_that_is_cut_short_or_missing_is_one_sentence(name, tmp_path):
     path = write(tmp_path, *parts()) / name
     path.write_bytes(path.read_bytes()[:-20])

@@ -2,13 +2,14 @@
 apart.
 """
 
-import dataclasses
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import approx, fixture, mark
 
 from sae_gap.core import Model, Split
 from sae_gap.learners import Families, OnlineDictionary, decorrelate_children
@@ -21,12 +22,12 @@ BASE = OnlineDictionary()
 WIDTH = 20
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def world():
     """Four families of five, in which a child is nearly always on beside its parent, at a ratio
     that hardly varies.
     """
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     frame = np.linalg.qr(rng.standard_normal((40, WIDTH)))[0]
     n = 1_500
     parent = (rng.random((n, 4, 1)) < 0.35) * rng.uniform(0.7, 1.3, (n, 4, 1))
@@ -41,7 +42,7 @@ def begin(learner, signals, dictionary, bias=None, **past):
     bias = jnp.zeros(len(dictionary)) if bias is None else bias
     # A base of another width keeps it.
     state = steps.begin(learner, Split(signals), 20_000, base=Model(jnp.float32(dictionary), bias))
-    return dataclasses.replace(state, **past)
+    return replace(state, **past)
 
 
 def least_cosine(learner, signals, dictionary, truth):
@@ -68,11 +69,11 @@ def merged(frame):
 LEARNER = Families(base=BASE, num_steps=12, visits=3, num_slots=12)
 
 
-@pytest.mark.parametrize(("done", "rate"), [(1, 1), (7, 1), (8, 2 / 3)])
+@mark.parametrize(("done", "rate"), [(1, 1), (7, 1), (8, 2 / 3)])
 def test_a_round_that_solves_is_the_one_that_is_documented(world, done, rate, monkeypatch):
     """Of nine rounds the seventh is the last that rearranges."""
     frame, signals = world
-    rng = np.random.default_rng(1)
+    rng = default_rng(1)
     near = unit(frame + 0.05 * rng.standard_normal(frame.shape))
     bias = jnp.asarray(rng.standard_normal(40), jnp.float32)
     signals = signals[:700] + bias
@@ -109,15 +110,13 @@ def test_the_truth_stays_and_children_leave_their_parents(world):
     assert np.diag(start.T @ frame).min() < 0.93
     assert least_cosine(LEARNER, signals, start, frame) > 0.99
     # Without what the counts tell, sparsity and reconstruction are content with mergers.
-    blind = dataclasses.replace(LEARNER, weight=0.0)
+    blind = replace(LEARNER, weight=0.0)
     assert least_cosine(blind, signals, start, frame) < 0.93
     # Signals of zeros tell nothing.
     assert least_cosine(LEARNER, 0 * signals, frame, frame) > 0.999
 
 
-@pytest.mark.parametrize(
-    ("turn", "restarts"), [(0, True), (1, False), (6, True), (8, False), (9, False)]
-)
+@mark.parametrize(("turn", "restarts"), [(0, True), (1, False), (6, True), (8, False), (9, False)])
 def test_idle_atoms_restart_from_the_largest_residuals_where_families_are_rearranged(
     turn, restarts
 ):
@@ -137,5 +136,5 @@ def test_idle_atoms_restart_from_the_largest_residuals_where_families_are_rearra
     moved = np.abs(np.asarray(new.dictionary) - dictionary).max(axis=0) > 1e-3
     assert moved[8:].tolist() == [False, restarts, False]
     # One that restarts counts as used until it is known whether it is.
-    assert float(new.squares[8]) == pytest.approx(0.7 * 75) and (new.squares[9] > 25) == restarts
+    assert float(new.squares[8]) == approx(0.7 * 75) and (new.squares[9] > 25) == restarts
     assert not restarts or float(new.dictionary[8, 9]) > 0.95

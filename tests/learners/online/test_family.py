@@ -13,8 +13,10 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from numpy.linalg import norm
+from numpy.random import default_rng
 from numpy.testing import assert_allclose
+from pytest import mark
 
 from sae_gap.learners import PARTNERS, Cooccurrence
 from sae_gap.learners.online import cooccurrence, decorrelation, family
@@ -23,7 +25,7 @@ ROWS, WIDTH = 200, 14
 # Unrelated directions, the last of which are left to the atoms that fill up.
 WIDE, NARROW = (
     np.pad(
-        np.linalg.qr(np.random.default_rng(0).standard_normal((dim, 28)))[0],
+        np.linalg.qr(default_rng(0).standard_normal((dim, 28)))[0],
         ((0, ROWS - dim), (0, 0)),
     )
     for dim in (ROWS, 60)
@@ -38,7 +40,7 @@ def repair(dictionary, counts):
 
 
 def unit(atoms):
-    return atoms / np.linalg.norm(atoms, axis=0)
+    return atoms / norm(atoms, axis=0)
 
 
 def filled(atoms):
@@ -82,10 +84,10 @@ def of_tables(together, number=1_000):
     return of_pairs(table, table, np.diag(table), number)
 
 
-@pytest.mark.parametrize(("num_latents", "slots"), [(12, 8), (600, 40)])
+@mark.parametrize(("num_latents", "slots"), [(12, 8), (600, 40)])
 def test_counts_are_those_of_dense_codes(num_latents, slots):
     """Of more atoms than are counted at once, in more samples, with free slots of any place."""
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     rate = np.where(np.arange(num_latents) % 30 == 0, 0.3, 3 / num_latents)
     on = rng.random((900, num_latents)) < rate
     # One atom is nearly always on beside another, and one beside it in less than two fifths.
@@ -111,7 +113,7 @@ def test_counts_are_those_of_dense_codes(num_latents, slots):
     assert_allclose(found, codes.T @ (codes @ rows), rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("table", "number", "wanted"),
     [
         # The least used of those that include an atom, and are used more.
@@ -129,12 +131,12 @@ def test_the_parent_of_an_atom(table, number, wanted):
     assert cooccurrence.parents(of_tables(table, number))[: len(table)].tolist() == wanted
 
 
-@pytest.mark.parametrize(("input_dim", "padding"), [(200, 0), (30, 170)])
+@mark.parametrize(("input_dim", "padding"), [(200, 0), (30, 170)])
 def test_coherent_atoms_lose_what_they_share_with_more_central_ones(input_dim, padding):
     """At cosines above .3 and above four standard deviations of chance; opposite atoms are not
     coherent, and padding makes none.
     """
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     one = unit(rng.standard_normal((input_dim, 25)))
     added = one[:, :12] + 0.8 * one[:, 3:15], one[:, :6] - 0.8 * one[:, 12:18]
     atoms = unit(np.concatenate([one, *added], axis=1))
@@ -325,7 +327,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+@mark.parametrize("case", CASES)
 def test_atoms_move_where_a_rule_says_so(case):
     dictionary, codes, wanted, *became = CASES[case]
     found, moved, *_ = map(np.asarray, repair(filled(dictionary), counted(codes))[:2])

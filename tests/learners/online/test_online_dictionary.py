@@ -8,8 +8,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
+from numpy.linalg import norm
+from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
+from pytest import approx, fixture, mark
 
 from sae_gap import Setting, Split, draw, match_atoms
 from sae_gap.core import Model
@@ -56,12 +58,12 @@ def run(learner, signals, rounds, num_latents=60):
     return state
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def noisy():
     return draw(Setting(60, 3, 2_000, noise_db=20))
 
 
-@pytest.fixture(scope="module")
+@fixture(scope="module")
 def begun(noisy):
     """A state with a past, whose noise is small beside the floor."""
     past = {"energy": np.full(60, 0.2), "forgotten": 0.5, "noise": 0.02, "amplitude": 1}
@@ -74,10 +76,10 @@ def test_it_recovers_the_truth_through_noise_in_any_unit_and_tells_how_much_ther
     assert np.abs(match_atoms(state.dictionary, noisy.dictionary).cosine).mean() > 0.97
     assert_allclose(jnp.linalg.norm(state.dictionary, axis=0), 1, rtol=1e-5)
     noise = unit * float(jnp.std(noisy.train.signals - noisy.train.codes @ noisy.dictionary.T))
-    assert float(state.noise) == pytest.approx(noise, rel=0.2) and not state.mean.any()
+    assert float(state.noise) == approx(noise, rel=0.2) and not state.mean.any()
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("options", "progress", "rates"),
     [
         ({}, 0.3, (0.5, 0.1, 0.02)),
@@ -103,7 +105,7 @@ def test_a_step_is_the_one_that_is_documented(noisy, begun, options, progress, r
     squares = (codes**2).sum(axis=0)
     mean = (0.7 * 0.2 + 0.3 * squares) / (1 - 0.35)
     moved = atoms + rate * (residual.T @ codes) / (mean + 0.01 * mean.mean())
-    assert_allclose(new.dictionary, moved / np.linalg.norm(moved, axis=0), atol=5e-5)
+    assert_allclose(new.dictionary, moved / norm(moved, axis=0), atol=5e-5)
     scales = (
         np.sqrt(0.9 * 0.02**2 + 0.1 * (residual**2).mean()),
         0.9 + 0.1 * np.sqrt(squares.sum() / (codes != 0).sum()),
@@ -121,12 +123,12 @@ def test_atoms_restart_and_are_decorrelated_in_every_third_round_of_their_time()
         assert np.flatnonzero(due).tolist() == wanted
 
 
-@pytest.mark.parametrize(("round", "change", "done"), [(9, 1e-6, 1), (8, 1e-6, 0), (9, 1e-4, 0)])
+@mark.parametrize(("round", "change", "done"), [(9, 1e-6, 1), (8, 1e-6, 0), (9, 1e-4, 0)])
 def test_a_fit_that_refines_and_no_longer_moves_is_done(begun, round, change, done):
     assert SHORT.done(dataclasses.replace(begun, round=round, change=change)) == done
 
 
-@pytest.mark.parametrize(("total", "num_samples"), [(7, 3), (6, 3), (3, 3), (2, 5)])
+@mark.parametrize(("total", "num_samples"), [(7, 3), (6, 3), (3, 3), (2, 5)])
 def test_samples_take_turns(total, num_samples):
     counts = [
         np.bincount(
@@ -139,7 +141,7 @@ def test_samples_take_turns(total, num_samples):
     assert total > num_samples or (np.sum(counts, axis=0) == total).all()
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("options", "num_samples", "num_latents", "expected"),
     [
         ({}, 2_500, 1_000, (20, 200)),
@@ -152,7 +154,7 @@ def test_minibatches_of_a_round(options, num_samples, num_latents, expected):
     assert OnlineDictionary(**options).minibatches(num_samples, num_latents) == expected
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("options", "code", "restarts"),
     [
         ({}, 0.3, True),
@@ -174,15 +176,15 @@ def test_weak_atoms_restart_in_a_pool_and_in_a_stream_those_never_used(options, 
     assert np.flatnonzero(np.diagonal(new.dictionary) < 0.9).tolist() == [2] * restarts
     # One that restarts has the mean energy.
     mean = (3 + code**2) / 4 if restarts else code**2
-    assert float(new.energy[2] / new.energy[0]) == pytest.approx(mean, abs=0.05)
+    assert float(new.energy[2] / new.energy[0]) == approx(mean, abs=0.05)
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("turn", "incoherent", "moves"), [(31, True, True), (32, True, False), (31, False, False)]
 )
 def test_coherent_atoms_are_decorrelated_where_that_is_due(turn, incoherent, moves):
     # Turned, since dimensions in which no atom is count as padding.
-    frame = np.linalg.qr(np.random.default_rng(0).standard_normal((64, 64)))[0][:, :3]
+    frame = np.linalg.qr(default_rng(0).standard_normal((64, 64)))[0][:, :3]
     atoms = (frame @ [[1, 0.8, 0.9], [0, 0.6, 0], [0, 0, 0.19**0.5]]).astype("float32")
     learner = dataclasses.replace(COLD, replace=False, incoherent=incoherent)
     state = begin(learner, atoms.T, 3, dictionary=atoms, round=turn)
@@ -196,7 +198,7 @@ def test_dimensions_of_zeros_hold_no_noise():
 
 
 def test_fewer_samples_than_latents_and_signals_of_zeros():
-    rows = np.random.default_rng(0).normal(size=(10, 8)).astype("float32")
+    rows = default_rng(0).normal(size=(10, 8)).astype("float32")
     for signals in (rows, 0 * rows):
         found = run(OnlineDictionary(num_steps=3, visits=4), signals, 3, num_latents=30)
         assert np.isfinite(found.dictionary).all()
@@ -225,7 +227,7 @@ def seeds(most):
 IDLE = [0, 1, 2, 3], [0.5, 4.0, 6.0, 0.0]
 
 
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("atoms", "energy", "most", "weak", "wanted"),
     [
         # The weaker of two copies; copies first, by seeds that differ.
@@ -248,7 +250,7 @@ def test_copies_and_weak_atoms_restart(atoms, energy, most, weak, wanted):
 
 
 # Seeds that differ have squares of 9, 4 and 1.
-@pytest.mark.parametrize(
+@mark.parametrize(
     ("worth", "gain", "fresh"),
     [
         ([5.0, 3.0, 8.0, np.inf], True, [1]),
@@ -261,10 +263,10 @@ def test_where_a_seed_must_gain_each_atom_is_compared_with_its_own(worth, gain, 
     assert np.flatnonzero(new).tolist() == fresh
 
 
-FRAME = np.linalg.qr(np.random.default_rng(0).standard_normal((30, 12)))[0].astype(np.float32)
+FRAME = np.linalg.qr(default_rng(0).standard_normal((30, 12)))[0].astype(np.float32)
 
 
-@pytest.mark.parametrize(("share", "number"), [(0.3, 4), (0.01, 1)])
+@mark.parametrize(("share", "number"), [(0.3, 4), (0.01, 1)])
 def test_the_atoms_of_most_energy_are_kept_in_their_order(share, number):
     energy = jnp.array([5.0, 1, 9, 2, 8, 3, 12, 4, 11, 6, 10, 7])
     kept = Pruned(share=share, base=Oracle()).model((FRAME, jnp.zeros(30), energy)).decoder
@@ -275,7 +277,7 @@ def test_energy_is_that_of_three_samples_for_each_of_500_latents():
     """Less the bias, on unit atoms, by codes that hardly shrink: the first 1,500 samples do not use
     all atoms.
     """
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     codes = (rng.random((2_000, 12)) < 0.2) * rng.uniform(0.9, 1.1, (2_000, 12))
     codes[:1_500, :3] = 0
     bias = jnp.linspace(-1, 1, 30)
