@@ -192,7 +192,7 @@ class MatryoshkaBatchTopK(BatchTopK):
     colour = "#AA4499"
     rank = 6
 
-    constants: ClassVar = {"prefixes": PREFIXES}
+    constants: ClassVar = {"prefixes": [*PREFIXES]}
 
     def errors(self, model, signals, codes):
         ends = [math.ceil(share * codes.shape[1]) for share in PREFIXES]

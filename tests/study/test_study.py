@@ -133,12 +133,12 @@ def test_the_latest_measurement_of_each_metric_counts(order):
 
 # Of what was an option once, keys of earlier rows and fits have the value.
 ONCE = {
-    LinearProbe(): {"alphas": (1e-6, 1e-4, 1e-2, 1, 10)},
+    LinearProbe(): {"alphas": [1e-6, 1e-4, 1e-2, 1, 10]},
     SoftplusAdam(): {"patience": 5_000, "improvement": 1e-6, "least_updates": 10_000},
     DLFista(): {"num_iterations": 100, "ridge": 1e-6},
     Families(base=Oracle()): {"floor": 0.18, "ridge": 0.01},
-    MatryoshkaBatchTopK(3): {"prefixes": (1 / 32, 3 / 32, 7 / 32, 15 / 32, 1)},
-    ListaMatryoshka(3): {"prefixes": (1 / 32, 3 / 32, 7 / 32, 15 / 32, 1)},
+    MatryoshkaBatchTopK(3): {"prefixes": [1 / 32, 3 / 32, 7 / 32, 15 / 32, 1]},
+    ListaMatryoshka(3): {"prefixes": [1 / 32, 3 / 32, 7 / 32, 15 / 32, 1]},
 }
 
 
