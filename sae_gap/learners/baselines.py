@@ -107,7 +107,7 @@ class Oracle(Learner):
 
 
 # The penalties that a linear probe chooses from.
-ALPHAS = (1e-6, 1e-4, 1e-2, 1.0, 10.0)
+ALPHAS = [1e-6, 1e-4, 1e-2, 1.0, 10.0]
 
 
 class LinearProbe(Learner):
@@ -128,7 +128,7 @@ class LinearProbe(Learner):
     colour = "#7F7F7F"
     family = "probe"
 
-    constants: ClassVar = {"alphas": [*ALPHAS]}
+    constants: ClassVar = {"alphas": ALPHAS}
 
     def needs(self, task: Task) -> str | None:
         return "the true codes of the training split" if task.train.codes is None else None
