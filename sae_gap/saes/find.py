@@ -207,8 +207,7 @@ def _one_file(config, tensors):
     Raises:
       ValueError: the file holds anything else.
     """
-    path, sizes = tensors.path, tensors.sizes("W_enc") if "W_enc" in tensors else ()
-    layer = published.LAYER.fullmatch(path.name)
+    path = tensors.path
     if published.CROSS_LAYER.fullmatch(path.name):
         raise ValueError(
             f"{path} is of a cross-layer transcoder, whose codes add to many layers; give a "
@@ -216,8 +215,10 @@ def _one_file(config, tensors):
         )
     if "W_enc" not in tensors:
         return _decoder(config, tensors)
+    sizes = tensors.sizes("W_enc")
     if len(sizes) == 3 and all(sizes):
         return published.crosscoder(tensors, sizes)
+    layer = published.LAYER.fullmatch(path.name)
     if layer is None:
         raise ValueError(
             f"{path} has a W_enc and no configuration, so that nothing tells its library; keep the "
@@ -262,7 +263,7 @@ def _fit(config, tensors):
         return _decoder(config, tensors)
     entries = {"learner": name or None} | note.part("source").entries | metadata
     notes = {"fit": tensors.path.parent.name}
-    notes |= {part: str(entries[part]) for part in _SHOWN if entries.get(part) is not None}
+    notes |= Config(note.path, entries).texts(*_SHOWN)
     encoder = described.text("class", "")
     architecture = encoder.removeprefix("sae_gap.")
     input_dim, num_latents = tensors.shape(".dictionary")

@@ -101,11 +101,9 @@ def saelens(config: Config, tensors: Tensors) -> Parts:
             f"{config.path} subtracts a transcoder's b_dec from another activation than it belongs "
             "to; set apply_b_dec_to_input to false."
         )
-    told = config.entries | metadata.entries
+    told = Config(config.path, config.entries | metadata.entries)
     notes = {"normalize_activations": config.text("normalize_activations", "none")}
-    notes |= {
-        name: str(told[name]) for name in (*NOTED, "sae_lens_version") if told.get(name) is not None
-    }
+    notes |= told.texts(*NOTED, "sae_lens_version")
     notes["apply_b_dec_to_input"] = str(centred)
 
     rescaled = False
@@ -234,8 +232,9 @@ def _normalisation(config, input_dim, notes):
     elif whitening.exists():
         tensors, square = read_safetensors(whitening), (input_dim, input_dim)
         shapes = {"mean": (input_dim,), "matrix": square, "inverse_matrix": square}
-        taken = (tensors.take(part, *shape).astype(np.float32) for part, shape in shapes.items())
-        return Whitening(*taken)
+        return Whitening(
+            *(tensors.take(part, *shape).astype(np.float32) for part, shape in shapes.items())
+        )
     else:
         notes["caution"] = "it expects whitened activations, and has no statistics for it"
     return Normalisation()
@@ -253,11 +252,7 @@ def dictionary_learning(config: Config, tensors: Tensors) -> Parts:
     config = config.part("trainer")
     kind = config.choice("dict_class", "", _CLASSES)
     encoder, names, centred = _CLASSES[kind]
-    notes = {
-        name: str(config.entries[name])
-        for name in ("lm_name", "layer", "submodule_name", "norm_factor")
-        if name in config
-    }
+    notes = config.texts("lm_name", "layer", "submodule_name", "norm_factor")
     shape = tensors.shape(names.get("W_enc", "W_enc"))
     input_dim, num_latents = shape[::-1] if names else shape
     options: dict[str, Any] = {}
@@ -414,7 +409,7 @@ def circuit_tracer(tensors, layer):
             f"{tensors.path} has thresholds below zero, above which circuit-tracer keeps negative "
             "codes; set them to zero for a JumpReLU."
         )
-    notes = {"model_name": told["model_name"]} if "model_name" in told else {}
+    notes = Config(path, told).texts("model_name")
     for ours, theirs in _HOOKS.items():
         if theirs in told:
             notes[ours] = f"blocks.{layer}.{told[theirs]}"

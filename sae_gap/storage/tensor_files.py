@@ -387,6 +387,10 @@ class Config:
         """An entry that is an object itself; empty if it is missing."""
         return Config(self.path, self._typed(name, {}, dict, "an object"))
 
+    def texts(self, *names: str) -> dict[str, str]:
+        """The entries of some names, as texts; those that are missing are left out."""
+        return {name: str(self.entries[name]) for name in names if name in self}
+
     def _typed(self, name, default, kind, wanted):
         value = self._value(name, default)
         if not isinstance(value, kind):

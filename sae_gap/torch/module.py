@@ -206,16 +206,15 @@ class SAE(nn.Module):
         if it has one; a pursuit with that k keeps its threshold. That of a transcoder codes its
         `signals(y, x)`, and so keeps the hook of y, or with a skip none.
         """
-        pursued, metadata = getattr(self.cfg, "k", None), self.cfg.metadata
+        pursued = getattr(self.cfg, "k", None)
+        metadata = self.cfg.metadata
         if self.transcodes:
-            outer = {
-                name.removesuffix("_out"): value
-                for name, value in metadata.items()
-                if name.startswith("hook_") and name.endswith("_out") and self.W_skip is None
-            }
-            metadata = {
-                name: value for name, value in metadata.items() if not name.startswith("hook_")
-            } | outer
+            metadata = {}
+            for name, value in self.cfg.metadata.items():
+                if not name.startswith("hook_"):
+                    metadata[name] = value
+                elif name.endswith("_out") and self.W_skip is None:
+                    metadata[name.removesuffix("_out")] = value
         return type(self)(
             *(self.W_dec, self.b_dec, *((self.W_enc, self.b_enc) * (not self.transcodes))),
             k=pursued if k is None else k,

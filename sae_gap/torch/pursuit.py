@@ -162,16 +162,9 @@ def supports(codes):
     """The atoms in each support, and a mask of those that are not padding. The host reads the sizes
     of the supports, once for all rows.
     """
-    sizes = (codes != 0).sum(1)
-    size = max([1, *sizes.tolist()])
-    if not _on_host(codes):
-        on, places = (codes != 0).to(codes).topk(size)
-        return places, on > 0
-    rows, latents = codes.nonzero(as_tuple=True)
-    slots = torch.arange(len(rows)) - (sizes.cumsum(0) - sizes)[rows]
-    places = latents.new_zeros(len(codes), size)
-    places[rows, slots] = latents
-    return places, torch.arange(size) < sizes[:, None]
+    shown = codes != 0
+    on, places = shown.to(codes).topk(max([1, *shown.sum(1).tolist()]))
+    return places, on > 0
 
 
 def _inverse(gram, on, *, least_norm):
