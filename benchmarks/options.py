@@ -176,7 +176,8 @@ def changes(options: Options) -> dict[str, tuple[Any, Any]]:
 
 
 def _help(field, default):
-    text, choices = field.metadata["help"], field.metadata["limits"].get("choices", ())
+    text = field.metadata["help"]
+    choices = field.metadata["limits"].get("choices", ())
     if not all(choice in text for choice in choices):
         text = f"{text.rstrip('.')}, of {', '.join(choices)}."
     says_nothing = default is False or default in (None, "", (), (None,))

@@ -54,7 +54,8 @@ def pursue(target: np.ndarray, atoms: np.ndarray, counts: np.ndarray) -> np.ndar
 
 def split(x: np.ndarray, sae: dict[str, np.ndarray], k: int | None = None) -> dict[str, float]:
     """Splits the fraction of variance unexplained, Σ‖x - x̂‖² / Σ‖x - x̄‖², into its parts."""
-    target, atoms = x - sae["b_dec"], sae["W_dec"]
+    target = x - sae["b_dec"]
+    atoms = sae["W_dec"]
     own = encode(x, sae, k)
     refitted = refit(target, atoms, own > 0)
     best = refit(target, atoms, pursue(target, atoms, (own > 0).sum(axis=1)))

@@ -170,7 +170,8 @@ def sae_for_activations(
     check_number("sparsity", sparsity, above=0)
     learner = tuned_sae(name, sparsity=sparsity, input_dim=input_dim, base=base)
     scale = (3 * input_dim / sparsity) ** 0.5
-    encoder, penalty = learner.encoder, learner.penalty * scale
+    encoder = learner.encoder
+    penalty = learner.penalty * scale
     if isinstance(encoder, sae_gap.encoders.JumpReLU):
         encoder = dataclasses.replace(
             encoder, threshold=encoder.threshold * scale, bandwidth=encoder.bandwidth * scale

@@ -45,13 +45,17 @@ from sae_gap.storage import trees
 from sae_gap.study import Inference, Method, blank_model, fit
 
 # Sizes that differ, so that an axis is told by its length.
-DIM, WIDTH, ROWS = 7, 11, 12
+DIM = 7
+WIDTH = 11
+ROWS = 12
 # Rows of a large batch, in chunks of no usual size.
 MANY = 12_007
 # Signals in another unit, which rounds nothing, and from another origin.
-UNIT, ORIGIN = 8.0, 4.0
+UNIT = 8.0
+ORIGIN = 4.0
 # First and last rows of a hundred that a split may have alone: a rank may outlive one loss.
-FIRST, LAST = ((0, 60), (0, 40)), ((40, 100), (60, 100))
+FIRST = ((0, 60), (0, 40))
+LAST = ((40, 100), (60, 100))
 # The latent whose atom is zero.
 DEAD = 3
 # Families of learners that start from random numbers.
@@ -138,7 +142,8 @@ def check_encoder(encoder: Encoder) -> None:
             "must keep the shapes of parameters in `observe`; see `parameters`",
         )
     if prepared == encoder and type(encoder) in catalogue.saes().values():
-        saved, rows = dataclasses.replace(dead, encode=encoder), np.asarray(y)
+        saved = dataclasses.replace(dead, encode=encoder)
+        rows = np.asarray(y)
         with tempfile.TemporaryDirectory() as folder:
             save_sae(saved, f"{folder}/sae")
             _check_sae(demand, f"{folder}/sae", rows, found, saved.reconstruct(found, rows))
@@ -234,7 +239,8 @@ def _drawn(learner, **options):
     task = draw(Setting(20, 3, 200, **options))
     if not learner.transcodes:
         return task
-    signals, codes = task.train.signals, task.train.codes
+    signals = task.train.signals
+    codes = task.train.codes
     train = Split(signals, codes, inputs=2 * signals[:, ::-1] + 1)
     return dataclasses.replace(task, train=train)
 
@@ -329,7 +335,8 @@ def check_sae_format(
 
 
 def _check_sae(demand, path, x, codes, reconstruction):
-    sae, rows = load_sae(path), np.reshape(x, (len(x), -1))
+    sae = load_sae(path)
+    rows = np.reshape(x, (len(x), -1))
     close = functools.partial(_close, tol=1e-5)
     found = np.asarray(sae.encode(x))
     demand(
@@ -432,7 +439,8 @@ def _without_latent(leaf):
 
 
 def _close(found, wanted, tol=1e-3):
-    found, wanted = np.asarray(found), np.asarray(wanted)
+    found = np.asarray(found)
+    wanted = np.asarray(wanted)
     atol = tol * max(1, np.abs(wanted).max())
     return found.shape == wanted.shape and np.allclose(found, wanted, rtol=tol, atol=atol)
 
@@ -471,11 +479,13 @@ def _inferred(
     bias=1.0,
 ):
     """A hundred samples of each split, or sixty, with codes of any sign and some silent latents."""
-    task, rng = draw(Setting(20, 3, 200, padded_dim=padded)), np.random.default_rng(1)
+    task = draw(Setting(20, 3, 200, padded_dim=padded))
+    rng = np.random.default_rng(1)
     atoms: Any = np.zeros((task.input_dim, WIDTH))
     atoms[:12] = rng.normal(size=(12, WIDTH)) * (np.arange(WIDTH) != DEAD)
     live = np.arange(task.input_dim) < 12
-    splits, codes = dict[str, Any](), {}
+    splits = dict[str, Any]()
+    codes = {}
     for name, silent in zip(SPLITS, ([0, 1, 2], [0, 4], [5]), strict=True):
         z = rng.normal(size=(100, WIDTH)) * (rng.random((100, WIDTH)) < 0.3)
         z[:, silent if used or name == "ood" else slice(None)] = 0
@@ -489,7 +499,8 @@ def _inferred(
     atoms = jnp.asarray(np.roll(atoms, roll, axis=1), jnp.float32)
     dictionary = None if missing == "dictionary" else atoms
     model = Model(dictionary, jnp.asarray(bias * live), Affine.create(atoms), ReLU())
-    inference, lasso = Inference(task, model, timed=False), Lasso(0.1)
+    inference = Inference(task, model, timed=False)
+    lasso = Lasso(0.1)
     optimum = dict[str, Any]()
     if missing not in ("dictionary", "optimum"):
         optimum = {name: inference.infer(lasso, name) for name in SCORED}

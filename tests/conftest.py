@@ -214,7 +214,8 @@ def call_binary(name, *arguments):
     from benchmarks.harness import main
 
     module = binary_of(name)
-    out, err = io.StringIO(), io.StringIO()
+    out = io.StringIO()
+    err = io.StringIO()
     with (
         mock.patch.object(sys, "argv", [name, *map(str, arguments)]),
         mock.patch.object(Figure, "savefig", save_picture),

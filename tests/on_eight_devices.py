@@ -80,7 +80,8 @@ def test_samples_and_what_does_not_divide_are_placed(problem):
 
 
 def test_on_a_cpu_the_bits_are_those_of_one_device(problem, alone):
-    signals, dictionary = devices.place(problem[0], devices.mesh()), problem[1]
+    signals = devices.place(problem[0], devices.mesh())
+    dictionary = problem[1]
     solution = sparse_code(signals, dictionary, LAM)
     jax.tree.map(assert_array_equal, solution, alone)
     rows = NamedSharding(devices.mesh(), PartitionSpec("samples"))
@@ -90,7 +91,8 @@ def test_on_a_cpu_the_bits_are_those_of_one_device(problem, alone):
 
 
 def test_samples_are_coded_and_differentiated_by_each_device_alone(problem, alone, monkeypatch):
-    signals, dictionary = devices.place(problem[0], devices.mesh()), problem[1]
+    signals = devices.place(problem[0], devices.mesh())
+    dictionary = problem[1]
     weights = default_rng(1).normal(size=alone.codes.shape).astype(np.float32)
     # In chunks of three, which no device's four samples divide into.
     monkeypatch.setattr(coding, "ROOM", 3 * coding.ARRAYS * NUM_LATENTS)

@@ -6,7 +6,9 @@ import numpy as np
 from numpy.linalg import norm
 from numpy.random import default_rng
 
-DIM, WIDTH, OUTLIERS = 12, 12, (7, 640)
+DIM = 12
+WIDTH = 12
+OUTLIERS = (7, 640)
 RNG = default_rng(3)
 # One document is of a single token, which no share can hold out alone.
 SIZES = [1, 2, 40, 77, 130, 250, 300, 500]

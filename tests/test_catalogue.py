@@ -54,10 +54,8 @@ def test_penalties_on_activations_grow_with_the_variance_of_the_codes():
     """
     given = {"sparsity": 3, "input_dim": 27}
     for name, factor in {"relu": 27**0.5, "gated": 27**0.5, "jumprelu": 27.0, "topk": 1.0}.items():
-        tuned, found = (
-            catalogue.tuned_sae(name, **given),
-            catalogue.sae_for_activations(name, **given),
-        )
+        tuned = catalogue.tuned_sae(name, **given)
+        found = catalogue.sae_for_activations(name, **given)
         assert found.penalty == approx(factor * tuned.penalty)
         assert found.l0 == (None if name == "topk" else 3) and found.base is None
     jumprelu = catalogue.sae_for_activations("jumprelu", **given).encoder

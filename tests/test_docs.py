@@ -10,7 +10,8 @@ import reference
 
 
 def test_every_public_name_says_what_it_is():
-    names, silent = reference.module_names(), []
+    names = reference.module_names()
+    silent = []
     assert {"sae_gap", "sae_gap.solvers.coding", "sae_gap.measure.plan"} <= {*names}
     told = (types.FunctionType, property, classmethod, staticmethod)
     for name in names:

@@ -23,7 +23,8 @@ from sae_gap.saes import SAE
 NAN = float("nan")
 KEY = jax.random.key(0)
 RNG = default_rng(0)
-D, Y = RNG.normal(size=(4, 6)).astype(np.float32), RNG.normal(size=(8, 4)).astype(np.float32)
+D = RNG.normal(size=(4, 6)).astype(np.float32)
+Y = RNG.normal(size=(8, 4)).astype(np.float32)
 Z = np.abs(RNG.normal(size=(8, 6))).astype(np.float32)
 MODEL = Model(jnp.asarray(D), jnp.zeros(4), Affine(jnp.asarray(D), jnp.zeros(6)), ReLU())
 ONLINE = OnlineDictionary(num_steps=2)
@@ -55,7 +56,8 @@ ENDS = ("least", -math.inf), ("most", math.inf)
 
 def beyond(hint, limits):
     """Values of no such type, and those that lie just outside of limits."""
-    allowed, listed = options.kinds(hint), options.entries(hint)
+    allowed = options.kinds(hint)
+    listed = options.entries(hint)
     if listed:
         count = 1 if ... in listed else len(listed)
         return [

@@ -28,7 +28,9 @@ from sae_gap.saes import SAE
 from sae_gap.storage import results
 from sae_gap.study import Method, Models, Study, jobs, runner
 
-ROWS, DIM, WIDTH = 400, 8, 12
+ROWS = 400
+DIM = 8
+WIDTH = 12
 RNG = default_rng(0)
 X = RNG.normal(size=(ROWS, DIM)).astype(np.float32)
 X[3] *= 100
@@ -46,7 +48,8 @@ def stop(*_, **__):
 
 def data(row=None, document=None):
     """The rows and their documents; one of either may be another."""
-    x, documents = X.copy(), DOCUMENTS.copy()
+    x = X.copy()
+    documents = DOCUMENTS.copy()
     if row is not None:
         x[row, 2] = np.nextafter(x[row, 2], 9)
     if document is not None:
@@ -202,7 +205,8 @@ def of_downstream(
     **flags,
 ):
     """The source, and the keys of codes of an SAE and of a control."""
-    numbers, positions = np.arange(ROWS) % 50, np.arange(ROWS) % 10 % context
+    numbers = np.arange(ROWS) % 50
+    positions = np.arange(ROWS) % 10 % context
     if token is not None:
         numbers[token::7] = 51
     about = (folder, "lm", model, context, (1,), "float32", numbers, DOCUMENTS, positions)

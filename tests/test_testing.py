@@ -141,7 +141,8 @@ KINDS = {
 @mark.parametrize(("base", "words"), [(kind, name) for kind in KINDS for name in KINDS[kind][2]])
 def test_a_fault_of_an_encoder_or_a_learner_is_named(base, words):
     check, member, faults = KINDS[base]
-    fault, kind = faults[words], type(base)("Faulty", (base,), {})
+    fault = faults[words]
+    kind = type(base)("Faulty", (base,), {})
     members = fault if isinstance(fault, dict) else {member: staticmethod(fault)}
     for name, value in members.items():
         setattr(kind, name, value)

@@ -59,7 +59,9 @@ def write_lm(
     import gguf
     from tokenizers import pre_tokenizers
 
-    rng, dim, hidden = default_rng(seed), LM["dim"], LM["hidden"]
+    rng = default_rng(seed)
+    dim = LM["dim"]
+    hidden = LM["hidden"]
     gemma = architecture == "gemma3"
     size = dim // LM["heads"] * (2 if gemma else 1)
     merges = ["t h", "th e", "Ġ the", "i n", "1 2"]

@@ -51,7 +51,9 @@ def archive(path, content, compression=zipfile.ZIP_STORED, extra=(), numbers=Non
 
 def save(path, arrays):
     """One array, or several by name, each in a storage of its own, by rows or by columns."""
-    alone, tensors, numbers = not isinstance(arrays, dict), {}, []
+    alone = not isinstance(arrays, dict)
+    tensors = {}
+    numbers = []
     for name, array in ({"it": arrays} if alone else arrays).items():
         kind = f"ctorch\n{STORAGES[array.dtype.name]}Storage\n".encode()
         strides = tuple(stride // array.itemsize for stride in array.strides)

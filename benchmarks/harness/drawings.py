@@ -54,7 +54,8 @@ def along(
     """Scores along a column, a panel a number of latents unless `options` name another; those with
     cells are named after both.
     """
-    fixed, logy = {"x": x, "panel": "num_latents", **options}, ("relative_gap_id", "mse_id")
+    fixed = {"x": x, "panel": "num_latents", **options}
+    logy = ("relative_gap_id", "mse_id")
     return {
         f"{metric}_by_{x}" if cells else metric: Drawing(
             "curve", {**fixed, "y": metric, "logy": metric in logy}, rows, cells

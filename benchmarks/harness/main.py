@@ -45,7 +45,8 @@ def read(bench: Bench, options: StudyOptions) -> Run:
       ValueError: the study cannot run with them.
     """
     shard = None if options.shard is None else cli.parse_shard(options.shard)
-    preset, given = _changed(bench, options), options.methods
+    preset = _changed(bench, options)
+    given = options.methods
     sources = preset.sources() if options.data is None else _recordings(options, preset)
     if not sources:
         raise ValueError(
@@ -104,7 +105,8 @@ def _recordings(options, preset):
     """Recordings of a file in place of settings, for each width, sparsity and seed; by default the
     sparsity is that of its codes.
     """
-    path, sparsities = fetched(str(options.data)), preset.sparsity
+    path = fetched(str(options.data))
+    sparsities = preset.sparsity
     codes = Recording(path, preset.width[0]).task().train.codes
     if vars(options).get("sparsity") is None and codes is not None:
         sparsities = (max(1, round(float(np.count_nonzero(np.asarray(codes), axis=1).mean()))),)
@@ -169,7 +171,9 @@ def plan(run: Run) -> str:
     """A line for each job: how many of its rows exist and how many models it would be the first to
     fit.
     """
-    lines, planned, stored = [], 0, Stored(run.study, run.store)
+    lines = []
+    planned = 0
+    stored = Stored(run.study, run.store)
     for job, fits in _ahead(run):
         size = job.sources[0].asdict()
         cell = ", ".join(labels.label(size[name], name) for name in (*CELL, "input_dim"))
@@ -196,7 +200,8 @@ def check_writable(run: Run) -> None:
 
 def _ahead(run):
     """Each job, with the number of models that it would be the first to fit, by their folders."""
-    stored, planned = Stored(run.study, run.store), set[str]()
+    stored = Stored(run.study, run.store)
+    planned = set[str]()
     for job in jobs(run.study):
         fits = {
             str(run.models.folder(learner, source))

@@ -40,7 +40,8 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
       rows: its rows.
       notes: its time, memory and the like, by name.
     """
-    bench, folder = run.bench, run.page
+    bench = run.bench
+    folder = run.page
     conditions = _conditions(rows, bench.varies)
     if "width" in conditions:
         rows = [{"width": row["num_latents"]} | row for row in rows]
@@ -50,7 +51,8 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
         rows, {method.name for method in bench.methods(run.study.sources[0], run.preset)}
     )
     varied = [name for name in by if name == "method" or len({line[name] for line in summary}) > 1]
-    heads, shown = {name: labels.heading(name) for name in varied}, []
+    heads = {name: labels.heading(name) for name in varied}
+    shown = []
     for title, words in {**bench.tables, "Further metrics": _unlisted(summary)}.items():
         if names := words.split():
             lines = summary if "encode_seconds" in names else _distinct(run, summary)

@@ -151,7 +151,9 @@ class Measured(Options):
         Raises:
           ValueError: one cannot be read, is of another width, or explains next to nothing.
         """
-        paths, saes, reports = [*self.sae, *self.dictionary], [], {}
+        paths = [*self.sae, *self.dictionary]
+        saes = []
+        reports = {}
         for path in {*self.sae} & {*self.dictionary}:
             raise ValueError(
                 f"{path} is both a --sae and a --dictionary, which differ in its own codes alone; "
@@ -203,7 +205,8 @@ class OfRecording(Measured, LanguageModel):
             raise ValueError(
                 "there is nothing to measure; give --recording and --sae or --dictionary."
             )
-        recorded, lm = open_recording(self.recording), load_lm(self.model, self.tokenizer)
+        recorded = open_recording(self.recording)
+        lm = load_lm(self.model, self.tokenizer)
         recorded.require(lm)
         return recorded, lm
 

@@ -63,7 +63,8 @@ AFFORDABLE = 1e13
 # Codes in nats, and codes whose cost is measured beside `KINDS`.
 CODES = ("own", "own_refit", "omp", "lasso", "lasso_refit", "screened", "proposed")
 NAMED = ("mp", "gradient_pursuit")
-LEVELS, PRICED = (16, 32, 64, 128), 32
+LEVELS = (16, 32, 64, 128)
+PRICED = 32
 # Columns of the tables.
 SCORES = "dictionary codes level l0 fvu kl delta_ce kl_score ce_score ce_score_mean own_certificate"
 COSTS = (
@@ -210,9 +211,11 @@ def variance(options: MeasureOptions) -> str:
     """Measures variance, writes the page, and returns what to print: the first process alone has
     any.
     """
-    began, folder = time.perf_counter(), options.folder(NAME)
+    began = time.perf_counter()
+    folder = options.folder(NAME)
     plan, reports = plan_of(options)
-    store, activations = Store(folder), plan.source.activations
+    store = Store(folder)
+    activations = plan.source.activations
     partial = {}
     try:
         rows = measure.run(plan, store)
@@ -241,7 +244,8 @@ def variance(options: MeasureOptions) -> str:
 def network(options: MeasureOptions) -> list[Any]:
     """Measures nats, and costs where they are asked for: their tables."""
     controls = measure.CONTROLS[1:] if options.controls is None else options.controls
-    k, folder = round(options.match_l0 or PRICED), options.folder(NAME)
+    k = round(options.match_l0 or PRICED)
+    folder = options.folder(NAME)
     source, saes = options.begin((*options.l0, *[k] * bool(options.costs)), controls)
     codes = [*dict.fromkeys((*CODES, *options.codes))]
     shown = report(nats(folder / "nats", source, saes, options.l0, codes, controls))
@@ -278,7 +282,8 @@ def report(rows: Sequence[Row]) -> list[Any]:
 
 def tables_of(rows: Sequence[Row]) -> list[Table]:
     """The parts of each SAE's loss, and the scores of all codes."""
-    first, lines = rows[0], splits(rows, LOSSES)
+    first = rows[0]
+    lines = splits(rows, LOSSES)
     scored = sorted(rows, key=lambda row: (row["dead"], row["level"], row["kl"]))
     dead = ", ".join(dict.fromkeys(row["dictionary"] for row in scored if row["dead"]))
     lost = f"The loss of each SAE ± half its 95 % interval {over_documents(first)}"
@@ -297,7 +302,8 @@ def costs(
     Returns:
       A table for each SAE, sorted by the cost of codes.
     """
-    rows, shown = list[Row](), []
+    rows = list[Row]()
+    shown = []
     kinds, named = ([name for name in codes if (name in KINDS) == known] for known in (True, False))
     for sae in saes:
         mine = measure.priced(source, sae, Store(folder), k, kinds, named)
@@ -311,8 +317,10 @@ def costs(
 
 def together(options: MeasureOptions) -> list[Any]:
     """Measures SAEs of several layers: a table and a sentence; writes the table, and a figure."""
-    folder, opened = options.folder(NAME) / "together", options.open()
-    sources, saes = {}, {}
+    folder = options.folder(NAME) / "together"
+    opened = options.open()
+    sources = {}
+    saes = {}
     for layer, path in zip(options.layers, options.sae, strict=True):
         here = dataclasses.replace(options, layers=(), layer=layer, sae=(path,))
         sources[layer], (saes[layer],) = here.begin((1,), opened=opened)

@@ -152,14 +152,17 @@ def write(
         printed = []
     printed = ranked[: len(groups[0][1]) > 1] + printed
     said += [_MLP] * source.activations.of_mlp
-    samples, documents = rows[0]["num_scored"], len(rows[0]["variance"])
-    unnamed, held = source.whole.documents is None, "split_seed" in rows[0]
+    samples = rows[0]["num_scored"]
+    documents = len(rows[0]["variance"])
+    unnamed = source.whole.documents is None
+    held = "split_seed" in rows[0]
     unit = f"{'run' if unnamed else 'document'}{'s' * (documents > 1)}"
     on = f"{samples:,} rows of {documents} {'held-out ' * held}{unit}"
     counted = f"{on} are scored"
     stand = {line["dictionary"]: line for _, found in groups[::-1] for line in found}
     for each in verdicts:
-        name, sentences = each.dictionary, str(each).splitlines()
+        name = each.dictionary
+        sentences = str(each).splitlines()
         sentences += [] if each.line is None else [f"Parts: {sentence(each.line)}"]
         said.append(f"{name}:\n\n{_listed(sentences)}")
         card = pages.model_card(name=name, line=stand[name], sentences=sentences, scored=on)
@@ -191,8 +194,11 @@ def standings(rows: Sequence[Row], stored: Sequence[Row]) -> list[tuple[str, lis
       For those with a skip and those without, those of the measurement first: what they were scored
       on, and the lines of `measure.standings`, the best first.
     """
-    common, every = at(rows, BEST, "common"), [*rows]
-    level, skips, first = common["l0"], "skip" in common, rows[0]
+    common = at(rows, BEST, "common")
+    every = [*rows]
+    level = common["l0"]
+    skips = "skip" in common
+    first = rows[0]
     here = {row["learner"].get("model") for row in rows}
     alike = [
         row | {"model": row["learner"].get("model")}
@@ -203,7 +209,8 @@ def standings(rows: Sequence[Row], stored: Sequence[Row]) -> list[tuple[str, lis
         and (row.get("level") != "common" or _near(row["l0"], level))
     ]
     for (model,), found in grouped(alike, ("model",)).items():
-        best, name = at(found, BEST, "common"), found[0]["dictionary"]
+        best = at(found, BEST, "common")
+        name = found[0]["dictionary"]
         # Controls have no model, and what a killed run left may lack the best codes.
         if model is None or model in here or best is None or not _near(best["l0"], level):
             continue

@@ -113,16 +113,19 @@ def of_pairs(
     assert held.documents is not None
     # Outlier tokens are not probed, but end a word like others.
     whole = np.flatnonzero(np.isin(tokens.documents, held.documents))
-    tokens, places = tokens.at(whole), np.searchsorted(whole, held.numbers)
+    tokens = tokens.at(whole)
+    places = np.searchsorted(whole, held.numbers)
     pairs = {}
     for name in names:
         a, b = (probing.concept(part, tokens).at(places) for part in probing.read_pair(name))
         pairs[name] = a, b
     tokens = tokens.at(places)
     chosen = probing.choose_rows([*pairs.values()], tokens, most)
-    tokens, labelled = tokens.at(chosen), {}
+    tokens = tokens.at(chosen)
+    labelled = {}
     for name, (a, b) in pairs.items():
-        a, b = a.at(chosen), b.at(chosen)
+        a = a.at(chosen)
+        b = b.at(chosen)
         try:
             splits = {seed: probing.split_cells(a, b, tokens, seed) for seed in seeds}
         except ValueError as error:
@@ -155,7 +158,8 @@ def measure(options: ProbeOptions) -> list[Row]:
     source = HeldOut(recorded.activations(options.layer), split_seed=0)
     train, held = source.parts
     held = held if options.documents == "held_out" else source.kept
-    topics, documents = recorded.topics, {*recorded.documents[held.numbers]}
+    topics = recorded.topics
+    documents = {*recorded.documents[held.numbers]}
     there = {topics[number] for number in documents} if topics else ()
     pairs = options.pairs or usual_pairs(sorted(there))
     saes, _ = options.read(source.scored, train.mean, options.controls)

@@ -107,7 +107,8 @@ class RealOptions(OnText):
 
 def steps_of(options: RealOptions) -> dict[str, Any]:
     """The options of each step, without the paths of what the steps before it leave."""
-    preset, place = PRESETS[options.preset], f"{options.results_dir}/{NAME}/{options.preset}"
+    preset = PRESETS[options.preset]
+    place = f"{options.results_dir}/{NAME}/{options.preset}"
     lm: Any = {"tokenizer": options.tokenizer, "results_dir": place, "model": options.model}
     # Measure what was learned here, however good it is.
     measured = lm | {"layer": options.layer, "controls": CONTROLS, "anyway": True}
@@ -125,7 +126,8 @@ def steps_of(options: RealOptions) -> dict[str, Any]:
 
 
 def main(options: RealOptions) -> None:
-    began, steps = time.perf_counter(), steps_of(options)
+    began = time.perf_counter()
+    steps = steps_of(options)
     trained = steps["train_real"]
     # Methods with their own codes come first.
     methods = sorted(trained.methods, key=lambda name: name not in train_real.SAES)
@@ -191,7 +193,8 @@ def write(
             "or longer."
         )
     sentences = [f"{sentence(best)}.", best_dictionary(patched, sparsity)]
-    few, codes = (best["dictionary"], best["best"]), ("own", "lasso_refit", "screened")
+    few = (best["dictionary"], best["best"])
+    codes = ("own", "lasso_refit", "screened")
 
     def chosen(lines):
         return [line for line in lines if line["dictionary"] in few and line["codes"] in codes]

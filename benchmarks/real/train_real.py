@@ -185,7 +185,8 @@ def save(model: Model, folder: Folder, metadata: Mapping[str, Any], read: Any = 
 
 def summarise(rows: Sequence[Row], options: TrainOptions, names: Sequence[str]) -> list[Row]:
     """Means over seeds, a line for each method and codes, the named methods first."""
-    kept, lines = ("codes", "seed", *COLUMNS, *catalogue.default_columns()), []
+    kept = ("codes", "seed", *COLUMNS, *catalogue.default_columns())
+    lines = []
     for row in rows:
         about = {"method": row["dictionary"], "sparsity": options.sparsity}
         about["num_latents"] = row.get("num_latents", options.width)
@@ -213,7 +214,8 @@ def train(options: TrainOptions) -> list[Row]:
 
 def _train(options: TrainOptions, ending: str) -> list[Row]:
     source = source_of(options)
-    directory, models = options.folder(NAME), Models(options.models_folder)
+    directory = options.folder(NAME)
+    models = Models(options.models_folder)
     task = source.task()
     learners = {name: learner_of(name, options, source.input_dim) for name in options.methods}
     for name, learner in learners.items():

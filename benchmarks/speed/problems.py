@@ -110,7 +110,9 @@ def coherent(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
     An atom is `N(0, I)` plus its cluster's own `N(0, I)`, of unit norm; a signal has `sparsity`
     random atoms with exponential codes, 5 % of noise, and unit norm.
     """
-    rng, count, size = np.random.default_rng(0), cell.num_samples, cell.sparsity
+    rng = np.random.default_rng(0)
+    count = cell.num_samples
+    size = cell.sparsity
     input_dim = cell.input_dim or max(1, cell.num_latents // 8)
     centres = rng.standard_normal((-(-cell.num_latents // 16), input_dim), dtype=np.float32)
     atoms = np.repeat(centres, 16, axis=0)[: cell.num_latents]
@@ -158,7 +160,8 @@ def spams_lars(problem: Problem) -> Run:
     """The LARS of SPAMS in single precision, timed with its Gram matrix."""
     import spams
 
-    columns, atoms = np.asfortranarray(problem.signals.T), np.asfortranarray(problem.dictionary)
+    columns = np.asfortranarray(problem.signals.T)
+    atoms = np.asfortranarray(problem.dictionary)
     return lambda: spams.lasso(
         columns, D=atoms, lambda1=problem.lam, mode=2, pos=True, numThreads=-1
     )

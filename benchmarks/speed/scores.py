@@ -33,7 +33,8 @@ def score(
     """
     atoms, codes = (np.asarray(array, np.float64) for array in (dictionary, codes))
     rest = signals - codes @ atoms.T
-    pull, penalty = rest @ atoms, lam * np.abs(codes)
+    pull = rest @ atoms
+    penalty = lam * np.abs(codes)
     scale = feasible(pull, lam, nonneg=nonneg)[:, None]
     values = 0.5 * (rest**2).sum(axis=1) + penalty.sum(axis=1)
     shrunk = 0.5 * (((1 - scale) * rest) ** 2).sum(axis=1)

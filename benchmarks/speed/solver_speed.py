@@ -66,14 +66,17 @@ def measure(cell: Cell, names: Sequence[str], repeats: int) -> tuple[list[Row], 
     are extrapolated to all.
     """
     problem = problems.draw(cell)
-    runs, skipped, rows = dict[str, Run](), [], []
+    runs = dict[str, Run]()
+    skipped = []
+    rows = []
     for name in names:
         few = problem._replace(signals=problem.signals[: CODERS[name].at_most])
         try:
             runs[name] = CODERS[name].prepare(few)
         except ImportError as error:
             skipped.append(f"{name} skipped: {error.name} is not installed")
-    product, arrays = jax.jit(jnp.matmul), tuple(map(jnp.asarray, problem[:2]))
+    product = jax.jit(jnp.matmul)
+    arrays = tuple(map(jnp.asarray, problem[:2]))
     runs[_PRODUCT] = lambda: product(*arrays).block_until_ready()
     first = {name: _timed(run) for name, run in runs.items()}
     least = dict.fromkeys(runs, math.inf)
@@ -118,7 +121,8 @@ def main(options: SolverSpeedOptions) -> None:
     cells = dict.fromkeys(problems.TABLE, names) | {problems.WIDE: [OURS]}
     folder = options.folder(NAME)
     made = results.provenance() | {"device": devices.describe()}
-    rows, notes = list[Row](), dict[str, None]()
+    rows = list[Row]()
+    notes = dict[str, None]()
     for cell, chosen in ({Cell(**given): names} if given else cells).items():
         timed, skipped = measure(cell, chosen, options.repeats)
         rows += [row | made for row in timed]

@@ -28,7 +28,8 @@ class Budget(Preset):
 
 
 def _methods(source, p):
-    base, k = methods.learner_of(p.dictionary, [], source, p), source.sparsity
+    base = methods.learner_of(p.dictionary, [], source, p)
+    k = source.sparsity
     if isinstance(base, Oracle) and source.width is not None:
         raise ValueError(
             "--width is of a dictionary that is learned; give --dictionary=online_dl with it, or "

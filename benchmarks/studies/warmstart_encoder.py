@@ -36,11 +36,13 @@ def _methods(source, p):
         found.append(methods.on("sae", name, sae, p, **row))
         found.append(methods.on("frozen", name, sae, p, dictionary=name))
         for count in ITERATIONS:
-            cold, warm = fista(count), fista(count, sae.encoder)
+            cold = fista(count)
+            warm = fista(count, sae.encoder)
             found.append(Method(f"cold_{name}", "frozen", sae, cold, row))
             found.append(Method(f"warm_{name}", "refined", sae, warm, row))
         for count in SCREENS:
-            pursuit, told = ScreenedPursuit(source.sparsity, screens=count), {"screens": count}
+            pursuit = ScreenedPursuit(source.sparsity, screens=count)
+            told = {"screens": count}
             found.append(Method(f"screened_{name}", "pursuit", sae, pursuit, {**row, **told}))
     true = Oracle()
     return found + [Method("fista_oracle", "oracle", true, fista(count)) for count in ITERATIONS]

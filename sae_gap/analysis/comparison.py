@@ -112,7 +112,8 @@ def compare(
     Returns:
       The comparison.
     """
-    errors, far = np.array([one, other], np.float64), np.asarray(variance, np.float64)
+    errors = np.array([one, other], np.float64)
+    far = np.asarray(variance, np.float64)
     explained = 1 - errors.sum(axis=1) / far.sum()
     ends = interval(errors[1] - errors[0], far)
     first, second, low, high = map(float, (*explained, *ends))

@@ -126,7 +126,8 @@ def best_at(rows: Rows, level: float, dictionary: str | None = None) -> Row | No
 
 def compared(better: Codes, worse: Codes, loss: str = "fvu") -> Comparison:
     """How much less the first codes lose than the second, over documents or seeds."""
-    (one, unit), (other, _) = _losses(better, loss), _losses(worse, loss)
+    (one, unit) = _losses(better, loss)
+    (other, _) = _losses(worse, loss)
     l0s = (better[0]["l0"], worse[0]["l0"]) if loss in LOSSES else (1.0, 1.0)
     return compare(one, other, unit, l0s)
 
@@ -209,7 +210,8 @@ def splits(rows: Rows, losses: Iterable[str]) -> list[Row]:
     Raises:
       ValueError: codes of one place have two rows of one seed.
     """
-    rows, lines = list(rows), []
+    rows = list(rows)
+    lines = []
     for loss in losses:
         known = [
             row
@@ -232,7 +234,8 @@ def splits(rows: Rows, losses: Iterable[str]) -> list[Row]:
 def _line(own: Codes, group: Codes, above: Codes, loss: str) -> list[Row]:
     """The line of some own codes among those of their dictionary; none if others are missing."""
     seeds = [row.get("seed") for row in own]
-    mine, others = _on_seeds(group, seeds), _on_seeds(above, seeds)
+    mine = _on_seeds(group, seeds)
+    others = _on_seeds(above, seeds)
     keeping = [codes for codes in mine if _name(codes[0]) in KEPT]
     trained = [codes for codes in mine if TRAINED.fullmatch(str(_name(codes[0])))]
     proposed, retrained = (

@@ -110,7 +110,9 @@ def _agrees(ours, line):
 
 
 def _compared(ours, line, metric):
-    number, mean, sd = ours[f"{metric}_mean"], line[f"{metric}_mean"], line[f"{metric}_sd"]
+    number = ours[f"{metric}_mean"]
+    mean = line[f"{metric}_mean"]
+    sd = line[f"{metric}_sd"]
     factor = _MP_FACTOR if "mp" in (line["dictionary"], line["base"]) else 1
     relative = metric.removesuffix("_id").removesuffix("_ood") in _RELATIVE
     least = factor * (_RELATIVE_TOLERANCE * abs(mean) if relative else _TOLERANCE)
@@ -134,7 +136,8 @@ def table(comparison: Lines) -> Table:
       comparison: what `compare` returned.
     """
     far = sorted((row for row in comparison if not row["close"]), key=distance, reverse=True)
-    close, measured = len(comparison) - len(far), ("ours", "published", "difference", "tolerance")
+    close = len(comparison) - len(far)
+    measured = ("ours", "published", "difference", "tolerance")
     title = f"Published numbers: {close:,} of {len(comparison):,} are within their tolerance"
     title += "; the others, the furthest first" if far else "."
     return Table(
@@ -154,7 +157,8 @@ def _varying(columns, rows):
 
 def agreement(place: str, comparison: Lines) -> str:
     """A line of Markdown on a comparison: its numbers, those that are close, and the furthest."""
-    close, count = sum(row["close"] for row in comparison), len(comparison)
+    close = sum(row["close"] for row in comparison)
+    count = len(comparison)
     row = max(comparison, key=distance)
     varied = [f"{name} {row[name]:,}" for name in VARIED if row.get(name) is not None]
     where = [f"{row['method']} at {row['num_latents']:,} latents", *varied, row["metric"]]

@@ -55,7 +55,8 @@ def gap_lines(rows: Rows) -> list[Row]:
     for name, found in by_dictionary(rows).items():
         if found[0]["family"] == "control":
             continue
-        middle, own = _middle(found), at(found, ["own"])
+        middle = _middle(found)
+        own = at(found, ["own"])
         line = {"dictionary": name} | {column: middle[key] for column, key in _MIDDLE.items()}
         if own is not None:
             line |= {column: own[column] for column in ("l0", "fvu")}
@@ -72,7 +73,8 @@ def worst_lines(rows: Rows, source: Any) -> list[Row]:
       rows: of a measurement.
       source: the plan's source, which knows the row and document numbers in the files.
     """
-    lines, held = [], source.parts[1]
+    lines = []
+    held = source.parts[1]
     for name, found in by_dictionary(rows).items():
         middle = _middle(found)
         if any(row.get("dead") for row in found) or found[0]["family"] == "control":

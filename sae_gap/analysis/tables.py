@@ -157,7 +157,8 @@ def grid(lines: Lines, columns: Mapping[str, str]) -> tuple[list[str], list[bool
 
 def _column(lines: Lines, name: str) -> tuple[bool, list[str]]:
     """Returns whether a column has numbers, and its cells."""
-    mean, sd = f"{name}_mean", f"{name}_sd"
+    mean = f"{name}_mean"
+    sd = f"{name}_sd"
     if lines and not any(mean in line or name in line for line in lines):
         raise ValueError(f"no line has a column {name!r}; the first has {', '.join(lines[0])}.")
     if any(mean in line for line in lines):

@@ -133,7 +133,8 @@ class Verdict:
             if "skip" in self.common:
                 mend = f"its skip explains without atoms, and {RIVAL} has none"
             return f"not judged, since {mend}. A{explain[1:]} of the variance"
-        rows, width = self.rival["learned_from"], self.rival["num_latents"]
+        rows = self.rival["learned_from"]
+        width = self.rival["num_latents"]
         lost = self.losses["dictionary"]
         kind = {1: "worse than", 0: "neither better nor worse beyond doubt than", -1: "better than"}
         # A rival that learned from too few rows and still wins is a rival.
@@ -158,7 +159,8 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
     Returns:
       A verdict for each SAE and dictionary, none for a control.
     """
-    subjects, verdicts = by_dictionary(rows), []
+    subjects = by_dictionary(rows)
+    verdicts = []
     rivals = [row for row in subjects.get(RIVAL, ()) if row["family"] == "control"]
     rival = at(rivals, BEST, "common")
     for name, found in subjects.items():
@@ -167,15 +169,19 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
         tried = [row["codes"] for row in found if parts.TRAINED.fullmatch(row["codes"])]
         kinds = ["own"], ["own_refit"], BEST, ["proposed"], ["predicted"], ["retrained"], tried
         own, again, best, proposed, predicted, *trained = (at(found, codes) for codes in kinds)
-        unsure, line, common = "", None, at(found, BEST, "common")
-        dead, losses = own is not None and own["dead"], dict[str, Comparison]()
+        unsure = ""
+        line = None
+        common = at(found, BEST, "common")
+        dead = own is not None and own["dead"]
+        losses = dict[str, Comparison]()
         if rival is not None and not dead and "skip" not in common:
             losses["dictionary"] = compare_rows(rival, common)
         if own is not None and not dead:
             judged = "dictionary" in losses and common is best and not losses["dictionary"].reason
             every = own, again, best, proposed, rival if judged else None, *trained
             codes = parts.Compared(*(row and [row] for row in every))
-            line, split = parts.line_of(codes, "fvu"), parts.split(codes, "fvu")
+            line = parts.line_of(codes, "fvu")
+            split = parts.split(codes, "fvu")
             losses = {"encoder": split.pop("amortisation")} | split | losses
             if predicted is not None:
                 few = _few(rows := predicted.get("network_rows", 0), predicted["num_latents"])
@@ -245,10 +251,12 @@ def standings(verdicts: Sequence[Verdict]) -> list[Row]:
       between them, in points of 100 of the variance; its `l0`; the latents that never fire;
       and the `cost` of its encoder, in million multiply-adds a row.
     """
-    judged, lines = [each for each in verdicts if not each.dead], []
+    judged = [each for each in verdicts if not each.dead]
+    lines = []
     for each in verdicts:
         signs = [compare_rows(other.common, each.common).sign for other in judged]
-        first, last = 1 + signs.count(1), len(judged) - signs.count(-1)
+        first = 1 + signs.count(1)
+        last = len(judged) - signs.count(-1)
         line: Row = {
             "dictionary": each.dictionary,
             "rank": None if each.dead else f"{first}" if first == last else f"{first} to {last}",

@@ -91,7 +91,8 @@ def infer_in_chunks(
       The result of `infer` for all signals, with codes as a sparse array. No value is rounded to 0.
     """
     host = np.asarray(signals)
-    chunk_size, starts = min(chunk_size, len(host)), _sliceable(begun)
+    chunk_size = min(chunk_size, len(host))
+    starts = _sliceable(begun)
     parts = []
     for rows in slices(len(host), chunk_size):
         chunk = host[rows]

@@ -92,7 +92,8 @@ def value_and_gap(rest, codes, pull, lam, scale, dual=None):
     Returns:
       (n,) objectives and (n,) duality gaps, as NumPy arrays if the input is.
     """
-    xp, scale = codes.__array_namespace__(), scale[:, None]
+    xp = codes.__array_namespace__()
+    scale = scale[:, None]
     misfit = (1 - scale) * rest if dual is None else rest - scale * dual
     # Subtract before multiplying, which would round. Only rounding makes it negative, where λ_j =
     # d_jᵀ t.

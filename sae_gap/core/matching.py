@@ -55,7 +55,8 @@ def match_atoms(
     Raises:
       ValueError: an argument is not a finite, non-empty matrix, or their input dimensions differ.
     """
-    learned, truth = as_matrix("learned", learned), as_matrix("truth", truth)
+    learned = as_matrix("learned", learned)
+    truth = as_matrix("truth", truth)
     if learned.shape[0] != truth.shape[0]:
         raise ValueError(
             f"learned and true atoms must have one input_dim, but they have {learned.shape[0]} and "
@@ -64,7 +65,8 @@ def match_atoms(
     if learned.shape == truth.shape and np.array_equal(learned, truth):
         # A million atoms have too many cosines to store, and no assignment beats this one.
         return Match(np.arange(truth.shape[1]), np.any(truth != 0, axis=0).astype(np.float64))
-    atoms, true_atoms = unit_columns(learned), unit_columns(truth)
+    atoms = unit_columns(learned)
+    true_atoms = unit_columns(truth)
     rows, columns = scipy.optimize.linear_sum_assignment(
         np.abs(true_atoms.T @ atoms), maximize=True
     )
@@ -92,7 +94,8 @@ def nearest_atoms(
     Returns:
       An index of a true atom for each learned one.
     """
-    atoms, features = unit_columns(np.asarray(learned)).T, unit_columns(np.asarray(truth))
+    atoms = unit_columns(np.asarray(learned)).T
+    features = unit_columns(np.asarray(truth))
     rows = max(1, _COSINES_AT_ONCE // features.shape[1])
     parts = slices(len(atoms), rows)
     return np.concatenate([np.abs(atoms[part] @ features).argmax(axis=1) for part in parts])
@@ -116,7 +119,9 @@ def correlations(left, right):
     thin = np.count_nonzero(left, axis=0) < _SPARSE * left.shape[0]
     scores = np.empty((left.shape[1], right.shape[1]), np.result_type(left, right))
     for part in slices(left.shape[1], _COLUMNS_AT_ONCE):
-        block, found, few = left[:, part], scores[part], thin[part]
+        block = left[:, part]
+        found = scores[part]
+        few = thin[part]
         found[few] = _sparse_weights(block[:, few]) @ centred
         if not few.all():
             found[~few] = unit_columns(_centre(block[:, ~few])).T @ centred

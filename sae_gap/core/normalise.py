@@ -58,7 +58,8 @@ class Scale(Normalisation):
 class Whitening(Normalisation):
     """`(x - m) M`, undone by `y M⁻¹ + m`."""
 
-    saelens, name = None, "covariance whitening"
+    saelens = None
+    name = "covariance whitening"
     mean: Float[Any, " input_dim"]
     matrix: Float[Any, "input_dim input_dim"]
     inverse: Float[Any, "input_dim input_dim"]
@@ -74,7 +75,9 @@ class Whitening(Normalisation):
 class ConstantNorm(Normalisation):
     """`x √d / ‖x‖`; a zero activation stays zero."""
 
-    saelens, per_sample, name = "constant_norm_rescale", True, "constant norm"
+    saelens = "constant_norm_rescale"
+    per_sample = True
+    name = "constant norm"
 
     def apply(self, activations):
         return activations / self._factor(activations)
@@ -95,7 +98,9 @@ class LayerNorm(Normalisation):
     It is undone by `y σ + μ`, as in its library, without the 10⁻⁵.
     """
 
-    saelens, per_sample, name = "layer_norm", True, "layer norm"
+    saelens = "layer_norm"
+    per_sample = True
+    name = "layer norm"
 
     def apply(self, activations):
         mean, deviation = self._moments(activations)

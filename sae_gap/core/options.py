@@ -86,7 +86,8 @@ def entries(hint: Any) -> tuple[Any, ...]:
 
 
 def _check(name, value, hint, **limits):
-    allowed, listed = kinds(hint), entries(hint)
+    allowed = kinds(hint)
+    listed = entries(hint)
     if value is None and types.NoneType in allowed:
         return
     if listed:

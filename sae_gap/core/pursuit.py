@@ -18,7 +18,8 @@ DEPENDENT = 1e-5
 LEFT = 0.5
 # First all values of the wrong sign are exchanged at once, then one at a time; hardly any sample
 # takes ten exchanges.
-EXCHANGES, MOST = 20, 200
+EXCHANGES = 20
+MOST = 200
 # A value may be this far below zero, and a correlation this far above, for a signal and atoms of
 # unit norm.
 SLACK = 1e-6

@@ -53,7 +53,8 @@ def looks_of(kind: type) -> dict[str, Look]:
     A class without a label has no look of its own if its instances are named after another thing,
     such as the base that they go on from.
     """
-    given, name = vars(kind), name_of(kind)
+    given = vars(kind)
+    name = name_of(kind)
     looks = given.get("looks", {})
     if "label" not in given and not isinstance(kind.name, str):  # type: ignore[attr-defined]
         return looks

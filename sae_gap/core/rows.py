@@ -11,7 +11,8 @@ GOLDEN = (5**0.5 - 1) / 2
 # The fewest rows that give a score or a threshold.
 FEWEST = 2
 # The fewest and the most runs of rows, and how many times longer than their correlation they are.
-RUNS, APART = (5, 100), 10
+RUNS = (5, 100)
+APART = 10
 
 
 def evenly_spaced(count: int, most: int) -> Int[np.ndarray, " chosen"]:

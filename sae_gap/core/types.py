@@ -193,7 +193,8 @@ class Unread:
     codes = labels = documents = counts = None
 
     def __init__(self, read: Callable[[], Any], read_inputs: Callable[[], Any] | None = None):
-        self._read, self._read_inputs = read, read_inputs
+        self._read = read
+        self._read_inputs = read_inputs
 
     @functools.cached_property
     def signals(self) -> Float[Array, "n input_dim"]:
@@ -313,7 +314,8 @@ class Model(eqx.Module):
             product = jnp.asarray(codes @ np.asarray(self.decoder).T)
         else:
             product = codes @ self.decoder.T
-        kind, decoded = self.normalisation, product + self.bias
+        kind = self.normalisation
+        decoded = product + self.bias
         return decoded if kind is None else kind.undo(decoded, activations)
 
     @property
@@ -358,7 +360,8 @@ class Transcoder(Model):
         return len(self.centre)
 
     def widths(self, reads_inputs):
-        own, read = len(self.bias), self.num_inputs
+        own = len(self.bias)
+        read = self.num_inputs
         return (read, read + own) if reads_inputs else (own,)
 
     def read(self, signals):

@@ -169,7 +169,8 @@ class HeldOut:
     @functools.cached_property
     def train(self) -> Unread:
         """The rows that learners see, evenly spaced, read once for all readers of the task."""
-        train, inputs = self.parts[0], self.inputs
+        train = self.parts[0]
+        inputs = self.inputs
         numbers = evenly_spaced(train.num_samples, self.num_train)
 
         def read(part, places):

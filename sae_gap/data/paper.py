@@ -66,7 +66,8 @@ def draw(setting: Any) -> Task:
     check_type(
         "setting", setting, Setting, "give sae_gap.Setting(num_latents, sparsity) or a world"
     )
-    num_train, num_scored = setting.num_train, setting.num_scored
+    num_train = setting.num_train
+    num_scored = setting.num_scored
     *rngs, noise_rng = (np.random.default_rng([setting.seed, stream]) for stream in range(1, 4))
     count = num_scored if setting.stream else setting.num_samples
     pool = setting.num_latents - setting.num_ood
@@ -91,7 +92,8 @@ def draw(setting: Any) -> Task:
         return Split(put(signals, (0, 0), (0, padding)), put(codes))
 
     if setting.stream:
-        train, validation = split(Stream(setting, dictionary)(0, num_train)), split(signals, codes)
+        train = split(Stream(setting, dictionary)(0, num_train))
+        validation = split(signals, codes)
     else:
         train, validation = (
             split(signals[part], codes[part]) for part in (slice(num_train), slice(num_train, None))
@@ -153,7 +155,8 @@ class Stream:
             _draw_dictionary(setting, np.zeros(0, int))[0] if dictionary is None else dictionary
         )
         self._atoms = np.ascontiguousarray(self.dictionary.T, jnp.zeros(()).dtype)
-        self._piece, self._noise = functools.lru_cache(maxsize=1)(self._draw), 0.0
+        self._piece = functools.lru_cache(maxsize=1)(self._draw)
+        self._noise = 0.0
         if setting.noise_db is not None:
             self._noise = noise_scale(self._draw(0), setting.noise_db)
 
@@ -164,7 +167,8 @@ class Stream:
         return found
 
     def _draw(self, index):
-        setting, dtype = self._setting, self._atoms.dtype
+        setting = self._setting
+        dtype = self._atoms.dtype
         rng = np.random.default_rng([setting.seed, 4, index])
         supports = _id_supports(setting, _PIECE, rng)
         signals = _sparse(rng.random(supports.shape, dtype), supports, setting) @ self._atoms
@@ -282,7 +286,8 @@ def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -
     if width is not None:
         check_size("width", width)
     check_seed(seed)
-    dtype, arrays = jnp.zeros(()).dtype, {}
+    dtype = jnp.zeros(()).dtype
+    arrays = {}
     with (
         reading(file, "arrays in an .npz file"),
         np.load(file, allow_pickle=False) as archive,

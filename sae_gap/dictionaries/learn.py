@@ -88,7 +88,9 @@ def learn(
     check_size("width", width)
     check_seed(seed)
     # JAX would trace numbers of NumPy's.
-    width, l0, visits = int(width), float(l0), float(visits)
+    width = int(width)
+    l0 = float(l0)
+    visits = float(visits)
     # Later methods of the dictionary read the rows again.
     inputs, rows = open_rows(activations, documents=documents, targets=targets, outliers=outliers)
     check_sparse("l0", l0, rows.input_dim, width)

@@ -42,9 +42,11 @@ from sae_gap.storage import Folder, Row, Store, brief, trees
 from sae_gap.study import Fitted, Models, fit, runner
 
 # Names in the rows of a measurement.
-LEARNED, GIVEN = "learned", "given"
+LEARNED = "learned"
+GIVEN = "given"
 # Rows that are read and coded at once, and the most rows that are scored.
-CHUNK, SCORED = 1_024, 5_000
+CHUNK = 1_024
+SCORED = 5_000
 # Steps of an SAE whose epochs are not given.
 STEPS = 2_000
 
@@ -62,9 +64,11 @@ def open_rows(
     """Opens copies of what a transcoder reads, if there are targets, and of what is explained,
     without outliers if they are dropped.
     """
-    inputs, explained = None, activations
+    inputs = None
+    explained = activations
     if targets is not None:
-        inputs, explained = open_activations(activations).copied(), targets
+        inputs = open_activations(activations).copied()
+        explained = targets
     rows = open_activations(explained, documents=documents).copied()
     return inputs, screened(rows.with_inputs(inputs) if inputs else rows, outliers)
 
@@ -240,7 +244,8 @@ class LearnedDictionary:
         Returns:
           Codes, (n, width), a row for each of the activations, also for outliers.
         """
-        rows, parts = self._opened(activations), []
+        rows = self._opened(activations)
+        parts = []
         known = self.parts or self._sparsity(l0) in self.weights
         lasso = Lasso(self.lam(l0, None if known else rows))
         self.certificate = 0.0
@@ -368,7 +373,9 @@ class LearnedDictionary:
         check_size("k", k)
         check_sparse("k", k, *self.atoms.shape)
         k = int(k)
-        model, rows, inputs = self.model, self.train, self.inputs
+        model = self.model
+        rows = self.train
+        inputs = self.inputs
         make: Any = catalogue.sae_for_activations
         if inputs:
             make = functools.partial(catalogue.transcoder_for_activations, skip=skip)
@@ -381,7 +388,8 @@ class LearnedDictionary:
         learner = make(encoder, sparsity=k, input_dim=rows.input_dim, base=base, frozen=frozen)
         if epochs is None:
             epochs = math.ceil(STEPS / math.ceil(rows.num_pooled / learner.batch_size))
-        learner, seconds = dataclasses.replace(learner, num_steps=epochs), 0.0
+        learner = dataclasses.replace(learner, num_steps=epochs)
+        seconds = 0.0
         # An impossible k is refused before an encoder is trained.
         best = self.fvu(None, k, outliers="keep")
         key = jax.random.key(seed)
@@ -443,7 +451,8 @@ class LearnedDictionary:
         try:
             content = place.read(DICTIONARY)
             note = trees.read_note(content)
-            shape, dtype = tuple(note["shape"]), note["dtype"]
+            shape = tuple(note["shape"])
+            dtype = note["dtype"]
             parts = (jax.ShapeDtypeStruct(shape[:dims], dtype) for dims in (2, 1))
             model = trees.load(content, Model(*parts))  # type: ignore[arg-type]
             learned = cls(model, note["l0"], note["seconds"], weights=dict(note["weights"]))

@@ -168,7 +168,8 @@ def _of_rows(call):
 
 def check_rows(signals: Any, widths: tuple[int, ...]) -> None:
     """Refuses signals that are no rows of one of these widths; () takes any."""
-    shape, wanted = np.shape(signals), [*widths, "input_dim"][0]
+    shape = np.shape(signals)
+    wanted = [*widths, "input_dim"][0]
     if len(shape) != 2 or (widths and shape[1] not in widths):
         raise ValueError(
             f"signals must have the shape (n, {wanted}), a row for each, but they are "

@@ -109,7 +109,8 @@ class Lasso(Inferring):
         if self.of is not None:
             lam = whole.of.lam
         elif self.l0 is not None:
-            target, l0 = split.counted - np.asarray(model.bias), self.l0
+            target = split.counted - np.asarray(model.bias)
+            l0 = self.l0
             if l0 == OWN:
                 l0 = min(mean_l0(model, split), DENSEST * target.shape[1])
             atoms = jax.jit(unit_atoms)(model.decoder)[0]
@@ -133,7 +134,8 @@ class Lasso(Inferring):
             begun = encode(self.start, model, signals)
         target, dictionary, norms = on_unit_atoms(model, signals)
         if not self.unit_atoms:
-            dictionary, norms = model.decoder, jnp.ones(())
+            dictionary = model.decoder
+            norms = jnp.ones(())
         init = None if begun is None else (begun * norms).clip(0 if self.nonneg else None)
         solution = sparse_code(
             target,

@@ -66,7 +66,8 @@ class LearnedSteps(AmortisedEncoder):
 
     def parameters(self, weight, key):
         first: Affine | WithHidden
-        first, (input_dim, num_latents) = Affine.create(weight), weight.shape
+        first = Affine.create(weight)
+        (input_dim, num_latents) = weight.shape
         if self.hidden:
             draws = jax.random.normal(key, (input_dim, self.hidden), weight.dtype)
             inner = Affine.create(draws / input_dim**0.5)

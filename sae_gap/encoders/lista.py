@@ -55,7 +55,8 @@ class LISTA(AmortisedEncoder):
         return {"inference": self.name, "depth": self.depth}
 
     def parameters(self, weight, key):
-        rate, kind = (1 / lipschitz(weight)).astype(weight.dtype), weight.dtype
+        rate = (1 / lipschitz(weight)).astype(weight.dtype)
+        kind = weight.dtype
 
         def layers(array, count=self.depth):
             return jnp.broadcast_to(array, (count, *array.shape))

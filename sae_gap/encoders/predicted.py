@@ -17,13 +17,16 @@ from sae_gap.encoders import Elsewhere
 # Every so many-th training row tells which of the two maps predicts better.
 HELD = 10
 # The most operations and steps of a training.
-WORK, STEPS = 2e13, 8_000
+WORK = 2e13
+STEPS = 8_000
 # Hidden units for each dimension of the input.
 BREADTH = 4
 # Looks at held-out rows, at most.
 LOOKS = 20
 # Rows of a step, the height of the rate of Adam, and the ridge in units of the inputs' squares.
-BATCH, RATE, RIDGE = 512, 2e-3, 1e-3
+BATCH = 512
+RATE = 2e-3
+RIDGE = 1e-3
 
 
 class Network(eqx.Module):
@@ -114,8 +117,10 @@ def _trained(x, y, hidden, steps):
 
     kept = np.arange(len(x)) % HELD != 0
     (middle, own), (mean, unit) = ((z[kept].mean(axis=0), jnp.std(z[kept])) for z in (x, y))
-    x, y = (x - middle) / own, (y - mean) / unit
-    (few, truth), (x, y) = (x[~kept], y[~kept]), (x[kept], y[kept])
+    x = (x - middle) / own
+    y = (y - mean) / unit
+    (few, truth) = (x[~kept], y[~kept])
+    (x, y) = (x[kept], y[kept])
     slope = regression(x, y)
     inner = jax.random.normal(jax.random.key(0), (x.shape[1], hidden), x.dtype)
     zeros = jnp.zeros((hidden, y.shape[1]), x.dtype)
@@ -145,11 +150,14 @@ def _trained(x, y, hidden, steps):
 
         return jax.lax.scan(step, state, jax.vmap(order)(numbers).reshape(-1, size))[0]
 
-    state, best, least = (ridge, rule.init(ridge)), ridge, error(ridge, few, truth)
+    state = (ridge, rule.init(ridge))
+    best = ridge
+    least = error(ridge, few, truth)
     for numbers in np.arange(looks * apart).reshape(looks, apart):
         state = advance(state, numbers)
         if (found := error(state[0], few, truth)) < least:
-            best, least = state[0], found
+            best = state[0]
+            least = found
     inner = best.inner / own
     slope = unit / own * best.slope
     return Network(

@@ -183,7 +183,8 @@ class ThresholdingPursuit(Inferring):
 @eqx.filter_jit
 def _pursue(model, signals, codes, lam, rounds):
     atoms, norms = unit_atoms(model.decoder)
-    target, codes = signals - model.bias, codes * norms
+    target = signals - model.bias
+    codes = codes * norms
     # Padding adds dimensions in which all atoms are zero.
     dims = jnp.maximum(1, jnp.sum(jnp.any(atoms != 0, axis=1)))
     share = jnp.sqrt(2 * jnp.log(atoms.shape[1]) / dims)

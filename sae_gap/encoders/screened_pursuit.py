@@ -195,7 +195,8 @@ class BatchPursuit(ScreenedPursuit):
 
     def observe(self, model, seen):
         """Returns the model with τ moved towards the threshold of a batch with these gains."""
-        own, batch = model.encoder.value, self._value(model, seen, len(seen))
+        own = model.encoder.value
+        batch = self._value(model, seen, len(seen))
         moved = jnp.where(own > 0, own + self.rate * (batch - own), batch)
         return eqx.tree_at(lambda model: model.encoder.value, model, moved)
 

@@ -91,7 +91,8 @@ def _by_bits(values, k):
         return jnp.sum(of, axis=1, keepdims=True)
 
     least = largest(8 * values.dtype.itemsize - 1, lambda trial: count(bits >= trial) >= k)
-    equal, left = bits == least, k - count(bits > least)
+    equal = bits == least
+    left = k - count(bits > least)
     width = values.shape[1].bit_length()
     end = largest(width, lambda trial: count(equal & (columns < trial)) <= left)
     return (bits > least) | (equal & (columns < end))
@@ -241,7 +242,8 @@ class ListaMatryoshka(MatryoshkaBatchTopK):
         """Returns None: the step adds to what the map gives."""
 
     def rectified(self, model, signals):
-        affine, centred = model.encoder.affine, signals - model.bias
+        affine = model.encoder.affine
+        centred = signals - model.bias
         before = affine(centred)
         codes = above(before, model.encoder.threshold, jax.nn.relu(before))
         return jax.nn.relu(before + self.step * (centred - codes @ model.decoder.T) @ affine.weight)

@@ -45,7 +45,8 @@ def budget(rows: style.Rows) -> Figure | None:
       ValueError: the rows mix dictionaries, settings, protocols or values of lambda, or hold a seed
         twice.
     """
-    rows, metrics = list(rows), ("relative_gap_ood", "mcc_ood")
+    rows = list(rows)
+    metrics = ("relative_gap_ood", "mcc_ood")
     points = style.means(rows, ("inference", "depth", "iterations", "flops"), metrics)
     for point in points:
         point["text"] = str(point["depth"] or point["iterations"] or "")
@@ -141,7 +142,8 @@ def recovery_by_seconds(rows: style.Rows) -> Figure | None:
     Raises:
       ValueError: the rows mix settings, protocols or values of lambda, or hold a seed twice.
     """
-    rows, metrics = list(rows), ("cosine", "mcc_ood")
+    rows = list(rows)
+    metrics = ("cosine", "mcc_ood")
     points = style.means(rows, ("method", "dictionary"), ("fit_seconds", *metrics))
     for point in points:
         if point["dictionary"] == "oracle":

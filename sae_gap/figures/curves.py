@@ -51,7 +51,8 @@ def curve(
       ValueError: a point mixes rows of different settings, or holds a seed twice: the rows vary in
         a column that is neither x nor line nor dash nor panel.
     """
-    rows, by = list(rows), [name for name in (panel, line, dash) if name]
+    rows = list(rows)
+    by = [name for name in (panel, line, dash) if name]
     shown = [row for row in rows if row.get(x) is not None]
     flat = [
         {**row, line: row.get(line) or "oracle"}

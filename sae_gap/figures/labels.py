@@ -70,7 +70,8 @@ _COUNTED = {
 def _dictionaries():
     found: Any = {family: {} for family in _FAMILIES}
     for name, encoder in catalogue.saes().items():
-        look, recipe = registry.looks_of(encoder)[name], vars(encoder).get("recipe", Look("", ""))
+        look = registry.looks_of(encoder)[name]
+        recipe = vars(encoder).get("recipe", Look("", ""))
         found["sae"][name] = Look(recipe.label or f"{look.label} SAE", recipe.colour or look.colour)
     for kind in catalogue.learners().values():
         found.setdefault(kind.family, {}).update(registry.looks_of(kind))
@@ -162,7 +163,8 @@ def metric_label(metric: str) -> str:
 
 def heading(metric: str) -> str:
     """Returns the heading of a column of numbers: `heading("mcc_ood")` is "MCC OOD"."""
-    (stem, split), named = _split(metric), _column(metric).heading
+    (stem, split) = _split(metric)
+    named = _column(metric).heading
     return f"{stem.replace('_', ' ') if named is None else named} {split[1:].upper()}".strip()
 
 

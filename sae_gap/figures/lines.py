@@ -84,7 +84,8 @@ def draw_lines(
     if not moving:
         return None
     values = {role: {mark[role] for mark in marks} for role in ("line", "dash")}
-    looks, dashed = looks or {}, {mark["dash"] for mark in moving}
+    looks = looks or {}
+    dashed = {mark["dash"] for mark in moving}
     dashes = looks.get(dash) or (looks_of(dashed, dash, _DASHES) if len(dashed) > 1 else {})
     colours = looks.get(line) or looks_of(values["line"], line, [{}] if dashes else MARKERS)
 

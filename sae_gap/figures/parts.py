@@ -53,7 +53,8 @@ def stacked(
     names, words, drawn = zip(*bars, strict=True)
     figure = Figure(figsize=(style.WIDTH, 1.3 + 0.42 * len(names)))
     axes = figure.add_subplot()
-    longest, used = 1e-6, []
+    longest = 1e-6
+    used = []
     for place, line in enumerate(drawn):
         left = reach = 0.0
         for part, (_, colour) in parts.items():
@@ -121,7 +122,8 @@ def loss_parts(lines: style.Lines, loss: str = "kl") -> Figure | None:
     shown = sorted((line for line in lines if line["loss"] == loss), key=lambda line: line["total"])
     if not shown:
         return None
-    real, bars = loss in LOSSES, []
+    real = loss in LOSSES
+    bars = []
     for line in shown:
         # Of a score the distance to the oracle is what encoder and dictionary share.
         share = shares(line, *(() if real else ("encoder", "dictionary"))).split(",")[0]
@@ -148,12 +150,15 @@ def together(lines: style.Lines) -> Figure:
     Args:
       lines: the result of `sae_gap.measure.put_back_together`.
     """
-    bars, names = [], dict.fromkeys(line["replaced"] for line in lines)
+    bars = []
+    names = dict.fromkeys(line["replaced"] for line in lines)
     for (name,), (*alone, summed, whole) in grouped(lines, ("codes",)).items():
         for words, total, some in (("alone", summed, alone), ("together", whole, [whole])):
             bar: Any = {}
             for line in some:
-                part, kl, half = line["replaced"], line["kl"], line["kl_half"]
+                part = line["replaced"]
+                kl = line["kl"]
+                half = line["kl_half"]
                 bar |= {part: kl, f"{part}_low": kl - half, f"{part}_high": kl + half}
             bars.append((f"{codes_label(name)}, {words}", f"{total['kl']:.3f}", bar))
     shades = matplotlib.colormaps["viridis_r"](np.linspace(0, 0.6, len(names)))
@@ -231,17 +236,20 @@ def training_budget(lines: style.Lines) -> Figure:
       lines: lines of `sae_gap.analysis.parts.splits`, in the order of steps, with their `panel`: of
         drawn data with `atoms_found`, others with `steps`.
     """
-    groups, handles = grouped(lines, ("panel",)), dict[str, Any]()
+    groups = grouped(lines, ("panel",))
+    handles = dict[str, Any]()
     figure, every = style.panels([name for (name,) in groups], 1.8, 2.2, ("", ""))
     names = {line["dictionary"] for line in lines if "steps" not in line}
     looks = looks_of(names, "dictionary", MARKERS)
     for axes, group in zip(every, groups.values(), strict=True):
         if "steps" in group[0]:
-            steps, below = [line["steps"] for line in group], np.zeros(len(group))
+            steps = [line["steps"] for line in group]
+            below = np.zeros(len(group))
             for part in ("amortisation_part", "dictionary_part", "rest"):
                 above = below + [max(0.0, line[part]) for line in group]
                 axes.fill_between(steps, below, above, color=PARTS[part][1])
-                handles[part], below = style.swatch(*PARTS[part]), above
+                handles[part] = style.swatch(*PARTS[part])
+                below = above
             style.log_axis(axes.xaxis, steps)
             axes.set(xlabel="steps", ylabel="KL, nats a token")
             continue

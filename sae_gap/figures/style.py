@@ -61,7 +61,8 @@ def save(figure: Figure | None, folder: AnyPath | Folder, stem: str) -> tuple[st
     """
     if figure is None:
         return ()
-    caption, pdf = str(figure.get_label()), ("Creator", "Producer", "CreationDate")
+    caption = str(figure.get_label())
+    pdf = ("Creator", "Producer", "CreationDate")
     described: Any = {
         "png": {"Software": None, "Description": caption},
         "pdf": {**dict.fromkeys(pdf), "Subject": caption},

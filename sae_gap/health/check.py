@@ -35,12 +35,15 @@ _ALIGNED = 0.85
 _NEAR = 0.25
 # An SAE of a greater FVU knows next to nothing of the activations; a healthy one has less than the
 # second on the text that it was trained on.
-_POOR, _USUAL = 0.9, 0.5
+_POOR = 0.9
+_USUAL = 0.5
 # The first reading tells whose score is within a factor of the best, if that is below this share of
 # the SAE's as it was loaded.
-_ALIKE, _BETTER = 1.05, 0.85
+_ALIKE = 1.05
+_BETTER = 0.85
 # L0 is within this factor of k, and below this share of the dimensions.
-_FAR, _DENSE = 2.0, 0.5
+_FAR = 2.0
+_DENSE = 0.5
 
 
 class Evidence(NamedTuple):
@@ -71,7 +74,9 @@ class Evidence(NamedTuple):
     @classmethod
     def of(cls, own: Reading, read: Read) -> "Evidence":
         """The evidence of an SAE and of what it makes of rows."""
-        sae, parts, zeros = own.sae, [own.atoms], ["decoder"] * (not own.bias.any())
+        sae = own.sae
+        parts = [own.atoms]
+        zeros = ["decoder"] * (not own.bias.any())
         if affine := own.affine:
             columns = np.asarray(affine.weight).T
             parts.append(columns)
@@ -131,7 +136,9 @@ class Check(NamedTuple):
         }
 
     def __str__(self) -> str:
-        sae, read, told = self.sae, self.read, self.evidence
+        sae = self.sae
+        read = self.read
+        told = self.evidence
         least, median, greatest = np.quantile(sae.lengths, (0, 0.5, 1))
         units = "" if told.alike else ": codes of two latents compare times these"
         biases = [sae.bias, *(affine.bias for affine in affines(sae.model)[:1])]
@@ -397,7 +404,9 @@ def _compare(energy, atoms, columns=None):
     columns = columns[strong]
     columns = columns / np.maximum(np.linalg.norm(columns, axis=1, keepdims=True), 1e-30)
     cosines = columns @ atoms.T
-    mine, best, which = cosines[range(len(strong)), strong], cosines.max(1), cosines.argmax(1)
+    mine = cosines[range(len(strong)), strong]
+    best = cosines.max(1)
+    which = cosines.argmax(1)
     # A copied atom counts as its original.
     aligned = share @ (mine >= best - 1e-5)
     negated = share @ (cosines.argmin(axis=1) == strong)

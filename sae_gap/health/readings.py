@@ -20,7 +20,9 @@ _LEAST = 1e-3
 # Rows that are coded at once; other readings are tried on as many, so that one program codes all.
 BLOCK = 200
 # The gain of reconstructions after training; the penalty of a ReLU SAE shrinks its codes by more.
-LEAST_GAIN, _MOST_GAIN, _SHRUNK = 0.75, 1.12, 2.0
+LEAST_GAIN = 0.75
+_MOST_GAIN = 1.12
+_SHRUNK = 2.0
 # After training one vector for all would mend no more than this share of the error.
 OFFSET = 0.25
 
@@ -84,7 +86,8 @@ class Reading(NamedTuple):
     @classmethod
     def of(cls, sae: SAE) -> "Reading":
         """An SAE as it was loaded."""
-        skip, encode = getattr(sae.model, "skip", None), functools.partial(own_codes, sae.model)
+        skip = getattr(sae.model, "skip", None)
+        encode = functools.partial(own_codes, sae.model)
         arrays = sae.lengths, sae.unit_dictionary.T, sae.bias, skip
         return cls(sae, sae.normalisation, encode, *jax.tree.map(np.asarray, arrays))
 
@@ -112,8 +115,11 @@ class Reading(NamedTuple):
           y: what the codes of a transcoder explain; None takes x.
         """
         # By NumPy, which compiles nothing.
-        signals, width = np.asarray(self.normalisation.apply(x), x.dtype), len(self.atoms)
-        used, energy, sums = np.zeros(width, int), np.zeros(width), []
+        signals = np.asarray(self.normalisation.apply(x), x.dtype)
+        width = len(self.atoms)
+        used = np.zeros(width, int)
+        energy = np.zeros(width)
+        sums = []
         for start in range(0, len(x), BLOCK):
             # The last block is as large as the others, so that nothing is compiled for it.
             first = max(0, min(start, len(x) - BLOCK))
@@ -126,12 +132,15 @@ class Reading(NamedTuple):
             energy += np.bincount(latents, values.astype(float) ** 2, width)
             sums.append(scipy.sparse.csr_array((values, (rows, latents)), block.shape) @ self.atoms)
         decoded = np.concatenate(sums)
-        guess, wanted = decoded + self.bias, x if y is None else y
+        guess = decoded + self.bias
+        wanted = x if y is None else y
         if y is None:
-            target, guess = signals - self.bias, np.asarray(self.normalisation.undo(guess, x))
+            target = signals - self.bias
+            guess = np.asarray(self.normalisation.undo(guess, x))
         else:
             skipped = 0 if self.skip is None else signals @ self.skip
-            target, guess = y - skipped - self.bias, guess + skipped
+            target = y - skipped - self.bias
+            guess = guess + skipped
         error = target - decoded
         mean = error.mean(axis=0)
         left = max(squares(error).sum(), _LEAST * len(x) * target.var(axis=0).sum())
@@ -147,7 +156,9 @@ class Reading(NamedTuple):
 
 def others(own: Reading, x: Float[np.ndarray, "n num_inputs"]) -> Iterator[tuple[str, Reading]]:
     """Other readings, each with its cause and mend in words."""
-    sae, bias, ways = own.sae, own.bias, own.normalisation
+    sae = own.sae
+    bias = own.bias
+    ways = own.normalisation
     if sae.transcodes and bias.any():
         yield (
             "the decoder's bias is subtracted from the targets; give them as the model has them",
@@ -216,7 +227,8 @@ def others(own: Reading, x: Float[np.ndarray, "n num_inputs"]) -> Iterator[tuple
                 "configuration, or give the activations as the model has them",
                 own._replace(normalisation=other),
             )
-    factor, norm = getattr(ways, "factor", 1.0), float(np.linalg.norm(x, axis=1).mean())
+    factor = getattr(ways, "factor", 1.0)
+    norm = float(np.linalg.norm(x, axis=1).mean())
     mean = x.mean(axis=0) * factor
     scales = [x.shape[1] ** 0.5 / norm / factor]
     if not sae.transcodes:

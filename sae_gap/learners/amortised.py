@@ -76,7 +76,8 @@ class TrainedEncoders(Learner):
 
     def step(self, data, state):
         shuffle_key, key = jax.random.split(state.key)
-        live, rule = live_share(data.signals), self._rule(data)
+        live = live_share(data.signals)
+        rule = self._rule(data)
 
         def loss(parameters, indices, weights):
             model = dataclasses.replace(state.model, encoder=parameters)

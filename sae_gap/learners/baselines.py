@@ -137,7 +137,8 @@ class LinearProbe(Learner):
         """Returns the signals, their codes and, of sparse ones, the active column of each latent,
         which is beyond the last if the latent is never on.
         """
-        signals, codes = task.train.signals, task.train.codes
+        signals = task.train.signals
+        codes = task.train.codes
         if not issparse(codes):
             return signals, codes, None
         active, latents = active_columns(codes)

@@ -20,7 +20,8 @@ _State = namedtuple("_State", "dictionary codes change round")
 
 
 # FISTA iterations in a round, and the ridge ε of the dictionary's update.
-ITERATIONS, RIDGE = 100, 1e-6
+ITERATIONS = 100
+RIDGE = 1e-6
 
 
 class DLFista(Learner):

@@ -16,7 +16,8 @@ from sae_gap.storage import digest
 
 # Without rows, a function that encodes is identified by its codes on so many signals, of scales
 # between these powers of ten, so that its thresholds are crossed.
-ASKED, SCALES = 64, (-2, 5)
+ASKED = 64
+SCALES = (-2, 5)
 
 
 class Held:

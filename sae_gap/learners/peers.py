@@ -93,7 +93,8 @@ class SklearnMiniBatch(Peer):
         )
         # In float32 its coordinate descent never reaches its tolerance, and uses all its
         # iterations.
-        signals, order = signals.astype(np.float64), np.empty(0, np.int64)
+        signals = signals.astype(np.float64)
+        order = np.empty(0, np.int64)
         with warnings.catch_warnings():
             # Ignore its warnings of codes that are still unfinished.
             warnings.simplefilter("ignore")

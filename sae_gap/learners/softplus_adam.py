@@ -16,10 +16,14 @@ from sae_gap.learners import Learner, live_share, random_atoms
 # The codes start near zero: softplus(-10) is 5e-5.
 START = -10.0
 # The rate at the start, and its bounds.
-RATE, LEAST_RATE, GREATEST_RATE = 1e-3, 1e-6, 1.0
+RATE = 1e-3
+LEAST_RATE = 1e-6
+GREATEST_RATE = 1.0
 # A fit stops after so many updates without an improvement, a fall of the loss by so much, but not
 # before so many updates.
-PATIENCE, IMPROVEMENT, LEAST_UPDATES = 5_000, 1e-6, 10_000
+PATIENCE = 5_000
+IMPROVEMENT = 1e-6
+LEAST_UPDATES = 10_000
 
 
 # The state of a fit after `updates` updates. `free` holds the dictionary and P, whose softplus are
@@ -93,7 +97,8 @@ class SoftplusAdam(Learner):
             START + jax.random.normal(key, (len(signals), num_latents), dtype)
             for key, signals in zip(keys[1:], data, strict=False)
         )
-        infinite, count = jnp.full((), jnp.inf, dtype), jnp.zeros((), jnp.int32)
+        infinite = jnp.full((), jnp.inf, dtype)
+        count = jnp.zeros((), jnp.int32)
         return _State(
             free=(dictionary, codes),
             adam=_adam().init((dictionary, codes)),
@@ -128,9 +133,11 @@ class SoftplusAdam(Learner):
 
     def _loss(self, free, data):
         dictionary, parts = free
-        live, loss = live_share(data[0]), jnp.zeros((), dictionary.dtype)
+        live = live_share(data[0])
+        loss = jnp.zeros((), dictionary.dtype)
         for signals, part in zip(data, parts, strict=True):
-            codes, lengths = jax.nn.softplus(part), jnp.linalg.norm(dictionary, axis=0)
+            codes = jax.nn.softplus(part)
+            lengths = jnp.linalg.norm(dictionary, axis=0)
             error = jnp.mean((signals - codes @ dictionary.T) ** 2) / live
             loss += error + self.lam * jnp.mean(codes * lengths)
             # The other samples leave the dictionary alone.

@@ -15,11 +15,14 @@ from sae_gap.runtime import sharding
 
 # The target L0 falls to the requested one over this share of a fit; and the weight of the newest
 # batch in the running mean L0.
-APPROACH, NEWEST = 0.3, 0.05
+APPROACH = 0.3
+NEWEST = 0.05
 # A steered penalty's first factor, and the step of its logarithm, in shares of the steps so far
 # plus this head start of the fit. It starts small, as latents that a large early penalty closes do
 # not open again.
-GENTLE, GAIN, HEAD_START = 0.01, 30.0, 0.05
+GENTLE = 0.01
+GAIN = 30.0
+HEAD_START = 0.05
 # The step of the logarithm of all thresholds, in units of the error.
 NUDGE = 0.02
 # The gain of a first encoder is found on so many signals.
@@ -165,22 +168,26 @@ class SparseAutoencoder(Learner):
         return optax.adamw(rate, weight_decay=self.weight_decay)
 
     def init(self, data, *, num_latents, key, base=None):
-        signals, dtype = data.signals, data.signals.dtype
+        signals = data.signals
+        dtype = data.signals.dtype
         input_dim = signals.shape[1]
         if self.standardised:
             mean, unit = scales(signals)
         else:
-            mean, unit = jnp.zeros(input_dim, dtype), jnp.ones((), dtype)
+            mean = jnp.zeros(input_dim, dtype)
+            unit = jnp.ones((), dtype)
         # A split uses 0 and 1.
         parameters_key = jax.random.fold_in(key, 2)
         weights_key, key = jax.random.split(key)
-        live, bound = live_share(signals), input_dim**-0.5
+        live = live_share(signals)
+        bound = input_dim**-0.5
         if base is None:
             weight = jax.random.uniform(
                 weights_key, (input_dim, num_latents), dtype, minval=-bound, maxval=bound
             )
             weight = jnp.where(live_dims(signals)[:, None], weight / jnp.sqrt(live), 0)
-            atoms, bias = unit_atoms(weight)[0], jnp.zeros(input_dim, dtype)
+            atoms = unit_atoms(weight)[0]
+            bias = jnp.zeros(input_dim, dtype)
         else:
             weight = atoms = unit_atoms(base.decoder)[0]
             bias = (base.bias - mean) / unit
@@ -200,7 +207,8 @@ class SparseAutoencoder(Learner):
 
     def _started(self, model, signals, key, mean, unit):
         """Returns the state of a model before the first step."""
-        zero, count = jnp.zeros((), signals.dtype), jnp.zeros((), jnp.int32)
+        zero = jnp.zeros((), signals.dtype)
+        count = jnp.zeros((), jnp.int32)
         steering = None if self.l0 is None else Steering(zero + jnp.log(GENTLE), zero, zero, count)
         optimiser = self._optimiser(len(signals), model.decoder.shape[1]).init(model)
         return SAEState(model, optimiser, count, live_share(signals), key, steering, mean, unit)
@@ -221,7 +229,8 @@ class SparseAutoencoder(Learner):
             signals, weights = sharding.split_batch((self._rows(data, indices), weights))
             signals = (signals - state.mean) / state.unit
             model, optimiser, steering = carry
-            penalty, error = jnp.asarray(self.penalty), None
+            penalty = jnp.asarray(self.penalty)
+            error = None
             if steering is not None:
                 active = jnp.sum(weights * jnp.sum(self.encoder(model, signals) != 0, axis=1))
                 steering, factor, error = self._steer(steering, active, total)
@@ -238,7 +247,8 @@ class SparseAutoencoder(Learner):
                 return jnp.sum(weights * losses), seen
 
             gradient, seen = jax.grad(loss, has_aux=True)(model)
-            atoms, slope = model.decoder, gradient.decoder
+            atoms = model.decoder
+            slope = gradient.decoder
             # As published, atoms count as unit here. Between renormalisations they are unit to a
             # per cent; the rest of a radial gradient shows in the norms of an l1-penalised
             # dictionary.
@@ -265,7 +275,8 @@ class SparseAutoencoder(Learner):
         )
 
     def model(self, state):
-        model, unit = state.model, state.unit
+        model = state.model
+        unit = state.unit
         return dataclasses.replace(
             model,
             dictionary=unit * model.decoder,

@@ -57,14 +57,20 @@ class SparseTranscoder(SparseAutoencoder):
         return dataclasses.replace(super().select(task), inputs=task.train.inputs)
 
     def init(self, data, *, num_latents, key, base=None):
-        x, y, dtype = data.inputs, data.signals, data.signals.dtype
+        x = data.inputs
+        y = data.signals
+        dtype = data.signals.dtype
         weights_key, parameters_key, key = jax.random.split(key, 3)
-        (middle, own), (mean, unit) = scales(x), scales(y)
-        num_inputs, dim = x.shape[1], y.shape[1]
+        (middle, own) = scales(x)
+        (mean, unit) = scales(y)
+        num_inputs = x.shape[1]
+        dim = y.shape[1]
         if base is None:
-            atoms, bias = random_atoms(weights_key, y, num_latents), jnp.zeros(dim)
+            atoms = random_atoms(weights_key, y, num_latents)
+            bias = jnp.zeros(dim)
         else:
-            atoms, bias = unit_atoms(base.decoder)[0], (base.bias - mean) / unit
+            atoms = unit_atoms(base.decoder)[0]
+            bias = (base.bias - mean) / unit
         inputs = (x - middle) / own
         slope = regression(inputs, (y - mean) / unit)
         gain = self._gain(atoms, few(inputs) @ slope)
@@ -84,8 +90,10 @@ class SparseTranscoder(SparseAutoencoder):
         model = state.model
         middle, mean = jnp.split(state.mean, [model.num_inputs])
         # Each side has one unit.
-        own, unit = state.unit[0], state.unit[-1]
-        bias, skip = mean + unit * model.bias, model.skip
+        own = state.unit[0]
+        unit = state.unit[-1]
+        bias = mean + unit * model.bias
+        skip = model.skip
         if skip is not None:
             skip = unit / own * skip
             bias = bias - middle @ skip

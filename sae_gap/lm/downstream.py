@@ -124,7 +124,8 @@ class Downstream:
     ):
         check_choice("outliers", outliers, ("drop", "keep"))
         check_integer("first", first, least=0)
-        self._network, self._batches = network, batches
+        self._network = network
+        self._batches = batches
         self._real = [np.asarray(windows.segments) >= 0 for windows in batches]
         tokens, positions, following = (
             np.concatenate(parts) for parts in zip(*map(_rows, batches), strict=True)
@@ -137,11 +138,13 @@ class Downstream:
                 "tokens of this model."
             )
         hidden = [np.asarray(network.before(windows), np.float32) for windows in batches]
-        self.activations, self.inputs = self._gathered(hidden), None
+        self.activations = self._gathered(hidden)
+        self.inputs = None
         # What the stream has beside the replaced part of it.
         self._rest: Any = 0
         if network.mlp:
-            stream, parts = self.activations, zip(*map(network.mlp, batches), strict=True)
+            stream = self.activations
+            parts = zip(*map(network.mlp, batches), strict=True)
             self.inputs, self.activations = map(self._gathered, parts)
             self._rest = stream - self.activations
         named = np.cumsum(positions == 0) if documents is None else np.asarray(documents)
@@ -243,8 +246,10 @@ class Downstream:
           as in SAEBench and SAELens, `ce_score_mean` and `kl_score_mean` by the mean. Sums by
           document: `ce_sums`, `kl_sums`.
         """
-        nats, clean = self.nats(reconstruction), self.clean.ce.mean()
-        ce, kl = nats.ce.mean(), nats.kl.mean()
+        nats = self.nats(reconstruction)
+        clean = self.clean.ce.mean()
+        ce = nats.ce.mean()
+        kl = nats.kl.mean()
         row: Row = {"ce": ce, "delta_ce": ce - clean, "kl": kl}
         for ending, ablated in {"": self.zero, "_mean": self.mean}.items():
             row[f"ce_score{ending}"] = (ablated.ce.mean() - ce) / (ablated.ce.mean() - clean)
@@ -287,7 +292,8 @@ class Downstream:
         respect to the row, with v_t drawn from the clean model's distribution at token t.
         """
         total = np.zeros(2 * self.activations.shape[1:])
-        whole, replaced = self._whole(self.activations + self._rest), self._split(self.replaced)
+        whole = self._whole(self.activations + self._rest)
+        replaced = self._split(self.replaced)
         parts = zip(whole, self._batches, self._real, replaced, strict=True)
         for number, (hidden, windows, real, rows) in enumerate(parts):
             features, pull = jax.vjp(lambda h: jnp.asarray(self._network.after(h, windows)), hidden)  # noqa: B023

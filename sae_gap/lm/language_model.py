@@ -219,7 +219,8 @@ class Llama(LanguageModel):
         return self.shape.scale * self.embedding[windows.tokens]
 
     def block_parts(self, windows):
-        shape, places = self.shape, jnp.arange(windows.tokens.shape[1])
+        shape = self.shape
+        places = jnp.arange(windows.tokens.shape[1])
         distance = places[:, None] - places
         before = (distance >= 0) & (windows.segments[:, :, None] == windows.segments[:, None])
 
@@ -273,7 +274,8 @@ def _attend(normed, block, shape, turn, seen):
 
 def _turned(heads, turn):
     cos, sin = turn
-    even, odd = heads[..., ::2], heads[..., 1::2]
+    even = heads[..., ::2]
+    odd = heads[..., 1::2]
     return jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1).reshape(heads.shape)
 
 
@@ -338,8 +340,11 @@ def pack(pieces: Sequence[Piece], context: int) -> Iterator[Batch]:
             for segment, piece in enumerate(members):
                 own = row, slice(at, at := at + len(piece.tokens))
                 within = np.arange(len(piece.tokens))
-                tokens[own], segments[own], positions[own] = piece.tokens, segment, within
-                documents[own], places[own] = piece.document, piece.place + within
+                tokens[own] = piece.tokens
+                segments[own] = segment
+                positions[own] = within
+                documents[own] = piece.document
+                places[own] = piece.place + within
         yield Batch(Windows(*map(jnp.asarray, (tokens, segments, positions))), documents, places)
 
 

@@ -87,7 +87,8 @@ class OnNetwork:
 
     def task(self) -> Task:
         """Returns the rows that learners see, and the network's replaced rows."""
-        net, rows = self.network, self.rows
+        net = self.network
+        rows = self.rows
         held = Split(
             jnp.asarray(net.activations),
             documents=net.documents,

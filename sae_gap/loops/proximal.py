@@ -21,16 +21,15 @@ def iterate_block(pull, gram, rate, threshold, momenta, codes):
       codes: `(n, num_latents)` the start, and the result.
     """
     num_samples, num_latents = codes.shape
-    point, total, places = (
-        np.empty_like(codes[0]),
-        np.empty_like(codes[0]),
-        np.empty(num_latents, np.int64),
-    )
+    point = np.empty_like(codes[0])
+    total = np.empty_like(codes[0])
+    places = np.empty(num_latents, np.int64)
     zero = rate - rate
     for i in range(num_samples):
         code = codes[i]
         copy(point, code)
-        entered, used = zero + 1, 0
+        entered = zero + 1
+        used = 0
         for momentum in momenta:
             if entered != 0:
                 used = 0
@@ -42,9 +41,18 @@ def iterate_block(pull, gram, rate, threshold, momenta, codes):
             # Four atoms at once, since each pass reads and writes the sum.
             whole = used - used % 4
             for p in range(0, whole, 4):
-                a, b, c, d = places[p], places[p + 1], places[p + 2], places[p + 3]
-                row_a, row_b, row_c, row_d = gram[a], gram[b], gram[c], gram[d]
-                at_a, at_b, at_c, at_d = point[a], point[b], point[c], point[d]
+                a = places[p]
+                b = places[p + 1]
+                c = places[p + 2]
+                d = places[p + 3]
+                row_a = gram[a]
+                row_b = gram[b]
+                row_c = gram[c]
+                row_d = gram[d]
+                at_a = point[a]
+                at_b = point[b]
+                at_c = point[c]
+                at_d = point[d]
                 for j in range(num_latents):
                     total[j] -= (
                         at_a * row_a[j] + at_b * row_b[j] + at_c * row_c[j] + at_d * row_d[j]

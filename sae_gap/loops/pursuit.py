@@ -48,7 +48,8 @@ def _choose(best, rows, groups, mask, field, candidates):
                 break
             seat = top & mask
             block = seat * groups + group
-            candidates[place], field[seat] = (best[block] & rows) * best.size + block, 0
+            candidates[place] = (best[block] & rows) * best.size + block
+            field[seat] = 0
 
 
 @helper
@@ -56,7 +57,8 @@ def _admit(signal, atoms, candidates, latents, linear, inner):
     """Takes the first candidates into free slots, with their products with the signal and all
     slots; returns the end of the slots in use.
     """
-    free, top = np.int64(0), np.int64(0)
+    free = np.int64(0)
+    top = np.int64(0)
     for w in range(latents.size):
         if latents[w] >= 0:
             top = w + 1
@@ -72,7 +74,8 @@ def _admit(signal, atoms, candidates, latents, linear, inner):
         while latents[place] >= 0:
             place += 1
         top = max(top, place + 1)
-        latents[place], linear[place] = latent, _product(signal, atoms[latent])
+        latents[place] = latent
+        linear[place] = _product(signal, atoms[latent])
         for w in range(top):
             if latents[w] >= 0:
                 inner[place, w] = inner[w, place] = _product(atoms[latent], atoms[latents[w]])
@@ -116,24 +119,23 @@ def pursue_block(
       codes: `(n, slots)`, the result.
       residual: `(n, input_dim)`, the result.
     """
-    (num_samples, slots), num_latents, (num_blocks, groups) = codes.shape, atoms.shape[0], blocks
+    (num_samples, slots) = codes.shape
+    num_latents = atoms.shape[0]
+    (num_blocks, groups) = blocks
     tile = pull.size // num_samples
-    best, candidates = (
-        np.empty((num_samples, num_blocks), bits.dtype),
-        np.empty(slots // 2, np.int64),
-    )
+    best = np.empty((num_samples, num_blocks), bits.dtype)
+    candidates = np.empty(slots // 2, np.int64)
     field = np.empty(num_blocks // groups, bits.dtype)
-    latents, code = np.full((num_samples, slots), -1), np.zeros((num_samples, slots))
-    linear, inner = (
-        np.zeros((num_samples, slots)),
-        np.zeros((num_samples, slots, slots), atoms.dtype),
-    )
-    basis, inverse, work = (
-        np.empty(slots, np.int64),
-        np.empty((slots, slots)),
-        np.empty((6, slots)),
-    )
-    near, weight, on = work[0], work[1], work[2]
+    latents = np.full((num_samples, slots), -1)
+    code = np.zeros((num_samples, slots))
+    linear = np.zeros((num_samples, slots))
+    inner = np.zeros((num_samples, slots, slots), atoms.dtype)
+    basis = np.empty(slots, np.int64)
+    inverse = np.empty((slots, slots))
+    work = np.empty((6, slots))
+    near = work[0]
+    weight = work[1]
+    on = work[2]
     for i in range(num_samples):
         copy(residual[i], signals[i])
     for _ in range(rounds):
@@ -150,8 +152,10 @@ def pursue_block(
             top = _admit(signals[i], atoms, candidates, latents[i], linear[i], inner[i])
             scale = limit
             for w in range(top):
-                weight[w], near[w] = limit * epsilon / (code[i, w] + epsilon), linear[i, w]
-                code[i, w], on[w] = 0, 0
+                weight[w] = limit * epsilon / (code[i, w] + epsilon)
+                near[w] = linear[i, w]
+                code[i, w] = 0
+                on[w] = 0
                 if latents[i, w] >= 0:
                     scale = max(scale, abs(near[w] - weight[w]))
             floor = 2 * eps * scale
@@ -161,12 +165,15 @@ def pursue_block(
             used = 0
             for w in range(top):
                 if on[w] == 1 and code[i, w] > 0:
-                    places[i, used], codes[i, used] = latents[i, w], code[i, w]
+                    places[i, used] = latents[i, w]
+                    codes[i, used] = code[i, w]
                     subtract(residual[i], codes[i, used], atoms[latents[i, w]])
                     used += 1
                 else:
-                    latents[i, w], code[i, w] = -1, 0
-            places[i, used:], codes[i, used:] = 0, 0
+                    latents[i, w] = -1
+                    code[i, w] = 0
+            places[i, used:] = 0
+            codes[i, used:] = 0
 
 
 @entry

@@ -101,7 +101,8 @@ def border(inverse, slope, left, size):
 @helper
 def drop(inverse, basis, size, out):
     """Removes one place of the basis from the inverse; the last place moves there."""
-    last, scale = size - 1, 1 / inverse[out, out]
+    last = size - 1
+    scale = 1 / inverse[out, out]
     for b in range(size):
         if b != out:
             subtract(inverse[b, :size], inverse[b, out] * scale, inverse[out, :size])
@@ -192,7 +193,8 @@ def pivot(slots, top, size, nonneg, floor, close):
         left = inner[best, best] - dot(cross[:size], slope[:size])
         while True:
             # The step at which its correlation meets its weight, or a code of the basis vanishes.
-            step, out = np.inf, np.int64(-1)
+            step = np.inf
+            out = np.int64(-1)
             if left > close * inner[best, best]:
                 step = max(excess, 0.0) / left
             for b in range(size):
@@ -200,7 +202,8 @@ def pivot(slots, top, size, nonneg, floor, close):
                 if fall > 0:
                     until = abs(code[basis[b]]) / fall
                     if until < step:
-                        step, out = until, b
+                        step = until
+                        out = b
             if not step < np.inf:
                 break
             for b in range(size):
@@ -215,7 +218,8 @@ def pivot(slots, top, size, nonneg, floor, close):
             gone = basis[out]
             _move(slots, rows, gone, -code[gone], top)
             # The leaving atom's correlation equals its weight, as for all of the basis.
-            pull[gone], sign[gone] = sign[gone] * weight[gone], 0
+            pull[gone] = sign[gone] * weight[gone]
+            sign[gone] = 0
             ratio = slope[out] / inverse[out, out]
             left += slope[out] * ratio
             for b in range(size):
@@ -234,7 +238,8 @@ def pivot(slots, top, size, nonneg, floor, close):
         if sign[best] == 2:
             continue
         border(inverse, slope, left, size)
-        basis[size], sign[best] = best, way
+        basis[size] = best
+        sign[best] = way
         size += 1
         entered += 1
     return size, entered

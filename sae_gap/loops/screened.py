@@ -26,13 +26,14 @@ def _reduce(row, table, column, count, rows):
     written once for four.
     """
     for i in range(0, count - 3, 4):
-        first, second, third, fourth = rows[i], rows[i + 1], rows[i + 2], rows[i + 3]
-        a, b, c, d = (
-            table[i, column],
-            table[i + 1, column],
-            table[i + 2, column],
-            table[i + 3, column],
-        )
+        first = rows[i]
+        second = rows[i + 1]
+        third = rows[i + 2]
+        fourth = rows[i + 3]
+        a = table[i, column]
+        b = table[i + 1, column]
+        c = table[i + 2, column]
+        d = table[i + 3, column]
         for n in range(row.size):
             row[n] -= a * first[n] + b * second[n] + c * third[n] + d * fourth[n]
     for i in range(count - count % 4, count):
@@ -46,7 +47,8 @@ def _largest(values, count, found):
     """
     low = high = values[0]
     for n in range(values.size):
-        low, high = min(low, values[n]), max(high, values[n])
+        low = min(low, values[n])
+        high = max(high, values[n])
     reach = values.size + 0 * low
     # Bisects for a limit that as many values reach; a sort takes several times as long.
     while reach != count:
@@ -175,7 +177,11 @@ def _eliminate(on, gram, codes, gains, room):
     of double precision: among very close atoms single precision would lose G⁻¹.
     """
     inverse, basis, values, left = room
-    inverse[:], values[:], left[:], drops, most = 0, 0, 0, 0, 0.0
+    inverse[:] = 0
+    values[:] = 0
+    left[:] = 0
+    drops = 0
+    most = 0.0
     copy(values[: on.size], codes)
     for w in range(on.size):
         if on[w]:
@@ -235,7 +241,8 @@ def _match(
     other. Those of the candidates are read off `whole` or `inner`, or computed where neither has
     entries. Returns the number of chosen atoms.
     """
-    top, dependent = latents.size, left.dtype.type(DEPENDENT)
+    top = latents.size
+    dependent = left.dtype.type(DEPENDENT)
     wide = _wide(top)
     for n in range(wide):
         score[n] = _score(pull[n], left[n] > dependent, signed)
@@ -268,7 +275,8 @@ def _match(
             pull[n] -= fall * row[n]
             left[n] -= row[n] ** 2
             score[n] = _score(pull[n], left[n] > dependent, signed)
-        left[best], score[best] = 0, -np.inf
+        left[best] = 0
+        score[best] = -np.inf
     return steps
 
 
@@ -310,20 +318,29 @@ def pursue_block(
       gains: zeros, `(n, size)`; the result: the largest rise of the squared error up to the drop of
         each atom.
     """
-    (num_samples, size), (num_latents, dim), kind = chosen.shape, atoms.shape, atoms.dtype
-    rest, pull = signals.copy(), np.empty((num_samples, num_latents), kind)
-    values, used = np.empty((num_samples, size), kind), np.zeros(num_samples, np.int64)
-    latents, seats = np.empty(num_candidates, np.int64), np.empty(size, np.int64)
+    (num_samples, size) = chosen.shape
+    (num_latents, dim) = atoms.shape
+    kind = atoms.dtype
+    rest = signals.copy()
+    pull = np.empty((num_samples, num_latents), kind)
+    values = np.empty((num_samples, size), kind)
+    used = np.zeros(num_samples, np.int64)
+    latents = np.empty(num_candidates, np.int64)
+    seats = np.empty(size, np.int64)
     own = np.zeros((0 if whole.size else num_candidates, dim), kind)
     inner = np.empty((len(own) if own.size > FEW_FLOATS else 0, len(own)), kind)
-    basis, work = (
-        np.zeros((size, _wide(num_candidates)), kind),
-        np.zeros((3, _wide(num_candidates)), kind),
-    )
-    tables, vectors = np.zeros((2, size, _wide(size)), kind), np.zeros((3, _wide(size)), kind)
-    doubles, pair = np.zeros((2, size, _wide(size))), np.zeros((2, _wide(size)))
-    gram, factor, flags = tables[0], tables[1], np.empty((2, size), np.bool_)
-    toward, on, kept = vectors[0], flags[0], flags[1]
+    basis = np.zeros((size, _wide(num_candidates)), kind)
+    work = np.zeros((3, _wide(num_candidates)), kind)
+    tables = np.zeros((2, size, _wide(size)), kind)
+    vectors = np.zeros((3, _wide(size)), kind)
+    doubles = np.zeros((2, size, _wide(size)))
+    pair = np.zeros((2, _wide(size)))
+    gram = tables[0]
+    factor = tables[1]
+    flags = np.empty((2, size), np.bool_)
+    toward = vectors[0]
+    on = flags[0]
+    kept = flags[1]
     room = factor, vectors[1], vectors[2], np.empty(size + 1, np.int64)
     for screen in range(sizes.size):
         np.dot(rest, atoms.T, pull)
@@ -332,7 +349,8 @@ def pursue_block(
             begun = used[i]
             for b in range(begun):
                 # Below all others.
-                latents[b], pull[i, chosen[i, b]] = chosen[i, b], -2 * length
+                latents[b] = chosen[i, b]
+                pull[i, chosen[i, b]] = -2 * length
             wanted = proposals[i] if screen == 0 and len(proposals) else pull[i]
             if begun == 0 and num_candidates == num_latents:
                 top = num_latents
@@ -365,7 +383,8 @@ def pursue_block(
                 gram,
             )
             for a in range(end):
-                chosen[i, a], factor[a] = latents[seats[a]], 0
+                chosen[i, a] = latents[seats[a]]
+                factor[a] = 0
                 for b in range(a, end):
                     factor[a, b] = basis[a, seats[b]]
             if plain or screen < sizes.size - 1:
@@ -376,10 +395,12 @@ def pursue_block(
                 for a in range(end):
                     subtract(rest[i], toward[a], atoms[chosen[i, a]])
                 continue
-            toward[:], on[:end] = 0, True
+            toward[:] = 0
+            on[:end] = True
             for a in range(end):
                 subtract(toward[: _wide(end)], -values[i, a], factor[a])
-            code, slack = codes[i, :end], SLACK * length
+            code = codes[i, :end]
+            slack = SLACK * length
             _nonnegative(True, gram, toward, on[:end], slack, kept[:end], code, room)
             if prunes:
                 spare = doubles[0], doubles[1], pair[0], pair[1]
@@ -389,4 +410,5 @@ def pursue_block(
                     on[a] = gains[i, a] >= threshold
                 _nonnegative(False, gram, toward, on[:end], slack, kept[:end], code, room)
     for i in range(num_samples):
-        chosen[i, used[i] :], codes[i, used[i] :] = 0, 0
+        chosen[i, used[i] :] = 0
+        codes[i, used[i] :] = 0

@@ -61,7 +61,8 @@ from sae_gap.saes import SAE
 from sae_gap.storage import Row
 from sae_gap.study import Method, Scalar, Study
 
-REFIT, PRUNED = "_refit", "_pruned"
+REFIT = "_refit"
+PRUNED = "_pruned"
 # Endings that set numbers: of screens and candidates, or of iterations.
 _NUMBERS = re.compile(
     r"(?P<pursuit>(?:screened|batch)_pursuit)_(?P<screens>\d+)x(?P<breadth>\d+)"
@@ -69,7 +70,8 @@ _NUMBERS = re.compile(
 )
 # Of encoders that are trained on a dictionary as it is, the passes over the training rows, and the
 # rows of a step.
-PASSES, BATCH = 6, 512
+PASSES = 6
+BATCH = 512
 # Names that are not class names of encoders, and those among them that have no signed codes.
 UNSIGNED = ("screened", "proposed", "weighted", "thresholded", "predicted")
 CODES = ("own", "lasso", "omp", *UNSIGNED)
@@ -153,7 +155,8 @@ def check_codes(names: Iterable[str], dictionaries: Collection[str] | None = Non
       ValueError: a name is refused; the message says which and why.
     """
     for name in names:
-        on, name = name.rpartition(":")[0], stem(name)
+        on = name.rpartition(":")[0]
+        name = stem(name)
         if on and dictionaries is not None:
             check_choice("a dictionary of codes", on, dictionaries)
         if name not in CODES and not recipe(name)[1] and not TRAINED.fullmatch(name):
@@ -203,7 +206,8 @@ def encoder_at(
         learner.transcodes or not isinstance(own, Own) or own.affine(learner.ready) is None  # type: ignore[arg-type]
     ):
         raise LeftOutError("no single affine map decides what its encoder proposes")
-    above, nearest = max(1, math.ceil(l0)), max(1, round(l0))
+    above = max(1, math.ceil(l0))
+    nearest = max(1, round(l0))
     if "iterations" in sizes:
         few = dataclasses.replace(solved(l0), tol=None, max_iterations=sizes["iterations"])
         return Pruned(few, l0, "magnitude", nonneg)
@@ -258,10 +262,12 @@ def methods_of(
     for dictionary, _, name in (name.rpartition(":") for name in names):
         if dictionary not in ("", on or learner.name):
             continue
-        source, form = learner, name
+        source = learner
+        form = name
         try:
             if learns([name]):
-                source, form = trained(name, l0, learner), name.replace(stem(name), "own")
+                source = trained(name, l0, learner)
+                form = name.replace(stem(name), "own")
             encoder = encoder_at(form, l0, source, signed, lasso)
         except LeftOutError as reason:
             # Nobody expects predicted codes of an SAE.
@@ -301,7 +307,8 @@ def finite(rows: Iterable[Row]) -> list[Row]:
     found = []
     for row in rows:
         if "diverged" in row:
-            codes, dictionary = row["codes"], row["dictionary"]
+            codes = row["codes"]
+            dictionary = row["dictionary"]
             logging.warning("left out %s of %s: they are not finite", codes, dictionary)
         else:
             found.append(row)
@@ -345,10 +352,12 @@ def learner_at(
         return catalogue.make_learner(name, **about)
     if name.endswith(FROM):
         about["base"] = online
-    encoder, make = name.removesuffix(FROM), catalogue.sae_for_activations
+    encoder = name.removesuffix(FROM)
+    make = catalogue.sae_for_activations
     for ending, skip in reversed(TRANSCODERS.items()):
         if encoder.endswith(ending):
-            encoder, make = encoder.removesuffix(ending), catalogue.transcoder_for_activations
+            encoder = encoder.removesuffix(ending)
+            make = catalogue.transcoder_for_activations
             about["skip"] = skip
     return make(encoder, **about, **options)
 

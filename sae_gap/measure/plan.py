@@ -68,7 +68,8 @@ FEWEST = 10
 # Largest L0 of a full pursuit: its time grows with the square, and would exceed all else.
 MOST_PURSUED = 64
 # Names of the studies in nats, and of their costs.
-NATS, COSTS = "downstream", "encoder_cost"
+NATS = "downstream"
+COSTS = "encoder_cost"
 # Codes whose cost is measured, by their kinds: screens with their breadths, iterations of FISTA.
 _SCREENS = ("1x1", "1x2", "1x4", "1x16", "2x1", "2x2", "2x4", "3x2")
 KINDS = {
@@ -196,8 +197,10 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
         mend it.
     """
     plan.check()
-    source, saes = plan.source, plan.saes
-    dim, held = source.input_dim, source.task().id
+    source = plan.source
+    saes = plan.saes
+    dim = source.input_dim
+    held = source.task().id
     # A function is identified by its codes on the rows that are scored.
     givens = {sae.name: dataclasses.replace(sae.given, held=Held(sae.model, held)) for sae in saes}
     agreed = atom_statistics.agreement_with(givens[saes[0].name])
@@ -225,7 +228,8 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
             yield from _methods(plan, learner, {"common": common} | at)
 
     def controlled(rows):
-        common, row = levels_of(rows)[1], {"learned_from": train.num_train}
+        common = levels_of(rows)[1]
+        row = {"learned_from": train.num_train}
         learners = learners_of(saes, plan.controls, common, dim)
         for learner, about in (learners[name] for name in plan.controls):
             yield from _methods(plan, learner, {"common": common}, row, **about)
@@ -262,7 +266,8 @@ def put_back(
       A row for each dictionary, codes and level; those of encoders also have `near`, the common L0
       closest to theirs.
     """
-    middle, densest = l0[len(l0) // 2], DENSEST * source.input_dim
+    middle = l0[len(l0) // 2]
+    densest = DENSEST * source.input_dim
     learners = learners_of(saes, controls, middle, source.input_dim)
     check_codes(codes, learners)
     codes = in_nats(codes, saes)
@@ -289,7 +294,8 @@ def put_back(
             # Do not split denser codes, which are not sparse.
             if row["codes"] != "own" or row["dead"] or row["level"] > densest:
                 continue
-            name, level = row["dictionary"], row["level"]
+            name = row["dictionary"]
+            level = row["level"]
             yield from at(proposing, level, name)
             if level not in l0:
                 near = best_at(rows, row["near"]) or row
@@ -322,7 +328,8 @@ def priced(
     Returns:
       A row for each way, with the λ at which the lasso has an L0 of k.
     """
-    learner, nonneg = sae.given, not sae.signed
+    learner = sae.given
+    nonneg = not sae.signed
     twice = min(2 * k, sae.num_latents)
 
     def weights(_):
@@ -364,7 +371,8 @@ def ways(
 
 def _cost(inferred: Inferred) -> dict[str, float]:
     """`cost`, the million multiply-adds of an encoder's products for a row."""
-    model, encoder = inferred.model, inferred.encoder
+    model = inferred.model
+    encoder = inferred.encoder
     flops = isinstance(encoder, Own) and encoder.flops(model.num_inputs, model.decoder.shape[1])
     skip = getattr(model, "skip", None)
     return {"cost": (flops / 2 + (0 if skip is None else skip.size)) / 1e6} if flops else {}

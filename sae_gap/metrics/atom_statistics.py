@@ -37,7 +37,8 @@ def describe_atoms(dictionary: Float[ArrayLike, "input_dim num_latents"]) -> dic
       ValueError: the dictionary is not a finite, non-empty matrix.
     """
     atoms = unit_atoms(jnp.asarray(matching.as_matrix("dictionary", dictionary)))[0]
-    width, live = atoms.shape[1], np.asarray(atoms).any(axis=0)
+    width = atoms.shape[1]
+    live = np.asarray(atoms).any(axis=0)
 
     def cosine(place):
         return jnp.max(jnp.abs(product(atoms[:, place], atoms)).at[place].set(0))
@@ -94,7 +95,8 @@ def agreement_with(first: Given) -> Metric:
     """A metric: the `agreement` of other models with a given one, if their shapes are equal."""
 
     def compare(inferred):
-        decoder, other = inferred.model.dictionary, first.ready.decoder
+        decoder = inferred.model.dictionary
+        other = first.ready.decoder
         if inferred.learner == first or decoder is None or decoder.shape != other.shape:
             return {}
         return {"agreement": inferred.once("agreement", lambda: agreement(other, decoder))}

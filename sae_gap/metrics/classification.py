@@ -57,7 +57,8 @@ def fit_logistic(
       Pedregosa et al. (2011), "Scikit-learn: machine learning in Python", JMLR 12
       (`LogisticRegression` without penalty).
     """
-    codes, labels = np.asarray(codes), np.asarray(labels)
+    codes = np.asarray(codes)
+    labels = np.asarray(labels)
     signs = np.where(labels, 1.0, -1.0)
     if labels.all() or not labels.any():
         return LogisticProbe(np.zeros(codes.shape[1]), signs[0])
@@ -99,7 +100,8 @@ def roc_auc(
     References:
       Hanley & McNeil (1982), "The meaning and use of the area under a ROC curve", Radiology 143(1).
     """
-    codes, labels = np.asarray(codes), np.asarray(labels, bool)
+    codes = np.asarray(codes)
+    labels = np.asarray(labels, bool)
     num_positive = int(labels.sum())
     pairs = num_positive * (len(labels) - num_positive)
     if pairs == 0:
@@ -134,7 +136,8 @@ def measure(inferred: Inferred) -> dict[str, float]:
     # constant.
     latents = np.union1d([0], np.arange(fitted.shape[1])[active_columns(fitted)[1]])
     codes = {name: columns_of(part, latents) for name, part in inferred.codes.items()}
-    logistic, areas = fit_logistic(codes[fitted_on], labels), roc_auc(codes[fitted_on], labels)
+    logistic = fit_logistic(codes[fitted_on], labels)
+    areas = roc_auc(codes[fitted_on], labels)
     latent = int(np.argmax(np.abs(areas - 0.5)))
 
     def score(name):

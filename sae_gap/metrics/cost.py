@@ -13,7 +13,8 @@ from sae_gap.runtime import one_core
 
 # Samples whose encoding is timed; and on one core, so many times.
 TIMED = 2_000
-TIMED_ON_CORE, RUNS = 500, 5
+TIMED_ON_CORE = 500
+RUNS = 5
 
 
 def cost_at(lam: float, k: int) -> Metric:
@@ -38,8 +39,10 @@ def cost_at(lam: float, k: int) -> Metric:
 
 
 def _measure(inferred, lam, k):
-    encoder, (dim, width) = inferred.encoder, inferred.model.decoder.shape
-    counts, nonneg = inferred.counts, not inferred.learner.signed
+    encoder = inferred.encoder
+    (dim, width) = inferred.model.decoder.shape
+    counts = inferred.counts
+    nonneg = not inferred.learner.signed
     flops = encoder.flops(dim, width)
 
     def find():
@@ -77,7 +80,9 @@ def processor_time() -> Metric:
 
 def _processor(inferred):
     """Both sides are timed for each encoder anew, so that the ratio is of one moment."""
-    own, base, there = inferred.learner.encode, inferred.learner.base, inferred.inference
+    own = inferred.learner.encode
+    base = inferred.learner.base
+    there = inferred.inference
     if base is not None:
         # An encoder that was trained on a dictionary as it is has that dictionary's as its unit.
         own = base.encode

@@ -43,7 +43,8 @@ def explained(
       `ev_dictionary_learning`: `1 - Var(x - x̂) / Var(x)`, which forgives a constant error.
     """
     error = x - guess
-    rest, centred = squares(error), spread(x)
+    rest = squares(error)
+    centred = spread(x)
     power = squares(x).mean()
     with np.errstate(divide="ignore", invalid="ignore"):
         legacy = 1 - rest / centred

@@ -40,7 +40,8 @@ def count(
       codes: (n, num_latents), of the same samples.
       least: the magnitudes up to which a latent counts as off.
     """
-    on, true = fires(codes, least), (scipy.sparse.csr_array(true_codes) > 0)[:, nearest]
+    on = fires(codes, least)
+    true = (scipy.sparse.csr_array(true_codes) > 0)[:, nearest]
     counts = (part.sum(axis=0) for part in (on, true, on.multiply(true)))
     return Firing(*counts, on.shape[0])  # type: ignore[call-arg]
 
@@ -63,7 +64,8 @@ def detection(firing: Firing) -> dict[str, float]:
       Chanin & Garriga-Alonso (2026), "SynthSAEBench", arXiv:2602.14687; SAELens,
       `eval_sae_on_synthetic_data`.
     """
-    precision, recall = ratio(firing.both, firing.fired), ratio(firing.both, firing.true)
+    precision = ratio(firing.both, firing.fired)
+    recall = ratio(firing.both, firing.true)
     wrong = firing.fired + firing.true - 2 * firing.both
     return {
         "precision": float(precision.mean()),
@@ -101,19 +103,22 @@ def absorption(
       there is none. 0 is best; 1 means that parents are never detected beside their children and
       always without.
     """
-    truth, child = scipy.sparse.csr_array(true_codes) > 0, np.flatnonzero(parent >= 0)
+    truth = scipy.sparse.csr_array(true_codes) > 0
+    child = np.flatnonzero(parent >= 0)
     # Column p marks the children of parent p.
     family = scipy.sparse.csr_array((child >= 0, (child, parent[child])), 2 * parent.shape)
     parents = np.unique(parent[child])
     parents = parents[partner[parents] >= 0]
-    every, seen = truth[:, parents], fires(codes, least)[:, partner[parents]]
+    every = truth[:, parents]
+    seen = fires(codes, least)[:, partner[parents]]
     beside = every.multiply(truth.astype(np.float32) @ family[:, parents] > 0)
     # For each parent, with a child on and in all: how often it is on, and its latent then fires.
     on, hit = (
         np.stack([part.sum(axis=0) for part in pair])
         for pair in ((beside, every), (beside.multiply(seen), every.multiply(seen)))
     )
-    on[1], hit[1] = on[1] - on[0], hit[1] - hit[0]
+    on[1] = on[1] - on[0]
+    hit[1] = hit[1] - hit[0]
     judged = (on >= _FEWEST).all(axis=0)
     if not judged.any():
         return None
@@ -163,7 +168,8 @@ def _absorbed(inferred):
     """`absorption` above the cuts, for each scored split with known codes of a world with a
     hierarchy.
     """
-    tree, match = inferred.task.tree, inferred.match
+    tree = inferred.task.tree
+    match = inferred.match
     if tree is None or match is None:
         return {}
 

@@ -134,7 +134,8 @@ def groups_of(
 
 def _atoms(inferred):
     """`atom_scores`, if the truth is known and a dictionary was learned."""
-    true_codes, tree = inferred.split("id").codes, inferred.task.tree
+    true_codes = inferred.split("id").codes
+    tree = inferred.task.tree
     if inferred.match is None or true_codes is None:
         return {}
     groups = groups_of(true_codes, None if tree is None else tree.level)

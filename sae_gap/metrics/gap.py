@@ -135,7 +135,8 @@ def amortisation_gap(
     weight = as_floats("lam", lam)
     optimum = sparse_code(target, dictionary, weight, nonneg=not signed, **options)
     achieved = lasso_problem.objective(target, dictionary, codes, weight)
-    gap, best = _excess(achieved, optimum), np.asarray(optimum.objective)
+    gap = _excess(achieved, optimum)
+    best = np.asarray(optimum.objective)
     relative = np.divide(gap, best, out=np.where(gap > 0, np.inf, 0.0), where=best > 0)
     return AmortisationGap(gap, relative, codes, optimum)
 
@@ -167,7 +168,8 @@ def measure(inferred: Inferred) -> dict[str, float]:
         codes = inferred.codes[name]
         scores = {"l0_above": int((abs(codes) > _ABOVE).sum()) / np.shape(codes)[0]}
         if inferred.model.dictionary is not None:
-            terms, optimum = inferred.terms(codes, name), inferred.optimum[name]
+            terms = inferred.terms(codes, name)
+            optimum = inferred.optimum[name]
             dims = inferred.task.input_dim - inferred.task.padding
             achieved = terms.objective(inferred.lam)
             gap = float(_excess(achieved, optimum).mean())
@@ -235,7 +237,8 @@ def _parts(inferred):
       `fired_only` by the encoder and `used_only` by the optimum; and the samples with the largest
       gaps, `worst`, with their `worst_gap` and `worst_relative_gap`.
     """
-    lasso, counts = inferred.encoder, inferred.counts
+    lasso = inferred.encoder
+    counts = inferred.counts
     if not isinstance(lasso, Lasso):
         return {}
     own = inferred.learner.encode
@@ -257,7 +260,8 @@ def _parts(inferred):
         float(np.asarray(part, float)[counts].sum()) for part in (held.objective, held.gap)
     )
     target, fit, size = (part[counts] for part in inferred.terms(codes))
-    energy, power = 0.5 * squares(target), squares(fit)
+    energy = 0.5 * squares(target)
+    power = squares(fit)
     pull = np.einsum("ij,ij->i", target, fit, dtype=float) - lasso.lam * size
     gaps = energy - pull + 0.5 * power - optimum
     scale = max(0.0, pull.sum() / power.sum()) if power.sum() > 0 else 1.0

@@ -103,7 +103,8 @@ class Inferred:
     @functools.cached_property
     def reconstruction(self) -> Float[np.ndarray, "n input_dim"]:
         """The reconstruction from the codes of the ID split, in the units of the activations."""
-        x, read = self.activations, self.task.id.inputs
+        x = self.activations
+        read = self.task.id.inputs
         parts = [
             self.model.reconstruct(codes, x[rows], None if read is None else read[rows])
             for rows, codes in dense_chunks(self.codes["id"])
@@ -151,7 +152,8 @@ class Inferred:
         """The terms of the objective `F(z) = ½‖y - b - D z‖² + λ‖z‖₁` on unit atoms, of codes in
         units of the model's atoms for a split.
         """
-        atoms, held = np.asarray(self.model.decoder).T, scipy.sparse.csr_array(codes)
+        atoms = np.asarray(self.model.decoder).T
+        held = scipy.sparse.csr_array(codes)
         target = np.asarray(self.split(name).signals - self.model.bias)
         return Terms(target, held @ atoms, abs(held) @ np.sqrt(squares(atoms)))
 
@@ -165,7 +167,8 @@ class Inferred:
     @property
     def match(self) -> Match | None:
         """The learned atoms matched with the true ones, or None where either is unknown."""
-        learned, truth = self.model.dictionary, self.task.dictionary
+        learned = self.model.dictionary
+        truth = self.task.dictionary
         if learned is None or truth is None:
             return None
         return self.once("match", lambda: match_atoms(learned, truth))
@@ -244,9 +247,12 @@ def cuts(codes: AnyCodes, share: float = CUT) -> Float[np.ndarray, " latent"]:
       (num_latents,), 0 for a latent that never fires.
     """
     held = scipy.sparse.csr_array(codes)
-    size, width = np.abs(held.data, dtype=float), held.shape[1]
-    latent, size = held.indices[size > 0], size[size > 0]
-    unit, cut = np.zeros(width), np.zeros(width)
+    size = np.abs(held.data, dtype=float)
+    width = held.shape[1]
+    latent = held.indices[size > 0]
+    size = size[size > 0]
+    unit = np.zeros(width)
+    cut = np.zeros(width)
     # In units of the latent's largest code, so that no square overflows or underflows.
     np.maximum.at(unit, latent, size)
     size = size / unit[latent]

@@ -23,7 +23,8 @@ from sae_gap.metrics import Inferred, LogisticProbe, Metric, fit_logistic, roc_a
 # Cells scored out of distribution and in distribution: with A and without.
 SIDES = {"ood": ("11", "01"), "id": ("10", "00")}
 # scikit-learn's C for probes of all features and of few latents.
-DENSE_C, SPARSE_C = 0.01, 1.0
+DENSE_C = 0.01
+SPARSE_C = 1.0
 # How many latents a sparse probe reads.
 KS = (1, 2, 5, 20)
 # Scores of a pair in the rows.
@@ -70,7 +71,8 @@ def fit_sparse(codes: Any, labels: Bool[np.ndarray, " n"], k: int) -> Probe:
       The probe; its `latents` are in order of rank.
     """
     codes = scipy.sparse.csr_array(codes)
-    size, used = abs(codes).sum(axis=0, dtype=float), (codes != 0).sum(axis=0)
+    size = abs(codes).sum(axis=0, dtype=float)
+    used = (codes != 0).sum(axis=0)
     means = [
         codes[side].sum(axis=0, dtype=float) / max(1, side.sum()) for side in (labels, ~labels)
     ]
@@ -130,7 +132,8 @@ def measure(inferred: Inferred) -> dict[str, Any]:
       "k=20"; `pairs`, the names of the concepts; `splits`, how many each has; and for each of
       `SCORES` and each probe, such as `drop k=5`, the mean over splits for each concept.
     """
-    concepts, codes = inferred.task.concepts, inferred.codes["id"]
+    concepts = inferred.task.concepts
+    codes = inferred.codes["id"]
     columns = inferred.activations
     kinds: Any = {"dense": (columns, fit_dense)}
     if inferred.model.dictionary is not None:

@@ -16,7 +16,9 @@ from sae_gap.encoders import Predicted, regression
 from sae_gap.metrics import Inferred, Metric, explained, fires, fvu, spread
 
 # How many neighbours are averaged, of how many training rows; and rows that are compared at once.
-NEIGHBOURS, TRAIN, CHUNK = 10, 20_000, 500
+NEIGHBOURS = 10
+TRAIN = 20_000
+CHUNK = 500
 # Signals shorter than this have no shrinkage.
 _SHORTEST = 1e-6
 # Call a latent dead only if each had 20 chances to fire on average.
@@ -33,10 +35,16 @@ def measure(inferred: Inferred) -> dict[str, Any]:
       `dead`: it fires less than one latent a sample, or most of its latents never fire though each
       had `CHANCES` chances; `num_scored` and `num_latents`.
     """
-    x, counts, guess = inferred.activations, inferred.counts, inferred.reconstruction
-    errors, variance = squares(x - guess), squares(x - x[counts].mean(axis=0, dtype=float))
+    x = inferred.activations
+    counts = inferred.counts
+    guess = inferred.reconstruction
+    errors = squares(x - guess)
+    variance = squares(x - x[counts].mean(axis=0, dtype=float))
     uses = fires(inferred.codes["id"])[counts].sum(axis=0)
-    used, fired, samples, width = int(uses.sum()), uses > 0, int(counts.sum()), len(uses)
+    used = int(uses.sum())
+    fired = uses > 0
+    samples = int(counts.sum())
+    width = len(uses)
     found: Any = {
         "errors": inferred.by_document(errors),
         "variance": inferred.by_document(variance),
@@ -111,14 +119,17 @@ def _predicted(inferred):
     prediction was coded, with the training rows that this network had, `network_rows`. Each FVU
     bounds from above what no function of the input explains.
     """
-    encoder, task = inferred.encoder, inferred.inference and inferred.inference.task
+    encoder = inferred.encoder
+    task = inferred.inference and inferred.inference.task
     if not isinstance(encoder, Predicted):
         return {}
     kept = inferred.counts
-    inputs, x = np.asarray(task.id.inputs)[kept], inferred.activations[kept]
+    inputs = np.asarray(task.id.inputs)[kept]
+    x = inferred.activations[kept]
     train = jnp.asarray(task.train.inputs), jnp.asarray(task.train.signals)
     middle, mean = (part.mean(axis=0) for part in train)
-    known, near = train[0] - middle, inputs - middle
+    known = train[0] - middle
+    near = inputs - middle
     slope = regression(known, train[1] - mean)
     few = evenly_spaced(len(train[0]), TRAIN)
     return {
@@ -133,7 +144,8 @@ def _nearest(inputs, known, values):
     """The mean of the values at the known inputs nearest to each input, (n, input_dim). Subtract a
     common centre from both first: a large mean costs their distances digits.
     """
-    half, found = 0.5 * (known**2).sum(axis=1), []
+    half = 0.5 * (known**2).sum(axis=1)
+    found = []
     for rows in slices(len(inputs), CHUNK):
         far = half - inputs[rows] @ known.T
         places = np.argpartition(far, min(NEIGHBOURS, len(known)) - 1, axis=1)[:, :NEIGHBOURS]

@@ -99,13 +99,15 @@ def mcc_paper(
         variance = inferred.var(axis=0, dtype=np.float64)
         inferred = inferred[:, np.argsort(-variance, kind="stable")[: truth.shape[1]]]
         num_columns = min(num_columns, truth.shape[1])
-    width, rng = max(truth.shape[1], num_columns), np.random.default_rng(seed)
+    width = max(truth.shape[1], num_columns)
+    rng = np.random.default_rng(seed)
 
     def padded(columns, count):
         noise = rng.standard_normal((len(columns), width - count), columns.dtype)
         return np.hstack([columns, noise])
 
-    inferred, truth = padded(inferred, num_columns), padded(truth, truth.shape[1])
+    inferred = padded(inferred, num_columns)
+    truth = padded(truth, truth.shape[1])
     # Pairs with the constant columns left out count as 0.
     return _matched(truth, inferred) / width
 
@@ -209,7 +211,8 @@ def support_recovery(
     paired = match.learned >= 0
     on = every_on[:, match.learned[paired]]
     hits = (true_on[:, paired] * on).sum(axis=1)
-    num_on, num_true = on.sum(axis=1), true_on.sum(axis=1)
+    num_on = on.sum(axis=1)
+    num_true = true_on.sum(axis=1)
     return {
         "support_precision": float(ratio(hits, num_on).mean()),
         "support_recall": float(ratio(hits, num_true).mean()),

@@ -236,7 +236,8 @@ def split_cells(a: Concept, b: Concept, tokens: Tokens, seed: int) -> Split:
     train, test = _halves(tokens.documents, rng)
     if a.of_words or b.of_words:
         seen, unseen = _halves(tokens.words, rng)
-        train, test = train & seen, test & unseen
+        train = train & seen
+        test = test & unseen
     inside = cells(a, b)
     learned, held = (
         {name: rng.permutation(np.flatnonzero(inside[name] & part)) for name in CELLS}

@@ -29,7 +29,8 @@ def overall(rows: Sequence[Row], baseline: str) -> list[Row]:
       study has.
     """
     named = {(row["dictionary"], row["codes"]): row for row in rows}
-    own, lines = named.get((baseline, "own"), {}), []
+    own = named.get((baseline, "own"), {})
+    lines = []
     for row in rows:
         for probe in row["probes"]:
             line = {name: row[name] for name in ("dictionary", "family", "codes")}

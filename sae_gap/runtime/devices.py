@@ -128,7 +128,8 @@ def read_rows(take: Callable[[np.ndarray], np.ndarray], num_samples: int, width:
       The rows, (num_samples, width), uncommitted in one process, and sharded over the devices of
       several.
     """
-    dtype, everywhere = jax.numpy.zeros(()).dtype, mesh()
+    dtype = jax.numpy.zeros(()).dtype
+    everywhere = mesh()
     if everywhere.size == len(jax.local_devices()):
         return jax.numpy.asarray(take(np.arange(num_samples)), dtype)
     shape = num_samples, width

@@ -47,7 +47,8 @@ from sae_gap.storage import (
 )
 
 # The files that `train_real` writes: atoms as columns, and the bias.
-ATOMS, BIAS = "dictionary.npy", "bias.npy"
+ATOMS = "dictionary.npy"
+BIAS = "bias.npy"
 # Endings of files of atoms.
 ENDINGS = (".npy", ".safetensors", ".pt")
 _ALONE = "the array"
@@ -102,11 +103,13 @@ def locate(path: AnyPath, sae_id: str | None = None) -> Path:
 
 def read(weights: Path) -> Parts:
     """Reads a file that `locate` found."""
-    name, folder = _AMID_TRAINING.sub("ae.pt", weights.name), weights.parent
+    name = _AMID_TRAINING.sub("ae.pt", weights.name)
+    folder = weights.parent
     load, beside = _READERS.get(name, (_one_file, ""))
     if name == "ae.pt" and folder.name == "checkpoints":
         folder = folder.parent
-    path, tensors = folder / beside, read_tensors(weights)
+    path = folder / beside
+    tensors = read_tensors(weights)
     needed = beside and (load is not published.gemma_scope or path.exists())
     parts = load(Config(path, read_json(path) if needed else {}), tensors)
     if parts.library == "sae_gap":
@@ -235,7 +238,9 @@ def _decoder(config, tensors):
     Raises:
       ValueError: the file holds anything else.
     """
-    held, notes, path = {}, {}, tensors.path
+    held = {}
+    notes = {}
+    path = tensors.path
     if ".dictionary" in tensors:
         atoms = tensors.take(".dictionary", *tensors.shape(".dictionary"))
         held["b_dec"] = tensors.take(".bias", len(atoms))
@@ -257,8 +262,10 @@ def _fit(config, tensors):
       ValueError: the note cannot be read, or the parts do not fit.
     """
     note = _read_note(tensors)
-    learner, metadata = note.part("learner"), note.part("metadata").entries
-    described, name = learner.part("encoder"), learner.text("class", "").rpartition(".")[2]
+    learner = note.part("learner")
+    metadata = note.part("metadata").entries
+    described = learner.part("encoder")
+    name = learner.text("class", "").rpartition(".")[2]
     if name and not described.entries:
         return _decoder(config, tensors)
     entries = {"learner": name or None} | note.part("source").entries | metadata
@@ -362,7 +369,8 @@ def of_arrays(
     }
     if "W_skip" in held and not transcoder:
         raise ValueError("an SAE has no W_skip; give transcoder=True, or leave it out.")
-    num_latents, input_dim = held["b_enc"].size, held["b_dec"].size
+    num_latents = held["b_enc"].size
+    input_dim = held["b_dec"].size
     read = held["W_enc"].size // max(1, num_latents) if transcoder else input_dim
     if k is not None:
         check_integer("k", k, least=1, most=num_latents)

@@ -469,7 +469,8 @@ def _encoder_of(parts, tensors, shape):
     else:
         kind, names, _ = row
         if parts.encoder == PURSUIT and tensors:
-            kind, (_, names) = "BatchPursuit", ENCODERS["sae_gap.BatchPursuit"]
+            kind = "BatchPursuit"
+            (_, names) = ENCODERS["sae_gap.BatchPursuit"]
         home = encoders if hasattr(encoders, kind) else foreign_encoders
         encoder = getattr(home, kind)(*parts.options.values())
         places = {place: name for name, place in names.items()}

@@ -14,7 +14,8 @@ from sae_gap.core import PURSUIT, Normalisation
 # Most that any number other than k may be, if the dictionary has fewer latents.
 MOST = 64
 # The file of a finished fit of the suite, and of a dictionary that `learn` learned.
-FIT, DICTIONARY = "fit.safetensors", "dictionary.safetensors"
+FIT = "fit.safetensors"
+DICTIONARY = "dictionary.safetensors"
 # What the names of an encoder's tensors start with in a fit.
 OWN = ".encoder."
 # The note of a crosscoder that says how many layers it explains.
@@ -235,10 +236,12 @@ def take(architecture, tensors, sizes, *, names=None, linear=(), known=None, ski
         "W_enc": (read, num_latents),
         "W_skip": (read, input_dim),
     }
-    held, row = dict(known or {}), ARCHITECTURES.get(architecture)
+    held = dict(known or {})
+    row = ARCHITECTURES.get(architecture)
     for name in ("b_dec", "W_dec", *(row.tensors if row else ()), *(("W_skip",) * skip)):
         if name not in held:
-            theirs, shape = (names or {}).get(name, name), shapes.get(name, (num_latents,))
+            theirs = (names or {}).get(name, name)
+            shape = shapes.get(name, (num_latents,))
             turned = name in linear
             found = tensors.take(theirs, *(shape[::-1] if turned else shape))
             held[name] = found.T if turned else found

@@ -26,8 +26,10 @@ from sae_gap.saes.parts import (
 from sae_gap.storage import Config, Tensors, read_json, read_safetensors, version
 
 # The files that the library writes.
-WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
-SCALER, WHITENING = "activation_scaler.json", "activation_whitening.safetensors"
+WEIGHTS = "sae_weights.safetensors"
+CONFIG = "cfg.json"
+SCALER = "activation_scaler.json"
+WHITENING = "activation_whitening.safetensors"
 # The first version of SAELens whose configuration has this form.
 _VERSION = "6.0.0"
 # Today's names of entries of older configurations.
@@ -92,7 +94,8 @@ def saelens(config: Config, tensors: Tensors) -> Parts:
             f"{config.path} has a k, but its architecture is {architecture}, a ReLU without one; "
             "set architecture to topk, or remove k."
         )
-    read, num_latents = config.size("d_in"), config.size("d_sae")
+    read = config.size("d_in")
+    num_latents = config.size("d_sae")
     input_dim = config.size("d_out") if transcodes else read
     heads = config.choice("reshape_activations", "none", ("none", "hook_z")) == "hook_z"
     centred = config.flag("apply_b_dec_to_input", not transcodes)
@@ -230,7 +233,8 @@ def _normalisation(config, input_dim, notes):
             "factor for it"
         )
     elif whitening.exists():
-        tensors, square = read_safetensors(whitening), (input_dim, input_dim)
+        tensors = read_safetensors(whitening)
+        square = (input_dim, input_dim)
         shapes = {"mean": (input_dim,), "matrix": square, "inverse_matrix": square}
         return Whitening(
             *(tensors.take(part, *shape).astype(np.float32) for part, shape in shapes.items())
@@ -272,7 +276,8 @@ def dictionary_learning(config: Config, tensors: Tensors) -> Parts:
             if threshold < 0:
                 notes["caution"] = UNESTIMATED
         else:
-            encoder, options["k"] = "batch_largest", k
+            encoder = "batch_largest"
+            options["k"] = k
             notes["caution"] = (
                 "it has no threshold, so it keeps the largest codes of all samples at hand, k for "
                 "each on average"
@@ -303,7 +308,8 @@ def sparsify(config: Config, tensors: Tensors) -> Parts:
     Raises:
       ValueError: the files do not fit.
     """
-    transcodes, input_dim = config.flag("transcode", False), config.size("d_in")
+    transcodes = config.flag("transcode", False)
+    input_dim = config.size("d_in")
     # A width of 0 means a multiple of the dimensions.
     num_latents = config.size("num_latents", 0, least=0) or input_dim * config.size(
         "expansion_factor", 32
@@ -383,7 +389,8 @@ def gemma_scope(config: Config, tensors: Tensors) -> Parts:
 
 def circuit_tracer(tensors, layer):
     """A transcoder of circuit-tracer, whose matrices but W_dec are those of torch.nn.Linear."""
-    (num_latents, read), path = tensors.shape("W_enc"), tensors.path.with_name("config.yaml")
+    (num_latents, read) = tensors.shape("W_enc")
+    path = tensors.path.with_name("config.yaml")
     input_dim = tensors.shape("W_dec")[1]
     text = path.read_text("utf-8", "replace") if path.is_file() else ""
     told: dict[str, Any] = dict(
@@ -394,7 +401,8 @@ def circuit_tracer(tensors, layer):
     if _THRESHOLD in tensors:
         encoder = "jumprelu"
     elif "k" in tensors or activation == "topk":
-        encoder, k = "topk", told.get("k", "")
+        encoder = "topk"
+        k = told.get("k", "")
         told["k"] = tensors.scalar("k") if "k" in tensors else int(k) if k.isdecimal() else k
     held = take(
         encoder,

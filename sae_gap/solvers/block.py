@@ -91,7 +91,8 @@ Job.__doc__ = "What the loops read and write to code a block of samples."
 
 def room(shared, n, slots):
     """The arrays of `ROOM` for n samples with `slots` slots each."""
-    (num_latents, input_dim), few = shared[0].shape, len(shared[3])
+    (num_latents, input_dim) = shared[0].shape
+    few = len(shared[3])
     tile = min(TILE, num_latents)
     sizes = {"n": n, "m": input_dim, "s": slots, "l": MOST, "c": slots + 2 * MOST, "t": tile}
     sizes |= {"e": max(tile, slots), "g": few, "k": CHUNK, "5": 5}

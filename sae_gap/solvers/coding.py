@@ -34,7 +34,8 @@ from sae_gap.solvers import check_problem, fista, host, implicit, lengths, on_ho
 SOLVERS = ("auto", "fista", "ista")
 # Floats of the iterates of a chunk of samples, 2 GiB in float32, and arrays of codes that a step
 # needs.
-ROOM, ARRAYS = 2**29, 12
+ROOM = 2**29
+ARRAYS = 12
 
 
 def sparse_code(
@@ -132,7 +133,8 @@ def sparse_code(
     if not sparse:
         return _solve(options, targets, atoms, weights, support, first, *ends)
     # Only one chunk of dense codes is held at a time.
-    size, parts = (1 if mesh is None else mesh.size) * max(1, ROOM // atoms.shape[1]), []
+    size = (1 if mesh is None else mesh.size) * max(1, ROOM // atoms.shape[1])
+    parts = []
     for rows in slices(len(targets), size):
         y, on, start, lam = (
             each if each is None or len(each) == 1 else each[rows]
@@ -207,7 +209,8 @@ _solve = jax.jit(_differentiable, static_argnums=0)
 
 def _call_back(options, *arrays):
     """The solution of the compiled loops within a program of XLA, bit for bit the same."""
-    (num_samples, _), dtype = arrays[0].shape, arrays[0].dtype
+    (num_samples, _) = arrays[0].shape
+    dtype = arrays[0].dtype
     kinds = (jax.ShapeDtypeStruct((num_samples,), kind) for kind in (dtype, dtype, "i4", bool))
     results: Any = jax.ShapeDtypeStruct((num_samples, arrays[1].shape[1]), dtype), *kinds
 
@@ -230,7 +233,8 @@ def _iterate(options, by_row, dictionary, tol, limit):
     if options.fixed:
         # The textbook keeps the atoms' relative lengths.
         length = jnp.full_like(length, jnp.max(length))
-    atoms, largest = dictionary / length, jnp.finfo(dictionary.dtype).max / 4
+    atoms = dictionary / length
+    largest = jnp.finfo(dictionary.dtype).max / 4
     signs = {"nonneg": options.nonneg, "momentum": options.momentum}
 
     def chunk(by_row):
@@ -258,7 +262,8 @@ def _iterate(options, by_row, dictionary, tol, limit):
         # One scale after the other: their quotient may overflow where a zero code stays zero.
         codes = lax.optimization_barrier(found.codes * scale) / length
         # A code that overflows or underflows is not the certified one.
-        size, least = jnp.abs(codes), jnp.finfo(codes.dtype).tiny
+        size = jnp.abs(codes)
+        least = jnp.finfo(codes.dtype).tiny
         exact = (found.codes == 0) | ((size >= least) & jnp.isfinite(size))
         value, gap = (each * scale[:, 0] ** 2 for each in (found.objective, found.gap))
         good = found.converged & jnp.all(exact, axis=1) & jnp.isfinite(value)

@@ -125,7 +125,8 @@ def solve(
       O'Donoghue & Candès (2015), "Adaptive restart for accelerated gradient schemes", Found.
       Comput. Math. 15.
     """
-    num_samples, num_latents = signals.shape[0], dictionary.shape[1]
+    num_samples = signals.shape[0]
+    num_latents = dictionary.shape[1]
     lam = lasso_problem.expand_lam(lam)
     rate = step_size(dictionary)
     threshold = rate * lam

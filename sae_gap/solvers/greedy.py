@@ -48,7 +48,8 @@ def matching_pursuit(
       Mallat & Zhang (1993), "Matching pursuits with time-frequency dictionaries", IEEE Trans.
       Signal Processing 41(12).
     """
-    latent, most = jnp.arange(len(atoms)), min(len(signals) * num_atoms, MOST_CARRIED)
+    latent = jnp.arange(len(atoms))
+    most = min(len(signals) * num_atoms, MOST_CARRIED)
     # Updating the correlations by the Gram matrix saves a product a step, if that pays for the
     # matrix.
     paid = len(atoms) <= most
@@ -152,7 +153,8 @@ def orthogonal_matching_pursuit(signals, atoms, num_atoms: int, *, nonneg: bool 
     References:
       Pati, Rezaiifar & Krishnaprasad (1993), "Orthogonal matching pursuit", Asilomar.
     """
-    width, kind = len(atoms), jnp.result_type(signals, atoms, jnp.float32)
+    width = len(atoms)
+    kind = jnp.result_type(signals, atoms, jnp.float32)
     check_k(num_atoms, *atoms.shape[::-1])
     worth = width <= len(signals) * num_atoms and width**2 <= LARGEST_GRAM
     here = worth and jax.default_backend() == "cpu" and on_host(signals) and on_host(atoms)
@@ -173,16 +175,19 @@ def _pursue_at_once(signals, atoms, num_atoms, nonneg):
     kind = atoms.dtype
 
     def follow(i, signal, chosen, pull, rest, state):
-        (basis, upper), new = state, atoms[chosen[i]]
+        (basis, upper) = state
+        new = atoms[chosen[i]]
         column = 0 * upper[0]
         # Orthogonalising twice keeps the basis orthonormal to rounding.
         for _ in range(2):
             share = product(basis, new)
-            new, column = new - product(share, basis), column + share
+            new = new - product(share, basis)
+            column = column + share
         norm = jnp.linalg.norm(new)
         fine = norm > 64 * jnp.finfo(kind).eps
         norm = jnp.where(fine, norm, 1)
-        new, column = jnp.where(fine, new / norm, 0), column.at[i].set(norm)
+        new = jnp.where(fine, new / norm, 0)
+        column = column.at[i].set(norm)
         return rest - jnp.sum(new * rest) * new, (basis.at[i].set(new), upper.at[:, i].set(column))
 
     def finish(signal, state):

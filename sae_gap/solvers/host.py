@@ -20,7 +20,9 @@ from sae_gap.solvers import block, default_slots, lengths, power_of_two
 # Samples of a block: few enough that every core has some, and enough for fast products. A
 # dictionary of more numbers than CACHE is read from memory for each block, so its blocks have at
 # least MANY_SAMPLES.
-FEWEST_SAMPLES, MANY_SAMPLES, MOST_SAMPLES = 16, 64, 128
+FEWEST_SAMPLES = 16
+MANY_SAMPLES = 64
+MOST_SAMPLES = 128
 CACHE = 2**23
 # Most slots at the start.
 SLOTS = 256
@@ -31,7 +33,8 @@ FEW_LATENTS = 2**7
 # Most atoms of a Gram matrix for iterations on all of them: with more it leaves the cache.
 LARGEST_GRAM = 2048
 # Atoms to scale at once, and dimensions to transpose at once, since memory is read by the page.
-FEW_ATOMS, FEW_DIMS = 2**10, 2**7
+FEW_ATOMS = 2**10
+FEW_DIMS = 2**7
 # Codes in a batch of certificates.
 MANY_CODES = 2**22
 
@@ -52,7 +55,8 @@ class Problem(namedtuple("Problem", "signals atoms lam signal_scale atom_scale")
 
 def pose(signals, dictionary, lam, used):
     """The scaled problem, with all atoms or only those of the latents `used`."""
-    atoms, scale = np.zeros(dictionary.shape[::-1], dictionary.dtype), np.ones(dictionary.shape[1])
+    atoms = np.zeros(dictionary.shape[::-1], dictionary.dtype)
+    scale = np.ones(dictionary.shape[1])
     for chosen in slices(len(atoms) if used is None else len(used), FEW_ATOMS):
         chosen = chosen if used is None else used[chosen]
         given = dictionary[:, chosen]
@@ -94,9 +98,11 @@ def solve(signals, dictionary, lam, support, init, tol, max_iterations, *, nonne
       dictionary.
     """
     signals, dictionary, lam = map(np.asarray, (signals, dictionary, lam))
-    shape, restricted = (len(signals), dictionary.shape[1]), support is not None
+    shape = (len(signals), dictionary.shape[1])
+    restricted = support is not None
     given = support if restricted else np.zeros((shape[0], 0)) if init is None else init
-    begun, limit = _stored(given), 0 if restricted else max(1, int(max_iterations))
+    begun = _stored(given)
+    limit = 0 if restricted else max(1, int(max_iterations))
     used = np.flatnonzero(np.bincount(begun.indices)) if restricted else None
     problem = pose(signals, dictionary, lam, used)
     # Type by type: integers, floats, booleans.
@@ -126,7 +132,8 @@ def _sparse(problem, rows, latents, values):
 
 def _unscaled(problem, found, *, sparse):
     """The fields of the solution, in the units of the caller."""
-    (rows, latents, values), scale = _joined(found), problem.signal_scale
+    (rows, latents, values) = _joined(found)
+    scale = problem.signal_scale
     dtype = values.dtype
     with np.errstate(over="ignore", under="ignore"):
         values = (values * scale[rows] / problem.atom_scale[latents]).astype(dtype)
@@ -152,7 +159,8 @@ def _active_sets(problem, found, begun, tol, limit, *, nonneg):
     from sae_gap.loops import active_set
 
     num_latents, input_dim = problem.atoms.shape
-    dtype, gram = problem.atoms.dtype, np.zeros((0, 0))
+    dtype = problem.atoms.dtype
+    gram = np.zeros((0, 0))
     few = num_latents <= FEW_LATENTS and wants_gram(num_latents, len(problem.signals))
     if few and limit > 1 and not begun.nnz:
         atoms = problem.atoms.astype(np.float64, copy=False)
@@ -170,7 +178,8 @@ def _active_sets(problem, found, begun, tol, limit, *, nonneg):
 
     def work(part, slots):
         rows, latents = part
-        latents, size = _largest(begun[rows], slots) if latents is None else latents, len(rows)
+        latents = _largest(begun[rows], slots) if latents is None else latents
+        size = len(rows)
         # The first block is the largest.
         room = rooms.pop() if rooms else block.room(shared, len(parts[0][0]), slots)
         given = (
@@ -212,7 +221,8 @@ def _active_sets(problem, found, begun, tol, limit, *, nonneg):
             *on_cores(functools.partial(work, slots=slots), parts), strict=True
         )
         found.codes.extend(codes)
-        pending, latents = np.concatenate(full), np.concatenate(again)
+        pending = np.concatenate(full)
+        latents = np.concatenate(again)
         if slots == most:
             break
         slots = min(2 * slots, most)
@@ -227,7 +237,8 @@ def _by_cholesky(problem, found, row, support, tol, *, nonneg):
     latents = support.indices[slice(*support.indptr[row : row + 2])]
     latents = latents[problem.atoms[latents].any(axis=1)]
     signal, weight = problem.block(np.array([row]))
-    atoms, lam = problem.atoms[latents].astype(np.float64), weight / problem.atom_scale[latents]
+    atoms = problem.atoms[latents].astype(np.float64)
+    lam = weight / problem.atom_scale[latents]
     # A signed code is the difference of two non-negative ones.
     both = np.kron([[1], [-1]][: 2 - nonneg], atoms)
     ridge = 64 * len(both) * np.finfo(np.float64).eps
@@ -239,7 +250,8 @@ def _by_cholesky(problem, found, row, support, tol, *, nonneg):
     half = scipy.linalg.solve_triangular(lower, toward, lower=True)
     plus, *minus = np.split(scipy.optimize.nnls(lower.T, half)[0], 2 - nonneg)
     values = plus - sum(minus)
-    on, dtype = np.flatnonzero(values), problem.atoms.dtype
+    on = np.flatnonzero(values)
+    dtype = problem.atoms.dtype
     judged = _certificate(signal, atoms, values[None], lam[None], tol, nonneg, dtype)
     for field, value in zip(found[2:], judged, strict=True):
         field[row] = value[0]
@@ -268,7 +280,8 @@ def _blocks(count, slots, numbers):
 def _stored(codes):
     """The non-zero entries of an array. In one dimension NumPy finds them several times as fast."""
     codes = np.asarray(codes)
-    places, ends = np.flatnonzero(codes), np.cumsum(np.count_nonzero(codes, axis=1))
+    places = np.flatnonzero(codes)
+    ends = np.cumsum(np.count_nonzero(codes, axis=1))
     parts = codes.ravel()[places], places % max(1, codes.shape[1]), np.append(0, ends)
     return scipy.sparse.csr_array(parts, codes.shape)
 
@@ -277,8 +290,10 @@ def _largest(codes, most):
     """Latents of the `most` largest codes, padded with -1."""
     sizes = np.diff(codes.indptr)
     on = np.arange(sizes.max()) < sizes[:, None]
-    latents, size = np.full(on.shape, -1), np.zeros(on.shape)
-    latents[on], size[on] = codes.indices, abs(codes.data)
+    latents = np.full(on.shape, -1)
+    size = np.zeros(on.shape)
+    latents[on] = codes.indices
+    size[on] = abs(codes.data)
     if on.shape[1] > most:
         keep = np.argpartition(-size, most - 1, axis=1)[:, :most]
         latents = np.take_along_axis(latents, keep, axis=1)
@@ -289,10 +304,12 @@ def _certify(problem, found, tol, *, nonneg):
     """Certifies the rounded codes in double precision: in single it proves nothing where weights
     are near rounding.
     """
-    left, dtype = np.flatnonzero(~found.converged), problem.atoms.dtype
+    left = np.flatnonzero(~found.converged)
+    dtype = problem.atoms.dtype
     if not len(left):
         return
-    atoms, codes = problem.atoms.astype(np.float64, copy=False), _sparse(problem, *_joined(found))
+    atoms = problem.atoms.astype(np.float64, copy=False)
+    codes = _sparse(problem, *_joined(found))
     step = min(MANY_SAMPLES, max(1, MANY_CODES // len(atoms)))
     for part in slices(len(left), step):
         rows = left[part]

@@ -38,10 +38,13 @@ def pursue(
     """
     from sae_gap.loops import pursuit
 
-    signals, atoms = read_only(signals), read_only(atoms)
+    signals = read_only(signals)
+    atoms = read_only(atoms)
     places = np.empty((len(signals), num_slots), np.int32)
-    codes, residual = np.empty(places.shape, signals.dtype), np.empty_like(signals)
-    eps, whole = float(np.finfo(signals.dtype).eps), np.dtype(f"i{signals.itemsize}")
+    codes = np.empty(places.shape, signals.dtype)
+    residual = np.empty_like(signals)
+    eps = float(np.finfo(signals.dtype).eps)
+    whole = np.dtype(f"i{signals.itemsize}")
     blocks = num_blocks(num_slots)
     masks = mask(len(atoms) // blocks), mask(blocks // GROUPS)
     # As in `pivoting.solve`.
@@ -77,7 +80,8 @@ def sums(places, codes, residual, num_latents):
     """
     from sae_gap.loops import pursuit
 
-    input_dim, dtype = residual.shape[1], residual.dtype
+    input_dim = residual.shape[1]
+    dtype = residual.dtype
     products = np.zeros((num_latents, input_dim), dtype)
     # Each thread goes through all samples in order, for its own columns.
     width = -(-input_dim // (cores() if len(codes) > MANY_SAMPLES else 1))
@@ -105,9 +109,12 @@ def iterate(signals, dictionary, rate, threshold, init, *, iterations):
     """
     from sae_gap.loops import proximal
 
-    codes, momenta, t = init.copy(), np.empty(iterations, init.dtype), 1.0
+    codes = init.copy()
+    momenta = np.empty(iterations, init.dtype)
+    t = 1.0
     for i in range(iterations):
-        last, t = t, 0.5 * (1 + math.sqrt(1 + 4 * t**2))
+        last = t
+        t = 0.5 * (1 + math.sqrt(1 + 4 * t**2))
         momenta[i] = (last - 1) / t
     with one_blas_thread():
         gram = dictionary.T @ dictionary

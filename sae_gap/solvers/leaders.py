@@ -25,7 +25,8 @@ def leaders(scores, num_blocks, count):
       `(n, count)` indices.
     """
     num_samples, num_latents = scores.shape
-    rows, seats = num_latents // num_blocks, num_blocks // GROUPS
+    rows = num_latents // num_blocks
+    seats = num_blocks // GROUPS
     whole = jnp.int32 if scores.dtype == jnp.float32 else jnp.int64
     bits = lax.bitcast_convert_type(scores, whole).reshape(num_samples, rows, num_blocks)
     best = jnp.max(_tag(bits, jnp.arange(rows, dtype=whole)[:, None], rows), axis=1)

@@ -59,7 +59,8 @@ def least_squares(signals, dictionary, on, pull=None):
     # A chunk costs as much as its largest support, so sort by size; the smallest ones fill up the
     # last chunk.
     order = jnp.argsort(-jnp.sum(on, axis=1))
-    rows, size = [array[order] for array in (signals, on, pull)], CHUNK // (input_dim * num_latents)
+    rows = [array[order] for array in (signals, on, pull)]
+    size = CHUNK // (input_dim * num_latents)
     return in_batches(chunk, rows, max(1, size))[jnp.argsort(order)] / scale
 
 
@@ -69,7 +70,8 @@ def _few(signals, on, pull, atoms, most):
     filled = jnp.take_along_axis(on, chosen, axis=1)
     own = jnp.where(filled[:, :, None], atoms.T[chosen], 0)
     gram = jnp.einsum("nwm,nvm->nwv", own, own, precision="highest")
-    factor, pull = _factor(gram), jnp.take_along_axis(pull, chosen, axis=1)
+    factor = _factor(gram)
+    pull = jnp.take_along_axis(pull, chosen, axis=1)
 
     def refine(_, codes):
         rest = signals - jnp.einsum("nw,nwm->nm", codes, own, precision="highest")

@@ -109,13 +109,15 @@ def solve(gram, linear, *, max_pivots, rank):
         swept = jnp.where(here[:, None, :], edge[:, :, None], swept)
         swept = jnp.where(here[:, :, None], edge[:, None, :], swept)
         swept = jnp.where(here[:, :, None] & here[:, None, :], -inverse[:, :, None], swept)
-        value, slope = sweep_vector(t.value), sweep_vector(t.slope)
+        value = sweep_vector(t.value)
+        slope = sweep_vector(t.slope)
         return _Tableau(
             t.pivots + 1, swept, value, slope, t.basic ^ here, banned, entering, live[:, 0]
         )
 
     none = jnp.zeros(linear.shape, bool)
-    entering, live = jnp.full((len(linear), 1), -1), jnp.ones(len(linear), bool)
+    entering = jnp.full((len(linear), 1), -1)
+    live = jnp.ones(len(linear), bool)
     start = _Tableau(jnp.int32(0), gram, linear, jnp.ones_like(linear), none, none, entering, live)
     last = lax.while_loop(unfinished, pivot, start)
     return jnp.where(last.basic, jnp.maximum(last.value, 0), 0)

@@ -77,7 +77,9 @@ def check_problem(
     )
     tops = {name: _known(_largest, array) for name, array in arrays.items() if not is_traced(array)}
     converted: dict[str, Any] = {name: _cast(array, dtype) for name, array in arrays.items()}
-    targets, atoms, first = converted["signals"], converted["dictionary"], converted.get("init")
+    targets = converted["signals"]
+    atoms = converted["dictionary"]
+    first = converted.get("init")
     shape = targets.shape[0], atoms.shape[1]
     if targets.shape[1] != atoms.shape[0]:
         raise ValueError(
@@ -116,7 +118,8 @@ def check_problem(
                 )
     if "signals" in tops:
         # Their squares, and so objectives and gaps, must neither underflow nor overflow.
-        largest, limits = float(tops["signals"].max()), jnp.finfo(dtype)
+        largest = float(tops["signals"].max())
+        limits = jnp.finfo(dtype)
         low = float(limits.tiny / limits.eps) ** 0.5
         if 0 < largest < low or largest > (float(limits.max) / targets.shape[1]) ** 0.5:
             raise ValueError(

@@ -41,7 +41,8 @@ def pursue(options, atoms, lengths, targets, proposals, threshold):
         all gains zero.
     """
     given = atoms, lengths, targets, proposals, threshold
-    traced, kind = any(map(is_traced, given)), targets.dtype
+    traced = any(map(is_traced, given))
+    kind = targets.dtype
     # A call back from a program of several devices would keep the others waiting for ever.
     if not coding.runs_on_host(given) or (traced and jax.device_count() > 1):
         return _compiled(options, *given)
@@ -79,7 +80,8 @@ def _eliminate(atoms, codes, size):
 
     def one(codes):
         chosen = jax.lax.top_k(jnp.abs(codes), size)[1]
-        held, values = atoms[chosen], codes[chosen]
+        held = atoms[chosen]
+        values = codes[chosen]
         gains = _gains(product(held, held.T) + ridge, values)
         return jnp.zeros_like(codes).at[chosen].set(gains)
 
@@ -111,7 +113,8 @@ def _compiled(options, atoms, lengths, targets, proposals, threshold):
     """The same by a program of XLA. For many samples it pays to compute the Gram matrix of all
     atoms, and to read the candidates' off it.
     """
-    (m, sizes), (width, dim) = options, atoms.shape
+    (m, sizes) = options
+    (width, dim) = atoms.shape
     paid = whole_pays(width, len(targets), m, sizes)
     whole = product(atoms, atoms.T) if paid else None
     most = CHUNK // (width + m * (m + sizes[-1]) + (sizes[-1] if paid else m) * dim)
@@ -126,7 +129,9 @@ def _compiled(options, atoms, lengths, targets, proposals, threshold):
 
 
 def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):
-    chosen, on, toward = jnp.zeros(0, jnp.int32), jnp.zeros(0, bool), product(atoms, signal)
+    chosen = jnp.zeros(0, jnp.int32)
+    on = jnp.zeros(0, bool)
+    toward = product(atoms, signal)
     pull = toward if proposal is None else proposal
     slack = SLACK * jnp.linalg.norm(signal)
     for size in sizes:
@@ -138,7 +143,8 @@ def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):
         places, on, codes = _pursue(gram, correlation, jnp.sum(on), size, slack)
         chosen = candidates[places]
         pull = product(atoms, signal - product(codes, atoms[chosen]))
-    gram, correlation = gram[jnp.ix_(places, places)], correlation[places]
+    gram = gram[jnp.ix_(places, places)]
+    correlation = correlation[places]
     codes, on = _nonnegative(gram, correlation, on, slack)
     gains = 0 * codes
     if threshold is not None:
@@ -176,7 +182,8 @@ def _pursue(gram, correlation, begun, size, slack):
             on.at[i].set(fine),
         )
 
-    m, kind = len(gram), gram.dtype
+    m = len(gram)
+    kind = gram.dtype
     begin = (
         jnp.zeros((size, m), kind),
         correlation,

@@ -120,7 +120,8 @@ class Folder:
             return
         check_path("directory", path)
         text = os.fspath(path)
-        self._url, self._swept = text.rstrip("/"), False
+        self._url = text.rstrip("/")
+        self._swept = False
         self._bucket: Any = connect(text) if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text) else None
         self.local = None if self._bucket else Path(os.path.expanduser(text))
 
@@ -318,7 +319,8 @@ class Store:
         Raises:
           OSError: the file cannot be written.
         """
-        folder, rows = self.folder / "rows", [plain(row)]
+        folder = self.folder / "rows"
+        rows = [plain(row)]
         name = f"{row['key']}.json"
         if not folder.exists(name):
             whole = {"form": _FORM, "digest": _digest(rows), "rows": rows}
@@ -344,7 +346,8 @@ class Store:
 def _read(folder, name):
     try:
         found = json.loads(folder.read(name))
-        form, rows = found["form"], found["rows"]
+        form = found["form"]
+        rows = found["rows"]
         if not isinstance(rows, list) or not all(isinstance(row["key"], str) for row in rows):
             raise ValueError
     except (ValueError, TypeError, KeyError, RecursionError):

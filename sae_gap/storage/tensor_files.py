@@ -198,7 +198,8 @@ def map_safetensors(path: Path) -> dict[str, Callable[[], np.memmap]]:
 
     def mapped(name):
         entry = header[name]
-        place, shape = start + entry["data_offsets"][0], tuple(entry["shape"])
+        place = start + entry["data_offsets"][0]
+        shape = tuple(entry["shape"])
         return np.memmap(path, _TYPES[entry["dtype"]], "r", place, shape)
 
     return {name: partial(mapped, name) for name in header if name != "__metadata__"}
@@ -297,7 +298,8 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
         pickles = [name for name in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name)]
         if len(pickles) != 1:
             raise ValueError("it has not one data.pkl, as torch.save writes")
-        self._path, self._archive = path, archive
+        self._path = path
+        self._archive = archive
         self._folder = pickles[0].removesuffix("data.pkl")
         order = f"{self._folder}byteorder"
         if order in archive.namelist() and archive.read(order) != b"little":

@@ -106,7 +106,10 @@ class Checkpoint:
         every: float = 60.0,
         fit: str = "",
     ):
-        self.folder, self.name, self.every, self.fit = Folder(folder), name, every, fit
+        self.folder = Folder(folder)
+        self.name = name
+        self.every = every
+        self.fit = fit
 
     def named(self, fit: str) -> "Checkpoint":
         """The same file for the fit of this name."""
@@ -137,7 +140,8 @@ class Checkpoint:
             note = read_note(content)
             if note.get("fit") != self.fit:
                 raise ValueError("it is of another fit")
-            state, seconds = load(content, like), float(note["seconds"])
+            state = load(content, like)
+            seconds = float(note["seconds"])
         except FileNotFoundError:
             return None
         except (KeyError, TypeError, ValueError) as error:

@@ -274,10 +274,12 @@ class Program:
         began = time.perf_counter()
         self._together = devices.spans_processes(mesh)
         self._learner = devices.replicate(_prepared(learner), mesh)
-        self._num_steps, self._num_latents = learner.num_steps, num_latents
+        self._num_steps = learner.num_steps
+        self._num_latents = num_latents
         with sharding.within(data):
             given = self._learner, data, key, base, num_latents
-            self._start, shapes = _compile(_start, *given), eqx.filter_eval_shape(_start, *given)
+            self._start = _compile(_start, *given)
+            shapes = eqx.filter_eval_shape(_start, *given)
             blank = devices.replicate(jax.tree.map(_blank, shapes), mesh)
             self._like = blank = sharding.constrain(blank, data)
             if self._num_steps:
@@ -289,7 +291,9 @@ class Program:
         """Runs a fit to its end; the options are those of `run_loop`. `watch` is also told where it
         begins.
         """
-        began, learner, save = time.perf_counter(), self._learner, options.get("save")
+        began = time.perf_counter()
+        learner = self._learner
+        save = options.get("save")
         stepped, spent = (save and save.load(self._like)) or (None, 0.0)
         stepped = stepped or self._start(learner, data, key, base, self._num_latents)
         options["watch"](int(stepped[0]), stepped[1])
@@ -346,7 +350,8 @@ def run_loop(
     if watch is not None:
         waits.append(report_every)
     # With reports or saves, the first step shows how many to take at once.
-    stop, ended = done + 1 if waits else num_steps, False
+    stop = done + 1 if waits else num_steps
+    ended = False
     while not ended:
         if keep is not None and done in pauses:
             model = jax.block_until_ready(end(stepped))
@@ -356,12 +361,14 @@ def run_loop(
         pauses = [step for step in pauses if step > done]
         if done >= num_steps:
             break
-        before, target = time.perf_counter(), min([stop, *pauses[:1]])
+        before = time.perf_counter()
+        target = min([stop, *pauses[:1]])
         stepped = advance(stepped, target)
         reached = int(stepped[0])
         now = time.perf_counter()
         pace = (now - before) / max(1, reached - done)
-        done, ended = reached, reached < target
+        done = reached
+        ended = reached < target
         stop = min([num_steps, *(done + max(1, int(wait / max(pace, 1e-6))) for wait in waits)])
         due = save is not None and not ended and done < num_steps and now - saved >= save.every
         if waits and together:
@@ -386,7 +393,8 @@ def blank_model(
     For a learner on the host, that is a dictionary with as many atoms as the task has latents, and
     nothing else.
     """
-    inner, given = _prepared(learner), given_base(base)
+    inner = _prepared(learner)
+    given = given_base(base)
     if isinstance(learner, HostLearner):
         dtype = task.train.signals.dtype
         dictionary = jax.ShapeDtypeStruct((task.input_dim, task.width), dtype)

@@ -46,7 +46,9 @@ class Inference:
         # Inference does not need the encoder that the model was trained with, which would compile
         # again for each kind.
         self.model = dataclasses.replace(model, encode=None)
-        self._given, self._calibrate_on, self._timed = model, calibrate_on, timed
+        self._given = model
+        self._calibrate_on = calibrate_on
+        self._timed = timed
         self._signals: Any = {}
         self._shared: Any = {}
         self._prepared: Any = {}
@@ -168,7 +170,8 @@ class Inference:
                 begun = jax.block_until_ready(devices.place(begun, mesh))
             # A run that compiles is repeated once for its time; only the ID split is timed.
             for _ in range(2):
-                compiled, began = devices.compilations(), time.perf_counter()
+                compiled = devices.compilations()
+                began = time.perf_counter()
                 coded = jax.block_until_ready(self.code(encoder, signals, begun))
                 seconds = time.perf_counter() - began
                 if not self._timed or split != "id" or devices.compilations() == compiled:

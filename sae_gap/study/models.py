@@ -26,7 +26,8 @@ from sae_gap.runtime import devices, distributed
 from sae_gap.storage import Checkpoint, Folder, results, trees
 from sae_gap.study import Fit, Fitted, blank_model, fit
 
-_LAST, _ENDED = "fit.safetensors", "fit.json"
+_LAST = "fit.safetensors"
+_ENDED = "fit.json"
 # Errors from files that are not ours.
 _DAMAGE = (ValueError, KeyError, TypeError)
 

@@ -65,7 +65,8 @@ def run(
         (distributed.index(), distributed.count()) if shard is None else check_shard(shard)
     )
     models = Models(store.folder / "models") if models is None else models
-    every, stored = list(jobs(study)), Stored(study, store)
+    every = list(jobs(study))
+    stored = Stored(study, store)
     mine = every if study.spread == "rows" else every[index::count]
     lacking = [job for job in map(stored.rest, mine) if job.lines]
     rows = [row.cell for job in lacking for row in job.lines]
@@ -96,7 +97,8 @@ def run(
 
 def _run_cell(cell, store, stored, models, line):
     """Fits, scores and stores the jobs of a study on data that differ only in their seed."""
-    study, data = cell[0].study, cell[0].data
+    study = cell[0].study
+    data = cell[0].data
     together = study.spread == "rows"
     tasks = {source.seed: draw(source) for job in cell for source in job.sources}
     first = next(iter(tasks.values()))
@@ -154,7 +156,8 @@ def _fit_together(jobs, tasks, models, watch):
     Returns:
       The fits by learner and seed; missing ones are fitted when their job runs.
     """
-    task, workers = next(iter(tasks.values())), at_once()
+    task = next(iter(tasks.values()))
+    workers = at_once()
     if workers == 1 or task.width * max(len(task.train.signals), task.width) * workers > _TOGETHER:
         return {}
     needed = collections.defaultdict(list)

@@ -55,7 +55,8 @@ def score(
 
 def _measure(study, line, inference, metrics):
     """The columns of a line, and the metrics that did not fail."""
-    method, reference = line.method, line.reference
+    method = line.method
+    reference = line.reference
     said = "%s diverged: its %s not finite, and its metrics are left out"
     diverged = {"diverged": True, "measured": {}}
     if not _finite(inference.model):

@@ -125,7 +125,8 @@ def fit_stream(
 
         def advance(stepped, stop):
             # One round at a time, since each is reported.
-            turn, state = int(stepped[0]), stepped[1]
+            turn = int(stepped[0])
+            state = stepped[1]
             if not bool(learner.done(state)):
                 fetched = upcoming.pop(turn, None) or pool.submit(fetch, turn)
                 upcoming.clear()
@@ -138,9 +139,11 @@ def fit_stream(
             return state.round, state
 
         median, state = _start(learner, first, size, num_latents, key, given_base(base))
-        stepped, spent = (state.round, state), 0.0
+        stepped = (state.round, state)
+        spent = 0.0
         if checkpoint is not None:
-            data, seed = str(_fingerprint(first, size)), jax.random.key_data(key).tolist()
+            data = str(_fingerprint(first, size))
+            seed = jax.random.key_data(key).tolist()
             if base is not None:
                 data = f"{data} from {digest(jax.tree.leaves(base))}"
             checkpoint = checkpoint.named(
@@ -207,14 +210,16 @@ def _fetch(take, count, size, mesh, turn):
     """A round's minibatches, (count, rows, input_dim), each split by rows over the devices and
     padded with zeros.
     """
-    rows, begin = size + -size % mesh.shape[SAMPLES], turn * count * size
+    rows = size + -size % mesh.shape[SAMPLES]
+    begin = turn * count * size
     sharding = NamedSharding(mesh, PartitionSpec(None, SAMPLES))
     slices = [
         index[1].indices(rows)
         for index in sharding.addressable_devices_indices_map((count, rows)).values()
         if index
     ]
-    low, high = min(min(slices)[0], size - 1), min(max(slices)[1], size)
+    low = min(min(slices)[0], size - 1)
+    high = min(max(slices)[1], size)
     if high - low == size:
         block = take(begin, count * size).reshape(count, size, -1)
     else:

@@ -301,7 +301,8 @@ def jobs(study: Study) -> Iterator[Job]:
 
 
 def _line(study, source, description, method, step):
-    encoder, reference = method.encoder, None
+    encoder = method.encoder
+    reference = None
     if study.lam is not None:
         # The optimum is at the weight that the codes minimise at, or else at the study's. Signed
         # codes can beat the best non-negative ones, so they are compared with the best signed ones.

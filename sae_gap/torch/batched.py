@@ -16,7 +16,8 @@ from sae_gap.core import DEPENDENT, SLACK, eliminate
 # Exchanges between zero and positive codes, first of all atoms of the wrong sign at once, and then
 # of one at a time, in the few rows that go round in circles: of 50,000 with as many atoms as
 # dimensions, 141 did, and none needed more than 21.
-EXCHANGES, SINGLE = 10, 30
+EXCHANGES = 10
+SINGLE = 30
 # Steps of a solution of least norm, each of which leaves less than half of what depends on
 # directions that have more than 0.001 of an atom's energy, in float32.
 STEPS = 8
@@ -32,7 +33,8 @@ def pursue(
     """`sae_gap.loops.host.pursue` on tensors, without proposals."""
     toward = score = target @ atoms.mT
     own = target[:, None]
-    chosen, on = _rows(own[:, 0, :0]), _rows(own[:, 0, :0]) > 0
+    chosen = _rows(own[:, 0, :0])
+    on = _rows(own[:, 0, :0]) > 0
     for steps in sizes:
         if chosen.shape[1]:
             codes, _ = least_squares(target, own, on, nonneg=False)
@@ -41,13 +43,15 @@ def pursue(
             first = torch.where(on, math.inf, -math.inf).to(score)
             score = score.scatter_reduce(1, chosen, first, "amax")
         near = score.topk(num_candidates, sorted=False).indices
-        rows, own = _rows(near), atoms[near]
+        rows = _rows(near)
+        own = atoms[near]
         first = score[rows, near] == math.inf
         places, on = _match(own @ own.mT, toward[rows, near], first, _slack(target), steps)
         chosen = near[rows[:, :steps], places]
         own = atoms[chosen]
     codes, inverse = least_squares(target, own, on)
-    table, gains = torch.cat([inverse, codes[:, None]], 1), 0 * codes
+    table = torch.cat([inverse, codes[:, None]], 1)
+    gains = 0 * codes
     if least is not None:
         drop = torch.vmap(functools.partial(eliminate, torch))
         for _ in codes.mT:
@@ -112,7 +116,8 @@ def least_norm(
     `z ← z + G (G + μ)⁻² (b - G z)`. The last product keeps rounding from what G does not reach.
     """
     half = _half(gram + torch.finfo(gram.dtype).eps ** 0.5 * _one(gram))
-    inverse, codes = half.mT @ half, 0 * right
+    inverse = half.mT @ half
+    codes = 0 * right
     for _ in range(STEPS):
         codes = codes + gram @ (inverse @ (inverse @ (right - gram @ codes)))
     return codes
@@ -135,17 +140,23 @@ def _match(gram, pull, first, slack, size):
     Row i of `basis` has the inner products of the candidates with vector i of an orthonormal basis
     of the chosen atoms.
     """
-    rows, left = _rows(pull)[:, 0], 0 * pull + 1
-    basis, places, on = 0 * gram[:, :size], [], []
+    rows = _rows(pull)[:, 0]
+    left = 0 * pull + 1
+    basis = 0 * gram[:, :size]
+    places = []
+    on = []
     for i in range(size):
         free = left > DEPENDENT
         best = torch.where(free, torch.where(first, math.inf, pull), -math.inf).argmax(1)
         gain = pull[rows, best]
         fine = free[rows, best] & (first[rows, best] | (gain > slack[:, 0]))
-        before, length = basis[:, :i], torch.where(fine, left[rows, best], math.inf) ** 0.5
+        before = basis[:, :i]
+        length = torch.where(fine, left[rows, best], math.inf) ** 0.5
         new = gram[rows, best] - (before[rows, :, best][:, None] @ before)[:, 0]
         new = new / length[:, None]
-        basis[:, i], pull, left = new, pull - new * (gain / length)[:, None], left - new**2
+        basis[:, i] = new
+        pull = pull - new * (gain / length)[:, None]
+        left = left - new**2
         places.append(best)
         on.append(fine)
     return torch.stack(places, 1), torch.stack(on, 1)

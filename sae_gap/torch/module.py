@@ -303,7 +303,8 @@ class SAE(nn.Module):
         If several solutions are best, as with more atoms than dimensions, it takes the one with the
         least norm on unit atoms. Gradients reach x and the dictionary.
         """
-        pair, signed = self._pairs(x, codes), (codes < 0).any()
+        pair = self._pairs(x, codes)
+        signed = (codes < 0).any()
         atoms, lengths = unit_atoms(widened(self.W_dec, x))
 
         def of_rows(x, codes):
@@ -336,7 +337,8 @@ class SAE(nn.Module):
         x = self._flat(x).reshape(-1, self.cfg.d_in)
         _check_finite("x", x)
         x = counted(x)
-        cfg, weights = self.cfg, widened(self.W_dec, x)
+        cfg = self.cfg
+        weights = widened(self.W_dec, x)
         atoms, _ = unit_atoms(weights)
 
         sizes = screen_sizes(2 * cfg.k, cfg.breadth, cfg.screens, *atoms.shape[::-1])
@@ -356,7 +358,8 @@ class SAE(nn.Module):
         `from_folder`, `sae_gap.load_sae` and, after `import sae_gap.torch.saelens`, SAELens read.
         The folder must not have files yet.
         """
-        cfg, state = self.cfg, self.state_dict()
+        cfg = self.cfg
+        state = self.state_dict()
         if cfg.architecture not in ARCHITECTURES or self._normalises.saelens is None:
             raise ValueError(
                 "SAELens has no form for a dictionary without an encoder, learned steps, or the "

@@ -14,7 +14,8 @@ from sae_gap.loops import host
 from sae_gap.torch import batched
 
 # As many rows at once as a CPU's cache holds, and enough for the compiled loops and accelerators.
-FEW_ROWS, MANY_ROWS = 128, 2048
+FEW_ROWS = 128
+MANY_ROWS = 2048
 
 
 def pursuit_codes(
@@ -67,11 +68,14 @@ def pursuit_codes(
         W_dec,
     )
     check_k(k, *W_dec.shape[::-1])
-    weights, pursued, least = widened(W_dec, target), k, None
+    weights = widened(W_dec, target)
+    pursued = k
+    least = None
     atoms, lengths = unit_atoms(weights)
     if threshold is not None:
         check_scalar("threshold", threshold)
-        pursued, least = 2 * k, (threshold * mean_length(weights)) ** 2
+        pursued = 2 * k
+        least = (threshold * mean_length(weights)) ** 2
     sizes = screen_sizes(pursued, breadth, screens, *atoms.shape[::-1])
     learns = _learns(target, weights)
 
@@ -81,7 +85,8 @@ def pursuit_codes(
         rows = rows.where(finite, 0)
         with torch.no_grad():
             chosen, codes, _ = pursue(rows, atoms, *sizes, least)
-            on, codes = codes > 0, codes if learns else codes / lengths[chosen]
+            on = codes > 0
+            codes = codes if learns else codes / lengths[chosen]
             codes = rows.new_zeros(len(rows), len(atoms)).scatter_add_(1, chosen, codes)
         if learns:
             # A CPU is faster with places for the atoms that stay alone.
@@ -141,7 +146,8 @@ def least_squares(target, atoms, codes, places, on, *, anew=False):
       anew: whether to solve anew.
     """
     with torch.no_grad():
-        own, shown = atoms[places], on[:, :, None]
+        own = atoms[places]
+        shown = on[:, :, None]
         gram = own @ own.mT
         if _on_host(target):
             solve = _inverse(gram, on, least_norm=anew).matmul

@@ -39,7 +39,8 @@ CODES = {
 
 
 def document_rows(codes=CODES):
-    rng, rows = default_rng(0), []
+    rng = default_rng(0)
+    rows = []
     for (name, coded), (kl, fvu) in codes.items():
         noise = rng.uniform(0.9, 1.1, (3, 4))
         sums = {"kl_sums": kl * TOKENS * noise[0], "ce_sums": (kl * noise[1] + 2) * TOKENS}

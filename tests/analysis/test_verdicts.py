@@ -27,7 +27,8 @@ def rows(tmp_path_factory):
     task = sae_gap.draw(sae_gap.Setting(num_latents=20, sparsity=3, num_samples=2_000))
     x = np.concatenate([task.train.signals, task.id.signals, task.ood.signals])
     activations = sae_gap.open_activations(x, documents=np.arange(len(x)) // 20)
-    rng, bias = default_rng(1), jnp.asarray(x.mean(axis=0))
+    rng = default_rng(1)
+    bias = jnp.asarray(x.mean(axis=0))
     true = task.dictionary
     atoms = rng.normal(size=true.shape)
     atoms = jnp.asarray(atoms / norm(atoms, axis=0), jnp.float32)
@@ -154,7 +155,8 @@ def test_a_network_bounds_the_loss_of_a_transcoder_or_says_nothing(fvu, rows, wo
     assert mine.losses["form"].more == approx(0.03)
 
 
-POINTS, LEAD = Comparison(0.9, 0.8, 0.05, 0.15), Comparison(0.8, 0.9, -0.15, -0.05)
+POINTS = Comparison(0.9, 0.8, 0.05, 0.15)
+LEAD = Comparison(0.8, 0.9, -0.15, -0.05)
 LOST = dict.fromkeys(("encoder", "values", "support"), POINTS)
 ALONE = dict.fromkeys((*LOST, "dictionary"), POINTS._replace(low=-np.inf, high=np.inf))
 BEST = coded(144.0, "screened")

@@ -34,7 +34,8 @@ def held(lines, wanted):
 
 def ends(difference, unit):
     """Σ difference / Σ unit, and its 95 % interval: each unit left out, and Student's law."""
-    difference, unit = np.asarray(difference, float), np.asarray(unit, float)
+    difference = np.asarray(difference, float)
+    unit = np.asarray(unit, float)
     mean = difference.sum() / unit.sum()
     each = range(len(unit))
     without = [np.delete(difference, i).sum() / np.delete(unit, i).sum() for i in each]

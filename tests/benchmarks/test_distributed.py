@@ -25,7 +25,8 @@ TRAIN = "train_real --methods=topk --width=16 --sparsity=3 --epochs=2 --samples=
 @fixture(scope="module")
 def commands(tmp_path_factory):
     """What is run in a folder for results, one after the other."""
-    rng, file = default_rng(0), tmp_path_factory.mktemp("rows") / "x.npz"
+    rng = default_rng(0)
+    file = tmp_path_factory.mktemp("rows") / "x.npz"
     codes = np.where(rng.random((600, 16)) < 3 / 16, rng.random((600, 16)), 0)
     rows = codes @ rng.normal(size=(16, 8)) + 2
     save_activations(file, rows.astype(np.float32), np.arange(600) // 30)

@@ -56,7 +56,8 @@ def test_atoms_come_in_clusters_and_fractions_become_weights():
     assert lam == approx(0.5 * np.median((signals @ dictionary).max(axis=1)), rel=1e-6)
     for rows in (signals, dictionary.T):
         assert_allclose(norm(rows, axis=1), 1, rtol=1e-5)
-    cluster, cosines = np.arange(320) // 16, dictionary.T @ dictionary
+    cluster = np.arange(320) // 16
+    cosines = dictionary.T @ dictionary
     same = np.equal.outer(cluster, cluster)
     assert abs(cosines[same & ~np.eye(320, dtype=bool)].mean() - 0.5) < 0.03
     assert abs(cosines[~same].mean()) < 0.03

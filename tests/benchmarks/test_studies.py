@@ -58,15 +58,17 @@ def measured(smoke):
 
 @mark.parametrize("name", STUDIES)
 def test_what_is_left_and_drawn_is_what_the_rows_say(name, measured, tmp_path, monkeypatch):
-    one, (run, lines) = (
-        STUDIES[name],
-        lines_to_measure(name, f"--results_dir={tmp_path}", *OTHER_SIZES.get(name, ())),
-    )
-    by, rows, drawn, draw = [*tables.BY, *one.varies], [], [], Drawing.draw
+    one = STUDIES[name]
+    (run, lines) = lines_to_measure(name, f"--results_dir={tmp_path}", *OTHER_SIZES.get(name, ()))
+    by = [*tables.BY, *one.varies]
+    rows = []
+    drawn = []
+    draw = Drawing.draw
     columns = {column for names in one.tables.values() for column in names.split()} - {*by}
     columns |= {"close"} if one.parts else set()
     for line in lines:
-        rng, scores = random.Random(line.key), measured | dict.fromkeys(sorted(columns), 0.5)
+        rng = random.Random(line.key)
+        scores = measured | dict.fromkeys(sorted(columns), 0.5)
         numbers = {name: rng.random() for name, old in scores.items() if isinstance(old, float)}
         rows.append(measured | numbers | line.columns)
 
@@ -78,7 +80,8 @@ def test_what_is_left_and_drawn_is_what_the_rows_say(name, measured, tmp_path, m
     monkeypatch.setattr(Figure, "savefig", save_picture)
     printed = outcome.write_outcome(run, rows, {"seconds": "1"})
     assert all(title in printed for title in one.tables)
-    page, names = pages.read(run.page).page, {*run.page.names()}
+    page = pages.read(run.page).page
+    names = {*run.page.names()}
     pictures = {path for path in names if path.endswith((".png", ".pdf"))}
     files = {"summary.csv", "README.md", "report.html", "page.json"}
     assert names - pictures == files | ({"decomposition.csv"} if name in DECOMPOSED else set())
@@ -158,18 +161,17 @@ def decomposed(rows, order):
         every = {place: group for place, group in grouped(rows, by).items() if loss in group[0]}
         owned = [place for place in every if every[place][0]["inference"] == "own"]
         for place in sorted(owned, key=lambda place: order[place[4]]):
-            own, cell = every[place], place[:3]
+            own = every[place]
+            cell = place[:3]
             there = {at: group for at, group in every.items() if at[:4] == place[:4]}
             there = [group for at, group in there.items() if at[5] == place[5]]
             keep = [each for each in there if each[0]["inference"] in ("support", "least_squares")]
             above = [group for at, group in every.items() if at[:4] == (*cell, "oracle")]
             if len(there) < 2 or not above:
                 continue
-            top, last, kept = (
-                least(there, loss),
-                least(above, loss),
-                least([own, *keep], loss) if keep else None,
-            )
+            top = least(there, loss)
+            last = least(above, loss)
+            kept = least([own, *keep], loss) if keep else None
             codes = {"own": own, "best": top, "last": last} | ({"kept": kept} if keep else {})
             line = split(
                 np.ones(len(own)), **{name: lost(each, loss) for name, each in codes.items()}
@@ -236,10 +238,12 @@ def check_curve(figure, rows, x, y, line="dictionary", dash="", panel="", **_):
 
 @mark.parametrize("name", WHOLE)
 def test_a_row_for_every_method_seed_and_coordinate(smokes, name):
-    rows, (_, lines) = {row["key"]: row for row in smokes(name).rows}, lines_to_measure(name)
+    rows = {row["key"]: row for row in smokes(name).rows}
+    (_, lines) = lines_to_measure(name)
     assert {*rows} == {line.key for line in lines}
     for line in lines:
-        row, encoder = rows[line.key], line.method.encoder
+        row = rows[line.key]
+        encoder = line.method.encoder
         assert line.columns.items() <= row.items()
         if isinstance(encoder, Lasso):
             assert row["lam"] == encoder.lam and -1e-6 <= row["relative_gap_ood"] <= 2e-6
@@ -329,7 +333,8 @@ def test_data_without_the_truth_have_no_parts(tmp_path, arrays):
 
 def test_folders_that_cannot_be_used_are_refused_in_one_sentence(tmp_path):
     (tmp_path / "blocked").write_text("mine")
-    results, models = f"--results_dir={tmp_path / 'results'}", tmp_path / "blocked"
+    results = f"--results_dir={tmp_path / 'results'}"
+    models = tmp_path / "blocked"
     refused("results cannot be written to", *SMOKE, f"--results_dir={models / 'deep'}")
     refused(f"models cannot be kept in {models} (", *SMOKE, results, f"--models_dir={models}")
     # What takes no fit needs no place for it.

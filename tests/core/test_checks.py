@@ -63,7 +63,8 @@ def test_bounds_hold_to_the_last_value(check, limits, inside, outside):
 
 # A check with its options, what passes, and what does not with words of the sentence on it; those
 # of flags and of arrays are tested at the doors.
-VECTOR, STEPS = (checks.as_real, "a vector"), (checks.check_sequence, int, "give steps")
+VECTOR = (checks.as_real, "a vector")
+STEPS = (checks.check_sequence, int, "give steps")
 KINDS = [
     ((checks.check_type, (str, bytes), "give it"), "a", 3, "of class str or bytes, but it is 3"),
     (STEPS, [1, 2], [1, "2"], "it[1] must be of class int, but it is '2'; give steps"),

@@ -57,7 +57,8 @@ class Found:
 
 @mark.parametrize("size", [1, 3, 7, 100])
 def test_inference_in_chunks_is_that_of_all(size):
-    signals, shapes = dense_codes(0, width=5, share=1.0), []
+    signals = dense_codes(0, width=5, share=1.0)
+    shapes = []
     start = dense_codes(1, width=9, share=0.3)
 
     def infer(chunk, first, second):

@@ -29,7 +29,8 @@ def _problem(seed, nonneg=True):
 def test_gap_is_primal_minus_feasible_dual(nonneg, shape, given):
     signals, dictionary, codes = _problem(0, nonneg)
     rng = default_rng(1)
-    lam, other = rng.uniform(0.1, 0.6, size=shape), rng.normal(size=signals.shape)
+    lam = rng.uniform(0.1, 0.6, size=shape)
+    other = rng.normal(size=signals.shape)
     value, gap = certificate(
         signals, dictionary, codes, lam, nonneg=nonneg, dual=other if given else None
     )
@@ -100,6 +101,7 @@ def test_is_converged_counts_an_unresolvable_objective_as_zero_and_an_infinite_o
 
 
 def test_gaps_relative_to_objectives_in_double_precision():
-    value, gap = np.array([2, 0], np.float32), np.array([1e-6, 0], np.float32)
+    value = np.array([2, 0], np.float32)
+    gap = np.array([1e-6, 0], np.float32)
     found = lasso_problem.relative_gap(Solution(None, value, gap, None, None))
     assert_array_equal(found, [np.float64(gap[0]) / 2, 0])

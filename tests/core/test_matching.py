@@ -26,7 +26,8 @@ def test_correlations_are_numpys_of_sparse_and_of_dense_columns(dtype, tolerance
         every = np.nan_to_num(np.corrcoef(left.T, right.T))
     expected = np.abs(every[:700, 700:])
     expected[8] = 0
-    left, right = left.astype(dtype), right.astype(dtype)
+    left = left.astype(dtype)
+    right = right.astype(dtype)
     found = matching.correlations(left, right)
     assert_allclose(found, expected, atol=tolerance)
     assert not found[[7, 8]].any()
@@ -43,7 +44,8 @@ def test_a_constant_column_correlates_with_nothing(constant, dtype):
 
 def test_match_on_a_small_dictionary_is_the_best_of_all_in_double_precision():
     rng = default_rng(4)
-    learned, truth = rng.standard_normal((3, 6)), rng.standard_normal((3, 5))
+    learned = rng.standard_normal((3, 6))
+    truth = rng.standard_normal((3, 5))
     norms = [norm(atoms, axis=0) for atoms in (learned, truth)]
     cosines = learned.T @ truth / np.outer(*norms)
     match = matching.match_atoms(learned, truth)
@@ -82,7 +84,8 @@ def test_the_true_dictionary_itself_is_matched_without_a_product():
 def test_a_narrower_dictionary_duplicates_or_zeros_leave_true_atoms_alone(
     columns, partners, cosines
 ):
-    atoms, partners = np.eye(4, 5), np.array(partners)
+    atoms = np.eye(4, 5)
+    partners = np.array(partners)
     match = matching.match_atoms(atoms[:, columns], np.eye(4))
     known = partners >= 0
     assert_array_equal(match.learned[known], partners[known])

@@ -17,15 +17,18 @@ TARGETS[::30] *= 1_000
 
 @mark.parametrize("options", [{}, {"keep_outliers": True}, {"together": True}, {"learn_from": 99}])
 def test_inputs_are_of_the_same_rows_as_their_targets(options):
-    x, y = open_activations(INPUTS), open_activations(TARGETS)
+    x = open_activations(INPUTS)
+    y = open_activations(TARGETS)
     source = HeldOut(y, inputs=x, **options)
     task = source.task()
     for split in (task.train, task.id):
-        read, targets = np.asarray(split.inputs), np.asarray(split.signals)
+        read = np.asarray(split.inputs)
+        targets = np.asarray(split.signals)
         scale = np.where(np.abs(targets).max(axis=1) > 50, 1_000, 1)[:, None]
         assert_allclose(targets[:, :4], scale * read, rtol=1e-5)
     assert_array_equal(source.scored_inputs, task.id.inputs[: len(source.scored)])
-    seen, alone = source.seen(), HeldOut(y, **options).seen()
+    seen = source.seen()
+    alone = HeldOut(y, **options).seen()
     assert seen == alone | {"inputs": x.fingerprint}
     # Where the caller decides how many they are, and not the memory.
     assert ("learned_from" in seen) == bool({*options} & {"together", "learn_from"})
@@ -42,7 +45,8 @@ def test_what_a_recorded_mlp_adds_is_known_to_be_a_function(tmp_path):
 
 
 def test_rows_with_outliers_of_the_inputs_are_left_out_too():
-    x, y = INPUTS.copy(), INPUTS[:, :2].copy()
+    x = INPUTS.copy()
+    y = INPUTS[:, :2].copy()
     x[[3, 500, 700]] *= 1_000
     y[[500, 11]] *= 1_000
     rows = open_activations(y)

@@ -46,7 +46,8 @@ def is_even(counts):
     ("name", "pool"), [("heads", range(1, 21)), ("tails", range(1, 41)), ("ood", range(21, 41))]
 )
 def test_a_support_is_even_in_its_pool_beside_latent_zero_but_for_tails(large, name, pool):
-    codes, heads = id_codes(large), id_codes(large)[:, 0] > 0
+    codes = id_codes(large)
+    heads = id_codes(large)[:, 0] > 0
     # Consecutive tosses are independent.
     assert is_fair(heads) and is_fair(heads[1:] == heads[:-1])
     codes = np.asarray(large.ood.codes) if name == "ood" else codes[heads == (name == "heads")]
@@ -74,7 +75,8 @@ def test_splits_have_their_sizes_and_a_dictionary_that_outlives_them(task, num_s
 
 @mark.parametrize("setting", [LARGE, STREAM], ids=["pool", "stream"])
 def test_noise_leaves_the_codes_and_has_its_ratio(setting):
-    tasks, noises = [draw(replace(setting, noise_db=db)) for db in (None, 7.0)], []
+    tasks = [draw(replace(setting, noise_db=db)) for db in (None, 7.0)]
+    noises = []
     for name in SPLITS:
         clean, found = (getattr(task, name) for task in tasks)
         assert_array_equal(found.codes, clean.codes)
@@ -89,7 +91,8 @@ def test_noise_leaves_the_codes_and_has_its_ratio(setting):
 def test_codes_of_a_stream_are_few_uniform_values_on_atoms_and_those_of_training_unknown():
     # As many dimensions as latents, so that the codes can be read off the signals.
     task = draw(Setting(20, 3, 3_000, input_dim=20, stream=True))
-    dictionary, signals = np.asarray(task.dictionary, float), np.asarray(task.train.signals, float)
+    dictionary = np.asarray(task.dictionary, float)
+    signals = np.asarray(task.train.signals, float)
     codes = np.linalg.solve(dictionary, signals.T).T
     on = np.abs(codes) > 1e-4
     assert (on.sum(axis=1) > 2.99).mean() > 0.99 and on.sum(axis=1).max() == 3
@@ -104,7 +107,8 @@ def test_codes_of_a_stream_are_few_uniform_values_on_atoms_and_those_of_training
 @mark.parametrize("noise_db", [None, 7.0])
 def test_a_stream_is_the_same_in_whatever_pieces_it_is_asked_for(large, noise_db):
     setting = replace(STREAM, noise_db=noise_db)
-    signals, source = draw(setting).train.signals, Stream(setting)
+    signals = draw(setting).train.signals
+    source = Stream(setting)
     assert_array_equal(source.dictionary, large.dictionary)
     for start, count in ((19_990, 20), (0, 3), (9_999, 10_002)):
         assert_array_equal(source(start, count), signals[start : start + count])
@@ -129,7 +133,8 @@ def test_codes_of_very_many_latents_are_sparse(monkeypatch):
     monkeypatch.setattr(paper, "DENSE_LATENTS", 19)
     wide = draw(setting)
     for name in SPLITS:
-        one, other = getattr(dense, name), getattr(wide, name)
+        one = getattr(dense, name)
+        other = getattr(wide, name)
         assert_array_equal(one.signals, other.signals)
         assert_array_equal(other.codes.toarray(), one.codes)
 
@@ -156,7 +161,8 @@ def test_a_file_gives_back_what_was_saved(tmp_path, task, arrays, save, dtype, m
     given = {name: (3 * array).astype(dtype) for name, array in arrays.items()}
     given["Y_ood"] = np.asfortranarray(given["Y_ood"])
     path = write(tmp_path, given | {"unrelated": np.array(["text"])}, save)
-    found, again = load("~/task.npz"), Recording("~/task.npz", seed=7)
+    found = load("~/task.npz")
+    again = Recording("~/task.npz", seed=7)
     assert jax.tree.structure(found) == jax.tree.structure(task)
     wanted = [given[name].astype("f4") for name in ("Y_val", "Z_ood", "A")]
     parts = [found.id.signals, found.ood.codes, found.dictionary]

@@ -20,7 +20,8 @@ from sae_gap.dictionaries.learn import spread
 from sae_gap.encoders import BatchTopK, TopK
 from sae_gap.storage import Checkpoint
 
-WIDTH, L0 = 40, 3
+WIDTH = 40
+L0 = 3
 
 
 @fixture(scope="module")
@@ -73,8 +74,10 @@ def test_the_same_seed_gives_the_same_bits_from_a_file(tmp_path, activations, le
 def test_codes_are_the_certified_lasso_and_least_squares_on_its_support(
     monkeypatch, learned, fresh
 ):
-    y, lam = fresh.astype(float) - learned.bias, learned.lam()
-    lasso, codes = learned.encode(fresh, refit=False), learned.encode(fresh)
+    y = fresh.astype(float) - learned.bias
+    lam = learned.lam()
+    lasso = learned.encode(fresh, refit=False)
+    codes = learned.encode(fresh)
     assert learned.certificate < 1e-5
     assert learned.encode(fresh, 1, refit=False).nnz == approx(len(fresh), rel=0.3)
     values = lasso.toarray().astype(float)
@@ -148,7 +151,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_dictionary(
 ):
     monkeypatch.setattr(rows, "POOL", memory)
     monkeypatch.setitem(Checkpoint.__init__.__kwdefaults__, "every", 0)
-    stored, store = [], Checkpoint.store
+    stored = []
+    store = Checkpoint.store
 
     def dying(self, *state, step):
         store(self, *state, step=step)
@@ -181,7 +185,8 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_dictionary(
 
 
 def test_a_saved_dictionary_codes_as_before(tmp_path, activations, learned, fresh):
-    codes, scored = learned.encode(fresh).toarray(), learned.fvu(fresh)
+    codes = learned.encode(fresh).toarray()
+    scored = learned.fvu(fresh)
     learned.save(tmp_path)
     again = sae_gap.LearnedDictionary.load(tmp_path)
     assert_array_equal(again.atoms, learned.atoms)
@@ -299,7 +304,8 @@ def test_a_given_dictionary_codes_the_true_concepts_whatever_the_atoms_lengths(t
     assert agreement(given, task.dictionary) == approx(1, abs=1e-5)
     given.save(tmp_path)
     given = sae_gap.LearnedDictionary.load(tmp_path)
-    codes, truth = given.encode(x[:300]), np.asarray(task.train.codes)[:300]
+    codes = given.encode(x[:300])
+    truth = np.asarray(task.train.codes)[:300]
     assert given.certificate < 1e-5 and given.fvu(x[:300]) < 0.05
     assert sae_gap.fvu(x[:300], given.decode(codes)) == approx(given.fvu(x[:300]), abs=0.01)
     assert np.mean(codes.toarray().argmax(axis=1) == truth.argmax(axis=1)) > 0.9

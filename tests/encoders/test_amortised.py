@@ -21,7 +21,14 @@ from sae_gap.encoders.topk import _by_bits
 from sae_gap.solvers import fista, greedy
 
 partial = functools.partial
-COUNT, DIM, WIDTH, K, PENALTY, RATE, WIDE, LAM = 9, 4, 7, 2, 0.3, 0.25, 0.4, 0.1
+COUNT = 9
+DIM = 4
+WIDTH = 7
+K = 2
+PENALTY = 0.3
+RATE = 0.25
+WIDE = 0.4
+LAM = 0.1
 # Shares of 1, 3, 7, 15 and all 32 parts of seven latents, rounded up.
 ENDS = 1, 1, 2, 4, WIDTH
 stop = jax.lax.stop_gradient
@@ -65,7 +72,8 @@ def topk(model, y):
 
 def gated(model, y):
     """Rajamanoharan et al. (2024), eqs. 6 to 8: the auxiliary error trains no decoder."""
-    encoder, centred = model.encoder, y - model.bias
+    encoder = model.encoder
+    centred = y - model.bias
     gate = centred @ encoder.gate.weight + encoder.gate.bias
     scaled = encoder.gate.weight * jnp.exp(encoder.log_scale)
     codes = (gate > 0) * (centred @ scaled + encoder.bias).clip(0)
@@ -77,15 +85,18 @@ def jumprelu(model, y):
     """Rajamanoharan et al. (2024), eqs. 11 and 12: with K the window, the derivative of the codes
     in θ is -θ/ε K((z - θ)/ε), and that of the step -1/ε K.
     """
-    hidden, threshold = mapped(model, y).clip(0), jnp.exp(model.encoder.log_threshold)
-    on, near = hidden > threshold, (abs(hidden - threshold) < WIDE / 2) / WIDE
+    hidden = mapped(model, y).clip(0)
+    threshold = jnp.exp(model.encoder.log_threshold)
+    on = hidden > threshold
+    near = (abs(hidden - threshold) < WIDE / 2) / WIDE
     change = stop(near) * (threshold - stop(threshold))
     codes = on * hidden - stop(threshold) * change
     return codes, error(model, y, codes) + PENALTY * (on - change).sum(axis=1), None
 
 
 def batchtopk(model, y, ends=(WIDTH,), step=0.0):
-    threshold, before = model.encoder.threshold, mapped(model, y)
+    threshold = model.encoder.threshold
+    before = mapped(model, y)
     first = (before > threshold) * before.clip(0)
     rest = y - model.bias - first @ model.dictionary.T
     hidden = (before + step * rest @ model.encoder.affine.weight).clip(0)
@@ -98,7 +109,8 @@ def batchtopk(model, y, ends=(WIDTH,), step=0.0):
 
 def lista(model, y, depth=3, factored=True):
     weight, threshold, recurrence = dataclasses.astuple(model.encoder)
-    target, codes = y - model.bias, jnp.zeros((COUNT, WIDTH))
+    target = y - model.bias
+    codes = jnp.zeros((COUNT, WIDTH))
     for layer in range(depth):
         if factored:
             codes = codes + (target - codes @ model.dictionary.T) @ weight[layer]
@@ -113,12 +125,14 @@ def pursued(model, y, steps, nonneg=False):
     lengths = jnp.linalg.norm(model.dictionary, axis=0)
 
     def code(rest):
-        codes, on = jnp.zeros(WIDTH), jnp.zeros(WIDTH, bool)
+        codes = jnp.zeros(WIDTH)
+        on = jnp.zeros(WIDTH, bool)
         for _ in range(steps):
             pull = rest @ (model.dictionary / lengths)
             best = jnp.argmax(jnp.where(on, -jnp.inf, pull if nonneg else abs(pull)))
             value = pull[best].clip(0 if nonneg else None) / lengths[best]
-            codes, on = codes.at[best].set(value), on.at[best].set(True)
+            codes = codes.at[best].set(value)
+            on = on.at[best].set(True)
             rest = rest - value * model.dictionary[:, best]
         return codes, jnp.mean(rest**2)
 
@@ -179,7 +193,8 @@ def test_codes_losses_and_gradients_are_those_of_the_equations(
 @mark.parametrize("encoder", [BatchTopK(K), JumpReLU()])
 def test_a_raised_threshold_is_that_much_higher(encoder):
     model, y = drawn(encoder)
-    hidden, [*_, threshold] = encoder.affine(model)(y - model.bias), jax.tree.leaves(model.encoder)
+    hidden = encoder.affine(model)(y - model.bias)
+    [*_, threshold] = jax.tree.leaves(model.encoder)
     assert_allclose(hidden, mapped(model, y), rtol=1e-5)
     high = 20 * (threshold if encoder == BatchTopK(K) else jnp.exp(threshold))
     found = encoder(encoder.raised(model, np.log(20.0)), y)
@@ -224,7 +239,8 @@ def test_untrained_lista_is_ista(factored):
 # Compiled for each k; accelerators, which sort nothing, must keep the same.
 WAYS = [jax.jit(way, static_argnums=1) for way in (keep_largest, _by_bits)]
 # Few values, so that ties are the rule. Programs take subnormal floats for zero.
-TINY, NEXT = np.finfo(np.float32).tiny, np.nextafter(np.float32(0.5), np.float32(1))
+TINY = np.finfo(np.float32).tiny
+NEXT = np.nextafter(np.float32(0.5), np.float32(1))
 LEVELS = np.array([0.0, -0.0, TINY, 0.5, NEXT, 1.0, 3e38, np.inf], np.float32)
 
 
@@ -265,16 +281,20 @@ def test_the_gradient_passes_through_what_is_kept_and_a_batch_axis_may_be_mapped
 @mark.parametrize(("steps", "hidden"), [(0, 0), (1, 0), (3, 0), (0, 5), (2, 4)])
 def test_learned_steps_by_hand(steps, hidden):
     """Each step codes what the largest so far leave, and adds to these."""
-    rng, encoder = default_rng(steps), LearnedSteps(2, steps, 3, hidden=hidden)
+    rng = default_rng(steps)
+    encoder = LearnedSteps(2, steps, 3, hidden=hidden)
     start = encoder.parameters(jnp.ones((6, 9)), jax.random.key(0))
     parts = jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), start)
-    atoms, bias, y = rng.normal(size=(6, 9)), rng.normal(size=6), rng.normal(size=(20, 6))
+    atoms = rng.normal(size=(6, 9))
+    bias = rng.normal(size=6)
+    y = rng.normal(size=(20, 6))
 
     def kept(codes, count):
         positive = np.maximum(codes, 0)
         return np.where(np.argsort(np.argsort(-positive)) < count, positive, 0)
 
-    first, target = parts.first, y - bias
+    first = parts.first
+    target = y - bias
     if hidden:
         within = np.maximum(target @ first.inner.weight + first.inner.bias, 0)
         codes = target @ first.direct.weight + first.direct.bias + within @ first.outer

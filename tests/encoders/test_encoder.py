@@ -43,7 +43,8 @@ def test_unit_atoms_are_columns_of_unit_length_and_zero_stays():
     assert_allclose(slope[:, :2], [[0.032, 0], [-0.024, 0]], atol=1e-6)
 
 
-WEIGHT, ZEROS = jnp.ones((4, 6)), jnp.zeros(4)
+WEIGHT = jnp.ones((4, 6))
+ZEROS = jnp.zeros(4)
 FITS = Model(WEIGHT, ZEROS, Affine(WEIGHT, jnp.zeros(6)), TopK(3))
 READS = Transcoder(WEIGHT, ZEROS, Affine(WEIGHT[:3], jnp.zeros(6)), TopK(3), centre=jnp.zeros(3))
 PARTS = JumpReLUParameters(FITS.encoder, jnp.zeros(1))

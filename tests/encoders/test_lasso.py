@@ -82,11 +82,13 @@ def test_the_published_form_is_exactly_a_hundred_iterations(model, signals, star
 def test_hard_thresholding(model, signals, lam, rounds):
     """By hand from the lasso's codes, where no score is close to its threshold."""
     target, atoms, norms = framed(model, signals)
-    codes, clear = Lasso(lam)(model, signals) * norms, np.full(len(target), True)
+    codes = Lasso(lam)(model, signals) * norms
+    clear = np.full(len(target), True)
     for _ in range(rounds):
         rest = target - codes @ atoms.T
         least = np.sqrt(2 * np.log(20) * np.mean(rest**2, axis=1, keepdims=True))
-        score, limit = rest @ atoms + codes, np.maximum(lam, least)
+        score = rest @ atoms + codes
+        limit = np.maximum(lam, least)
         clear &= (np.abs(score - limit) > 1e-4).all(axis=1)
         codes = by_lstsq(target, atoms, score > limit).clip(0)
     assert clear.mean() > 0.9 and (least > LAM).any() and (least < 0.4).any()

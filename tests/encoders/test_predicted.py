@@ -14,7 +14,10 @@ from sae_gap.core import Transcoder
 from sae_gap.encoders import Affine, BatchPursuit, Predicted, TopK
 from sae_gap.study import Inference
 
-READ, DIM, LATENTS, PURSUIT = 6, 5, 10, BatchPursuit(2, l0=2.0)
+READ = 6
+DIM = 5
+LATENTS = 10
+PURSUIT = BatchPursuit(2, l0=2.0)
 RNG = default_rng(0)
 X = RNG.normal(size=(1_500, READ)).astype(np.float32) + 0.5
 SLOPE = RNG.normal(size=(READ, DIM))
@@ -22,7 +25,8 @@ ATOMS, WEIGHT, SKIP = (
     RNG.normal(size=shape).astype(np.float32)
     for shape in ((DIM, LATENTS), (READ, LATENTS), (READ, DIM))
 )
-AFFINE, ZEROS = Affine(WEIGHT, np.zeros(LATENTS, np.float32)), np.zeros(READ, np.float32)
+AFFINE = Affine(WEIGHT, np.zeros(LATENTS, np.float32))
+ZEROS = np.zeros(READ, np.float32)
 MODEL = Transcoder(ATOMS, np.ones(DIM, np.float32), AFFINE, TopK(2), centre=ZEROS, skip=SKIP)
 # What the inputs tell, and limits of the share of the variance that the network leaves.
 TRUTH = {

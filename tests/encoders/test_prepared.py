@@ -32,7 +32,9 @@ from tests.solvers.test_pursuits import eliminated
 RNG = default_rng(5)
 ATOMS = RNG.normal(size=(10, 30)) * RNG.uniform(0.5, 2, 30)
 LENGTHS = norm(ATOMS, axis=0)
-WEIGHT, SHIFT, BIAS = ATOMS + RNG.normal(size=(10, 30)), RNG.normal(size=30), RNG.normal(size=10)
+WEIGHT = ATOMS + RNG.normal(size=(10, 30))
+SHIFT = RNG.normal(size=30)
+BIAS = RNG.normal(size=10)
 X = RNG.normal(size=(24, 10)).astype(np.float32)
 COUNTS = np.arange(24) < 12
 AFFINE = Affine(jnp.asarray(WEIGHT, jnp.float32), jnp.asarray(SHIFT, jnp.float32))

@@ -17,7 +17,9 @@ from sae_gap.encoders import Affine, BatchPursuit, Own, Pruned, ReLU, ScreenedPu
 from sae_gap.solvers import backward_elimination, coding, screened
 from tests.solvers.test_pursuits import by_screens, eliminated, nonnegative
 
-WIDTH, DIM, COUNT = 60, 24, 40
+WIDTH = 60
+DIM = 24
+COUNT = 40
 
 
 @fixture(params=["loops", "xla"], autouse=True)
@@ -52,7 +54,8 @@ def float64(model, signals):
 def test_the_threshold_leaves_out_what_adds_least(model, signals, proposed):
     """Of eight atoms a row, three and a half stay on average over the rows that count."""
     targets, atoms = float64(model, signals)
-    lengths, added = norm(atoms, axis=0), np.zeros((COUNT, WIDTH))
+    lengths = norm(atoms, axis=0)
+    added = np.zeros((COUNT, WIDTH))
     for target, out in zip(targets, added, strict=True):
         pull = np.array(model.encoder(target)) * lengths if proposed else None
         out[:] = eliminated(target, atoms, by_screens(target, atoms, (4, 8), 24, pull))
@@ -67,7 +70,8 @@ def test_the_threshold_leaves_out_what_adds_least(model, signals, proposed):
 
 
 def test_calibration_is_in_units_of_the_atoms_and_counts_no_row_of_zeros(model, signals):
-    encoder, padded = BatchPursuit(4), jnp.pad(signals, ((0, 2 * COUNT), (0, 0)))
+    encoder = BatchPursuit(4)
+    padded = jnp.pad(signals, ((0, 2 * COUNT), (0, 0)))
     fitted = encoder.calibrate(model, signals)
     found = encoder.calibrate(model, padded), jax.jit(encoder.calibrated)(model, padded)
     threshold = float(fitted.encoder.value)
@@ -97,7 +101,8 @@ def test_an_atom_that_depends_on_others_costs_nothing(model):
 
 def test_training_moves_the_threshold_and_the_dictionary_alone(model, signals):
     """By the gradient of the error with codes held fixed, and a running mean of two batches."""
-    encoder, parts = BatchPursuit(4, 3, rate=0.25), (signals, signals[::-1] ** 2)
+    encoder = BatchPursuit(4, 3, rate=0.25)
+    parts = (signals, signals[::-1] ** 2)
     first, second = (float(encoder.calibrate(model, part).encoder.value) for part in parts)
     trained = replace(model, encoder=encoder.parameters(model.decoder, None))
     for part in parts:

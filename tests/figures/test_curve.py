@@ -48,7 +48,8 @@ def test_lines_are_the_means_and_whiskers_the_deviations_of_the_rows(metric):
                 [row[metric] for row in choose(rows, iterations=count, **cell)]
                 for count in ITERATIONS
             ]
-            mean, sd = np.mean(values, axis=1), np.std(values, axis=1, ddof=1)
+            mean = np.mean(values, axis=1)
+            sd = np.std(values, axis=1, ddof=1)
             assert_allclose(drawn, [mean, mean - sd, mean + sd])
         level = [line for line in axes.lines if line.get_color() == labels.colour("oracle")]
         assert [line.get_ydata()[0] for line in level] == [0.98 if metric == "mcc_ood" else 1e-9]

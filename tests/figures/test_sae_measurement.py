@@ -36,7 +36,8 @@ def test_the_curve_draws_the_lasso_and_the_encoder_before_and_after_a_refit():
     assert not any(text.get_parse_math() for text in legend)
     drawn = [line for line in axes.get_lines() if len(line.get_xdata()) == 3]
     heights = {tuple(line.get_ydata()): line.get_color() for line in drawn}
-    before, after = heights.pop((1 / 4, 1 / 8, 1 / 16)), heights.pop((1 / 8, 1 / 16, 1 / 32))
+    before = heights.pop((1 / 4, 1 / 8, 1 / 16))
+    after = heights.pop((1 / 8, 1 / 16, 1 / 32))
     assert before == after and len({before, *heights.values()}) == 3
     ends = [line.get_xydata()[0].tolist() for line in axes.get_lines() if line.get_marker() == "D"]
     assert sorted(ends) == [[7.9, 0.15], [8.0, 0.2]]

@@ -24,10 +24,12 @@ from tests.saes.examples import FILES
 from tests.saes.test_save import tensor
 from tests.torch_files import save
 
-D, FEW = 12, 3
+D = 12
+FEW = 3
 OPTIONS = {"architecture": "topk", "k": FEW}
 X = default_rng(0).normal(size=(40, 7))
-SQUARE, TRANSCODER = FILES / "saelens/standard_square", FILES / "saelens/transcoder"
+SQUARE = FILES / "saelens/standard_square"
+TRANSCODER = FILES / "saelens/transcoder"
 
 
 @fixture(scope="module")
@@ -44,7 +46,8 @@ def given():
 @mark.parametrize("case", ["jumprelu", "transcoder_jumprelu_skip"])
 def test_the_figures_are_those_of_the_sums(case, tmp_path):
     """Of the targets of a transcoder, without outlier tokens."""
-    sae, rng = sae_gap.load_sae(FILES / "saelens" / case), default_rng(1)
+    sae = sae_gap.load_sae(FILES / "saelens" / case)
+    rng = default_rng(1)
     x = rng.normal(1, 1.5, (1_300, sae.num_inputs)).astype("f")
     # The last samples leave most latents off, which others turn on.
     x[1_000:] = x[5]
@@ -53,12 +56,16 @@ def test_the_figures_are_those_of_the_sums(case, tmp_path):
     y[:3] *= 5_000
     save(tmp_path / "y.pt", y)
     found = sae_gap.check(sae, x, targets=tmp_path / "y.pt" if sae.transcodes else None)
-    codes, guess = np.asarray(sae.encode(x)), np.asarray(sae.reconstruct(x), np.float64)
+    codes = np.asarray(sae.encode(x))
+    guess = np.asarray(sae.reconstruct(x), np.float64)
     assert found.with_outliers["fvu"] == approx(fvu(y, guess), rel=1e-4)
     assert found.outliers == 3
-    codes, guess, y = codes[3:], guess[3:], y[3:]
+    codes = codes[3:]
+    guess = guess[3:]
+    y = y[3:]
     sums = codes.astype(float) @ np.asarray(sae.model.decoder, float).T
-    error, sums = y - guess, sums - sums.mean(axis=0)
+    error = y - guess
+    sums = sums - sums.mean(axis=0)
     wanted = {
         "fvu": fvu(y, guess),
         "l0": (codes != 0).sum(axis=1).mean(),
@@ -172,7 +179,9 @@ def test_what_does_not_fit_is_refused(sae, x, targets, words):
         sae_gap.check(sae, x, targets=targets)
 
 
-DIM, WIDTH, K = 96, 256, 8
+DIM = 96
+WIDTH = 256
+K = 8
 DRAWS = default_rng(2)
 LENGTHS = np.exp(DRAWS.normal(0, 0.7, (WIDTH, 1))).astype(np.float32)
 ORDER = np.r_[np.roll(np.arange(64), 1), 64:WIDTH]
@@ -232,8 +241,11 @@ def rescaled(arrays, lengths):
 
 def causes(arrays, x):
     """By what is said: what is changed, and the activations."""
-    weight, bias, offset = arrays["W_enc"], arrays["b_dec"], arrays["b_enc"]
-    shift, norms = bias @ weight, np.linalg.norm(x, axis=1, keepdims=True)
+    weight = arrays["W_enc"]
+    bias = arrays["b_dec"]
+    offset = arrays["b_enc"]
+    shift = bias @ weight
+    norms = np.linalg.norm(x, axis=1, keepdims=True)
     yield "activations are 0.5 times as long", {}, x / 2
     yield "activations are 32 times as long", {}, 32 * x
     yield "a normalisation is missing", {}, x / norms
@@ -255,10 +267,13 @@ def causes(arrays, x):
 
 def doubts(arrays, other, x, layer):
     """By what is said where no cause is sure: the same, for a JumpReLU SAE."""
-    weight, atoms, bias = arrays["W_enc"], arrays["W_dec"], arrays["b_dec"]
+    weight = arrays["W_enc"]
+    atoms = arrays["W_dec"]
+    bias = arrays["b_dec"]
     noise = weight.std() * DRAWS.normal(size=weight.shape).astype(np.float32)
     copied = np.where(np.arange(WIDTH) % 4, np.arange(WIDTH), 0)
-    off, zero = np.full(WIDTH, -1e3), np.zeros(WIDTH, "f")
+    off = np.full(WIDTH, -1e3)
+    zero = np.zeros(WIDTH, "f")
     yield "a normalisation, another layer or another file", {}, layer
     yield "high for an SAE", {"threshold": 1.5 * arrays["threshold"]}, x
     yield "many rows have no latent on", {"b_enc": off}, x
@@ -283,7 +298,8 @@ def test_a_cause_is_named_where_it_is_sure_and_only_there(zoo):
         for words, changes, rows in causes(arrays, x):
             (said,) = sae_gap.check(loaded(arrays, **changes), rows).wrong
             assert words in said, (kind, said)
-    arrays, other = saes["jumprelu"], saes["topk"]
+    arrays = saes["jumprelu"]
+    other = saes["topk"]
     for words, changes, rows in doubts(arrays, other, x, layer):
         wrong = sae_gap.check(loaded(arrays, **changes), rows).wrong
         assert any(words in said for said in wrong), (words, wrong)
@@ -318,7 +334,9 @@ def exact():
 @mark.parametrize("kind", [LayerNorm(), ConstantNorm()])
 def test_a_normalisation_that_the_configuration_lacks_is_named(kind):
     arrays, x = exact()
-    x, sae, plain = 1e-3 * x, loaded(arrays, normalisation=kind), loaded(arrays)
+    x = 1e-3 * x
+    sae = loaded(arrays, normalisation=kind)
+    plain = loaded(arrays)
     # An error of nearly nothing may be one vector.
     assert sae_gap.check(sae, x).wrong == ()
     tried = dict(others(Reading.of(plain), x))
@@ -340,7 +358,8 @@ def test_readings_that_mean_nothing_of_an_sae_are_not_tried():
     """Without a bias only the usual scale, whatever that of the file."""
     arrays, x = exact()
     tried = dict(others(Reading.of(loaded(arrays, normalisation=Scale(4))), x))
-    cause, scale = [*tried][-1], 12**0.5 / np.linalg.norm(x, axis=1).mean()
+    cause = [*tried][-1]
+    scale = 12**0.5 / np.linalg.norm(x, axis=1).mean()
     assert tried[cause].normalisation.factor == approx(scale)
     assert f"{4 / scale:.2g} times as long" in cause and "norm of about 0.866" in cause
     causes = " ".join(tried)

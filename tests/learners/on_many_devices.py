@@ -55,7 +55,8 @@ def test_families_are_counted_alike(task):
 
 
 def test_a_pool_is_learned_from_alike(task):
-    signals, truth = task.train.signals[:200], task.dictionary
+    signals = task.train.signals[:200]
+    truth = task.dictionary
     # Minibatches of 50 samples, which do not divide; wasted atoms restart in the first round of the
     # two.
     learner = OnlineDictionary(num_steps=10, visits=4, batch_size=50, num_rounds=1)

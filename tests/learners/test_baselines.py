@@ -97,7 +97,8 @@ def test_lengths_alone_are_changed(task, columns):
     random, which match none.
     """
     rng = default_rng(0)
-    wanted, order = np.linspace(0.5, 2, 20), rng.permutation(20)
+    wanted = np.linspace(0.5, 2, 20)
+    order = rng.permutation(20)
     truth = np.asarray(task.dictionary) * wanted
     other = rng.uniform(0.1, 2, 20) * rng.choice([-1, 1], 20)
     atoms = np.concatenate([truth[:, order] * other, rng.normal(size=truth.shape)], axis=1)
@@ -134,7 +135,8 @@ def test_their_weight_is_ours(drawn):
     are not.
     """
 
-    signals, atoms = np.asarray(drawn.id.signals[:20]), np.asarray(drawn.dictionary)
+    signals = np.asarray(drawn.id.signals[:20])
+    atoms = np.asarray(drawn.dictionary)
     ours = np.asarray(sparse_code(signals, atoms, 0.1).codes)
     columns = np.asfortranarray(signals.T)
     options = {"lambda1": 0.1, "mode": 2, "pos": True, "numThreads": 1}

@@ -23,7 +23,8 @@ from tests.solvers.test_fista import textbook
 def loss_of(parts, targets):
     """The published loss, of which the other samples leave the dictionary alone."""
     dictionary, *frees = parts
-    total, fixed = 0.0, dictionary
+    total = 0.0
+    fixed = dictionary
     for free, target in zip(frees, targets, strict=True):
         codes = jnp.logaddexp(free, 0)
         error = codes @ fixed.T - target
@@ -34,15 +35,20 @@ def loss_of(parts, targets):
 
 def descend(parts, data, updates):
     """The descent, one update at a time: the parts, all rates and the least loss."""
-    rule, slopes = optax.scale_by_adam(), jax.jit(jax.value_and_grad(loss_of))
-    state, rates, best, worse = rule.init(parts), [1e-3], np.inf, 0
+    rule = optax.scale_by_adam()
+    slopes = jax.jit(jax.value_and_grad(loss_of))
+    state = rule.init(parts)
+    rates = [1e-3]
+    best = np.inf
+    worse = 0
     for _ in range(updates):
         loss, gradient = slopes(parts, data)
         directions, state = rule.update(gradient, state)
         parts = [part - rates[-1] * step for part, step in zip(parts, directions, strict=True)]
         worse = 0 if loss < best else worse + 1
         rate = rates[-1] * (1.1 if loss < best else 0.5 if worse == 2 else 1)
-        best, worse = min(best, loss), worse % 2
+        best = min(best, loss)
+        worse = worse % 2
         rates.append(min(max(rate, 1e-6), 1))
     return parts, rates, float(best)
 
@@ -100,9 +106,11 @@ def update(signals, codes):
 def test_rounds_against_numpy(task, lam, dies):
     with jax.enable_x64(True):
         signals = np.asarray(task.train.signals, np.float64)
-        learner, data = DLFista(lam), Split(jnp.asarray(signals))
+        learner = DLFista(lam)
+        data = Split(jnp.asarray(signals))
         state = begin(learner, data)
-        dictionary, codes = np.asarray(state.dictionary), np.zeros((100, 20))
+        dictionary = np.asarray(state.dictionary)
+        codes = np.zeros((100, 20))
         assert_allclose(norm(dictionary, axis=0), 1, rtol=1e-12)
         for number in range(1, 4):
             state = take_step(learner, data, state)
@@ -134,17 +142,21 @@ SEVERAL = Amortised((ReLU(), UNTIED), **OPTIONS)
 @mark.parametrize(("learner", "place"), [(LISTA_ALONE, 0), (SEVERAL, 0), (SEVERAL, 1)])
 def test_epochs_are_steps_of_adam_over_their_batches(task, learner, place):
     """From a base with a bias, whose atoms are twice as long."""
-    targeted, encoder = learner is SEVERAL, learner.trained()[place]
+    targeted = learner is SEVERAL
+    encoder = learner.trained()[place]
     with jax.enable_x64(True):
         signals, atoms = (jnp.asarray(np.float64(x)) for x in (task.train.signals, task.dictionary))
-        bias, data = jnp.linspace(-0.2, 0.2, 12), Split(signals)
+        bias = jnp.linspace(-0.2, 0.2, 12)
+        data = Split(signals)
         state = begin(learner, data, base=Model(2 * atoms, bias))
         assert_allclose(state.model.dictionary, atoms, rtol=1e-6)
         best = sparse_code(signals - bias, atoms, 0.1).codes
         # Two batches an epoch; the rate of those that have targets falls to zero.
         rate = optax.cosine_decay_schedule(1e-3, 4) if targeted else 1e-3
-        parts, rule = state.model.encoder[place], optax.adam(rate)
-        moments, dictionary = rule.init(parts), state.model.dictionary
+        parts = state.model.encoder[place]
+        rule = optax.adam(rate)
+        moments = rule.init(parts)
+        dictionary = state.model.dictionary
 
         @jax.jit
         def slopes(parts, rows):

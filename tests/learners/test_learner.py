@@ -31,7 +31,9 @@ from sae_gap.learners import (
 )
 from tests.learners.steps import begin, take_step
 
-FISTA, ADAM, SAE = DLFista(), SoftplusAdam(), SparseAutoencoder(TopK(3))
+FISTA = DLFista()
+ADAM = SoftplusAdam()
+SAE = SparseAutoencoder(TopK(3))
 
 
 def leaves(learner, task):

@@ -15,11 +15,15 @@ from sae_gap.encoders import Affine, JumpReLU, ReLU, TopK
 from sae_gap.learners import Oracle, SparseAutoencoder, Steering, sparse_autoencoder
 from tests.learners.steps import begin, take_step
 
-INPUT_DIM, NUM_LATENTS, NUM_SAMPLES, K = 6, 9, 150, 2
+INPUT_DIM = 6
+NUM_LATENTS = 9
+NUM_SAMPLES = 150
+K = 2
 ENCODERS = {"relu": ReLU(), "topk": TopK(K)}
 RNG = default_rng(0)
 SIGNALS = RNG.normal(size=(NUM_SAMPLES, INPUT_DIM)) + 0.3
-ATOMS, BIAS = RNG.normal(size=(INPUT_DIM, NUM_LATENTS)), RNG.normal(size=INPUT_DIM)
+ATOMS = RNG.normal(size=(INPUT_DIM, NUM_LATENTS))
+BIAS = RNG.normal(size=INPUT_DIM)
 
 
 def largest(hidden):
@@ -61,7 +65,8 @@ def cosine(step):
 
 def train(name, signals, parameters, orders, every, rate, frozen):
     """Epochs of AdamW in batches of 64; returns the parameters after each."""
-    rule, history = optax.adamw(rate, weight_decay=1e-2), []
+    rule = optax.adamw(rate, weight_decay=1e-2)
+    history = []
     state = rule.init(parameters)
     for epoch, order in enumerate(orders):
         for start in range(0, len(signals), 64):
@@ -94,8 +99,11 @@ def unpack(model):
     ],
 )
 def test_epochs_of_training_are_those_of_a_plain_loop(name, options):
-    frozen, every = options.get("frozen", False), options["renormalise_every"]
-    rate, seen, signals = cosine if "schedule" in options else 5e-4, SIGNALS, SIGNALS
+    frozen = options.get("frozen", False)
+    every = options["renormalise_every"]
+    rate = cosine if "schedule" in options else 5e-4
+    seen = SIGNALS
+    signals = SIGNALS
     if "standardised" in options:
         seen = 1e3 * SIGNALS + 5e3
         signals = SIGNALS - SIGNALS.mean(axis=0)
@@ -107,7 +115,10 @@ def test_epochs_of_training_are_those_of_a_plain_loop(name, options):
         )
         base = {"base": Model(jnp.asarray(ATOMS), jnp.asarray(BIAS))} if frozen else {}
         state = begin(learner, data, NUM_LATENTS, **base)
-        start, key, found, orders = unpack(state.model), state.key, [], []
+        start = unpack(state.model)
+        key = state.key
+        found = []
+        orders = []
         for _ in range(3):
             shuffle_key, key = jax.random.split(key)
             orders.append(np.asarray(jax.random.permutation(shuffle_key, NUM_SAMPLES)))
@@ -148,7 +159,8 @@ def test_a_standardised_sae_starts_from_a_dictionary_with_the_gain_of_least_squa
     # Of 150 signals every tenth.
     monkeypatch.setattr(sparse_autoencoder, "FEW", 15)
     # So coherent that a tied encoder overshoots.
-    directions, signals = unit(ATOMS + 2), 30 * SIGNALS
+    directions = unit(ATOMS + 2)
+    signals = 30 * SIGNALS
     encoder = catalogue.make_encoder(name, sparsity=K)
     learner = SparseAutoencoder(encoder, base=Oracle(), standardised=True, l0=l0)
     base = Model(jnp.asarray(ATOMS + 2, jnp.float32), jnp.full(INPUT_DIM, -20.0))
@@ -177,7 +189,8 @@ def test_the_start_is_uniform_and_tied():
     data = Split(jnp.pad(jnp.float32(SIGNALS), ((0, 0), (0, 2))))
     dictionary, bias, weight, shift = unpack(begin(learner, data, 4_000).model)
     assert not weight[INPUT_DIM:].any()
-    dictionary, weight = dictionary[:INPUT_DIM], weight[:INPUT_DIM]
+    dictionary = dictionary[:INPUT_DIM]
+    weight = weight[:INPUT_DIM]
     bound = INPUT_DIM**-0.5
     assert np.abs(weight).max() <= bound
     # The variance of a uniform on ±b is b² / 3.
@@ -191,7 +204,8 @@ def test_a_penalty_is_steered_as_documented():
     """Of 20 batches at an L0 of 2, whose target falls from the first batch's 8 until the sixth."""
     learner = SparseAutoencoder(JumpReLU(), l0=2.0)
     state = Steering(*map(jnp.float32, (np.log(0.01), 0, 0)), jnp.int32(0))
-    mean, log = 8.0, np.log(0.01)
+    mean = 8.0
+    log = np.log(0.01)
     for t, active in enumerate([8.0, 4.0, 30.0, 1.0, 5.0, 2.0, 40.0, 3.0]):
         mean = 0.95 * mean + 0.05 * active if t else active
         target = 2 * 4 ** max(0, 1 - t / 6)

@@ -14,7 +14,10 @@ from sae_gap.encoders import MatchingPursuit, ReLU
 from sae_gap.learners import Oracle, SparseTranscoder
 from sae_gap.study import Inference
 
-READ, DIM, LATENTS, K = 12, 8, 16, 4
+READ = 12
+DIM = 8
+LATENTS = 16
+K = 4
 RNG = default_rng(0)
 INPUTS = RNG.normal(size=(1_200, READ)).astype(np.float32)
 WEIGHT = RNG.normal(size=(READ, LATENTS)).astype(np.float32) / READ**0.5
@@ -44,7 +47,8 @@ def test_it_learns_a_sparse_map_and_reads_the_input_alone(name, skip):
     own = np.asarray(inference.infer(learner.encode, "id").codes)
     assert learner.name == f"{name}{'_skip' * skip}_transcoder" and 2 < (own != 0).sum(1).mean() < 5
     # The best of the linear maps leaves .4, so that nothing but the codes explains so much.
-    x, y = INPUTS[-200:], TARGETS[-200:]
+    x = INPUTS[-200:]
+    y = TARGETS[-200:]
     left = y - np.asarray(model.reconstruct(own, None, x))
     assert (left**2).sum() < 0.25 * ((y - y.mean(axis=0)) ** 2).sum()
     assert (model.skip is not None) == skip
@@ -66,7 +70,8 @@ def test_units_of_inputs_and_targets_change_nothing_but_units(skip):
 
 def test_it_starts_from_the_dictionary_of_a_base_and_from_the_regression():
     learner = SparseTranscoder(ReLU(), base=Oracle(), skip=True)
-    data, atoms = learner.select(task_of()), np.eye(DIM, LATENTS, dtype=np.float32)
+    data = learner.select(task_of())
+    atoms = np.eye(DIM, LATENTS, dtype=np.float32)
     base = Model(3 * atoms, np.ones(DIM, np.float32))
     state = learner.init(data, num_latents=LATENTS, key=jax.random.key(0), base=base)
     assert_allclose(state.model.decoder, atoms, atol=1e-6)

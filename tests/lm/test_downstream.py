@@ -20,7 +20,8 @@ SEGMENTS = np.array([[0, 0, 0, 0, 0, 1, 1, -1], [0, 0, 0, 0, 0, 0, -1, -1]])
 POSITIONS = np.array([[0, 1, 2, 3, 4, 0, 1, 2], [0, 1, 2, 3, 4, 5, 6, 7]])
 TOKENS = np.array([[3, 1, 4, 1, 5, 2, 6, 0], [2, 0, 5, 3, 4, 6, 0, 0]])
 REAL = SEGMENTS >= 0
-DIM, VOCABULARY = 5, 7
+DIM = 5
+VOCABULARY = 7
 RNG = default_rng(0)
 EMBEDDING, UNEMBEDDING = RNG.normal(size=(2, VOCABULARY, DIM)).astype(np.float32)
 MIX = RNG.normal(size=(DIM, DIM)).astype(np.float32)
@@ -58,8 +59,10 @@ def expected(guess, scored, replaced):
     clean = np.where(REAL[..., None], before(windows()), 0)
     patched = clean.copy()
     patched[REAL] = np.where(replaced[:, None], guess, clean[REAL])
-    p, q = log_probabilities(clean), log_probabilities(patched)
-    ce, kl = [], []
+    p = log_probabilities(clean)
+    q = log_probabilities(patched)
+    ce = []
+    kl = []
     for row, place in np.argwhere(REAL)[scored]:
         ce.append(-q[row, place, TOKENS[row, place + 1]])
         kl.append(np.sum(np.exp(p[row, place]) * (p[row, place] - q[row, place])))
@@ -72,7 +75,8 @@ def test_nats_are_those_of_numpy(outliers, monkeypatch):
     found = Downstream(
         NETWORK, [windows([0]), windows([1], jnp.uint16)], first=1, special=(0,), outliers=outliers
     )
-    positions, tokens = POSITIONS[REAL], TOKENS[REAL]
+    positions = POSITIONS[REAL]
+    tokens = TOKENS[REAL]
     assert_array_equal(found.outliers, positions == 0)
     replaced = (tokens != 0) & ((positions > 0) | (outliers == "keep"))
     assert_array_equal(found.replaced, replaced)
@@ -91,8 +95,12 @@ def test_nats_are_those_of_numpy(outliers, monkeypatch):
         assert_allclose(nats.ce, ce, rtol=1e-5, atol=1e-5)
         assert_allclose(nats.kl, kl, rtol=1e-4, atol=1e-5)
     assert_array_equal(found.nats(found.activations).kl, 0)
-    score, nats, zero, mean = found.score(guess), found.nats(guess), found.zero, found.mean
-    ce, clean = nats.ce.mean(), found.clean.ce.mean()
+    score = found.score(guess)
+    nats = found.nats(guess)
+    zero = found.zero
+    mean = found.mean
+    ce = nats.ce.mean()
+    clean = found.clean.ce.mean()
     wanted = {"ce": ce, "delta_ce": ce - clean, "kl": nats.kl.mean()}
     for end, ablated in (("", zero), ("_mean", mean)):
         wanted["ce_score" + end] = (ablated.ce.mean() - ce) / (ablated.ce.mean() - clean)
@@ -102,7 +110,8 @@ def test_nats_are_those_of_numpy(outliers, monkeypatch):
 
 
 def test_a_model_is_cut_open_after_a_block_or_at_its_mlp(lm):
-    model, batch = lm.model, windows()
+    model = lm.model
+    batch = windows()
     stream, mlp = (
         Downstream.of_model(model, [batch], 1, first=0, mlp=at_mlp) for at_mlp in (False, True)
     )
@@ -128,7 +137,9 @@ def test_layers_replaced_together_are_run_by_hand(lm):
     """The later map sees what the earlier leaves; exact ones cost nothing, and one alone as much as
     ever.
     """
-    model, batch, hidden = lm.model, windows(), lm.model.embed(windows())
+    model = lm.model
+    batch = windows()
+    hidden = lm.model.embed(windows())
     # Each leaves tokens as they are that the other replaces.
     nets = [Downstream.of_model(model, [batch], i, first=1, special=[4 + i]) for i in (0, 1)]
     maps = [lambda rows: 0.9 * rows + 0.1, lambda rows: rows**2 / 4]

@@ -26,10 +26,12 @@ def turned(heads, theta, divisors, halves):
     each lies half a head apart.
     """
     size = heads.shape[-1]
-    i, positions = np.arange(size // 2), np.arange(len(heads))[:, None, None]
+    i = np.arange(size // 2)
+    positions = np.arange(len(heads))[:, None, None]
     one, two = (i, i + size // 2) if halves else (2 * i, 2 * i + 1)
     turn = np.exp(1j * positions * theta ** (-2 * i / size) / divisors)
-    found, turn = heads.copy(), turn * (heads[..., one] + 1j * heads[..., two])
+    found = heads.copy()
+    turn = turn * (heads[..., one] + 1j * heads[..., two])
     found[..., one], found[..., two] = turn.real, turn.imag
     return found
 
@@ -83,7 +85,8 @@ def states(tensors, tokens):
     return found, norm(hidden, weights["output_norm"]) @ head.T
 
 
-Q8, Q4 = gguf.GGMLQuantizationType.Q8_0, gguf.GGMLQuantizationType.Q4_1
+Q8 = gguf.GGMLQuantizationType.Q8_0
+Q4 = gguf.GGMLQuantizationType.Q4_1
 KINDS = {
     "as SmolLM2 is": {"quantised": {"token_embd": Q8, "attn_q": Q4, "ffn_down": Q4}},
     "a head of its own and divided angles": {"tied": False, "frequencies": True},

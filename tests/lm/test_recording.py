@@ -28,13 +28,15 @@ def test_every_token_is_in_one_window_of_its_document_and_few_places_are_empty(m
     rng = default_rng(0)
     sizes = (0, 1, 31, 32, 33, *rng.integers(2, 200, 40))
     lists = [rng.integers(1, 100, size).astype(np.int32) for size in sizes]
-    batches, seen = list(pack(cut(lists, 32), 32)), []
+    batches = list(pack(cut(lists, 32), 32))
+    seen = []
     for batch in batches:
         tokens, segments, positions = map(np.asarray, vars(batch.windows).values())
         assert tokens.shape == (4, 32)
         for row, segment in {*zip(*np.nonzero(segments >= 0), strict=True)}:
             mine = row, segments[row] == segments[row, segment]
-            (document,), places = {*batch.documents[mine]}, batch.places[mine]
+            (document,) = {*batch.documents[mine]}
+            places = batch.places[mine]
             assert_array_equal(places, positions[mine] + places[0])
             assert_array_equal(positions[mine], np.arange(len(places)))
             assert_array_equal(tokens[mine], lists[document][places])
@@ -57,7 +59,8 @@ def alone(lm, tokens, layer):
     """The residual stream of a window by itself, at the end of a row: positions and what is seen
     count from its start.
     """
-    row, real = np.zeros((1, 16), np.int32), np.arange(16) >= 16 - len(tokens)
+    row = np.zeros((1, 16), np.int32)
+    real = np.arange(16) >= 16 - len(tokens)
     row[0, real] = tokens
     places = np.maximum(np.arange(16) - 16 + len(tokens), 0)
     one = Windows(row, np.where(real, 0, -1)[None], places[None])
@@ -118,7 +121,8 @@ def test_what_an_mlp_reads_and_adds_is_recorded(lm, write):
 )
 def test_an_sae_is_told_what_its_activations_are_of(write, tmp_path, place, hook):
     assert origin_of(tmp_path / "r" / place) == {}
-    tokens, told = len(write().tokens), origin_of(tmp_path / "r" / place)
+    tokens = len(write().tokens)
+    told = origin_of(tmp_path / "r" / place)
     assert (told["model_name"], told["hook_name"], told["recorded_tokens"]) == (
         "tiny",
         hook,
@@ -128,7 +132,9 @@ def test_an_sae_is_told_what_its_activations_are_of(write, tmp_path, place, hook
 
 def test_a_killed_run_goes_on_to_the_same_bytes(write, tmp_path, monkeypatch):
     write("whole", layers=(0, 1))
-    whole, plain, left = content(tmp_path / "whole"), Folder.write, []
+    whole = content(tmp_path / "whole")
+    plain = Folder.write
+    left = []
 
     def killed(self, name, data):
         left.pop()
@@ -195,7 +201,8 @@ def test_tokens_or_documents_of_other_rows_are_refused(write, tmp_path):
         file.unlink()
     with raises(ValueError, match=r"damaged \(the documents of block0 are not those"):
         found.activations(0)
-    about, tokens = tmp_path / "r/recording.json", tmp_path / "r/tokens.npz"
+    about = tmp_path / "r/recording.json"
+    tokens = tmp_path / "r/tokens.npz"
     told = about.read_text()
     with np.load(tokens) as file:
         arrays = dict(file)
@@ -253,7 +260,8 @@ def source(gemma, write):
 def test_as_many_whole_documents_run_as_the_tokens_fill(source):
     found = source(tokens=10_000)
     for part, rows in enumerate(found.rows.parts):
-        drawn, documents = found.documents(part), found.recorded.documents
+        drawn = found.documents(part)
+        documents = found.recorded.documents
         assert sorted(drawn) == sorted({*documents[rows.numbers]})
         two = np.isin(documents, drawn[:2]).sum()
         # Just as many, and one more.
@@ -265,7 +273,8 @@ def test_as_many_whole_documents_run_as_the_tokens_fill(source):
 @mark.parametrize("part", ["stream", "mlp"])
 def test_the_rows_to_score_are_those_that_are_replaced(source, part, monkeypatch):
     found = source(part, seed=3)
-    net, task = found.network, found.task()
+    net = found.network
+    task = found.task()
     assert (task.width, task.seed, task.network) == (9, 3, net)
     documents = found.recorded.documents
     rows = np.flatnonzero(np.isin(documents, found.documents()))

@@ -24,7 +24,8 @@ def explained():
     """
     rng = default_rng(0)
     for dim, width, count in itertools.product([1, 3, 7], [1, 9], [0, 5]):
-        atoms, x = rng.normal(size=(width, dim)), rng.normal(size=(count, dim))
+        atoms = rng.normal(size=(width, dim))
+        x = rng.normal(size=(count, dim))
         atoms[1:4] = atoms[:1]
         atoms /= norm(atoms, axis=1, keepdims=True)
         x[3:] = 0
@@ -32,7 +33,8 @@ def explained():
         given = x.astype(np.float32), rows.astype(np.float32)
         found = host_pursuits.pursue(*given, 0.2, 0.1, num_slots=16, num_rounds=3)
         yield from (found[2], host_pursuits.sums(*found, width)[0])
-        start, rate = np.zeros((count, width)), np.float64(0.1)
+        start = np.zeros((count, width))
+        rate = np.float64(0.1)
         codes = [host_pursuits.iterate(x, atoms.T, rate, 0.2 * rate, start, iterations=5)]
         if count:
             codes += [sparse_code(x, atoms.T, 0.1, nonneg=sign).codes for sign in (False, True)]

@@ -24,7 +24,8 @@ from sae_gap.encoders import (
 from sae_gap.measure import learner_at, learners_of, methods_of
 from sae_gap.saes import SAE, AbsTopK
 
-WIDTH, DIM = 6, 4
+WIDTH = 6
+DIM = 4
 ATOMS = jnp.asarray(default_rng(0).normal(size=(DIM, WIDTH)), jnp.float32)
 OWN = TopK(2)
 
@@ -100,7 +101,8 @@ def test_an_encoder_is_trained_on_the_frozen_dictionary_of_another(name, l0, enc
 
 
 def test_controls_are_of_the_width_and_signs_of_the_first():
-    one, other = sae(AbsTopK(2)), sae(name="other")
+    one = sae(AbsTopK(2))
+    other = sae(name="other")
     found = learners_of([one, other], ["random", "online_dl", "topk"], 2.4, DIM)
     assert [*found] == ["mine", "other", "random", "online_dl", "topk"]
     assert found["mine"] == (one.given, {}) and found["other"] == (other.given, {})

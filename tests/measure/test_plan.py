@@ -63,15 +63,14 @@ def changed(plan, folder, **options):
 def test_gaps_and_curves_are_those_of_scikit_learn_on_held_out_documents(rows, model, activations):
     held = activations.split(seed=0)[1]
     x = np.asarray(held.take(np.arange(held.num_samples)), float)
-    dictionary, target = np.asarray(model.dictionary, float), x - np.asarray(model.bias, float)
+    dictionary = np.asarray(model.dictionary, float)
+    target = x - np.asarray(model.bias, float)
     norms = norm(dictionary, axis=0)
     unit = dictionary / norms
     codes = np.asarray(model.encode(model, jnp.asarray(x, jnp.float32)), float) * norms
     (line,) = measure.gap_lines(rows)
-    lam, options = (
-        line["lam"],
-        {"positive": True, "fit_intercept": False, "tol": 1e-12, "max_iter": 100_000},
-    )
+    lam = line["lam"]
+    options = {"positive": True, "fit_intercept": False, "tol": 1e-12, "max_iter": 100_000}
     peer = SklearnLasso(alpha=lam / len(unit), **options)
     best = np.array([peer.fit(unit, y).coef_ for y in target])
 
@@ -87,12 +86,14 @@ def test_gaps_and_curves_are_those_of_scikit_learn_on_held_out_documents(rows, m
             row[on] = lsq_linear(unit[:, on], y, (0, np.inf), tol=1e-12).x if on.any() else 0
         return again
 
-    gaps, variance = objective(codes) - objective(best), np.square(x - x.mean(axis=0)).sum()
+    gaps = objective(codes) - objective(best)
+    variance = np.square(x - x.mean(axis=0)).sum()
     assert line["samples"] == len(x) == 30
     assert line["gap"] == approx(gaps.mean(), rel=1e-4)
     assert line["relative_gap"] == approx(gaps.mean() / objective(best).mean(), rel=1e-4)
     assert line["certificate"] <= 1.1e-6 and line["unconverged"] == 0
-    fired, used = (codes > 0).any(axis=0), (best > 0).any(axis=0)
+    fired = (codes > 0).any(axis=0)
+    used = (best > 0).any(axis=0)
     wanted = {"fired_only": fired & ~used, "used_only": used & ~fired, "unused": ~fired & ~used}
     assert {name: line[name] for name in wanted} == {k: v.sum() for k, v in wanted.items()}
     kinds = {"own": codes, "own_refit": refitted(codes)}
@@ -185,7 +186,8 @@ def test_signed_codes_are_held_against_signed_controls(plan, tmp_path):
 
 
 def test_the_seed_draws_the_rows_that_are_scored_unless_nothing_learns(plan, activations):
-    one, other = plan.source, of_source(plan, seed=1).source
+    one = plan.source
+    other = of_source(plan, seed=1).source
     assert learner_at("topk", 9, 3.4, 20).encoder.k == 3
     assert not np.array_equal(other.scored, one.scored)
     for controls, codes in ((("random", "samples"), ()), (("random",), ("retrained",))):
@@ -198,7 +200,8 @@ def test_the_seed_draws_the_rows_that_are_scored_unless_nothing_learns(plan, act
 
 
 def test_a_name_says_the_dictionary_the_encoder_and_its_recipe(plan):
-    learner, other = plan.saes[0].given, learner_at("random", 20, 2, 12)
+    learner = plan.saes[0].given
+    other = learner_at("random", 20, 2, 12)
     names = [*["mine:omp_pruned", "screened_pursuit_2x4", "fista_5", "lasso_pruned_refit"]]
     found = {each.name: each.encoder for each in methods_of(learner, names, 2.6)}
     assert list(found) == [name.rpartition(":")[2] for name in names]

@@ -22,7 +22,9 @@ from sae_gap.measure import priced, put_back
 from sae_gap.saes import SAE, AbsTopK
 from sae_gap.solvers import sparse_code
 
-ROWS, LENGTH, DIM = 12, 16, 16
+ROWS = 12
+LENGTH = 16
+DIM = 16
 # Less those of a screened pursuit, of which each number of atoms is a program.
 CODES = ("own", "own_refit", "lasso", "lasso_refit", "omp")
 
@@ -45,7 +47,8 @@ def patched():
     network = Network(
         lambda _: stream, lambda hidden, _: hidden, rng.normal(size=(30, DIM)).astype(np.float32)
     )
-    tokens, positions = rng.integers(0, 30, (ROWS, LENGTH)), np.tile(np.arange(LENGTH), (ROWS, 1))
+    tokens = rng.integers(0, 30, (ROWS, LENGTH))
+    positions = np.tile(np.arange(LENGTH), (ROWS, 1))
     windows = Windows(*(jnp.asarray(part, jnp.int32) for part in (tokens, 0 * tokens, positions)))
     down = Downstream(network, [windows], first=2)
     down.information = down.sensitivity
@@ -101,11 +104,15 @@ def real(patched):
     """The network on rows as they are in life: outlier and special tokens, and a document that is
     too short for any of its tokens to be scored.
     """
-    rng, shape, special = np.random.default_rng(3), (ROWS, LENGTH), 4
-    tokens, segments = rng.integers(0, 30, shape), np.zeros(shape, int)
+    rng = np.random.default_rng(3)
+    shape = (ROWS, LENGTH)
+    special = 4
+    tokens = rng.integers(0, 30, shape)
+    segments = np.zeros(shape, int)
     tokens[:, 5] = special
     positions = np.tile(np.arange(LENGTH), (ROWS, 1))
-    segments[-1, 2:], positions[-1, 2:] = 1, np.arange(LENGTH - 2)
+    segments[-1, 2:] = 1
+    positions[-1, 2:] = np.arange(LENGTH - 2)
     documents = np.repeat(np.arange(ROWS), LENGTH)
     documents[-LENGTH + 2 :] = ROWS
     windows = Windows(*(jnp.asarray(part, jnp.int32) for part in (tokens, segments, positions)))
@@ -139,7 +146,8 @@ def test_the_parts_name_what_is_at_fault(patched, tmp_path):
     candidates += [candidate("atoms", random, Shrunk(0.7)), candidate("true", patched.atoms)]
     candidates += [candidate("dead", patched.atoms, Shrunk(1.7))]
     candidates += [candidate("dense", random, Shrunk(0.01))]
-    rows, down = run(patched, tmp_path, *candidates), patched.downstream
+    rows = run(patched, tmp_path, *candidates)
+    down = patched.downstream
     for row in rows:
         if row["codes"] == "lasso":
             assert row["own_certificate"] < 1.1e-6
@@ -153,7 +161,8 @@ def test_the_parts_name_what_is_at_fault(patched, tmp_path):
     assert references == approx((down.zero.ce.mean(), down.mean.ce.mean()))
     assert own["fvu_outliers"] != approx(own["fvu"], rel=0.1)
     # Its support is that of the lasso, on the true atoms: only values are lost.
-    one, other = lines["values", "kl"], lines["atoms", "kl"]
+    one = lines["values", "kl"]
+    other = lines["atoms", "kl"]
     assert one["values_low"] > 0
     assert one["support_part"] == approx(0, abs=0.02 * one["total"])
     assert one["dictionary_part"] == approx(0, abs=1e-6)
@@ -161,19 +170,24 @@ def test_the_parts_name_what_is_at_fault(patched, tmp_path):
 
 
 def test_every_column_is_that_of_a_splice_by_hand(real, tmp_path):
-    bias, shrunk = 0.02, Rectified(0.9)
+    bias = 0.02
+    shrunk = Rectified(0.9)
     dense = candidate("dense", real.atoms, Rectified(0.6), bias)
     saes = candidate("mine", real.atoms, shrunk, bias), dense
     (row, *_) = rows = run(real, tmp_path, *saes, l0=(1, 4), codes=("own", "omp"))
     z = np.maximum(real.x @ real.atoms - shrunk.above, 0)
-    guess, replaced, scored = z @ real.atoms.T + bias, real.replaced, real.scored
+    guess = z @ real.atoms.T + bias
+    replaced = real.replaced
+    scored = real.scored
 
     def log_p(stream):
         logits = stream @ real.head.T
         return (logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))[scored]
 
     def cost(stream):
-        mine, clean, at = log_p(stream), log_p(real.x), np.arange(scored.sum())
+        mine = log_p(stream)
+        clean = log_p(real.x)
+        at = np.arange(scored.sum())
         return -mine[at, real.targets[scored]], (np.exp(clean) * (clean - mine)).sum(axis=1)
 
     def by_document(values, of):
@@ -182,8 +196,10 @@ def test_every_column_is_that_of_a_splice_by_hand(real, tmp_path):
     def spliced(values):
         return np.where(replaced[:, None], values, real.x)
 
-    (clean, _), (ce, kl) = cost(real.x), cost(spliced(guess))
-    zero, mean = cost(0 * real.x), cost(spliced(real.x[replaced].mean(axis=0)))
+    (clean, _) = cost(real.x)
+    (ce, kl) = cost(spliced(guess))
+    zero = cost(0 * real.x)
+    mean = cost(spliced(real.x[replaced].mean(axis=0)))
     errors = np.square(real.x - guess).sum(axis=1)
 
     def variance(of):
@@ -228,7 +244,8 @@ def test_every_column_is_that_of_a_splice_by_hand(real, tmp_path):
 
 
 def test_codes_are_priced_at_the_weight_of_the_lasso_of_as_many(real, tmp_path):
-    source, store = Source(real.downstream), sae_gap.Store(tmp_path)
+    source = Source(real.downstream)
+    store = sae_gap.Store(tmp_path)
     sae = candidate("mine", real.atoms, Rectified(0.9))
     rows = {row["codes"]: row for row in priced(source, sae, store, 1, ["lasso"], ["omp"])}
     assert set(rows) == {"lasso", "lasso_refit", "lasso_pruned", "omp"}
@@ -246,7 +263,8 @@ def test_the_support_part_tells_latents_not_taken_from_those_not_proposed(patche
     """One encoder weighs latents unlike each other, and another turns some round, which it then
     proposes last; of an encoder that is a function nothing is known.
     """
-    rng, atoms = np.random.default_rng(2), jnp.asarray(patched.atoms)
+    rng = np.random.default_rng(2)
+    atoms = jnp.asarray(patched.atoms)
     weights = {"unlike": rng.uniform(0.4, 1.6, 20), "turned": np.where(np.arange(20) < 6, -1, 1)}
     saes = [candidate("function", patched.atoms, Shrunk(0.3))]
     for name, weight in weights.items():
@@ -268,7 +286,8 @@ def test_an_encoder_is_trained_on_the_dictionary_as_it_is(patched, tmp_path):
     """Retraining mends an encoder that was turned round, and the three parts are all that it loses;
     trained ones are codes of an SAE without a normalisation, and of atoms alone.
     """
-    atoms, turned = jnp.asarray(patched.atoms), np.where(np.arange(20) < 6, -1.0, 1)
+    atoms = jnp.asarray(patched.atoms)
+    turned = np.where(np.arange(20) < 6, -1.0, 1)
     affine = Affine(atoms * jnp.asarray(turned, jnp.float32), jnp.zeros(20))
     sae = SAE.of_model(Model(atoms, jnp.zeros(DIM), affine, TopK(2)), name="turned")
     model = replace(sae.model, normalisation=normalise.ConstantNorm())
@@ -308,12 +327,14 @@ def test_weighted_codes_cost_fewer_nats(patched, tmp_path):
     """Than those of least squares on half as many atoms as the rows have; where all errors cost
     alike, they are the same.
     """
-    kinds, down = ("screened", "weighted"), patched.downstream
+    kinds = ("screened", "weighted")
+    down = patched.downstream
     for name, bias, information in (
         ("flat", 0.02, lambda: np.eye(DIM)),
         ("nats", 0.0, down.sensitivity),
     ):
-        true, down.information = candidate("true", patched.atoms, bias=bias), information
+        true = candidate("true", patched.atoms, bias=bias)
+        down.information = information
         plain, weighted = run(patched, tmp_path, true, l0=(1,), codes=kinds, name=name)
         assert (plain["codes"], weighted["codes"]) == kinds
         assert weighted["l0"] == approx(1, abs=0.05)
@@ -326,7 +347,8 @@ def test_weighted_codes_cost_fewer_nats(patched, tmp_path):
 @mark.parametrize("kind", ["each", "white"])
 def test_where_activations_are_in_other_units_none_has_weighted_codes(patched, tmp_path, kind):
     """Dictionaries are compared by codes of the same kinds."""
-    plain, eye = candidate("plain", patched.atoms), np.eye(DIM, dtype=np.float32)
+    plain = candidate("plain", patched.atoms)
+    eye = np.eye(DIM, dtype=np.float32)
     other = {
         "each": normalise.ConstantNorm(),
         "white": normalise.Whitening(np.zeros(DIM, np.float32), 2 * eye, eye / 2),

@@ -103,7 +103,8 @@ def test_a_latent_that_turns_round_out_of_distribution_is_wrong_there(protocol, 
 
 def test_dense_probe_against_scikit_learn():
     rng = default_rng(0)
-    x, labels = rng.normal(size=(300, 20)) * np.arange(1, 21), rng.random(300) < 0.5
+    x = rng.normal(size=(300, 20)) * np.arange(1, 21)
+    labels = rng.random(300) < 0.5
     x[:, 0] += labels
     # So many rows of float32 that their sum in that type would be far from it.
     constant = np.full((200_000, 2), 0.1, np.float32)
@@ -132,7 +133,8 @@ def test_latents_are_ranked_as_sae_probes_ranks_them():
 
 def test_probes_read_what_their_names_say():
     # Two latents tell the classes, their sum tells nothing, nor does any coordinate alone.
-    rng, labels = default_rng(3), np.arange(400) % 2 < 1
+    rng = default_rng(3)
+    labels = np.arange(400) % 2 < 1
     on = rng.random(400) < 0.5
     codes = np.stack([on * labels, on * ~labels, rng.random(400)], axis=1).astype(np.float32)
     rows = np.arange(400)
@@ -147,7 +149,8 @@ def test_probes_read_what_their_names_say():
         found = probes.measure(SimpleNamespace(task=task, codes={"id": codes}, model=model, **told))
         return {name: found[f"auc_id {name}"][0] for name in found["probes"]}
 
-    of_codes, of_rows = scores(codes), scores(None)
+    of_codes = scores(codes)
+    of_rows = scores(None)
     assert [*of_codes] == ["dense", "k=all", "k=1", "k=2", "k=5", "k=20"]
     assert [*of_rows] == ["dense", "k=1", "k=2", "k=5", "k=20"]
     # One of two exclusive latents is silent on half of the rows of its class.

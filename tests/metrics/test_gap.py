@@ -48,7 +48,8 @@ def test_scores_of_atoms_of_any_length_by_hand(scale):
     target, dictionary, codes = draw()
     lengths = np.linspace(0.5, 3, 10)
     # Codes of a zero atom count as nothing.
-    lengths[1], dictionary[:, 1] = 0, 0
+    lengths[1] = 0
+    dictionary[:, 1] = 0
     codes[0, 2] = 0.005
     model = Model(jnp.asarray(dictionary * lengths), jnp.full(6, 0.1))
     task = Task(*[Split(jnp.asarray(scale * target + 0.1))] * 3, width=10)
@@ -57,7 +58,8 @@ def test_scores_of_atoms_of_any_length_by_hand(scale):
     reference = Solution(None, best, slack, np.ones(7, int), np.arange(7) > 0)
     held = dict.fromkeys(("id", "ood"), codes.astype(np.float32))
     given = Inferred(task, model, held, dict.fromkeys(held, reference), LAM, "strict")
-    found, achieved = gap.measure(given), objective(scale * target, dictionary, codes * lengths)
+    found = gap.measure(given)
+    achieved = objective(scale * target, dictionary, codes * lengths)
     wanted = {
         "l0_above": np.mean(np.sum(codes > 0.01, axis=1)),
         "mse": np.mean((scale * target - codes @ (dictionary * lengths).T) ** 2),
@@ -88,7 +90,8 @@ def test_amortisation_gap_of_a_model_against_scikit_learn(sign):
         return (sign * model.encode(model, rows)).at[0, 0].add(-1e-7)
 
     found = gap.amortisation_gap(model, signals, LAM, encode=encode, signed=sign < 0 or None)
-    target, dictionary = signals - np.arange(6.0), np.asarray(model.decoder, float) / 2
+    target = signals - np.arange(6.0)
+    dictionary = np.asarray(model.decoder, float) / 2
     codes = 2 * sign * np.maximum(target @ np.asarray(model.encoder.weight, float), 0)
     best = peer(np.asarray(target, float), dictionary, sign > 0)
     lost = objective(target, dictionary, codes) - best
@@ -144,7 +147,8 @@ def best(target, dictionary, on):
         rest = target - own @ z
         return 0.5 * rest @ rest + LAM * z.sum(), LAM - own.T @ rest
 
-    bounds, start = [(0, None)] * own.shape[1], np.ones(own.shape[1])
+    bounds = [(0, None)] * own.shape[1]
+    start = np.ones(own.shape[1])
     return minimize(value, start, jac=True, bounds=bounds, options={"ftol": 1e-14}).fun
 
 
@@ -158,7 +162,8 @@ def parts(target, dictionary, codes, nonneg=True):
         encode=lambda *_: own,
     )
     held = Split(jnp.asarray(rows, jnp.float32), counts=np.arange(len(rows)) > 0)
-    task, lasso = Task(held, held, held), Lasso(LAM, nonneg=nonneg)
+    task = Task(held, held, held)
+    lasso = Lasso(LAM, nonneg=nonneg)
     inference = Inference(task, model, timed=False)
     found = {"id": inference.infer(lasso, "id").codes}
     learner = Given(Held(model), "mine", "sae", not nonneg)

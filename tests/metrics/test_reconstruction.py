@@ -26,10 +26,13 @@ from sae_gap.study import Inference
 
 def test_explained_is_by_its_formula():
     rng = default_rng(0)
-    codes, atoms = rng.random((30, 4)) * (rng.random((30, 4)) < 0.3), 2 * rng.normal(size=(5, 4))
-    drawn, kept = codes @ atoms.T + np.arange(5), np.arange(30) != 7
+    codes = rng.random((30, 4)) * (rng.random((30, 4)) < 0.3)
+    atoms = 2 * rng.normal(size=(5, 4))
+    drawn = codes @ atoms.T + np.arange(5)
+    kept = np.arange(30) != 7
     x = (drawn + 0.3 * rng.normal(size=(30, 5))) * kept[:, None]
-    task, model = Task(*[Split(x)] * 3, width=4, dictionary=atoms), Model(atoms, np.arange(5.0))
+    task = Task(*[Split(x)] * 3, width=4, dictionary=atoms)
+    model = Model(atoms, np.arange(5.0))
     given = Inferred(task, model, dict.fromkeys(("id", "ood"), codes), {}, 1.0, "strict")
     lengths = (norm(part[kept], axis=1) for part in (drawn, x))
     wanted = {
@@ -42,12 +45,15 @@ def test_explained_is_by_its_formula():
 
 def test_a_reconstruction_is_scored_by_document_on_rows_that_count():
     rng = default_rng(0)
-    x, z = rng.normal(3, 1, (30, 5)).astype("f"), np.eye(30, 5, dtype="f")
-    counts, documents = np.arange(30) > 2, np.arange(30) // 10
+    x = rng.normal(3, 1, (30, 5)).astype("f")
+    z = np.eye(30, 5, dtype="f")
+    counts = np.arange(30) > 2
+    documents = np.arange(30) // 10
     model = Model(np.eye(5, dtype="f"), np.full(5, 3, "f"))
     held = Split(x, counts=counts, documents=documents)
     given = Inferred(Task(held, held, held, width=5), model, {"id": z}, {}, 0.1, "")
-    found, kept = reconstruction.METRIC(given), x[3:]
+    found = reconstruction.METRIC(given)
+    kept = x[3:]
     errors = (x - z - 3) ** 2, (x - kept.mean(axis=0)) ** 2
     for name, part in zip(("errors", "variance"), errors, strict=True):
         sums = [part[counts & (documents == each)].sum() for each in range(3)]
@@ -109,11 +115,13 @@ def test_detection_by_hand():
 
 @mark.parametrize("least", [0, np.array([0.3, 0.0, 0.8, 2.0])])
 def test_firings_are_counted_above_a_latents_magnitude(least):
-    truth, codes = sparse_codes(23, 6), sparse_codes(23, 4) * RNG.choice([-1, 1], (23, 4))
+    truth = sparse_codes(23, 6)
+    codes = sparse_codes(23, 4) * RNG.choice([-1, 1], (23, 4))
     # What is below zero is off.
     truth[4:8] *= -1
     nearest = np.array([5, 0, 0, 3])
-    on, present = np.abs(codes) > least, truth[:, nearest] > 0
+    on = np.abs(codes) > least
+    present = truth[:, nearest] > 0
     found = count(nearest, truth, codes, least)
     wanted = [np.sum(part, axis=0) for part in (on, present, on & present)]
     assert_array_equal(found[:3], wanted)
@@ -129,8 +137,10 @@ def test_splits_are_scored_above_the_cuts_of_the_id_split():
     codes = {name: sparse_codes(400, 8) ** 3 for name in ("id", "ood")}
     # Latents are features in reverse, of half the length.
     given = Inferred(task, Model(truth[:, ::-1] / 2, np.zeros(8)), codes, {}, 1.0, "strict")
-    order, told = np.arange(8)[::-1], (held.codes, codes["ood"], cuts(codes["id"]))
-    above, every = detection(count(order, *told)), detection(count(order, *told[:2]))
+    order = np.arange(8)[::-1]
+    told = (held.codes, codes["ood"], cuts(codes["id"]))
+    above = detection(count(order, *told))
+    every = detection(count(order, *told[:2]))
     wanted = {f"{name}_ood": value for name, value in every.items()}
     assert METRIC(given) == wanted | {f"cut_{name}_ood": value for name, value in above.items()}
     assert ABSORPTION(given) == {"absorption_ood": absorption(tree.parent, order, *told)}
@@ -156,8 +166,10 @@ def test_a_cut_is_the_least_that_is_its_own_share(share):
 @mark.parametrize("few", [(9, 30), (30, 9), (10, 10)])
 def test_absorption_is_the_recall_that_a_child_takes(few):
     # Feature 0 has the children 1 and 2, feature 3 the child 4; feature 5 is free.
-    parent, partner = np.array([-1, 0, 0, -1, 3, -1]), np.array([2, 0, 1, 3, -1, 4])
-    truth, codes = np.zeros((100, 6)), np.zeros((100, 5))
+    parent = np.array([-1, 0, 0, -1, 3, -1])
+    partner = np.array([2, 0, 1, 3, -1, 4])
+    truth = np.zeros((100, 6))
+    codes = np.zeros((100, 5))
     truth[:40, 0], truth[:10, 1], truth[10:20, 2] = 1, 1, 1
     # Latent 2 of feature 0: in 5 of the 20 samples with a child, in 18 of the 20 without.
     codes[15:38, 2] = 1

@@ -50,7 +50,8 @@ def sparse(rng, shape, density=0.4):
 @mark.parametrize("dtype", [np.float32, np.float64])
 def test_mcc_is_the_definition(width, dtype):
     rng = default_rng(width)
-    truth, codes = sparse(rng, (40, 5)), sparse(rng, (40, width))
+    truth = sparse(rng, (40, 5))
+    codes = sparse(rng, (40, width))
     truth[:, 3] = 0.25
     # A variance of about 1e-6 is enough to count, and signs count.
     truth[:, 4] *= 3e-3
@@ -80,7 +81,8 @@ def padded_by_hand(truth, codes, split):
 @mark.parametrize("width", [4, 6])
 def test_constant_columns_count_as_nothing_in_the_published_form(split, dead, still, width):
     rng = default_rng(11)
-    truth, codes = sparse(rng, (40, 5)), sparse(rng, (40, width))
+    truth = sparse(rng, (40, 5))
+    codes = sparse(rng, (40, width))
     codes[:, [place for place in dead if place < width]] = 0
     truth[:, still] = 0
     expected = padded_by_hand(truth, codes, split)
@@ -92,7 +94,8 @@ def test_constant_columns_count_as_nothing_in_the_published_form(split, dead, st
 def test_measure_scores_each_split_in_its_own_form(width):
     """The published one is left out where it would be all noise, and all of a constant truth."""
     rng = default_rng(14)
-    truth, few = sparse(rng, (3, 40, 4)), sparse(rng, (40, 7))
+    truth = sparse(rng, (3, 40, 4))
+    few = sparse(rng, (40, 7))
     truth[2] = 1
     codes = scipy.sparse.csr_array(np.pad(few, ((0, 0), (0, width - 7))))
     task = Task(*(Split(jnp.zeros((40, 2)), part) for part in truth), width=4)
@@ -117,11 +120,13 @@ def test_bad_input_is_refused():
 @mark.parametrize(("learned", "true"), [(10, 6), (6, 8)])
 def test_support_against_scikit_learn_sample_by_sample(learned, true):
     rng = default_rng(learned)
-    truth, codes = sparse(rng, (60, true), 0.2), sparse(rng, (60, learned), 0.3)
+    truth = sparse(rng, (60, true), 0.2)
+    codes = sparse(rng, (60, learned), 0.3)
     codes *= rng.choice([-1, 1], codes.shape)
     codes[:, 0] *= 3e-4
     # Empty supports, and true atoms without a partner.
-    truth[:5], codes[3:9] = 0, 0
+    truth[:5] = 0
+    codes[3:9] = 0
     order = rng.permutation(max(learned, true))[:true]
     match = Match(np.where(order < learned, order, -1), np.ones(true))
     paired = np.pad(codes, ((0, 0), (0, max(0, true - learned))))[:, order]
@@ -143,7 +148,9 @@ def test_against_a_loop_over_matched_atoms():
     learned = (truth + 0.4 * rng.standard_normal(truth.shape))[
         :, rng.permutation(10)
     ] * rng.uniform(0.5, 2, 10)
-    cosines, angles, ratios = [], [], []
+    cosines = []
+    angles = []
+    ratios = []
     for atom, partner in zip(truth.T, learned.T[match_atoms(learned, truth).learned], strict=True):
         lengths = math.hypot(*atom), math.hypot(*partner)
         cosines.append(abs(atom @ partner) / math.prod(lengths))
@@ -178,10 +185,12 @@ def unit(seed, columns):
 
 @mark.parametrize(("learned", "true"), [(5, 9), (9, 5)])
 def test_atom_scores_are_those_of_the_assignment(learned, true):
-    atoms, truth = unit(0, learned) * 3, unit(1, true)
+    atoms = unit(0, learned) * 3
+    truth = unit(1, true)
     cosine = np.abs((atoms / 3).T @ truth)
     rows, columns = linear_sum_assignment(-cosine)
-    nearest, groups = nearest_atoms(atoms, truth), {"first": np.arange(3), "none": np.zeros(0, int)}
+    nearest = nearest_atoms(atoms, truth)
+    groups = {"first": np.arange(3), "none": np.zeros(0, int)}
     found = atom_scores(match_atoms(atoms, truth), learned, nearest, groups)
     pairs = dict(zip(columns.tolist(), cosine[rows, columns], strict=True))
     assert found == approx(

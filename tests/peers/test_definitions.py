@@ -34,12 +34,12 @@ def test_saelens(given):
     from sae_lens import evals, synthetic
     from sae_lens.training.sae_trainer import SAETrainer
 
-    x, z, guess = given["x"], given["z"], given["reconstruction"]
-    variance, l0, dead = (
-        evals.ExplainedVarianceCalculator(),
-        synthetic.L0Calculator(),
-        synthetic.DeadLatentsCalculator(3),
-    )
+    x = given["x"]
+    z = given["z"]
+    guess = given["reconstruction"]
+    variance = evals.ExplainedVarianceCalculator()
+    l0 = synthetic.L0Calculator()
+    dead = synthetic.DeadLatentsCalculator(3)
     variance.add_batch(guess, x)
     l0.add_batch(z)
     dead.add_batch(z)
@@ -76,7 +76,8 @@ def test_dictionary_learning(given):
         return z @ given["W_dec"] + given["b_dec"], z
 
     class Dictionary:
-        dict_size, activation_dim = 3, 2
+        dict_size = 3
+        activation_dim = 2
         __call__ = staticmethod(dictionary)
 
     found = evaluate(Dictionary(), iter([given["x"]]))

@@ -22,7 +22,9 @@ from tests.torch.test_module import BLOCKS
 
 pytestmark = [mark.peers, mark.filterwarnings("default")]
 # The models of the hooks, the layer, and the block of the page that puts a reconstruction there.
-LAYER, VOCABULARY, HIDDEN = 1, 64, 24
+LAYER = 1
+VOCABULARY = 64
+HIDDEN = 24
 
 
 def transformer_lens():

@@ -143,7 +143,8 @@ def test_losses_downstream_are_those_of_saelens(lm, theirs, tmp_path):
     from sae_lens.evals import get_recons_loss
     from sae_lens.training.activation_scaler import ActivationScaler
 
-    count, context = 4, 128
+    count = 4
+    context = 128
     texts = (tokens[:context] for tokens in lm.tokenise(read_texts().texts[: 20 * count]))
     tokens = np.stack([text for text in texts if len(text) == context][:count])
     places = jnp.broadcast_to(jnp.arange(context), tokens.shape)
@@ -162,7 +163,8 @@ def test_losses_downstream_are_those_of_saelens(lm, theirs, tmp_path):
         )
     # The divergence at the last place of a window has no next token beside it.
     other = {name: value[:, : context - 1].mean().item() for name, value in found.items()}
-    clean, zero = other["ce_loss_without_sae"], other["ce_loss_with_ablation"]
+    clean = other["ce_loss_without_sae"]
+    zero = other["ce_loss_with_ablation"]
     score = downstream.score(ours.decode(ours.encode(x), x))
     assert score["kl"] > 0.01
     assert {

@@ -9,7 +9,8 @@ from sae_gap.saes import has_form
 from tests.saes.examples import close
 
 pytestmark = [mark.peers, mark.filterwarnings("default")]
-WIDTH, SPARSITY = 160, 8
+WIDTH = 160
+SPARSITY = 8
 EXPORTED = [name for name, kind in catalogue.saes().items() if has_form(kind)]
 
 
@@ -34,7 +35,8 @@ def test_saelens_has_the_codes_and_reconstructions(name, task, tmp_path):
     import sae_gap.torch.saelens
 
     sae_gap.save_sae(model_of(name, task), tmp_path / "sae")
-    ours, theirs = sae_gap.load_sae(tmp_path / "sae"), SAE.load_from_disk(tmp_path / "sae")
+    ours = sae_gap.load_sae(tmp_path / "sae")
+    theirs = SAE.load_from_disk(tmp_path / "sae")
     x = np.array(task.ood.signals[:500])
     codes = np.asarray(ours.encode(x))
     with torch.no_grad():

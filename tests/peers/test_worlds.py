@@ -13,7 +13,10 @@ from sae_gap.data import WorldStream, firing_of, published_world
 from sae_gap.metrics import atom_scores, detection, reconstruction
 
 pytestmark = [mark.peers, mark.filterwarnings("default")]
-NUM_LATENTS, INPUT_DIM, NUM_SAMPLES, SEED = 2_048, 256, 20_000, 7
+NUM_LATENTS = 2_048
+INPUT_DIM = 256
+NUM_SAMPLES = 20_000
+SEED = 7
 # Events that are seen fewer times are not told by a normal law.
 FEWEST = 30
 
@@ -73,7 +76,8 @@ def samples(world):
 
 
 def test_the_constants_are_those_of_the_model(theirs, world):
-    firing, generator = firing_of(world.law), theirs.activation_generator
+    firing = firing_of(world.law)
+    generator = theirs.activation_generator
     for ours, other in (
         (firing.rates, generator.firing_probabilities),
         (firing.mean, generator.mean_firing_magnitudes),
@@ -119,31 +123,32 @@ def test_scores_of_the_same_latents_are_the_same(world, samples):
     from sae_lens.evals import ExplainedVarianceCalculator
 
     signals, codes = samples
-    stream, rng = WorldStream(world), default_rng(0)
-    truth, chosen = stream.atoms, rng.permutation(NUM_LATENTS)[: NUM_LATENTS // 2]
+    stream = WorldStream(world)
+    rng = default_rng(0)
+    truth = stream.atoms
+    chosen = rng.permutation(NUM_LATENTS)[: NUM_LATENTS // 2]
     atoms = truth[chosen] + 0.5 * rng.standard_normal((len(chosen), INPUT_DIM)) / INPUT_DIM**0.5
     atoms = (atoms / norm(atoms, axis=1, keepdims=True)).astype(np.float32)
     latents = codes[:, chosen] * (rng.random((len(codes), len(chosen))) < 0.8)
     latents = (latents + (rng.random(latents.shape) < 0.01)).astype(np.float32)
-    match, nearest = (
-        matching.match_atoms(atoms.T, truth.T),
-        matching.nearest_atoms(atoms.T, truth.T),
-    )
+    match = matching.match_atoms(atoms.T, truth.T)
+    nearest = matching.nearest_atoms(atoms.T, truth.T)
     ours = detection.detection(detection.count(nearest, codes, latents))
     ours |= reconstruction.r2_and_shrinkage(signals, latents @ atoms + stream.bias)
     ours |= atom_scores(match, len(atoms), nearest, {})
 
-    drawn, given = torch.from_numpy(latents @ atoms + stream.bias), torch.from_numpy(signals)
-    decoder, features, acts = (
-        torch.from_numpy(atoms),
-        torch.from_numpy(truth),
-        torch.from_numpy(latents),
-    )
+    drawn = torch.from_numpy(latents @ atoms + stream.bias)
+    given = torch.from_numpy(signals)
+    decoder = torch.from_numpy(atoms)
+    features = torch.from_numpy(truth)
+    acts = torch.from_numpy(latents)
     classes = synthetic.compute_classification_metrics(
         acts, torch.from_numpy(codes), decoder, features
     )
-    variance, shrinkage = ExplainedVarianceCalculator(), synthetic.ShrinkageCalculator()
-    l0, dead = synthetic.L0Calculator(), synthetic.DeadLatentsCalculator(len(atoms))
+    variance = ExplainedVarianceCalculator()
+    shrinkage = synthetic.ShrinkageCalculator()
+    l0 = synthetic.L0Calculator()
+    dead = synthetic.DeadLatentsCalculator(len(atoms))
     for counted in (l0, dead):
         counted.add_batch(acts)
     for compared in (variance, shrinkage):

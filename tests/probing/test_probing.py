@@ -95,7 +95,8 @@ def test_rows_are_chosen_evenly_over_cells_and_words(monkeypatch):
 def test_drops_are_those_of_the_dictionary(k):
     """With atoms of A and of B nothing drops; an atom of A without B says nothing where B is."""
     tokens, a, b = drawn()
-    split, (one, two, three) = probing.split_cells(a, b, tokens, 0), 1 + RNG.random((3, len(a.has)))
+    split = probing.split_cells(a, b, tokens, 0)
+    (one, two, three) = 1 + RNG.random((3, len(a.has)))
     both = a.has & b.has
     atoms = (
         [a.has * one, b.has * two] if k == 1 else [(a.has & ~both) * one, both * two, b.has * three]
@@ -112,7 +113,8 @@ def test_drops_are_those_of_the_dictionary(k):
 
 def test_what_a_requested_l0_decides_is_found_on_some_rows(monkeypatch):
     monkeypatch.setattr(concepts, "MATCHED", 3)
-    x, held = np.arange(24.0).reshape(8, 3), {"a": probing.Labelled(np.arange(8) > 3, {})}
+    x = np.arange(24.0).reshape(8, 3)
+    held = {"a": probing.Labelled(np.arange(8) > 3, {})}
     source = probing.Probed(open_activations(x + 1), held_out=open_activations(x), concepts=held)
     task = source.task()
     assert task.id.counted.tolist() == x[evenly_spaced(8, 3)].tolist()

@@ -68,7 +68,8 @@ def test_programs_are_kept_in_the_cache_folder_and_each_counts_once(tmp_path):
     }
 
     def run():
-        command, root = [sys.executable, "-c", CACHED], Path(__file__).parents[2]
+        command = [sys.executable, "-c", CACHED]
+        root = Path(__file__).parents[2]
         return subprocess.check_output(command, env=os.environ | given, cwd=root, text=True)
 
     place, none, compiled, again, other = (first := run()).split()

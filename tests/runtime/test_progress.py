@@ -89,7 +89,9 @@ def of_train_real(folder):
 
 @mark.parametrize("door", [of_runner, of_train_real])
 def test_the_log_has_a_line_a_minute_within_a_fit(tmp_path, monkeypatch, door):
-    report, said, told = progress.Line.report, queue.Queue(), []
+    report = progress.Line.report
+    said = queue.Queue()
+    told = []
     assert progress.EVERY == 60
 
     def slow(line, name, share=1.0):
@@ -114,7 +116,8 @@ def test_after_the_minutes_nothing_is_started_and_the_same_command_goes_on(
     """Each row, and the fit of both seeds, takes a minute: a run of one minute does one of them."""
     study = make(methods=METHODS[1:], metrics=())
     whole = run(study, Store(tmp_path / "whole"))
-    put, fit = Store.put, models.fit
+    put = Store.put
+    fit = models.fit
     done = []
 
     def timed(inner):

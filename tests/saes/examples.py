@@ -20,7 +20,8 @@ FILES = Path(__file__).parent / "files"
 
 def transcoder(encoder, *, skip=True, num_inputs=5):
     """A transcoder of random parameters as training moves them, and inputs for it."""
-    rng, sizes = default_rng(2), ((6, 10), 6, num_inputs, (num_inputs, 6))
+    rng = default_rng(2)
+    sizes = ((6, 10), 6, num_inputs, (num_inputs, 6))
     start = encoder.parameters(jnp.asarray(rng.normal(size=(num_inputs, 10))), jax.random.key(0))
     parameters = jax.tree.map(
         lambda leaf: jnp.clip(leaf, -1) + rng.uniform(0.1, 1, leaf.shape), start

@@ -27,7 +27,8 @@ from tests.saes.examples import FILES, changed, refused
 from tests.torch_files import archive, state, tensor
 
 X = default_rng(3).normal(1, size=(24, 6)).astype("f")
-TEN, SKIP = np.full(10, 2, "f"), np.zeros((6, 6), "f")
+TEN = np.full(10, 2, "f")
+SKIP = np.zeros((6, 6), "f")
 PLAIN = load_file(FILES / "saelens/standard/sae_weights.safetensors")
 # By the place of an SAE: what changes of its tensors or of its configuration, and words of the
 # sentence.
@@ -149,7 +150,8 @@ def test_a_path_has_one_sae(tmp_path):
 
 
 ATOMS = default_rng(0).normal(size=(6, 10)).astype(np.float32)
-BIAS, MEAN = np.arange(6, dtype=np.float32), np.full(6, 2, np.float32)
+BIAS = np.arange(6, dtype=np.float32)
+MEAN = np.full(6, 2, np.float32)
 MODEL = sae_gap.Model(jnp.asarray(ATOMS), jnp.asarray(BIAS))
 # What writes a dictionary to a place, the file in it, and the bias in it.
 KINDS = {
@@ -243,7 +245,8 @@ def test_codes_of_unit_atoms_keep_their_thresholds_and_a_dead_atom_reaches_none(
 
 
 def test_what_a_bias_adds_to_codes_is_summed_in_double_precision():
-    long, weight = np.array([2.0**24, 1.0], np.float32), np.ones((2, 3), np.float32)
+    long = np.array([2.0**24, 1.0], np.float32)
+    weight = np.ones((2, 3), np.float32)
     arrays = {"W_dec": weight.T, "b_dec": long, "W_enc": weight}
     arrays["b_enc"] = np.full(3, -(2.0**24), np.float32)
     sae = of_parts(Parts("standard", {}, arrays, "ours", "standard", {}))
@@ -259,7 +262,8 @@ def test_a_pursuit_stops_once_little_is_left():
 
 def test_an_sae_is_found_in_the_cache_of_the_hub(tmp_path, monkeypatch):
     """By its repository or by the table of SAELens, which is not imported."""
-    folder, package = tmp_path / "home/hub/models--some--saes", tmp_path / "packages/sae_lens"
+    folder = tmp_path / "home/hub/models--some--saes"
+    package = tmp_path / "packages/sae_lens"
     for part in (folder / "refs", package):
         part.mkdir(parents=True)
     (folder / "refs/main").write_text("new")

@@ -41,7 +41,9 @@ def loaded(case):
 @mark.parametrize("case", CASES)
 def test_an_sae_is_the_librarys_own_and_so_is_what_is_written_of_it(case, tmp_path):
     check_sae_format(FILES / case, *expected(case))
-    sae, again, (library, _) = loaded(case), tmp_path / "sae", case.split("/", 1)
+    sae = loaded(case)
+    again = tmp_path / "sae"
+    (library, _) = case.split("/", 1)
     assert sae.library == LIBRARIES.get(library, library)
     assert sae.transcodes == (case.startswith(TRANSCODERS) or "transcoder" in case)
     if case in UNWRITTEN:

@@ -36,7 +36,8 @@ PLAIN = Model(
 
 
 def test_an_sae_of_a_model_has_its_units_and_atoms_of_unit_length():
-    sae, x = SAE.of_model(PLAIN), np.ones((2, 3), "f")
+    sae = SAE.of_model(PLAIN)
+    x = np.ones((2, 3), "f")
     assert_allclose(sae.target(x), x - BIAS)
     # The encoder is given activations as they are.
     assert_allclose(sae.encode(x), 2 * x @ ATOMS)
@@ -91,11 +92,14 @@ def test_an_sae_of_arrays_infers_as_its_formula_says(options, codes_of, turned):
 
 @mark.parametrize("turned", ["W_enc", ("W_dec", "W_skip")])
 def test_a_transcoder_of_arrays_infers_as_its_formula_says(turned):
-    weight, skip = RNG.normal(size=(5, 7)).astype("f"), RNG.normal(size=(5, 4)).astype("f")
-    x, given = RNG.normal(1, 2, size=(9, 5)).astype("f"), DRAWN | {"W_enc": weight, "W_skip": skip}
+    weight = RNG.normal(size=(5, 7)).astype("f")
+    skip = RNG.normal(size=(5, 4)).astype("f")
+    x = RNG.normal(1, 2, size=(9, 5)).astype("f")
+    given = DRAWN | {"W_enc": weight, "W_skip": skip}
     given = {name: array.T if name in turned else array for name, array in given.items()}
     sae = SAE.from_arrays(**given, architecture="relu", transcoder=True)
-    codes, added = above(0)(x @ weight + DRAWN["b_enc"]), DRAWN["b_dec"] + x @ skip
+    codes = above(0)(x @ weight + DRAWN["b_enc"])
+    added = DRAWN["b_dec"] + x @ skip
     assert_allclose(sae.encode(x), codes, atol=1e-5)
     assert_allclose(sae.reconstruct(x), codes @ DRAWN["W_dec"] + added, atol=1e-4)
     assert_allclose(sae.target(ROWS, x), ROWS - added, atol=1e-4)
@@ -111,7 +115,8 @@ def test_square_matrices_are_taken_as_one_says(linear):
     given = {"W_enc": weight, "b_enc": np.zeros(4), "W_dec": atoms, "b_dec": np.zeros(4)}
     sae = SAE.from_arrays(**given, architecture="relu", linear=linear)
     if linear:
-        weight, atoms = weight.T, atoms.T
+        weight = weight.T
+        atoms = atoms.T
     wanted = np.maximum(ROWS @ weight, 0) @ atoms
     assert_allclose(sae.reconstruct(ROWS), wanted, rtol=1e-4, atol=1e-4)
     assert ("square matrices" in sae.notes) == (linear is None)
@@ -135,7 +140,8 @@ def test_arrays_that_make_no_sae_are_refused(change, words):
 
 
 def test_activations_and_codes_that_do_not_fit():
-    sae, eye = sae_gap.load_sae(FILES / "saelens/layer_norm"), np.eye(6)
+    sae = sae_gap.load_sae(FILES / "saelens/layer_norm")
+    eye = np.eye(6)
     for call, words in (
         (lambda: sae.encode(np.ones((3, 7))), "7 columns, but the SAE has input_dim 6"),
         (lambda: sae.encode(np.nan * eye), "activations"),
@@ -150,7 +156,8 @@ def test_activations_and_codes_that_do_not_fit():
 
 
 def test_a_crosscoder_takes_layers_before_dimensions(tmp_path):
-    sae, x = sae_gap.load_sae(FILES / "crosscoder/relu"), RNG.normal(size=(20, 3, 2))
+    sae = sae_gap.load_sae(FILES / "crosscoder/relu")
+    x = RNG.normal(size=(20, 3, 2))
     sae_gap.save_sae(sae, tmp_path / "sae")
     again = sae_gap.load_sae(tmp_path / "sae")
     again.encode(x)
@@ -264,7 +271,8 @@ class Louder(TopK):
         return 2 * super().__call__(model, signals)
 
 
-MODEL, PURSUED = example("relu"), example("batch_pursuit")
+MODEL = example("relu")
+PURSUED = example("batch_pursuit")
 BARE = replace(MODEL, encode=None)
 REFUSED = [
     (BARE, None, "dictionary alone, which is no SAE; fit an encoder by sae_gap.learn"),
@@ -294,7 +302,8 @@ def test_metadata_and_a_given_encoder_are_written_but_cannot_change_the_form(tmp
 
 
 def test_nothing_else_is_overwritten_and_a_full_disk_is_said(tmp_path, monkeypatch):
-    folder, other = tmp_path / "sae", tmp_path / "other"
+    folder = tmp_path / "sae"
+    other = tmp_path / "other"
     folder.mkdir()
     sae_gap.save_sae(MODEL, folder)
     before = {path: path.read_bytes() for path in folder.iterdir()}

@@ -82,7 +82,8 @@ def draw(seed, dtype=np.float32, kind=None, shape=None):
     on = rng.uniform(size=(num_samples, num_latents)) < 3 / num_latents
     sparse = rng.normal(size=on.shape) * on
     signals[::2] = np.where(signals.any(axis=1, keepdims=True), sparse @ atoms.T, 0)[::2]
-    norms, sizes = np.ones((1, num_latents)), np.ones((num_samples, 1))
+    norms = np.ones((1, num_latents))
+    sizes = np.ones((num_samples, 1))
     if kind == "scaled atoms":
         norms = 10 ** rng.uniform(-ATOM_POWERS, ATOM_POWERS, size=norms.shape)
     elif kind == "scaled signals":
@@ -99,12 +100,15 @@ def optimum(signal, dictionary, lam, *, nonneg):
     """Optimal codes of one lasso, from its dual: argmin ‖y − t‖ over Dᵀt ≤ λ, for signed codes over
     |Dᵀt| ≤ λ.
     """
-    size, norms = norm(signal), norm(dictionary, axis=0)
-    used, codes = np.flatnonzero(norms), np.zeros(len(norms))
+    size = norm(signal)
+    norms = norm(dictionary, axis=0)
+    used = np.flatnonzero(norms)
+    codes = np.zeros(len(norms))
     if size == 0 or not len(used):
         return codes
     # In units in which everything is of order one.
-    target, atoms = signal / size, dictionary[:, used] / norms[used]
+    target = signal / size
+    atoms = dictionary[:, used] / norms[used]
     weights = np.tile(lam / norms[used] / size, 2 - nonneg)
     sides = atoms if nonneg else np.hstack([atoms, -atoms])
     # A constraint far beyond λ_max is so far from equality that moving it nearer changes nothing.
@@ -122,7 +126,8 @@ def judge(batch: Batch, claimed: Solution):
     sample and the words of each false claim.
     """
     codes = np.asarray(claimed.codes)
-    objective, gap = np.asarray(claimed.objective, np.float64), np.asarray(claimed.gap, np.float64)
+    objective = np.asarray(claimed.objective, np.float64)
+    gap = np.asarray(claimed.gap, np.float64)
     lost = ~(np.isfinite(codes).all(axis=1) & np.isfinite(objective) & np.isfinite(gap))
     if lost.any():
         return ~lost, [(int(i), "is not finite") for i in np.flatnonzero(lost)]
@@ -131,13 +136,15 @@ def judge(batch: Batch, claimed: Solution):
     value, bound = scores.score(signals, dictionary, codes, lam, **sign)
     # An entry of the residual has an error of at most u (s + 2) (|y| + |D| |z|) with s active
     # atoms, and the sums one of u (m + d) F. An objective below the floor is zero but for that.
-    unit, active = np.finfo(codes.dtype).eps, (codes != 0).sum(axis=1, keepdims=True) + 2
+    unit = np.finfo(codes.dtype).eps
+    active = (codes != 0).sum(axis=1, keepdims=True) + 2
     reach = np.abs(signals) + np.abs(codes.astype(np.float64)) @ np.abs(dictionary).T
     error = norm(unit * active * reach, axis=1)
     allowed = error * np.sqrt(2 * value) + 0.5 * error**2 + unit * sum(dictionary.shape) * value
     floor = 0.5 * np.sum((16 * unit * signals) ** 2, axis=1)
     # The residual bounds the optimum; only claims that it does not settle go on.
-    converged, least = np.asarray(claimed.converged), value - bound
+    converged = np.asarray(claimed.converged)
+    least = value - bound
     for i in np.flatnonzero((converged & (bound > TOL * value)) | (gap < bound - allowed)):
         best = optimum(signals[i], dictionary, lam[i], **sign)[None]
         least[i] = scores.score(signals[i, None], dictionary, best, lam[i, None], **sign)[0][0]
@@ -171,13 +178,18 @@ def certified(batch, **options):
 
 @mark.parametrize(("solver", "wide"), [("auto", False), ("auto", True), ("fista", False)])
 def test_no_claim_is_false(solver, wide, request):
-    left, seed, missed, faults = request.config.getoption("--problems"), 0, 0, []
+    left = request.config.getoption("--problems")
+    seed = 0
+    missed = 0
+    faults = []
     with jax.enable_x64(wide):
         while left > 0:
             batch = draw(seed, np.float64 if wide else np.float32)
             good, false = judge(batch, solve(batch, solver=solver))
             faults += [(seed, batch.kind, batch.nonneg, *said) for said in false]
-            missed, left, seed = missed + np.sum(~good), left - len(good), seed + 1
+            missed = missed + np.sum(~good)
+            left = left - len(good)
+            seed = seed + 1
     assert not faults
     # Iterations do not certify all in time; the compiled loops leave none.
     assert solver == "fista" or not missed

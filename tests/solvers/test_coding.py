@@ -70,7 +70,8 @@ def test_scales_change_no_bit(code, nonneg, length):
     sizes = np.exp2(np.linspace(-40, 40, N).round())[:, None]
     given = signals * sizes, dictionary * length, 0.1 * sizes * length
     code = functools.partial(code, nonneg=nonneg, max_iterations=50)
-    plain, moved = code(signals, dictionary, np.full(N, 0.1)), code(*map(np.float32, given))
+    plain = code(signals, dictionary, np.full(N, 0.1))
+    moved = code(*map(np.float32, given))
     assert_array_equal(moved.codes / sizes * length, plain.codes)
     assert_array_equal(moved.converged, plain.converged)
     assert_array_equal(moved.objective / sizes[:, 0] ** 2, plain.objective)
@@ -173,7 +174,9 @@ def test_bits_are_the_same_under_jit_and_one_by_one_codes_nearly(code):
 def test_values_that_make_no_lasso_are_never_called_converged(solver):
     """Under `jit` nobody has checked them; they spoil no other sample, nor its gradients."""
     signals, dictionary = draw(11)
-    sound, lam, support = np.arange(N) != 3, np.full(N, 0.1), np.ones((N, LATENTS))
+    sound = np.arange(N) != 3
+    lam = np.full(N, 0.1)
+    support = np.ones((N, LATENTS))
 
     def loss(signals, dictionary, lam):
         found = sparse_code(signals, dictionary, lam, solver=solver, support=support)

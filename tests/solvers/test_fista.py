@@ -17,13 +17,17 @@ def textbook(signals, dictionary, start, iterations, lam=0.1, *, momentum=True, 
     """
     step = 1 / norm(dictionary.astype(float), 2) ** 2
     z = x = start.astype(float)
-    t, count = np.full((len(signals), 1), (1 + 5**0.5) / 2 if restart else 1), 0
+    t = np.full((len(signals), 1), (1 + 5**0.5) / 2 if restart else 1)
+    count = 0
     for _ in range(iterations):
         new = np.maximum(x + step * (signals - x @ dictionary.T) @ dictionary - step * lam, 0)
         uphill = restart & (((x - new) * (new - z)).sum(axis=1, keepdims=True) > 0)
-        t, count = np.where(uphill, 1, t), count + uphill.sum()
-        last, t = t, (1 + np.sqrt(1 + 4 * t**2)) / 2 if momentum else t
-        x, z = new + (last - 1) / t * (new - z), new
+        t = np.where(uphill, 1, t)
+        count = count + uphill.sum()
+        last = t
+        t = (1 + np.sqrt(1 + 4 * t**2)) / 2 if momentum else t
+        x = new + (last - 1) / t * (new - z)
+        z = new
     return z, count
 
 

@@ -66,7 +66,8 @@ def test_bits_do_not_depend_on_the_threads(num_samples, monkeypatch):
 
 
 def test_bits_do_not_depend_on_what_memory_held_before(monkeypatch):
-    rng, whole = default_rng(0), block.room
+    rng = default_rng(0)
+    whole = block.room
     # Atoms so alike that the inverse of a basis is lost to rounding, and samples without codes,
     # which come first.
     dictionary = rng.normal(size=(17, 28)) + 1e4 * rng.normal(size=(17, 1))
@@ -113,7 +114,8 @@ def test_a_violation_below_single_precision_is_seen():
     It comes to light late: the signal exceeds the weight by more along ten others. Rounding takes
     .7 down, so that the first atom seems satisfied to any tolerance.
     """
-    share, basis = 3e-9, np.eye(50)
+    share = 3e-9
+    basis = np.eye(50)
     cosines = np.append(np.full(10, 0.95), np.linspace(0.1, 0.8, 30))
     rows = [c * basis[0] + (1 - c**2) ** 0.5 * basis[j] for j, c in enumerate(cosines, 1)]
     for atom, c in enumerate(cosines[10:], 11):
@@ -145,7 +147,8 @@ def test_without_a_weight_only_an_exact_fit_is_certified(num_latents):
     feasible in the dual.
     """
     rng = default_rng(0)
-    signals, dictionary = rng.normal(size=(80, 8)), rng.normal(size=(8, num_latents))
+    signals = rng.normal(size=(80, 8))
+    dictionary = rng.normal(size=(8, num_latents))
     with jax.enable_x64(True):
         found = sparse_code(signals, dictionary, 0.0, nonneg=False)
     best = 0.5 * np.sum((signals @ (np.eye(8) - dictionary @ np.linalg.pinv(dictionary))) ** 2, 1)
@@ -165,7 +168,8 @@ def test_nothing_is_compiled_for_a_call_of_a_new_size(monkeypatch):
     monkeypatch.delattr(compiler, "compile_or_get_cached")
     for n, latents in ((1, 71), (201, 67)):
         signals, dictionary = draw(6, (n, 29, latents))
-        init, lam = np.zeros((n, latents), np.float32), np.full((n, 1), 0.05)
+        init = np.zeros((n, latents), np.float32)
+        lam = np.full((n, 1), 0.05)
         for options in ({}, {"init": init}, {"sparse": True}, {"support": init}, {"nonneg": False}):
             jax.block_until_ready(sparse_code(signals, dictionary, lam, **options))
 
@@ -180,13 +184,15 @@ def test_iterations_that_skip_zeros_are_those_of_all_atoms():
     signals, dictionary = map(np.float64, draw())
     # By -1 a point goes back to the zero from which its code has just come.
     momenta = np.array([-1, 0, 0.3, *default_rng(0).uniform(size=30)])
-    pull, gram = signals @ dictionary, dictionary.T @ dictionary
+    pull = signals @ dictionary
+    gram = dictionary.T @ dictionary
     pull[3] = np.nan
     codes = np.zeros(pull.shape)
     proximal.iterate_block(pull, gram, 0.2, 0.02, momenta, codes)
     want = point = np.zeros(pull.shape)
     for momentum in momenta:
-        before, want = want, np.maximum(point + 0.2 * (pull - point @ gram) - 0.02, 0)
+        before = want
+        want = np.maximum(point + 0.2 * (pull - point @ gram) - 0.02, 0)
         point = want + momentum * (want - before)
     assert 0 < np.count_nonzero(want) < want.size / 2
     assert_allclose(codes, want, atol=1e-12)

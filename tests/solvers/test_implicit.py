@@ -48,7 +48,8 @@ def test_gradients_equal_finite_differences(x64, nonneg, shape, share):
 
 def test_gradient_inside_jit_and_vmap(x64):
     rng = default_rng(1)
-    signals, dictionary = rng.normal(size=(4, 8)), rng.normal(size=(8, 16))
+    signals = rng.normal(size=(4, 8))
+    dictionary = rng.normal(size=(8, 16))
 
     def loss(y):
         return jnp.sum(sparse_code(jnp.atleast_2d(y), dictionary, 0.2, tol=1e-10).codes ** 2)

@@ -28,7 +28,8 @@ def test_samples_of_all_sizes_of_support_in_any_order(pull, monkeypatch):
     rng = default_rng(0)
     sizes = np.array([41, 0, 20, 60, 1, 40, 21, 45, 19, 3, 38])
     on = np.argsort(rng.random((len(sizes), 60)), axis=1) < sizes[:, None]
-    y, d = rng.normal(size=(len(sizes), 40)), rng.normal(size=(40, 60))
+    y = rng.normal(size=(len(sizes), 40))
+    d = rng.normal(size=(40, 60))
     v = pull * rng.normal(size=on.shape)
     jax.clear_caches()
     with jax.enable_x64(True):
@@ -43,7 +44,8 @@ def test_samples_of_all_sizes_of_support_in_any_order(pull, monkeypatch):
 
 def test_a_pair_of_equal_atoms_shares_its_code_and_a_dead_atom_has_none():
     rng = default_rng(3)
-    atoms, signals = rng.normal(size=(12, 6)), rng.normal(size=(20, 12))
+    atoms = rng.normal(size=(12, 6))
+    signals = rng.normal(size=(20, 12))
     atoms[:, 5], atoms[:, 2] = atoms[:, 4], 0
     on = np.arange(20)[:, None] * np.ones(6) > 0
     found = np.asarray(least_squares(*map(jnp.float32, (signals, atoms)), on))

@@ -29,7 +29,8 @@ def steps(signal, unit, size, signed=False, chosen=(), free=slice(None), least=-
     """Orthogonal matching pursuit, until no correlation exceeds the least."""
     chosen = [*chosen]
     while len(chosen) < size:
-        pull, score = fit(signal, unit, chosen)[1] @ unit, np.full(unit.shape[1], -np.inf)
+        pull = fit(signal, unit, chosen)[1] @ unit
+        score = np.full(unit.shape[1], -np.inf)
         score[free] = (abs(pull) if signed else pull)[free]
         score[chosen] = -np.inf
         if score.max() <= least:
@@ -40,11 +41,13 @@ def steps(signal, unit, size, signed=False, chosen=(), free=slice(None), least=-
 
 def by_screens(signal, atoms, sizes, candidates, pull=None):
     """Screens by sorting, and values by SciPy's active set."""
-    unit, chosen = atoms / norm(atoms, axis=0), []
+    unit = atoms / norm(atoms, axis=0)
+    chosen = []
     for size in sizes:
         pull = fit(signal, unit, chosen)[1] @ unit if pull is None else pull
         pull[chosen] = np.inf
-        free, pull = np.argsort(-pull, kind="stable")[:candidates], None
+        free = np.argsort(-pull, kind="stable")[:candidates]
+        pull = None
         chosen = steps(signal, unit, size, False, chosen, free, 0)
     return nonnegative(signal, atoms, chosen)
 
@@ -60,7 +63,9 @@ def eliminated(signal, atoms, code):
     """The largest rise of the squared error up to the drop of each atom that is on: that of least
     rise goes, and the rest are fitted again.
     """
-    on, gains, most = np.flatnonzero(code), np.zeros(len(code)), 0
+    on = np.flatnonzero(code)
+    gains = np.zeros(len(code))
+    most = 0
     while on.size:
         errors = [np.sum(fit(signal, atoms, on[on != j])[1] ** 2) for j in on]
         least = np.argmin(errors)
@@ -71,7 +76,8 @@ def eliminated(signal, atoms, code):
 
 def by_descent(signal, unit, size, nonneg):
     """Gradient pursuit: a step of steepest descent in the chosen codes."""
-    chosen, codes = [], np.zeros(unit.shape[1])
+    chosen = []
+    codes = np.zeros(unit.shape[1])
     for _ in range(size):
         pull = (signal - unit @ codes) @ unit
         free = np.setdiff1d(np.arange(len(codes)), chosen)
@@ -192,11 +198,10 @@ def test_dependent_atoms_are_no_choice_and_rounding_chooses_none(form, scale):
 
 def test_exchanges_of_tensors_do_not_go_round_in_circles():
     torch = pytest.importorskip("torch")
-    solve, rng = (
-        pytest.importorskip("sae_gap.torch").batched.least_squares,
-        default_rng(1),
-    )
-    own, x = rng.normal(size=(600, 1, 6)) + rng.normal(size=(600, 6, 6)), rng.normal(size=(600, 6))
+    solve = pytest.importorskip("sae_gap.torch").batched.least_squares
+    rng = default_rng(1)
+    own = rng.normal(size=(600, 1, 6)) + rng.normal(size=(600, 6, 6))
+    x = rng.normal(size=(600, 6))
     codes, _ = solve(*map(torch.from_numpy, (x, own)), torch.ones(600, 6, dtype=torch.bool))
     expected = [scipy.optimize.nnls(atoms.T, row)[0] for atoms, row in zip(own, x, strict=True)]
     assert_allclose(codes, expected, atol=1e-6)
@@ -224,10 +229,12 @@ WAYS = mark.parametrize("way", [each, at_once])
 @mark.parametrize("precision", [np.float32, np.float64])
 def test_orthogonal_and_gradient_pursuits(nonneg, precision):
     """On atoms of several tiles."""
-    rng, tolerance = default_rng(0), 1e-4 if precision == np.float32 else 1e-10
+    rng = default_rng(0)
+    tolerance = 1e-4 if precision == np.float32 else 1e-10
     unit = rng.normal(size=(20, 1_100))
     unit /= norm(unit, axis=0)
-    x, expected = rng.normal(size=(100, 20)).astype(precision), np.zeros((10, 1_100))
+    x = rng.normal(size=(100, 20)).astype(precision)
+    expected = np.zeros((10, 1_100))
     for row, code in zip(x[::10].astype(float), expected, strict=True):
         chosen = steps(row, unit, 12, not nonneg)
         code[chosen] = fit(row, unit, chosen)[0]

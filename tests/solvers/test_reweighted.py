@@ -143,11 +143,13 @@ def test_a_full_basis_makes_room_for_better_atoms(seed):
     atoms /= norm(atoms, axis=0)
     signal = atoms @ rng.exponential(size=16).astype(np.float32)
     weight = np.float32(1e-3)
-    gram, linear = atoms.T @ atoms, atoms.T @ signal - weight
+    gram = atoms.T @ atoms
+    linear = atoms.T @ signal - weight
     codes = np.asarray(solve(gram[None], linear[None], rank=5, max_pivots=100)[0])
     assert np.count_nonzero(codes) <= 5
     # A weight is least squares on one long dimension more.
-    wide, goal = np.vstack([atoms, np.full(16, weight / 1e5)]), np.append(signal, -1e5)
+    wide = np.vstack([atoms, np.full(16, weight / 1e5)])
+    goal = np.append(signal, -1e5)
     best = nnls(wide.astype(float), goal.astype(float))[0]
     own, least = (0.5 * np.sum((signal - atoms @ z) ** 2) + weight * z.sum() for z in (codes, best))
     assert own <= least * (1 + 1e-4)

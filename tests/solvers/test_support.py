@@ -16,14 +16,17 @@ from sae_gap.solvers import sparse_code
 from .problems import SIGNS
 
 # The crowded ones hold more atoms than there are dimensions.
-SIZES, CROWDED = (0, 1, 2, 5, 7, 11, 12, 15, 16), tuple(range(17, 33))
+SIZES = (0, 1, 2, 5, 7, 11, 12, 15, 16)
+CROWDED = tuple(range(17, 33))
 
 
 def draw(sizes, kind="plain"):
     """Signals, atoms of lengths from .1 to 10, one of zeros and two alike, and supports of these
     sizes.
     """
-    dim, width, rng = 12, 40, default_rng(0)
+    dim = 12
+    width = 40
+    rng = default_rng(0)
     dictionary = rng.normal(size=(dim, width))
     if kind == "coherent":
         dictionary += 4 * rng.normal(size=(dim, 1))
@@ -44,10 +47,12 @@ def draw(sizes, kind="plain"):
 )
 def test_least_squares_are_those_of_scipy_and_numpy(kind, lam, near, nonneg):
     signals, dictionary, on = draw((*SIZES, *CROWDED, 7, 7), kind)
-    signals[-1], dictionary[:, on[-2]] = 0, 0
+    signals[-1] = 0
+    dictionary[:, on[-2]] = 0
     codes = np.asarray(sparse_code(signals, dictionary, lam, nonneg=nonneg, support=on).codes)
     for y, row, code in zip(signals.astype(float), on, codes.astype(float), strict=True):
-        atoms, best = dictionary[:, row].astype(float), np.zeros(0)
+        atoms = dictionary[:, row].astype(float)
+        best = np.zeros(0)
         if row.any():
             best = nnls(atoms, y)[0] if nonneg else np.linalg.lstsq(atoms, y, rcond=None)[0]
         left, least = (np.sum((y - atoms @ z) ** 2) for z in (code[row], best))
@@ -82,7 +87,8 @@ def test_the_lasso_is_that_of_the_atoms_alone(nonneg, scale):
     lam = np.linspace(5, 60, len(signals))
     given = map(np.float32, (signals * scale, dictionary * scale, lam * scale**2))
     code = functools.partial(sparse_code, *given, nonneg=nonneg)
-    found, iterated = code(support=on), code(solver="fista", support=on)
+    found = code(support=on)
+    iterated = code(solver="fista", support=on)
     assert (np.asarray(found.gap) <= 1e-7 * np.asarray(found.objective)).all()
     assert found.converged.all() and iterated.converged.all()
     for y, row, weight, value in zip(signals, on, lam, found.objective, strict=True):

@@ -102,7 +102,8 @@ def row(key, **values):
 
 
 def test_rows_come_back_as_they_went_in_and_each_is_written_once(tmp_path):
-    store, other = Store(tmp_path / "study"), Store(tmp_path / "study")
+    store = Store(tmp_path / "study")
+    other = Store(tmp_path / "study")
     assert store.rows() == [] and not (tmp_path / "study").exists()
     store.put(row("b", list=(1, None), array=np.arange(2), number=np.float32(0.5), nan=math.nan))
     store.put(row("a"))
@@ -124,7 +125,8 @@ def test_rows_are_grouped_in_order_and_may_lack_a_column():
     assert [*results.grouped(rows, ("a", "n")).items()] == [*groups.items()]
 
 
-DAMAGED, EDITED = "is damaged or holds no rows", "was edited after it was written"
+DAMAGED = "is damaged or holds no rows"
+EDITED = "was edited after it was written"
 EDITS = [
     ("0.5", "0.6", EDITED),
     ('"digest"', '"other"', EDITED),
@@ -163,7 +165,8 @@ def test_keys_are_stable_and_distinct_and_forget_order_and_containers():
 
 
 def test_digests_tell_shapes_types_bytes_and_orders_apart():
-    zeros, turned = np.zeros(4), np.arange(4.0).reshape(2, 2)
+    zeros = np.zeros(4)
+    turned = np.arange(4.0).reshape(2, 2)
     lists = [[zeros], [zeros.reshape(2, 2)], [np.zeros(8, "f")], [np.zeros(4, int)]]
     lists += [[turned], [turned.T], [zeros, turned], [turned, zeros]]
     assert len({*map(results.digest, lists)}) == len(lists)

@@ -97,7 +97,9 @@ def test_what_is_kept_is_not_used_up(tasks):
     """The loop reuses its buffers, and this state lies in the model, and the base's in the state,
     as they are.
     """
-    bases, learner, seen = fit(Walk(), tasks, KEYS), Walk(0.2, base=Walk()), {}
+    bases = fit(Walk(), tasks, KEYS)
+    learner = Walk(0.2, base=Walk())
+    seen = {}
 
     def keep(place, one):
         seen[place, one.step] = float(jnp.sum(one.model.dictionary)), one.model
@@ -161,7 +163,9 @@ def test_a_killed_fit_ends_as_if_it_were_not(tmp_path, tasks, name, wide):
 
 @mark.parametrize("cores", [1, 2])
 def test_threads_that_fit_at_once_share_the_cores(tasks, monkeypatch, cores):
-    running, most, run = [], [0], fitting.Program.run
+    running = []
+    most = [0]
+    run = fitting.Program.run
     together = threading.Barrier(cores)
 
     def counted(self, *args, **options):

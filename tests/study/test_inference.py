@@ -69,7 +69,8 @@ def test_codes_are_those_of_full_precision_whatever_training_had(task, model):
 
 
 def test_one_run_for_an_encoder_and_a_split(task, model):
-    found, encoder = Inference(task, model, timed=False), Counting()
+    found = Inference(task, model, timed=False)
+    encoder = Counting()
     for _ in range(2):
         for split in ("id", "ood"):
             expected = getattr(task, split).signals @ task.dictionary

@@ -40,7 +40,8 @@ class OnHost(HostLearner):
 @fixture
 def fits(monkeypatch):
     """The learners with steps that are fitted."""
-    made, fit = [], models.fit
+    made = []
+    fit = models.fit
 
     def counting(learner, *rest, **options):
         made.extend([learner] * bool(learner.num_steps))
@@ -224,7 +225,8 @@ def test_a_killed_fit_goes_on_and_what_is_damaged_is_made_again(
     (folder / name).unlink()
     if damage != "removed":
         (folder / name).write_bytes(DAMAGE[damage](content) if damage else content)
-    taken, load = [], Checkpoint.load
+    taken = []
+    load = Checkpoint.load
 
     def loading(self, like):
         found = load(self, like)

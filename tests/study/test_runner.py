@@ -57,7 +57,8 @@ def test_a_row_says_what_it_is_of(finished, task):
 
 def objective(task, model, codes, lam, split):
     """Mean over a split of ½‖y - b - D z‖² + λ‖z‖₁ on unit atoms, by hand."""
-    dictionary, codes = np.asarray(model.dictionary, np.float64), np.asarray(codes)
+    dictionary = np.asarray(model.dictionary, np.float64)
+    codes = np.asarray(codes)
     residual = getattr(task, split).signals - np.asarray(model.bias) - codes @ dictionary.T
     weights = np.abs(codes) @ norm(dictionary, axis=0)
     return float(np.mean(0.5 * np.sum(residual**2, axis=1) + lam * weights))
@@ -80,14 +81,17 @@ def test_the_gap_is_at_the_weight_that_the_codes_minimise_at_and_at_the_step_of_
         *ends,
         *((step, step, 0.1) for step in (0, 1, 2)),
     ]
-    methods, signed = {method.name: method for method in methods}, {"mp": "signed"}
+    methods = {method.name: method for method in methods}
+    signed = {"mp": "signed"}
     for row in rows:
-        method, lam = methods[row["method"]], row["lam"]
+        method = methods[row["method"]]
+        lam = row["lam"]
         (outcome,) = Models().fit(method.learner, [SETTING], [task], (0, 1))
         model = outcome.at(row.get("step")).model
         assert row["reference"] == signed.get(method.name, "non-negative")
         for split in ("id", "ood"):
-            signals, achieved = getattr(task, split).signals, row[f"objective_{split}"]
+            signals = getattr(task, split).signals
+            achieved = row[f"objective_{split}"]
             best = Lasso(lam, tol=1e-7, nonneg=method.name != "mp")(model, signals)
             for codes, value in (
                 (method.encoder(model, signals), achieved),
@@ -127,8 +131,10 @@ def test_parameters_are_found_on_the_rows_that_a_study_names(tmp_path, task, mon
 
 def test_each_model_is_fitted_and_encoded_once(tmp_path, task, monkeypatch):
     based = replace(SAE, base=SAE)
-    calls, fits = collections.Counter(), []
-    inner, fit = Inference.code, models.fit
+    calls = collections.Counter()
+    fits = []
+    inner = Inference.code
+    fit = models.fit
 
     def counting(self, encoder, *rest):
         calls[type(encoder).__name__] += 1
@@ -146,7 +152,8 @@ def test_each_model_is_fitted_and_encoded_once(tmp_path, task, monkeypatch):
         Method("warm", "sae", SAE, Lasso(start=TopK(3))),
         Method("based", "sae", based, TopK(3)),
     )
-    kept, options = Models(tmp_path / "models"), {"metrics": (gap.METRIC,), "seconds": False}
+    kept = Models(tmp_path / "models")
+    options = {"metrics": (gap.METRIC,), "seconds": False}
     rows = run(make(methods=methods, **options), Store(tmp_path / "store"), models=kept)
     # Of two seeds; the lasso from zero is the reference of all on a model, on two splits, and the
     # warm one is another.
@@ -165,7 +172,8 @@ def test_a_metric_overwrites_nothing(tmp_path, name):
 
 
 def test_a_metric_that_fails_costs_its_own_columns_unless_a_study_asks_for_it(tmp_path, caplog):
-    broken, calls = ["oracle"], []
+    broken = ["oracle"]
+    calls = []
 
     def measure(inferred):
         calls.append(inferred.learner.name)
@@ -173,14 +181,16 @@ def test_a_metric_that_fails_costs_its_own_columns_unless_a_study_asks_for_it(tm
             raise ZeroDivisionError("out of luck")
         return {"mine": 1.0}
 
-    mine, other = Metric("mine", measure), Metric("other", lambda _: {"b": 2.0})
+    mine = Metric("mine", measure)
+    other = Metric("other", lambda _: {"b": 2.0})
     for value in (None, None, 1.0):
         broken[:] = ["oracle"] if value is None else []
         rows = run(make(SETTING, methods=METHODS[::3], metrics=(mine, other)), Store(tmp_path))
         assert [(row.get("mine"), row["b"]) for row in rows] == [(1.0, 2.0), (value, 2.0)]
     assert caplog.text.count("mine of the codes of lasso on oracle failed, and is left out") == 2
     assert calls == ["linear_probe", *["oracle"] * 3]
-    broken[:], asked = ["oracle"], replace(mine, version=2, everywhere=False)
+    broken[:] = ["oracle"]
+    asked = replace(mine, version=2, everywhere=False)
     with raises(ZeroDivisionError, match="out of luck"):
         run(make(SETTING, methods=METHODS[3:], metrics=(asked,)), Store(tmp_path))
 
@@ -199,7 +209,8 @@ NEEDY = Metric(
 
 @mark.parametrize("metrics", [(), (gap.METRIC,), (gap.METRIC, recovery.METRIC, NEEDY)])
 def test_what_a_study_did_not_ask_for_is_added_where_another_does(tmp_path, monkeypatch, metrics):
-    measure, measured = scoring._measure, []
+    measure = scoring._measure
+    measured = []
 
     def counted(study, line, inference, lacking):
         measured.append((line.method.name, *(metric.name for metric in lacking)))
@@ -215,7 +226,8 @@ def test_what_a_study_did_not_ask_for_is_added_where_another_does(tmp_path, monk
         few = make(SETTING, **options, **dict(zip(("optimum", "seconds"), without, strict=True)))
         store = Store(tmp_path / str(number))
         for study, timed in ((few, without[1]), (make(SETTING, **options), True), (few, True)):
-            rows, again = run(study, store), run(study, store)
+            rows = run(study, store)
+            again = run(study, store)
             assert rows == again and len(rows) == 2
             assert ["encode_seconds" in row for row in rows] == [timed] * 2
             if study is few and not timed:
@@ -255,8 +267,12 @@ def test_rows_are_the_same_whatever_was_killed_when(tmp_path, monkeypatch, seed)
     longer = replace(SAE, base=SAE, num_steps=3)
     study = make(methods=(*METHODS, Method("later", "sae", longer, TopK(3), at=(1, 3))))
     whole = run(study, Store(tmp_path / "whole"))
-    rng, left, measured, deaths = random.Random(seed), [0], [], 0
-    write, measure = Folder.write, scoring._measure
+    rng = random.Random(seed)
+    left = [0]
+    measured = []
+    deaths = 0
+    write = Folder.write
+    measure = scoring._measure
 
     def age():
         left[0] -= 1
@@ -276,7 +292,8 @@ def test_rows_are_the_same_whatever_was_killed_when(tmp_path, monkeypatch, seed)
     monkeypatch.setattr(scoring, "_measure", counted)
     # After every step.
     monkeypatch.setitem(Checkpoint.__init__.__kwdefaults__, "every", 0)
-    store, there = Store(tmp_path / "killed"), set()
+    store = Store(tmp_path / "killed")
+    there = set()
     while len(there) < len(whole):
         measured.clear()
         left[0] = rng.randrange(2, 60)
@@ -284,7 +301,8 @@ def test_rows_are_the_same_whatever_was_killed_when(tmp_path, monkeypatch, seed)
             run(study, store, rng.choice([None, (0, 2), (1, 2), (2, 3)]))
         except KilledError:
             deaths += 1
-        before, there = there, {row["key"] for row in Store(store.folder).rows()}
+        before = there
+        there = {row["key"] for row in Store(store.folder).rows()}
         assert before <= there and not before & {*measured} and len({*measured}) == len(measured)
     left[0] = 1
     assert timeless(run(study, Store(store.folder))) == timeless(whole) and deaths > 1
@@ -344,7 +362,8 @@ def test_what_the_truth_lacks_leaves_methods_and_metrics_out(tmp_path, arrays, c
 
 
 def test_a_diverged_model_is_a_row_and_not_a_crash(tmp_path, monkeypatch):
-    hot, metrics = replace(SAE, learning_rate=1e30), default_metrics()
+    hot = replace(SAE, learning_rate=1e30)
+    metrics = default_metrics()
     methods = [Method("sae", "sae", hot, TopK(3)), Method("frozen", "frozen", hot, Lasso())]
     for more in ((), (Metric("more", lambda _: {}),)):
         study = make(SETTING, methods=methods, metrics=(*metrics, *more))

@@ -77,8 +77,10 @@ def test_a_checkpoint_of_another_fit_is_not_taken(tmp_path, signals, caplog, mon
     differs in one thing.
     """
     monkeypatch.setattr(Checkpoint, "discard", lambda self: None)
-    save, slower = Checkpoint(tmp_path, every=0), dataclasses.replace(SHORT, settle=0.9)
-    rows, others = signals[:200], signals[200:400]
+    save = Checkpoint(tmp_path, every=0)
+    slower = dataclasses.replace(SHORT, settle=0.9)
+    rows = signals[:200]
+    others = signals[200:400]
     # The same numbers in another order, within the first round, are another stream.
     orders = rows, rows[np.r_[1, 0, 2:200]], rows[:, ::-1]
     fits = [*((SHORT, given, 0) for given in (*orders, others)), (SHORT, others, 1)]
@@ -93,7 +95,8 @@ def test_a_checkpoint_of_another_fit_is_not_taken(tmp_path, signals, caplog, mon
         assert caplog.text.count("of another fit") == len(fits) + 1 + place
 
 
-ROWS, AXES = np.zeros((100, 5)), (jax.sharding.AxisType.Auto,)
+ROWS = np.zeros((100, 5))
+AXES = (jax.sharding.AxisType.Auto,)
 FAMILIES = Families(base=SHORT)
 
 
@@ -123,14 +126,16 @@ def test_faults_are_named(learner, source, options, words):
 
 @mark.parametrize("dtype", ["float16", "float64"])
 def test_the_bias_of_a_centred_stream_is_the_mean_of_what_it_brought(signals, dtype):
-    learner, given = dataclasses.replace(SHORT, centred=True), signals[:200].astype(dtype) + 3
+    learner = dataclasses.replace(SHORT, centred=True)
+    given = signals[:200].astype(dtype) + 3
     found = fit_stream(learner, given, **OPTIONS)
     assert found.dictionary.dtype == jnp.zeros(()).dtype
     assert_allclose(found.bias, given.mean(axis=0, dtype=float), atol=1e-4)
 
 
 def test_an_outlier_counts_as_a_sample_of_the_median_norm_of_the_first_round(signals):
-    given, tamed = signals[:400].copy(), signals[:400].copy()
+    given = signals[:400].copy()
+    tamed = signals[:400].copy()
     first = given[: 400 // SHORT.num_steps]
     for row in (7, 390):
         given[row] *= 300
@@ -141,7 +146,8 @@ def test_an_outlier_counts_as_a_sample_of_the_median_norm_of_the_first_round(sig
 
 def test_a_round_holds_a_core(signals, monkeypatch):
     """Until its results are there, so that no more rounds than cores call back at once."""
-    held, run = threading.BoundedSemaphore(1), stream._round
+    held = threading.BoundedSemaphore(1)
+    run = stream._round
 
     def ran(*args):
         # Nobody else gets one meanwhile.
@@ -166,7 +172,8 @@ def test_families_of_a_stream_are_those_of_a_pool(tmp_path):
     atoms = np.asarray(task.dictionary) + 0.1 * default_rng(0).standard_normal((24, 32))
     base = Model(jnp.asarray(atoms, jnp.float32), jnp.full(24, 0.1))
     wanted = fit(learner, [task], [0], bases=[base], show_progress=False)[0].end.model
-    asked, save = [], Checkpoint(tmp_path, every=0)
+    asked = []
+    save = Checkpoint(tmp_path, every=0)
     options = {"num_latents": 32, "key": 0, "num_samples": len(signals), "checkpoint": save}
     source = dying_at(signals, [len(signals) // 2], asked)
     with raises(KeyboardInterrupt):

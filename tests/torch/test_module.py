@@ -32,7 +32,9 @@ from tests.saes.test_libraries import CASES as CASES_OF_LIBRARIES
 from tests.saes.test_libraries import expected as of_library
 
 pytestmark = mark.filterwarnings("default")
-WIDTH, DIM, COUNT = 60, 24, 50
+WIDTH = 60
+DIM = 24
+COUNT = 50
 
 
 def arrays(width=WIDTH, dim=DIM, count=COUNT):
@@ -82,7 +84,8 @@ def test_codes_are_those_of_jax(threshold, device):
 def test_a_pruned_pursuit_is_calibrated_as_in_jax(device):
     atoms, bias, x = arrays()
     atoms[50] = 0
-    encoder, options = BatchPursuit(4, 3, 3), {"k": 4, "breadth": 3, "screens": 3}
+    encoder = BatchPursuit(4, 3, 3)
+    options = {"k": 4, "breadth": 3, "screens": 3}
     fitted = encoder.calibrate(Model(jnp.asarray(atoms.T), jnp.asarray(bias)), x)
     sae = SAE(*tensors(atoms, bias), **options).calibrate(torch.from_numpy(x))
     assert sae.threshold.item() == approx(float(fitted.encoder.value), rel=1e-5)
@@ -128,12 +131,14 @@ def test_half_precision_is_coded_in_float32_and_what_is_no_number_shows(architec
     if architecture == "learned_steps":
         inner = atoms[0, :9], atoms[:9].mT, atoms[:, :9].mT
         options["steps"] = *inner, atoms[:, 0], atoms.mT / 9
-    half, single = SAE(atoms, bias, **options), SAE(atoms, bias, **options).float()
+    half = SAE(atoms, bias, **options)
+    single = SAE(atoms, bias, **options).float()
     single.chunk = 7
     x = x.reshape(5, -1, DIM)
     x[1, 2, 3] = torch.nan
     with torch.autocast("cpu", torch.bfloat16):
-        codes, again = half.encode(x), half(x)
+        codes = half.encode(x)
+        again = half(x)
     assert codes.dtype == again.dtype == torch.bfloat16 and codes.shape == (5, 10, WIDTH)
     torch.testing.assert_close(codes, single.encode(x.float()).bfloat16(), equal_nan=True)
     torch.testing.assert_close(again, single(x.float()).bfloat16(), equal_nan=True)
@@ -145,7 +150,8 @@ def test_half_precision_is_coded_in_float32_and_what_is_no_number_shows(architec
     # So does a code that is no number.
     codes = half.refit(x.float(), codes)
     assert codes.isnan().reshape(COUNT, -1).all(1).nonzero().tolist() == [[12]]
-    x[1, 2, 3], codes[0, 0, 0] = 0, torch.nan
+    x[1, 2, 3] = 0
+    codes[0, 0, 0] = torch.nan
     assert half.refit(x.float(), codes)[0, 0].isnan().all()
 
 
@@ -250,14 +256,17 @@ def test_a_folder_of_any_library_has_its_own_codes_and_is_written_again(case, tm
         close(one.decode(found, given), reconstruction)
         close(one(given), reconstruction if sae.transcodes else reconstruction.reshape(x.shape))
     # On the target of JAX.
-    loaded, better = sae_gap.load_sae(FILES / case), sae.pursuit(k=2)
+    loaded = sae_gap.load_sae(FILES / case)
+    better = sae.pursuit(k=2)
     if sae.transcodes:
         y = reconstruction + default_rng(0).normal(size=reconstruction.shape).astype("f")
-        target, signals = loaded.target(y, x), sae.signals(torch.from_numpy(y), given)
+        target = loaded.target(y, x)
+        signals = sae.signals(torch.from_numpy(y), given)
         with raises(ValueError, match=r"code sae\.signals\(y, x\)"):
             SAE.from_folder(FILES / case, k=2)
     else:
-        target, signals = loaded.target(x), given
+        target = loaded.target(x)
+        signals = given
         again = SAE.from_folder(FILES / case, k=2).encode(given)
         torch.testing.assert_close(again, better.encode(given))
     assert better.W_dec is sae.W_dec and (better.encode(signals) > 0).sum(1).max() == 2
@@ -324,7 +333,8 @@ assert "jax" not in sys.modules
 
 @torch.no_grad()
 def test_a_fit_of_the_suite_has_its_codes(tmp_path):
-    x, file = arrays(dim=6)[2], tmp_path / FIT
+    x = arrays(dim=6)[2]
+    file = tmp_path / FIT
     transcoders = [
         transcoder(kind, num_inputs=6, skip=skip)[0]
         for kind, skip in ((TopK(3), True), (JumpReLU(), False))
@@ -332,7 +342,8 @@ def test_a_fit_of_the_suite_has_its_codes(tmp_path):
     steps = (LearnedSteps(2, count, hidden=size) for count in (0, 1, 3, 11) for size in (0, 5))
     for model in (*transcoders, *map(example, ("topk", "jumprelu", "batchtopk", *steps))):
         file.write_bytes(as_fit(model, model.encode, {}))
-        sae, codes = SAE.from_folder(tmp_path), model.encode(model, x)
+        sae = SAE.from_folder(tmp_path)
+        codes = model.encode(model, x)
         close(sae.encode(torch.from_numpy(x)), codes)
         close(sae(torch.from_numpy(x)), model.reconstruct(codes, x, x))
 
@@ -408,10 +419,12 @@ def test_the_example_of_the_page_runs(tmp_path, monkeypatch):
 def test_the_host_reads_no_value_of_an_accelerator(threshold, learns, monkeypatch):
     """A tensor without values stands for one whose values the host would wait for."""
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
-    target, atoms = torch.empty(9, DIM, device="meta"), torch.empty(WIDTH, DIM, device="meta")
+    target = torch.empty(9, DIM, device="meta")
+    atoms = torch.empty(WIDTH, DIM, device="meta")
     target.requires_grad_(learns)
     codes = pursuit_codes(target, atoms, k=6, screens=3, threshold=threshold)
     assert codes.shape == (9, WIDTH) and codes.requires_grad == learns
-    places, on = torch.empty(9, 6, device="meta").long(), torch.empty(9, 6, device="meta") > 0
+    places = torch.empty(9, 6, device="meta").long()
+    on = torch.empty(9, 6, device="meta") > 0
     given = target, atoms, codes, places, on
     assert pursuit.least_squares(*given, anew=True).shape == (9, WIDTH)

@@ -32,7 +32,8 @@ def fetched(path: str | os.PathLike[str]) -> Path:
     url = os.fspath(path)
     if "://" not in url:
         return local
-    store, cache = connect(url), devices.cache_home() / "sae_gap" / "buckets"
+    store = connect(url)
+    cache = devices.cache_home() / "sae_gap" / "buckets"
     remote = store._strip_protocol(url.rstrip("/"))
     try:
         store.invalidate_cache()

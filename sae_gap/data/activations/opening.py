@@ -217,13 +217,15 @@ def _read_folder(folder, key):
             f"{', '.join(READERS)}, such as one of its folders."
         )
     tables: list[Table] = []
-    forms, counted = [], 0
+    forms = []
+    counted = 0
     for file in files:
         table = _read_file(file, key)
         documents = "no documents" if table.documents is None else "documents"
         if table.counted:
             table = table._replace(documents=table.documents + counted)
-            counted, documents = table.documents[-1] + 1, "documents of many rows each"
+            counted = table.documents[-1] + 1
+            documents = "documents of many rows each"
         tables.append(table)
         forms.append(f"{file.suffix} of width {table.width} with {documents}")
         if forms[0] != forms[-1]:
@@ -241,7 +243,8 @@ def _read_file(path, key):
         )
     try:
         arrays = READERS[path.suffix](path)
-        name, beside = choose(path, [*arrays], key), path.with_suffix(f".{DOCUMENTS}.npy")
+        name = choose(path, [*arrays], key)
+        beside = path.with_suffix(f".{DOCUMENTS}.npy")
         if beside.is_file():
             arrays.setdefault(DOCUMENTS, partial(map_npy, beside))
         return as_table(path, arrays[name](), arrays.get(DOCUMENTS, lambda: None)())

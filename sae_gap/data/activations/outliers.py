@@ -22,7 +22,8 @@ from sae_gap.core import squares
 FACTOR = 10
 # Between these median norms, sums of squares over millions of rows neither overflow float32 nor
 # vanish in it.
-_SHORTEST, _LONGEST = 1e-8, 1e14
+_SHORTEST = 1e-8
+_LONGEST = 1e14
 
 
 class Outliers(NamedTuple):
@@ -107,7 +108,8 @@ def scale_down(signals: Float[Array, "n input_dim"]) -> Float[Array, "n input_di
 
 def median_norm(signals: Float[Array, "n input_dim"]) -> Float[Array, ""]:
     """Returns the median l2 norm of the non-zero rows; 0 if all rows are zero."""
-    module, lengths = _module(signals), _lengths(signals)
+    module = _module(signals)
+    lengths = _lengths(signals)
     spare = module.where(module.any(lengths > 0), module.nan, 0)
     return module.nanmedian(module.where(lengths > 0, lengths, spare.astype(lengths.dtype)))
 

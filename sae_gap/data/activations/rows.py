@@ -24,9 +24,11 @@ from sae_gap.storage import digest, listed
 POOL = 2**29
 # Picking or averaging reads this many rows at once, and reads through gaps of up to `NEAR` rows
 # between picked ones.
-SPAN, NEAR = 4_096, 16
+SPAN = 4_096
+NEAR = 16
 # The name of the array to read from a file with several, and of the array that names documents.
-ACTIVATIONS, DOCUMENTS = "activations", "documents"
+ACTIVATIONS = "activations"
+DOCUMENTS = "documents"
 
 
 class RefusedError(ValueError):
@@ -63,7 +65,8 @@ class Table(NamedTuple):
         Raises:
           ValueError: a row holds a NaN or an infinity, or the file is damaged.
         """
-        start, stop = int(wanted[0]), int(wanted[-1]) + 1
+        start = int(wanted[0])
+        stop = int(wanted[-1]) + 1
         length = self.num_rows // self.array.shape[0]
         first = start // length
         try:
@@ -119,7 +122,8 @@ def as_table(path: pathlib.Path | str, array: Any, documents: Any = None) -> Tab
     """
     # NumPy has no bfloat16 and saves it as two raw bytes.
     array = array.view(ml_dtypes.bfloat16) if array.dtype == np.dtype("V2") else array
-    shape, dtype = array.shape, array.dtype
+    shape = array.shape
+    dtype = array.dtype
     if dtype.kind != "f" and dtype != ml_dtypes.bfloat16:
         raise RefusedError(
             f"{path} must hold floating-point numbers, but they are {dtype}; save the activations "
@@ -131,7 +135,8 @@ def as_table(path: pathlib.Path | str, array: Any, documents: Any = None) -> Tab
             "(samples, input_dim)."
         )
     table = Table(path, array, counted=documents is None)
-    total, count = table.num_rows, shape[0]
+    total = table.num_rows
+    count = shape[0]
     if documents is None and len(shape) == 2:
         return table._replace(counted=False)
     named = np.arange(count) if documents is None else documents
@@ -367,7 +372,8 @@ class Activations:
                 f"{self._tables[0].path} holds one document alone; give several, some of which can "
                 "be held out."
             )
-        left, held = held_out * self.num_samples, np.zeros(len(names), bool)
+        left = held_out * self.num_samples
+        held = np.zeros(len(names), bool)
         order = np.random.default_rng(seed).permutation(len(names))
         for name in order:
             if abs(left - sizes[name]) < abs(left):

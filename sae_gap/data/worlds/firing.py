@@ -17,9 +17,14 @@ from sae_gap.storage import Config, read_json, read_safetensors
 # The least share of a feature's variance that stays independent.
 _LEAST_REST = 0.01
 # Streams of random numbers from a world's seed.
-_ATOMS, _STD, _FACTOR, _OTHER_FACTOR = 42, 43, 46, 47
+_ATOMS = 42
+_STD = 43
+_FACTOR = 46
+_OTHER_FACTOR = 47
 # Adam's constants for pushing atoms apart.
-_RATE, _BETAS, _EPSILON = 3e-4, (0.9, 0.999), 1e-8
+_RATE = 3e-4
+_BETAS = (0.9, 0.999)
+_EPSILON = 1e-8
 # A block has so many samples that their probabilities stay in cache.
 _BLOCK = 64
 # Features below this conditional probability are thinned: the sampler looks at few of them.
@@ -122,7 +127,8 @@ def firing_of(law: Law) -> Firing:
     """Returns the constants of a law, computed or read from the files of a published world."""
     if law.folder:
         return _read_firing(law.folder)
-    number, (parent, level) = law.num_latents, plant(law)
+    number = law.num_latents
+    (parent, level) = plant(law)
     rng = np.random.default_rng([law.seed, _STD])
     mean = np.linspace(law.loudest, law.softest, number)
     std = np.abs(law.spread[0] + law.spread[1] * rng.standard_normal(number))
@@ -138,7 +144,8 @@ def out_of_distribution(law: Law) -> Firing:
     """Returns the same rates, magnitudes and trees with another correlation, so that other features
     fire together.
     """
-    firing, scale = firing_of(law), law.correlation
+    firing = firing_of(law)
+    scale = law.correlation
     if law.folder and firing.factor.size:
         scale = float(np.sqrt(np.mean(firing.factor**2)))
     factor, rest = _correlate([law.seed, _OTHER_FACTOR], scale, firing.factor.shape)
@@ -157,7 +164,8 @@ def atoms_of(law: Law) -> tuple[Atoms, Float[np.ndarray, " input_dim"]]:
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
     bias = rng.standard_normal(law.input_dim, np.float32)
     bias *= np.float32(law.bias) / np.linalg.norm(bias)
-    atoms, last = push_apart(atoms, law.orthogonal_steps), law.num_latents - law.dense
+    atoms = push_apart(atoms, law.orthogonal_steps)
+    last = law.num_latents - law.dense
     pairs = atoms[last - 2 * law.antipodal : last].reshape(-1, 2, law.input_dim)
     pairs[:, 1] = -pairs[:, 0]
     return atoms, bias
@@ -178,7 +186,8 @@ def push_apart(atoms: Atoms, steps: int) -> Atoms:
       Unit rows, (N, input_dim).
     """
     atoms, number = atoms.copy(), np.float32(len(atoms))
-    first, second = np.zeros_like(atoms), np.zeros_like(atoms)
+    first = np.zeros_like(atoms)
+    second = np.zeros_like(atoms)
     for step in range(1, steps + 1):
         squares = np.einsum("ij,ij->i", atoms, atoms)[:, None]
         slope = atoms @ (atoms.T @ atoms) + (number * (squares - 1) - squares) * atoms
@@ -212,7 +221,8 @@ class Sampler:
         # The children of a node are neighbours, in the order of the features.
         self._children = np.argsort(firing.parent, kind="stable")[len(self._tops) :]
         family = np.bincount(firing.parent[self._children], minlength=len(firing.parent))
-        self._first, self._family = np.cumsum(family) - family, family
+        self._first = np.cumsum(family) - family
+        self._family = family
 
     def codes(self, rng: np.random.Generator, count: int) -> sparse.csr_array:
         """Draws codes z of `count` samples, (count, N), in float32."""
@@ -252,7 +262,9 @@ class Sampler:
         """Draws the magnitudes of firing features; one that is clipped to zero does not count as
         firing.
         """
-        mean, own, tail = self.firing.mean[features], self.firing.std, self.firing.lognormal
+        mean = self.firing.mean[features]
+        own = self.firing.std
+        tail = self.firing.lognormal
         drawn = rng.standard_normal(len(features))
         if tail:
             values = mean * np.exp(tail * drawn - tail**2 / 2)
@@ -263,7 +275,8 @@ class Sampler:
 
     def _grow(self, rng, shared, rows, features, values):
         """Draws which children of firing features fire, and how loud."""
-        firing, sizes = self.firing, self._family[features]
+        firing = self.firing
+        sizes = self._family[features]
         parent = np.repeat(np.arange(len(rows)), sizes)
         place = np.arange(len(parent)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         children = self._children[self._first[features[parent]] + place]
@@ -289,7 +302,8 @@ def _thinned(rng, length):
     """Draws a subset of range(length) that has each number with probability 1/64, by the gaps
     between them.
     """
-    found, end = [], -1
+    found = []
+    end = -1
     while end < length:
         gaps = rng.geometric(_RARE, max(16, int(1.1 * (length - end) * _RARE)))
         found.append(end + np.cumsum(gaps))
@@ -349,10 +363,12 @@ def _read_firing(folder):
     Raises:
       ValueError: a file is damaged, does not fit the others, or has values that no world has.
     """
-    (config, number, _), tensors = read_sizes(folder), read_safetensors(folder / _TENSORS)
+    (config, number, _) = read_sizes(folder)
+    tensors = read_safetensors(folder / _TENSORS)
     rates = tensors.take("firing_probabilities", number).astype(np.float64)
     _check_range("firing_probabilities", rates, 0, 1, tensors.path)
-    factor, rest = np.zeros((number, 0)), np.ones(number)
+    factor = np.zeros((number, 0))
+    rest = np.ones(number)
     if "correlation_factor" in tensors:
         rank = tensors.shape("correlation_factor")[1]
         factor = tensors.take("correlation_factor", number, rank).astype(np.float64)
@@ -367,7 +383,8 @@ def _read_firing(folder):
 
 
 def _check_range(name, values, least, most, path):
-    low, high = values.min(), values.max()
+    low = values.min()
+    high = values.max()
     # NaN lies between no bounds.
     if not (least <= low and high <= most):
         raise ValueError(
@@ -434,7 +451,8 @@ def torch_normal(seed: int, number: int) -> Float[np.ndarray, " number"]:
 
 def _box_muller(uniform):
     pairs = uniform.astype(np.float64).reshape(-1, 2, _NORMALS // 2)
-    radius, angle = np.sqrt(-2 * np.log1p(-pairs[:, 0])), 2 * np.pi * pairs[:, 1]
+    radius = np.sqrt(-2 * np.log1p(-pairs[:, 0]))
+    angle = 2 * np.pi * pairs[:, 1]
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()
 
 
@@ -452,7 +470,8 @@ def _trees(path, number):
                 f"{path} has feature {index} twice, or beyond its {number} features; download it "
                 "again."
             )
-        parent[index], level[index] = above, depth
+        parent[index] = above
+        level[index] = depth
         exclusive[index] = entries.flag("mutually_exclusive_children", False)
         scaled[index] = entries.flag("scale_children_by_parent", False)
         waiting += [(child, index, depth + 1) for child in _nodes(node.get("children", []), path)]

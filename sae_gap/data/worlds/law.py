@@ -125,14 +125,16 @@ class Law:
             )
         if self.folder:
             return
-        needed, level = self.dense + 2 * self.antipodal, self.roots
+        needed = self.dense + 2 * self.antipodal
+        level = self.roots
         if needed > self.num_latents:
             raise ValueError(
                 f"{needed} features that are dense or antipodal are more than the "
                 f"{self.num_latents} that there are; lower dense or antipodal."
             )
         for _ in range(self.depth + 1 if level else 0):
-            needed, level = needed + level, level * self.branching
+            needed = needed + level
+            level = level * self.branching
             if needed > self.num_latents:
                 raise ValueError(
                     f"{self.roots} trees with {self.depth} levels of {self.branching} children "

@@ -159,7 +159,8 @@ class WorldStream:
         way = np.random.default_rng([world.seed, _DRIFT]).standard_normal(law.input_dim)
         # The step of the mean from a sample to the next.
         self._drift = law.drift / max(1, number - 1) * way / np.linalg.norm(way)
-        self._piece, self._noise = functools.lru_cache(maxsize=1)(self._draw), 0.0
+        self._piece = functools.lru_cache(maxsize=1)(self._draw)
+        self._noise = 0.0
         if world.noise_db is not None:
             first = WorldStream(dataclasses.replace(world, noise_db=None))(0, PIECE)
             self._noise = noise_scale(first, world.noise_db)

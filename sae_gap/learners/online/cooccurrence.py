@@ -24,7 +24,8 @@ LEAST_USES = 6
 # together would be each other's parent.
 _MORE_USED = 1.02
 # How many atoms' pairs are counted at once, and how many uses are added at once.
-_ATOMS, _USES = 512, 2_048
+_ATOMS = 512
+_USES = 2_048
 
 
 class Cooccurrence(NamedTuple):
@@ -101,7 +102,8 @@ def uses_of(places, codes, num_latents):
     """
     atoms = jnp.where(codes > 0, places, num_latents).reshape(-1)
     order = jnp.argsort(atoms, stable=True)
-    atoms, codes = atoms[order], jnp.where(codes > 0, codes, 0).reshape(-1)[order]
+    atoms = atoms[order]
+    codes = jnp.where(codes > 0, codes, 0).reshape(-1)[order]
     begins = jnp.searchsorted(atoms, jnp.arange(num_latents + 1))
     # Padded, so that a slice may begin anywhere.
     atoms, samples, codes = (
@@ -140,8 +142,10 @@ def count(uses, places, codes, number):
     The time is that of all pairs in all samples. The memory is n · slots numbers, and the pairs of
     a few atoms with all others.
     """
-    dtype, num_latents = codes.dtype, len(uses.begins) - 1
-    some, most = min(_ATOMS, num_latents), min(codes.shape[1], num_latents)
+    dtype = codes.dtype
+    num_latents = len(uses.begins) - 1
+    some = min(_ATOMS, num_latents)
+    most = min(codes.shape[1], num_latents)
     times = jnp.diff(uses.begins)
 
     def pairs(begin):
@@ -154,7 +158,8 @@ def count(uses, places, codes, number):
             atoms, samples, own = uses.some(use)
             # JAX drops rows of later atoms.
             row = (atoms - begin)[:, None]
-            column, other = places[samples], codes[samples]
+            column = places[samples]
+            other = codes[samples]
             return (
                 use + _USES,
                 together.at[row, column].add((other > 0).astype(dtype), mode="drop"),

@@ -13,7 +13,8 @@ from sae_gap.encoders import unit_atoms
 from sae_gap.learners import includes, live_dims
 
 # A pair of atoms is coherent if its cosine exceeds this and this many times the cosine of chance.
-COHERENT, CHANCES = 0.3, 4
+COHERENT = 0.3
+CHANCES = 4
 # An atom loses at most this share of its coherence at once.
 WEIGHT = 0.5
 # Columns of the atoms' Gram matrix that are formed at once.
@@ -76,7 +77,8 @@ def decorrelate_children(dictionary, counts, weight):
     Returns:
       (input_dim, num_latents), of unit atoms.
     """
-    rows, least = dictionary.T, chance_cosine(dictionary)
+    rows = dictionary.T
+    least = chance_cosine(dictionary)
     above = includes(counts) & (counts.of(counts.uses) > counts.uses[:, None])
 
     def shared(name):

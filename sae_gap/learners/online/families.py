@@ -19,7 +19,8 @@ from sae_gap.learners.online import cooccurrence, family, gradient_sums, renewal
 # atoms are on together.
 LEAST_LATENTS = 4_000
 # Rounds from one rearrangement to the next, and rounds at the end without any.
-PERIOD, LAST = 3, 2
+PERIOD = 3
+LAST = 2
 # Each atom keeps this share of its energy from round to round.
 ENERGY_MEMORY = 0.7
 # Steps of conjugate gradients in a round that solves; the next one continues from them.
@@ -28,7 +29,8 @@ SOLVE_STEPS = 32
 EPSILON = 0.05
 # The least threshold in units of the active codes' root mean square, and ρ of the ridge in units of
 # the mean energy of an atom's codes.
-FLOOR, RIDGE = 0.18, 0.01
+FLOOR = 0.18
+RIDGE = 0.01
 
 
 class FamiliesState(eqx.Module):
@@ -123,9 +125,12 @@ class Families(Learner):
         )
 
     def init(self, data, *, num_latents, key, base=None):
-        signals, dtype = data.signals, data.signals.dtype
-        dictionary, bias = unit_atoms(base.decoder)[0].astype(dtype), jnp.asarray(base.bias, dtype)
-        live, squares = live_share(signals), jnp.zeros(dictionary.shape[1], dtype)
+        signals = data.signals
+        dtype = data.signals.dtype
+        dictionary = unit_atoms(base.decoder)[0].astype(dtype)
+        bias = jnp.asarray(base.bias, dtype)
+        live = live_share(signals)
+        squares = jnp.zeros(dictionary.shape[1], dtype)
         scales = gradient_sums.initial_scales(
             signals - bias,
             dictionary,

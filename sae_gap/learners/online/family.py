@@ -33,14 +33,16 @@ APART = 0.5
 # An atom with less than this share of the usual energy is idle, and free for another concept.
 IDLE = 0.1
 # How many atoms of a family are considered, and how many families are solved for at once.
-MEMBERS, BATCH = 8, 64
+MEMBERS = 8
+BATCH = 64
 # An atom is compared with so many atoms of the largest cosines, or children of one parent.
 NEIGHBOURS = 32
 # A unit ray without the common factor becomes an atom if it is longer than this.
 LEAST_REST = 0.1
 # These keep a common factor well-posed: a ridge, also the least squared loading, and the least
 # cosine to divide by.
-_RIDGE, _LEAST_COSINE = 0.01, 0.05
+_RIDGE = 0.01
+_LEAST_COSINE = 0.05
 # Siblings share more than by chance if their cosines, each and on average, exceed this.
 SIBLINGS = 0.1
 # If a parent is without its children in at most this share of its uses, its own ray says nothing.
@@ -72,7 +74,8 @@ class Atoms(namedtuple("Atoms", "dictionary moved")):
         """Puts atoms, (..., input_dim), at unit length in their places, (...,); drops those whose
         place is num_latents.
         """
-        places, columns = places.reshape(-1), atoms.reshape(-1, atoms.shape[-1]).T
+        places = places.reshape(-1)
+        columns = atoms.reshape(-1, atoms.shape[-1]).T
         return Atoms(
             self.dictionary.at[:, places].set(unit_atoms(columns)[0], mode="drop"),
             self.moved.at[places].set(True, mode="drop"),
@@ -117,7 +120,9 @@ def split_merged_parents(atoms, counts, idle):
     """
     rows = atoms.dictionary.T
     num_latents = len(rows)
-    uses, parent, names = counts.uses, parents(counts), jnp.arange(num_latents)
+    uses = counts.uses
+    parent = parents(counts)
+    names = jnp.arange(num_latents)
     siblings = members_of(parent, NEIGHBOURS).at[parent].get(mode="fill", fill_value=num_latents)
     alike, _ = alike_pairs(atoms, counts, siblings, SIBLINGS)
     lone = jnp.zeros_like(uses).at[parent].add(1, mode="drop")[parent] == 1
@@ -131,8 +136,10 @@ def split_merged_parents(atoms, counts, idle):
         with_partner(counts, values, owner)
         for values in (counts.together, counts.beside, counts.products)
     )
-    size, cosine = counts.size, jnp.sum(rows * rows[owner], axis=1)
-    times, total = over_children(both), over_children(both * beside)
+    size = counts.size
+    cosine = jnp.sum(rows * rows[owner], axis=1)
+    times = over_children(both)
+    total = over_children(both * beside)
     alone = 1 - over_children(uses) / jnp.maximum(uses, 1)
     without = (counts.sums - total) / jnp.maximum(uses - times, 1)
     smaller = total / jnp.maximum(times, 1) < (1 - DIFFER) * without
@@ -143,7 +150,8 @@ def split_merged_parents(atoms, counts, idle):
     is_lone = smaller & large & (times > PARTNERS * uses)
 
     def split(v):
-        exists, own = children[v] < num_latents, jnp.minimum(children[v], num_latents - 1)
+        exists = children[v] < num_latents
+        own = jnp.minimum(children[v], num_latents - 1)
         pairs = exists[:, None] & exists & ~jnp.eye(MEMBERS, dtype=bool)
         some = rows[own]
         shared = jnp.sum(jnp.where(pairs, some @ some.T, 0)) / jnp.maximum(jnp.sum(pairs), 1)
@@ -181,7 +189,8 @@ def add_missing_parents(atoms, counts, idle):
     """
     dictionary, moved = atoms
     num_latents = dictionary.shape[1]
-    names, others = jnp.arange(num_latents), nearest(dictionary)
+    names = jnp.arange(num_latents)
+    others = nearest(dictionary)
     alike, cosines = alike_pairs(atoms, counts, others, coherent_cosine(dictionary))
     central = jnp.sum(jnp.where(alike, cosines, 0), axis=1)
     beside = jnp.where(alike, central[others], -1)
@@ -193,7 +202,8 @@ def add_missing_parents(atoms, counts, idle):
     members = members_of(leader)
 
     def find(members):
-        exists, own = members < num_latents, jnp.minimum(members, num_latents - 1)
+        exists = members < num_latents
+        own = jnp.minimum(members, num_latents - 1)
         common, rest, length, loading = common_factor(dictionary.T[own], exists)
         # Fewer than three members have no triples, and so the least loadings.
         loaded = jnp.sum(jnp.where(exists, loading, 0)) > LOADED * jnp.sum(exists)
@@ -226,12 +236,17 @@ def turn_pairs(atoms, counts):
     which is shorter than that of v; if v were a parent, its child's ray would be longer. The ray
     becomes u, the base of the pair, and the remainder of v becomes v.
     """
-    rows, moved = atoms.dictionary.T, atoms.moved
+    rows = atoms.dictionary.T
+    moved = atoms.moved
     num_latents = len(rows)
-    names, others, uses, size = jnp.arange(num_latents), counts.partners, counts.uses, counts.size
+    names = jnp.arange(num_latents)
+    others = counts.partners
+    uses = counts.uses
+    size = counts.size
     cosines = lax.map(lambda name: rows[others[name]] @ rows[name], names, batch_size=BATCH)
     # Each atom as the parent of its partners, and as their child.
-    own, its = (uses[:, None], size[:, None]), (counts.of(uses), counts.of(size))
+    own = (uses[:, None], size[:, None])
+    its = (counts.of(uses), counts.of(size))
     back = counts.together / jnp.maximum(its[0], 1)
     beside = mean_code(counts.products, counts.together, counts.of(counts.sums), its[0])
     child = includes(counts) & (back > PARTNERS) & (its[0] >= own[0])
@@ -285,7 +300,8 @@ def part_from_parents(atoms, counts):
       The atoms, and a mask of the free ones.
     """
     dictionary = atoms.dictionary
-    size, energy = counts.size, counts.squares
+    size = counts.size
+    energy = counts.squares
     others = nearest(dictionary)
     lies, cosines = alike_pairs(atoms, counts, others, coherent_cosine(dictionary))
     lies &= (
@@ -298,7 +314,8 @@ def part_from_parents(atoms, counts):
     longest = jnp.argmax(jnp.where(lies, size[others], -1), axis=1)
     parent = dictionary[:, jnp.take_along_axis(others, longest[:, None], axis=1)[:, 0]]
     rest = dictionary - jnp.sum(dictionary * parent, axis=0) * parent
-    parts, twice = jnp.any(lies, axis=1), jnp.linalg.norm(rest, axis=0) < _LEAST_PARTED
+    parts = jnp.any(lies, axis=1)
+    twice = jnp.linalg.norm(rest, axis=0) < _LEAST_PARTED
     places = jnp.where(parts & ~twice, jnp.arange(len(size)), len(size))
     return atoms.put(places, rest.T), parts & twice
 
@@ -344,7 +361,9 @@ def alike_pairs(atoms, counts, others, least):
       others: (num_latents, others), numbers of atoms, num_latents for none.
       least: the least cosine.
     """
-    rows, given, names = atoms.dictionary.T, counts.given, jnp.arange(len(atoms.moved))
+    rows = atoms.dictionary.T
+    given = counts.given
+    names = jnp.arange(len(atoms.moved))
     judged = (counts.uses >= LEAST_USES) & ~atoms.moved
 
     def compare(name):
@@ -382,7 +401,8 @@ def common_factor(rays, exists):
       rays: rays of unit length.
       exists: a mask of the rays to consider.
     """
-    products, pairs = rays @ rays.T, exists[:, None] & exists
+    products = rays @ rays.T
+    pairs = exists[:, None] & exists
     other = pairs & ~jnp.eye(len(exists), dtype=bool)
     triples = other[:, :, None] & other[:, None, :] & other[None]
     ratios = products[:, :, None] * products[:, None, :] / jnp.maximum(products, _LEAST_COSINE)

@@ -14,7 +14,8 @@ from sae_gap.solvers import Pursuit, atom_rows, default_slots, host_pursuits
 from sae_gap.solvers.reweighted import pursue
 
 # The first threshold comes from so many samples, coded so often.
-FIRST_SAMPLES, FIRST_ROUNDS = 1_024, 3
+FIRST_SAMPLES = 1_024
+FIRST_ROUNDS = 3
 # Floats of a chunk of samples in XLA: their atoms, tableaus and correlations take 2 GiB.
 ROOM = 2**29
 # Visits are counted per latent, for at least so many latents: a small dictionary needs as many

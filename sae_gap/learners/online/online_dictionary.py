@@ -19,21 +19,25 @@ from sae_gap.learners import Learner, base_of, decorrelate_atoms, live_share, ra
 from sae_gap.learners.online import gradient_sums, renewal
 
 # Rates if samples are visited many times, and if each is seen once.
-RATES, RATES_ONCE = (0.5, 0.1, 0.02), (0.5, 0.05, 0.01)
+RATES = (0.5, 0.1, 0.02)
+RATES_ONCE = (0.5, 0.05, 0.01)
 # Half the amplitude of the average use.
 WEAK = 0.25
 # Running means keep this share at each minibatch. The energy of an atom keeps less: the few uses of
 # a rare one should not be divided by a mean that lags behind.
-MEMORY, ENERGY_MEMORY = 0.9, 0.7
+MEMORY = 0.9
+ENERGY_MEMORY = 0.7
 # Rounds from one restart of wasted atoms to the next, and from one decorrelation to the next, a
 # round later.
 PERIOD = 3
 # Wasted atoms restart, and coherent ones are decorrelated, between these shares of the fit: once
 # rates are low enough for atoms to settle, and while there is time to do so.
-RESTARTS, DECORRELATES = (0.4, 0.9), (0.3, 0.97)
+RESTARTS = (0.4, 0.9)
+DECORRELATES = (0.3, 0.97)
 # To prune, samples coded for each latent, and the threshold in units of the root mean squares of
 # the residual and of the active codes.
-PRUNED_VISITS, PRUNED_AT = 3, (2.5, 0.18)
+PRUNED_VISITS = 3
+PRUNED_AT = (2.5, 0.18)
 # Wasted atoms may restart from the residuals of a round's last samples, so many a latent.
 SEED_SAMPLES = 2
 
@@ -221,7 +225,8 @@ class OnlineDictionary(Learner):
         return count, share // count
 
     def init(self, data: Split, *, num_latents: int, key: PRNGKeyArray) -> OnlineState:
-        signals, dtype = data.signals, data.signals.dtype
+        signals = data.signals
+        dtype = data.signals.dtype
         num_samples, input_dim = signals.shape
         samples_key, normal_key, key = jax.random.split(key, 3)
         chosen = jax.random.choice(
@@ -229,7 +234,8 @@ class OnlineDictionary(Learner):
         )
         atoms = unit_atoms((signals[chosen] - jnp.mean(signals, axis=0)).T)[0]
         spare = random_atoms(normal_key, signals, num_latents - atoms.shape[1])
-        zero, live = jnp.zeros((), dtype), live_share(signals)
+        zero = jnp.zeros((), dtype)
+        live = live_share(signals)
         mean = jnp.mean(signals, axis=0) if self.centred else jnp.zeros(input_dim, dtype)
         return OnlineState(
             dictionary=jnp.concatenate([atoms, spare], axis=1),
@@ -421,9 +427,11 @@ class Pruned(Learner):
 
     def init(self, data: Split, *, num_latents, key, base=None):
         dictionary = unit_atoms(base.decoder)[0].astype(data.signals.dtype)
-        bias, slots = jnp.asarray(base.bias, dictionary.dtype), self.num_slots
+        bias = jnp.asarray(base.bias, dictionary.dtype)
+        slots = self.num_slots
         number = gradient_sums.num_visited(PRUNED_VISITS, len(data.signals), dictionary.shape[1])
-        signals, live = data.signals[:number] - bias, live_share(data.signals)
+        signals = data.signals[:number] - bias
+        live = live_share(data.signals)
         scales = gradient_sums.initial_scales(
             signals, dictionary, live, *PRUNED_AT, num_slots=slots
         )

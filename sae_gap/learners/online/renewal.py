@@ -6,7 +6,8 @@ from jax import lax
 from sae_gap.encoders import unit_atoms
 
 # Above this cosine two atoms are duplicates, and above this one two seeds belong to one concept.
-DUPLICATE, ALIKE = 0.7, 0.5
+DUPLICATE = 0.7
+ALIKE = 0.5
 # At most one atom in so many restarts at once.
 ONE_IN = 20
 # Columns of the atoms' Gram matrix that are formed at once.
@@ -58,7 +59,8 @@ def restart(dictionary, worth, seeds, *, must_gain=False):
     Returns:
       The dictionary, and a mask of the new atoms.
     """
-    num_latents, squares = dictionary.shape[1], jnp.sum(seeds**2, axis=1)
+    num_latents = dictionary.shape[1]
+    squares = jnp.sum(seeds**2, axis=1)
     worst, places = lax.top_k(-worth, len(seeds))
     atoms = unit_atoms(seeds.T)[0]
     alike = jnp.any(jnp.tril(atoms.T @ atoms > ALIKE, -1), axis=1) | (squares <= 0)

@@ -16,11 +16,13 @@ from tests.torch_files import save
 @fixture(scope="module")
 def files(tmp_path_factory):
     """An SAE of orthonormal atoms, activations that it reconstructs, and one of negated weights."""
-    folder, rng = tmp_path_factory.mktemp("files"), default_rng(0)
+    folder = tmp_path_factory.mktemp("files")
+    rng = default_rng(0)
     atoms = np.linalg.qr(rng.normal(size=(12, 12)))[0].astype(np.float32)
     codes = rng.uniform(1, 2, (300, 12)) * (np.argsort(rng.random((300, 12))) < 3)
     x = (codes @ atoms.T + 0.05 * rng.normal(size=(300, 12))).astype(np.float32)
-    mean, bias = jnp.zeros(12), jnp.full(12, 1e-3)
+    mean = jnp.zeros(12)
+    bias = jnp.full(12, 1e-3)
     model = Model(jnp.asarray(atoms), mean, Affine(jnp.asarray(atoms), bias), TopK(3))
     sae_gap.save_sae(model, folder / "mine")
     reads = Transcoder(model.dictionary, mean, model.encoder, TopK(3), centre=mean)

@@ -114,8 +114,12 @@ def best(rows, level="own"):
 
 def reference(rows):
     """All columns of a dictionary by their names."""
-    lasso, refit, top, own = (one(rows, "lasso"), one(rows, "lasso_refit"), best(rows), None)
-    own, again = one(rows, "own"), one(rows, "own_refit")
+    lasso = one(rows, "lasso")
+    refit = one(rows, "lasso_refit")
+    top = best(rows)
+    own = None
+    own = one(rows, "own")
+    again = one(rows, "own_refit")
     known = {"dictionary": top["dictionary"], "family": top["family"], "samples": 1_234}
     known |= {"at_l0": lasso["l0"], "curve_fvu": lasso["fvu"], "curve_refit_fvu": refit["fvu"]}
     known |= {"best_codes": top["codes"], "best_fvu": top["fvu"], "mse": (own or top)["mse"]}
@@ -145,7 +149,9 @@ def sums(row, column="errors"):
 def parts(every, name):
     """The split of an encoder's FVU, beside the learned dictionary where it is at the same L0."""
     rows = every[name]
-    own, again, top = one(rows, "own"), one(rows, "own_refit"), best(rows)
+    own = one(rows, "own")
+    again = one(rows, "own_refit")
+    top = best(rows)
     kept = min(own, again, key=lambda row: row["fvu"])
     losses = {"own": own, "kept": kept, "best": top, "proposed": one(rows, "proposed")}
     return split(VARIANCE, True, **{name: sums(row) for name, row in losses.items()}), losses
@@ -179,7 +185,8 @@ def test_files_have_what_the_rows_say(written):
 
 def test_tables_have_what_the_rows_say(written):
     found = tables(written)
-    every, rows = {name: reference(rows) for name, rows in written.every.items()}, written.rows
+    every = {name: reference(rows) for name, rows in written.every.items()}
+    rows = written.rows
     every.pop("past")
     alive = [name for name in every if name not in ("dead", "atoms", "online_dl")]
     for title, names in (
@@ -223,7 +230,8 @@ def test_tables_have_what_the_rows_say(written):
 def standings(every):
     """How all stand, with the one of an earlier run, the best first and the dead last."""
     tops = {name: best(rows, "common") for name, rows in every.items() if name != "online_dl"}
-    rival, lines = best(every["online_dl"], "common"), []
+    rival = best(every["online_dl"], "common")
+    lines = []
 
     def is_better(one, other):
         low = ends(sums(other) - sums(one), VARIANCE)[1]
@@ -231,7 +239,9 @@ def standings(every):
         return low > more * (1 - other["fvu"])
 
     for name in sorted(tops, key=lambda name: (name == "dead", tops[name]["fvu"])):
-        own, top, line = one(every[name], "own"), best(every[name]), {"dictionary": name}
+        own = one(every[name], "own")
+        top = best(every[name])
+        line = {"dictionary": name}
         others = [each for other, each in tops.items() if other != "dead"]
         first = 1 + sum(is_better(each, tops[name]) for each in others)
         last = len(others) - sum(is_better(tops[name], each) for each in others)
@@ -317,7 +327,8 @@ def nats_rows():
 
 @fixture(scope="module")
 def nats(tmp_path_factory):
-    rows, folder = nats_rows(), Folder(tmp_path_factory.mktemp("nats"))
+    rows = nats_rows()
+    folder = Folder(tmp_path_factory.mktemp("nats"))
     saes = [SimpleNamespace(name=name) for name in ("mine", "samples")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "save", keep)
@@ -340,7 +351,8 @@ def test_nats_and_costs_have_what_the_rows_say(nats):
     priced = [flat(row) for row in nats.rows if row["dictionary"] != "dead"]
     held(lines_of(f"{nats.folder}/costs/summary.csv"), priced)
     priced.sort(key=lambda row: row["products"] or np.inf)
-    wanted, own = [], rows["mine", "own"]
+    wanted = []
+    own = rows["mine", "own"]
     for loss, (column, unit) in SUMS.items():
         top = rows["mine", "omp" if loss == "fvu" else "screened"]
         last = rows["samples", "screened"] if loss != "fvu" else top

@@ -43,7 +43,8 @@ ALONE = mock.patch.object(measure, "variance", lambda options: "")
 @fixture(scope="module")
 def recorded(tmp_path_factory):
     """A recording of a tiny model, and an SAE of random atoms whose encoder is their transpose."""
-    folder, rng = tmp_path_factory.mktemp("recorded"), default_rng(0)
+    folder = tmp_path_factory.mktemp("recorded")
+    rng = default_rng(0)
     lm = tiny.tiny_lm(folder)
     texts = [" ".join(rng.choice(WORDS, 24)) for _ in range(20)]
     texts = Texts(tuple(texts), tuple(map(str, range(20))), None)
@@ -60,7 +61,8 @@ def recorded(tmp_path_factory):
 @fixture(scope="module")
 def made(recorded):
     """A finished run on the SAE, with a control."""
-    folder, model = recorded.folder, recorded.model
+    folder = recorded.folder
+    model = recorded.model
     for name, hook in (("before", "resid_pre"), ("mlp", "mlp_out")):
         sae_gap.save_sae(model, folder / name, metadata={"hook_name": f"blocks.1.hook_{hook}"})
     atoms = np.asarray(model.decoder)
@@ -107,7 +109,8 @@ def test_a_transcoder_and_an_sae_of_the_mlps_output_replace_it(recorded, tmp_pat
     record(recorded.lm, recorded.texts, recorded.folder / "r", layers=(1,), mlps=(1,), context=32)
     places = recorded.folder / "r" / "mlp1_in", recorded.folder / "r" / "mlp1_out"
     flags = "--width=96 --sparsity=4 --epochs=20 --samples=50 --batch_size=32"
-    names, results = ("relu_skip_transcoder", "topk"), f"--results_dir={tmp_path}"
+    names = ("relu_skip_transcoder", "topk")
+    results = f"--results_dir={tmp_path}"
     given = f"--activations={places[0]}", f"--targets={places[1]}"
     succeed("train_real", *given, *flags.split(), f"--methods={','.join(names)}", results)
     trained = tmp_path / "train_real"
@@ -144,7 +147,8 @@ def test_a_transcoder_and_an_sae_of_the_mlps_output_replace_it(recorded, tmp_pat
 def _hold_together(recorded, lines, paths):
     """Holds lines of two layers together to a run by hand, with numbers found on clean rows."""
     given = {"recording": f"{recorded.folder}/r", "model": f"{recorded.folder}/tiny.gguf"}
-    sources, codes = {}, {}
+    sources = {}
+    codes = {}
     for block, path in enumerate(paths):
         options = inputs.PutBack(**given, sae=(str(path),), layer=block, tokens=100, anyway=True)
         sources[block], (sae,) = options.begin((4,))
@@ -189,10 +193,8 @@ def test_saes_of_several_layers_stand_alone_and_together(recorded, monkeypatch, 
     both = "--layer=10", f"--sae={tmp_path / 'first'},{mine}", "--layers=0,1", "--codes=omp"
     out = succeed("measure", *flags, *both)
     lines = lines_of(tmp_path / "measure" / "together" / "together.csv")
-    codes, of = (
-        ("own", "screened", "omp"),
-        ("block 0", "block 1", "the sum of these", "all together"),
-    )
+    codes = ("own", "screened", "omp")
+    of = ("block 0", "block 1", "the sum of these", "all together")
     assert [(each["codes"], each["replaced"]) for each in lines] == [*itertools.product(codes, of)]
     stored = sae_gap.Store(tmp_path / "measure" / "together").rows()
     assert all("texts" in row["sources"][1] for row in stored)
@@ -211,7 +213,8 @@ def test_saes_of_several_layers_stand_alone_and_together(recorded, monkeypatch, 
         said = f"{float(whole['kl']):.3f} ± {float(whole['kl_half']):.3f} nats of KL with "
         said += f"{whole['codes']} codes, {float(whole['ratio']):.2f} times the sum of each alone"
         if whole["codes"] != "own":
-            share, half = 100 - 100 * float(whole["of_own"]), 100 * float(whole["of_own_half"])
+            share = 100 - 100 * float(whole["of_own"])
+            half = 100 * float(whole["of_own_half"])
             said += f", so {share:.0f} ± {half:.0f} % of own codes' cost is the encoders'"
         assert said in out.splitlines()[-1]
     for words, *wrong in (
@@ -246,7 +249,8 @@ def test_codes_that_are_not_finite_are_left_out(made, recorded, monkeypatch, cap
 def test_what_is_wrong_is_told_in_a_sentence(made, recorded):
     folder = made.folder
     tiny.write_lm(folder / "other.gguf", seed=1)
-    atoms, sae = f"--dictionary={folder / 'D.npy'}", f"--sae={folder}"
+    atoms = f"--dictionary={folder / 'D.npy'}"
+    sae = f"--sae={folder}"
     # Where a folder of sparsify is not called after a module, its name tells no place.
     inputs.check_place("mine", "mine", 1)
     for told, *wrong in (
@@ -263,9 +267,12 @@ def test_what_is_wrong_is_told_in_a_sentence(made, recorded):
 
 def test_a_probe_learns_the_first_concept_of_a_pair(monkeypatch):
     monkeypatch.setattr(concepts, "FEWEST", 1)
-    rng, documents = default_rng(0), np.repeat(np.arange(40), 10)
-    topics, texts = np.array([*"xy"])[documents % 2], rng.choice([*string.ascii_letters], 400)
-    tokens, is_x = probing.Tokens(texts, documents, topics), (topics == "x")[:, None]
+    rng = default_rng(0)
+    documents = np.repeat(np.arange(40), 10)
+    topics = np.array([*"xy"])[documents % 2]
+    texts = rng.choice([*string.ascii_letters], 400)
+    tokens = probing.Tokens(texts, documents, topics)
+    is_x = (topics == "x")[:, None]
     held = open_activations(is_x + np.arange(2.0), documents=documents)
     x, found = probe_real.of_pairs(tokens, held, ["topic:x+capital"], (0,), 400)
     assert np.array_equal(found["topic:x+capital"].has, x[:, 0] == 1)
@@ -296,14 +303,17 @@ def test_what_is_not_installed_is_named(recorded, tmp_path, monkeypatch, name, f
     refused("pip install --no-deps", "record", *given, "--layers=0")
 
 
-DIM, WIDTH, K = 12, 40, 3
+DIM = 12
+WIDTH = 40
+K = 3
 RNG = default_rng(0)
 ATOMS = RNG.normal(size=(DIM, WIDTH))
 ATOMS /= norm(ATOMS, axis=0)
 X = RNG.exponential(size=(60, WIDTH)) * (RNG.random((60, WIDTH)) < 0.1) @ ATOMS.T
 # Without noise a pursuit would end on rounding errors.
 X += RNG.normal(size=X.shape) / 10
-LEARNED, X = X[20:].astype(np.float32), X[:20].astype(np.float32)
+LEARNED = X[20:].astype(np.float32)
+X = X[:20].astype(np.float32)
 COUNTS = np.arange(20) != 7
 
 
@@ -313,7 +323,8 @@ def on():
     the rows learned from, and the λ of an L0 of K.
     """
     given = SAE.of_model(Model(jnp.asarray(ATOMS, jnp.float32), jnp.zeros(DIM)), name="atoms").given
-    held, train = Split(jnp.asarray(X), counts=COUNTS), Split(jnp.asarray(LEARNED))
+    held = Split(jnp.asarray(X), counts=COUNTS)
+    train = Split(jnp.asarray(LEARNED))
     task = Task(train, held, held, width=WIDTH)
     lams = {l0: find_weight(X[COUNTS], np.float32(ATOMS), l0) for l0 in (K, 2 * K)}
     inference = Inference(task, given.ready, "train", timed=False)
@@ -327,7 +338,8 @@ def on():
 
 
 def scores(on, name, metric=None, learner=None):
-    encoder, codes = on.every[name], np.asarray(on.codes[name])
+    encoder = on.every[name]
+    codes = np.asarray(on.codes[name])
     found = Inferred(on.task, on.inference.model, {"id": codes}, {}, 0, "strict")
     method = Method("a", "", learner or on.given, encoder)
     prepared = on.inference.prepare(encoder)
@@ -373,7 +385,8 @@ def test_processor_time_is_that_of_a_thread_relative_to_the_encoder(on, monkeypa
     assert scores(on, "mp", cost.processor_time(), sae) == {"processor": 2 / 4}
     assert scores(on, "mp", cost.processor_time()) == {"processor": None}
     # One that was trained on a dictionary is held against that dictionary's.
-    timed, taught = [], SparseAutoencoder(TopK(K), base=sae, frozen=True)
+    timed = []
+    taught = SparseAutoencoder(TopK(K), base=sae, frozen=True)
     seen = lambda self, each, *_: timed.append((self._given, each)) or 2.0  # noqa: E731
     monkeypatch.setattr(Inference, "time", seen)
     scores(on, "mp", cost.processor_time(), taught)
@@ -384,7 +397,8 @@ def test_one_command_has_variance_nats_and_costs_and_goes_on(recorded, monkeypat
     monkeypatch.setitem(KINDS, "fista", ["fista_5"])
     monkeypatch.setattr(lasso, "find_weight", tiny.weight)
     monkeypatch.setattr(measure, "CODES", ("own", "own_refit", "lasso_refit"))
-    mine, results = f"--sae={recorded.folder / 'mine'}", recorded.folder / "results" / "measure"
+    mine = f"--sae={recorded.folder / 'mine'}"
+    results = recorded.folder / "results" / "measure"
     flags = (*recorded.flags, mine, "--match_l0=4", "--controls=random", "--samples=100")
     # Codes that need the network are measured in nats alone.
     flags += ("--codes=weighted,mine:weighted_refit",)

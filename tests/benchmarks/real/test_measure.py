@@ -115,7 +115,8 @@ def test_an_sae_that_explains_nothing_is_measured_if_it_must_be(files, tmp_path,
     assert "All codes" in out and "largest gaps" not in out and "largest gaps" in page
     # By default no dictionary is learned that takes hours.
     monkeypatch.setattr(binary, "AFFORDABLE", 0)
-    mine, rows = str(files / "mine"), str(files / "x.npz")
+    mine = str(files / "mine")
+    rows = str(files / "x.npz")
     plan, _ = binary.plan_of(binary.MeasureOptions(sae=(mine,), activations=rows))
     assert plan.controls == ("samples", "random")
     # Random atoms learn nothing, and need no held-out documents.

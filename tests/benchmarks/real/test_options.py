@@ -22,7 +22,8 @@ from sae_gap.saes import SAE
 from sae_gap.storage import Store
 from tests.conftest import binary_of
 
-DIM, WIDTH = 40, 12
+DIM = 40
+WIDTH = 12
 RNG = default_rng(0)
 X = RNG.normal(size=(300, DIM)).astype(np.float32)
 X[::50] *= 100
@@ -182,7 +183,8 @@ JOINED = ("coordinator", "num_processes", "process_id")
 def other(field, hint):
     """A value that is neither the default nor that of `BASE`."""
     choices = field.metadata["limits"].get("choices")
-    allowed, listed = kinds(hint), entries(hint)
+    allowed = kinds(hint)
+    listed = entries(hint)
     if field.name in OTHER:
         return OTHER[field.name]
     if choices:

@@ -27,7 +27,8 @@ L0 = 4
 @fixture(scope="module")
 def options(tmp_path_factory):
     """A model and letters of two topics."""
-    folder, rng = tmp_path_factory.mktemp("real"), default_rng(0)
+    folder = tmp_path_factory.mktemp("real")
+    rng = default_rng(0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(tiny.LM, "context", 256)
         tiny.tiny_lm(folder).tokenizer.save(str(folder / "tokenizer.json"))
@@ -121,7 +122,8 @@ def test_the_best_dictionary_leads_the_second_by_their_best_codes_at_the_l0_of_t
     # Own codes, and those at another L0, do not count; a third is behind.
     losses |= {("c", "omp", 32): 0.8, ("c", "own", 32): 0.1, ("b", "omp", 64): 0.2}
     rows = patched_rows(losses)
-    first, second = rows[1], rows[2]
+    first = rows[1]
+    second = rows[2]
     more, low, high = ends(second["kl_sums"] - first["kl_sums"], first["tokens"])
     assert real.best_dictionary(rows, 32) == (
         f"Of the dictionaries at L0 32, the best codes of a lose least: {first['kl']:.3f} nats of "
@@ -131,7 +133,8 @@ def test_the_best_dictionary_leads_the_second_by_their_best_codes_at_the_l0_of_t
 
 @mark.parametrize("best", ["topk", "online_dl"])
 def test_probes_change_by_certified_codes_on_either_dictionary(best):
-    scores, lines = ("auc_ood", "drop", "more_auc_ood", "more_drop"), []
+    scores = ("auc_ood", "drop", "more_auc_ood", "more_drop")
+    lines = []
     kinds = "topk own k=5/topk lasso_refit k=5/online_dl lasso_refit k=5/topk own k=1/topk omp k=5"
     for place, words in enumerate(kinds.split("/")):
         name, codes, probe = words.split()
@@ -192,7 +195,8 @@ def test_every_option_reaches_its_steps_and_leaves_the_others_alone(preset):
 @mark.parametrize(("input_dim", "levels"), [(127, [9]), (128, [9, 32])])
 def test_each_step_is_given_what_those_before_it_left(monkeypatch, tmp_path, input_dim, levels):
     """Methods with codes of their own come first, and no L0 above a quarter of the dimensions."""
-    given, rows = {}, object()
+    given = {}
+    rows = object()
     recorded = SimpleNamespace(
         folder="there", activations=lambda layer: SimpleNamespace(input_dim=input_dim)
     )

@@ -20,7 +20,9 @@ from sae_gap.encoders import Predicted
 from sae_gap.measure import methods
 from tests.conftest import lines_of, refused, succeed
 
-DIM, LATENTS, K = 8, 16, 3
+DIM = 8
+LATENTS = 16
+K = 3
 
 
 @fixture(scope="module")
@@ -51,7 +53,8 @@ def train(file, tmp_path):
 
 
 def test_every_method_is_trained_stored_and_scored(train, file, tmp_path):
-    directory, names = tmp_path / "train_real", [*SAES, "online_dl", "samples"]
+    directory = tmp_path / "train_real"
+    names = [*SAES, "online_dl", "samples"]
     flags = (f"--methods={','.join(names)}", "--codes=omp,topk:mp")
     out, rows = train(*flags)
     codes = itertools.product(names, ("lasso", "lasso_refit", "omp"))
@@ -98,12 +101,14 @@ def test_a_summary_has_the_seeds_and_methods_of_its_options(train, tmp_path):
 
 @mark.parametrize(("outliers", "seen"), [("drop", 531), ("keep", 540)])
 def test_outlier_tokens_stand_beside_the_figures(train, file, tmp_path, outliers, seen):
-    rows, data = open_activations(file).take(np.arange(600)), tmp_path / "x.npz"
+    rows = open_activations(file).take(np.arange(600))
+    data = tmp_path / "x.npz"
     rows[::60] *= 300
     save_activations(data, rows, np.arange(600) // 30)
     flags = ("--methods=topk", f"--outliers={outliers}", "--samples=60")
     _, found = train(*flags, data=data)
-    own, held = found["topk", "own"], open_activations(data).split()[1].take(np.arange(60))
+    own = found["topk", "own"]
+    held = open_activations(data).split()[1].take(np.arange(60))
     assert (own["learned_from"], own["num_scored"]) == (seen, 59)
     guess = load_sae(tmp_path / "train_real" / "topk").reconstruct(jnp.asarray(held))
     errors = (held.astype(float) - np.asarray(guess)) ** 2
@@ -114,7 +119,8 @@ def test_transcoders_read_the_activations_and_explain_the_targets(
     train, file, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(methods, "Predicted", functools.partial(Predicted, steps=20))
-    x, data = open_activations(file), tmp_path / "both.npz"
+    x = open_activations(file)
+    data = tmp_path / "both.npz"
     y = np.maximum(x.take(np.arange(600)) @ np.linspace(-1, 1, DIM * 6).reshape(DIM, 6), 0)
     # Two outlier tokens of the targets, which decide what is left out.
     y[[40, 500]] *= 300

@@ -67,7 +67,8 @@ def test_parts_hold_whole_documents_and_every_row_once(seed):
 @mark.parametrize("documents", [None, DOCUMENTS])
 def test_rows_that_are_split_in_another_way_have_another_fingerprint(place, documents):
     """The same rows may be left of more, by which a split draws."""
-    loud, left = ROWS.copy(), np.arange(60) != place
+    loud = ROWS.copy()
+    left = np.arange(60) != place
     loud[place] *= 1e3
     less, again = (rows(loud, documents, cut).without_outliers() for cut in (25, 30))
     alone = rows(ROWS[left], documents if documents is None else documents[left])
@@ -348,7 +349,8 @@ def bucket(tmp_path, monkeypatch):
     """A bucket that lies in memory. Over HTTP a server may sign an object's URL anew each time."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("HOME", str(tmp_path))
-    store, signed = fsspec.filesystem("memory"), itertools.count()
+    store = fsspec.filesystem("memory")
+    signed = itertools.count()
     info = store.info
     monkeypatch.setattr(type(store), "info", lambda _, *path: info(*path) | {"url": next(signed)})
     store.pipe({f"/bucket/{name}": name.encode() for name in (*NAMES, "inner/other.npy")})

@@ -77,8 +77,10 @@ def the_long_way(firing, rng, count):
 
 
 def test_the_full_world_has_the_published_figures():
-    full, firing = codes(FULL, 2_048), firing_of(FULL)
-    counts, rates = np.diff(full.indptr), np.bincount(full.indices, minlength=16_384) / 2_048
+    full = codes(FULL, 2_048)
+    firing = firing_of(FULL)
+    counts = np.diff(full.indptr)
+    rates = np.bincount(full.indices, minlength=16_384) / 2_048
     # The correlation is another draw than the published one, and so the figures are not the same to
     # the last digit.
     assert counts.mean() == approx(34.66, abs=0.7)
@@ -152,7 +154,8 @@ def test_the_forest_is_the_published_one():
 
 def test_compensation_is_that_of_a_loop():
     base = np.array([0.4, 0.3, 0.2, 0.15, 0.1, 0.05])
-    parent, exclusive = np.array([-1, 0, 0, 1, 1, -1]), np.arange(6) != 1
+    parent = np.array([-1, 0, 0, 1, 1, -1])
+    exclusive = np.arange(6) != 1
     second = 0.2 / 0.4 * (1 + 0.3 / 0.4)
     # The first child would fire more often than always.
     expected = [0.4, 1, second, 0.15 / 0.3, 0.1 / 0.3, 0.05]
@@ -231,7 +234,8 @@ def test_the_task_has_the_samples_of_its_streams():
         signals, codes = samples(300, name)
         assert_array_equal(getattr(task, name).signals, signals)
         assert_allclose(signals, codes @ atoms + bias, atol=1e-4)
-        found, usual = WorldStream(world(), name)._sampler.firing, firing_of(world().law)
+        found = WorldStream(world(), name)._sampler.firing
+        usual = firing_of(world().law)
         assert (name == "ood") != np.array_equal(found.factor, usual.factor)
         assert found.rates is usual.rates and 0.9 < found.factor.std() / usual.factor.std() < 1.1
     assert_array_equal(task.ood.codes.toarray(), codes)
@@ -239,7 +243,8 @@ def test_the_task_has_the_samples_of_its_streams():
 
 
 def test_a_stream_gives_the_same_samples_in_whatever_pieces():
-    again, (whole, codes) = WorldStream(world(num_samples=7)), samples(2_500)
+    again = WorldStream(world(num_samples=7))
+    (whole, codes) = samples(2_500)
     # It counts on where a short integer would not.
     parts = np.concatenate([again(np.uint16(2_000), 500), again(0, 2_000)])
     assert_array_equal(parts, np.roll(whole, 500, axis=0))
@@ -262,7 +267,8 @@ def test_samples_have_a_seed_of_their_own_where_the_law_has_none():
 
 def test_dense_antipodal_and_log_normal_features_are_that():
     hard = ALONE | {"dense": 3, "antipodal": 2, "lognormal": 0.7}
-    codes, (atoms, _) = samples(8_000, **hard)[1], atoms_of(world(**hard).law)
+    codes = samples(8_000, **hard)[1]
+    (atoms, _) = atoms_of(world(**hard).law)
     assert np.flatnonzero(abs(np.mean(codes > 0, axis=0) - 0.5) < 0.03).tolist() == [57, 58, 59]
     assert np.argwhere(np.triu(atoms @ atoms.T < -0.999)).tolist() == [[53, 54], [55, 56]]
     law = stats.norm(np.log(5 - 57 / 59) - 0.245, 0.7)
@@ -306,7 +312,8 @@ def test_atoms_are_pushed_apart_by_the_published_steps():
         lengths = jnp.diagonal(gram)
         return jnp.sum(gram**2) - jnp.sum(lengths**2) + 7 * jnp.sum(lengths**2)
 
-    optimiser, moved = optax.adam(3e-4), jnp.asarray(atoms)
+    optimiser = optax.adam(3e-4)
+    moved = jnp.asarray(atoms)
     state = optimiser.init(moved)
     for _ in range(20):
         updates, state = optimiser.update(slope(moved), state)
@@ -355,7 +362,8 @@ FOLDED = rule("folded_normal", mean=0.5, std=0.5, min_value=None, max_value=None
 
 def parts():
     """A world as SAELens would write it: configuration, trees and tensors."""
-    firing, task = firing_of(world().law), sae_gap.draw(world(num_samples=4))
+    firing = firing_of(world().law)
+    task = sae_gap.draw(world(num_samples=4))
 
     def node(index):
         children = [node(child) for child in np.flatnonzero(firing.parent == index).tolist()]
@@ -391,7 +399,8 @@ def test_what_is_written_is_read(tmp_path):
         return sae_gap.published_world(write(tmp_path, *found), num_samples=50, width=30, seed=3)
 
     source = read(config, trees, tensors)
-    found, drawn = firing_of(source.law), firing_of(world().law)
+    found = firing_of(source.law)
+    drawn = firing_of(world().law)
     for name in ("rates", "factor", "rest", "parent", "level"):
         assert_allclose(getattr(found, name), getattr(drawn, name), atol=1e-6)
     assert [found.exclusive[:3].tolist(), found.scaled[:3].tolist()] == [[1, 0, 1], [1, 1, 0]]
@@ -399,7 +408,8 @@ def test_what_is_written_is_read(tmp_path):
     there = out_of_distribution(source.law).factor
     assert np.std(there) == approx(np.std(found.factor), rel=0.1)
     assert abs(np.corrcoef(found.factor.ravel(), there.ravel())[0, 1]) < 0.15
-    task, atoms = sae_gap.draw(source), tensors["feature_vectors"]
+    task = sae_gap.draw(source)
+    atoms = tensors["feature_vectors"]
     assert_array_equal(task.dictionary, atoms.T)
     signals = task.id.codes.toarray() @ atoms
     assert_allclose(task.id.signals, signals + 0.1, atol=1e-4)

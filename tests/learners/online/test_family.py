@@ -21,7 +21,8 @@ from pytest import mark
 from sae_gap.learners import PARTNERS, Cooccurrence
 from sae_gap.learners.online import cooccurrence, decorrelation, family
 
-ROWS, WIDTH = 200, 14
+ROWS = 200
+WIDTH = 14
 # Unrelated directions, the last of which are left to the atoms that fill up.
 WIDE, NARROW = (
     np.pad(
@@ -140,7 +141,8 @@ def test_coherent_atoms_lose_what_they_share_with_more_central_ones(input_dim, p
     one = unit(rng.standard_normal((input_dim, 25)))
     added = one[:, :12] + 0.8 * one[:, 3:15], one[:, :6] - 0.8 * one[:, 12:18]
     atoms = unit(np.concatenate([one, *added], axis=1))
-    gram, least = atoms.T @ atoms - np.eye(43), max(0.3, 4 / input_dim**0.5)
+    gram = atoms.T @ atoms - np.eye(43)
+    least = max(0.3, 4 / input_dim**0.5)
     much = np.where(gram > least, gram, 0)
     central = much.sum(axis=0)
     taken = atoms @ np.where(central[:, None] > central, much, 0)
@@ -170,7 +172,8 @@ PAIRS = [
 
 
 def test_a_child_is_decorrelated_from_what_includes_it():
-    atoms, together = NARROW[:, :WIDTH].copy(), np.zeros((WIDTH, WIDTH))
+    atoms = NARROW[:, :WIDTH].copy()
+    together = np.zeros((WIDTH, WIDTH))
     wanted = atoms.copy()
     for i, (both, first, second, cosine, moves) in zip(range(0, WIDTH, 2), PAIRS, strict=True):
         together[i : i + 2, i : i + 2] = [[first, both], [both, second]]
@@ -217,13 +220,17 @@ def rays(frame, extra):
 
 def of_rays(frame):
     """What four rays tell: `c_k - Σ c / 4` and `4 p + Σ c`."""
-    p, c = frame[:, 0], frame[:, 1:5]
+    p = frame[:, 0]
+    c = frame[:, 1:5]
     return stack(c - c.mean(axis=1, keepdims=True), 4 * p + c.sum(axis=1))
 
 
 p, q, *c = NARROW.T
-wide, p_wide, c_wide = WIDE[:, 5], WIDE[:, 0], WIDE[:, 1:5]
-lone, last = rows(*E[:4, :5]), E[4, :5]
+wide = WIDE[:, 5]
+p_wide = WIDE[:, 0]
+c_wide = WIDE[:, 1:5]
+lone = rows(*E[:4, :5])
+last = E[4, :5]
 there = of_rays(WIDE)[:, 4] + 0.4 * wide
 # A parent that is merged with the first of its children: the codes of `p + c_1 … p + c_4`.
 siblings = [q, *c[:3]]

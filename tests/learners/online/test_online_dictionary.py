@@ -88,7 +88,8 @@ def test_it_recovers_the_truth_through_noise_in_any_unit_and_tells_how_much_ther
     ],
 )
 def test_a_step_is_the_one_that_is_documented(noisy, begun, options, progress, rates):
-    signals, learner = noisy.train.signals[:40], dataclasses.replace(SHORT, **options)
+    signals = noisy.train.signals[:40]
+    learner = dataclasses.replace(SHORT, **options)
     new, left = take_minibatch(learner, begun, signals, np.float32(progress))
     late = max(0, (progress - 0.85) / 0.15)
     first, middle, last = rates
@@ -98,7 +99,8 @@ def test_a_step_is_the_one_that_is_documented(noisy, begun, options, progress, r
     assert floor > 2.5 * 0.02
     slots = default_slots(*begun.dictionary.shape)
     found = pursue(signals, begun.dictionary, floor, floor, num_slots=slots)
-    codes, atoms = dense(found, 60), np.asarray(begun.dictionary, float)
+    codes = dense(found, 60)
+    atoms = np.asarray(begun.dictionary, float)
     residual = np.asarray(signals) - codes @ atoms.T
     # A CPU solves for the codes in double precision, `pursue` in single.
     assert_allclose(left, residual, atol=5e-5)
@@ -283,7 +285,8 @@ def test_energy_is_that_of_three_samples_for_each_of_500_latents():
     bias = jnp.linspace(-1, 1, 30)
     noise = 0.01 * rng.standard_normal((2_000, 30))
     data = Split(jnp.asarray(codes @ FRAME.T + noise, jnp.float32) + bias)
-    learner, base = Pruned(num_slots=12, base=Oracle()), Model(2 * jnp.asarray(FRAME), bias)
+    learner = Pruned(num_slots=12, base=Oracle())
+    base = Model(2 * jnp.asarray(FRAME), bias)
     state = learner.init(data, num_latents=12, key=None, base=base)
     assert_allclose(state[2], (codes[:1_500] ** 2).sum(axis=0), rtol=0.1)
     assert_array_equal(learner.model(state).bias, bias)

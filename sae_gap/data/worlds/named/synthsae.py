@@ -4,7 +4,8 @@ from sae_gap.data import NamedWorld
 
 # The published number of features, and the least that leaves room for three levels of children
 # below its 128 roots.
-_FULL, _THREE_LEVELS = 16_384, 10_880
+_FULL = 16_384
+_THREE_LEVELS = 10_880
 
 
 def _options(num_latents):
