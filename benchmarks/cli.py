@@ -40,7 +40,10 @@ def run(
         # absl's own help exits with 1.
         lines = define(options).get_help(include_special_flags=False).splitlines()
         named = [line for line in lines if line.startswith(" ")]
-        print(f"{about or sys.modules[main.__module__].__doc__}\nflags:\n" + "\n".join(named))
+        print(
+            f"{about or sys.modules[main.__module__].__doc__}\nflags:\n"
+            + "\n".join(named)
+        )
         sys.exit(0)
     flags.FLAGS(sys.argv[:1])
     logging.use_absl_handler()
@@ -121,5 +124,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     """Reads `i/N`, the i-th of N shards, counted from 0."""
     match = re.fullmatch("([0-9]+)/([0-9]+)", text)
     if match is None or int(match[1]) >= int(match[2]):
-        raise ValueError(f"--shard must read i/N with 0 <= i < N, such as 0/4, but it is {text!r}.")
+        raise ValueError(
+            f"--shard must read i/N with 0 <= i < N, such as 0/4, but it is {text!r}."
+        )
     return int(match[1]), int(match[2])

@@ -56,13 +56,16 @@ class Fitted(Results):
     """The folders of results and of fitted models."""
 
     models_dir: str | None = option(
-        None, "Where fitted models are kept, for all benchmarks.  [<results_dir>/models]"
+        None,
+        "Where fitted models are kept, for all benchmarks.  [<results_dir>/models]",
     )
 
     @property
     def models_folder(self) -> Folder:
         """The folder of fitted models."""
-        return Folder(f"{self.results_dir}/models" if self.models_dir is None else self.models_dir)
+        return Folder(
+            f"{self.results_dir}/models" if self.models_dir is None else self.models_dir
+        )
 
 
 @frozen
@@ -72,9 +75,15 @@ class Distributed(Options):
     distributed: bool = option(
         False, "Run in many processes, one a host; TPU and Slurm need no more."
     )
-    coordinator: str | None = option(None, "With --distributed elsewhere: host:port of process 0.")
-    num_processes: int | None = option(None, "With --coordinator: how many there are.", least=1)
-    process_id: int | None = option(None, "With --coordinator: which one this is, from 0.", least=0)
+    coordinator: str | None = option(
+        None, "With --distributed elsewhere: host:port of process 0."
+    )
+    num_processes: int | None = option(
+        None, "With --coordinator: how many there are.", least=1
+    )
+    process_id: int | None = option(
+        None, "With --coordinator: which one this is, from 0.", least=0
+    )
 
 
 @frozen
@@ -100,7 +109,9 @@ def define(kind: type[Options]) -> flags.FlagValues:
     values.set_gnu_getopt()
     for field in fields(kind):
         hint = hints(kind)[field.name]
-        form = "boolean" if bool in kinds(hint) else "list" if entries(hint) else "string"
+        form = (
+            "boolean" if bool in kinds(hint) else "list" if entries(hint) else "string"
+        )
         make = getattr(flags, f"DEFINE_{form}")
         make(flag_of(field), None, _help(field, field.default), flag_values=values)
     return values
@@ -122,7 +133,9 @@ def parse(kind: type[Options], arguments: Sequence[str]) -> Any:
     for field in fields(kind):
         flag = values[flag_of(field)]
         if flag.present > 1:
-            logging.warning("--%s is given more than once; the last one counts.", flag.name)
+            logging.warning(
+                "--%s is given more than once; the last one counts.", flag.name
+            )
         while words and field.metadata["alone"]:
             if flag.value is not None:
                 raise ValueError(
@@ -154,7 +167,9 @@ def written(options: Options, names: Iterable[str] | None = None) -> list[str]:
     for field in fields(options):
         value = getattr(options, field.name)
         if value != field.default and (names is None or field.name in names):
-            found.append(f"--{flag_of(field)}" + ("" if value is True else f"={_text(value)}"))
+            found.append(
+                f"--{flag_of(field)}" + ("" if value is True else f"={_text(value)}")
+            )
     return found
 
 
@@ -168,7 +183,8 @@ def changes(options: Options) -> dict[str, tuple[Any, Any]]:
             hints(type(options))[field.name] | None,
             dataclasses.field(
                 default=None,
-                metadata=field.metadata | {"help": _help(field, getattr(options, field.name))},
+                metadata=field.metadata
+                | {"help": _help(field, getattr(options, field.name))},
             ),
         )
         for field in fields(options)

@@ -17,13 +17,22 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 COLAB = "https://colab.research.google.com"
 _BADGE = f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]({COLAB}/github/"
-_INSTALL = "try:\n    {line}\nexcept ImportError:\n    %pip install -q {source}\n    {line}"
+_INSTALL = (
+    "try:\n    {line}\nexcept ImportError:\n    %pip install -q {source}\n    {line}"
+)
 
 
 def address(root: Path) -> str:
     """The repository's address, or nothing where the owner has named none."""
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return project.get("urls", {}).get("Repository", "").removesuffix("/").removesuffix(".git")
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))[
+        "project"
+    ]
+    return (
+        project.get("urls", {})
+        .get("Repository", "")
+        .removesuffix("/")
+        .removesuffix(".git")
+    )
 
 
 def addressed(notebook: dict, name: str, repository: str) -> dict:
@@ -50,8 +59,12 @@ def addressed(notebook: dict, name: str, repository: str) -> dict:
 def main(root: Path = ROOT) -> None:
     repository = address(root)
     for path in sorted((root / "notebooks").glob("*.ipynb")):
-        notebook = addressed(json.loads(path.read_text(encoding="utf-8")), path.name, repository)
-        path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        notebook = addressed(
+            json.loads(path.read_text(encoding="utf-8")), path.name, repository
+        )
+        path.write_text(
+            json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     sys.stdout.write(
         f"{repository or 'no address: name one under [project.urls] in pyproject.toml'}\n"
     )

@@ -18,7 +18,9 @@ import numpy as np
 from scipy.optimize import nnls
 
 
-def encode(x: np.ndarray, sae: dict[str, np.ndarray], k: int | None = None) -> np.ndarray:
+def encode(
+    x: np.ndarray, sae: dict[str, np.ndarray], k: int | None = None
+) -> np.ndarray:
     """The SAE's own codes: an affine map, then ReLU, JumpReLU or TopK."""
     codes = np.maximum((x - sae["b_dec"]) @ sae["W_enc"] + sae["b_enc"], 0)
     if "threshold" in sae:
@@ -52,7 +54,9 @@ def pursue(target: np.ndarray, atoms: np.ndarray, counts: np.ndarray) -> np.ndar
     return support
 
 
-def split(x: np.ndarray, sae: dict[str, np.ndarray], k: int | None = None) -> dict[str, float]:
+def split(
+    x: np.ndarray, sae: dict[str, np.ndarray], k: int | None = None
+) -> dict[str, float]:
     """Splits the fraction of variance unexplained, Σ‖x - x̂‖² / Σ‖x - x̄‖², into its parts."""
     target = x - sae["b_dec"]
     atoms = sae["W_dec"]
@@ -60,12 +64,22 @@ def split(x: np.ndarray, sae: dict[str, np.ndarray], k: int | None = None) -> di
     refitted = refit(target, atoms, own > 0)
     best = refit(target, atoms, pursue(target, atoms, (own > 0).sum(axis=1)))
     variance = np.square(x - x.mean(axis=0)).sum()
-    fvu = [np.square(target - codes @ atoms).sum() / variance for codes in (own, refitted, best)]
-    return {"own": fvu[0], "values": fvu[0] - fvu[1], "support": fvu[1] - fvu[2], "rest": fvu[2]}
+    fvu = [
+        np.square(target - codes @ atoms).sum() / variance
+        for codes in (own, refitted, best)
+    ]
+    return {
+        "own": fvu[0],
+        "values": fvu[0] - fvu[1],
+        "support": fvu[1] - fvu[2],
+        "rest": fvu[2],
+    }
 
 
 if __name__ == "__main__":
     arrays = dict(np.load(sys.argv[1]))
     rows = np.load(sys.argv[2]).astype(float)
-    for name, loss in split(rows, arrays, int(sys.argv[3]) if sys.argv[3:] else None).items():
+    for name, loss in split(
+        rows, arrays, int(sys.argv[3]) if sys.argv[3:] else None
+    ).items():
         print(f"{name:8} {loss:.4f}")

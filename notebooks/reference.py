@@ -22,14 +22,18 @@ def module_names() -> list[str]:
     """Every module of the library, less what is run and what imports SAELens."""
     import sae_gap
 
-    found = [module.name for module in pkgutil.walk_packages(sae_gap.__path__, "sae_gap.")]
+    found = [
+        module.name for module in pkgutil.walk_packages(sae_gap.__path__, "sae_gap.")
+    ]
     return ["sae_gap", *(name for name in found if name not in HIDDEN)]
 
 
 def how_to_choose() -> str:
     """The section of the library's guide that helps to choose."""
     text = (ROOT / "sae_gap" / "README.md").read_text(encoding="utf-8")
-    return "\n## How to choose\n" + text.split("\n## How to choose\n")[1].split("\n## ")[0]
+    return (
+        "\n## How to choose\n" + text.split("\n## How to choose\n")[1].split("\n## ")[0]
+    )
 
 
 def build(folder: Path, *specs: str) -> None:
@@ -47,17 +51,29 @@ def build(folder: Path, *specs: str) -> None:
         if hasattr(module, "__all__"):
             # pdoc shows what a public face lists and has, and some load it when it is asked for.
             vars(module).update({key: getattr(module, key) for key in module.__all__})
-            inner = [other.split(".")[-1] for other in names if other.rpartition(".")[0] == name]
-            module.__all__ = sorted([*module.__all__, *inner], key=lambda key: key not in FIRST)
+            inner = [
+                other.split(".")[-1]
+                for other in names
+                if other.rpartition(".")[0] == name
+            ]
+            module.__all__ = sorted(
+                [*module.__all__, *inner], key=lambda key: key not in FIRST
+            )
         for value in vars(module).values():
-            if isinstance(value, type) and issubclass(value, tuple) and hasattr(value, "_fields"):
+            if (
+                isinstance(value, type)
+                and issubclass(value, tuple)
+                and hasattr(value, "_fields")
+            ):
                 # What a named tuple says of itself.
                 for key in ("__new__", *value._fields):
                     getattr(value, key).__doc__ = ""
     templates = ROOT / "notebooks" / "templates"
     face = importlib.import_module("sae_gap")
     face.__doc__ = f"{face.__doc__}\n{how_to_choose()}"
-    pdoc.render.configure(docformat="google", show_source=False, template_directory=templates)
+    pdoc.render.configure(
+        docformat="google", show_source=False, template_directory=templates
+    )
     pdoc.pdoc(*specs, output_directory=folder)
 
 

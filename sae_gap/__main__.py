@@ -40,7 +40,9 @@ def home() -> Path:
     """
     here = Path(__file__).parent
     return next(
-        folder for folder in (here / "binaries", here.parent) if (folder / "benchmarks").is_dir()
+        folder
+        for folder in (here / "binaries", here.parent)
+        if (folder / "benchmarks").is_dir()
     )
 
 
@@ -56,7 +58,9 @@ def binaries() -> dict[str, Path]:
 
 def is_study(path: Path) -> bool:
     """True if the file of a binary declares a study."""
-    return path.parent.name == "studies" and "\nBENCH = " in path.read_text(encoding="utf-8")
+    return path.parent.name == "studies" and "\nBENCH = " in path.read_text(
+        encoding="utf-8"
+    )
 
 
 def listing() -> str:
@@ -70,8 +74,12 @@ def listing() -> str:
         folder = _LIKE.get(path.parent.name, path.parent.name)
         line = f"  {name:<22}{_purpose(path)}{shorter.get(name, '')}"
         groups[folder if folder in groups else ""].append(line)
-    listed = (f"{_HEADINGS[name]}\n" + "\n".join(lines) for name, lines in groups.items())
-    return "\n".join([_USAGE.format(_purpose(Path(sae_gap.__file__))), "\n\n".join(listed)])
+    listed = (
+        f"{_HEADINGS[name]}\n" + "\n".join(lines) for name, lines in groups.items()
+    )
+    return "\n".join(
+        [_USAGE.format(_purpose(Path(sae_gap.__file__))), "\n\n".join(listed)]
+    )
 
 
 def _purpose(path):

@@ -26,7 +26,9 @@ def encoders() -> dict[str, Any]:
 def saes() -> dict[str, Any]:
     """Returns the encoders that a sparse autoencoder trains, by name."""
     return {
-        name: kind for name, kind in encoders().items() if getattr(kind, "recipe", None) is not None
+        name: kind
+        for name, kind in encoders().items()
+        if getattr(kind, "recipe", None) is not None
     }
 
 
@@ -58,7 +60,11 @@ def make(kind: Callable[..., Any], **offered: Any) -> Any:
     """
     fields = inspect.signature(kind).parameters
     return kind(
-        **{name: value for name, value in offered.items() if value is not None and name in fields}
+        **{
+            name: value
+            for name, value in offered.items()
+            if value is not None and name in fields
+        }
     )
 
 
@@ -90,7 +96,12 @@ def make_encoder(
 
 
 def make_learner(
-    name: str, *, sparsity: int, input_dim: int, lam: float = 0.1, num_steps: int | None = None
+    name: str,
+    *,
+    sparsity: int,
+    input_dim: int,
+    lam: float = 0.1,
+    num_steps: int | None = None,
 ) -> "sae_gap.learners.Learner":
     """Makes a learner of `sae_gap.learners`, or the tuned SAE with the encoder of that name, which
     may begin with `sae_`.
@@ -108,13 +119,17 @@ def make_learner(
     """
     if name not in learners():
         given = {} if num_steps is None else {"num_steps": num_steps}
-        return tuned_sae(name.removeprefix("sae_"), sparsity=sparsity, input_dim=input_dim, **given)
+        return tuned_sae(
+            name.removeprefix("sae_"), sparsity=sparsity, input_dim=input_dim, **given
+        )
     kind = learners()[name]
     steps = num_steps if sae_gap.learners.takes_steps(kind) else None
     return _make(kind, name, sparsity, lam=lam, num_steps=steps)
 
 
-def paper_sae(name: str, *, sparsity: int, **options: Any) -> "sae_gap.learners.SparseAutoencoder":
+def paper_sae(
+    name: str, *, sparsity: int, **options: Any
+) -> "sae_gap.learners.SparseAutoencoder":
     """Makes a sparse autoencoder with the paper's hyper-parameters, which are the defaults.
 
     Args:
@@ -140,7 +155,10 @@ def tuned_sae(
     encoder = _sae_encoder(name, sparsity, tuned=True)
     recipe = encoder.recipe
     return sae_gap.learners.SparseAutoencoder(
-        encoder, learning_rate=recipe.rate, penalty=recipe.penalty / input_dim, **options
+        encoder,
+        learning_rate=recipe.rate,
+        penalty=recipe.penalty / input_dim,
+        **options,
     )
 
 
@@ -174,7 +192,9 @@ def sae_for_activations(
     penalty = learner.penalty * scale
     if isinstance(encoder, sae_gap.encoders.JumpReLU):
         encoder = dataclasses.replace(
-            encoder, threshold=encoder.threshold * scale, bandwidth=encoder.bandwidth * scale
+            encoder,
+            threshold=encoder.threshold * scale,
+            bandwidth=encoder.bandwidth * scale,
         )
         penalty *= scale
     suited = {

@@ -89,12 +89,18 @@ def check_encoder(encoder: Encoder) -> None:
     prepared, model = _prepared(encoder, model, y)
 
     codes = _codes(prepared, model, y)
-    demand(codes.shape == (ROWS, WIDTH), "must give codes (n, num_latents); give each atom one")
+    demand(
+        codes.shape == (ROWS, WIDTH),
+        "must give codes (n, num_latents); give each atom one",
+    )
     demand(
         _finite(codes) and codes.any(),
         "must give finite codes that are not all zero; lower its threshold",
     )
-    demand(encoder.signed or codes.min() >= 0, "gives codes below zero; let `signed` say so")
+    demand(
+        encoder.signed or codes.min() >= 0,
+        "gives codes below zero; let `signed` say so",
+    )
     demand(
         _close(prepared(model, y), codes),
         "must give the same codes called as by `infer`; let one call the other",
@@ -116,12 +122,19 @@ def check_encoder(encoder: Encoder) -> None:
     with jax.enable_x64(True):
         found = _codes(prepared, *_floats((model, y), jnp.float64))
     demand(
-        found.dtype == np.float64, "must compute in float64 if asked to; take types from the arrays"
+        found.dtype == np.float64,
+        "must compute in float64 if asked to; take types from the arrays",
     )
-    demand(_close(found, codes), "must give the same codes in float64; avoid what rounding decides")
+    demand(
+        _close(found, codes),
+        "must give the same codes in float64; avoid what rounding decides",
+    )
     dead = jax.tree.map(_without_latent, model)
     found = _codes(prepared, dead, y)
-    demand(_finite(found), "must give finite codes beside an atom of zeros; see `unit_atoms`")
+    demand(
+        _finite(found),
+        "must give finite codes beside an atom of zeros; see `unit_atoms`",
+    )
     demand(
         not found[:, DEAD].any(),
         "must give an atom of zeros no code; set codes to zero where it is",
@@ -132,9 +145,12 @@ def check_encoder(encoder: Encoder) -> None:
         "must count its `flops` in a positive integer, or give None",
     )
     if isinstance(encoder, AmortisedEncoder):
-        slope, seen = jax.grad(lambda model: _loss(encoder, model, y), has_aux=True)(dead)
+        slope, seen = jax.grad(lambda model: _loss(encoder, model, y), has_aux=True)(
+            dead
+        )
         demand(
-            _finite(slope), "must have a finite gradient beside an atom of zeros; see `unit_atoms`"
+            _finite(slope),
+            "must have a finite gradient beside an atom of zeros; see `unit_atoms`",
         )
         after = encoder.observe(model, seen)
         demand(
@@ -146,7 +162,9 @@ def check_encoder(encoder: Encoder) -> None:
         rows = np.asarray(y)
         with tempfile.TemporaryDirectory() as folder:
             save_sae(saved, f"{folder}/sae")
-            _check_sae(demand, f"{folder}/sae", rows, found, saved.reconstruct(found, rows))
+            _check_sae(
+                demand, f"{folder}/sae", rows, found, saved.reconstruct(found, rows)
+            )
 
 
 def _check_rows(demand, encoder, model, y, codes):
@@ -154,7 +172,10 @@ def _check_rows(demand, encoder, model, y, codes):
     for rows in (y[0], y[:, 1:]):
         with contextlib.suppress(ValueError):
             encoder(model, rows)
-            demand(False, "must refuse signals of another shape; let `__call__` see them first")
+            demand(
+                False,
+                "must refuse signals of another shape; let `__call__` see them first",
+            )
     for rows in (np.arange(5, 6), np.arange(6, ROWS), np.arange(MANY) % ROWS):
         demand(
             _close(_codes(encoder, model, y[rows]), codes[rows]),
@@ -188,7 +209,9 @@ def check_learner(learner: Learner) -> None:
     task, other = (_drawn(learner, seed=seed) for seed in (0, 1))
     fits = fit(learner, [task, other, task], [0, 0, 1])
     model, unlike, rekeyed = (fitted.end.model for fitted in fits)
-    demand(_finite(model), "must learn finite numbers; divide by nothing that may be zero")
+    demand(
+        _finite(model), "must learn finite numbers; divide by nothing that may be zero"
+    )
     leaves = jax.tree.leaves(model)
     floats = {leaf.dtype for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.floating)}
     demand(
@@ -204,7 +227,9 @@ def check_learner(learner: Learner) -> None:
     noise = Split(other.train.signals)
     blind = Task(Split(task.train.signals), noise, noise, width=20)
     lacks = learner.needs(blind)
-    demand(isinstance(lacks, str | None), "must say by `needs` in words what a task lacks")
+    demand(
+        isinstance(lacks, str | None), "must say by `needs` in words what a task lacks"
+    )
     if lacks is not None:
         blind = dataclasses.replace(task, id=noise, ood=noise, seed=9)
     alone = fit(learner, [blind], [0])[0].end.model
@@ -225,7 +250,10 @@ def check_learner(learner: Learner) -> None:
     base = None if learner.base is None else fit(learner.base, [task], [0])[0].end.model
     like = blank_model(learner, task, jax.random.key(0), base)
     stored = trees.load(trees.dump(model, {}), like)
-    demand(_same(stored, model), "must come back from a file; let the task decide the shapes")
+    demand(
+        _same(stored, model),
+        "must come back from a file; let the task decide the shapes",
+    )
     wide = fit(learner, [_drawn(learner, padded_dim=15)], [0])[0].end.model
     for part in (wide.bias, wide.dictionary):
         demand(
@@ -259,7 +287,10 @@ def check_metric(metric: Metric) -> None:
         given = inferred()
         found = metric(given)
         demand(
-            all(np.array_equal(given.codes[name], z) for name, z in inferred().codes.items()),
+            all(
+                np.array_equal(given.codes[name], z)
+                for name, z in inferred().codes.items()
+            ),
             "must not change codes in place; copy them first",
         )
         demand(_finite(found), "must give finite numbers, or leave a column out")
@@ -289,7 +320,9 @@ def check_metric(metric: Metric) -> None:
 
 def _check_reads(demand, metric):
     """Checks which rows a metric scores, and that it counts the bias."""
-    numbers = functools.cache(lambda **other: metric(_inferred("strict", True, **other)))
+    numbers = functools.cache(
+        lambda **other: metric(_inferred("strict", True, **other))
+    )
 
     unbiased = numbers(bias=0.0)
     demand(
@@ -298,18 +331,23 @@ def _check_reads(demand, metric):
     )
 
     def by_loss(kept):
-        return {name: _moved(numbers(), numbers(few=name, kept=kept)) for name in SPLITS}
+        return {
+            name: _moved(numbers(), numbers(few=name, kept=kept)) for name in SPLITS
+        }
 
     first, last = (
         set.union(*(columns for kept in ends for columns in by_loss(kept).values()))
         for ends in (FIRST, LAST)
     )
-    demand(first == last, "must score all rows of a split, not the first or the last alone")
+    demand(
+        first == last, "must score all rows of a split, not the first or the last alone"
+    )
     by = by_loss(FIRST[0])
     for column in set.union(*by.values()):
         own = [name for name in SCORED if column.endswith(f"_{name}")] or SCORED
         demand(
-            any(column in by[name] for name in own) and (own != ["id"] or column not in by["ood"]),
+            any(column in by[name] for name in own)
+            and (own != ["id"] or column not in by["ood"]),
             f"must score in {column} the rows of its split, not of another; see `by_split`",
         )
 
@@ -331,7 +369,9 @@ def check_sae_format(
     Raises:
       AssertionError: `load_sae` gives other codes, or another reconstruction.
     """
-    _check_sae(functools.partial(_demand, path), path, activations, codes, reconstruction)
+    _check_sae(
+        functools.partial(_demand, path), path, activations, codes, reconstruction
+    )
 
 
 def _check_sae(demand, path, x, codes, reconstruction):
@@ -343,8 +383,14 @@ def _check_sae(demand, path, x, codes, reconstruction):
         np.array_equal(found != 0, codes != 0),
         "must have the same latents on; compare k and thresholds",
     )
-    demand(close(found, codes), "must have the same codes; compare weights, biases and `centred`")
-    demand(sae.signed or found.min() >= 0, "has codes below zero; let its encoder be `signed`")
+    demand(
+        close(found, codes),
+        "must have the same codes; compare weights, biases and `centred`",
+    )
+    demand(
+        sae.signed or found.min() >= 0,
+        "has codes below zero; let its encoder be `signed`",
+    )
     for held in (found, scipy.sparse.csr_array(found)):
         demand(
             close(sae.decode(held, x), reconstruction),
@@ -354,7 +400,9 @@ def _check_sae(demand, path, x, codes, reconstruction):
     sums = sae.target(reconstruction, x) if sae.transcodes else sae.target(x)
     if not sae.transcodes:
         undone = sae.normalisation.undo(sums + sae.bias, rows)
-        demand(close(undone, rows), "must undo its normalisation; see `Normalisation.undo`")
+        demand(
+            close(undone, rows), "must undo its normalisation; see `Normalisation.undo`"
+        )
         sums = codes * np.asarray(sae.lengths) @ np.asarray(sae.unit_dictionary).T
     demand(
         close(sums, found @ sae.model.decoder.T),
@@ -364,18 +412,28 @@ def _check_sae(demand, path, x, codes, reconstruction):
 
 def _part(part):
     """What raises, of a part whose name, label and colour do for rows and figures."""
-    check_type("the part", part, MethodPart, "give an instance of an encoder or a learner")
+    check_type(
+        "the part", part, MethodPart, "give an instance of an encoder or a learner"
+    )
     demand = functools.partial(_demand, type(part).__name__)
     for name, look in looks_of(type(part)).items():
-        demand(re.fullmatch("[a-z0-9_]+", name), "must have a name of a-z, 0-9 and _; set `name`")
-        demand(look.label, "must have a label that is not empty; leave it out, or fill it")
         demand(
-            re.fullmatch("|#[0-9A-F]{6}", str(look.colour)), "must have a colour such as #1B9E9E"
+            re.fullmatch("[a-z0-9_]+", name),
+            "must have a name of a-z, 0-9 and _; set `name`",
+        )
+        demand(
+            look.label, "must have a label that is not empty; leave it out, or fill it"
+        )
+        demand(
+            re.fullmatch("|#[0-9A-F]{6}", str(look.colour)),
+            "must have a colour such as #1B9E9E",
         )
     try:
         json.dumps([describe(part), part.coordinates])
     except TypeError as error:
-        demand(False, f"must have fields and columns of plain numbers and words ({error})")
+        demand(
+            False, f"must have fields and columns of plain numbers and words ({error})"
+        )
     return demand
 
 
@@ -403,7 +461,11 @@ def _loss(encoder, model, y):
 def _at_unit(encoder):
     """The encoder with all λ in the other unit."""
     fields = vars(encoder)
-    moved = {name: _at_unit(part) for name, part in fields.items() if isinstance(part, Encoder)}
+    moved = {
+        name: _at_unit(part)
+        for name, part in fields.items()
+        if isinstance(part, Encoder)
+    }
     if "lam" in fields:
         moved["lam"] = UNIT * fields["lam"]
     return dataclasses.replace(encoder, **moved)
@@ -419,7 +481,9 @@ def _in_unit(model, trained):
             return Affine(part.weight / UNIT, part.bias)
         return part / UNIT if not trained and DIM in part.shape else part
 
-    parameters = jax.tree.map(mapped, model.encoder, is_leaf=lambda part: isinstance(part, Affine))
+    parameters = jax.tree.map(
+        mapped, model.encoder, is_leaf=lambda part: isinstance(part, Affine)
+    )
     return Model(UNIT * model.decoder, ORIGIN + UNIT * model.bias, parameters)
 
 
@@ -428,7 +492,11 @@ def _floats(tree, dtype):
 
 
 def _padded(leaf):
-    return jnp.pad(leaf, [(0, 2 * (size == DIM)) for size in leaf.shape]) if leaf.ndim else leaf
+    return (
+        jnp.pad(leaf, [(0, 2 * (size == DIM)) for size in leaf.shape])
+        if leaf.ndim
+        else leaf
+    )
 
 
 def _without_latent(leaf):
@@ -442,7 +510,9 @@ def _close(found, wanted, tol=1e-3):
     found = np.asarray(found)
     wanted = np.asarray(wanted)
     atol = tol * max(1, np.abs(wanted).max())
-    return found.shape == wanted.shape and np.allclose(found, wanted, rtol=tol, atol=atol)
+    return found.shape == wanted.shape and np.allclose(
+        found, wanted, rtol=tol, atol=atol
+    )
 
 
 def _finite(tree):
@@ -462,7 +532,8 @@ def _moved(found, other):
     return {
         name
         for name, (left, right) in pairs.items()
-        if left.shape != right.shape or not np.allclose(left, right, rtol=1e-4, atol=1e-6)
+        if left.shape != right.shape
+        or not np.allclose(left, right, rtol=1e-4, atol=1e-6)
     }
 
 

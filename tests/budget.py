@@ -28,11 +28,16 @@ def free_nodes(tree: ast.Module) -> Iterator[ast.stmt | ast.expr]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Import | ast.ImportFrom):
             yield node
-        elif isinstance(node, ast.AnnAssign) or (isinstance(node, ast.arg) and node.annotation):
+        elif isinstance(node, ast.AnnAssign) or (
+            isinstance(node, ast.arg) and node.annotation
+        ):
             yield node.annotation
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.returns:
             yield node.returns
-        if isinstance(node, DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+        if (
+            isinstance(node, DOCUMENTED)
+            and ast.get_docstring(node, clean=False) is not None
+        ):
             yield node.body[0]
 
 
@@ -96,7 +101,9 @@ def main() -> None:
         print(f"{found[name]:>9,} words  {name}{ceiling}")
     above = [name for name, ceiling in CEILINGS.items() if found[name] > ceiling]
     if above:
-        sys.exit(f"{', '.join(above)}: above the ceiling in tests/budget.py; retire as much.")
+        sys.exit(
+            f"{', '.join(above)}: above the ceiling in tests/budget.py; retire as much."
+        )
 
 
 if __name__ == "__main__":

@@ -41,7 +41,8 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 _OLD = tuple(int(part) for part in metadata.version("jaxlib").split(".")[:2]) < (0, 12)
 _ONE_PIECE = "--xla_cpu_parallel_codegen_split_count=1"
 os.environ.setdefault(
-    "XLA_FLAGS", f"{_ONE_PIECE} --xla_cpu_use_fusion_emitters=false" if _OLD else _ONE_PIECE
+    "XLA_FLAGS",
+    f"{_ONE_PIECE} --xla_cpu_use_fusion_emitters=false" if _OLD else _ONE_PIECE,
 )
 
 
@@ -49,9 +50,13 @@ def kind_of_machine():
     """Names what XLA compiles for: the version of jaxlib, the processor and its instructions."""
     path = pathlib.Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
-    kinds = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+    kinds = {
+        line for line in lines if line.startswith(("model name", "flags", "Features"))
+    }
     text = repr((platform.uname().machine, platform.processor(), sorted(kinds)))
-    return f"{metadata.version('jaxlib')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    return (
+        f"{metadata.version('jaxlib')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+    )
 
 
 # Shared with the workers, with the processes that tests start and with the next run, so that a
@@ -173,7 +178,9 @@ def binary_of(name):
     from sae_gap import __main__ as command
 
     return importlib.import_module(
-        ".".join(command.binaries()[name].relative_to(command.home()).with_suffix("").parts)
+        ".".join(
+            command.binaries()[name].relative_to(command.home()).with_suffix("").parts
+        )
     )
 
 
@@ -184,7 +191,9 @@ def flags_of(name):
 
     module = binary_of(name)
     return options.define(
-        main.options_of(module.BENCH) if hasattr(module, "BENCH") else cli.options_of(module.main)
+        main.options_of(module.BENCH)
+        if hasattr(module, "BENCH")
+        else cli.options_of(module.main)
     )
 
 
@@ -291,7 +300,10 @@ class Pair:
             subprocess.Popen(
                 [
                     sys.executable,
-                    *(str(argument).format(process=process, port=port) for argument in arguments),
+                    *(
+                        str(argument).format(process=process, port=port)
+                        for argument in arguments
+                    ),
                 ],
                 env={
                     **os.environ,
@@ -313,9 +325,17 @@ class Pair:
         greetings.
         """
         with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            told = list(pool.map(lambda process: process.communicate(timeout=150), self.processes))
+            told = list(
+                pool.map(
+                    lambda process: process.communicate(timeout=150), self.processes
+                )
+            )
         out = [GREETING.sub("", out) for out, _ in told]
-        return [process.returncode for process in self.processes], out, [err for _, err in told]
+        return (
+            [process.returncode for process in self.processes],
+            out,
+            [err for _, err in told],
+        )
 
 
 def _free_port():
@@ -373,11 +393,20 @@ def smokes(tmp_path_factory):
             printed.seek(0)
             out = printed.read()
             if not out:
-                options = (f"--results_dir={results}", f"--models_dir={folder / 'models'}")
+                options = (
+                    f"--results_dir={results}",
+                    f"--models_dir={folder / 'models'}",
+                )
                 out = succeed(name, "--preset=smoke", "--methods=all", *options)
                 printed.write(out)
         directory = results / name
-        return Smoke(directory, page_of(directory), folder / "models", out, Store(directory).rows())
+        return Smoke(
+            directory,
+            page_of(directory),
+            folder / "models",
+            out,
+            Store(directory).rows(),
+        )
 
     return smoke
 

@@ -65,7 +65,13 @@ def assert_solved(solution, alone, problem):
 
 
 def test_samples_and_what_does_not_divide_are_placed(problem):
-    given = {"whole": problem[0], "odd": problem[0][:30], "name": "x", "none": None, "count": 3}
+    given = {
+        "whole": problem[0],
+        "odd": problem[0][:30],
+        "name": "x",
+        "none": None,
+        "count": 3,
+    }
     placed = devices.place(given, devices.mesh())
     assert placed["whole"].sharding.spec == PartitionSpec("samples")
     assert placed["whole"].addressable_shards[0].data.shape == (4, INPUT_DIM)
@@ -90,7 +96,9 @@ def test_on_a_cpu_the_bits_are_those_of_one_device(problem, alone):
     assert_array_equal(thin.toarray(), alone.codes)
 
 
-def test_samples_are_coded_and_differentiated_by_each_device_alone(problem, alone, monkeypatch):
+def test_samples_are_coded_and_differentiated_by_each_device_alone(
+    problem, alone, monkeypatch
+):
     signals = devices.place(problem[0], devices.mesh())
     dictionary = problem[1]
     weights = default_rng(1).normal(size=alone.codes.shape).astype(np.float32)
@@ -106,7 +114,11 @@ def test_samples_are_coded_and_differentiated_by_each_device_alone(problem, alon
         program = slopes.lower(signals, dictionary).compile()
     (signals_bar, dictionary_bar), solution = program(signals, dictionary)
     assert_solved(solution, alone, problem)
-    assert solution.codes.sharding.spec == signals_bar.sharding.spec == PartitionSpec("samples")
+    assert (
+        solution.codes.sharding.spec
+        == signals_bar.sharding.spec
+        == PartitionSpec("samples")
+    )
     # The cotangent of the dictionary is a sum over all samples.
     exchanged = collectives(program.as_text())
     shapes = [shape for _, shapes in exchanged for shape in shapes]
@@ -129,7 +141,9 @@ def test_samples_that_do_not_divide_are_filled_up_with_zeros():
 
 
 def run(learner, data, num_latents=20):
-    program = loop.Program(learner, num_latents, devices.mesh(), data, jax.random.key(0), {})
+    program = loop.Program(
+        learner, num_latents, devices.mesh(), data, jax.random.key(0), {}
+    )
     end = program.run(data, jax.random.key(0), {}, watch=lambda *_: None)
     return end.model, end.step, program
 
@@ -143,7 +157,11 @@ def test_training_splits_its_batches_and_gradients_meet_once():
     assert steps == 3
     jax.tree.map(lambda a, b: assert_allclose(a, b, atol=1e-5), many, one)
     exchanged = collectives(program._advance.compiled.as_text())
-    sums = [sorted(shapes) for name, shapes in exchanged if name == "all-reduce" and shapes != [()]]
+    sums = [
+        sorted(shapes)
+        for name, shapes in exchanged
+        if name == "all-reduce" and shapes != [()]
+    ]
     # The rows of a batch from whoever has them, and the gradient of each parameter.
     assert sums[0] == [(16, 12)] and len(sums) == 2
     assert {(12,), (12, 20), (20,)} <= {(*sorted(shape),) for shape in sums[1]}

@@ -35,7 +35,11 @@ def test_blocks_of_code_are_no_words_of_a_page():
 
 def test_stubs_hold_imports_alone():
     """The only name that a stub declares otherwise is the version."""
-    stubs = [path for top in ("sae_gap", "benchmarks") for path in (ROOT / top).rglob("*.pyi")]
+    stubs = [
+        path
+        for top in ("sae_gap", "benchmarks")
+        for path in (ROOT / top).rglob("*.pyi")
+    ]
     assert len(stubs) > 10
     others = []
     for path in stubs:
@@ -46,7 +50,12 @@ def test_stubs_hold_imports_alone():
 
 
 def test_folders_add_up_and_tests_are_apart(tmp_path):
-    for name in ("sae_gap/core/a.py", "sae_gap/b.py", "benchmarks/real/c.py", "tests/core/d.py"):
+    for name in (
+        "sae_gap/core/a.py",
+        "sae_gap/b.py",
+        "benchmarks/real/c.py",
+        "tests/core/d.py",
+    ):
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x + y")

@@ -8,7 +8,13 @@ from pytest import approx, mark, raises
 
 from sae_gap import catalogue
 from sae_gap.encoders import OMP, JumpReLU, MatchingPursuit, ReLU, TopK
-from sae_gap.learners import DLFista, OnlineDictionary, Oracle, SparseAutoencoder, SparseTranscoder
+from sae_gap.learners import (
+    DLFista,
+    OnlineDictionary,
+    Oracle,
+    SparseAutoencoder,
+    SparseTranscoder,
+)
 
 
 def test_saes_by_default_are_the_papers():
@@ -39,7 +45,9 @@ def test_what_a_study_knows_is_given_to_whom_it_concerns():
     assert catalogue.make_encoder("omp", sparsity=4, nonneg=True) == OMP(4, nonneg=True)
     assert catalogue.make_encoder("lasso", sparsity=4, lam=0.2).lam == 0.2
     given = {"sparsity": 3, "input_dim": 10, "lam": 0.2}
-    assert catalogue.make_learner("dl_fista", num_steps=7, **given) == DLFista(0.2, num_steps=7)
+    assert catalogue.make_learner("dl_fista", num_steps=7, **given) == DLFista(
+        0.2, num_steps=7
+    )
     assert catalogue.make_learner("dl_fista", **given) == DLFista(0.2)
     assert catalogue.make_learner("oracle", num_steps=7, **given) == Oracle()
     for name in ("topk", "sae_topk"):
@@ -53,7 +61,12 @@ def test_penalties_on_activations_grow_with_the_variance_of_the_codes():
     1.
     """
     given = {"sparsity": 3, "input_dim": 27}
-    for name, factor in {"relu": 27**0.5, "gated": 27**0.5, "jumprelu": 27.0, "topk": 1.0}.items():
+    for name, factor in {
+        "relu": 27**0.5,
+        "gated": 27**0.5,
+        "jumprelu": 27.0,
+        "topk": 1.0,
+    }.items():
         tuned = catalogue.tuned_sae(name, **given)
         found = catalogue.sae_for_activations(name, **given)
         assert found.penalty == approx(factor * tuned.penalty)
@@ -69,7 +82,11 @@ def test_penalties_on_activations_grow_with_the_variance_of_the_codes():
         "base": Oracle(),
     }
     assert catalogue.sae_for_activations("relu", **given, **own) == SparseAutoencoder(
-        schedule="cosine", weight_decay=0.0, batch_size=256, renormalise_every=None, **own
+        schedule="cosine",
+        weight_decay=0.0,
+        batch_size=256,
+        renormalise_every=None,
+        **own,
     )
 
 
@@ -86,7 +103,12 @@ def test_penalties_on_activations_grow_with_the_variance_of_the_codes():
         ("make_learner", "sae_nothing", {"input_dim": 4}, "sae must be one of"),
         ("make_learner", "families", {"input_dim": 4}, "needs a base"),
         ("paper_sae", "lista", {}, "sae must be one of"),
-        ("sae_for_activations", "relu", {"input_dim": 4, "sparsity": 0}, "sparsity must be"),
+        (
+            "sae_for_activations",
+            "relu",
+            {"input_dim": 4, "sparsity": 0},
+            "sparsity must be",
+        ),
     ],
 )
 def test_names_of_nothing_and_what_needs_more_are_refused(make, name, size, fault):
@@ -99,16 +121,34 @@ SAE = {"num_steps": 500, "batch_size": 64, "learning_rate": 5e-4, "weight_decay"
 SAE |= {"penalty": 1e-4, "renormalise_every": 50, "l0": None, "schedule": "constant"}
 SAE |= {"frozen": False, "standardised": False}
 ENCODERS = {"num_steps": 200, "batch_size": 64, "learning_rate": 1e-3, "lam": 0.1}
-ONLINE = {"num_steps": 100, "visits": 400, "batch_size": None, "rates": None, "settle": 0.85}
+ONLINE = {
+    "num_steps": 100,
+    "visits": 400,
+    "batch_size": None,
+    "rates": None,
+    "settle": 0.85,
+}
 ONLINE |= {"margin": 2.5, "floors": (0.18, 0.03), "damping": 0.01, "num_rounds": 3}
-ONLINE |= {"num_slots": None, "replace": True, "weak": None, "centred": False, "tol": 1e-5}
+ONLINE |= {
+    "num_slots": None,
+    "replace": True,
+    "weak": None,
+    "centred": False,
+    "tol": 1e-5,
+}
 DEFAULTS = {
     "sparseautoencoder": SAE,
     "sparsetranscoder": SAE | {"skip": False},
     "amortised": ENCODERS,
     "lista": ENCODERS,
     "online_dl": ONLINE | {"incoherent": False},
-    "families": {"num_steps": 37, "visits": 3, "margin": 4.0, "weight": 0.5, "num_slots": None},
+    "families": {
+        "num_steps": 37,
+        "visits": 3,
+        "margin": 4.0,
+        "weight": 0.5,
+        "num_slots": None,
+    },
     "dl_fista": {"lam": 0.1, "num_steps": 1_000, "split": "train", "tol": 1e-5},
     "softplus_adam": {"lam": 0.1, "num_steps": 100, "block": 500, "split": "train"},
     "sklearn": {"lam": 0.1, "batch_size": 256, "num_steps": 1_000},
@@ -120,18 +160,48 @@ DEFAULTS = {
 def test_defaults_are_those_that_are_documented(name):
     fields = dataclasses.fields(catalogue.learners()[name])
     parts = {"base", "encoder", "encoders"}
-    assert {each.name: each.default for each in fields if each.name not in parts} == DEFAULTS[name]
+    assert {
+        each.name: each.default for each in fields if each.name not in parts
+    } == DEFAULTS[name]
 
 
 # What factories for activations set, and another value of each option.
 SUITED = {"schedule": "cosine", "standardised": True, "renormalise_every": None}
-SUITED |= {"learning_rate": None, "weight_decay": 0.0, "batch_size": 256, "num_steps": 500}
-FREE = {"schedule": "constant", "standardised": False, "renormalise_every": 7, "num_steps": 3}
-FREE |= {"learning_rate": 0.1, "weight_decay": 0.2, "batch_size": 32, "penalty": 0.3, "l0": 5.0}
+SUITED |= {
+    "learning_rate": None,
+    "weight_decay": 0.0,
+    "batch_size": 256,
+    "num_steps": 500,
+}
+FREE = {
+    "schedule": "constant",
+    "standardised": False,
+    "renormalise_every": 7,
+    "num_steps": 3,
+}
+FREE |= {
+    "learning_rate": 0.1,
+    "weight_decay": 0.2,
+    "batch_size": 32,
+    "penalty": 0.3,
+    "l0": 5.0,
+}
 WARM = {"visits": 150, "batch_size": 143, "rates": (0.5, 0.1, 0.02), "margin": 3.0}
 WARM |= {"num_slots": 16, "weak": 0.25, "centred": True}
-OTHER = {"visits": 9, "batch_size": 8, "rates": (0.3, 0.2, 0.1), "margin": 2.0, "num_slots": 4}
-OTHER |= {"weak": 0.1, "centred": False, "num_steps": 7, "incoherent": True, "settle": 0.5}
+OTHER = {
+    "visits": 9,
+    "batch_size": 8,
+    "rates": (0.3, 0.2, 0.1),
+    "margin": 2.0,
+    "num_slots": 4,
+}
+OTHER |= {
+    "weak": 0.1,
+    "centred": False,
+    "num_steps": 7,
+    "incoherent": True,
+    "settle": 0.5,
+}
 
 
 def online(**options):
@@ -144,7 +214,9 @@ def of_sae(**options):
 
 
 def of_transcoder(**options):
-    return catalogue.transcoder_for_activations("relu", sparsity=3, input_dim=12, **options)
+    return catalogue.transcoder_for_activations(
+        "relu", sparsity=3, input_dim=12, **options
+    )
 
 
 @mark.parametrize(
@@ -152,12 +224,19 @@ def of_transcoder(**options):
     [
         (online, OnlineDictionary, WARM, OTHER),
         (of_sae, SparseAutoencoder, SUITED, FREE | {"base": Oracle()}),
-        (of_transcoder, SparseTranscoder, SUITED | {"skip": False}, FREE | {"skip": True}),
+        (
+            of_transcoder,
+            SparseTranscoder,
+            SUITED | {"skip": False},
+            FREE | {"skip": True},
+        ),
     ],
 )
 def test_each_option_of_a_factory_is_one_of_what_it_makes(make, kind, suited, others):
     made = make()
-    assert type(made) is kind and {name: getattr(made, name) for name in suited} == suited
+    assert (
+        type(made) is kind and {name: getattr(made, name) for name in suited} == suited
+    )
     for name, value in others.items():
         assert getattr(made, name) != value
         assert make(**{name: value}) == dataclasses.replace(made, **{name: value})

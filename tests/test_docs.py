@@ -19,10 +19,15 @@ def test_every_public_name_says_what_it_is():
         found = [module]
         public = [value for key, value in vars(module).items() if key[0] != "_"]
         for value in public:
-            if isinstance(value, type | types.FunctionType) and value.__module__ == name:
+            if (
+                isinstance(value, type | types.FunctionType)
+                and value.__module__ == name
+            ):
                 found.append(value)
             if value is found[-1] and isinstance(value, type):
-                own = [key for key, each in vars(value).items() if isinstance(each, told)]
+                own = [
+                    key for key, each in vars(value).items() if isinstance(each, told)
+                ]
                 found += [getattr(value, key) for key in own if key[0] != "_"]
         for value in found:
             own = getattr(value, "__name__", "") or value.fget.__name__
@@ -33,7 +38,9 @@ def test_every_public_name_says_what_it_is():
     assert silent == []
 
 
-def test_a_page_has_arguments_types_and_mathematics_and_needs_no_network(tmp_path, monkeypatch):
+def test_a_page_has_arguments_types_and_mathematics_and_needs_no_network(
+    tmp_path, monkeypatch
+):
     for module in map(importlib.import_module, reference.module_names()):
         if hasattr(module, "__all__"):
             monkeypatch.setattr(module, "__all__", module.__all__)
@@ -41,7 +48,8 @@ def test_a_page_has_arguments_types_and_mathematics_and_needs_no_network(tmp_pat
         warnings.simplefilter("ignore")
         reference.build(tmp_path, "sae_gap", "!sae_gap.(?!core|solvers|torch)")
     page, face = (
-        (tmp_path / f"{name}.html").read_text() for name in ("sae_gap/solvers/coding", "sae_gap")
+        (tmp_path / f"{name}.html").read_text()
+        for name in ("sae_gap/solvers/coding", "sae_gap")
     )
     for section in ("Arguments:", "Returns:", "Raises:"):
         assert f">{section}</h6>" in page
@@ -50,6 +58,8 @@ def test_a_page_has_arguments_types_and_mathematics_and_needs_no_network(tmp_pat
     assert 'src="http' not in page + face and "<em>" not in page + face
     assert re.search("½ ?‖y", face) and 'id="sparse_code"' in face
     assert 'href="sae_gap/core.html"' in face and ">How to choose</h2>" in face
-    first = [face.index(f'id="{name}"') for name in ("learn", "check", "load_sae", "Model")]
+    first = [
+        face.index(f'id="{name}"') for name in ("learn", "check", "load_sae", "Model")
+    ]
     assert first == sorted(first)
     assert 'id="SAE.pursuit"' in (tmp_path / "sae_gap/torch/module.html").read_text()

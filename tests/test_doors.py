@@ -17,7 +17,15 @@ import sae_gap
 from sae_gap import Method, Model, Setting, Split, Study, Task, catalogue
 from sae_gap.core import options
 from sae_gap.encoders import LISTA, Affine, BatchPursuit, Lasso, ReLU, TopK
-from sae_gap.learners import Amortised, Families, Lista, OnlineDictionary, Oracle, Pruned, Surgery
+from sae_gap.learners import (
+    Amortised,
+    Families,
+    Lista,
+    OnlineDictionary,
+    Oracle,
+    Pruned,
+    Surgery,
+)
 from sae_gap.saes import SAE
 
 NAN = float("nan")
@@ -26,7 +34,9 @@ RNG = default_rng(0)
 D = RNG.normal(size=(4, 6)).astype(np.float32)
 Y = RNG.normal(size=(8, 4)).astype(np.float32)
 Z = np.abs(RNG.normal(size=(8, 6))).astype(np.float32)
-MODEL = Model(jnp.asarray(D), jnp.zeros(4), Affine(jnp.asarray(D), jnp.zeros(6)), ReLU())
+MODEL = Model(
+    jnp.asarray(D), jnp.zeros(4), Affine(jnp.asarray(D), jnp.zeros(6)), ReLU()
+)
 ONLINE = OnlineDictionary(num_steps=2)
 
 
@@ -72,21 +82,33 @@ def beyond(hint, limits):
     if float in allowed:
         assert limits, "a number has a range"
         ends = [value for name, value in limits.items() if name in ("above", "below")]
-        ends += [math.nextafter(limits[name], end) for name, end in ENDS if name in limits]
+        ends += [
+            math.nextafter(limits[name], end) for name, end in ENDS if name in limits
+        ]
         return ["x", True, NAN, *ends, *absent]
     if int in allowed:
-        return [True, 1.5, limits.get("least", 1) - 1, limits.get("most", 2**31 - 1) + 1, *absent]
+        return [
+            True,
+            1.5,
+            limits.get("least", 1) - 1,
+            limits.get("most", 2**31 - 1) + 1,
+            *absent,
+        ]
     return ["x", *absent]
 
 
 @mark.parametrize("kind", PARTS, ids=lambda kind: kind.__name__)
 def test_no_learner_or_encoder_takes_an_option_that_makes_no_sense(kind):
     needed = NEEDED | {"base": Oracle()} if kind in BASED else NEEDED
-    part = catalogue.make(kind, **needed | ({"encoder": LISTA(2)} if kind is Lista else {}))
+    part = catalogue.make(
+        kind, **needed | ({"encoder": LISTA(2)} if kind is Lista else {})
+    )
     for field in dataclasses.fields(kind):
         values = OPTIONS.get(field.name, ())
         if "limits" in field.metadata:
-            values += (*beyond(options.hints(kind)[field.name], field.metadata["limits"]),)
+            values += (
+                *beyond(options.hints(kind)[field.name], field.metadata["limits"]),
+            )
         for value in values:
             change = functools.partial(dataclasses.replace, part, **{field.name: value})
             refused(change, f"takes? no steps|needs a base|{field.name}")
@@ -126,7 +148,9 @@ WRONG = {
     "vector": lambda a: a[0],
     "ragged": lambda a: [[1.0], [1.0, 2.0]],
     "none": lambda a: None,
-    "masked": lambda a: np.ma.masked_array(a, mask=np.arange(a.size).reshape(a.shape) == 1),
+    "masked": lambda a: np.ma.masked_array(
+        a, mask=np.arange(a.size).reshape(a.shape) == 1
+    ),
 }
 
 
@@ -143,7 +167,9 @@ def test_no_door_takes_what_is_no_finite_real_matrix(kind, tmp_path):
         lambda: sae_gap.sparse_code(Y, wrong(D), 0.1),
         lambda: sae_gap.amortisation_gap(MODEL, wrong(Y), 0.1),
         lambda: sae_gap.amortisation_gap(replace(MODEL, dictionary=wrong(D)), Y, 0.1),
-        lambda: sae_gap.amortisation_gap(MODEL, Y, 0.1, encode=lambda model, signals: wrong(Z)),
+        lambda: sae_gap.amortisation_gap(
+            MODEL, Y, 0.1, encode=lambda model, signals: wrong(Z)
+        ),
         lambda: SAE.of_model(replace(MODEL, dictionary=wrong(D)), name="mine"),
         lambda: sae_gap.save_activations(tmp_path / "new" / "rows.npz", wrong(Y)),
     ):
@@ -181,7 +207,9 @@ def replaced(**parts):
 
 
 def fit(learner=ONLINE, tasks=None, keys=(KEY,), **options):
-    return lambda: sae_gap.fit(learner, [task()] if tasks is None else tasks, list(keys), **options)
+    return lambda: sae_gap.fit(
+        learner, [task()] if tasks is None else tasks, list(keys), **options
+    )
 
 
 def learnt_from(signals):
@@ -234,15 +262,24 @@ DOORS = {
         lambda: sae_gap.sparse_code(Y, 1e-200 * D.astype(float), 0.1),
         "an atom whose largest",
     ),
-    "a target that is no number": (lambda: sae_gap.match_l0(Y, D, "two"), "target must be"),
+    "a target that is no number": (
+        lambda: sae_gap.match_l0(Y, D, "two"),
+        "target must be",
+    ),
     "tasks of two lengths": (
         fit(tasks=[task(), task(5)], keys=[KEY] * 2),
         "tasks must have one shape",
     ),
     "a width that is none": (fit(tasks=[task(num_latents=0)]), "must be"),
-    "a NaN to learn from": (learnt_from(jnp.full((4, 4), NAN)), "have a NaN or an infinity"),
+    "a NaN to learn from": (
+        learnt_from(jnp.full((4, 4), NAN)),
+        "have a NaN or an infinity",
+    ),
     "a list to learn from": (learnt_from([[1.0]]), "must be a matrix"),
-    "a key that is no integer": (fit(keys=[0.5]), "a key must be an integer or one random key"),
+    "a key that is no integer": (
+        fit(keys=[0.5]),
+        "a key must be an integer or one random key",
+    ),
     "a step before the first": (fit(at=[-1]), "at must be an integer"),
     "a stream's source": (stream(3), "source must be an array"),
     "a stream without columns": (stream(Y[:, :0]), "must be a non-empty matrix"),
@@ -255,7 +292,10 @@ DOORS = {
         lambda: Method("m", "f", ONLINE, Lasso(), row=3),
         "row must be of class Mapping",
     ),
-    "activations nowhere": (lambda: sae_gap.open_activations(None), "but it is None; give"),
+    "activations nowhere": (
+        lambda: sae_gap.open_activations(None),
+        "but it is None; give",
+    ),
     "documents for other rows": (
         lambda: sae_gap.save_activations("never.npz", Y, np.zeros(7, int)),
         "documents of the array must be 8 integers",

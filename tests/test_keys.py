@@ -120,14 +120,18 @@ def keys_of(plan, monkeypatch):
     return keys
 
 
-def of_run(folder, monkeypatch, row=None, document=None, held_out=None, given=USUAL, **options):
+def of_run(
+    folder, monkeypatch, row=None, document=None, held_out=None, given=USUAL, **options
+):
     x, documents = data(row, document)
     source = HeldOut(open_activations(x, documents=documents))
     if held_out is not None:
         held = held_out or open_activations(X[:100] + 1)
         source = replace(source, held_out=held)
     rows = {
-        name: options.pop(name) for name in ("seed", "samples", "keep_outliers") if name in options
+        name: options.pop(name)
+        for name in ("seed", "samples", "keep_outliers")
+        if name in options
     }
     plan = measure.Plan([sae(**given)], replace(source, **rows), **options)
     return keys_of(plan, monkeypatch)
@@ -135,7 +139,10 @@ def of_run(folder, monkeypatch, row=None, document=None, held_out=None, given=US
 
 def of_measure_sae(folder, monkeypatch, row=None, document=None, atom=0, **flags):
     np.save(folder / "D.npy", ATOMS + 1e-3 * atom)
-    given = {"activations": write(folder, row, document), "dictionary": (str(folder / "D.npy"),)}
+    given = {
+        "activations": write(folder, row, document),
+        "dictionary": (str(folder / "D.npy"),),
+    }
     options = binary.MeasureOptions(**given, **{"controls": ("random",)} | flags)
     return keys_of(binary.plan_of(options)[0], monkeypatch)
 
@@ -165,7 +172,9 @@ def of_probe_real(
 ):
     monkeypatch.setattr(concepts, "FEWEST", 2)
     rng = default_rng(1)
-    texts = np.array([f"{' ' * rng.integers(2)}{rng.choice([*'abcdefghij'])}" for _ in X])
+    texts = np.array(
+        [f"{' ' * rng.integers(2)}{rng.choice([*'abcdefghij'])}" for _ in X]
+    )
     topics = np.where(DOCUMENTS % 2, "x", "y")
     if word is not None:
         texts[word] = "k" if texts[word].startswith(" ") else " k"
@@ -182,7 +191,9 @@ def of_probe_real(
     labelled = labelled._replace(has=labelled.has ^ (other == "labels"))
     options = probe_real.ProbeOptions(l0=l0, controls=("none",))
     source = Probed(held, held_out=open_activations(x), concepts={name: labelled})
-    chosen = study_of("probe_real", [source], probe_real.methods(options, [sae(**given)], DIM))
+    chosen = study_of(
+        "probe_real", [source], probe_real.methods(options, [sae(**given)], DIM)
+    )
     keys = {}
     for line in (line for job in jobs(chosen) for line in job.lines):
         kind = line.method.name if line.method.name[:3] in ("own", "act") else "coded"
@@ -209,20 +220,35 @@ def of_downstream(
     positions = np.arange(ROWS) % 10 % context
     if token is not None:
         numbers[token::7] = 51
-    about = (folder, "lm", model, context, (1,), "float32", numbers, DOCUMENTS, positions)
+    about = (
+        folder,
+        "lm",
+        model,
+        context,
+        (1,),
+        "float32",
+        numbers,
+        DOCUMENTS,
+        positions,
+    )
     recorded = Recorded(*about, tuple("d" * 40), None)
     lm = SimpleNamespace(identity=model)
     x, named = data(row, document)
     usual = {"layer": 1, "first": 2, "documents_seed": 0, "seed": 0, "keep": False}
     chosen = usual | flags
     rows = HeldOut(
-        open_activations(x, documents=named), width, keep_outliers=chosen.pop("keep"), split_seed=0
+        open_activations(x, documents=named),
+        width,
+        keep_outliers=chosen.pop("keep"),
+        split_seed=0,
     )
     source = OnNetwork(recorded, lm, rows=rows, tokens=tokens, **chosen)
 
     def keys(learner):
         methods = [*methods_of(learner, ("own", "lasso", "weighted"), level)]
-        study = Study("downstream", (source,), methods, lam=None, metrics=(nats.METRIC,))
+        study = Study(
+            "downstream", (source,), methods, lam=None, metrics=(nats.METRIC,)
+        )
         return [line.key for job in jobs(study) for line in job.lines]
 
     learner = learner_at(control, width, level, DIM)
@@ -230,18 +256,30 @@ def of_downstream(
     return {"texts": texts, "score": keys(sae(**given).given), "control": keys(learner)}
 
 
-def of_record(folder, monkeypatch, text=None, name=None, topic=None, model="lm", **options):
+def of_record(
+    folder, monkeypatch, text=None, name=None, topic=None, model="lm", **options
+):
     about = {}
-    monkeypatch.setattr(recording, "_agreed", lambda _, given, *__: about.update(given) or stop())
-    texts = [["the cat", text or "sat", "on the mat"], ["a", "b", name or "c"], ["x", topic, "y"]]
+    monkeypatch.setattr(
+        recording, "_agreed", lambda _, given, *__: about.update(given) or stop()
+    )
+    texts = [
+        ["the cat", text or "sat", "on the mat"],
+        ["a", "b", name or "c"],
+        ["x", topic, "y"],
+    ]
     lm = SimpleNamespace(
         name="lm",
         identity=model,
         model=SimpleNamespace(num_blocks=3, context=64),
-        tokenise=lambda given, context: [np.array([*each.encode()], np.int32) for each in given],
+        tokenise=lambda given, context: [
+            np.array([*each.encode()], np.int32) for each in given
+        ],
     )
     with raises(StoppedError):
-        recording.record(lm, Texts(*map(tuple, texts)), folder, (1,), **{"context": 4} | options)
+        recording.record(
+            lm, Texts(*map(tuple, texts)), folder, (1,), **{"context": 4} | options
+        )
     return {"recording": results.key(about)}
 
 
@@ -249,8 +287,19 @@ def of_record(folder, monkeypatch, text=None, name=None, topic=None, model="lm",
 CHANGES = {
     of_run: {
         ("own", "coded"): [
-            *({"row": 137}, {"row": 399}, {"document": 5}, {"seed": 1}, {"samples": 20}),
-            *({"keep_outliers": True}, {"held_out": 0}, {"held_out": 0.2}, {"given": {"k": 1}}),
+            *(
+                {"row": 137},
+                {"row": 399},
+                {"document": 5},
+                {"seed": 1},
+                {"samples": 20},
+            ),
+            *(
+                {"keep_outliers": True},
+                {"held_out": 0},
+                {"held_out": 0.2},
+                {"given": {"k": 1}},
+            ),
             *({"given": {"scale": 2.0}}, {"given": {"encode": function(0.5)}}),
         ],
         ("coded",): [{"given": {"signed": True}}],
@@ -258,15 +307,32 @@ CHANGES = {
     },
     of_measure_sae: {
         ("coded", "control"): [
-            *({"row": 137}, {"document": 5}, {"seed": 1}, {"samples": 20}, {"outliers": "keep"}),
+            *(
+                {"row": 137},
+                {"document": 5},
+                {"seed": 1},
+                {"samples": 20},
+                {"outliers": "keep"},
+            ),
             *({"atom": 1}, {"match_l0": 0.7}, {"held_out": "0.2"}),
         ],
         ("control",): [{"controls": ("samples",)}],
     },
     of_train_real: {
         ("row", "fit"): [
-            *({"row": 137}, {"document": 5}, {"seed": 1}, {"width": 13}, {"sparsity": 3}),
-            *({"epochs": 9}, {"batch_size": 128}, {"outliers": "keep"}, {"methods": ("relu",)}),
+            *(
+                {"row": 137},
+                {"document": 5},
+                {"seed": 1},
+                {"width": 13},
+                {"sparsity": 3},
+            ),
+            *(
+                {"epochs": 9},
+                {"batch_size": 128},
+                {"outliers": "keep"},
+                {"methods": ("relu",)},
+            ),
         ],
         ("row",): [{"samples": 20}],
     },
@@ -280,8 +346,20 @@ CHANGES = {
     },
     of_downstream: {
         ("texts", "score", "control"): [
-            *({"token": 3}, {"model": "other"}, {"context": 6}, {"tokens": 25}, {"row": 137}),
-            *({"document": 5}, {"layer": 2}, {"first": 3}, {"keep": True}, {"width": 13}),
+            *(
+                {"token": 3},
+                {"model": "other"},
+                {"context": 6},
+                {"tokens": 25},
+                {"row": 137},
+            ),
+            *(
+                {"document": 5},
+                {"layer": 2},
+                {"first": 3},
+                {"keep": True},
+                {"width": 13},
+            ),
             *({"documents_seed": 1}, {"seed": 1}),
         ],
         ("control",): [{"control": "samples"}, {"control": "online_dl"}],
@@ -289,7 +367,13 @@ CHANGES = {
     },
     of_record: {
         ("recording",): [
-            *({"text": "sits"}, {"name": "d"}, {"topic": "y"}, {"model": "other"}, {"seed": 1}),
+            *(
+                {"text": "sits"},
+                {"name": "d"},
+                {"topic": "y"},
+                {"model": "other"},
+                {"seed": 1},
+            ),
             *({"tokens": 17}, {"context": 5}, {"dtype": "float32"}),
         ]
     },
@@ -317,12 +401,22 @@ CASES += [
 
 
 @mark.parametrize(("door", "usual", "parts", "change"), CASES)
-def test_another_input_is_another_key(door, usual, parts, change, tmp_path, monkeypatch):
-    patch = {"monkeypatch": monkeypatch} if "monkeypatch" in door.__code__.co_varnames else {}
-    before, again, after = (door(tmp_path, **patch, **each) for each in (usual, usual, change))
+def test_another_input_is_another_key(
+    door, usual, parts, change, tmp_path, monkeypatch
+):
+    patch = (
+        {"monkeypatch": monkeypatch}
+        if "monkeypatch" in door.__code__.co_varnames
+        else {}
+    )
+    before, again, after = (
+        door(tmp_path, **patch, **each) for each in (usual, usual, change)
+    )
     assert before == again and ("fit" in parts or before.get("fit") == after.get("fit"))
     for part in parts:
-        assert not {*map(str, np.ravel(before[part]))} & {*map(str, np.ravel(after[part]))}
+        assert not {*map(str, np.ravel(before[part]))} & {
+            *map(str, np.ravel(after[part]))
+        }
 
 
 # Of each field of a source two values that are not the default.
@@ -349,7 +443,12 @@ LAW = {
     "orthogonal_steps": (9, 10),
     "bias": (0.1, 0.2),
 }
-SIZES = {"num_latents": (410, 420), "input_dim": (23, 24), "seed": (1, 2), "width": (30, 40)}
+SIZES = {
+    "num_latents": (410, 420),
+    "input_dim": (23, 24),
+    "seed": (1, 2),
+    "width": (30, 40),
+}
 SIZES |= {"num_samples": (404, 408), "noise_db": (20.0, 30.0)}
 ACTIVATIONS = open_activations(X, documents=DOCUMENTS)
 SCORED = {"samples": (20, 30), "held_out": (0.2, 0.3, open_activations(X[:100] + 1))}
@@ -366,9 +465,17 @@ SEEN = {
 }
 # A source, the fields that decide a row and, where fits are told apart, those that decide a fit.
 SOURCES = [
-    (SETTING, SIZES | {"sparsity": (2, 4), "stream": (True,), "padded_dim": (30, 40)}, None),
+    (
+        SETTING,
+        SIZES | {"sparsity": (2, 4), "stream": (True,), "padded_dim": (30, 40)},
+        None,
+    ),
     (WORLD, SIZES | LAW | {"scored": (50, 60)}, None),
-    (HeldOut(ACTIVATIONS), SEEN | SCORED | {"together": (True,)}, {*SEEN, "held_out", "together"}),
+    (
+        HeldOut(ACTIVATIONS),
+        SEEN | SCORED | {"together": (True,)},
+        {*SEEN, "held_out", "together"},
+    ),
 ]
 # Files are known by their contents, and a published world by its digest.
 NAMED_BY_CONTENT = {"folder", "digest"}
@@ -383,7 +490,9 @@ def test_each_field_of_a_source_is_in_its_key(source, values, of_fit):
         for name, given in values.items()
         for value in given
     ]
-    keys = [results.key(one.asdict()) for one in (source, *(other for _, other in others))]
+    keys = [
+        results.key(one.asdict()) for one in (source, *(other for _, other in others))
+    ]
     assert len({*keys}) == len(keys)
     if of_fit is not None:
         fit = results.key(source.seen())
@@ -401,7 +510,16 @@ DECIDES = {
     Recording: ({"path", "width", "sparsity", "seed"}, set()),
     Probed: ({"concepts", *SEEN, *SCORED, "together"}, set()),
     OnNetwork: (
-        {"recorded", "lm", "layer", "rows", "tokens", "first", "documents_seed", "seed"},
+        {
+            "recorded",
+            "lm",
+            "layer",
+            "rows",
+            "tokens",
+            "first",
+            "documents_seed",
+            "seed",
+        },
         set(),
     ),
 }
@@ -417,10 +535,18 @@ def test_labels_and_costs_are_in_no_key():
     method = Method("oracle", "oracle", Oracle(), TopK(3))
     study = Study("one", [SETTING], [method])
     renamed = replace(study, methods=[replace(method, family="other")])
-    changed = ({"optimum": False}, {"timed": True}, {"spread": "rows"}, {"seconds": False})
+    changed = (
+        {"optimum": False},
+        {"timed": True},
+        {"spread": "rows"},
+        {"seconds": False},
+    )
     others = [replace(study, **change) for change in changed]
     keys = [
-        line.key for one in (study, renamed, *others) for job in jobs(one) for line in job.lines
+        line.key
+        for one in (study, renamed, *others)
+        for job in jobs(one)
+        for line in job.lines
     ]
     assert len(keys) == 6 and len({*keys}) == 1
 

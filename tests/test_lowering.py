@@ -88,7 +88,9 @@ def compiled_learners():
         and kind.init is not Learner.init
         and "base" not in inspect.signature(kind.init).parameters
     ]
-    return [name for name in alone if name != "SparseAutoencoder"] + list(catalogue.saes())
+    return [name for name in alone if name != "SparseAutoencoder"] + list(
+        catalogue.saes()
+    )
 
 
 @mark.parametrize("name", compiled_learners())
@@ -98,7 +100,8 @@ def test_a_fit(name):
     data = learner.select(task)
     key = jax.random.key(0)
     start, advance, end = (
-        inspect.unwrap(each) for each in (program._start, program._advance, program._end)
+        inspect.unwrap(each)
+        for each in (program._start, program._advance, program._end)
     )
     stepped = lowered(lambda *given: start(*given, {}, 16), learner, data, key)
     stepped = jax.tree.map(program._blank, stepped)

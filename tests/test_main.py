@@ -42,7 +42,11 @@ def installed(tmp_path_factory):
 
 
 def test_the_wheel_holds_every_module_and_table_and_one_package_at_the_top(installed):
-    there = {str(path.relative_to(installed)) for path in installed.rglob("*") if path.is_file()}
+    there = {
+        str(path.relative_to(installed))
+        for path in installed.rglob("*")
+        if path.is_file()
+    }
     suite = [path.relative_to(ROOT) for path in (ROOT / "sae_gap").rglob("*.py")]
     binaries = [
         path.relative_to(ROOT)
@@ -68,7 +72,11 @@ def test_the_wheel_s_command_runs_its_own_binaries_from_any_folder(installed, tm
     run = f"{watch}; from sae_gap.__main__ import main; main(['bench', '--help'])"
     environment = os.environ | {"PYTHONPATH": str(installed)}
     done = subprocess.run(
-        [sys.executable, "-c", run], cwd=tmp_path, env=environment, capture_output=True, text=True
+        [sys.executable, "-c", run],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert (
@@ -83,7 +91,9 @@ def ran(monkeypatch):
     """What the command would run: the module and its words."""
     calls = []
     monkeypatch.setattr(
-        runpy, "run_module", lambda name, **options: calls.append((name, sys.argv, options))
+        runpy,
+        "run_module",
+        lambda name, **options: calls.append((name, sys.argv, options)),
     )
     monkeypatch.setattr(sys, "argv", ["sae-gap"])
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -108,7 +118,9 @@ def test_the_list_has_every_binary_with_its_purpose(capsys):
             "The headline benchmark: is it the encoder or the dictionary?"
             in lines["amortisation_gap"]
         )
-        assert all(re.search(r"[.?]( \(also: \w+\))?$", line) for line in lines.values())
+        assert all(
+            re.search(r"[.?]( \(also: \w+\))?$", line) for line in lines.values()
+        )
 
 
 def test_a_study_is_run_with_the_words_that_follow_its_name(ran, monkeypatch):
@@ -116,12 +128,14 @@ def test_a_study_is_run_with_the_words_that_follow_its_name(ran, monkeypatch):
     command.main(["bench", "--preset=smoke"])
     monkeypatch.setattr(sys, "argv", ["sae-gap", "amortisation_gap", "--preset=smoke"])
     command.main()
-    assert ran == [("amortisation_gap", ["amortisation_gap", "--preset=smoke"])] * 2 and sys.path[
-        0
-    ] == str(ROOT)
+    assert ran == [
+        ("amortisation_gap", ["amortisation_gap", "--preset=smoke"])
+    ] * 2 and sys.path[0] == str(ROOT)
 
 
-@mark.parametrize("typed", ["nonsense", "cli", "measur", "--preset=smoke", "../report", ""])
+@mark.parametrize(
+    "typed", ["nonsense", "cli", "measur", "--preset=smoke", "../report", ""]
+)
 def test_an_unknown_name_is_refused_in_one_sentence(typed, ran, capsys):
     with raises(SystemExit) as stop:
         command.main([typed])

@@ -22,7 +22,9 @@ from tests.tiny import masked, write_lm
 ROOT = Path(__file__).parents[1]
 # That of PyTorch runs in tests/peers, where transformers is.
 NOTEBOOKS = sorted(
-    path for path in (ROOT / "notebooks").glob("*.ipynb") if path.stem != "torch_encoder"
+    path
+    for path in (ROOT / "notebooks").glob("*.ipynb")
+    if path.stem != "torch_encoder"
 )
 # On each commit; the mark `notebooks` runs all.
 FEW = [path for path in NOTEBOOKS if path.stem in ("language_model", "quickstart")]
@@ -47,7 +49,13 @@ OF_ONE = {
         "VISITS": 1,
     },
     "better_sae": {"LAYER": 1, "CONTEXT": 32, "NUM_SAMPLES": 3_000, "EPOCHS": 1},
-    "language_model": {"LAYER": 1, "LATER": 2, "CONTEXT": 32, "NUM_SAMPLES": 3_000, "EPOCHS": 1},
+    "language_model": {
+        "LAYER": 1,
+        "LATER": 2,
+        "CONTEXT": 32,
+        "NUM_SAMPLES": 3_000,
+        "EPOCHS": 1,
+    },
     "transcoders": {"NUM_SAMPLES": 1_000, "EPOCHS": 2},
 }
 
@@ -101,7 +109,9 @@ def tiny_packages(tmp_path, monkeypatch):
             / f"{place}.txt"
         )
         text.parent.mkdir(parents=True, exist_ok=True)
-        text.write_text(" ".join(map("".join, rng.choice([*string.ascii_letters], (16, 5)))))
+        text.write_text(
+            " ".join(map("".join, rng.choice([*string.ascii_letters], (16, 5))))
+        )
     # Without such a file they would give way to the packages themselves, where these are installed.
     for package in folder.iterdir():
         (package / "__init__.py").touch()
@@ -111,11 +121,17 @@ def tiny_packages(tmp_path, monkeypatch):
 def printed(cell):
     """The text that a cell shows, without what its sizes decide, and its number of figures."""
     outputs = cell.get("outputs", ())
-    text = "".join(output.get("text", "") for output in outputs if output.get("name") == "stdout")
-    return masked(text), sum("image/png" in output.get("data", {}) for output in outputs)
+    text = "".join(
+        output.get("text", "") for output in outputs if output.get("name") == "stdout"
+    )
+    return masked(text), sum(
+        "image/png" in output.get("data", {}) for output in outputs
+    )
 
 
-@mark.parametrize("paths", [FEW, pytest.param(NOTEBOOKS, marks=mark.notebooks)], ids=["few", "all"])
+@mark.parametrize(
+    "paths", [FEW, pytest.param(NOTEBOOKS, marks=mark.notebooks)], ids=["few", "all"]
+)
 def test_they_run(paths, this_python, tiny_packages):
     """In one kernel, which loads the suite once; what a notebook names, the next does not find. What
     is stored in it is what the code prints.
@@ -147,7 +163,9 @@ def test_they_run(paths, this_python, tiny_packages):
     for notebook, kept in zip(notebooks, stored, strict=True):
         for cell, shown in zip(notebook.cells, kept, strict=True):
             assert cell.id in DECIDED or printed(cell) == shown, cell.id
-        outputs = [output for cell in notebook.cells for output in cell.get("outputs", ())]
+        outputs = [
+            output for cell in notebook.cells for output in cell.get("outputs", ())
+        ]
         assert not [output for output in outputs if output.output_type == "error"]
         assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
 
@@ -194,7 +212,10 @@ def test_opened_alone_its_first_cell_installs_the_suite_from_the_address(
 
     # Without an address, and then with one.
     cells = [alone(url).cells[1] for url in ("", str(tmp_path / "tree"))]
-    cells[0].id, cells[1].source = "without", f"{cells[1].source}\nprint(sae_gap.__file__)"
+    cells[0].id, cells[1].source = (
+        "without",
+        f"{cells[1].source}\nprint(sae_gap.__file__)",
+    )
     NotebookClient(
         nbformat.v4.new_notebook(cells=cells),
         timeout=120,

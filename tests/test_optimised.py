@@ -18,9 +18,15 @@ COARSE = {"accuracy_id": 0.021, "accuracy_ood": 0.021, "cosines": 1.1e-4}
 
 def run(*arguments):
     """Ends a Python process with the flags that users have; told if it fails."""
-    users = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "0", "XLA_FLAGS": "", "PYTEST_ADDOPTS": ""}
+    users = {
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "0",
+        "XLA_FLAGS": "",
+        "PYTEST_ADDOPTS": "",
+    }
     command = [sys.executable, "-m", *map(str, arguments)]
-    done = subprocess.run(command, cwd=ROOT, env=os.environ | users, capture_output=True, text=True)
+    done = subprocess.run(
+        command, cwd=ROOT, env=os.environ | users, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stdout[-5_000:] + done.stderr[-2_000:]
 
 

@@ -33,7 +33,11 @@ FOLDERS = ("benchmarks", "notebooks", "sae_gap")
 PAGES = [
     ROOT / "README.md",
     ROOT / "CONTRIBUTING.md",
-    *(path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("README.md"))),
+    *(
+        path
+        for folder in FOLDERS
+        for path in sorted((ROOT / folder).rglob("README.md"))
+    ),
 ]
 PAGES.remove(ROOT / "benchmarks" / "jobs" / "README.md")
 GUIDES = {str(path.relative_to(ROOT)): path.read_text() for path in PAGES}
@@ -51,7 +55,9 @@ NEW = {Path(path).stem for path in ADDED}
 
 
 def blocks(language, text):
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    return re.findall(
+        rf"^```{language}\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE
+    )
 
 
 def commands(text):
@@ -63,15 +69,21 @@ def commands(text):
                     yield words
 
 
-@mark.parametrize("name", [name for name, text in GUIDES.items() if blocks("python", text)])
-def test_the_code_of_a_page_runs_from_top_to_bottom(name, tmp_path, monkeypatch, capsys):
+@mark.parametrize(
+    "name", [name for name, text in GUIDES.items() if blocks("python", text)]
+)
+def test_the_code_of_a_page_runs_from_top_to_bottom(
+    name, tmp_path, monkeypatch, capsys
+):
     monkeypatch.chdir(tmp_path)
     namespace = {"__name__": "page"}
     # What a newcomer runs again may not stop at the files of the first time.
     turns = 2 if name == "README.md" else 1
     for block in turns * blocks("python", GUIDES[name]):
         # Its 500 epochs would take most of the time of all pages.
-        block = block.replace("SparseAutoencoder(ReLU())", "SparseAutoencoder(ReLU(), num_steps=5)")
+        block = block.replace(
+            "SparseAutoencoder(ReLU())", "SparseAutoencoder(ReLU(), num_steps=5)"
+        )
         exec(compile(block, name, "exec"), namespace)
     if name == "sae_gap/README.md":
         assert {row["method"] for row in namespace["rows"]} == {
@@ -89,7 +101,10 @@ def anchors(text):
         re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE),
         flags=re.MULTILINE,
     )
-    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        for heading in headings
+    }
 
 
 @mark.parametrize("name", [*GUIDES, "RESULTS.md", "CHANGELOG.md"])
@@ -101,7 +116,11 @@ def test_links_and_images_of_a_page_are_there(name):
         other = (ROOT / name).parent / path if path else ROOT / name
         if "://" not in target and (
             not other.exists()
-            or (anchor and other.suffix == ".md" and anchor not in anchors(other.read_text()))
+            or (
+                anchor
+                and other.suffix == ".md"
+                and anchor not in anchors(other.read_text())
+            )
         ):
             missing.append(target)
     assert missing == []
@@ -136,7 +155,9 @@ def test_all_studies_run_with_the_same_flags_though_one_fails(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.stdout.splitlines() == [f"sae_gap {name} --dry_run" for name in studies.found()]
+    assert done.stdout.splitlines() == [
+        f"sae_gap {name} --dry_run" for name in studies.found()
+    ]
     assert done.returncode and "attribution" in done.stderr
 
 
@@ -162,7 +183,9 @@ def check_methods(bench, names, words):
     for name in names:
         parts = {part.removeprefix("sae_") for part in name.split(":")}
         if name != "all" and name not in own and not parts & NEW:
-            assert methods.method_of(name, list(own.values()), source, preset).name == name, words
+            assert (
+                methods.method_of(name, list(own.values()), source, preset).name == name
+            ), words
 
 
 def test_every_command_of_a_page_parses():
@@ -172,16 +195,21 @@ def test_every_command_of_a_page_parses():
             if words[0] == "make" and (
                 given := [word[5:] for word in words if word.startswith("ARGS=")]
             ):
-                target = {"bench": "amortisation_gap", "studies": "amortisation_gap"}.get(
-                    words[1], words[1]
-                )
+                target = {
+                    "bench": "amortisation_gap",
+                    "studies": "amortisation_gap",
+                }.get(words[1], words[1])
                 words = ["-m", "sae_gap", target, *shlex.split(given[0])]
             found = called(words)
             if found is None or found[0] in NEW:
                 continue
             bench = getattr(binary_of(found[0]), "BENCH", None)
             flags = flags_of(found[0])
-            alone = [word for word in found[1] if word[0] != "-"] if found[0] == "check" else []
+            alone = (
+                [word for word in found[1] if word[0] != "-"]
+                if found[0] == "check"
+                else []
+            )
             assert flags([found[0], *found[1]]) == [found[0], *alone], (name, words)
             if bench:
                 check_methods(bench, flags["methods"].value or (), words)
@@ -190,7 +218,9 @@ def test_every_command_of_a_page_parses():
     assert parsed >= 15
 
 
-def test_the_files_of_the_page_run_where_they_are_dropped_with_nothing_else_touched(tmp_path):
+def test_the_files_of_the_page_run_where_they_are_dropped_with_nothing_else_touched(
+    tmp_path,
+):
     tree = tmp_path / "tree"
     # With what Numba has compiled, which takes half a minute.
     for folder in ("sae_gap", "benchmarks"):
@@ -201,7 +231,14 @@ def test_the_files_of_the_page_run_where_they_are_dropped_with_nothing_else_touc
     names = "sae_squared,fista_oracle,kmeans,kmeans:squared,oracle:squared,squared:omp"
     sizes = "--world=pairs --num_latents=16 --num_samples=400 --seeds=0 --lam=1"
     smoke = ["--preset=smoke", f"--results_dir={tmp_path}"]
-    commands = ["--help", "then", "squared_relu", *smoke, *sizes.split(), f"--methods={names}"]
+    commands = [
+        "--help",
+        "then",
+        "squared_relu",
+        *smoke,
+        *sizes.split(),
+        f"--methods={names}",
+    ]
     commands += ["then", "squared_relu", "--dry_run", *smoke, "--seeds=1", "then"]
     pyplot = "sys.stdout.write(str('matplotlib.pyplot' in sys.modules))"
     done = subprocess.run(
@@ -226,9 +263,13 @@ def test_the_files_of_the_page_run_where_they_are_dropped_with_nothing_else_touc
         "lasso",
         "dictionary_learning",
     )
-    assert rows["kmeans:squared"]["cosine"] == approx(rows["kmeans"]["cosine"], abs=1e-6)
+    assert rows["kmeans:squared"]["cosine"] == approx(
+        rows["kmeans"]["cosine"], abs=1e-6
+    )
     page = (page_of(tmp_path / "squared_relu") / "README.md").read_text()
-    assert "A squared ReLU" in page and "sae_squared" in page and "kmeans:squared" in page
+    assert (
+        "A squared ReLU" in page and "sae_squared" in page and "kmeans:squared" in page
+    )
     assert "sae_squared: 0/1 rows there, 1 to fit" in planned
     # Figures are drawn without it, which would choose a window system.
     assert pyplot == "False"
@@ -237,11 +278,15 @@ def test_the_files_of_the_page_run_where_they_are_dropped_with_nothing_else_touc
 def test_every_flag_method_and_study_that_a_page_names_is_there():
     flags = {flag for name in BINARIES for flag in flags_of(name)}
     for name, text in GUIDES.items():
-        assert set(re.findall(r"`--([a-z_]+)", text)) - {"help", "version"} <= flags, name
+        assert set(re.findall(r"`--([a-z_]+)", text)) - {"help", "version"} <= flags, (
+            name
+        )
     text = GUIDES["benchmarks/README.md"]
     presets = [(bench, bench.presets["quick"]) for bench in studies.found().values()]
     named = {
-        name for bench, preset in presets for name in methods_of(bench, preset.sources()[0], preset)
+        name
+        for bench, preset in presets
+        for name in methods_of(bench, preset.sources()[0], preset)
     }
     assert {"dl_fista", "linear_probe", "fista_oracle", "spams", "sklearn"} <= set(
         re.findall(r"`([a-z_]+)`", text)
@@ -267,7 +312,8 @@ def test_versions_agree():
 def pins():
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     return [
-        re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([0-9][0-9a-z.]*)", line) or pytest.fail(line)
+        re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9._-]*)==([0-9][0-9a-z.]*)", line)
+        or pytest.fail(line)
         for line in lines
     ]
 
@@ -276,7 +322,9 @@ def test_constraints_are_exact_and_cover_every_dependency():
     pinned = {match[1].lower().replace("_", "-"): Version(match[2]) for match in pins()}
     wanted = [Requirement(line) for line in PROJECT["dependencies"]]
     for extra in ("docs", "peers", "notebooks", "test"):
-        wanted += [Requirement(line) for line in PROJECT["optional-dependencies"][extra]]
+        wanted += [
+            Requirement(line) for line in PROJECT["optional-dependencies"][extra]
+        ]
     for requirement in wanted:
         if requirement.name != PROJECT["name"]:
             assert requirement.specifier.contains(

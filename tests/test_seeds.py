@@ -23,7 +23,13 @@ LEARNERS = {
     "sae": SparseAutoencoder(encoder=TopK(2), num_steps=1),
 }
 SETTING = {"num_latents": 12, "sparsity": 2, "num_samples": 120}
-WORLD = {"num_latents": 30, "input_dim": 10, "roots": 0, "orthogonal_steps": 2, "scored": 50}
+WORLD = {
+    "num_latents": 30,
+    "input_dim": 10,
+    "roots": 0,
+    "orthogonal_steps": 2,
+    "scored": 50,
+}
 X = default_rng(0).normal(1, 1, (300, 8)).astype(np.float32)
 X[7] *= 300
 DOCUMENTS = np.arange(300) // 5
@@ -59,12 +65,16 @@ def parts_of(task):
 
 def of_one_split(_, seed):
     source = HeldOut(activations(), width=12, seed=seed, split_seed=0)
-    return Models().fit(LEARNERS["sae"], [source], [source.task()])[0].end.model.dictionary
+    return (
+        Models().fit(LEARNERS["sae"], [source], [source.task()])[0].end.model.dictionary
+    )
 
 
 SEEDED = {
     "draw": lambda _, seed: parts_of(sae_gap.draw(Setting(**SETTING, seed=seed))),
-    "stream": lambda _, seed: parts_of(sae_gap.draw(Setting(**SETTING, seed=seed, stream=True))),
+    "stream": lambda _, seed: parts_of(
+        sae_gap.draw(Setting(**SETTING, seed=seed, stream=True))
+    ),
     "world": lambda _, seed: parts_of(World(**WORLD, num_samples=50, seed=seed).task()),
     "fit_stream": lambda _, seed: (
         sae_gap.fit_stream(
@@ -77,9 +87,15 @@ SEEDED = {
     "random": lambda _, seed: of_control(Random(), seed),
     "samples": lambda _, seed: of_control(Samples(), seed),
     "learn": lambda _, seed: learned(seed).atoms,
-    "export": lambda _, seed: learned().sae(k=2, epochs=1, seed=seed).model.encoder.weight,
-    "mcc_paper": lambda _, seed: sae_gap.mcc_paper(np.eye(9), np.eye(9)[:, :4], "id", seed=seed),
-    "cells": lambda _, seed: probing.split_cells(*drawn()[1:], drawn()[0], seed).train["withheld"],
+    "export": lambda _, seed: (
+        learned().sae(k=2, epochs=1, seed=seed).model.encoder.weight
+    ),
+    "mcc_paper": lambda _, seed: sae_gap.mcc_paper(
+        np.eye(9), np.eye(9)[:, :4], "id", seed=seed
+    ),
+    "cells": lambda _, seed: probing.split_cells(*drawn()[1:], drawn()[0], seed).train[
+        "withheld"
+    ],
     "rows": lambda _, seed: probing.choose_rows([drawn()[1:]], drawn()[0], 400, seed),
     **{
         f"fit {name}": lambda _, seed, learner=learner: (
@@ -106,9 +122,12 @@ APART = {
     "draw": lambda *_: signals_of(task()),
     "stream": lambda *_: signals_of(sae_gap.draw(Setting(**SETTING, stream=True))),
     # Where nothing fires, noise alone tells rows apart.
-    "world": lambda *_: signals_of(World(**WORLD, num_samples=50, noise_db=20.0).task()),
+    "world": lambda *_: signals_of(
+        World(**WORLD, num_samples=50, noise_db=20.0).task()
+    ),
     "learn": lambda *_: [
-        part.take(np.arange(part.num_samples)) for part in (learned().train, learned().held_out)
+        part.take(np.arange(part.num_samples))
+        for part in (learned().train, learned().held_out)
     ],
     "held out": lambda *_: signals_of(held_out(0).task())[:2],
 }
@@ -125,4 +144,6 @@ def test_the_outliers_that_are_coded_are_those_of_the_documents_held_out():
 def test_no_row_is_learned_from_and_scored(door, tmp_path, monkeypatch):
     parts = APART[door](tmp_path, monkeypatch)
     parts = [{tuple(row) for row in np.asarray(part).tolist()} for part in parts]
-    assert all(parts) and not any(one & other for one, other in itertools.combinations(parts, 2))
+    assert all(parts) and not any(
+        one & other for one, other in itertools.combinations(parts, 2)
+    )

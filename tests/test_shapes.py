@@ -49,7 +49,13 @@ STUDIES = {
 
 def test_annotations_hold_in_smoke_runs_and_a_wrong_shape_is_seen(tmp_path):
     # In one process, which checks and compiles once what both use.
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path), *itertools.chain(*STUDIES.items())]
+    command = [
+        sys.executable,
+        "-c",
+        SCRIPT,
+        str(tmp_path),
+        *itertools.chain(*STUDIES.items()),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert all(len([*(tmp_path / name).rglob("summary.csv")]) == 1 for name in STUDIES)

@@ -75,21 +75,28 @@ ENCODER_FAULTS = {
     "must give codes (n, num": lambda model, y: RELU(model, y)[:, 1:],
     "not all zero": lambda model, y: 0 * RELU(model, y),
     "below zero": lambda model, y: -RELU(model, y),
-    "another shape": lambda model, y: RELU(model, jnp.resize(y, (len(y), len(model.bias)))),
+    "another shape": lambda model, y: RELU(
+        model, jnp.resize(y, (len(y), len(model.bias)))
+    ),
     "of any size": lambda model, y: RELU(model, y) / (1 + (len(y) > 10_000)),
     "code a row alike": lambda model, y: RELU(model, y) * (1 + (len(y) == 1)),
     "in every batch": lambda model, y: RELU(model, y) / RELU(model, y).max(),
     "lose a NaN": lambda model, y: jnp.nan_to_num(RELU(model, y)),
     "change other rows": lambda model, y: RELU(model, y) * jnp.isfinite(y).all(),
     "mind dimensions": lambda model, y: RELU(model, y) * y.shape[1],
-    "mind the unit": lambda model, y: RELU(model, y) * jnp.linalg.norm(y, axis=1, keepdims=True),
+    "mind the unit": lambda model, y: (
+        RELU(model, y) * jnp.linalg.norm(y, axis=1, keepdims=True)
+    ),
     "compute in float64": lambda model, y: RELU(model, y).astype(jnp.float32),
     "same codes in float64": lambda model, y: RELU(model, y) * (1 + (y.dtype == float)),
     "finite codes beside": lambda model, y: RELU(model, y) / lengths(model),
     "zeros no code": lambda model, y: RELU(model, y) + 1,
     "called as by": {"infer": lambda self, model, y: Coded(2 * RELU(model, y))},
     "positive integer": {"flops": lambda *_: 1.5},
-    "origin": {"recipe": None, "__call__": lambda self, model, y: RELU(model, y + model.bias)},
+    "origin": {
+        "recipe": None,
+        "__call__": lambda self, model, y: RELU(model, y + model.bias),
+    },
     "on_unit_atoms": {"recipe": None, "__call__": in_other_units},
     "finite gradient": {"loss": lambda self, model, y, penalty: (lengths(model), None)},
     "shapes of parameters": {"observe": lambda self, model, seen: model.bias},
@@ -122,7 +129,9 @@ def keyless(self, data, *, num_latents, key):
 # Models, or other members of a learner.
 LEARNER_FAULTS = {
     "finite numbers": lambda signals, width: drawn(jnp.nan * signals, width),
-    "type of its data": lambda signals, width: drawn(signals.astype(jnp.float16), width),
+    "type of its data": lambda signals, width: drawn(
+        signals.astype(jnp.float16), width
+    ),
     "as many atoms": lambda signals, width: drawn(signals, width - 1),
     "learn from its data": {"learn": blind},
     "draw by its key": {"learn": keyless},
@@ -138,7 +147,9 @@ KINDS = {
 }
 
 
-@mark.parametrize(("base", "words"), [(kind, name) for kind in KINDS for name in KINDS[kind][2]])
+@mark.parametrize(
+    ("base", "words"), [(kind, name) for kind in KINDS for name in KINDS[kind][2]]
+)
 def test_a_fault_of_an_encoder_or_a_learner_is_named(base, words):
     check, member, faults = KINDS[base]
     fault = faults[words]
@@ -170,15 +181,25 @@ METRIC_FAULTS = {
     "codes in place": zeroed,
     "count the decoder's bias": unbiased,
     "all rows": lambda inferred: {"score_id": (dense(inferred, "id")[:10] != 0).mean()},
-    "in score the rows": lambda inferred: {"score": (dense(inferred, "train") != 0).mean()},
-    "in score_id the rows": lambda inferred: {"score_id": (dense(inferred, "ood") != 0).mean()},
-    "in score_ood the rows": lambda inferred: {"score_ood": (dense(inferred, "id") != 0).mean()},
+    "in score the rows": lambda inferred: {
+        "score": (dense(inferred, "train") != 0).mean()
+    },
+    "in score_id the rows": lambda inferred: {
+        "score_id": (dense(inferred, "ood") != 0).mean()
+    },
+    "in score_ood the rows": lambda inferred: {
+        "score_ood": (dense(inferred, "id") != 0).mean()
+    },
     "finite numbers": lambda inferred: {"score": np.nan},
-    "same of sparse": lambda inferred: {"score": isinstance(inferred.codes["id"], np.ndarray)},
+    "same of sparse": lambda inferred: {
+        "score": isinstance(inferred.codes["id"], np.ndarray)
+    },
     "dimensions of zeros": lambda inferred: {"score": inferred.task.input_dim},
     "order of latents": lambda inferred: {"score": float(inferred.model.decoder[0, 0])},
     "leave out": lambda inferred: {} if inferred.optimum else {"score": 1.0},
-    "without dictionary": lambda inferred: {"score_id": float(inferred.reconstruction.sum())},
+    "without dictionary": lambda inferred: {
+        "score_id": float(inferred.reconstruction.sum())
+    },
 }
 
 

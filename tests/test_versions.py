@@ -42,8 +42,16 @@ WITH = {
     "surgery": {"base": Oracle()},
 }
 # What other libraries learn is theirs.
-LEARNERS = {name: kind for name, kind in catalogue.learners().items() if not issubclass(kind, Peer)}
-THINGS = {"learners": LEARNERS, "encoders": catalogue.encoders(), "metrics": catalogue.metrics()}
+LEARNERS = {
+    name: kind
+    for name, kind in catalogue.learners().items()
+    if not issubclass(kind, Peer)
+}
+THINGS = {
+    "learners": LEARNERS,
+    "encoders": catalogue.encoders(),
+    "metrics": catalogue.metrics(),
+}
 
 
 @functools.cache
@@ -56,7 +64,9 @@ def task():
 
 def fingerprint(*arrays):
     """Two sums over magnitudes, which no sign of a singular vector changes."""
-    values = np.concatenate([np.abs(np.ravel(np.asarray(array, np.float64))) for array in arrays])
+    values = np.concatenate(
+        [np.abs(np.ravel(np.asarray(array, np.float64))) for array in arrays]
+    )
     return [values.sum(), values @ np.linspace(1, 2, len(values))]
 
 
@@ -84,7 +94,9 @@ def model():
 
 
 def encoder_of(name):
-    return catalogue.make(catalogue.encoders()[name], k=2, lam=0.05, **WITH.get(name, {}))
+    return catalogue.make(
+        catalogue.encoders()[name], k=2, lam=0.05, **WITH.get(name, {})
+    )
 
 
 def crossed(name):
@@ -109,7 +121,9 @@ def seen(encoder, model, signals):
 
 def inferred(name):
     encoder, *given = crossed(name)
-    return fingerprint(*jax.tree.leaves(jax.jit(functools.partial(seen, encoder))(*given)))
+    return fingerprint(
+        *jax.tree.leaves(jax.jit(functools.partial(seen, encoder))(*given))
+    )
 
 
 @functools.cache
@@ -124,8 +138,13 @@ def scored():
     )
     learned = Model(dictionary, jnp.zeros(len(dictionary)), Affine.create(dictionary))
     splits = {name: getattr(whole, name) for name in ("train", "id", "ood")}
-    codes = {name: np.asarray(TopK(2)(learned, split.signals)) for name, split in splits.items()}
-    optimum = {name: Lasso(0.1).infer(learned, splits[name].signals) for name in ("id", "ood")}
+    codes = {
+        name: np.asarray(TopK(2)(learned, split.signals))
+        for name, split in splits.items()
+    }
+    optimum = {
+        name: Lasso(0.1).infer(learned, splits[name].signals) for name in ("id", "ood")
+    }
     return Inferred(whole, learned, codes, optimum, 0.1, "strict")
 
 
@@ -133,11 +152,14 @@ def numbers(kind, name):
     if kind != "metrics":
         return (learned if kind == "learners" else inferred)(name)
     found = catalogue.metrics()[name](scored())
-    return {column: value for column, value in found.items() if not isinstance(value, list)}
+    return {
+        column: value for column, value in found.items() if not isinstance(value, list)
+    }
 
 
 @mark.parametrize(
-    ("kind", "name"), [(kind, name) for kind, things in THINGS.items() for name in things]
+    ("kind", "name"),
+    [(kind, name) for kind, things in THINGS.items() for name in things],
 )
 def test_numbers_change_with_the_version_alone(kind, name):
     recorded = json.loads(RECORD.read_text())[kind].get(name)

@@ -24,7 +24,10 @@ SETTING = Setting(20, 3, 200)
 
 def make(*sources, methods=METHODS, **options):
     return Study(
-        "tiny", sources or (SETTING, Setting(20, 3, 200, seed=1)), lambda _: methods, **options
+        "tiny",
+        sources or (SETTING, Setting(20, 3, 200, seed=1)),
+        lambda _: methods,
+        **options,
     )
 
 
@@ -48,7 +51,14 @@ LM = {"dim": 64, "hidden": 96, "blocks": 3, "heads": 4, "kv_heads": 2, "context"
 
 
 def write_lm(
-    path, *, quantised=(), tied=True, frequencies=False, seed=0, architecture="llama", **fields
+    path,
+    *,
+    quantised=(),
+    tied=True,
+    frequencies=False,
+    seed=0,
+    architecture="llama",
+    **fields,
 ):
     """Writes a random model as a GGUF file; `quantised` maps names of tensors to the types that
     they are kept in.
@@ -84,7 +94,11 @@ def write_lm(
             "attn_output": (dim, LM["heads"] * size),
         }
         own |= dict.fromkeys(("attn_k", "attn_v"), (LM["kv_heads"] * size, dim))
-        own |= {"ffn_gate": (hidden, dim), "ffn_up": (hidden, dim), "ffn_down": (dim, hidden)}
+        own |= {
+            "ffn_gate": (hidden, dim),
+            "ffn_up": (hidden, dim),
+            "ffn_down": (dim, hidden),
+        }
         if gemma:
             own |= dict.fromkeys(("post_attention_norm", "post_ffw_norm"), (dim,))
             own |= dict.fromkeys(("attn_q_norm", "attn_k_norm"), (size,))
@@ -106,7 +120,9 @@ def write_lm(
         writer.add_sliding_window(fields.pop("window", 4))
         writer.add_sliding_window_pattern(2)
         writer.add_token_scores([float(-number) for number in range(len(tokens))])
-        writer.add_token_types([3] * 3 + [4] * 2 + [6] * 256 + [1] * (len(tokens) - 261))
+        writer.add_token_types(
+            [3] * 3 + [4] * 2 + [6] * 256 + [1] * (len(tokens) - 261)
+        )
         writer.add_bos_token_id(1)
         writer.add_add_space_prefix(fields.pop("space", False))
     else:
@@ -115,9 +131,9 @@ def write_lm(
         writer.add_string(name, value)
     found = {}
     for name, shape in shapes.items():
-        values = rng.normal(size=shape) / (shape[-1] ** 0.5 if len(shape) > 1 else 4) + (
-            len(shape) == 1
-        )
+        values = rng.normal(size=shape) / (
+            shape[-1] ** 0.5 if len(shape) > 1 else 4
+        ) + (len(shape) == 1)
         kind = dict(quantised).get(name.split(".")[-1])
         values = values.astype(np.float32)
         if kind is None:
@@ -154,4 +170,6 @@ def masked(text):
     """The lines of a text with each number, and each run of quoted tokens, made one sign."""
     tokens = re.sub(r"""(?:(?:'(?:[^'\\\n]|\\.)*'|"[^"\n]*")[ ,%\d]*)+""", "…", text)
     numbers = re.sub(r"[-+]?(?:\d[\d.,e+-]*|nan)", "#", tokens)
-    return [" ".join(re.sub("-{2,}", "-", line).split()) for line in numbers.splitlines()]
+    return [
+        " ".join(re.sub("-{2,}", "-", line).split()) for line in numbers.splitlines()
+    ]

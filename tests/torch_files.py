@@ -22,7 +22,15 @@ def plain(value):
 
 
 def storage(key="0", count=6, kind=b"ctorch\nFloatStorage\n"):
-    return b"(" + plain("storage") + kind + plain(key) + plain("cpu") + plain(count) + b"tQ"
+    return (
+        b"("
+        + plain("storage")
+        + kind
+        + plain(key)
+        + plain("cpu")
+        + plain(count)
+        + b"tQ"
+    )
 
 
 def tensor(offset=0, shape=(2, 3), strides=(3, 1), held=None):
@@ -36,7 +44,11 @@ def tensor(offset=0, shape=(2, 3), strides=(3, 1), held=None):
 
 
 def state(**tensors):
-    return b"\x80\x02}(" + b"".join(plain(name) + held for name, held in tensors.items()) + b"u."
+    return (
+        b"\x80\x02}("
+        + b"".join(plain(name) + held for name, held in tensors.items())
+        + b"u."
+    )
 
 
 def archive(path, content, compression=zipfile.ZIP_STORED, extra=(), numbers=None):
@@ -61,5 +73,7 @@ def save(path, arrays):
         tensors[name] = tensor(0, array.shape, strides, held)
         numbers.append(array.ravel(order="K"))
     content = b"\x80\x02" + tensors["it"] + b"." if alone else state(**tensors)
-    rest = [(f"archive/data/{i}", more.tobytes()) for i, more in enumerate(numbers) if i]
+    rest = [
+        (f"archive/data/{i}", more.tobytes()) for i, more in enumerate(numbers) if i
+    ]
     return archive(path, content, extra=rest, numbers=numbers[0])

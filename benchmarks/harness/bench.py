@@ -76,14 +76,17 @@ class StudyOptions(Fitted, Distributed, Limited):
     shard: str | None = option(
         None, "i/N: run the i-th of N parts of the study, counted from 0.  [all]"
     )
-    dry_run: bool = option(False, "Say what would run and what must be fitted, and run nothing.")
+    dry_run: bool = option(
+        False, "Say what would run and what must be fitted, and run nothing."
+    )
     methods: tuple[str, ...] | None = option(
         None,
         "Methods to run: names as in the table, LEARNER:ENCODER, LEARNER, sae_ENCODER, or all; by "
         "default all but slow ones.",
     )
     data: str | None = option(
-        None, "An .npz file of activations (Y_train, Y_val, Y_ood, optionally Z_* and A)."
+        None,
+        "An .npz file of activations (Y_train, Y_val, Y_ood, optionally Z_* and A).",
     )
 
 

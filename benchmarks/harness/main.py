@@ -22,7 +22,15 @@ from sae_gap.study import Stored, Study, chain, jobs, runner
 # Options that conflict.
 _EXCLUDED = {
     "world": ("sparsity", "stream", "data"),
-    "world_file": ("world", "law", "num_latents", "sparsity", "input_dim", "stream", "data"),
+    "world_file": (
+        "world",
+        "law",
+        "num_latents",
+        "sparsity",
+        "input_dim",
+        "stream",
+        "data",
+    ),
     "data": ("num_latents", "num_samples", "input_dim", "noise_db", "stream"),
 }
 
@@ -30,12 +38,16 @@ _EXCLUDED = {
 def options_of(bench: Bench) -> type[StudyOptions]:
     """The options of a study's command line: how to run, and changes to its preset."""
     fields: Any = changes(bench.presets["quick"])
-    sizes = option("quick", "The sizes that no other flag gives.", choices=bench.presets)
+    sizes = option(
+        "quick", "The sizes that no other flag gives.", choices=bench.presets
+    )
     fields["preset"] = (str, sizes)
     # A field that was not made by `option` has no flag.
     fields |= {name: (Any, None) for name in bench.presets["quick"].without}
     named = [(name, *field) for name, field in fields.items()]
-    return dataclasses.make_dataclass("Of", named, bases=(StudyOptions,), frozen=True, kw_only=True)
+    return dataclasses.make_dataclass(
+        "Of", named, bases=(StudyOptions,), frozen=True, kw_only=True
+    )
 
 
 def read(bench: Bench, options: StudyOptions) -> Run:
@@ -60,7 +72,9 @@ def read(bench: Bench, options: StudyOptions) -> Run:
             return [one for one in listed if given or one.name not in bench.slow]
         known = {method.name for method in listed}
         return [one for one in listed if one.name in given] + [
-            methods.method_of(name, listed, source, preset) for name in given if name not in known
+            methods.method_of(name, listed, source, preset)
+            for name in given
+            if name not in known
         ]
 
     study = Study(
@@ -97,7 +111,9 @@ def _changed(bench, options):
     if not sized and "num_latents" not in given:
         preset = dataclasses.replace(preset, num_latents=(None,))
     if sized and None in preset.num_latents:
-        raise ValueError("--num_latents=none is for a world of its own size; give a number.")
+        raise ValueError(
+            "--num_latents=none is for a world of its own size; give a number."
+        )
     return preset
 
 
@@ -109,9 +125,12 @@ def _recordings(options, preset):
     sparsities = preset.sparsity
     codes = Recording(path, preset.width[0]).task().train.codes
     if vars(options).get("sparsity") is None and codes is not None:
-        sparsities = (max(1, round(float(np.count_nonzero(np.asarray(codes), axis=1).mean()))),)
+        sparsities = (
+            max(1, round(float(np.count_nonzero(np.asarray(codes), axis=1).mean()))),
+        )
     sources = [
-        Recording(path, *cell) for cell in itertools.product(preset.width, sparsities, preset.seeds)
+        Recording(path, *cell)
+        for cell in itertools.product(preset.width, sparsities, preset.seeds)
     ]
     for source in sources:
         check_width(source.sparsity, source.task().width)
@@ -164,7 +183,9 @@ def execute(run: Run) -> None:
         from benchmarks.harness.outcome import write_outcome
 
         print(write_outcome(run, rows, notes))
-        logging.info("%s", ", ".join(f"{name}: {value}" for name, value in notes.items()))
+        logging.info(
+            "%s", ", ".join(f"{name}: {value}" for name, value in notes.items())
+        )
 
 
 def plan(run: Run) -> str:
@@ -176,7 +197,9 @@ def plan(run: Run) -> str:
     stored = Stored(run.study, run.store)
     for job, fits in _ahead(run):
         size = job.sources[0].asdict()
-        cell = ", ".join(labels.label(size[name], name) for name in (*CELL, "input_dim"))
+        cell = ", ".join(
+            labels.label(size[name], name) for name in (*CELL, "input_dim")
+        )
         there = sum(stored.lacking(line) is None for line in job.lines)
         said = f"{there}/{len(job.lines)} rows there, {fits or 'nothing'} to fit"
         lines.append(f"{cell}: {job}: {said}")

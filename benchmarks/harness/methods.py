@@ -98,8 +98,13 @@ def on(kind: str, name: str, sae: Any, p: Preset, **row: Any) -> Method:
     if kind in ("frozen", "refined"):
         start = own if kind == "refined" else None
         return coded(f"{kind}_{name}", sae, p, p.lasso(start), family=kind, **row)
-    encoder = {"support": OnSupport(own, p.lam), "least_squares": LeastSquares(own)}.get(kind, own)
-    return Method(f"{kind}_{name}", "sae" if kind == "sae" else "support", sae, encoder, row)
+    encoder = {
+        "support": OnSupport(own, p.lam),
+        "least_squares": LeastSquares(own),
+    }.get(kind, own)
+    return Method(
+        f"{kind}_{name}", "sae" if kind == "sae" else "support", sae, encoder, row
+    )
 
 
 def along(method: Method, at: tuple[int, ...]) -> Method:
@@ -117,16 +122,22 @@ def every(*kinds: Listed) -> Listed:
 def saes(*kinds: str, names: tuple[str, ...] = SAES) -> Listed:
     """SAEs trained as in the paper, with kinds of codes, see `on`."""
     return lambda source, p: [
-        on(kind, name, learners.sae(name, source, p), p) for kind in kinds for name in names
+        on(kind, name, learners.sae(name, source, p), p)
+        for kind in kinds
+        for name in names
     ]
 
 
 def _plain(*made):
-    return lambda source, p: [Method(one.name, one.family, one, Linear()) for one in made]
+    return lambda source, p: [
+        Method(one.name, one.family, one, Linear()) for one in made
+    ]
 
 
 def _best(*kinds):
-    return lambda source, p: [coded(one.name, one, p) for one in (kind(p) for kind in kinds)]
+    return lambda source, p: [
+        coded(one.name, one, p) for one in (kind(p) for kind in kinds)
+    ]
 
 
 def softplus_adam(source: Source, p: Preset) -> list[Method]:
@@ -152,7 +163,9 @@ families = _best(learners.families)
 pruned = _best(learners.families, learners.pruned)
 # The methods of the paper's sweeps over sizes. Anything must beat the first two: the signals as
 # codes, and their principal components.
-everything = every(_plain(Raw(), PCA()), probe, saes("sae"), learned, softplus_adam, oracle)
+everything = every(
+    _plain(Raw(), PCA()), probe, saes("sae"), learned, softplus_adam, oracle
+)
 _COMMON = every(everything, pruned)
 
 
@@ -179,7 +192,11 @@ def method_of(name: str, study: Sequence[Method], source: Source, p: Preset) -> 
         family = "frozen" if learner.family == "sae" else learner.family
         crossed, encoder = _encoded(learner, right, source, p)
         # The lasso has one name in both protocols; a learner trained for the crossing has its own.
-        told = {"inference": right} if encoder == p.lasso() or crossed is not learner else {}
+        told = (
+            {"inference": right}
+            if encoder == p.lasso() or crossed is not learner
+            else {}
+        )
         return Method(name, family, crossed, encoder, told)
     if sae != left and own is not None:
         return Method(name, "sae", learner, own)
@@ -207,7 +224,11 @@ def learner_of(name: str, study: Sequence[Method], source: Any, p: Preset) -> Le
     # On the host, steps are minibatches, not epochs, and the learner sets their number.
     steps = None if kind is not None and issubclass(kind, HostLearner) else p.epochs
     return catalogue.make_learner(
-        name, sparsity=source.sparsity, input_dim=source.input_dim, lam=p.lam, num_steps=steps
+        name,
+        sparsity=source.sparsity,
+        input_dim=source.input_dim,
+        lam=p.lam,
+        num_steps=steps,
     )
 
 
@@ -219,13 +240,17 @@ def _encoded(learner, name, source, p):
         return learner, p.lasso()
     if learner.encode is not None and learner.encode.name == name:
         return learner, learner.encode
-    encoder = catalogue.make_encoder(name, sparsity=source.sparsity, lam=p.lam, base=learner.encode)
+    encoder = catalogue.make_encoder(
+        name, sparsity=source.sparsity, lam=p.lam, base=learner.encode
+    )
     if not isinstance(encoder, AmortisedEncoder):
         return learner, encoder
     if encoder.parameters(jnp.zeros((1, 1)), jax.random.key(0)) is None:
         return learner, encoder
     if type(encoder).observe is not AmortisedEncoder.observe:
-        learner = SparseAutoencoder(encoder, base=learner, frozen=True, num_steps=p.epochs)
+        learner = SparseAutoencoder(
+            encoder, base=learner, frozen=True, num_steps=p.epochs
+        )
         return learner, encoder
     trained = Amortised((encoder,), p.lam, base=learner, num_steps=p.epochs)
     return trained, trained.members[0]

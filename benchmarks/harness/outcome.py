@@ -48,9 +48,14 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
     by = tuple(dict.fromkeys((*tables.BY, *bench.varies, *conditions)))
     summary = tables.summarise(rows, by=by, methods=run.names)
     rows = _told_apart(
-        rows, {method.name for method in bench.methods(run.study.sources[0], run.preset)}
+        rows,
+        {method.name for method in bench.methods(run.study.sources[0], run.preset)},
     )
-    varied = [name for name in by if name == "method" or len({line[name] for line in summary}) > 1]
+    varied = [
+        name
+        for name in by
+        if name == "method" or len({line[name] for line in summary}) > 1
+    ]
     heads = {name: labels.heading(name) for name in varied}
     shown = []
     for title, words in {**bench.tables, "Further metrics": _unlisted(summary)}.items():
@@ -58,7 +63,9 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
             lines = summary if "encode_seconds" in names else _distinct(run, summary)
             shown.append(pages.Table(title, heads | _headings(names, summary), lines))
     parts = splits(rows, _SCORES) if bench.parts else []
-    parts.sort(key=lambda line: (_SCORES.index(line["loss"]), run.names.index(line["method"])))
+    parts.sort(
+        key=lambda line: (_SCORES.index(line["loss"]), run.names.index(line["method"]))
+    )
     recovered = [line for line in parts if line["loss"] == "mcc_ood"]
     if recovered:
         over = f"{recovered[0]['units']} seeds"
@@ -68,7 +75,8 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
     if measured:
         over = f"{measured[0]['units']} documents"
         title = (
-            f"Nats of a language model, means over seeds ± half their 95 % intervals over {over}"
+            "Nats of a language model, means over seeds "
+            f"± half their 95 % intervals over {over}"
         )
         shown.append(table_of(measured, title, "dictionary steps"))
     known = is_comparable(run) and published.published(bench.name)
@@ -79,8 +87,15 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
     # Drop the command lines of the docstring, which are indented.
     about = re.sub("^  .*\n?", "", bench.about, flags=re.MULTILINE).strip()
     page = pages.Page(bench.title, about, run.command, answer, (), shown, notes)
-    files = {"summary": summary, "decomposition": parts, "published": comparison, "nats": measured}
-    pages.publish(folder, page, rows[-1], _drawn(run, [*rows, *measured], conditions), files)
+    files = {
+        "summary": summary,
+        "decomposition": parts,
+        "published": comparison,
+        "nats": measured,
+    }
+    pages.publish(
+        folder, page, rows[-1], _drawn(run, [*rows, *measured], conditions), files
+    )
     said = [*map(str, shown), answer, f"The page: {folder}/report.html"]
     return "\n\n".join(filter(None, said))
 
@@ -115,7 +130,9 @@ def is_comparable(run: Run) -> bool:
     its own model.
     """
     quick = run.bench.presets["quick"]
-    alike = all(getattr(run.preset, name) == getattr(quick, name) for name in _AS_PUBLISHED)
+    alike = all(
+        getattr(run.preset, name) == getattr(quick, name) for name in _AS_PUBLISHED
+    )
     return alike and run.preset.protocol == "paper" and not run.options.data
 
 
@@ -124,7 +141,8 @@ def _conditions(rows, varies):
     noise in a run without any.
     """
     values = {
-        name: {row.get(name) for row in rows} for name in ("noise_db", "stream", "world", "width")
+        name: {row.get(name) for row in rows}
+        for name in ("noise_db", "stream", "world", "width")
     }
     found = [name for name in ("noise_db", "stream") if values[name] - {None, False}]
     found += [name for name in ("world", "width") if len(values[name]) > 1]
@@ -135,7 +153,9 @@ def _conditions(rows, varies):
 
 def _told_apart(rows, listed):
     """The rows; a crossing is renamed learner:encoder if other methods share its dictionary."""
-    shared = collections.Counter(name for name, _ in grouped(rows, ("dictionary", "method")))
+    shared = collections.Counter(
+        name for name, _ in grouped(rows, ("dictionary", "method"))
+    )
     return [
         row | {"dictionary": f"{row['dictionary']}:{row['inference']}"}
         if shared[row["dictionary"]] > 1 and row["method"] not in listed
@@ -162,7 +182,9 @@ def _headings(names, lines):
     split.
     """
     return {
-        name: labels.heading(name).removesuffix("" if f"{_stem(name)}_ood" in names else " ID")
+        name: labels.heading(name).removesuffix(
+            "" if f"{_stem(name)}_ood" in names else " ID"
+        )
         for name in names
         if any(line.get(f"{name}_mean", line.get(name)) is not None for line in lines)
     }
@@ -171,8 +193,14 @@ def _headings(names, lines):
 def _unlisted(summary):
     """Columns that no study's table names, from metrics that a user dropped into their folder."""
     every = [one.tables.values() for one in studies.found().values()]
-    listed = {_stem(name) for words in every for names in words for name in names.split()}
-    columns = [item for metric in catalogue.metrics().values() for item in metric.columns.items()]
+    listed = {
+        _stem(name) for words in every for names in words for name in names.split()
+    }
+    columns = [
+        item
+        for metric in catalogue.metrics().values()
+        for item in metric.columns.items()
+    ]
     shown = {name for name, column in columns if column.heading != ""} - listed
     names = [column.removesuffix("_mean") for column in summary[0]]
     return " ".join(name for name in names if _stem(name) in shown)

@@ -13,7 +13,15 @@ from sae_gap.data import WORLDS, Source, named_world, parse_law, published_world
 from sae_gap.encoders import Encoder, Lasso
 from sae_gap.study import PROTOCOLS
 
-_AXES = ("num_latents", "sparsity", "num_samples", "input_dim", "noise_db", "width", "seeds")
+_AXES = (
+    "num_latents",
+    "sparsity",
+    "num_samples",
+    "input_dim",
+    "noise_db",
+    "width",
+    "seeds",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,24 +37,31 @@ class Preset(Options):
 
     without: ClassVar[tuple[str, ...]] = ()
     num_latents: tuple[int | None, ...] = option((100,), "Numbers of latents.", least=1)
-    sparsity: tuple[int, ...] = option((10,), "Numbers of active latents a sample.", least=1)
+    sparsity: tuple[int, ...] = option(
+        (10,), "Numbers of active latents a sample.", least=1
+    )
     num_samples: tuple[int, ...] = option(
         (5_000,),
         "Numbers of ID samples, half of them for training; all of them with --stream.",
         least=1,
     )
     input_dim: tuple[int | None, ...] = option(
-        (None,), "Dimensions of the signals; by default the compressed-sensing bound.", least=1
+        (None,),
+        "Dimensions of the signals; by default the compressed-sensing bound.",
+        least=1,
     )
     noise_db: tuple[float | None, ...] = option(
         (None,), "Signal-to-noise ratios in decibels; none for no noise."
     )
     width: tuple[int | None, ...] = option(
-        (None,), "Numbers of atoms to learn; by default as many as there are latents.", least=1
+        (None,),
+        "Numbers of atoms to learn; by default as many as there are latents.",
+        least=1,
     )
     seeds: tuple[int, ...] = option((0, 1, 2), "Seeds.", **SEED)
     stream: bool = option(
-        False, "Whether all samples are for training, with at most 2500 more to score on."
+        False,
+        "Whether all samples are for training, with at most 2500 more to score on.",
     )
     world: str | None = option(
         None, f"A world in the place of the paper's model: {', '.join(WORLDS)}."
@@ -63,10 +78,14 @@ class Preset(Options):
         "strict: learners see train only, codes are certified; paper: as published.",
         choices=PROTOCOLS,
     )
-    epochs: int = option(500, "Epochs of an SAE, and of encoders trained on a dictionary.", least=1)
+    epochs: int = option(
+        500, "Epochs of an SAE, and of encoders trained on a dictionary.", least=1
+    )
     rounds: int = option(1_000, "Rounds of dl_fista, at most.", least=1)
     visits: int = option(
-        400, "Samples that online_dl codes for each latent; more find a harder dictionary.", least=1
+        400,
+        "Samples that online_dl codes for each latent; more find a harder dictionary.",
+        least=1,
     )
     blocks: int = option(100, "Blocks of 500 steps of softplus_adam, at most.", least=1)
     sae_steps: int = option(
@@ -81,7 +100,9 @@ class Preset(Options):
         iterations on the unscaled atoms.
         """
         if self.protocol == "paper":
-            return Lasso(self.lam, start, tol=None, max_iterations=100, unit_atoms=False)
+            return Lasso(
+                self.lam, start, tol=None, max_iterations=100, unit_atoms=False
+            )
         return Lasso(self.lam, start)
 
     def sources(self) -> Sequence[Source]:
@@ -98,7 +119,10 @@ class Preset(Options):
 
     def _source(self, cell):
         if self.world_file:
-            sizes = {name: cell[name] for name in ("num_samples", "noise_db", "width", "seed")}
+            sizes = {
+                name: cell[name]
+                for name in ("num_samples", "noise_db", "width", "seed")
+            }
             return published_world(self.world_file, **sizes)
         if self.world:
             return named_world(self.world, **cell, **parse_law(self.law))
@@ -119,7 +143,9 @@ _SMOKE: Any = {
 WIDTHS = (50, 100, 500, 1_000, 5_000, 10_000)
 
 
-def presets(kind: type[Preset] = Preset, **changes: Mapping[str, Any]) -> dict[str, Preset]:
+def presets(
+    kind: type[Preset] = Preset, **changes: Mapping[str, Any]
+) -> dict[str, Preset]:
     """Presets by name: "smoke" and "quick", and others that `changes` names; each of these gives
     the fields that are not the default, or not those of a trial for "smoke".
     """

@@ -22,14 +22,18 @@ class CheckOptions(OnPairs):
     """The options of `check`."""
 
     sae: str | None = option(None, "Folder or file of weights of the SAE.", alone=True)
-    rows: int = option(5_000, "Activations to look at, at most, evenly spread.", least=10)
+    rows: int = option(
+        5_000, "Activations to look at, at most, evenly spread.", least=10
+    )
 
 
 def main(options: CheckOptions) -> None:
     if not options.sae:
         raise ValueError("there is nothing to check; give FOLDER and --activations.")
     activations = options.read_activations()
-    found = sae_gap.check(options.sae, activations, targets=options.targets, rows=options.rows)
+    found = sae_gap.check(
+        options.sae, activations, targets=options.targets, rows=options.rows
+    )
     print(found)
     sys.exit(int(bool(found.wrong)))
 

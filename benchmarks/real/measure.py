@@ -78,7 +78,9 @@ class MeasureOptions(OnPairs, PutBack, Distributed, Limited):
     """The options of `measure`."""
 
     match_l0: float | None = option(
-        None, "Mean L0 of the best codes.  [the encoder's; else dimensions / 12]", least=0.01
+        None,
+        "Mean L0 of the best codes.  [the encoder's; else dimensions / 12]",
+        least=0.01,
     )
     controls: tuple[str, ...] | None = option(
         None,
@@ -86,7 +88,8 @@ class MeasureOptions(OnPairs, PutBack, Distributed, Limited):
         "minutes, samples, random]",
     )
     codes: tuple[str, ...] = option(
-        (), "Further codes: omp, or an encoder of the suite without parameters; _refit refits them."
+        (),
+        "Further codes: omp, or an encoder of the suite without parameters; _refit refits them.",
     )
     samples: int = option(5_000, "Rows to score, at most.", least=2)
     held_out: str | None = option(
@@ -94,7 +97,9 @@ class MeasureOptions(OnPairs, PutBack, Distributed, Limited):
         "Share of the documents to hold out and score; all scores all.  [all if no controls or "
         "codes learn; else 0.1, which train_real leaves too]",
     )
-    seed: int = option(0, "Seed of the held-out documents and of the controls.", least=0)
+    seed: int = option(
+        0, "Seed of the held-out documents and of the controls.", least=0
+    )
     l0: tuple[int, ...] = option(
         LEVELS, "Mean L0s at which dictionaries are compared in nats.", least=1
     )
@@ -111,17 +116,22 @@ class MeasureOptions(OnPairs, PutBack, Distributed, Limited):
 
     def __post_init__(self):
         super().__post_init__()
-        check_codes([*self.codes, *(name for name in self.costs if name not in ("all", *KINDS))])
+        check_codes(
+            [*self.codes, *(name for name in self.costs if name not in ("all", *KINDS))]
+        )
         if self.distributed and self.recording:
             raise ValueError("--recording takes one process; leave --distributed out.")
         if not self.layers:
             return
         foreign = (
-            "layer mlp dictionary controls costs match_l0 activations key targets held_out samples"
+            "layer mlp dictionary controls costs match_l0 activations key targets "
+            "held_out samples"
         )
         for flag in written(self, foreign.split()):
             name = flag.partition("=")[0]
-            raise ValueError(f"--layers replaces streams of a recording; leave {name} out.")
+            raise ValueError(
+                f"--layers replaces streams of a recording; leave {name} out."
+            )
         if [*self.layers] != sorted(self.layers) or len(self.sae) != len(self.layers):
             raise ValueError("--layers must ascend, with one --sae for each.")
 
@@ -167,7 +177,9 @@ def plan_of(options: MeasureOptions) -> tuple[measure.Plan, dict[str, Check]]:
         inputs=inputs,
     )
     if len(activations.outliers.rows):
-        fate = "kept" if source.keep_outliers else "left out; --outliers=keep keeps them"
+        fate = (
+            "kept" if source.keep_outliers else "left out; --outliers=keep keeps them"
+        )
         logging.info("%s; they are %s.", activations.outliers, fate)
     saes, reports = options.read(
         source.scored,
@@ -178,12 +190,18 @@ def plan_of(options: MeasureOptions) -> tuple[measure.Plan, dict[str, Check]]:
     for name, report in reports.items():
         logging.info("%s, as loaded\n%s", name, report)
     if options.controls is None and not is_affordable(saes[0]):
-        logging.info("online_dl would take hours and is left out; --controls=online_dl runs it.")
+        logging.info(
+            "online_dl would take hours and is left out; --controls=online_dl runs it."
+        )
         controls = controls[1:]
-    return measure.Plan(saes, source, options.match_l0, controls, options.codes), reports
+    return measure.Plan(
+        saes, source, options.match_l0, controls, options.codes
+    ), reports
 
 
-def _held_out(text: str | None, activations: Activations, learns: object) -> Activations | float:
+def _held_out(
+    text: str | None, activations: Activations, learns: object
+) -> Activations | float:
     """What is scored, or the share of it."""
     if text == "all" and learns:
         raise ValueError(
@@ -225,7 +243,9 @@ def variance(options: MeasureOptions) -> str:
             raise
         unjudged = {*plan.controls, *(sae.name for sae in plan.saes)}
         unjudged -= {row["dictionary"] for row in rows}
-        partial["partial"] = f"{left.text} Not measured yet: {', '.join(sorted(unjudged))}."
+        partial["partial"] = (
+            f"{left.text} Not measured yet: {', '.join(sorted(unjudged))}."
+        )
     if not distributed.is_first():
         return ""
     notes = {
@@ -236,7 +256,9 @@ def variance(options: MeasureOptions) -> str:
         **partial,
     }
     command = f"{cli.COMMAND}{NAME} {shlex.join(sys.argv[1:])}"
-    text = measurement_page.write(folder, rows, store.rows(), plan.source, reports, command, notes)
+    text = measurement_page.write(
+        folder, rows, store.rows(), plan.source, reports, command, notes
+    )
     logging.info("read %s/report.html", folder)
     return f"{text}\n"
 
@@ -290,7 +312,9 @@ def tables_of(rows: Sequence[Row]) -> list[Table]:
     lost += f"; left out, since their encoders are dead: {dead}" if dead else ""
     references = f"zeros {first['ce_zero']:.3f}, the mean {first['ce_mean']:.3f}"
     clean = sum(first["ce_clean"]) / sum(first["tokens"])
-    scores = table(f"Nats above a clean loss of {clean:.3f} ({references})", SCORES, scored)
+    scores = table(
+        f"Nats above a clean loss of {clean:.3f} ({references})", SCORES, scored
+    )
     return [*([table_of(lines, lost)] if lines else []), scores]
 
 
@@ -304,7 +328,9 @@ def costs(
     """
     rows = list[Row]()
     shown = []
-    kinds, named = ([name for name in codes if (name in KINDS) == known] for known in (True, False))
+    kinds, named = (
+        [name for name in codes if (name in KINDS) == known] for known in (True, False)
+    )
     for sae in saes:
         mine = measure.priced(source, sae, Store(folder), k, kinds, named)
         figures.save(figures.loss_by_cost(mine), folder, sae.name.replace("/", "_"))
@@ -328,7 +354,9 @@ def together(options: MeasureOptions) -> list[Any]:
     lines = measure.put_back_together(sources, saes, Store(folder), options.l0, codes)
     tables.write_table(folder, "together.csv", lines)
     figures.save(figures.together(lines), folder, "together")
-    title = f"Nats ± half their 95 % intervals {over(lines[0]['documents'], 'document')}"
+    title = (
+        f"Nats ± half their 95 % intervals {over(lines[0]['documents'], 'document')}"
+    )
     return [
         table(title, "codes replaced l0 kl delta_ce ratio of_own", lines),
         measure.together_sentence(lines),

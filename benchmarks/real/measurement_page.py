@@ -40,7 +40,8 @@ ORDERS = (
     "variance."
 )
 STANDINGS = (
-    "dictionary rank own_fvu best_fvu values_part support_part dictionary_part l0 dead_latents cost"
+    "dictionary rank own_fvu best_fvu values_part support_part dictionary_part l0 "
+    "dead_latents cost"
 )
 # The share by which L0s at which dictionaries are ranked may differ.
 ALIKE = 0.02
@@ -56,11 +57,15 @@ CURVE = (
 )
 CODES = "dictionary codes level l0 fvu fvu_outliers own_certificate"
 GAP = "dictionary lam l0 optimum_l0 relative_gap scale_share values_share support_share"
-SUPPORT = "dictionary jaccard overlap_precision overlap_recall fired_only used_only unused"
+SUPPORT = (
+    "dictionary jaccard overlap_precision overlap_recall fired_only used_only unused"
+)
 ATOMS = "dictionary num_latents dead_atoms duplicates coherence_median coherence_95 agreement"
 WORST = "dictionary index document gap relative_gap"
 LOADED = "dictionary library architecture normalisation fvu l0 dead"
-_TITLE = "The best first, parts in points of 100 and cost in million multiply-adds a row: "
+_TITLE = (
+    "The best first, parts in points of 100 and cost in million multiply-adds a row: "
+)
 # How to make intervals over whole documents.
 _UNNAMED = (
     "The activations name no documents: runs of neighbouring rows take their place, as long as the "
@@ -104,15 +109,20 @@ def write(
     for name in folder.names():
         if name.endswith((".png", ".pdf")):
             folder.remove(name)
-    verdicts = measure.verdict(rows, {name: report.wrong for name, report in loaded.items()})
+    verdicts = measure.verdict(
+        rows, {name: report.wrong for name, report in loaded.items()}
+    )
     dead = {each.dictionary for each in verdicts if each.dead}
     curves, gaps, atoms = (
-        read(rows) for read in (measure.curve_lines, measure.gap_lines, measure.atom_lines)
+        read(rows)
+        for read in (measure.curve_lines, measure.gap_lines, measure.atom_lines)
     )
     joined: Any = {}
     for line in [*curves, *gaps, *atoms]:
         joined.setdefault(line["dictionary"], {}).update(line)
-    encoded = [line for line in gaps if "gap" in line and line["dictionary"] not in dead]
+    encoded = [
+        line for line in gaps if "gap" in line and line["dictionary"] not in dead
+    ]
     drawn = {
         "curve": figures.fvu_curve(rows),
         "gap_parts": figures.gap_parts(encoded),
@@ -123,7 +133,11 @@ def write(
         for section in [
             ("Reconstruction", CURVE, curves),
             ("All codes", CODES, [row for row in rows if "times" not in row]),
-            ("The gap of the lasso's objective and its parts, as shares of the best", GAP, encoded),
+            (
+                "The gap of the lasso's objective and its parts, as shares of the best",
+                GAP,
+                encoded,
+            ),
             ("Supports: the encoder's beside the best", SUPPORT, encoded),
             ("Atoms", ATOMS, atoms),
             (_SAMPLES, WORST, measure.worst_lines(rows, source)),
@@ -143,7 +157,9 @@ def write(
     ranked = [table(_TITLE + title, STANDINGS, found) for title, found in groups]
     if len(ranked) > 1 or len(groups[0][1]) > 1:
         answers = ranked + answers
-    doubts = [f"{name}: {doubt}" for name, report in loaded.items() for doubt in report.wrong]
+    doubts = [
+        f"{name}: {doubt}" for name, report in loaded.items() for doubt in report.wrong
+    ]
     said = [f"Partial: {notes['partial']}"] if "partial" in notes else []
     said += [f"What looks wrong:\n\n{_listed(doubts)}"] if doubts else []
     if len(verdicts) - len(dead) > 1:
@@ -165,7 +181,9 @@ def write(
         sentences = str(each).splitlines()
         sentences += [] if each.line is None else [f"Parts: {sentence(each.line)}"]
         said.append(f"{name}:\n\n{_listed(sentences)}")
-        card = pages.model_card(name=name, line=stand[name], sentences=sentences, scored=on)
+        card = pages.model_card(
+            name=name, line=stand[name], sentences=sentences, scored=on
+        )
         folder.write(f"{name.replace('/', '_')}.model_card.md", card.encode())
     if samples < FEW or documents < FEW_DOCUMENTS:
         more = "; a larger --held_out scores more" * held
@@ -181,12 +199,18 @@ def write(
         answers=answers,
     )
     pages.publish(
-        folder, page, rows[-1], drawn.items(), {"summary": [*joined.values()], "codes": rows}
+        folder,
+        page,
+        rows[-1],
+        drawn.items(),
+        {"summary": [*joined.values()], "codes": rows},
     )
     return "\n\n".join([*map(str, printed), *said])
 
 
-def standings(rows: Sequence[Row], stored: Sequence[Row]) -> list[tuple[str, list[Row]]]:
+def standings(
+    rows: Sequence[Row], stored: Sequence[Row]
+) -> list[tuple[str, list[Row]]]:
     """How the SAEs of a measurement stand, with those that earlier ones left in its folder and
     scored on the same rows at the same L0.
 
@@ -212,7 +236,12 @@ def standings(rows: Sequence[Row], stored: Sequence[Row]) -> list[tuple[str, lis
         best = at(found, BEST, "common")
         name = found[0]["dictionary"]
         # Controls have no model, and what a killed run left may lack the best codes.
-        if model is None or model in here or best is None or not _near(best["l0"], level):
+        if (
+            model is None
+            or model in here
+            or best is None
+            or not _near(best["l0"], level)
+        ):
             continue
         if any(row["dictionary"] == name for row in every):
             name = f"{name} ({model[:4]})"

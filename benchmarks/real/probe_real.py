@@ -68,7 +68,9 @@ class ProbeOptions(OfRecording):
     controls: tuple[str, ...] = option(
         ("samples", "random"), "Control dictionaries, any learner by its name, or none."
     )
-    codes: tuple[str, ...] = option(CODES, "Codes to probe, encoders by their names too.")
+    codes: tuple[str, ...] = option(
+        CODES, "Codes to probe, encoders by their names too."
+    )
     l0: float = option(32.0, "Mean L0 of the lasso.", least=1)
     pairs: tuple[str, ...] | None = option(
         None, "Pairs A+B, such as topic:sport+capital.  [some of words and topics]"
@@ -88,7 +90,11 @@ def usual_pairs(topics: Sequence[str]) -> list[str]:
     """Pairs of each topic with a concept of words, in both orders, and of such concepts."""
     # A plus joins the names of a pair.
     named = [f"topic:{topic}" for topic in topics if "+" not in topic]
-    met = [f"{a}+{b}" for pair in zip(named, WORDS, strict=False) for a, b in (pair, pair[::-1])]
+    met = [
+        f"{a}+{b}"
+        for pair in zip(named, WORDS, strict=False)
+        for a, b in (pair, pair[::-1])
+    ]
     return [*met, *MEETINGS]
 
 
@@ -96,7 +102,11 @@ def tokens_of(recorded: Recorded, lm: LM) -> probing.Tokens:
     """The tokens of a recording as text."""
     numbers, place = np.unique(recorded.tokens, return_inverse=True)
     texts = np.array([lm.tokenizer.decode([int(number)]) for number in numbers])
-    topics = None if recorded.topics is None else np.array(recorded.topics)[recorded.documents]
+    topics = (
+        None
+        if recorded.topics is None
+        else np.array(recorded.topics)[recorded.documents]
+    )
     return probing.Tokens(texts[place], recorded.documents, topics)
 
 
@@ -117,7 +127,9 @@ def of_pairs(
     places = np.searchsorted(whole, held.numbers)
     pairs = {}
     for name in names:
-        a, b = (probing.concept(part, tokens).at(places) for part in probing.read_pair(name))
+        a, b = (
+            probing.concept(part, tokens).at(places) for part in probing.read_pair(name)
+        )
         pairs[name] = a, b
     tokens = tokens.at(places)
     chosen = probing.choose_rows([*pairs.values()], tokens, most)
@@ -133,7 +145,9 @@ def of_pairs(
         else:
             labelled[name] = probing.Labelled(a.has, splits)
     if not labelled:
-        raise ValueError("no pair has cells that are large enough; give more documents.")
+        raise ValueError(
+            "no pair has cells that are large enough; give more documents."
+        )
     return held.take(chosen), labelled
 
 
@@ -142,7 +156,9 @@ def methods(options: ProbeOptions, saes: Sequence[SAE], input_dim: int) -> list[
     codes = dict.fromkeys(options.codes)
     alone = dict.fromkeys(("dictionary", "codes"), "activations")
     found = [Method("activations", "activations", Raw(), Linear(), alone)]
-    for learner, about in learners_of(saes, options.controls, options.l0, input_dim).values():
+    for learner, about in learners_of(
+        saes, options.controls, options.l0, input_dim
+    ).values():
         found += methods_of(learner, codes, options.l0, **about)
     return found
 
@@ -164,7 +180,9 @@ def measure(options: ProbeOptions) -> list[Row]:
     pairs = options.pairs or usual_pairs(sorted(there))
     saes, _ = options.read(source.scored, train.mean, options.controls)
     chosen = methods(options, saes, source.input_dim)
-    x, concepts = of_pairs(tokens_of(recorded, lm), held, pairs, options.seeds, options.rows)
+    x, concepts = of_pairs(
+        tokens_of(recorded, lm), held, pairs, options.seeds, options.rows
+    )
     logging.info("%d rows of %d pairs", len(x), len(concepts))
     probed = probing.Probed(
         train,
@@ -185,7 +203,9 @@ def table_of(lines: Sequence[Row], baseline: str) -> Table:
     """The scores of each probe, from lines that `probing.overall` compared with a baseline."""
     over = f"means over {lines[0]['pairs']} pairs ± half their 95 % intervals"
     return table(
-        f"AUC and its drop, {over}; more: less what own codes of {baseline} have", SHOWN, lines
+        f"AUC and its drop, {over}; more: less what own codes of {baseline} have",
+        SHOWN,
+        lines,
     )
 
 

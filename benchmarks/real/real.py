@@ -29,7 +29,15 @@ from benchmarks.real import measure, probe_real, record, train_real
 from benchmarks.real.inputs import OnText
 from benchmarks.report import pages
 from sae_gap import figures, probing
-from sae_gap.analysis import LOSSES, Lines, best_at, compared, over_documents, sentence, splits
+from sae_gap.analysis import (
+    LOSSES,
+    Lines,
+    best_at,
+    compared,
+    over_documents,
+    sentence,
+    splits,
+)
 from sae_gap.lm import DTYPES
 from sae_gap.runtime import devices
 from sae_gap.storage import Folder, Row
@@ -93,12 +101,18 @@ ALIKE = 0.1
 class RealOptions(OnText):
     """The options of `real`."""
 
-    preset: str = option("quick", "How much to record, learn and score.", choices=tuple(PRESETS))
+    preset: str = option(
+        "quick", "How much to record, learn and score.", choices=tuple(PRESETS)
+    )
     layer: int = option(10, "The block to record after, counted from 0.", least=0)
-    width: int | None = option(None, "Atoms of each dictionary.  [the preset's]", least=1)
+    width: int | None = option(
+        None, "Atoms of each dictionary.  [the preset's]", least=1
+    )
     sparsity: int = option(32, "Mean L0 to train at.", least=1)
     methods: tuple[str, ...] | None = option(
-        None, "What to train, as in train_real.  [the preset's]", choices=train_real.EVERY
+        None,
+        "What to train, as in train_real.  [the preset's]",
+        choices=train_real.EVERY,
     )
     seed: int = option(0, "Seed of what is learned.", least=0)
     dtype: str = option("float16", record.DTYPE, choices=DTYPES)
@@ -109,17 +123,31 @@ def steps_of(options: RealOptions) -> dict[str, Any]:
     """The options of each step, without the paths of what the steps before it leave."""
     preset = PRESETS[options.preset]
     place = f"{options.results_dir}/{NAME}/{options.preset}"
-    lm: Any = {"tokenizer": options.tokenizer, "results_dir": place, "model": options.model}
+    lm: Any = {
+        "tokenizer": options.tokenizer,
+        "results_dir": place,
+        "model": options.model,
+    }
     # Measure what was learned here, however good it is.
     measured = lm | {"layer": options.layer, "controls": CONTROLS, "anyway": True}
-    training = {"sparsity": options.sparsity, "seed": options.seed} | preset["train_real"]
+    training = {"sparsity": options.sparsity, "seed": options.seed} | preset[
+        "train_real"
+    ]
     for name in ("width", "methods"):
-        training[name] = getattr(options, name) or training.get(name, train_real.METHODS)
-    recorded = lm | {"layers": (options.layer,), "text": options.text, "dtype": options.dtype}
+        training[name] = getattr(options, name) or training.get(
+            name, train_real.METHODS
+        )
+    recorded = lm | {
+        "layers": (options.layer,),
+        "text": options.text,
+        "dtype": options.dtype,
+    }
     l0 = float(options.sparsity)
     return {
         "record": record.RecordOptions(**recorded | preset["record"]),
-        "train_real": train_real.TrainOptions(samples=1_000, results_dir=place, **training),
+        "train_real": train_real.TrainOptions(
+            samples=1_000, results_dir=place, **training
+        ),
         "measure": measure.MeasureOptions(**measured | preset["measure"]),
         "probe_real": probe_real.ProbeOptions(l0=l0, **measured | preset["probe_real"]),
     }
@@ -132,10 +160,17 @@ def main(options: RealOptions) -> None:
     # Methods with their own codes come first.
     methods = sorted(trained.methods, key=lambda name: name not in train_real.SAES)
     if methods[0] not in train_real.SAES:
-        raise ValueError(f"--methods={','.join(methods)} trains no SAE; add one, such as topk.")
-    planned = [f"{cli.COMMAND}{name} {shlex.join(written(step))}" for name, step in steps.items()]
+        raise ValueError(
+            f"--methods={','.join(methods)} trains no SAE; add one, such as topk."
+        )
+    planned = [
+        f"{cli.COMMAND}{name} {shlex.join(written(step))}"
+        for name, step in steps.items()
+    ]
     if options.preset in MINUTES:
-        planned.append(f"{options.preset} took {MINUTES[options.preset]} minutes on two cores")
+        planned.append(
+            f"{options.preset} took {MINUTES[options.preset]} minutes on two cores"
+        )
     planned.append(f"The page: {trained.results_dir}/report.html")
     if options.dry_run:
         print(*planned, sep="\n")
@@ -150,20 +185,33 @@ def main(options: RealOptions) -> None:
             f"most {most}."
         )
     train_real.train(
-        dataclasses.replace(trained, activations=f"{recorded.folder}/block{options.layer}")
+        dataclasses.replace(
+            trained, activations=f"{recorded.folder}/block{options.layer}"
+        )
     )
     measured = {
         "recording": str(recorded.folder),
-        "sae": tuple(f"{trained.results_dir}/{train_real.NAME}/{name}" for name in methods),
+        "sae": tuple(
+            f"{trained.results_dir}/{train_real.NAME}/{name}" for name in methods
+        ),
     }
     put_back = dataclasses.replace(steps["measure"], **measured)
-    levels = sorted({level for level in put_back.l0 if level <= most} | {options.sparsity})
+    levels = sorted(
+        {level for level in put_back.l0 if level <= most} | {options.sparsity}
+    )
     source, saes = put_back.begin(levels, CONTROLS)
     patched = measure.nats(
-        put_back.folder(measure.NAME) / "nats", source, saes, levels, put_back.codes, CONTROLS
+        put_back.folder(measure.NAME) / "nats",
+        source,
+        saes,
+        levels,
+        put_back.codes,
+        CONTROLS,
     )
     try:
-        probed = probe_real.measure(dataclasses.replace(steps["probe_real"], **measured))
+        probed = probe_real.measure(
+            dataclasses.replace(steps["probe_real"], **measured)
+        )
     except ValueError as error:
         # The text may be too short for any pair of concepts; earlier measurements stand.
         logging.warning("%s", error)
@@ -173,7 +221,16 @@ def main(options: RealOptions) -> None:
         "minutes": f"{(time.perf_counter() - began) / 60:.1f}",
         "peak memory": f"{devices.peak_memory():.1f} GiB",
     }
-    print(write(Folder(trained.results_dir), patched, probed, options.sparsity, command, notes))
+    print(
+        write(
+            Folder(trained.results_dir),
+            patched,
+            probed,
+            options.sparsity,
+            command,
+            notes,
+        )
+    )
 
 
 def write(
@@ -197,21 +254,32 @@ def write(
     codes = ("own", "lasso_refit", "screened")
 
     def chosen(lines):
-        return [line for line in lines if line["dictionary"] in few and line["codes"] in codes]
+        return [
+            line
+            for line in lines
+            if line["dictionary"] in few and line["codes"] in codes
+        ]
 
     shown = measure.tables_of(patched)
-    drawn = {"parts": figures.loss_parts(lines), "curve": figures.fvu_curve(chosen(patched))}
+    drawn = {
+        "parts": figures.loss_parts(lines),
+        "curve": figures.fvu_curve(chosen(patched)),
+    }
     if probed:
         probes = probing.overall(probed, best["dictionary"])
         sentences.append(probing_change(probes, best, sparsity))
         told = [line for line in probes if line["codes"] in ("own", "activations")]
         told += [line for line in chosen(probes) if line["codes"] == "lasso_refit"]
         drawn["pairs_drop"] = figures.ood_drop(told)
-        alike = [row for row in patched if row["codes"] == "own" or row["level"] == sparsity]
+        alike = [
+            row for row in patched if row["codes"] == "own" or row["level"] == sparsity
+        ]
         drawn["features_and_nats"] = figures.features_and_nats(probes, alike, PROBE)
         shown.append(probe_real.table_of(probes, best["dictionary"]))
     else:
-        sentences.append("Probing was left out, since no pair of concepts has enough text.")
+        sentences.append(
+            "Probing was left out, since no pair of concepts has enough text."
+        )
     finding = "\n\n".join(sentences)
     page = pages.Page(
         "A real language model: encoder or dictionary?",
@@ -229,7 +297,9 @@ def best_sae(splits: Lines, sparsity: float) -> Row | None:
     """The KL split of the SAE that loses least, if possible among those near the requested L0."""
     divergences = [line for line in splits if line["loss"] == "kl"]
     # At a much larger L0 any SAE loses less.
-    alike = [line for line in divergences if abs(line["l0"] - sparsity) <= ALIKE * sparsity]
+    alike = [
+        line for line in divergences if abs(line["l0"] - sparsity) <= ALIKE * sparsity
+    ]
     return min(alike or divergences, key=lambda line: line["total"], default=None)
 
 
@@ -249,7 +319,9 @@ def best_dictionary(rows: Lines, sparsity: int) -> str:
 def probing_change(overall: Lines, best: Row, sparsity: int) -> str:
     """Says how certified codes, and the better dictionary, change sparse probes."""
     lines = {
-        (line["dictionary"], line["codes"]): line for line in overall if line["probe"] == PROBE
+        (line["dictionary"], line["codes"]): line
+        for line in overall
+        if line["probe"] == PROBE
     }
 
     def of(name, codes, *scores):

@@ -32,7 +32,9 @@ class RecordOptions(OnText):
     layers: tuple[int, ...] = option(
         (10,), "Blocks after which to record, counted from 0.", least=0
     )
-    mlps: tuple[int, ...] = option((), "Blocks whose MLPs to record, for transcoders.", least=0)
+    mlps: tuple[int, ...] = option(
+        (), "Blocks whose MLPs to record, for transcoders.", least=0
+    )
     tokens: int | None = option(
         None, "The most to record, of whole documents drawn at random.  [all]", least=1
     )
@@ -43,7 +45,9 @@ class RecordOptions(OnText):
 def main(options: RecordOptions) -> Recorded:
     lm, texts, folder = options.begin(NAME)
     names = ("layers", "mlps", "tokens", "context", "dtype", "seed")
-    found = record(lm, texts, folder, **{name: getattr(options, name) for name in names})
+    found = record(
+        lm, texts, folder, **{name: getattr(options, name) for name in names}
+    )
     size = f"{len(found.tokens):,} tokens of {len(found.names):,} documents"
     memory = f"peak memory {devices.peak_memory():.2f} GiB"
     logging.info("%s holds %s, after blocks %s; %s", folder, size, found.layers, memory)

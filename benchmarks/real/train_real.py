@@ -92,7 +92,9 @@ class TrainOptions(Fitted, OnPairs, Outliers, Distributed, Limited):
     )
     batch_size: int = option(256, "Rows to a step of an SAE.", least=1)
     visits: float = option(150.0, "Rows that online_dl sees for each latent.", least=1)
-    rows: int | None = option(None, "Rows to learn from, at most, evenly spaced.  [all]", least=2)
+    rows: int | None = option(
+        None, "Rows to learn from, at most, evenly spaced.  [all]", least=2
+    )
     samples: int = option(5_000, "Held-out rows to score, at most.", least=2)
     seed: int = option(0, "Seed of what is learned.", least=0)
 
@@ -106,12 +108,23 @@ def source_of(options: TrainOptions) -> HeldOut:
     activations, inputs = options.read_pairs()
     if not options.keep_outliers and len(activations.outliers.rows):
         logging.warning("left out: %s", activations.outliers)
-    named = {name: getattr(options, name) for name in ("width", "sparsity", "samples", "seed")}
-    fixed: Any = {"split_seed": 0, "together": True, "learn_outliers": options.keep_outliers}
-    source = HeldOut(activations, inputs=inputs, learn_from=options.rows, **named, **fixed)
+    named = {
+        name: getattr(options, name)
+        for name in ("width", "sparsity", "samples", "seed")
+    }
+    fixed: Any = {
+        "split_seed": 0,
+        "together": True,
+        "learn_outliers": options.keep_outliers,
+    }
+    source = HeldOut(
+        activations, inputs=inputs, learn_from=options.rows, **named, **fixed
+    )
     if options.sparsity >= min(options.width, source.input_dim):
         limits = f"the {options.width} atoms and the {source.input_dim} dimensions"
-        raise ValueError(f"--sparsity must be below {limits}, but it is {options.sparsity}.")
+        raise ValueError(
+            f"--sparsity must be below {limits}, but it is {options.sparsity}."
+        )
     return source
 
 
@@ -168,12 +181,18 @@ def study_for(
     return study_of(NAME, sources, methods, atom_statistics.METRIC, spread="rows")
 
 
-def save(model: Model, folder: Folder, metadata: Mapping[str, Any], read: Any = None) -> None:
+def save(
+    model: Model, folder: Folder, metadata: Mapping[str, Any], read: Any = None
+) -> None:
     """Stores an SAE as `save_sae` does, and a dictionary as atoms and bias; `read` names the hook
     point of a transcoder's inputs.
     """
     if isinstance(model, Transcoder) and read:
-        metadata = {**metadata, "hook_name": read, "hook_name_out": metadata.get("hook_name")}
+        metadata = {
+            **metadata,
+            "hook_name": read,
+            "hook_name_out": metadata.get("hook_name"),
+        }
     if model.encode is not None:
         files = files_of(model, metadata=metadata)
     else:
@@ -183,7 +202,9 @@ def save(model: Model, folder: Folder, metadata: Mapping[str, Any], read: Any = 
         folder.write(name, content)
 
 
-def summarise(rows: Sequence[Row], options: TrainOptions, names: Sequence[str]) -> list[Row]:
+def summarise(
+    rows: Sequence[Row], options: TrainOptions, names: Sequence[str]
+) -> list[Row]:
     """Means over seeds, a line for each method and codes, the named methods first."""
     kept = ("codes", "seed", *COLUMNS, *catalogue.default_columns())
     lines = []
@@ -206,7 +227,9 @@ def train(options: TrainOptions) -> list[Row]:
     lines = []
     for ending, each in budgets(options):
         for line in _train(each, ending):
-            lines.append({"steps": int(ending.split("-")[2])} | line if ending else line)
+            lines.append(
+                {"steps": int(ending.split("-")[2])} | line if ending else line
+            )
     if distributed.is_first():
         tables.write_table(options.folder(NAME), "summary.csv", lines)
     return lines
@@ -217,7 +240,9 @@ def _train(options: TrainOptions, ending: str) -> list[Row]:
     directory = options.folder(NAME)
     models = Models(options.models_folder)
     task = source.task()
-    learners = {name: learner_of(name, options, source.input_dim) for name in options.methods}
+    learners = {
+        name: learner_of(name, options, source.input_dim) for name in options.methods
+    }
     for name, learner in learners.items():
         lacking = learner.needs(task)
         if lacking is not None:
@@ -237,7 +262,9 @@ def _train(options: TrainOptions, ending: str) -> list[Row]:
             continue
         (fit,) = models.fit(learner, [source], [task], mesh=devices.mesh())
         if distributed.is_first():
-            place = f"{origin['hook_name']}-" if ending and "hook_name" in origin else ""
+            place = (
+                f"{origin['hook_name']}-" if ending and "hook_name" in origin else ""
+            )
             save(fit.end.model, directory / f"{place}{name}{ending}", origin, read)
         # Wait until the first process has it: the others would otherwise fit it again.
         distributed.wait(name)
@@ -245,7 +272,8 @@ def _train(options: TrainOptions, ending: str) -> list[Row]:
     there = [row for row in store.rows() if row.get("dictionary") in EVERY]
     names = dict.fromkeys((*learners, *(row["dictionary"] for row in there)))
     sources = [
-        dataclasses.replace(source, seed=seed) for seed in sorted({row["seed"] for row in there})
+        dataclasses.replace(source, seed=seed)
+        for seed in sorted({row["seed"] for row in there})
     ]
     every = study_for(options, sources, names)
     found = Stored(every, store).rows(jobs(every))
@@ -255,7 +283,9 @@ def _train(options: TrainOptions, ending: str) -> list[Row]:
 def main(options: TrainOptions) -> None:
     lines = train(options)
     if lines and distributed.is_first():
-        found = [name.removesuffix("_mean") for name in lines[0] if name.endswith("_mean")]
+        found = [
+            name.removesuffix("_mean") for name in lines[0] if name.endswith("_mean")
+        ]
         steps = {"steps": "steps"} if options.steps else {}
         print(
             tables.format_table(

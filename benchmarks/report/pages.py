@@ -128,7 +128,9 @@ def model_card(**parts: Any) -> str:
       **parts: its `name`; the `line` of its metrics by their names, of which numbers are shown; the
         `sentences` on it; and which rows are `scored`.
     """
-    return _TEMPLATES.get_template("model_card.md").render(parts, version=version("sae_gap"))
+    return _TEMPLATES.get_template("model_card.md").render(
+        parts, version=version("sae_gap")
+    )
 
 
 def read(folder: AnyPath | Folder, place: str = "") -> Entry:
@@ -204,8 +206,12 @@ def first_sentence(text: str) -> str:
 
 def _number(text):
     """A number in print: a true minus, and a power of ten for an exponent."""
-    safe = str(markupsafe.escape(text)).replace("-", "\N{MINUS SIGN}").replace("e+", "e")
-    return markupsafe.Markup(re.sub(r"e(\N{MINUS SIGN}?)0*(\d+)", r"×10<sup>\1\2</sup>", safe))
+    safe = (
+        str(markupsafe.escape(text)).replace("-", "\N{MINUS SIGN}").replace("e+", "e")
+    )
+    return markupsafe.Markup(
+        re.sub(r"e(\N{MINUS SIGN}?)0*(\d+)", r"×10<sup>\1\2</sup>", safe)
+    )
 
 
 def _escaped(text):
@@ -230,5 +236,7 @@ _TEMPLATES.filters |= {
     "escaped": _escaped,
     "grid": tables.grid,
     "heading": heading,
-    "sha256": lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode(),
+    "sha256": lambda text: base64.b64encode(
+        hashlib.sha256(text.encode()).digest()
+    ).decode(),
 }

@@ -26,15 +26,23 @@ _HEAD = """| study | compared | close | share | furthest (ours, published) |
 
 def main(options: Results) -> None:
     home = Folder(options.results_dir)
-    there = [(place, folder) for place, folder in pages.folders(home) if folder.exists(pages.FILE)]
+    there = [
+        (place, folder)
+        for place, folder in pages.folders(home)
+        if folder.exists(pages.FILE)
+    ]
     if not there:
         raise ValueError(
             f"there are no results in {home}; run a study first, or name its folder by "
             "--results_dir."
         )
-    content = pages.render([pages.read(folder, place) for place, folder in there]).encode()
+    content = pages.render(
+        [pages.read(folder, place) for place, folder in there]
+    ).encode()
     home.write("report.html", content)
-    logging.info("%d pages in %s/report.html, %.1f MB", len(there), home, len(content) / 1e6)
+    logging.info(
+        "%d pages in %s/report.html, %.1f MB", len(there), home, len(content) / 1e6
+    )
     lines = [
         published.agreement(place, published.read(folder.read(_COMPARED).decode()))
         for place, folder in there

@@ -86,7 +86,9 @@ def draw(cell: Cell) -> Problem:
     else:
         # Half of the samples are for training.
         count = max(4, 2 * cell.num_samples)
-        setting = Setting(cell.num_latents, cell.sparsity, count, input_dim=cell.input_dim)
+        setting = Setting(
+            cell.num_latents, cell.sparsity, count, input_dim=cell.input_dim
+        )
         task = paper.draw(setting)
         signals = np.asarray(task.train.signals)[: cell.num_samples]
         dictionary = np.ascontiguousarray(task.dictionary)
@@ -114,7 +116,9 @@ def coherent(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
     count = cell.num_samples
     size = cell.sparsity
     input_dim = cell.input_dim or max(1, cell.num_latents // 8)
-    centres = rng.standard_normal((-(-cell.num_latents // 16), input_dim), dtype=np.float32)
+    centres = rng.standard_normal(
+        (-(-cell.num_latents // 16), input_dim), dtype=np.float32
+    )
     atoms = np.repeat(centres, 16, axis=0)[: cell.num_latents]
     atoms = _unit(atoms + rng.standard_normal(atoms.shape, dtype=np.float32))
     supports = [rng.choice(len(atoms), size, replace=False) for _ in range(count)]
@@ -179,7 +183,9 @@ def celer(problem: Problem) -> Run:
         # It warns that it misses its accuracy, which the table shows.
         with warnings.catch_warnings(action="ignore"):
             signals = problem.signals.astype(np.float64)
-            return np.stack([np.ravel(model.fit(atoms, signal).coef_) for signal in signals])
+            return np.stack(
+                [np.ravel(model.fit(atoms, signal).coef_) for signal in signals]
+            )
 
     return run
 

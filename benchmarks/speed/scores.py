@@ -49,6 +49,8 @@ def feasible(pull: np.ndarray, lam: np.ndarray | float, *, nonneg: bool) -> np.n
       ValueError: a λ is not positive.
     """
     if not np.all(np.asarray(lam) > 0):
-        raise ValueError("lam must be above 0, since at 0 no dual point gives a gap; give more.")
+        raise ValueError(
+            "lam must be above 0, since at 0 no dual point gives a gap; give more."
+        )
     bound = pull if nonneg else np.abs(pull)
     return (lam / np.maximum(bound, lam)).min(axis=1)

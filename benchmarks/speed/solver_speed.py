@@ -38,7 +38,9 @@ NAME = "solver_speed"
 # Seconds after which the repeats of a cell end.
 MOST_SECONDS = 20.0
 _PRODUCT = "product"
-_COLUMNS = "method num_latents sparsity num_samples lam l0 seconds first gap products share"
+_COLUMNS = (
+    "method num_latents sparsity num_samples lam l0 seconds first gap products share"
+)
 
 
 @frozen
@@ -49,8 +51,12 @@ class SolverSpeedOptions(Results):
     sparsity: int | None = option(
         None, "Of a cell of your own: active latents of a sample.", least=1
     )
-    num_samples: int | None = option(None, "Of a cell of your own: samples coded at once.", least=1)
-    lam: float | None = option(None, "Of a cell of your own: weight of the l1 norm.", least=1e-30)
+    num_samples: int | None = option(
+        None, "Of a cell of your own: samples coded at once.", least=1
+    )
+    lam: float | None = option(
+        None, "Of a cell of your own: weight of the l1 norm.", least=1e-30
+    )
     solvers: tuple[str, ...] = option(
         ("jitted", "spams", "celer"),
         f"What {OURS} is held against: some of {', '.join(CODERS)}.",
@@ -59,7 +65,9 @@ class SolverSpeedOptions(Results):
     repeats: int = option(9, "Repeats, of which the fastest counts.", least=1)
 
 
-def measure(cell: Cell, names: Sequence[str], repeats: int) -> tuple[list[Row], list[str]]:
+def measure(
+    cell: Cell, names: Sequence[str], repeats: int
+) -> tuple[list[Row], list[str]]:
     """Times and scores every solver on one cell; also says what was skipped, and why.
 
     For a solver that takes one signal at a time and was timed on `num_timed` of them, the seconds
@@ -128,7 +136,9 @@ def main(options: SolverSpeedOptions) -> None:
         rows += [row | made for row in timed]
         notes |= dict.fromkeys(skipped)
     tables.write_table(folder, "summary.csv", rows)
-    print(tables.table("Seconds and what they bought", _COLUMNS, rows), *notes, sep="\n")
+    print(
+        tables.table("Seconds and what they bought", _COLUMNS, rows), *notes, sep="\n"
+    )
 
 
 if __name__ == "__main__":

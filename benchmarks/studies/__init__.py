@@ -10,5 +10,7 @@ from sae_gap.core import modules
 def found() -> dict[str, Any]:
     """Every study by its name."""
     return {
-        module.BENCH.name: module.BENCH for module in modules(__name__) if hasattr(module, "BENCH")
+        module.BENCH.name: module.BENCH
+        for module in modules(__name__)
+        if hasattr(module, "BENCH")
     }

@@ -21,7 +21,9 @@ from sae_gap.learners import Oracle
 # Weights of the lasso in shares of the study's.
 WEIGHTS = (0.1, 0.3, 1.0, 3.0)
 _SIZES = ("num_latents", "num_samples", "sparsity")
-TUNED = {"tuned": ("relu", "topk", "jumprelu", "mp", "batchtopk", "matryoshka", "gated")}
+TUNED = {
+    "tuned": ("relu", "topk", "jumprelu", "mp", "batchtopk", "matryoshka", "gated")
+}
 
 
 class OneAtATime(Tuned):
@@ -30,9 +32,15 @@ class OneAtATime(Tuned):
     without = ("data",)
 
     def sources(self) -> list[Source]:
-        base = dataclasses.replace(self, **{size: getattr(self, size)[:1] for size in _SIZES})
-        lines = [dataclasses.replace(base, **{size: getattr(self, size)}) for size in _SIZES]
-        return list(dict.fromkeys(source for line in lines for source in Tuned.sources(line)))
+        base = dataclasses.replace(
+            self, **{size: getattr(self, size)[:1] for size in _SIZES}
+        )
+        lines = [
+            dataclasses.replace(base, **{size: getattr(self, size)}) for size in _SIZES
+        ]
+        return list(
+            dict.fromkeys(source for line in lines for source in Tuned.sources(line))
+        )
 
 
 def _methods(source, p):
@@ -45,9 +53,13 @@ def _methods(source, p):
     for name, learner in {**methods.with_tuned(source, p), "oracle": Oracle()}.items():
         if name != "oracle":
             kinds = ("sae", "support", "least_squares")
-            found += [methods.on(kind, name, learner, p, dictionary=name) for kind in kinds]
+            found += [
+                methods.on(kind, name, learner, p, dictionary=name) for kind in kinds
+            ]
         found += [
-            methods.coded(f"{codes}_{name}", learner, p, encoder, dictionary=name, inference=codes)
+            methods.coded(
+                f"{codes}_{name}", learner, p, encoder, dictionary=name, inference=codes
+            )
             for codes, encoder in best.items()
         ]
     return found

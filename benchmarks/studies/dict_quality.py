@@ -9,14 +9,24 @@ the true ones. In the protocol "strict" λ counts on unit atoms, so lengths chan
   python -m sae_gap dict_quality --preset=paper --protocol=paper --num_latents=50,100,500,1000
 """
 
-from benchmarks.harness import INFERENCE, PRESETS_BY_LATENTS, RECOVERY, Bench, drawings, methods
+from benchmarks.harness import (
+    INFERENCE,
+    PRESETS_BY_LATENTS,
+    RECOVERY,
+    Bench,
+    drawings,
+    methods,
+)
 from sae_gap.learners import Surgery
 
 
 def _methods(source, p):
     own = methods.saes("sae")(source, p)
     saes = {one.name.removeprefix("sae_"): one.learner for one in own}
-    found = [methods.on("frozen", name, sae, p, columns="learned") for name, sae in saes.items()]
+    found = [
+        methods.on("frozen", name, sae, p, columns="learned")
+        for name, sae in saes.items()
+    ]
     for columns in ("renormed", "oracle_norms"):
         for name, sae in saes.items():
             cut = Surgery(columns, base=sae)

@@ -60,7 +60,10 @@ def _methods(source, p):
         *methods.learned(source, p)[::-1],
         *methods.families(source, p),
         *(methods.coded(learner.name, learner, p) for learner in rivals),
-        *(methods.coded(f"sae_{learner.name}", learner, p, family="sae") for learner in saes),
+        *(
+            methods.coded(f"sae_{learner.name}", learner, p, family="sae")
+            for learner in saes
+        ),
         *methods.oracle(source, p),
     ]
 
@@ -84,6 +87,9 @@ BENCH = Bench(
         "online_dl_families",
         "spams",
         "sklearn",
-        *(f"sae_{name}" for name in ("jumprelu", "mp", "matryoshka", "lista_matryoshka", "gated")),
+        *(
+            f"sae_{name}"
+            for name in ("jumprelu", "mp", "matryoshka", "lista_matryoshka", "gated")
+        ),
     ),
 )

@@ -59,7 +59,9 @@ def _methods(source, p):
     add(own, "lista", published.encoder, published, inference=own)
     for kind in ("fista", "ista"):
         for count in ITERATIONS:
-            steps = Lasso(p.lam, tol=None, max_iterations=count, momentum=kind == "fista")
+            steps = Lasso(
+                p.lam, tol=None, max_iterations=count, momentum=kind == "fista"
+            )
             add(f"{kind}_{count}", kind, steps)
     for one in (ScreenedPursuit(k), OMP(k), Lasso(p.lam)):
         add(one.name, one.name, one)

@@ -14,9 +14,14 @@ BENCH = Bench(
     __name__,
     "Frozen decoder",
     methods.every(
-        methods.probe, methods.parts, methods.learned, methods.softplus_adam, methods.oracle
+        methods.probe,
+        methods.parts,
+        methods.learned,
+        methods.softplus_adam,
+        methods.oracle,
     ),
     PRESETS_BY_LATENTS,
-    figures={"decomposition": drawings.parts()} | drawings.inference_along(style="inference"),
+    figures={"decomposition": drawings.parts()}
+    | drawings.inference_along(style="inference"),
     parts=True,
 )

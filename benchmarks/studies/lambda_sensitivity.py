@@ -10,7 +10,16 @@ optimum at that weight.
 
 import dataclasses
 
-from benchmarks.harness import WIDTHS, Bench, Preset, drawings, frozen, methods, option, presets
+from benchmarks.harness import (
+    WIDTHS,
+    Bench,
+    Preset,
+    drawings,
+    frozen,
+    methods,
+    option,
+    presets,
+)
 
 LAMBDAS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
@@ -22,7 +31,9 @@ class Weights(Preset):
     """
 
     lam: float = 0.1
-    weights: tuple[float, ...] = option(LAMBDAS, "Weights of the l1 norm.", least=1e-30, flag="lam")
+    weights: tuple[float, ...] = option(
+        LAMBDAS, "Weights of the l1 norm.", least=1e-30, flag="lam"
+    )
 
 
 def _methods(source, p):
@@ -39,7 +50,9 @@ BENCH = Bench(
     __name__,
     "Sensitivity to λ",
     _methods,
-    presets(Weights, smoke={"weights": (0.01, 0.1, 1.0)}, paper={"num_latents": WIDTHS}),
+    presets(
+        Weights, smoke={"weights": (0.01, 0.1, 1.0)}, paper={"num_latents": WIDTHS}
+    ),
     drawings.along(
         "lam",
         ("mcc_ood", "l0_above_id"),

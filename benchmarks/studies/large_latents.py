@@ -17,7 +17,10 @@ BENCH = Bench(
     __name__,
     "Large numbers of latents",
     methods.every(
-        methods.probe, methods.saes("sae", names=("topk",)), methods.learned, methods.oracle
+        methods.probe,
+        methods.saes("sae", names=("topk",)),
+        methods.learned,
+        methods.oracle,
     ),
     presets(
         smoke={"num_latents": (20, 30)},

@@ -18,8 +18,13 @@ ROUNDS = (*EPOCHS, 501, 601, 701, 801, 901)
 
 
 def _methods(source, p):
-    steps = {learners.dl_fista(p): ROUNDS, learners.online(p): learners.online(p).snapshots[1:]}
-    listed = methods.saes("sae")(source, p) + [methods.coded(one.name, one, p) for one in steps]
+    steps = {
+        learners.dl_fista(p): ROUNDS,
+        learners.online(p): learners.online(p).snapshots[1:],
+    }
+    listed = methods.saes("sae")(source, p) + [
+        methods.coded(one.name, one, p) for one in steps
+    ]
     return [methods.along(one, steps.get(one.learner, EPOCHS)) for one in listed]
 
 

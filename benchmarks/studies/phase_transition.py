@@ -41,16 +41,28 @@ class Ratios(Preset):
             if k < input_dim <= size:
                 # Padded, a handful of shapes serve all ratios: else compiling would take longer
                 # than solving.
-                padded = min(size, next(shape for shape in _SHAPES if shape >= input_dim))
+                padded = min(
+                    size, next(shape for shape in _SHAPES if shape >= input_dim)
+                )
                 found.append(
-                    Setting(size, k, samples, seed, input_dim, padded_dim=padded, width=width)
+                    Setting(
+                        size,
+                        k,
+                        samples,
+                        seed,
+                        input_dim,
+                        padded_dim=padded,
+                        width=width,
+                    )
                 )
         return [*dict.fromkeys(found)]
 
 
 def _placed(rows):
     """Rows with the ratio of their dimension, to halves."""
-    bounds = [row["sparsity"] * math.log(row["num_latents"] / row["sparsity"]) for row in rows]
+    bounds = [
+        row["sparsity"] * math.log(row["num_latents"] / row["sparsity"]) for row in rows
+    ]
     return [
         row | {"ratio": round(2 * row["input_dim"] / bound) / 2}
         for row, bound in zip(rows, bounds, strict=True)
@@ -60,7 +72,11 @@ def _placed(rows):
 def _methods(source, p):
     # Signals and principal components as codes are as wide as the signals, and would be wider for
     # the padding.
-    return [method for method in methods.everything(source, p) if method.family != "baseline"]
+    return [
+        method
+        for method in methods.everything(source, p)
+        if method.family != "baseline"
+    ]
 
 
 BENCH = Bench(

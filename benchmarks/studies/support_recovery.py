@@ -8,7 +8,14 @@ recall and F1 of the supports through the matched atoms.
   python -m sae_gap support_recovery --preset=paper --protocol=paper --num_latents=50,100,500,1000
 """
 
-from benchmarks.harness import INFERENCE, PRESETS_BY_LATENTS, RECOVERY, Bench, drawings, methods
+from benchmarks.harness import (
+    INFERENCE,
+    PRESETS_BY_LATENTS,
+    RECOVERY,
+    Bench,
+    drawings,
+    methods,
+)
 
 SUPPORT = (
     "support_precision_id support_precision_ood support_recall_id support_recall_ood support_f1_id "
@@ -17,7 +24,9 @@ SUPPORT = (
 BENCH = Bench(
     __name__,
     "Recovery of the support",
-    methods.every(methods.saes("sae", "support", "least_squares", "frozen"), methods.oracle),
+    methods.every(
+        methods.saes("sae", "support", "least_squares", "frozen"), methods.oracle
+    ),
     PRESETS_BY_LATENTS,
     {"decomposition": drawings.parts("support_f1_ood")}
     | drawings.inference_along("support_f1_ood", style="inference"),

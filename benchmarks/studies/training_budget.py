@@ -29,7 +29,9 @@ from sae_gap.metrics import dictionary, recovery
 from sae_gap.storage import Folder, Row, Store, grouped
 
 # The names of SAEs that `train_real --steps` stores.
-_NAMES = re.compile(r"(?:[\w.]+-)?(?P<kind>\w+)-(?P<atoms>\d+)-(?P<steps>\d+)-(?P<trained_by>\d+)")
+_NAMES = re.compile(
+    r"(?:[\w.]+-)?(?P<kind>\w+)-(?P<atoms>\d+)-(?P<steps>\d+)-(?P<trained_by>\d+)"
+)
 
 
 @frozen
@@ -37,7 +39,8 @@ class Budget(Tuned):
     """A preset with what is drawn beside its rows."""
 
     measured: str | None = option(
-        None, "The folder in which measure put SAEs of train_real --steps back into their model."
+        None,
+        "The folder in which measure put SAEs of train_real --steps back into their model.",
     )
 
 
@@ -76,12 +79,16 @@ def _measured(p: Budget) -> Iterator[Row]:
             yield line | {"dictionary": panel, "panel": panel, "steps": steps}
 
 
-def _codes(rows: Sequence[Row], wide: Sequence[Row], place: str) -> tuple[Row, ...] | None:
+def _codes(
+    rows: Sequence[Row], wide: Sequence[Row], place: str
+) -> tuple[Row, ...] | None:
     """An SAE's own codes, the best values on their supports, its best codes, and those of the best
     wide dictionary, all at its own L0; None if it is dead or some are missing.
     """
     found = {row["codes"]: row for row in rows if row["codes"] in ("own", "own_refit")}
-    others = [row for row in wide if row["place"] == place and row["codes"] == "screened"]
+    others = [
+        row for row in wide if row["place"] == place and row["codes"] == "screened"
+    ]
     if len(found) < 2 or found["own"]["dead"] or not others:
         return None
     level = placed(found["own"]["l0"], [row["level"] for row in others])["level"]
@@ -89,7 +96,12 @@ def _codes(rows: Sequence[Row], wide: Sequence[Row], place: str) -> tuple[Row, .
     least = [row for row in others if row["level"] == level]
     if not (best and least):
         return None
-    return found["own"], found["own_refit"], best[0], min(least, key=lambda row: row["kl"])
+    return (
+        found["own"],
+        found["own_refit"],
+        best[0],
+        min(least, key=lambda row: row["kl"]),
+    )
 
 
 def _methods(source, p):

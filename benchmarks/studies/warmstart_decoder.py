@@ -17,9 +17,14 @@ PUBLISHED = (0, 1, 4, 9, 19, 49, 99, 199, 499, 999)
 def _methods(source, p):
     rounds = PUBLISHED if p.protocol == "paper" else ROUNDS
     at = tuple(step for step in rounds if step <= p.rounds)
-    starts = {f"warm_dl_{name}": (learners.sae(name, source, p), name) for name in methods.SAES}
+    starts = {
+        f"warm_dl_{name}": (learners.sae(name, source, p), name)
+        for name in methods.SAES
+    }
     return [
-        methods.coded(name, learners.dl_fista(p, sae), p, at=at, start=name[:4], base=base)
+        methods.coded(
+            name, learners.dl_fista(p, sae), p, at=at, start=name[:4], base=base
+        )
         for name, (sae, base) in ({"cold_dl": (None, "random")} | starts).items()
     ] + methods.oracle(source, p)
 

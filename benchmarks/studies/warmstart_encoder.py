@@ -26,7 +26,11 @@ _SCORES = ("mcc_ood", "mcc_id", "relative_gap_ood")
 def _methods(source, p):
     def fista(count, start=None):
         return Lasso(
-            p.lam, start, tol=None, max_iterations=count, unit_atoms=p.protocol == "strict"
+            p.lam,
+            start,
+            tol=None,
+            max_iterations=count,
+            unit_atoms=p.protocol == "strict",
         )
 
     found = []
@@ -43,9 +47,13 @@ def _methods(source, p):
         for count in SCREENS:
             pursuit = ScreenedPursuit(source.sparsity, screens=count)
             told = {"screens": count}
-            found.append(Method(f"screened_{name}", "pursuit", sae, pursuit, {**row, **told}))
+            found.append(
+                Method(f"screened_{name}", "pursuit", sae, pursuit, {**row, **told})
+            )
     true = Oracle()
-    return found + [Method("fista_oracle", "oracle", true, fista(count)) for count in ITERATIONS]
+    return found + [
+        Method("fista_oracle", "oracle", true, fista(count)) for count in ITERATIONS
+    ]
 
 
 def by_products(rows):
@@ -55,7 +63,9 @@ def by_products(rows):
     """
 
     def cost(row):
-        k, steps, screens = (row.get(name) for name in ("sparsity", "iterations", "screens"))
+        k, steps, screens = (
+            row.get(name) for name in ("sparsity", "iterations", "screens")
+        )
         if row.get("start") == "cold":
             return 2 * (steps or 0) - 1
         sae = catalogue.paper_sae(row["dictionary"].removeprefix("tuned_"), sparsity=k)
@@ -79,6 +89,8 @@ BENCH = Bench(
     _methods,
     presets(Tuned, paper={"num_latents": WIDTHS}),
     drawings.along("iterations", ("mcc_ood", "relative_gap_id"), dash="start")
-    | drawings.along("products", _SCORES, by_products, CELL, line="codes", panel="dictionary"),
+    | drawings.along(
+        "products", _SCORES, by_products, CELL, line="codes", panel="dictionary"
+    ),
     varies=("iterations", "start", "screens"),
 )

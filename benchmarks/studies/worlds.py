@@ -43,9 +43,13 @@ def _sae(name, source, p):
     if isinstance(encoder, JumpReLU):
         # Of the squared error, a count of latents saves the square of a code.
         raised = dataclasses.replace(
-            encoder, threshold=scale * encoder.threshold, bandwidth=scale * encoder.bandwidth
+            encoder,
+            threshold=scale * encoder.threshold,
+            bandwidth=scale * encoder.bandwidth,
         )
-        return dataclasses.replace(learner, encoder=raised, penalty=scale**2 * learner.penalty)
+        return dataclasses.replace(
+            learner, encoder=raised, penalty=scale**2 * learner.penalty
+        )
     return dataclasses.replace(learner, penalty=scale * learner.penalty)
 
 
@@ -57,7 +61,11 @@ def _methods(source, p):
         "fista_oracle": Oracle(leading=True),
     }
     return [
-        *(methods.on(kind, *sae, p) for kind in ("sae", "frozen") for sae in saes.items()),
+        *(
+            methods.on(kind, *sae, p)
+            for kind in ("sae", "frozen")
+            for sae in saes.items()
+        ),
         *(methods.coded(name, learner, p) for name, learner in others.items()),
         *methods.pruned(source, p),
     ]
@@ -85,7 +93,11 @@ _FULL = _STANDARD | {
     "online": {"rates": (0.3, 0.03, 0.005), "batch_size": 1_024, "num_slots": 96},
     "families": {"visits": 2, "num_slots": 96, "margin": 2.5},
 }
-_QUICK = _STANDARD | {"num_latents": (512,), "num_samples": (20_000,), "sae_steps": 5_000}
+_QUICK = _STANDARD | {
+    "num_latents": (512,),
+    "num_samples": (20_000,),
+    "sae_steps": 5_000,
+}
 
 
 class OfWorld(Preset):

@@ -71,7 +71,9 @@ class Comparison(NamedTuple):
         if not np.isfinite(self.low):
             return "not judged: one document has no interval"
         unequal = not self.sign and self.low * self.high > 0
-        return f"not judged: unequal L0, {self.l0s[0]:.2f} and {self.l0s[1]:.2f}" * unequal
+        return (
+            f"not judged: unequal L0, {self.l0s[0]:.2f} and {self.l0s[1]:.2f}" * unequal
+        )
 
     @property
     def points(self) -> str:
@@ -88,9 +90,13 @@ class Comparison(NamedTuple):
             return f"{numbers[0] + 0:.1f} (no interval)"
         # Never round an end that is not zero to zero.
         sizes = [*map(abs, numbers)]
-        decimals = 1 if max(sizes) >= 0.1 and (not self.sign or min(sizes) >= 0.05) else 2
+        decimals = (
+            1 if max(sizes) >= 0.1 and (not self.sign or min(sizes) >= 0.05) else 2
+        )
         # Rounded zero has no sign.
-        size, *ends = (f"{round(number, decimals) + 0:.{decimals}f}" for number in numbers)
+        size, *ends = (
+            f"{round(number, decimals) + 0:.{decimals}f}" for number in numbers
+        )
         low, high = ends[::sign]
         return f"{size} ({low} to {high})"
 
@@ -121,7 +127,8 @@ def compare(
 
 
 def interval(
-    difference: Float[np.ndarray, "... documents"], variance: Float[np.ndarray, "... documents"]
+    difference: Float[np.ndarray, "... documents"],
+    variance: Float[np.ndarray, "... documents"],
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ends of the 95 % interval of `Σ difference / Σ variance`, as the module defines it; they
     are infinite if a single document has all of the variance.

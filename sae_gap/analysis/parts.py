@@ -100,8 +100,12 @@ _COLUMNS = (
 
 def placed(l0: float, asked: Sequence[float]) -> Row:
     """The requested L0 closest by ratio to the encoder's, and the L0 used to split its loss."""
-    near = min(asked, key=lambda each: max(each, l0) / min(each, l0)) if l0 else asked[0]
-    taken = next((each for each in (near, round(l0)) if abs(l0 - each) <= ALIKE * each), l0)
+    near = (
+        min(asked, key=lambda each: max(each, l0) / min(each, l0)) if l0 else asked[0]
+    )
+    taken = next(
+        (each for each in (near, round(l0)) if abs(l0 - each) <= ALIKE * each), l0
+    )
     return {"near": near, "level": taken}
 
 
@@ -168,15 +172,21 @@ def line_of(codes: Compared, loss: str) -> Row:
     parts = split(codes, loss)
     lost, unit = _losses(own, loss)
     whole = parts["amortisation"].other
-    line: Row = {"loss": loss} | {name: own[0][name] for name in _ABOUT if name in own[0]}
+    line: Row = {"loss": loss} | {
+        name: own[0][name] for name in _ABOUT if name in own[0]
+    }
     line |= {"units": int(np.count_nonzero(unit)), "total": 1 - whole}
     for name, column in {"l0": "l0", "atoms_found": "close"}.items():
         if column in own[0]:
             line[name] = statistics.fmean(row[column] for row in own)
     for part in ("amortisation", *PARTS, *SUPPORT, *AMORTISED):
         found = parts.get(part)
-        ends = (None, None, None) if found is None else (found.more, found.low, found.high)
-        line |= dict(zip((f"{part}_part", f"{part}_low", f"{part}_high"), ends, strict=True))
+        ends = (
+            (None, None, None) if found is None else (found.more, found.low, found.high)
+        )
+        line |= dict(
+            zip((f"{part}_part", f"{part}_low", f"{part}_high"), ends, strict=True)
+        )
     last = best if reference is None else reference
     line["rest"] = 1 - compared(last, own, loss).one
     if loss in LOSSES:
@@ -224,7 +234,9 @@ def splits(rows: Rows, losses: Iterable[str]) -> list[Row]:
         for here in grouped(known, ("level",) if by_document else _CELL).values():
             of = grouped(here, ("dictionary", "step"))
             for group in of.values():
-                own = [row for row in group if _name(row) == "own" and not row.get("dead")]
+                own = [
+                    row for row in group if _name(row) == "own" and not row.get("dead")
+                ]
                 above = here if by_document else of.get(("oracle", None), [])
                 for encoded in grouped(own, _CODES).values():
                     lines += _line(encoded, group, above, loss)
@@ -259,11 +271,17 @@ def shares(line: Row, *names: str) -> str:
     """Says which shares of some parts of a loss are the encoder's, the dictionary's and the rest:
     "x % encoder, y % dictionary, z % rest".
     """
-    columns = {"encoder": "amortisation_part", "dictionary": "dictionary_part", "rest": "rest"}
+    columns = {
+        "encoder": "amortisation_part",
+        "dictionary": "dictionary_part",
+        "rest": "rest",
+    }
     amounts = {name: line[columns[name]] for name in names or columns}
     amounts = {name: amount for name, amount in amounts.items() if amount is not None}
     whole = sum(amounts.values())
-    return ", ".join(f"{100 * amount / whole:.0f} % {name}" for name, amount in amounts.items())
+    return ", ".join(
+        f"{100 * amount / whole:.0f} % {name}" for name, amount in amounts.items()
+    )
 
 
 def sentence(line: Row) -> str:
@@ -274,7 +292,9 @@ def sentence(line: Row) -> str:
         if line[f"{part}_part"] is not None
     ]
     low, high = (100 * line[f"share_{end}"] for end in ("low", "high"))
-    where = f"{low:.0f} to {high:.0f} " * bool(np.isfinite(low)) + over(line["units"], "document")
+    where = f"{low:.0f} to {high:.0f} " * bool(np.isfinite(low)) + over(
+        line["units"], "document"
+    )
     encoder, *others = shares(line).split(", ")
     rest = ", ".join([f"{encoder} ({where}; {', '.join(inner)})", *others])
     beside = f" beside {line['best']}" * (line["best"] != line["dictionary"])

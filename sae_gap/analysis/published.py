@@ -52,7 +52,9 @@ def published(study: str | None = None) -> list[Row]:
 @functools.cache
 def read(text: str) -> list[Row]:
     """The lines of a CSV file without comments: a cell is a number, a text, or None if empty."""
-    lines = csv.DictReader(line for line in text.splitlines() if not line.startswith("#"))
+    lines = csv.DictReader(
+        line for line in text.splitlines() if not line.startswith("#")
+    )
     return [{name: _value(cell) for name, cell in line.items()} for line in lines]
 
 
@@ -90,7 +92,9 @@ def compare(summary: Lines, study: str) -> list[Row]:
     """
     lines = published(study)
     coordinates = _varying(_COORDINATES, lines)
-    metrics = [name.removesuffix("_mean") for name in lines[0] if name.endswith("_mean")]
+    metrics = [
+        name.removesuffix("_mean") for name in lines[0] if name.endswith("_mean")
+    ]
     return [
         {name: line[name] for name in coordinates} | _compared(ours, line, metric)
         for line, ours in itertools.product(lines, summary)
@@ -105,7 +109,9 @@ def _agrees(ours, line):
     method = ours["method"] == line["method"] or (cold and ours["method"] == "cold_dl")
     late = line["study"] == "learning_dynamics" and line["seeds"] < 3
     numbered = all(line[name] in (None, ours.get(name)) for name in _NUMBERED)
-    implied = all(None in (a := (line[name], ours.get(name))) or a[0] == a[1] for name in _IMPLIED)
+    implied = all(
+        None in (a := (line[name], ours.get(name))) or a[0] == a[1] for name in _IMPLIED
+    )
     return method and numbered and implied and not late
 
 
@@ -135,7 +141,9 @@ def table(comparison: Lines) -> Table:
     Args:
       comparison: what `compare` returned.
     """
-    far = sorted((row for row in comparison if not row["close"]), key=distance, reverse=True)
+    far = sorted(
+        (row for row in comparison if not row["close"]), key=distance, reverse=True
+    )
     close = len(comparison) - len(far)
     measured = ("ours", "published", "difference", "tolerance")
     title = f"Published numbers: {close:,} of {len(comparison):,} are within their tolerance"
@@ -161,10 +169,16 @@ def agreement(place: str, comparison: Lines) -> str:
     count = len(comparison)
     row = max(comparison, key=distance)
     varied = [f"{name} {row[name]:,}" for name in VARIED if row.get(name) is not None]
-    where = [f"{row['method']} at {row['num_latents']:,} latents", *varied, row["metric"]]
+    where = [
+        f"{row['method']} at {row['num_latents']:,} latents",
+        *varied,
+        row["metric"],
+    ]
     form = ".3g" if row["relative"] else ".3f"
     spread = "" if row["published_sd"] is None else f" ± {row['published_sd']:{form}}"
-    furthest = f"{', '.join(where)}: {row['ours']:{form}}, published {row['published']:{form}}"
+    furthest = (
+        f"{', '.join(where)}: {row['ours']:{form}}, published {row['published']:{form}}"
+    )
     return f"| {place} | {count:,} | {close:,} | {close / count:.1%} | {furthest}{spread} |"
 
 

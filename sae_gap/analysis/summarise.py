@@ -10,7 +10,10 @@ from sae_gap.storage import Row, grouped
 # Columns of the lasso in the middle of a curve, by their names in its line.
 _MIDDLE = {
     "samples": "num_scored",
-    **{name: name for name in ("num_latents", "input_dim", "seed", "lam", "unconverged")},
+    **{
+        name: name
+        for name in ("num_latents", "input_dim", "seed", "lam", "unconverged")
+    },
     "optimum_l0": "l0",
     "optimum_fvu": "fvu",
     "certificate": "own_certificate",
@@ -57,7 +60,9 @@ def gap_lines(rows: Rows) -> list[Row]:
             continue
         middle = _middle(found)
         own = at(found, ["own"])
-        line = {"dictionary": name} | {column: middle[key] for column, key in _MIDDLE.items()}
+        line = {"dictionary": name} | {
+            column: middle[key] for column, key in _MIDDLE.items()
+        }
         if own is not None:
             line |= {column: own[column] for column in ("l0", "fvu")}
             line |= {column: middle[column] for column in _GAP.split()}
@@ -120,15 +125,21 @@ def curve_lines(rows: Rows) -> list[Row]:
             "curve_refit_fvu": refitted["fvu"],
             "best_codes": best["codes"],
             "best_fvu": best["fvu"],
-            "certificate": max(row["own_certificate"] for row in found if row["codes"] == "lasso"),
+            "certificate": max(
+                row["own_certificate"] for row in found if row["codes"] == "lasso"
+            ),
         }
         if own is not None:
             line |= {"l0": own["l0"], "refit_l0": again["l0"]}
             for column, row in (("fvu", own), ("refit_fvu", again)):
                 line[column] = row["fvu"]
-                line[f"{column}_ratio"] = row["fvu"] / best["fvu"] if best["fvu"] > 0 else None
+                line[f"{column}_ratio"] = (
+                    row["fvu"] / best["fvu"] if best["fvu"] > 0 else None
+                )
         scored = own or best
-        further = {name: scored[name] for name in catalogue.default_columns() if name in scored}
+        further = {
+            name: scored[name] for name in catalogue.default_columns() if name in scored
+        }
         # Further columns come last, and take no other's place.
         lines.append(line | further | line)
     return lines
@@ -143,8 +154,15 @@ def atom_lines(rows: Rows) -> list[Row]:
         row = next(row for row in found if "coherence" in row)
         shares = row["coherence"] or dict.fromkeys((50, 95))
         lines.append(
-            {"dictionary": name, "coherence_median": shares[50], "coherence_95": shares[95]}
-            | {column: row[column] for column in ("num_latents", "dead_atoms", "duplicates")}
+            {
+                "dictionary": name,
+                "coherence_median": shares[50],
+                "coherence_95": shares[95],
+            }
+            | {
+                column: row[column]
+                for column in ("num_latents", "dead_atoms", "duplicates")
+            }
             | {"agreement": row.get("agreement")}
         )
     return lines

@@ -59,16 +59,25 @@ def summarise(
     for group in groups.values():
         _check_seeds(group, by)
     if metrics is None:
-        finite = {name: None for row in rows for name, value in row.items() if is_finite(value)}
+        finite = {
+            name: None
+            for row in rows
+            for name, value in row.items()
+            if is_finite(value)
+        }
         names = [name for name in finite if name not in (*by, *_NOT_METRICS)]
         # Seconds come last.
         metrics = sorted(names, key=lambda name: name.endswith("_seconds"))
     seen = [row["method"] for row in rows if "method" in row]
-    rank = {method: place for place, method in enumerate(dict.fromkeys([*methods, *seen]))}
+    rank = {
+        method: place for place, method in enumerate(dict.fromkeys([*methods, *seen]))
+    }
 
     def order(values: tuple[Any, ...]) -> list[Any]:
         named = dict(zip(by, values, strict=True))
-        rest = [(value is None, value) for name, value in named.items() if name != "method"]
+        rest = [
+            (value is None, value) for name, value in named.items() if name != "method"
+        ]
         return [rank.get(named.get("method"), 0), *rest]
 
     summary = []
@@ -128,8 +137,12 @@ def write_table(
     Raises:
       OSError: the folder cannot be written to.
     """
-    listed = {name for line in lines for name in line if isinstance(line[name], list | dict)}
-    columns = dict.fromkeys(name for line in lines for name in line if name not in listed)
+    listed = {
+        name for line in lines for name in line if isinstance(line[name], list | dict)
+    }
+    columns = dict.fromkeys(
+        name for line in lines for name in line if name not in listed
+    )
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -137,7 +150,9 @@ def write_table(
     Folder(folder).write(name, text.getvalue().encode())
 
 
-def grid(lines: Lines, columns: Mapping[str, str]) -> tuple[list[str], list[bool], list[list[str]]]:
+def grid(
+    lines: Lines, columns: Mapping[str, str]
+) -> tuple[list[str], list[bool], list[list[str]]]:
     """Returns the cells of a table: `mean ± sd` of a metric, the value of any other column, a dash
     for a missing one.
 
@@ -160,10 +175,17 @@ def _column(lines: Lines, name: str) -> tuple[bool, list[str]]:
     mean = f"{name}_mean"
     sd = f"{name}_sd"
     if lines and not any(mean in line or name in line for line in lines):
-        raise ValueError(f"no line has a column {name!r}; the first has {', '.join(lines[0])}.")
+        raise ValueError(
+            f"no line has a column {name!r}; the first has {', '.join(lines[0])}."
+        )
     if any(mean in line for line in lines):
-        largest = max((abs(line[mean]) for line in lines if is_finite(line.get(mean))), default=0.0)
-        return True, [_mean(line.get(mean), line.get(sd), _decimals(largest)) for line in lines]
+        largest = max(
+            (abs(line[mean]) for line in lines if is_finite(line.get(mean))),
+            default=0.0,
+        )
+        return True, [
+            _mean(line.get(mean), line.get(sd), _decimals(largest)) for line in lines
+        ]
     values = [line.get(name) for line in lines]
     numeric = all(value is None or _is_number(value) for value in values)
     return numeric, ["-" if value is None else _value(value) for value in values]
@@ -220,7 +242,8 @@ def format_table(lines: Lines, columns: Mapping[str, str], width: int = 120) -> 
             blocks.append(laid[:leading])
         blocks[-1] = [*blocks[-1], column]
     return "\n\n".join(
-        "\n".join("  ".join(line).rstrip() for line in zip(*block, strict=True)) for block in blocks
+        "\n".join("  ".join(line).rstrip() for line in zip(*block, strict=True))
+        for block in blocks
     )
 
 
@@ -246,15 +269,25 @@ class Table(NamedTuple):
 
 def heading(name: str) -> str:
     """The name of a column, as written in headings."""
-    return " ".join(_TERMS.get(word, word) for word in name.split("_")).replace("delta CE", "ΔCE")
+    return " ".join(_TERMS.get(word, word) for word in name.split("_")).replace(
+        "delta CE", "ΔCE"
+    )
 
 
 def table(title: str, names: str, lines: Lines) -> Table:
     """A table of the named columns that some line has; columns of non-integers are written as
     means, with their `<name>_half` as deviation.
     """
-    kept = [name for name in names.split() if any(line.get(name) is not None for line in lines)]
-    real = {name for name in kept if any(isinstance(line.get(name), float) for line in lines)}
+    kept = [
+        name
+        for name in names.split()
+        if any(line.get(name) is not None for line in lines)
+    ]
+    real = {
+        name
+        for name in kept
+        if any(isinstance(line.get(name), float) for line in lines)
+    }
     headings = {name: heading(name) for name in kept}
     keys = {name: f"{name}_mean" if name in real else name for name in kept}
     keys |= {f"{name}_half": f"{name}_sd" for name in real}

@@ -87,8 +87,12 @@ class Verdict:
         """The sentences, by the subject that they judge."""
         lines = {}
         if self.suspicions is not None:
-            first, *more = [*self.suspicions, *["its encoder is dead"] * self.dead] or [""]
-            reason = f"suspicious, because {first.rstrip('.')}" if first else "nothing found"
+            first, *more = [*self.suspicions, *["its encoder is dead"] * self.dead] or [
+                ""
+            ]
+            reason = (
+                f"suspicious, because {first.rstrip('.')}" if first else "nothing found"
+            )
             lines["Loading"] = reason + f" (and {len(more)} more)" * bool(more)
         return lines | {"Encoder": self._encoder(), "Dictionary": self._dictionary()}
 
@@ -106,8 +110,14 @@ class Verdict:
                 "look at how it was loaded"
             )
         # The mean over few rows moves by whole latents.
-        alike = abs(self.best["l0"] - l0) <= max(_ALIKE * l0, 1 / self.own["num_scored"])
-        where = f"its own L0 ({l0:.1f})" if alike else f"L0 {self.best['l0']:.2f} (not {l0:.2f})"
+        alike = abs(self.best["l0"] - l0) <= max(
+            _ALIKE * l0, 1 / self.own["num_scored"]
+        )
+        where = (
+            f"its own L0 ({l0:.1f})"
+            if alike
+            else f"L0 {self.best['l0']:.2f} (not {l0:.2f})"
+        )
         lost = self.losses["encoder"]
         finding = "no loss beyond doubt:" if alike else "not judged:"
         if lost.reason or lost.sign > 0:
@@ -136,7 +146,11 @@ class Verdict:
         rows = self.rival["learned_from"]
         width = self.rival["num_latents"]
         lost = self.losses["dictionary"]
-        kind = {1: "worse than", 0: "neither better nor worse beyond doubt than", -1: "better than"}
+        kind = {
+            1: "worse than",
+            0: "neither better nor worse beyond doubt than",
+            -1: "better than",
+        }
         # A rival that learned from too few rows and still wins is a rival.
         few = _few(rows, width) if lost.sign <= 0 else ""
         few = few or lost.reason.removeprefix("not judged")
@@ -149,7 +163,9 @@ class Verdict:
         )
 
 
-def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -> list[Verdict]:
+def verdict(
+    rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None
+) -> list[Verdict]:
     """The verdicts of a measurement, from its rows alone.
 
     Args:
@@ -167,8 +183,18 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
         if found[0]["family"] == "control":
             continue
         tried = [row["codes"] for row in found if parts.TRAINED.fullmatch(row["codes"])]
-        kinds = ["own"], ["own_refit"], BEST, ["proposed"], ["predicted"], ["retrained"], tried
-        own, again, best, proposed, predicted, *trained = (at(found, codes) for codes in kinds)
+        kinds = (
+            ["own"],
+            ["own_refit"],
+            BEST,
+            ["proposed"],
+            ["predicted"],
+            ["retrained"],
+            tried,
+        )
+        own, again, best, proposed, predicted, *trained = (
+            at(found, codes) for codes in kinds
+        )
         unsure = ""
         line = None
         common = at(found, BEST, "common")
@@ -177,14 +203,20 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
         if rival is not None and not dead and "skip" not in common:
             losses["dictionary"] = compare_rows(rival, common)
         if own is not None and not dead:
-            judged = "dictionary" in losses and common is best and not losses["dictionary"].reason
+            judged = (
+                "dictionary" in losses
+                and common is best
+                and not losses["dictionary"].reason
+            )
             every = own, again, best, proposed, rival if judged else None, *trained
             codes = parts.Compared(*(row and [row] for row in every))
             line = parts.line_of(codes, "fvu")
             split = parts.split(codes, "fvu")
             losses = {"encoder": split.pop("amortisation")} | split | losses
             if predicted is not None:
-                few = _few(rows := predicted.get("network_rows", 0), predicted["num_latents"])
+                few = _few(
+                    rows := predicted.get("network_rows", 0), predicted["num_latents"]
+                )
                 if few:
                     unsure = f"it learned from {rows:,} rows{few}"
                 elif predicted["fvu"] > own["fvu"]:
@@ -193,7 +225,9 @@ def verdict(rows: Rows, suspicions: Mapping[str, Sequence[str]] | None = None) -
                     losses["amortisation"] = compare_rows(predicted, own)
                     losses["unreached"] = compare_rows(best, predicted)
         said = None if suspicions is None else suspicions.get(name)
-        verdicts.append(Verdict(name, said, own, best, common, rival, losses, unsure, line))
+        verdicts.append(
+            Verdict(name, said, own, best, common, rival, losses, unsure, line)
+        )
     return verdicts
 
 
@@ -221,10 +255,14 @@ def ranking(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], str]:
       The verdicts in order, dead ones last, and a sentence that names the best and its lead over
       the second.
     """
-    ordered = sorted(verdicts, key=lambda each: (each.dead, -each.explained, each.dictionary))
+    ordered = sorted(
+        verdicts, key=lambda each: (each.dead, -each.explained, each.dictionary)
+    )
     judged = [each for each in ordered if not each.dead]
     if len(judged) < 2:
-        raise ValueError("a ranking takes two SAEs whose encoders are not dead; measure more.")
+        raise ValueError(
+            "a ranking takes two SAEs whose encoders are not dead; measure more."
+        )
     first, second = judged[:2]
     lead = compare_rows(first.common, second.common)
     best = f"none is the best beyond doubt{lead.reason.removeprefix('not judged')}"
@@ -259,7 +297,11 @@ def standings(verdicts: Sequence[Verdict]) -> list[Row]:
         last = len(judged) - signs.count(-1)
         line: Row = {
             "dictionary": each.dictionary,
-            "rank": None if each.dead else f"{first}" if first == last else f"{first} to {last}",
+            "rank": None
+            if each.dead
+            else f"{first}"
+            if first == last
+            else f"{first} to {last}",
             "best_fvu": each.best["fvu"],
         }
         if own := each.own:
@@ -267,7 +309,9 @@ def standings(verdicts: Sequence[Verdict]) -> list[Row]:
             line |= {"own_fvu": own["fvu"], "l0": own["l0"], "dead_latents": dead}
             line["cost"] = own.get("cost")
         for name in ("values", "support", "dictionary"):
-            line[f"{name}_part"] = 100 * each.losses[name].more if name in each.losses else None
+            line[f"{name}_part"] = (
+                100 * each.losses[name].more if name in each.losses else None
+            )
         lines.append(line)
     return lines
 

@@ -36,7 +36,11 @@ def _is_scalar(value, kinds, of_python):
     if isinstance(value, bool):
         return False
     kind = getattr(getattr(value, "dtype", None), "kind", None)
-    return isinstance(value, of_python) if kind is None else kind in kinds and np.shape(value) == ()
+    return (
+        isinstance(value, of_python)
+        if kind is None
+        else kind in kinds and np.shape(value) == ()
+    )
 
 
 def is_integer(value: Any) -> bool:
@@ -57,7 +61,9 @@ def check_seed(value: Any) -> None:
     check_integer("seed", value, **SEED)
 
 
-def check_integer(name: str, value: Any, *, least: int = 1, most: int = 2**31 - 1) -> None:
+def check_integer(
+    name: str, value: Any, *, least: int = 1, most: int = 2**31 - 1
+) -> None:
     """Raises a ValueError unless the value is an integer from `least` to `most`."""
     if not is_traced(value) and not (is_integer(value) and least <= int(value) <= most):
         limit = "below 2**31" if most == 2**31 - 1 else f"of at most {most}"
@@ -89,7 +95,12 @@ def check_number(
         abs(value if isinstance(value, int) else float(value)) <= sys.float_info.max
     )
     if not (is_finite and above < value < below and least <= value <= most):
-        words = {"above": above, "of at least": least, "below": below, "of at most": most}
+        words = {
+            "above": above,
+            "of at least": least,
+            "below": below,
+            "of at most": most,
+        }
         bounds = " and ".join(
             f"{word} {bound:g}" for word, bound in words.items() if math.isfinite(bound)
         )
@@ -108,7 +119,9 @@ def check_flag(name: str, value: Any) -> None:
 def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     """Raises a ValueError unless the value is one of the names."""
     if not isinstance(value, str) or value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, but it is {shown(value)}.")
+        raise ValueError(
+            f"{name} must be one of {', '.join(choices)}, but it is {shown(value)}."
+        )
 
 
 def check_type(name: str, value: Any, kinds: Any, mend: str) -> None:
@@ -118,7 +131,9 @@ def check_type(name: str, value: Any, kinds: Any, mend: str) -> None:
     if not isinstance(value, kinds):
         listed = kinds if isinstance(kinds, tuple) else (kinds,)
         wanted = " or ".join(kind.__name__ for kind in listed)
-        raise TypeError(f"{name} must be of class {wanted}, but it is {shown(value)}; {mend}.")
+        raise TypeError(
+            f"{name} must be of class {wanted}, but it is {shown(value)}; {mend}."
+        )
 
 
 def check_sequence(name: str, value: Any, kinds: Any, mend: str) -> None:
@@ -128,7 +143,9 @@ def check_sequence(name: str, value: Any, kinds: Any, mend: str) -> None:
     if not isinstance(value, Sequence) or isinstance(value, str | bytes):
         raise TypeError(f"{name} must be a list, but it is {shown(value)}; {mend}.")
     if not value:
-        raise ValueError(f"{name} must have at least one entry, but it is empty; {mend}.")
+        raise ValueError(
+            f"{name} must have at least one entry, but it is empty; {mend}."
+        )
     for place, entry in enumerate(value):
         check_type(f"{name}[{place}]", entry, kinds, mend)
 
@@ -167,7 +184,11 @@ def check_static(module: Any) -> None:
 
 def check_shard(value: Any) -> tuple[int, int]:
     """Returns a shard `(index, count)`; raises a ValueError unless `0 <= index < count`."""
-    pair = isinstance(value, tuple | list) and len(value) == 2 and all(map(is_integer, value))
+    pair = (
+        isinstance(value, tuple | list)
+        and len(value) == 2
+        and all(map(is_integer, value))
+    )
     if not (pair and 0 <= value[0] < value[1]):
         raise ValueError(
             f"shard must be (index, count) with 0 <= index < count, but it is {shown(value)}."
@@ -215,7 +236,9 @@ def as_real(name: str, values: Any, form: str) -> np.ndarray:
         some are masked.
     """
     # Converting them would uncover them silently.
-    if any(map(np.ma.is_masked, values if isinstance(values, list | tuple) else (values,))):
+    if any(
+        map(np.ma.is_masked, values if isinstance(values, list | tuple) else (values,))
+    ):
         raise ValueError(
             f"{name} has masked entries; leave those rows out, or fill them by .filled(value)."
         )
@@ -232,5 +255,6 @@ def as_real(name: str, values: Any, form: str) -> np.ndarray:
         raise ValueError(f"{name} must be {form}, but it is {kind}; give such numbers.")
     # JAX takes neither long doubles nor the byte order of another machine.
     return array.astype(
-        np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("="), copy=False
+        np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("="),
+        copy=False,
     )

@@ -61,7 +61,10 @@ def dense_chunks(*codes: Any) -> Iterator[tuple[Any, ...]]:
 
 def _sliceable(codes):
     """Turns codes into forms whose rows can be sliced."""
-    return [scipy.sparse.csr_array(form) if scipy.sparse.issparse(form) else form for form in codes]
+    return [
+        scipy.sparse.csr_array(form) if scipy.sparse.issparse(form) else form
+        for form in codes
+    ]
 
 
 def _dense(part):
@@ -107,5 +110,6 @@ def infer_in_chunks(
     columns = {name: [part[name] for part in parts] for name in parts[0]}
     codes = scipy.sparse.vstack(columns.pop("codes"), "csr")
     return type(inferred)(
-        codes=codes, **{name: np.concatenate(column) for name, column in columns.items()}
+        codes=codes,
+        **{name: np.concatenate(column) for name, column in columns.items()},
     )

@@ -9,7 +9,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from sae_gap.core import ClassName, Look, check_options, check_static, option, set_fields
+from sae_gap.core import (
+    ClassName,
+    Look,
+    check_options,
+    check_static,
+    option,
+    set_fields,
+)
 
 # Part of the name of every row and every model. Raise it when a change to the draws or to the loop
 # of a fit changes numbers.
@@ -70,7 +77,9 @@ def describe(thing: Any) -> Any:
         kind = type(thing)
         about = {"class": class_name(kind), "version": getattr(kind, "version", 1)}
         about |= getattr(kind, "constants", {})
-        return about | {name: describe(value) for name, value in set_fields(thing).items()}
+        return about | {
+            name: describe(value) for name, value in set_fields(thing).items()
+        }
     return [describe(part) for part in thing] if isinstance(thing, tuple) else thing
 
 

@@ -18,7 +18,9 @@ from jaxtyping import Array, Float
 from sae_gap.core import Solution, ratio
 
 
-def product(left: Float[Array, "... p q"], right: Float[Array, "q r"]) -> Float[Array, "... p r"]:
+def product(
+    left: Float[Array, "... p q"], right: Float[Array, "q r"]
+) -> Float[Array, "... p r"]:
     """Multiplies matrices at the full precision of their type; accelerators would round the
     factors.
     """
@@ -61,7 +63,9 @@ def objective(
       `(n,)` objectives.
     """
     rest = residual(signals, dictionary, codes)
-    return 0.5 * jnp.sum(rest**2, axis=1) + jnp.sum(expand_lam(lam) * jnp.abs(codes), axis=1)
+    return 0.5 * jnp.sum(rest**2, axis=1) + jnp.sum(
+        expand_lam(lam) * jnp.abs(codes), axis=1
+    )
 
 
 def dual_scale(correlations, lam, *, nonneg):
@@ -169,12 +173,17 @@ def is_converged(signals, value, gap, tol, dtype=None):
     below `½ (16 eps ‖y‖)²` cannot be told from zero; without this rule an exact fit at `lam = 0`
     would never be accepted. The type is the objective's unless another is given.
     """
-    floor = 0.5 * ((16 * float(jnp.finfo(dtype or value.dtype).eps) * signals) ** 2).sum(axis=1)
+    floor = 0.5 * (
+        (16 * float(jnp.finfo(dtype or value.dtype).eps) * signals) ** 2
+    ).sum(axis=1)
     return ((gap <= tol * value) & (value < float("inf"))) | (value <= floor)
 
 
 def soft_threshold(
-    values: Float[Array, "*shape"], threshold: Float[Array, "..."] | float, *, nonneg: bool = True
+    values: Float[Array, "*shape"],
+    threshold: Float[Array, "..."] | float,
+    *,
+    nonneg: bool = True,
 ) -> Float[Array, "*shape"]:
     """The proximal map of the weighted l1 norm: `max(x - t, 0)`, or `sign(x) max(|x| - t, 0)` for
     signed codes.

@@ -37,7 +37,8 @@ class Match:
 
 
 def match_atoms(
-    learned: Float[ArrayLike, "input_dim learned"], truth: Float[ArrayLike, "input_dim true"]
+    learned: Float[ArrayLike, "input_dim learned"],
+    truth: Float[ArrayLike, "input_dim true"],
 ) -> Match:
     """Pairs learned with true atoms by Hungarian assignment,
     `max_π Σ_j |cos(learned_π(j), truth_j)|`.
@@ -64,7 +65,9 @@ def match_atoms(
         )
     if learned.shape == truth.shape and np.array_equal(learned, truth):
         # A million atoms have too many cosines to store, and no assignment beats this one.
-        return Match(np.arange(truth.shape[1]), np.any(truth != 0, axis=0).astype(np.float64))
+        return Match(
+            np.arange(truth.shape[1]), np.any(truth != 0, axis=0).astype(np.float64)
+        )
     atoms = unit_columns(learned)
     true_atoms = unit_columns(truth)
     rows, columns = scipy.optimize.linear_sum_assignment(
@@ -82,7 +85,8 @@ def match_atoms(
 
 
 def nearest_atoms(
-    learned: Float[ArrayLike, "input_dim learned"], truth: Float[ArrayLike, "input_dim true"]
+    learned: Float[ArrayLike, "input_dim learned"],
+    truth: Float[ArrayLike, "input_dim true"],
 ) -> Int[np.ndarray, " learned"]:
     """Returns the feature that each latent is taken to detect, `argmax_i |cos(d_j, a_i)|`; several
     latents may share one.
@@ -98,7 +102,9 @@ def nearest_atoms(
     features = unit_columns(np.asarray(truth))
     rows = max(1, _COSINES_AT_ONCE // features.shape[1])
     parts = slices(len(atoms), rows)
-    return np.concatenate([np.abs(atoms[part] @ features).argmax(axis=1) for part in parts])
+    return np.concatenate(
+        [np.abs(atoms[part] @ features).argmax(axis=1) for part in parts]
+    )
 
 
 def correlations(left, right):
@@ -129,7 +135,9 @@ def correlations(left, right):
     return scores
 
 
-def unit_columns(matrix: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray, "rows columns"]:
+def unit_columns(
+    matrix: Float[np.ndarray, "rows columns"],
+) -> Float[np.ndarray, "rows columns"]:
     """Scales columns to unit l2 norm; a zero column stays zero.
 
     Args:
@@ -145,7 +153,9 @@ def unit_columns(matrix: Float[np.ndarray, "rows columns"]) -> Float[np.ndarray,
     return scaled / np.where(norms > 0, norms, 1).astype(matrix.dtype)
 
 
-def as_matrix(name: str, values: Float[ArrayLike, "..."]) -> Float[np.ndarray, "rows columns"]:
+def as_matrix(
+    name: str, values: Float[ArrayLike, "..."]
+) -> Float[np.ndarray, "rows columns"]:
     """Returns a finite, non-empty matrix on the host, in float32 or float64.
 
     Args:
@@ -160,7 +170,9 @@ def as_matrix(name: str, values: Float[ArrayLike, "..."]) -> Float[np.ndarray, "
     """
     matrix = as_real(name, values, "a matrix of real numbers")
     if matrix.ndim != 2 or matrix.size == 0:
-        raise ValueError(f"{name} must be a non-empty matrix, but its shape is {matrix.shape}.")
+        raise ValueError(
+            f"{name} must be a non-empty matrix, but its shape is {matrix.shape}."
+        )
     if matrix.dtype not in (np.float32, np.float64):
         matrix = matrix.astype(np.float32)
     if not np.isfinite(matrix).all():
@@ -183,9 +195,13 @@ def _sparse_weights(columns):
     A centred column sums to zero, so the other factor's mean adds nothing to the product: only one
     of the two needs to be centred.
     """
-    scaled = columns / np.where(columns.any(axis=0), np.abs(columns).max(axis=0, initial=0), 1)
+    scaled = columns / np.where(
+        columns.any(axis=0), np.abs(columns).max(axis=0, initial=0), 1
+    )
     total = scaled.sum(axis=0, dtype=np.float64)
-    square = np.einsum("ij,ij->j", scaled, scaled, dtype=np.float64) - total**2 / len(scaled)
+    square = np.einsum("ij,ij->j", scaled, scaled, dtype=np.float64) - total**2 / len(
+        scaled
+    )
     return sparse.csr_array(
         (scaled / np.sqrt(np.where(square > 0, square, 1)).astype(scaled.dtype)).T
     )

@@ -20,12 +20,16 @@ class Normalisation:
     # Its name in a report.
     name: ClassVar[str] = "none"
 
-    def apply(self, activations: Float[Any, "n input_dim"]) -> Float[Any, "n input_dim"]:
+    def apply(
+        self, activations: Float[Any, "n input_dim"]
+    ) -> Float[Any, "n input_dim"]:
         """Normalises activations."""
         return activations
 
     def undo(
-        self, normalised: Float[Any, "n input_dim"], like: Float[Any, "n input_dim"] | None
+        self,
+        normalised: Float[Any, "n input_dim"],
+        like: Float[Any, "n input_dim"] | None,
     ) -> Float[Any, "n input_dim"]:
         """Returns a decoder's output in the units of activations.
 

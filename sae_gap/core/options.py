@@ -39,7 +39,9 @@ def option(
         2**31 - 1; for a str the `choices`.
     """
     static = isinstance(default, int | str) if static is None else static
-    metadata = dict(static=static, limits=limits, help=help, flag=flag, alone=alone, rare=rare)
+    metadata = dict(
+        static=static, limits=limits, help=help, flag=flag, alone=alone, rare=rare
+    )
     return dataclasses.field(default=default, kw_only=kw_only, metadata=metadata)
 
 
@@ -59,7 +61,9 @@ def check_options(module: Any) -> None:
         value = getattr(module, field.name)
         if "limits" in field.metadata and value is not field.default:
             name = f"--{flag_of(field)}" if field.metadata["help"] else field.name
-            _check(name, value, hints(type(module))[field.name], **field.metadata["limits"])
+            _check(
+                name, value, hints(type(module))[field.name], **field.metadata["limits"]
+            )
 
 
 def flag_of(field: dataclasses.Field) -> str:
@@ -81,7 +85,11 @@ def entries(hint: Any) -> tuple[Any, ...]:
     """Returns the types of a tuple's entries, the second of them ... for a tuple of any length; an
     empty tuple if the annotation allows no tuple.
     """
-    listed = (typing.get_args(kind) for kind in kinds(hint) if typing.get_origin(kind) is tuple)
+    listed = (
+        typing.get_args(kind)
+        for kind in kinds(hint)
+        if typing.get_origin(kind) is tuple
+    )
     return next(listed, ())
 
 
@@ -92,7 +100,9 @@ def _check(name, value, hint, **limits):
         return
     if listed:
         count = None if ... in listed else len(listed)
-        if not isinstance(value, tuple) or (len(value) != count if count else not value):
+        if not isinstance(value, tuple) or (
+            len(value) != count if count else not value
+        ):
             wanted = f"a tuple of {count or 'one or more'} values"
             raise ValueError(f"{name} must be {wanted}, but it is {shown(value)}.")
         for place, entry in enumerate(value):

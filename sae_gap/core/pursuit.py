@@ -58,7 +58,11 @@ def eliminate(
 
 
 def whole_pays(
-    num_latents: int, num_samples: int, m: int, sizes: tuple[int, ...], most: int | None = None
+    num_latents: int,
+    num_samples: int,
+    m: int,
+    sizes: tuple[int, ...],
+    most: int | None = None,
 ) -> bool:
     """Whether the Gram matrix of all atoms fits, and costs no more than those of the candidates.
 

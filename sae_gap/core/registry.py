@@ -58,7 +58,9 @@ def looks_of(kind: type) -> dict[str, Look]:
     looks = given.get("looks", {})
     if "label" not in given and not isinstance(kind.name, str):  # type: ignore[attr-defined]
         return looks
-    return looks | {name: Look(given.get("label", name.replace("_", " ")), given.get("colour", ""))}
+    return looks | {
+        name: Look(given.get("label", name.replace("_", " ")), given.get("colour", ""))
+    }
 
 
 class BrokenFileError(ValueError):
@@ -71,7 +73,9 @@ def modules(package: str) -> Iterator[ModuleType]:
     Raises:
       BrokenFileError: a module cannot be imported.
     """
-    for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+    for module in pkgutil.walk_packages(
+        importlib.import_module(package).__path__, f"{package}."
+    ):
         try:
             yield importlib.import_module(module.name)
         except BrokenFileError:
@@ -96,7 +100,9 @@ def classes(package: str, base: type) -> dict[str, type]:
         and issubclass(thing, base)
         and thing.__module__ == module.__name__
         and getattr(thing, "listed", True)
-        and not (thing is base or thing.__name__.startswith("_") or inspect.isabstract(thing))
+        and not (
+            thing is base or thing.__name__.startswith("_") or inspect.isabstract(thing)
+        )
     ]
     listed.sort(key=lambda kind: (kind.rank, name_of(kind)))
     return _unique((name_of(kind), kind) for kind in listed)

@@ -24,7 +24,9 @@ def evenly_spaced(count: int, most: int) -> Int[np.ndarray, " chosen"]:
     """
     most = min(most, count)
     edges = np.arange(most + 1) * count // max(1, most)
-    return edges[:-1] + (np.arange(1, most + 1) * GOLDEN % 1 * np.diff(edges)).astype(int)
+    return edges[:-1] + (np.arange(1, most + 1) * GOLDEN % 1 * np.diff(edges)).astype(
+        int
+    )
 
 
 def slices(count: int, size: int) -> list[slice]:
@@ -78,7 +80,9 @@ def counted(rows: Float[Any, "n input_dim"]) -> Float[Any, "live input_dim"]:
     zeros = int((~live).sum())
     if len(live) - zeros < FEWEST:
         few = f"{len(live) - zeros} rows that are not all zeros"
-        raise ValueError(f"{few} are too few to find a threshold on; give some hundreds.")
+        raise ValueError(
+            f"{few} are too few to find a threshold on; give some hundreds."
+        )
     if zeros:
         logging.warning(
             "%d of %d rows are zeros, as padding is, and do not count", zeros, len(live)
@@ -88,7 +92,9 @@ def counted(rows: Float[Any, "n input_dim"]) -> Float[Any, "live input_dim"]:
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> Float[np.ndarray, " some"]:
     """The quotient of two arrays of equal length, 0 where the denominator is not above 0."""
-    return np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)
+    return np.divide(
+        numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0
+    )
 
 
 def squares(rows: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:

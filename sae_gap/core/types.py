@@ -89,7 +89,9 @@ class Setting:
             object.__setattr__(self, "width", None)
         check_width(self.sparsity, self.width)
         # Never above num_latents: 2 k ln(num_latents / k) is at most 2 num_latents / e.
-        bound = math.ceil(2 * self.sparsity * math.log(self.num_latents / self.sparsity))
+        bound = math.ceil(
+            2 * self.sparsity * math.log(self.num_latents / self.sparsity)
+        )
         input_dim = self.input_dim or max(self.sparsity + 1, bound)
         object.__setattr__(self, "input_dim", input_dim)
         if input_dim > self.num_latents:
@@ -123,7 +125,9 @@ class Setting:
         """Number of OOD samples and, for a stream, of ID samples for validation; a stream scores
         fewer than it trains on.
         """
-        return min(self.num_samples // 2, 2_500) if self.stream else self.num_samples // 2
+        return (
+            min(self.num_samples // 2, 2_500) if self.stream else self.num_samples // 2
+        )
 
     def asdict(self) -> dict[str, Any]:
         """Returns the values that tell settings apart, as in rows and keys."""
@@ -165,7 +169,9 @@ class Split(eqx.Module):
 
     def read_by(self, model: "Model") -> Float[np.ndarray, "m columns"]:
         """Returns what a model's own encoder reads of the samples that count."""
-        return self._counted(self.inputs if isinstance(model, Transcoder) else self.signals)
+        return self._counted(
+            self.inputs if isinstance(model, Transcoder) else self.signals
+        )
 
     def _counted(self, rows):
         rows = np.asarray(rows)
@@ -178,7 +184,11 @@ class Split(eqx.Module):
             return None
         # Some sparse formats cannot be sliced.
         sparse = scipy.sparse.issparse(self.codes)
-        codes = scipy.sparse.csc_array(self.codes)[:, [0]].toarray() if sparse else self.codes
+        codes = (
+            scipy.sparse.csc_array(self.codes)[:, [0]].toarray()
+            if sparse
+            else self.codes
+        )
         return codes[:, 0] > 0.5
 
 
@@ -192,7 +202,9 @@ class Unread:
 
     codes = labels = documents = counts = None
 
-    def __init__(self, read: Callable[[], Any], read_inputs: Callable[[], Any] | None = None):
+    def __init__(
+        self, read: Callable[[], Any], read_inputs: Callable[[], Any] | None = None
+    ):
         self._read = read
         self._read_inputs = read_inputs
 
@@ -282,7 +294,9 @@ class Model(eqx.Module):
         """Returns what the affine map of its own encoder reads: `y - b`."""
         return signals - self.bias
 
-    def outputs(self, signals: Float[Array, "n input_dim"]) -> Float[Array, "n input_dim"]:
+    def outputs(
+        self, signals: Float[Array, "n input_dim"]
+    ) -> Float[Array, "n input_dim"]:
         """Returns what codes reconstruct, given what training passes to encoders."""
         return signals
 
@@ -353,7 +367,9 @@ class Transcoder(Model):
     """
 
     centre: Float[Array, " num_inputs"] = eqx.field(kw_only=True)
-    skip: Float[Array, "num_inputs input_dim"] | None = eqx.field(kw_only=True, default=None)
+    skip: Float[Array, "num_inputs input_dim"] | None = eqx.field(
+        kw_only=True, default=None
+    )
 
     @property
     def num_inputs(self):
@@ -379,7 +395,9 @@ class Transcoder(Model):
     def reconstruct(self, codes, activations, inputs=None):
         decoded = super().reconstruct(codes, None)
         return (
-            decoded if self.skip is None else decoded + self._read(inputs, len(decoded)) @ self.skip
+            decoded
+            if self.skip is None
+            else decoded + self._read(inputs, len(decoded)) @ self.skip
         )
 
     def _read(self, inputs, rows):

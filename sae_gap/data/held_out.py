@@ -71,7 +71,11 @@ class HeldOut:
     @functools.cached_property
     def kept(self) -> Activations:
         """The activations, without outlier tokens unless these are kept."""
-        return self.activations if self.keep_outliers else self.activations.without_outliers()
+        return (
+            self.activations
+            if self.keep_outliers
+            else self.activations.without_outliers()
+        )
 
     @functools.cached_property
     def parts(self) -> tuple[Activations, Activations]:
@@ -79,7 +83,9 @@ class HeldOut:
         if (held := self.whole) is self.held_out:
             return self.kept, held if self.keep_outliers else held.without_outliers()
         train, held = self._split(self.kept)
-        return (self._split(self.activations)[0] if self.learn_outliers else train), held
+        return (
+            self._split(self.activations)[0] if self.learn_outliers else train
+        ), held
 
     @property
     def _split_seed(self) -> int:
@@ -91,7 +97,11 @@ class HeldOut:
     @property
     def whole(self) -> Activations:
         """The activations of which all or a share are scored."""
-        return self.held_out if isinstance(self.held_out, Activations) else self.activations
+        return (
+            self.held_out
+            if isinstance(self.held_out, Activations)
+            else self.activations
+        )
 
     @functools.cached_property
     def places(self) -> Int[np.ndarray, " n"]:

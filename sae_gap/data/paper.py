@@ -64,11 +64,16 @@ def draw(setting: Any) -> Task:
     if hasattr(setting, "task"):
         return setting.task()
     check_type(
-        "setting", setting, Setting, "give sae_gap.Setting(num_latents, sparsity) or a world"
+        "setting",
+        setting,
+        Setting,
+        "give sae_gap.Setting(num_latents, sparsity) or a world",
     )
     num_train = setting.num_train
     num_scored = setting.num_scored
-    *rngs, noise_rng = (np.random.default_rng([setting.seed, stream]) for stream in range(1, 4))
+    *rngs, noise_rng = (
+        np.random.default_rng([setting.seed, stream]) for stream in range(1, 4)
+    )
     count = num_scored if setting.stream else setting.num_samples
     pool = setting.num_latents - setting.num_ood
     supports = (
@@ -96,7 +101,8 @@ def draw(setting: Any) -> Task:
         validation = split(signals, codes)
     else:
         train, validation = (
-            split(signals[part], codes[part]) for part in (slice(num_train), slice(num_train, None))
+            split(signals[part], codes[part])
+            for part in (slice(num_train), slice(num_train, None))
         )
     return Task(
         train,
@@ -120,7 +126,9 @@ def _draw_samples(setting, active, atoms, supports, rng, noise_rng):
     for column in range(k):
         signals += values[:, column, None] * atoms[places[:, column]]
     if setting.noise_db is not None:
-        signals += noise_scale(signals, setting.noise_db) * noise_rng.standard_normal(signals.shape)
+        signals += noise_scale(signals, setting.noise_db) * noise_rng.standard_normal(
+            signals.shape
+        )
     codes = _sparse(values, supports, setting)
     dense = setting.num_latents <= DENSE_LATENTS
     return signals.astype(values.dtype), codes.toarray() if dense else codes
@@ -152,7 +160,9 @@ class Stream:
             raise ValueError("the setting is no stream; give it stream=True.")
         self._setting = setting
         self.dictionary = (
-            _draw_dictionary(setting, np.zeros(0, int))[0] if dictionary is None else dictionary
+            _draw_dictionary(setting, np.zeros(0, int))[0]
+            if dictionary is None
+            else dictionary
         )
         self._atoms = np.ascontiguousarray(self.dictionary.T, jnp.zeros(()).dtype)
         self._piece = functools.lru_cache(maxsize=1)(self._draw)
@@ -171,9 +181,13 @@ class Stream:
         dtype = self._atoms.dtype
         rng = np.random.default_rng([setting.seed, 4, index])
         supports = _id_supports(setting, _PIECE, rng)
-        signals = _sparse(rng.random(supports.shape, dtype), supports, setting) @ self._atoms
+        signals = (
+            _sparse(rng.random(supports.shape, dtype), supports, setting) @ self._atoms
+        )
         if self._noise:
-            signals += dtype.type(self._noise) * rng.standard_normal(signals.shape, dtype)
+            signals += dtype.type(self._noise) * rng.standard_normal(
+                signals.shape, dtype
+            )
         return signals
 
 
@@ -192,7 +206,9 @@ def _draw_dictionary(setting, active):
         for start in range(0, input_dim, rows):
             yield (
                 slice(start, start + rows),
-                rng.standard_normal((min(rows, input_dim - start), setting.num_latents)),
+                rng.standard_normal(
+                    (min(rows, input_dim - start), setting.num_latents)
+                ),
             )
 
     squares = np.zeros(setting.num_latents)
@@ -212,8 +228,12 @@ def _draw_dictionary(setting, active):
 def _id_supports(setting, n, rng):
     """Draws the active latents of n in-distribution samples, (n, k)."""
     heads = rng.random(n) < 0.5
-    with_zero = _with_latent_zero(setting, n, 1, setting.num_latents - setting.num_ood - 1, rng)
-    without_zero = 1 + _distinct(n, setting.sparsity, setting.num_latents - 1, rng, setting.stream)
+    with_zero = _with_latent_zero(
+        setting, n, 1, setting.num_latents - setting.num_ood - 1, rng
+    )
+    without_zero = 1 + _distinct(
+        n, setting.sparsity, setting.num_latents - 1, rng, setting.stream
+    )
     return np.where(heads[:, None], with_zero, without_zero)
 
 
@@ -239,7 +259,9 @@ def _distinct(n, k, size, rng, stream=False):
             subsets[clash] = rng.integers(size, size=(clash.size, k))
     rows = max(1, _DRAWS_AT_ONCE // size)
     chunks = (rng.random((min(rows, n - start), size)) for start in range(0, n, rows))
-    return np.concatenate([chunk.argpartition(k - 1, axis=1)[:, :k] for chunk in chunks])
+    return np.concatenate(
+        [chunk.argpartition(k - 1, axis=1)[:, :k] for chunk in chunks]
+    )
 
 
 def noise_scale(signals: Float[np.ndarray, "n input_dim"], decibels: float) -> float:
@@ -306,7 +328,11 @@ def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -
         )
 
     def matrix(name, rows):
-        return jnp.asarray(tensors.take(name, rows, widths[0])) if name in tensors else None
+        return (
+            jnp.asarray(tensors.take(name, rows, widths[0]))
+            if name in tensors
+            else None
+        )
 
     def split(name):
         signals = tensors.take(f"Y_{name}", tensors.shape(f"Y_{name}")[0], input_dim)
@@ -314,7 +340,9 @@ def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -
 
     dictionary = matrix("A", input_dim)
     width = int(width or widths[0])
-    return Task(split("train"), split("val"), split("ood"), dictionary, width=width, seed=seed)
+    return Task(
+        split("train"), split("val"), split("ood"), dictionary, width=width, seed=seed
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -360,7 +388,10 @@ class Recording:
         """Returns the values that tell recordings apart: the content of the file, not its path."""
         task, content = self._content()
         # Those to learn, if the truth is unknown.
-        known = task.dictionary, *(split.codes for split in (task.train, task.id, task.ood))
+        known = (
+            task.dictionary,
+            *(split.codes for split in (task.train, task.id, task.ood)),
+        )
         truth = next((part.shape[1] for part in known if part is not None), task.width)
         return ({} if truth == task.width else {"width": task.width}) | {
             "data": content,

@@ -16,7 +16,14 @@ from absl import logging
 from jax.typing import ArrayLike
 
 from sae_gap.analysis import ROWS_AN_ATOM
-from sae_gap.core import Model, as_matrix, check_seed, check_size, detached, evenly_spaced
+from sae_gap.core import (
+    Model,
+    as_matrix,
+    check_seed,
+    check_size,
+    detached,
+    evenly_spaced,
+)
 from sae_gap.data import Activations
 from sae_gap.dictionaries import (
     SCORED,
@@ -92,7 +99,9 @@ def learn(
     l0 = float(l0)
     visits = float(visits)
     # Later methods of the dictionary read the rows again.
-    inputs, rows = open_rows(activations, documents=documents, targets=targets, outliers=outliers)
+    inputs, rows = open_rows(
+        activations, documents=documents, targets=targets, outliers=outliers
+    )
     check_sparse("l0", l0, rows.input_dim, width)
     train, _ = parts = rows.split()
     if train.num_samples < ROWS_AN_ATOM * width:
@@ -106,10 +115,14 @@ def learn(
     check_varies(train.take(evenly_spaced(train.num_samples, SCORED)))
     save = None
     if checkpoint is not None:
-        save = trees.Checkpoint(Folder(checkpoint), "learn.safetensors", fit=train.fingerprint)
+        save = trees.Checkpoint(
+            Folder(checkpoint), "learn.safetensors", fit=train.fingerprint
+        )
     learner = OnlineDictionary.for_activations(width, l0, rows.input_dim, visits=visits)
     began = time.perf_counter()
-    model = fit_rows(learner, train, width, seed, checkpoint=save, show_progress=show_progress)
+    model = fit_rows(
+        learner, train, width, seed, checkpoint=save, show_progress=show_progress
+    )
     if save:
         save.discard()
     learned = LearnedDictionary(model, l0, time.perf_counter() - began, parts, inputs)
@@ -195,7 +208,12 @@ def fit_rows(
         checkpoint.named(f"{width} of {checkpoint.fit}, seed {seed}, {learner}")
     ]
     return fit_signals(
-        learner, rows.pool(), width, seed, checkpoints=saves, show_progress=show_progress
+        learner,
+        rows.pool(),
+        width,
+        seed,
+        checkpoints=saves,
+        show_progress=show_progress,
     ).model
 
 

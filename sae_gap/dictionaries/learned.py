@@ -77,7 +77,9 @@ def screened(activations: Activations, policy: str) -> Activations:
     """Reports outliers, and returns the rows that a policy keeps."""
     check_choice("outliers", policy, ("drop", "keep"))
     if len(activations.outliers.rows):
-        logging.warning("%s; %s", activations.outliers, "left out" if policy == "drop" else "kept")
+        logging.warning(
+            "%s; %s", activations.outliers, "left out" if policy == "drop" else "kept"
+        )
     return activations.without_outliers() if policy == "drop" else activations
 
 
@@ -253,7 +255,9 @@ class LearnedDictionary:
             for chunk in rows.chunks(CHUNK):
                 signals = jnp.asarray(chunk)
                 found = lasso.infer(self.model, signals)
-                self.certificate = max(self.certificate, float(relative_gap(found).max()))
+                self.certificate = max(
+                    self.certificate, float(relative_gap(found).max())
+                )
                 if refit:
                     found = least_squares(lasso).infer(self.model, signals, found.codes)
                 parts.append(scipy.sparse.csr_array(np.asarray(found.codes)))
@@ -265,7 +269,11 @@ class LearnedDictionary:
         return codes @ self.atoms.T + self.bias
 
     def fvu(
-        self, activations: Rows | None = None, l0: float | None = None, *, outliers: str = "drop"
+        self,
+        activations: Rows | None = None,
+        l0: float | None = None,
+        *,
+        outliers: str = "drop",
     ) -> float:
         """Returns the fraction of variance unexplained by certified codes of a mean L0, after least
         squares on their supports.
@@ -279,12 +287,19 @@ class LearnedDictionary:
           outliers: "drop" leaves outlier tokens out and reports them, "keep" counts them.
         """
         rows, l0 = self._asked(activations, l0, outliers)
-        found = self.scored(self.model, ("lasso", "lasso_refit"), l0, rows, outliers == "keep")
+        found = self.scored(
+            self.model, ("lasso", "lasso_refit"), l0, rows, outliers == "keep"
+        )
         _require_reached(found["lasso"]["l0"], l0, found["lasso"]["num_scored"])
         return found["lasso_refit"]["fvu"]
 
     def scored(
-        self, model: Model, codes: Sequence[str], l0: float, rows: Activations, keep: bool
+        self,
+        model: Model,
+        codes: Sequence[str],
+        l0: float,
+        rows: Activations,
+        keep: bool,
     ) -> dict[str, Row]:
         """Returns a row for each of some codes on the atoms of a model, by name.
 
@@ -298,10 +313,14 @@ class LearnedDictionary:
         given = SAE.of_model(model, name=LEARNED).given
         # Only a transcoder's own codes read them, on the rows of `learn`.
         inputs = self.inputs if "own" in codes else None
-        source = HeldOut(rows, samples=SCORED, keep_outliers=keep, held_out=rows, inputs=inputs)
+        source = HeldOut(
+            rows, samples=SCORED, keep_outliers=keep, held_out=rows, inputs=inputs
+        )
         study = study_of("learned", [source], [*methods_of(given, codes, l0)])
         with tempfile.TemporaryDirectory() as folder:
-            measured = runner.run(study, Store(folder), models=Models(), show_progress=False)
+            measured = runner.run(
+                study, Store(folder), models=Models(), show_progress=False
+            )
         return {row["codes"]: row for row in measured}
 
     def report(
@@ -327,7 +346,9 @@ class LearnedDictionary:
         train = self.train if self.parts else rows
         held = TENTH if not self.parts and {*controls} - UNLEARNED else rows
         source = HeldOut(train, keep_outliers=outliers == "keep", held_out=held)
-        plan = Plan([SAE.of_model(self.model, name=name)], source, l0=l0, controls=controls)
+        plan = Plan(
+            [SAE.of_model(self.model, name=name)], source, l0=l0, controls=controls
+        )
         with tempfile.TemporaryDirectory() as folder:
             measured = run(plan, Store(folder))
         curves = curve_lines(measured)
@@ -385,7 +406,9 @@ class LearnedDictionary:
             )
         # It only asks its base for the model, which is this one.
         base = OnlineDictionary()
-        learner = make(encoder, sparsity=k, input_dim=rows.input_dim, base=base, frozen=frozen)
+        learner = make(
+            encoder, sparsity=k, input_dim=rows.input_dim, base=base, frozen=frozen
+        )
         if epochs is None:
             epochs = math.ceil(STEPS / math.ceil(rows.num_pooled / learner.batch_size))
         learner = dataclasses.replace(learner, num_steps=epochs)
@@ -435,7 +458,10 @@ class LearnedDictionary:
 
     @classmethod
     def load(
-        cls, folder: str | os.PathLike[str], activations: Rows | None = None, **options: Any
+        cls,
+        folder: str | os.PathLike[str],
+        activations: Rows | None = None,
+        **options: Any,
     ) -> "LearnedDictionary":
         """Loads a dictionary that `save` wrote.
 
@@ -455,7 +481,9 @@ class LearnedDictionary:
             dtype = note["dtype"]
             parts = (jax.ShapeDtypeStruct(shape[:dims], dtype) for dims in (2, 1))
             model = trees.load(content, Model(*parts))  # type: ignore[arg-type]
-            learned = cls(model, note["l0"], note["seconds"], weights=dict(note["weights"]))
+            learned = cls(
+                model, note["l0"], note["seconds"], weights=dict(note["weights"])
+            )
         except (OSError, KeyError, ValueError) as error:
             raise ValueError(
                 f"{place} has no learned dictionary that can be read ({brief(error)}); give the "

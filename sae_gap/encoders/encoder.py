@@ -48,7 +48,9 @@ class Affine(eqx.Module):
                 "PyTorch encoder transposed."
             )
 
-    def __call__(self, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+    def __call__(
+        self, signals: Float[Array, "n input_dim"]
+    ) -> Float[Array, "n num_latents"]:
         return signals @ self.weight + self.bias
 
     @classmethod
@@ -243,7 +245,9 @@ class AmortisedEncoder(Encoder):
     # values were found.
     recipe: ClassVar[Recipe | None] = Recipe()
 
-    def parameters(self, weight: Float[Array, "input_dim num_latents"], key: PRNGKeyArray) -> Any:
+    def parameters(
+        self, weight: Float[Array, "input_dim num_latents"], key: PRNGKeyArray
+    ) -> Any:
         """Returns the initial `Model.encoder`; training keeps its shapes.
 
         Store every linear map of signals or residuals as an `Affine`, and nothing else: after
@@ -262,7 +266,10 @@ class AmortisedEncoder(Encoder):
         return self(model, signals), jnp.zeros(len(signals), signals.dtype)
 
     def loss(
-        self, model: Model, signals: Float[Array, "n input_dim"], penalty: Float[ArrayLike, ""]
+        self,
+        model: Model,
+        signals: Float[Array, "n input_dim"],
+        penalty: Float[ArrayLike, ""],
     ) -> tuple[Float[Array, " n"], Any]:
         """Returns the loss of each sample of a batch, and the batch's statistics for `observe`."""
         codes, sparsity = self.with_penalty(model, signals)
@@ -344,9 +351,14 @@ def check_model(model: Model, encode: Any = None) -> None:
       ValueError: it has no dictionary, or a part of it does not fit; the message names the part and
         the mend.
     """
-    check_type("model", model, Model, "give sae_gap.Model(dictionary, bias, encoder, encode)")
     check_type(
-        "the dictionary", model.decoder, (np.ndarray, jax.Array), "give an array of NumPy or JAX"
+        "model", model, Model, "give sae_gap.Model(dictionary, bias, encoder, encode)"
+    )
+    check_type(
+        "the dictionary",
+        model.decoder,
+        (np.ndarray, jax.Array),
+        "give an array of NumPy or JAX",
     )
     atoms = matching.as_matrix("the dictionary", model.decoder)
     check_vanishing("the dictionary", np.abs(atoms).max(axis=0), jnp.zeros(()).dtype)
@@ -361,12 +373,16 @@ def check_model(model: Model, encode: Any = None) -> None:
                 f"{name} must be of shape {shape}, but it is {shown(value)}; give zeros for none, "
                 "transpose it, or give that of the same model."
             )
-    for part in jax.tree.leaves(model.encoder, is_leaf=lambda part: isinstance(part, Affine)):
+    for part in jax.tree.leaves(
+        model.encoder, is_leaf=lambda part: isinstance(part, Affine)
+    ):
         if isinstance(part, Affine):
             jax.tree.map(functools.partial(as_floats, "the encoder's affine map"), part)
     encode = model.encode if encode is None else encode
     if isinstance(encode, AmortisedEncoder):
-        blank = jax.ShapeDtypeStruct((model.num_inputs, atoms.shape[1]), jnp.zeros(()).dtype)
+        blank = jax.ShapeDtypeStruct(
+            (model.num_inputs, atoms.shape[1]), jnp.zeros(()).dtype
+        )
         initial = eqx.filter_eval_shape(encode.parameters, blank, jax.random.key(0))
         if jax.tree.structure(initial) == jax.tree.structure(model.encoder):  # type: ignore[operator]
             jax.tree.map_with_path(_check_shape, initial, model.encoder)
@@ -403,7 +419,9 @@ def as_floats(name: str, values: Float[ArrayLike, "..."]) -> Float[Array, "..."]
 def on_unit_atoms(
     model: Model, signals: Float[Array, "n input_dim"]
 ) -> tuple[
-    Float[Array, "n input_dim"], Float[Array, "input_dim num_latents"], Float[Array, " num_latents"]
+    Float[Array, "n input_dim"],
+    Float[Array, "input_dim num_latents"],
+    Float[Array, " num_latents"],
 ]:
     """Returns the target, the atoms at unit length, and their former lengths."""
     return signals - model.bias, *jax.jit(unit_atoms)(model.decoder)

@@ -61,7 +61,10 @@ class Lasso(Inferring):
     label = "certified lasso"
     colour = "#000000"
     rank = 14
-    looks: ClassVar = {"ista": Look("ISTA", "#999933"), "fista": Look("FISTA", "#7F7F7F")}
+    looks: ClassVar = {
+        "ista": Look("ISTA", "#999933"),
+        "fista": Look("FISTA", "#7F7F7F"),
+    }
 
     lam: float = option(default=0.1, least=0)
     start: Encoder | None = None
@@ -70,7 +73,9 @@ class Lasso(Inferring):
     unit_atoms: bool = option(default=True)
     nonneg: bool = option(default=True)
     momentum: bool = option(default=True)
-    l0: float | str | None = eqx.field(default=None, static=True, metadata={"rare": True})
+    l0: float | str | None = eqx.field(
+        default=None, static=True, metadata={"rare": True}
+    )
     of: Encoder | None = eqx.field(default=None, metadata={"rare": True})
     times: float = option(default=1.0, above=0, rare=True)
 
@@ -78,7 +83,10 @@ class Lasso(Inferring):
         if self.l0 not in (None, OWN):
             check_number("l0", self.l0, above=0)
         check_type(
-            "start", self.start, (Encoder, type(None)), "give the encoder whose codes to start from"
+            "start",
+            self.start,
+            (Encoder, type(None)),
+            "give the encoder whose codes to start from",
         )
 
     @property
@@ -117,14 +125,20 @@ class Lasso(Inferring):
             lam = find_weight(target, atoms, float(l0), self.nonneg)
         else:
             return whole
-        return dataclasses.replace(whole, lam=lam * self.times, l0=None, of=None, times=1.0)
+        return dataclasses.replace(
+            whole, lam=lam * self.times, l0=None, of=None, times=1.0
+        )
 
     def flops(self, input_dim, num_latents):
         """Returns those of the textbook iteration from zero; None for a certified solve, whose
         iterations depend on the sample.
         """
         textbook = self.tol is None and self.start is None
-        return (2 * self.max_iterations - 1) * 2 * input_dim * num_latents if textbook else None
+        return (
+            (2 * self.max_iterations - 1) * 2 * input_dim * num_latents
+            if textbook
+            else None
+        )
 
     def infer(self, model, signals, begun=None):
         """Returns the codes in units of the model's atoms; objective and gap are of the solved
@@ -136,7 +150,9 @@ class Lasso(Inferring):
         if not self.unit_atoms:
             dictionary = model.decoder
             norms = jnp.ones(())
-        init = None if begun is None else (begun * norms).clip(0 if self.nonneg else None)
+        init = (
+            None if begun is None else (begun * norms).clip(0 if self.nonneg else None)
+        )
         solution = sparse_code(
             target,
             dictionary,
@@ -198,7 +214,9 @@ def mean_l0(model: Model, split: Split) -> float:
         raise ValueError("a decoder alone has no L0 of its own; ask for a number.")
     own = Own(model.encode)
     rows = split.read_by(model)
-    codes = infer_in_chunks(lambda chunk: own.infer(model, jnp.asarray(chunk)), rows, CHUNK).codes
+    codes = infer_in_chunks(
+        lambda chunk: own.infer(model, jnp.asarray(chunk)), rows, CHUNK
+    ).codes
     return codes.nnz / len(rows)
 
 
@@ -232,7 +250,9 @@ def find_weight(
     if len(few) == len(target):
         return lam
     less = sparse_code(few, atoms, 0.9 * lam, nonneg=nonneg, init=best.codes)
-    here, there = (max(float(np.count_nonzero(each.codes)), 1.0) for each in (best, less))
+    here, there = (
+        max(float(np.count_nonzero(each.codes)), 1.0) for each in (best, less)
+    )
     slope = np.log(there / here) / -np.log(0.9)
     found: Any = sparse_code(target, atoms, lam, nonneg=nonneg, sparse=True).codes
     reached = np.count_nonzero(found.data) / len(target)

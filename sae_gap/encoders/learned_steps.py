@@ -15,7 +15,9 @@ class WithHidden(eqx.Module):
     inner: Affine
     outer: Float[Array, "hidden num_latents"]
 
-    def __call__(self, signals: Float[Array, "n input_dim"]) -> Float[Array, "n num_latents"]:
+    def __call__(
+        self, signals: Float[Array, "n input_dim"]
+    ) -> Float[Array, "n num_latents"]:
         return self.direct(signals) + jax.nn.relu(self.inner(signals)) @ self.outer
 
 

@@ -11,7 +11,16 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sae_gap.core import Coded, Model, Task, check_type, counted, is_traced, least_gain, option
+from sae_gap.core import (
+    Coded,
+    Model,
+    Task,
+    check_type,
+    counted,
+    is_traced,
+    least_gain,
+    option,
+)
 from sae_gap.encoders import (
     Encoder,
     Inferring,
@@ -35,7 +44,9 @@ class Refined(Inferring):
     encoder: Encoder
 
     def __check_init__(self):
-        check_type("encoder", self.encoder, Encoder, "give the encoder whose support it is")
+        check_type(
+            "encoder", self.encoder, Encoder, "give the encoder whose support it is"
+        )
 
     @property
     def origin(self):
@@ -126,7 +137,9 @@ class LeastSquares(Refined):
 
     def refine(self, model, signals, codes):
         """Returns the codes, without a certificate."""
-        found = least_squares(signals - model.bias, model.decoder, abs(codes) > ON).clip(0)
+        found = least_squares(
+            signals - model.bias, model.decoder, abs(codes) > ON
+        ).clip(0)
         return Coded(keep_nans(signals, found))
 
 
@@ -176,11 +189,19 @@ class Pruned(Refined):
     def _worth(self, model, codes):
         atoms, norms = unit_atoms(model.decoder)
         scaled = jnp.asarray(codes) * norms
-        return jnp.abs(scaled) if self.by == "magnitude" else backward_elimination(atoms, scaled)
+        return (
+            jnp.abs(scaled)
+            if self.by == "magnitude"
+            else backward_elimination(atoms, scaled)
+        )
 
     def refine(self, model, signals, codes):
-        kept = jnp.where(self._worth(model, codes) > jnp.asarray(self.threshold), codes, 0)
-        return OnSupport(self.encoder, 0.0, self.nonneg, 0.0).infer(model, signals, kept)
+        kept = jnp.where(
+            self._worth(model, codes) > jnp.asarray(self.threshold), codes, 0
+        )
+        return OnSupport(self.encoder, 0.0, self.nonneg, 0.0).infer(
+            model, signals, kept
+        )
 
 
 class _Of(Encoder):

@@ -41,7 +41,11 @@ class Own(Encoder):
         """The encoder, which decides the codes together with the model; functions are told apart by
         the model's digest.
         """
-        encoder = describe(self.encoder) if isinstance(self.encoder, Encoder) else "a function"
+        encoder = (
+            describe(self.encoder)
+            if isinstance(self.encoder, Encoder)
+            else "a function"
+        )
         return {"class": class_name(type(self)), "encoder": encoder}
 
     def affine(self, model: Model) -> Affine | None:

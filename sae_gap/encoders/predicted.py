@@ -38,7 +38,9 @@ class Network(eqx.Module):
     inner_bias: Float[Array, " hidden"]
     outer: Float[Array, "hidden input_dim"]
 
-    def __call__(self, inputs: Float[Array, "n num_inputs"]) -> Float[Array, "n input_dim"]:
+    def __call__(
+        self, inputs: Float[Array, "n num_inputs"]
+    ) -> Float[Array, "n input_dim"]:
         hidden = jax.nn.silu(product(inputs, self.inner) + self.inner_bias)
         return product(inputs, self.slope) + product(hidden, self.outer) + self.constant
 
@@ -84,7 +86,9 @@ class Predicted(Elsewhere):
         """Returns None: those of the network are not counted."""
 
     def learned(self, task):
-        num_inputs, dim = (part.shape[1] for part in (task.train.inputs, task.train.signals))
+        num_inputs, dim = (
+            part.shape[1] for part in (task.train.inputs, task.train.signals)
+        )
         hidden = BREADTH * num_inputs
         products = num_inputs * hidden + hidden * dim + num_inputs * dim
         steps = self.steps or min(STEPS, round(WORK / (6 * BATCH * products)))
@@ -106,8 +110,13 @@ _last: Any = {}
 
 def _predictor(train, *sizes):
     if _last.get("sizes") != sizes or _last["train"]() is not train:
-        x, y = (jnp.asarray(part, jnp.zeros(()).dtype) for part in (train.inputs, train.signals))
-        _last.update(train=weakref.ref(train), sizes=sizes, network=_trained(x, y, *sizes))
+        x, y = (
+            jnp.asarray(part, jnp.zeros(()).dtype)
+            for part in (train.inputs, train.signals)
+        )
+        _last.update(
+            train=weakref.ref(train), sizes=sizes, network=_trained(x, y, *sizes)
+        )
     return _last["network"]
 
 
@@ -116,7 +125,9 @@ def _trained(x, y, hidden, steps):
     import optax
 
     kept = np.arange(len(x)) % HELD != 0
-    (middle, own), (mean, unit) = ((z[kept].mean(axis=0), jnp.std(z[kept])) for z in (x, y))
+    (middle, own), (mean, unit) = (
+        (z[kept].mean(axis=0), jnp.std(z[kept])) for z in (x, y)
+    )
     x = (x - middle) / own
     y = (y - mean) / unit
     (few, truth) = (x[~kept], y[~kept])
@@ -132,14 +143,18 @@ def _trained(x, y, hidden, steps):
     apart = -(-epochs // LOOKS)
     looks = -(-epochs // apart)
     steps = looks * apart * many
-    rule = optax.adam(optax.warmup_cosine_decay_schedule(0.0, RATE, steps // 20 + 1, steps))
+    rule = optax.adam(
+        optax.warmup_cosine_decay_schedule(0.0, RATE, steps // 20 + 1, steps)
+    )
 
     def error(network, x, y):
         return jnp.mean((network(x) - y) ** 2)
 
     def step(state, rows):
         network, memory = state
-        updates, memory = rule.update(jax.grad(error)(network, x[rows], y[rows]), memory)
+        updates, memory = rule.update(
+            jax.grad(error)(network, x[rows], y[rows]), memory
+        )
         return (eqx.apply_updates(network, updates), memory), None
 
     @jax.jit

@@ -14,7 +14,12 @@ from sae_gap.encoders import (
     on_unit_atoms,
     unit_atoms,
 )
-from sae_gap.solvers import gradient_pursuit, matching_pursuit, orthogonal_matching_pursuit, spread
+from sae_gap.solvers import (
+    gradient_pursuit,
+    matching_pursuit,
+    orthogonal_matching_pursuit,
+    spread,
+)
 from sae_gap.solvers.least_squares import least_squares
 
 
@@ -131,7 +136,9 @@ class MatchingPursuit(AmortisedEncoder):
             value = jnp.sum(rest * atom, axis=1, keepdims=True)
             return rest - value.clip(0 if self.nonneg else None) * atom, None
 
-        return jnp.mean(jax.lax.scan(step, target, atoms.T[chosen.T])[0] ** 2, axis=1), None
+        return jnp.mean(
+            jax.lax.scan(step, target, atoms.T[chosen.T])[0] ** 2, axis=1
+        ), None
 
 
 class ThresholdingPursuit(Inferring):

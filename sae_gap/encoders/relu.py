@@ -58,7 +58,8 @@ class JumpReLU(AmortisedEncoder):
 
     def parameters(self, weight, key):
         return JumpReLUParameters(
-            Affine.create(weight), jnp.full(weight.shape[1], jnp.log(self.threshold), weight.dtype)
+            Affine.create(weight),
+            jnp.full(weight.shape[1], jnp.log(self.threshold), weight.dtype),
         )
 
     def __call__(self, model, signals):
@@ -77,7 +78,9 @@ class JumpReLU(AmortisedEncoder):
 
     def raised(self, model, change):
         return eqx.tree_at(
-            lambda model: model.encoder.log_threshold, model, replace_fn=lambda own: own + change
+            lambda model: model.encoder.log_threshold,
+            model,
+            replace_fn=lambda own: own + change,
         )
 
 
@@ -129,5 +132,7 @@ class Gated(AmortisedEncoder):
         parameters = model.encoder
         projected = model.read(signals) @ parameters.gate.weight
         gate = projected + parameters.gate.bias
-        magnitude = jax.nn.relu(projected * jnp.exp(parameters.log_scale) + parameters.bias)
+        magnitude = jax.nn.relu(
+            projected * jnp.exp(parameters.log_scale) + parameters.bias
+        )
         return above(gate, 0, magnitude), jax.nn.relu(gate)

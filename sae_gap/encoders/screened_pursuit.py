@@ -79,7 +79,9 @@ class ScreenedPursuit(AmortisedEncoder):
         return self._code(model, signals, self._threshold(model))[0]
 
     def loss(self, model, signals, penalty):
-        codes, gains = self._code(*jax.lax.stop_gradient((model, signals, self._threshold(model))))
+        codes, gains = self._code(
+            *jax.lax.stop_gradient((model, signals, self._threshold(model)))
+        )
         return self.errors(model, signals, codes), gains
 
     def flops(self, input_dim, num_latents):
@@ -92,7 +94,9 @@ class ScreenedPursuit(AmortisedEncoder):
 
     def sizes(self, input_dim: int, num_latents: int) -> tuple[int, tuple[int, ...]]:
         """Returns the candidates of a screen, and the number of atoms after each screen."""
-        return screen_sizes(self.pursued, self.breadth, self.screens, input_dim, num_latents)
+        return screen_sizes(
+            self.pursued, self.breadth, self.screens, input_dim, num_latents
+        )
 
     def _threshold(self, model):
         return None
@@ -169,7 +173,9 @@ class BatchPursuit(ScreenedPursuit):
 
     @property
     def coordinates(self):
-        return super().coordinates | ({} if self.l0 is None else {"proposed": bool(self.proposer)})
+        return super().coordinates | (
+            {} if self.l0 is None else {"proposed": bool(self.proposer)}
+        )
 
     def prepared(self, model, split, task):
         """Returns the pursuit with the threshold that keeps `l0` atoms on average, on the non-zero

@@ -64,7 +64,11 @@ def keep_largest(
 def _by_sort(values, k):
     """Marks the k largest entries of each row."""
     _, largest = jax.lax.top_k(values, k)
-    return jnp.zeros(values.shape, bool).at[jnp.arange(len(values))[:, None], largest].set(True)
+    return (
+        jnp.zeros(values.shape, bool)
+        .at[jnp.arange(len(values))[:, None], largest]
+        .set(True)
+    )
 
 
 def _by_bits(values, k):
@@ -90,7 +94,9 @@ def _by_bits(values, k):
     def count(of):
         return jnp.sum(of, axis=1, keepdims=True)
 
-    least = largest(8 * values.dtype.itemsize - 1, lambda trial: count(bits >= trial) >= k)
+    least = largest(
+        8 * values.dtype.itemsize - 1, lambda trial: count(bits >= trial) >= k
+    )
     equal = bits == least
     left = k - count(bits > least)
     width = values.shape[1].bit_length()
@@ -155,7 +161,9 @@ class BatchTopK(AmortisedEncoder):
         own = model.encoder.threshold
         smallest = jnp.min(jnp.where(codes > 0, codes, jnp.inf))
         moved = jnp.where(own > 0, own + self.rate * (smallest - own), smallest)
-        return self.errors(model, signals, codes), jnp.where(jnp.isfinite(smallest), moved, own)
+        return self.errors(model, signals, codes), jnp.where(
+            jnp.isfinite(smallest), moved, own
+        )
 
     def observe(self, model, seen):
         return eqx.tree_at(lambda model: model.encoder.threshold, model, seen)
@@ -246,4 +254,6 @@ class ListaMatryoshka(MatryoshkaBatchTopK):
         centred = signals - model.bias
         before = affine(centred)
         codes = above(before, model.encoder.threshold, jax.nn.relu(before))
-        return jax.nn.relu(before + self.step * (centred - codes @ model.decoder.T) @ affine.weight)
+        return jax.nn.relu(
+            before + self.step * (centred - codes @ model.decoder.T) @ affine.weight
+        )

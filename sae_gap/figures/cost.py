@@ -84,7 +84,9 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
         is_named = row["codes"] == row["family"] not in ("own", "omp", "lasso")
         by_name = is_named or row["codes"] in _CODES
         line = row["codes"] if by_name else f"{row['family']} {row['screens']}"
-        if is_named or (line in _CODES and (row["products"] or row["family"] == "lasso")):
+        if is_named or (
+            line in _CODES and (row["products"] or row["family"] == "lasso")
+        ):
             points.append({**row, "line": line, "text": _text(row)})
     costly = [point for point in points if point["products"]]
     if not costly:

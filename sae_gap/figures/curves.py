@@ -96,7 +96,9 @@ def recovery_by_level(rows: style.Rows) -> Figure | None:
     first = {(row["dictionary"], row.get("seed")): row for row in reversed(rows)}
     places = [(panel, group) for panel, groups in _PANELS.items() for group in groups]
     lines = tables.summarise(
-        first.values(), by=("dictionary",), metrics=[f"atom_mcc_{group}" for _, group in places]
+        first.values(),
+        by=("dictionary",),
+        metrics=[f"atom_mcc_{group}" for _, group in places],
     )
     points = [
         {
@@ -123,7 +125,9 @@ def recovery_by_level(rows: style.Rows) -> Figure | None:
 
 def _in_lines(group):
     """Returns the name of a group, broken into two lines if its neighbours would touch it."""
-    group = group.replace("great_", "great-\n").replace("grandchildren", "grand-\nchildren")
+    group = group.replace("great_", "great-\n").replace(
+        "grandchildren", "grand-\nchildren"
+    )
     return group.replace("_", "\n")
 
 
@@ -149,7 +153,9 @@ def matched_cosines(rows: style.Rows) -> Figure | None:
     seeds: Any = {}
     for row in rows:
         if row.get("cosines") and row.get("dictionary") not in (None, "oracle"):
-            seeds.setdefault(row["dictionary"], {}).setdefault(row.get("seed"), row["cosines"])
+            seeds.setdefault(row["dictionary"], {}).setdefault(
+                row.get("seed"), row["cosines"]
+            )
     points: Any = [{"dictionary": None, "matched": _CLOSE}]
     looks: Any = {}
     for name in sorted(seeds, key=labels.rank):

@@ -17,7 +17,10 @@ _FAMILIES = ("baseline", "probe", "sae", "dictionary_learning", "peer", "oracle"
 # deficiencies. After those come Tol's muted ones; they stand beside their labels or have their own
 # marker.
 _TABLES = {
-    "start": {"cold": Look("cold start", "#0072B2"), "warm": Look("warm start", "#D55E00")},
+    "start": {
+        "cold": Look("cold start", "#0072B2"),
+        "warm": Look("warm start", "#D55E00"),
+    },
     "columns": {
         "learned": Look("atoms as learned", "#0072B2"),
         "renormed": Look("atoms of unit length", "#E69F00"),
@@ -72,7 +75,9 @@ def _dictionaries():
     for name, encoder in catalogue.saes().items():
         look = registry.looks_of(encoder)[name]
         recipe = vars(encoder).get("recipe", Look("", ""))
-        found["sae"][name] = Look(recipe.label or f"{look.label} SAE", recipe.colour or look.colour)
+        found["sae"][name] = Look(
+            recipe.label or f"{look.label} SAE", recipe.colour or look.colour
+        )
     for kind in catalogue.learners().values():
         found.setdefault(kind.family, {}).update(registry.looks_of(kind))
     found["baseline"]["samples"] = Look("training samples as atoms", "#7F7F7F")
@@ -120,7 +125,9 @@ def label(name: Any, column: str = "dictionary") -> str:
     if name is None:
         return f"no {metric_label(column)}"
     if isinstance(name, int | float) and not isinstance(name, bool):
-        return _COUNTED.get(column, f"{metric_label(column)} {{}}").format(f"{name:,.7g}")
+        return _COUNTED.get(column, f"{metric_label(column)} {{}}").format(
+            f"{name:,.7g}"
+        )
     if str(name).startswith("tuned_"):
         return f"tuned {label(name.removeprefix('tuned_'), column)}"
     found = _find(name, column)
@@ -150,8 +157,12 @@ def rank(name: Any, column: str = "dictionary") -> tuple[int, Any]:
 
 
 def _find(name, column):
-    others = (other for other in ("dictionary", "inference", *_TABLES) if other != column)
-    return next((table[name] for table in map(_table, (column, *others)) if name in table), None)
+    others = (
+        other for other in ("dictionary", "inference", *_TABLES) if other != column
+    )
+    return next(
+        (table[name] for table in map(_table, (column, *others)) if name in table), None
+    )
 
 
 def metric_label(metric: str) -> str:

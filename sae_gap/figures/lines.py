@@ -14,7 +14,9 @@ MARKERS = [{"marker": marker} for marker in "os^DvPXp<>h*"]
 _DASHES = [
     {"linestyle": dash, "color": style.QUIET, "marker": marker}
     for dash, marker in zip(
-        ("-", style.DASHED, (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2))), "os^Dv", strict=True
+        ("-", style.DASHED, (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2))),
+        "os^Dv",
+        strict=True,
     )
 ]
 _PLAIN = {"linestyle": "-", "color": style.QUIET}
@@ -86,8 +88,12 @@ def draw_lines(
     values = {role: {mark[role] for mark in marks} for role in ("line", "dash")}
     looks = looks or {}
     dashed = {mark["dash"] for mark in moving}
-    dashes = looks.get(dash) or (looks_of(dashed, dash, _DASHES) if len(dashed) > 1 else {})
-    colours = looks.get(line) or looks_of(values["line"], line, [{}] if dashes else MARKERS)
+    dashes = looks.get(dash) or (
+        looks_of(dashed, dash, _DASHES) if len(dashed) > 1 else {}
+    )
+    colours = looks.get(line) or looks_of(
+        values["line"], line, [{}] if dashes else MARKERS
+    )
 
     groups = [group for (group,) in grouped(moving, ("panel",))]
     several = len({value for _, value in groups}) > 1
@@ -106,21 +112,35 @@ def draw_lines(
     for mark in marks:
         if mark["x"] is None and mark["panel"] in panels:
             # Such as the oracle's score.
-            look = {**_FLAT, "linewidth": 1, "zorder": 1, **colours[mark["line"]], "marker": ""}
+            look = {
+                **_FLAT,
+                "linewidth": 1,
+                "zorder": 1,
+                **colours[mark["line"]],
+                "marker": "",
+            }
             panels[mark["panel"]].axhline(mark["y"], **look)
     paths = grouped(moving, ("panel", "line", "dash"))
     is_band = any(
-        len(path) > _BANDED and any(mark["high"] for mark in path) for path in paths.values()
+        len(path) > _BANDED and any(mark["high"] for mark in path)
+        for path in paths.values()
     )
     bare = {"marker": ""} if is_band else {}
     for (group, value, code), path in paths.items():
-        _draw(panels[group], path, {**dashes.get(code, {}), **colours[value], **bare}, is_band)
+        _draw(
+            panels[group],
+            path,
+            {**dashes.get(code, {}), **colours[value], **bare},
+            is_band,
+        )
     if logx:
         most = (8 if len(groups) == 1 else 4) if ticks else 0
         style.log_axis(every[0].xaxis, [mark["x"] for mark in moving], most)
     for (metric, _), axes in panels.items():
         if metric in logy:
-            style.log_axis(axes.yaxis, [mark["y"] for mark in marks if mark["panel"][0] == metric])
+            style.log_axis(
+                axes.yaxis, [mark["y"] for mark in marks if mark["panel"][0] == metric]
+            )
 
     lines = {(role, mark[role]) for mark in moving for role in values}
     handles = [
@@ -138,11 +158,17 @@ def _number(point, column):
     return point.get(f"{column}_mean", point.get(column))
 
 
-def looks_of(values: Iterable[Any], column: str, looks: Iterable[dict[str, Any]]) -> Any:
+def looks_of(
+    values: Iterable[Any], column: str, looks: Iterable[dict[str, Any]]
+) -> Any:
     """Returns the label, the colour and another look of each value of a column."""
     ordered = sorted(values, key=lambda value: labels.rank(value, column))
     return {
-        value: {"label": labels.label(value, column), "color": labels.colour(value, column), **look}
+        value: {
+            "label": labels.label(value, column),
+            "color": labels.colour(value, column),
+            **look,
+        }
         for value, look in zip(ordered, itertools.cycle(looks), strict=False)
     }
 
@@ -152,13 +178,18 @@ def _draw(axes, path, look, is_band):
     # An unknown number is None.
     y, high, wide = np.array(numbers, float)
     if is_band:
-        axes.fill_between(x, y - high, y + high, color=look["color"], alpha=0.18, linewidth=0)
+        axes.fill_between(
+            x, y - high, y + high, color=look["color"], alpha=0.18, linewidth=0
+        )
     ends = None if is_band else high, wide if any(wide) else None
     axes.errorbar(x, y, *ends, elinewidth=0.8, **{"zorder": 3, **look})
     up = 4 if y[0] > y[-1] else -9
     for mark in path:
         if mark["text"]:
             text = axes.annotate(
-                mark["text"], (mark["x"], mark["y"]), (4, up), textcoords="offset points"
+                mark["text"],
+                (mark["x"], mark["y"]),
+                (4, up),
+                textcoords="offset points",
             )
             text.set(fontsize=7, color=look["color"])

@@ -63,12 +63,16 @@ def stacked(
             used.append(part)
             axes.barh(place, max(0.0, line[part]), 0.62, left, color=colour)
             name = part.removesuffix("_part")
-            ends = np.array([line.get(f"{name}_{end}") for end in ("low", "high")], float)
+            ends = np.array(
+                [line.get(f"{name}_{end}") for end in ("low", "high")], float
+            )
             if np.isfinite(ends).all():
                 axes.plot(left + ends, [place, place], color="black", linewidth=0.9)
                 reach = left + ends[1]
             left += max(0.0, line[part])
-        text = axes.annotate(f" {words[place]}", (max(left, reach), place), va="center", zorder=4)
+        text = axes.annotate(
+            f" {words[place]}", (max(left, reach), place), va="center", zorder=4
+        )
         text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
         longest = max(longest, left)
     style.name_along(axes.yaxis, names)
@@ -93,10 +97,16 @@ def gap_parts(lines: style.Rows) -> Figure | None:
     bars = []
     for line in lines:
         if line.get("relative_gap") is not None:
-            parts = {name: 100 * line[name] for name in PARTS if name.endswith("_share")}
+            parts = {
+                name: 100 * line[name] for name in PARTS if name.endswith("_share")
+            }
             sizes = " + ".join(f"{part:.1f}" for part in parts.values())
             bars.append(
-                (line["dictionary"], f"{100 * line['relative_gap']:.1f} % = {sizes}", parts)
+                (
+                    line["dictionary"],
+                    f"{100 * line['relative_gap']:.1f} % = {sizes}",
+                    parts,
+                )
             )
     if not bars:
         return None
@@ -119,7 +129,9 @@ def loss_parts(lines: style.Lines, loss: str = "kl") -> Figure | None:
       The figure, or None if no SAE was split. The bars of a score are distances to the oracle:
       they leave out the oracle's own loss, the rest.
     """
-    shown = sorted((line for line in lines if line["loss"] == loss), key=lambda line: line["total"])
+    shown = sorted(
+        (line for line in lines if line["loss"] == loss), key=lambda line: line["total"]
+    )
     if not shown:
         return None
     real = loss in LOSSES
@@ -138,8 +150,12 @@ def loss_parts(lines: style.Lines, loss: str = "kl") -> Figure | None:
         bars.append((name, f"{whole:.3f}, {share}", line | hidden))
     xlabel = f"distance to the oracle in {labels.metric_label(loss)}"
     if real:
-        xlabel = LOSSES[loss].label + ", nats a token" * (LOSSES[loss].shares == "tokens")
-    more = f"intervals of 95 % {over(shown[0]['units'], 'document' if real else 'seed')}"
+        xlabel = LOSSES[loss].label + ", nats a token" * (
+            LOSSES[loss].shares == "tokens"
+        )
+    more = (
+        f"intervals of 95 % {over(shown[0]['units'], 'document' if real else 'seed')}"
+    )
     return stacked(bars, shown, xlabel, "What each SAE loses, and where it goes", more)
 
 
@@ -153,7 +169,10 @@ def together(lines: style.Lines) -> Figure:
     bars = []
     names = dict.fromkeys(line["replaced"] for line in lines)
     for (name,), (*alone, summed, whole) in grouped(lines, ("codes",)).items():
-        for words, total, some in (("alone", summed, alone), ("together", whole, [whole])):
+        for words, total, some in (
+            ("alone", summed, alone),
+            ("together", whole, [whole]),
+        ):
             bar: Any = {}
             for line in some:
                 part = line["replaced"]
@@ -200,30 +219,40 @@ def encoder_shares(lines: style.Lines, loss: str) -> Figure | None:
     tables = {}
     for size in base:
         cells = [
-            line for line in shown if all(line[name] == base[name] for name in base if name != size)
+            line
+            for line in shown
+            if all(line[name] == base[name] for name in base if name != size)
         ]
         if len({line[size] for line in cells}) > 1:
             tables[size] = cells
     if not tables:
         return None
     names = sorted({line["dictionary"] for line in shown}, key=labels.rank)
-    figure = Figure(figsize=(style.WIDTH, 1.0 + len(tables) * (0.7 + 0.22 * len(names))))
+    figure = Figure(
+        figsize=(style.WIDTH, 1.0 + len(tables) * (0.7 + 0.22 * len(names)))
+    )
     drawn = figure.subplots(len(tables), 1, squeeze=False)[:, 0]
     for axes, (size, cells) in zip(drawn, tables.items(), strict=True):
         sizes = sorted({line[size] for line in cells})
         table = np.full((len(names), len(sizes)), np.nan)
         for line in cells:
-            table[names.index(line["dictionary"]), sizes.index(line[size])] = _share(line)
+            table[names.index(line["dictionary"]), sizes.index(line[size])] = _share(
+                line
+            )
         axes.imshow(table, _SHARES, vmin=0, vmax=100, aspect="auto")
         for (down, across), value in np.ndenumerate(table):
             text = f"{value:.0f}" if np.isfinite(value) else ""
             axes.text(across, down, text, ha="center", va="center", fontsize=8)
-        style.name_along(axes.yaxis, [labels.label(name).removesuffix(" SAE") for name in names])
+        style.name_along(
+            axes.yaxis, [labels.label(name).removesuffix(" SAE") for name in names]
+        )
         style.name_along(axes.xaxis, [f"{value:,}" for value in sizes])
         others = [labels.label(base[name], name) for name in base if name != size]
         axes.set_title(f"{labels.metric_label(size)} ({', '.join(others)})", loc="left")
     title = f"The encoder's % of what each SAE lacks in {labels.metric_label(loss)}"
-    style.finish(figure, shown, title=title, more=f"means over {shown[0]['units']} seeds")
+    style.finish(
+        figure, shown, title=title, more=f"means over {shown[0]['units']} seeds"
+    )
     return figure
 
 
@@ -258,7 +287,12 @@ def training_budget(lines: style.Lines) -> Figure:
             looks[name]["color"] = labels.colour(name.removeprefix("tuned_"))
             (handles[name],) = axes.plot(*zip(*points, strict=True), **looks[name])
         axes.set(xlabel="share of atoms found", ylabel="encoder's share, %")
-    style.finish(figure, lines, [*handles.values()], title="Encoder and dictionary along training")
+    style.finish(
+        figure,
+        lines,
+        [*handles.values()],
+        title="Encoder and dictionary along training",
+    )
     return figure
 
 

@@ -14,18 +14,36 @@ from sae_gap.storage import Row
 
 # SAEs take these in order, and then again from the first; controls and other lines have colours in
 # `sae_gap.figures.labels`.
-_COLOURS = ("#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999933")
+_COLOURS = (
+    "#D55E00",
+    "#0072B2",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#882255",
+    "#999933",
+)
 _DUPLICATE = 0.95
 _OWN: Any = {"marker": "D", "markersize": 6, "linestyle": "none", "zorder": 4}
 _THIN: Any = {"markersize": 3, "linewidth": 0.9}
 _CODES = {
-    "lasso_refit": {"label": "least squares on lasso supports", "marker": "o", "markersize": 3},
-    "lasso": _THIN | {"label": "certified lasso", "marker": "s", "linestyle": style.DASHED},
-    "omp": _THIN | {"label": "orthogonal matching pursuit", "marker": "^", "linestyle": ":"},
-    "screened": _THIN | {"label": "screened pursuit, pruned", "marker": "v", "linestyle": "-."},
-    "weighted": _THIN | {"label": "screened, by nats", "marker": "P", "linestyle": (0, (5, 1))},
+    "lasso_refit": {
+        "label": "least squares on lasso supports",
+        "marker": "o",
+        "markersize": 3,
+    },
+    "lasso": _THIN
+    | {"label": "certified lasso", "marker": "s", "linestyle": style.DASHED},
+    "omp": _THIN
+    | {"label": "orthogonal matching pursuit", "marker": "^", "linestyle": ":"},
+    "screened": _THIN
+    | {"label": "screened pursuit, pruned", "marker": "v", "linestyle": "-."},
+    "weighted": _THIN
+    | {"label": "screened, by nats", "marker": "P", "linestyle": (0, (5, 1))},
     "own": _OWN | {"label": "encoder"},
-    "own_refit": _OWN | {"label": "encoder, values refitted", "markerfacecolor": "white"},
+    "own_refit": _OWN
+    | {"label": "encoder, values refitted", "markerfacecolor": "white"},
 }
 
 
@@ -46,7 +64,9 @@ def fvu_curve(rows: style.Rows) -> Figure | None:
         for name in dict.fromkeys(row["codes"] for row in shown)
     } | _CODES
     # A dead encoder would set the scale.
-    points = [row for row in shown if row["l0"] > 0 and row["fvu"] > 0 and not row.get("dead")]
+    points = [
+        row for row in shown if row["l0"] > 0 and row["fvu"] > 0 and not row.get("dead")
+    ]
     points.sort(key=lambda row: row["l0"])
     if not points:
         return None
@@ -83,7 +103,9 @@ def trained_name(name: str) -> str:
     """Returns the name of what `train_real` trained as people say it, and others as they are."""
     kind, start, base = name.partition("_from_")
     trained, ending = re.fullmatch(r"(.*?)((?:_skip)?_transcoder)?", kind).groups("")  # type: ignore[union-attr]
-    said = labels.label(trained).removesuffix(" SAE") + (ending + start).replace("_", " ")
+    said = labels.label(trained).removesuffix(" SAE") + (ending + start).replace(
+        "_", " "
+    )
     return said + base
 
 
@@ -208,9 +230,15 @@ def features_and_nats(
     """
     costs = {(row["dictionary"], row["codes"]): row["kl"] for row in patched}
     points = [
-        {**line, "kl": costs[key], "auc_ood_sd": line["auc_ood_half"], "text": codes_label(key[1])}
+        {
+            **line,
+            "kl": costs[key],
+            "auc_ood_sd": line["auc_ood_half"],
+            "text": codes_label(key[1]),
+        }
         for line in lines
-        if line["probe"] == probe and (key := (line["dictionary"], line["codes"])) in costs
+        if line["probe"] == probe
+        and (key := (line["dictionary"], line["codes"])) in costs
     ]
     if not points:
         return None
@@ -236,4 +264,6 @@ def features_and_nats(
 def _name(line):
     codes = line["codes"]
     # Activations have no other name.
-    return codes if codes == line["family"] else f"{name_of(line)}: {codes_label(codes)}"
+    return (
+        codes if codes == line["family"] else f"{name_of(line)}: {codes_label(codes)}"
+    )

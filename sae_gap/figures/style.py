@@ -98,7 +98,9 @@ def finish(
     """
     note = "; ".join(part for part in (describe(rows), more) if part)
     title = title[:1].upper() + title[1:]
-    figure.set_label(" ".join(f"{sentence}." for sentence in (title, note, caption) if sentence))
+    figure.set_label(
+        " ".join(f"{sentence}." for sentence in (title, note, caption) if sentence)
+    )
     # A name may be longer than the page is wide.
     text = "\n".join(textwrap.wrap(title, 70))
     figure.suptitle(text, x=0.01, ha="left", fontsize=10, fontweight="bold")
@@ -106,7 +108,9 @@ def finish(
     ncols, down = layout(len(handles), int(WIDTH / (0.45 + max(widths, default=0))))
     figure.set_figheight(figure.get_figheight() + 0.18 * down)
     note = "\n".join(textwrap.wrap(note, 95))
-    legend = figure.legend(handles=handles, title=note, loc="outside lower center", ncols=ncols)
+    legend = figure.legend(
+        handles=handles, title=note, loc="outside lower center", ncols=ncols
+    )
     legend.get_title().set_color(QUIET)
 
 
@@ -125,13 +129,19 @@ def describe(rows: Lines) -> str:
 def means(rows: Rows, by: Sequence[str], metrics: Sequence[str]) -> list[Row]:
     """Returns the lines of `tables.summarise` that have all of the metrics."""
     lines = tables.summarise(rows, by=by, metrics=metrics)
-    return [line for line in lines if all(line[f"{name}_mean"] is not None for name in metrics)]
+    return [
+        line
+        for line in lines
+        if all(line[f"{name}_mean"] is not None for name in metrics)
+    ]
 
 
 def text_widths(texts: Iterable[str]) -> list[float]:
     """Returns the widths of some texts in inches."""
     figure = Figure()
-    return [figure.text(0, 0, text).get_window_extent().width / figure.dpi for text in texts]
+    return [
+        figure.text(0, 0, text).get_window_extent().width / figure.dpi for text in texts
+    ]
 
 
 def axis_label(metric: str) -> str:
@@ -155,15 +165,23 @@ def layout(count: int, most: int) -> tuple[int, int]:
 
 
 def panels(
-    titles: Sequence[str], wide: float, tall: float, sides: tuple[str, str], **shares: Any
+    titles: Sequence[str],
+    wide: float,
+    tall: float,
+    sides: tuple[str, str],
+    **shares: Any,
 ) -> tuple[Figure, list[Axes]]:
     """Makes a figure of axes, which share what `shares` says, of a least width and height, with a
     label for each direction.
     """
     count = len(titles)
-    across, down = layout(count, int((WIDTH - 1) / max(wide, 0.1 + max(text_widths(titles)))))
+    across, down = layout(
+        count, int((WIDTH - 1) / max(wide, 0.1 + max(text_widths(titles))))
+    )
     figure = Figure(figsize=(WIDTH, 1.2 + tall * down))
-    used, spare = np.split(figure.subplots(down, across, squeeze=False, **shares).ravel(), [count])
+    used, spare = np.split(
+        figure.subplots(down, across, squeeze=False, **shares).ravel(), [count]
+    )
     for axes, title in zip(used, titles, strict=True):
         axes.set_title(title)
         axes.tick_params(labelbottom=True)

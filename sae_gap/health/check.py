@@ -130,7 +130,10 @@ class Check(NamedTuple):
             "normalisation": self.sae.normalisation.name,
             "notes": self.sae.notes,
             "activation_norm": self.activation_norm,
-            **{name: getattr(self.read, name) for name in ("fvu", "l0", "dead", "gain", "offset")},
+            **{
+                name: getattr(self.read, name)
+                for name in ("fvu", "l0", "dead", "gain", "offset")
+            },
             "outliers": self.outliers,
             "suspicions": self.wrong,
         }
@@ -148,7 +151,9 @@ class Check(NamedTuple):
         kinds = [read.explained, self.with_outliers][: 1 + bool(self.outliers)]
         lines = [
             f"{sae.library} {sae.architecture}: {sae.num_latents} latents, input_dim "
-            f"{sae.input_dim}" + f", of a transcoder of {sae.num_inputs} inputs" * sae.transcodes,
+            f"{sae.input_dim}"
+            + f", of a transcoder of {sae.num_inputs} inputs"
+            * sae.transcodes,
             f"normalisation: {sae.normalisation.name}",
             *(f"{name}: {value}" for name, value in sae.notes.items()),
             f"lengths of atoms: {least:.4g} to {greatest:.4g}, median {median:.4g}{units}",
@@ -177,7 +182,11 @@ def check(
     sae: SAE | Model | str | os.PathLike[str] | Sequence[ArrayLike],
     activations: Activations | Float[ArrayLike, "..."] | str | os.PathLike[str],
     *,
-    targets: Activations | Float[ArrayLike, "..."] | str | os.PathLike[str] | None = None,
+    targets: Activations
+    | Float[ArrayLike, "..."]
+    | str
+    | os.PathLike[str]
+    | None = None,
     rows: int = 5_000,
     **options: Any,
 ) -> Check:
@@ -222,7 +231,9 @@ def check(
     kept = [np.delete(part, outliers, axis=0) for part in every]
     x = kept[-1]
     if len(x) < FEWEST:
-        raise ValueError(f"{len(x)} activations are too few to judge by; give some hundreds.")
+        raise ValueError(
+            f"{len(x)} activations are too few to judge by; give some hundreds."
+        )
     check_varies(x)
     own = Reading.of(loaded)
     whole = own.read(*kept)
@@ -240,7 +251,8 @@ def check(
     wrong = [*_faults(own, [part[few] for part in kept], whole, evidence)]
     if caution := loaded.notes.get("caution"):
         wrong.insert(
-            0, f"{caution}; see that the file is whole and the activations as it wants them."
+            0,
+            f"{caution}; see that the file is whole and the activations as it wants them.",
         )
     return Check(
         loaded,
@@ -267,12 +279,16 @@ def _sae(sae, options):
             )
         return SAE.from_arrays(*sae, **options)
     if options:
-        raise TypeError(f"{', '.join(options)} goes with an SAE of four arrays; leave it out.")
+        raise TypeError(
+            f"{', '.join(options)} goes with an SAE of four arrays; leave it out."
+        )
     if isinstance(sae, Model):
         return SAE.of_model(sae, name="sae")
     if isinstance(sae, str | os.PathLike):
         return load_sae(sae)
-    check_type("sae", sae, SAE, "give a folder, what sae_gap.load_sae returns, or four arrays")
+    check_type(
+        "sae", sae, SAE, "give a folder, what sae_gap.load_sae returns, or four arrays"
+    )
     return sae
 
 
@@ -298,7 +314,9 @@ def _faults(own, x, read, evidence):
     if _USUAL < read.fvu < _POOR:
         doubts.insert(0, f"FVU {read.fvu:.4g}, high for an SAE: another layer?")
     # A healthy SAE may lack a bias.
-    doubts += [f"the {part}'s bias is zero: was it lost?" for part in evidence.zeros if doubts]
+    doubts += [
+        f"the {part}'s bias is zero: was it lost?" for part in evidence.zeros if doubts
+    ]
     # Else codes of atoms of several lengths may be ranked in either unit, and a skip be transposed.
     tried = (
         (cause, reading)
@@ -388,7 +406,9 @@ def _doubts(own, read, evidence):
 def _copies(vectors, which):
     """How many of some vectors are copies of others, of any length."""
     # Copies have the same products with any directions; a negative zero is a zero.
-    marks = vectors @ np.random.default_rng(0).normal(size=(vectors.shape[1], 16)).astype("f")
+    marks = vectors @ np.random.default_rng(0).normal(
+        size=(vectors.shape[1], 16)
+    ).astype("f")
     marks = marks[which] / np.linalg.norm(marks[which], axis=1, keepdims=True)
     return len(marks) - len(np.unique(marks.round(4) + 0, axis=0))
 
@@ -402,7 +422,9 @@ def _compare(energy, atoms, columns=None):
     share = energy[strong] + np.finfo(float).tiny
     share = share / share.sum()
     columns = columns[strong]
-    columns = columns / np.maximum(np.linalg.norm(columns, axis=1, keepdims=True), 1e-30)
+    columns = columns / np.maximum(
+        np.linalg.norm(columns, axis=1, keepdims=True), 1e-30
+    )
     cosines = columns @ atoms.T
     mine = cosines[range(len(strong)), strong]
     best = cosines.max(1)

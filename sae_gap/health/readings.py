@@ -96,7 +96,9 @@ class Reading(NamedTuple):
         """The map of the encoder as it was loaded; None where it has none. The columns of a
         transcoder are of another space than atoms.
         """
-        return None if self.sae.transcodes else next(iter(affines(self.sae.model)), None)
+        return (
+            None if self.sae.transcodes else next(iter(affines(self.sae.model)), None)
+        )
 
     @property
     def most_gain(self) -> float:
@@ -130,7 +132,10 @@ class Reading(NamedTuple):
             values = block[rows, latents]
             used += np.bincount(latents, minlength=width)
             energy += np.bincount(latents, values.astype(float) ** 2, width)
-            sums.append(scipy.sparse.csr_array((values, (rows, latents)), block.shape) @ self.atoms)
+            sums.append(
+                scipy.sparse.csr_array((values, (rows, latents)), block.shape)
+                @ self.atoms
+            )
         decoded = np.concatenate(sums)
         guess = decoded + self.bias
         wanted = x if y is None else y
@@ -154,7 +159,9 @@ class Reading(NamedTuple):
         return Read(l0, used, energy, guess, explained(wanted, guess), gain, offset)
 
 
-def others(own: Reading, x: Float[np.ndarray, "n num_inputs"]) -> Iterator[tuple[str, Reading]]:
+def others(
+    own: Reading, x: Float[np.ndarray, "n num_inputs"]
+) -> Iterator[tuple[str, Reading]]:
     """Other readings, each with its cause and mend in words."""
     sae = own.sae
     bias = own.bias
@@ -177,18 +184,27 @@ def others(own: Reading, x: Float[np.ndarray, "n num_inputs"]) -> Iterator[tuple
         )
         yield (
             "the decoder's bias is subtracted twice; give the activations as the model has them",
-            own._replace(encode=lambda signals: own.encode(signals + bias), bias=0 * bias),
+            own._replace(
+                encode=lambda signals: own.encode(signals + bias), bias=0 * bias
+            ),
         )
-        yield "the decoder's bias is added twice; add it once", own._replace(bias=bias / 2)
+        yield (
+            "the decoder's bias is added twice; add it once",
+            own._replace(bias=bias / 2),
+        )
     if bias.any():
         negated = own._replace(bias=-bias)
         if sae.centred:
             # So the encoder added what it should subtract.
-            negated = negated._replace(encode=lambda signals: own.encode(signals + 2 * bias))
+            negated = negated._replace(
+                encode=lambda signals: own.encode(signals + 2 * bias)
+            )
         yield "the decoder's bias has the wrong sign; negate it", negated
     if isinstance(sae.model.encode, TopK | AbsTopK | BatchLargest):
         lengths = own.units
-        times = _replaced(sae, lambda part: Affine(part.weight * lengths, part.bias * lengths))
+        times = _replaced(
+            sae, lambda part: Affine(part.weight * lengths, part.bias * lengths)
+        )
         yield (
             "the k largest codes are chosen as if atoms had unit norm; set "
             "rescale_acts_by_decoder_norm",
@@ -206,7 +222,9 @@ def others(own: Reading, x: Float[np.ndarray, "n num_inputs"]) -> Iterator[tuple
     if own.skip is not None and sae.num_inputs == sae.input_dim:
         skip["skip"] = own.skip.T
     if len(own.atoms) == sae.num_inputs:
-        encoder["encode"] = _replaced(sae, lambda part: Affine(part.weight.T, part.bias))
+        encoder["encode"] = _replaced(
+            sae, lambda part: Affine(part.weight.T, part.bias)
+        )
     if len(own.atoms) == sae.input_dim:
         decoder["atoms"] = np.ascontiguousarray(own.atoms.T)
     for name, change in {"skip": skip, "encoder": encoder, "decoder": decoder}.items():
@@ -246,7 +264,9 @@ def others(own: Reading, x: Float[np.ndarray, "n num_inputs"]) -> Iterator[tuple
 
 def affines(model: Model) -> list[Affine]:
     """The affine maps of the encoder; that of the target comes first."""
-    parts = jax.tree.leaves(model.encoder, is_leaf=lambda part: isinstance(part, Affine))
+    parts = jax.tree.leaves(
+        model.encoder, is_leaf=lambda part: isinstance(part, Affine)
+    )
     return [part for part in parts if isinstance(part, Affine)]
 
 

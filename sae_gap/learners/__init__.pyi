@@ -31,11 +31,15 @@ from sae_gap.learners.online.cooccurrence import parents as parents
 from sae_gap.learners.online.cooccurrence import with_partner as with_partner
 from sae_gap.learners.online.decorrelation import coherent_cosine as coherent_cosine
 from sae_gap.learners.online.decorrelation import decorrelate_atoms as decorrelate_atoms
-from sae_gap.learners.online.decorrelation import decorrelate_children as decorrelate_children
+from sae_gap.learners.online.decorrelation import (
+    decorrelate_children as decorrelate_children,
+)
 from sae_gap.learners.online.families import Families as Families
 from sae_gap.learners.online.families import FamiliesState as FamiliesState
 from sae_gap.learners.online.gradient_sums import total_visits as total_visits
-from sae_gap.learners.online.online_dictionary import OnlineDictionary as OnlineDictionary
+from sae_gap.learners.online.online_dictionary import (
+    OnlineDictionary as OnlineDictionary,
+)
 from sae_gap.learners.online.online_dictionary import OnlineState as OnlineState
 from sae_gap.learners.online.online_dictionary import Pruned as Pruned
 from sae_gap.learners.peers import Peer as Peer

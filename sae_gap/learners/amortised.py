@@ -81,17 +81,23 @@ class TrainedEncoders(Learner):
 
         def loss(parameters, indices, weights):
             model = dataclasses.replace(state.model, encoder=parameters)
-            batch = jax.tree.map(lambda array: array[indices], (data.signals, state.codes))
+            batch = jax.tree.map(
+                lambda array: array[indices], (data.signals, state.codes)
+            )
             (signals, codes), weights = sharding.split_batch((batch, weights))
             return jnp.sum(weights * self.losses(model, signals, codes, live))
 
         def train_step(carry, batch):
             parameters, optimiser = carry
-            updates, optimiser = rule.update(jax.grad(loss)(parameters, *batch), optimiser)
+            updates, optimiser = rule.update(
+                jax.grad(loss)(parameters, *batch), optimiser
+            )
             return (eqx.apply_updates(parameters, updates), optimiser), None
 
         epoch = batches(shuffle_key, len(data.signals), self.batch_size)
-        carry, _ = jax.lax.scan(train_step, (state.model.encoder, state.optimiser), epoch)
+        carry, _ = jax.lax.scan(
+            train_step, (state.model.encoder, state.optimiser), epoch
+        )
         model = dataclasses.replace(state.model, encoder=carry[0])
         return _State(model, state.codes, carry[1], key)
 
@@ -102,7 +108,9 @@ class TrainedEncoders(Learner):
         # Imported here, since --help need not wait for it.
         import optax
 
-        return optax.adam(self.rate(self.num_steps * -(-len(data.signals) // self.batch_size)))
+        return optax.adam(
+            self.rate(self.num_steps * -(-len(data.signals) // self.batch_size))
+        )
 
 
 class Among(Encoder):
@@ -124,7 +132,9 @@ class Among(Encoder):
         return self.encoder.signed
 
     def __call__(self, model, signals):
-        return self.encoder(dataclasses.replace(model, encoder=model.encoder[self.place]), signals)
+        return self.encoder(
+            dataclasses.replace(model, encoder=model.encoder[self.place]), signals
+        )
 
 
 class Amortised(TrainedEncoders):
@@ -147,7 +157,9 @@ class Amortised(TrainedEncoders):
     @property
     def members(self) -> tuple[Among, ...]:
         """The encoders in order, each reading its part of the model."""
-        return tuple(Among(encoder, place) for place, encoder in enumerate(self.encoders))
+        return tuple(
+            Among(encoder, place) for place, encoder in enumerate(self.encoders)
+        )
 
     def __check_init__(self):
         check_sequence(
@@ -174,7 +186,8 @@ class Amortised(TrainedEncoders):
 
     def losses(self, model, signals, codes, live):
         return sum(
-            jnp.sum((member(model, signals) - codes) ** 2, axis=1) for member in self.members
+            jnp.sum((member(model, signals) - codes) ** 2, axis=1)
+            for member in self.members
         )
 
 
@@ -205,7 +218,10 @@ class Lista(TrainedEncoders):
 
     def losses(self, model, signals, codes, live):
         codes = Among(self.encoder)(model, signals)
-        error = jnp.mean((signals - model.bias - codes @ model.decoder.T) ** 2, axis=1) / live
+        error = (
+            jnp.mean((signals - model.bias - codes @ model.decoder.T) ** 2, axis=1)
+            / live
+        )
         return error + self.lam * jnp.mean(jnp.abs(codes), axis=1)
 
     def model(self, state):

@@ -62,11 +62,17 @@ class Samples(Learner):
 
     def needs(self, task):
         found = len(task.train.signals)
-        return None if found >= task.width else f"{task.width} training samples for as many atoms"
+        return (
+            None
+            if found >= task.width
+            else f"{task.width} training samples for as many atoms"
+        )
 
     def init(self, data, *, num_latents, key):
         mean = jnp.mean(data.signals, axis=0)
-        chosen = jax.random.choice(key, len(data.signals), (num_latents,), replace=False)
+        chosen = jax.random.choice(
+            key, len(data.signals), (num_latents,), replace=False
+        )
         return unit_atoms((data.signals[jnp.sort(chosen)] - mean).T)[0], mean
 
 
@@ -78,7 +84,9 @@ class Random(Learner):
     family = "baseline"
 
     def init(self, data, *, num_latents, key):
-        return random_atoms(key, data.signals, num_latents), jnp.mean(data.signals, axis=0)
+        return random_atoms(key, data.signals, num_latents), jnp.mean(
+            data.signals, axis=0
+        )
 
 
 class Oracle(Learner):
@@ -131,7 +139,9 @@ class LinearProbe(Learner):
     constants: ClassVar = {"alphas": ALPHAS}
 
     def needs(self, task: Task) -> str | None:
-        return "the true codes of the training split" if task.train.codes is None else None
+        return (
+            "the true codes of the training split" if task.train.codes is None else None
+        )
 
     def select(self, task):
         """Returns the signals, their codes and, of sparse ones, the active column of each latent,
@@ -163,7 +173,9 @@ class LinearProbe(Learner):
             return jnp.mean((residual / left_out) ** 2)
 
         alphas = jnp.asarray(ALPHAS, signals.dtype)
-        alpha = alphas[jnp.nanargmin(jnp.stack([leave_one_out(alpha) for alpha in alphas]))]
+        alpha = alphas[
+            jnp.nanargmin(jnp.stack([leave_one_out(alpha) for alpha in alphas]))
+        ]
         weights = product(right.T * (singular / (singular**2 + alpha)), projected)
         # A latent that is never on in training gets no weights, and did not influence the choice of
         # α.
@@ -212,6 +224,8 @@ class Surgery(HostLearner):
             partner = match_atoms(base.decoder, data).learned
             paired = partner >= 0
             wanted = np.array(lengths)
-            wanted[partner[paired]] = np.linalg.norm(np.asarray(data)[:, paired], axis=0)
+            wanted[partner[paired]] = np.linalg.norm(
+                np.asarray(data)[:, paired], axis=0
+            )
             atoms = atoms * jnp.asarray(wanted)
         return dataclasses.replace(base, dictionary=atoms, encode=self.encode)

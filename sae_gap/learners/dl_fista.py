@@ -59,7 +59,28 @@ class DLFista(Learner):
     # The steps of the paper's two studies along a fit: warm starts of the decoder, scored a round
     # late, and learning dynamics, counted from 1.
     snapshots = (
-        *(0, 1, 2, 4, 5, 9, 10, 11, 19, 20, 21, 49, 50, 51, 99, 100, 101, 199, 200, 201),
+        *(
+            0,
+            1,
+            2,
+            4,
+            5,
+            9,
+            10,
+            11,
+            19,
+            20,
+            21,
+            49,
+            50,
+            51,
+            99,
+            100,
+            101,
+            199,
+            200,
+            201,
+        ),
         *(301, 401, 499, 500, 501, 601, 701, 801, 901, 999),
     )
 
@@ -73,24 +94,36 @@ class DLFista(Learner):
             atoms = random_atoms(key, signals, num_latents)
         else:
             atoms = unit_atoms(base.decoder)[0]
-        return _State(atoms, codes, jnp.asarray(jnp.inf, codes.dtype), jnp.zeros((), jnp.int32))
+        return _State(
+            atoms, codes, jnp.asarray(jnp.inf, codes.dtype), jnp.zeros((), jnp.int32)
+        )
 
     def step(self, data, state):
         codes = self._code(data.signals, state.dictionary, state.codes)
-        gram = product(codes.T, codes) + RIDGE * jnp.eye(codes.shape[1], dtype=codes.dtype)
-        dictionary = unit_atoms(jnp.linalg.solve(gram, product(codes.T, data.signals)).T)[0]
-        change = jnp.linalg.norm(dictionary - state.dictionary) / jnp.linalg.norm(state.dictionary)
+        gram = product(codes.T, codes) + RIDGE * jnp.eye(
+            codes.shape[1], dtype=codes.dtype
+        )
+        dictionary = unit_atoms(
+            jnp.linalg.solve(gram, product(codes.T, data.signals)).T
+        )[0]
+        change = jnp.linalg.norm(dictionary - state.dictionary) / jnp.linalg.norm(
+            state.dictionary
+        )
         return _State(dictionary, codes, change, state.round + 1)
 
     def _code(self, signals, dictionary, codes):
         spread = jax.default_backend() != "cpu" or num_parts() > 1
         if spread or not wants_gram(codes.shape[1], len(signals)):
-            return fista.fixed(signals, dictionary, self.lam, codes, iterations=ITERATIONS)
+            return fista.fixed(
+                signals, dictionary, self.lam, codes, iterations=ITERATIONS
+            )
 
         # Takes a third of the time of XLA's program, which also multiplies by the zeros among the
         # codes.
         def iterate(*arrays):
-            return host_pursuits.iterate(*map(np.asarray, arrays), iterations=ITERATIONS)
+            return host_pursuits.iterate(
+                *map(np.asarray, arrays), iterations=ITERATIONS
+            )
 
         rate = fista.step_size(dictionary)
         arrays = signals, dictionary, rate, rate * self.lam, codes

@@ -35,12 +35,20 @@ class Held:
         own: Any = model.encode
         if not (own is None or class_name(type(own)).startswith("sae_gap.")):
             # Another function may share its name, but not its codes.
-            read = model.num_inputs if getattr(own, "reads_inputs", True) else len(model.bias)
+            read = (
+                model.num_inputs
+                if getattr(own, "reads_inputs", True)
+                else len(model.bias)
+            )
             scales = np.logspace(*SCALES, ASKED, dtype=np.float32)[:, None]
             rows: Any = scales * jax.random.normal(jax.random.key(0), (ASKED, read))
             if split is not None:
                 rows = split.read_by(model)
-            told.append(encode(own, model, rows) if isinstance(own, Encoder) else own(model, rows))
+            told.append(
+                encode(own, model, rows)
+                if isinstance(own, Encoder)
+                else own(model, rows)
+            )
         self.digest = digest(told)
 
     def __eq__(self, other: object) -> bool:

@@ -156,7 +156,9 @@ def random_atoms(
 
 def batches(
     key: PRNGKeyArray, num_samples: int, batch_size: int
-) -> tuple[Int[Array, "num_batches batch_size"], Float[Array, "num_batches batch_size"]]:
+) -> tuple[
+    Int[Array, "num_batches batch_size"], Float[Array, "num_batches batch_size"]
+]:
     """Draws an epoch in a fresh order: the indices of each batch, and weights that average over the
     batch's real samples.
 

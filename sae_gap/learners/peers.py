@@ -44,12 +44,16 @@ class Peer(HostLearner):
     def learn(self, data: Split, *, num_latents, key):
         signals = np.asarray(data.signals)
         rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
-        chosen = rng.choice(len(signals), num_latents, replace=len(signals) < num_latents)
+        chosen = rng.choice(
+            len(signals), num_latents, replace=len(signals) < num_latents
+        )
         dictionary = self.dictionary(signals, unit_columns(signals[chosen].T), rng)
         return Model(jnp.asarray(dictionary, signals.dtype), jnp.zeros_like(signals[0]))
 
     @abc.abstractmethod
-    def dictionary(self, signals: np.ndarray, start: np.ndarray, rng: np.random.Generator):
+    def dictionary(
+        self, signals: np.ndarray, start: np.ndarray, rng: np.random.Generator
+    ):
         """Returns the dictionary after `num_steps` minibatches of signals, `(n, input_dim)`, from a
         given one, `(input_dim, num_latents)`.
         """

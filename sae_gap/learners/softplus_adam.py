@@ -118,7 +118,9 @@ class SoftplusAdam(Learner):
         def unfinished(state):
             return (state.updates < end) & ~self.done(state)
 
-        return jax.lax.while_loop(unfinished, functools.partial(self._update, data), state)
+        return jax.lax.while_loop(
+            unfinished, functools.partial(self._update, data), state
+        )
 
     def done(self, state):
         return (state.updates > LEAST_UPDATES) & (state.waited >= PATIENCE)

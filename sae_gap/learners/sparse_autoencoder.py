@@ -138,7 +138,10 @@ class SparseAutoencoder(Learner):
             AmortisedEncoder,
             "give one that a sparse autoencoder trains, such as TopK(10)",
         )
-        if self.l0 is not None and type(self.encoder).with_penalty is AmortisedEncoder.with_penalty:
+        if (
+            self.l0 is not None
+            and type(self.encoder).with_penalty is AmortisedEncoder.with_penalty
+        ):
             raise ValueError(
                 f"{type(self.encoder).__name__} has no penalty that l0 could steer; leave l0 out."
             )
@@ -164,7 +167,9 @@ class SparseAutoencoder(Learner):
         if height is None:
             height = self.peak_rate / (num_latents**0.5 * total**0.25)
         share = optax.warmup_cosine_decay_schedule(0.0, 1.0, max(1, total // 20), total)
-        rate = (lambda step: height * share(step)) if self.schedule == "cosine" else height
+        rate = (
+            (lambda step: height * share(step)) if self.schedule == "cosine" else height
+        )
         return optax.adamw(rate, weight_decay=self.weight_decay)
 
     def init(self, data, *, num_latents, key, base=None):
@@ -183,7 +188,11 @@ class SparseAutoencoder(Learner):
         bound = input_dim**-0.5
         if base is None:
             weight = jax.random.uniform(
-                weights_key, (input_dim, num_latents), dtype, minval=-bound, maxval=bound
+                weights_key,
+                (input_dim, num_latents),
+                dtype,
+                minval=-bound,
+                maxval=bound,
             )
             weight = jnp.where(live_dims(signals)[:, None], weight / jnp.sqrt(live), 0)
             atoms = unit_atoms(weight)[0]
@@ -202,19 +211,30 @@ class SparseAutoencoder(Learner):
         if self.frozen:
             # Zero rows, such as padding, stay zero and do not count.
             counted = jnp.any(signals != 0, axis=1, keepdims=True)
-            model = self.encoder.calibrated(model, jnp.where(counted, (signals - mean) / unit, 0))
+            model = self.encoder.calibrated(
+                model, jnp.where(counted, (signals - mean) / unit, 0)
+            )
         return self._started(model, signals, key, mean, unit)
 
     def _started(self, model, signals, key, mean, unit):
         """Returns the state of a model before the first step."""
         zero = jnp.zeros((), signals.dtype)
         count = jnp.zeros((), jnp.int32)
-        steering = None if self.l0 is None else Steering(zero + jnp.log(GENTLE), zero, zero, count)
+        steering = (
+            None
+            if self.l0 is None
+            else Steering(zero + jnp.log(GENTLE), zero, zero, count)
+        )
         optimiser = self._optimiser(len(signals), model.decoder.shape[1]).init(model)
-        return SAEState(model, optimiser, count, live_share(signals), key, steering, mean, unit)
+        return SAEState(
+            model, optimiser, count, live_share(signals), key, steering, mean, unit
+        )
 
     def done(self, state):
-        return self.frozen and type(self.encoder).calibrated is not AmortisedEncoder.calibrated
+        return (
+            self.frozen
+            and type(self.encoder).calibrated is not AmortisedEncoder.calibrated
+        )
 
     def step(self, data: Split, state: SAEState):
         shuffle_key, key = jax.random.split(state.key)
@@ -226,13 +246,17 @@ class SparseAutoencoder(Learner):
 
         def train_step(carry, batch):
             indices, weights, done = batch
-            signals, weights = sharding.split_batch((self._rows(data, indices), weights))
+            signals, weights = sharding.split_batch(
+                (self._rows(data, indices), weights)
+            )
             signals = (signals - state.mean) / state.unit
             model, optimiser, steering = carry
             penalty = jnp.asarray(self.penalty)
             error = None
             if steering is not None:
-                active = jnp.sum(weights * jnp.sum(self.encoder(model, signals) != 0, axis=1))
+                active = jnp.sum(
+                    weights * jnp.sum(self.encoder(model, signals) != 0, axis=1)
+                )
                 steering, factor, error = self._steer(steering, active, total)
                 penalty = penalty * factor
             # Padding lowers squared errors, which are means over all dimensions; but only their
@@ -253,7 +277,9 @@ class SparseAutoencoder(Learner):
             # per cent; the rest of a radial gradient shows in the norms of an l1-penalised
             # dictionary.
             radial = jnp.sum(slope * atoms, axis=0)
-            gradient = eqx.tree_at(lambda model: model.dictionary, gradient, slope - radial * atoms)
+            gradient = eqx.tree_at(
+                lambda model: model.dictionary, gradient, slope - radial * atoms
+            )
             updates, optimiser = rule.update(gradient, optimiser, model)
             if self.frozen:
                 updates = eqx.tree_at(_fixed, updates, replace_fn=jnp.zeros_like)
@@ -265,13 +291,25 @@ class SparseAutoencoder(Learner):
             return (model, optimiser, steering), None
 
         carry = state.model, state.optimiser, state.steering
-        (model, optimiser, steering), _ = jax.lax.scan(train_step, carry, (*epoch, done))
+        (model, optimiser, steering), _ = jax.lax.scan(
+            train_step, carry, (*epoch, done)
+        )
         if self.renormalise_every is not None and not self.frozen:
             model = jax.lax.cond(
-                state.epoch % self.renormalise_every == 0, _unit, lambda model: model, model
+                state.epoch % self.renormalise_every == 0,
+                _unit,
+                lambda model: model,
+                model,
             )
         return SAEState(
-            model, optimiser, state.epoch + 1, state.live, key, steering, state.mean, state.unit
+            model,
+            optimiser,
+            state.epoch + 1,
+            state.live,
+            key,
+            steering,
+            state.mean,
+            state.unit,
         )
 
     def model(self, state):
@@ -293,7 +331,9 @@ class SparseAutoencoder(Learner):
         encoder keeps.
         """
         codes = jax.nn.relu(targets @ atoms)
-        kept = getattr(self.encoder, "k", atoms.shape[1]) if self.l0 is None else self.l0
+        kept = (
+            getattr(self.encoder, "k", atoms.shape[1]) if self.l0 is None else self.l0
+        )
         guess = keep_largest(codes, jnp.ceil(kept).astype(int)) @ atoms.T
         return jnp.sum(targets * guess) / jnp.maximum(
             jnp.sum(guess**2), jnp.finfo(guess.dtype).tiny
@@ -306,12 +346,16 @@ class SparseAutoencoder(Learner):
         assert self.l0 is not None
         begins = steering.done == 0
         first = jnp.where(begins, active, steering.first)
-        mean = jnp.where(begins, active, steering.mean + NEWEST * (active - steering.mean))
+        mean = jnp.where(
+            begins, active, steering.mean + NEWEST * (active - steering.mean)
+        )
         least = jnp.finfo(mean.dtype).tiny
         left = jnp.maximum(0, 1 - steering.done / (APPROACH * total))
         aimed = self.l0 * (jnp.maximum(first, least) / self.l0) ** left
         error = jnp.clip(jnp.log(jnp.maximum(mean, least) / aimed), -1, 1)
-        log_factor = steering.log_factor + GAIN / (steering.done + HEAD_START * total) * error
+        log_factor = (
+            steering.log_factor + GAIN / (steering.done + HEAD_START * total) * error
+        )
         moved = Steering(log_factor, mean, first, steering.done + 1)
         # In double precision, the mean of a batch in single precision is double.
         moved = jax.tree.map(lambda new, old: new.astype(old.dtype), moved, steering)
@@ -322,7 +366,9 @@ class SparseAutoencoder(Learner):
         )
 
 
-def scales(rows: Float[Array, "n dim"]) -> tuple[Float[Array, " dim"], Float[Array, ""]]:
+def scales(
+    rows: Float[Array, "n dim"],
+) -> tuple[Float[Array, " dim"], Float[Array, ""]]:
     """Returns the mean of rows, and the root mean square about it."""
     mean = jnp.mean(rows, axis=0)
     return mean, jnp.sqrt(jnp.mean((rows - mean) ** 2))
@@ -337,7 +383,9 @@ def unscaled(encoder, unit):
     """Returns the parameters of an encoder of rows in units, for the rows themselves."""
 
     def scaled(part):
-        return Affine(part.weight / unit, part.bias) if isinstance(part, Affine) else part
+        return (
+            Affine(part.weight / unit, part.bias) if isinstance(part, Affine) else part
+        )
 
     return jax.tree.map(scaled, encoder, is_leaf=lambda part: isinstance(part, Affine))
 

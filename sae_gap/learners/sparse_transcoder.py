@@ -43,7 +43,9 @@ class SparseTranscoder(SparseAutoencoder):
     @property
     def name(self):  # type: ignore[override]
         return (
-            super().name if self.frozen else f"{self.encoder.name}_{'skip_' * self.skip}transcoder"
+            super().name
+            if self.frozen
+            else f"{self.encoder.name}_{'skip_' * self.skip}transcoder"
         )
 
     @property

@@ -57,7 +57,8 @@ class Network(NamedTuple):
 
     before: Callable[[Windows], Float[ArrayLike, "rows length dim"]]
     after: Callable[
-        [Float[Array, "rows length dim"], Windows], Float[ArrayLike, "rows length features"]
+        [Float[Array, "rows length dim"], Windows],
+        Float[ArrayLike, "rows length features"],
     ]
     unembedding: Float[ArrayLike, "vocabulary features"]
     mlp: Callable[[Windows], tuple[Any, Any]] | None = None
@@ -137,7 +138,9 @@ class Downstream:
                 f"token {beyond[0]} is beyond the {vocabulary} rows of the unembedding; give the "
                 "tokens of this model."
             )
-        hidden = [np.asarray(network.before(windows), np.float32) for windows in batches]
+        hidden = [
+            np.asarray(network.before(windows), np.float32) for windows in batches
+        ]
         self.activations = self._gathered(hidden)
         self.inputs = None
         # What the stream has beside the replaced part of it.
@@ -147,14 +150,18 @@ class Downstream:
             parts = zip(*map(network.mlp, batches), strict=True)
             self.inputs, self.activations = map(self._gathered, parts)
             self._rest = stream - self.activations
-        named = np.cumsum(positions == 0) if documents is None else np.asarray(documents)
+        named = (
+            np.cumsum(positions == 0) if documents is None else np.asarray(documents)
+        )
         if named.shape != tokens.shape:
             raise ValueError(
                 f"documents must be {len(tokens)} integers, one for each token, but there are "
                 f"{named.size}."
             )
         self.documents = np.unique(named, return_inverse=True)[1]
-        self.outliers = np.isin(np.arange(len(tokens)), find_outliers(norms(self.activations)).rows)
+        self.outliers = np.isin(
+            np.arange(len(tokens)), find_outliers(norms(self.activations)).rows
+        )
         self.ordinary = ~np.isin(tokens, list(special))
         self.replaced = self.ordinary & ~(self.outliers & (outliers == "drop"))
         self.scored = self.replaced & (positions >= first) & (following >= 0)
@@ -202,7 +209,9 @@ class Downstream:
         """The number of scored tokens of each document."""
         return self.by_document(np.ones(len(self._targets))).astype(int)
 
-    def by_document(self, nats: Float[ArrayLike, " tokens"]) -> Float[np.ndarray, " documents"]:
+    def by_document(
+        self, nats: Float[ArrayLike, " tokens"]
+    ) -> Float[np.ndarray, " documents"]:
         """Returns the sums over the scored tokens of each document."""
         return np.bincount(self.documents[self.scored], nats, self.documents.max() + 1)
 
@@ -252,9 +261,14 @@ class Downstream:
         kl = nats.kl.mean()
         row: Row = {"ce": ce, "delta_ce": ce - clean, "kl": kl}
         for ending, ablated in {"": self.zero, "_mean": self.mean}.items():
-            row[f"ce_score{ending}"] = (ablated.ce.mean() - ce) / (ablated.ce.mean() - clean)
+            row[f"ce_score{ending}"] = (ablated.ce.mean() - ce) / (
+                ablated.ce.mean() - clean
+            )
             row[f"kl_score{ending}"] = 1 - kl / ablated.kl.mean()
-        return row | {"ce_sums": self.by_document(nats.ce), "kl_sums": self.by_document(nats.kl)}
+        return row | {
+            "ce_sums": self.by_document(nats.ce),
+            "kl_sums": self.by_document(nats.kl),
+        }
 
     def left(
         self, rows: Float[np.ndarray, "rows dim"], scored: Bool[np.ndarray, " rows"]
@@ -296,7 +310,8 @@ class Downstream:
         replaced = self._split(self.replaced)
         parts = zip(whole, self._batches, self._real, replaced, strict=True)
         for number, (hidden, windows, real, rows) in enumerate(parts):
-            features, pull = jax.vjp(lambda h: jnp.asarray(self._network.after(h, windows)), hidden)  # noqa: B023
+            later = functools.partial(_features_after, self._network, windows)
+            features, pull = jax.vjp(later, hidden)
             key = jax.random.fold_in(jax.random.key(0), number)
             scores = _drawn_scores(self._network.unembedding, features[real], key)
             (gradients,) = pull(jnp.zeros_like(features).at[real].set(scores))
@@ -315,12 +330,18 @@ class Downstream:
 
     def _split(self, rows) -> list[np.ndarray]:
         """Returns the rows of each batch."""
-        return np.split(rows, np.cumsum([np.count_nonzero(real) for real in self._real])[:-1])
+        return np.split(
+            rows, np.cumsum([np.count_nonzero(real) for real in self._real])[:-1]
+        )
 
     def _whole(self, rows) -> list[np.ndarray]:
         """Returns the residual stream of each batch if these rows replace all activations."""
-        hidden = [np.zeros((*real.shape, rows.shape[1]), np.float32) for real in self._real]
-        for whole, real, part in zip(hidden, self._real, self._split(rows), strict=True):
+        hidden = [
+            np.zeros((*real.shape, rows.shape[1]), np.float32) for real in self._real
+        ]
+        for whole, real, part in zip(
+            hidden, self._real, self._split(rows), strict=True
+        ):
             whole[real] = part
         return hidden
 
@@ -340,7 +361,9 @@ class Downstream:
     def _gathered(self, values: Iterable[ArrayLike]) -> np.ndarray:
         """Joins the rows of all batches in float32, without padding."""
         pairs = zip(values, self._real, strict=True)
-        return np.concatenate([np.asarray(value, np.float32)[real] for value, real in pairs])
+        return np.concatenate(
+            [np.asarray(value, np.float32)[real] for value, real in pairs]
+        )
 
 
 def rows_left(
@@ -373,7 +396,10 @@ def rows_left(
 
 def _read_out(*given, expected=False):
     """Returns `_log_normaliser` of each scored token, as NumPy arrays."""
-    return [np.asarray(part, np.float64) for part in _log_normaliser(*given, expected=expected)]
+    return [
+        np.asarray(part, np.float64)
+        for part in _log_normaliser(*given, expected=expected)
+    ]
 
 
 @functools.partial(jax.jit, static_argnames="expected")
@@ -390,6 +416,11 @@ def _log_normaliser(head, features, targets, *, expected):
         return log_z, logits[target], mean
 
     return jax.lax.map(of_token, (features, targets), batch_size=CHUNK)
+
+
+def _features_after(network, windows, hidden):
+    """Returns what the head reads when `hidden` stands after the block."""
+    return jnp.asarray(network.after(hidden, windows))
 
 
 @jax.jit
@@ -410,7 +441,8 @@ def _rows(windows: Windows):
     """Returns each token but padding, its place, and the next one of its window or -1."""
     # Unsigned tokens have no -1.
     tokens, segments, positions = (
-        np.asarray(part, np.int64) for part in (windows.tokens, windows.segments, windows.positions)
+        np.asarray(part, np.int64)
+        for part in (windows.tokens, windows.segments, windows.positions)
     )
     following = np.full(tokens.shape, -1)
     following[:, :-1] = np.where(segments[:, 1:] == segments[:, :-1], tokens[:, 1:], -1)

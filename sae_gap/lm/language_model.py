@@ -107,7 +107,9 @@ class LanguageModel(eqx.Module):
         return self.unembedding.shape[1]
 
     @eqx.filter_jit
-    def run_blocks(self, hidden: Stream, windows: Windows, start: int, stop: int) -> Stream:
+    def run_blocks(
+        self, hidden: Stream, windows: Windows, start: int, stop: int
+    ) -> Stream:
         """Returns the residual stream after block `stop - 1`, given that before block `start`.
 
         Args:
@@ -126,7 +128,9 @@ class LanguageModel(eqx.Module):
         return jax.lax.scan(step, hidden, blocks)[0]
 
     @eqx.filter_jit
-    def run_mlp(self, hidden: Stream, windows: Windows, block: int) -> tuple[Stream, Stream]:
+    def run_mlp(
+        self, hidden: Stream, windows: Windows, block: int
+    ) -> tuple[Stream, Stream]:
         """Returns what the MLP of a block reads, after its norm, and what it adds to the stream,
         given the residual stream before the block.
         """
@@ -140,7 +144,9 @@ class LanguageModel(eqx.Module):
         """Returns the log-probabilities of the next token, in nats, from the residual stream after
         the last block.
         """
-        return jax.nn.log_softmax(product(self.features(hidden), self.unembedding.T), axis=-1)
+        return jax.nn.log_softmax(
+            product(self.features(hidden), self.unembedding.T), axis=-1
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,7 +228,9 @@ class Llama(LanguageModel):
         shape = self.shape
         places = jnp.arange(windows.tokens.shape[1])
         distance = places[:, None] - places
-        before = (distance >= 0) & (windows.segments[:, :, None] == windows.segments[:, None])
+        before = (distance >= 0) & (
+            windows.segments[:, :, None] == windows.segments[:, None]
+        )
 
         def parts(hidden, block):
             angles = windows.positions[..., None] * block.frequencies
@@ -246,7 +254,11 @@ class Llama(LanguageModel):
 def _norm(hidden, gain, epsilon):
     if gain is None:
         return hidden
-    return gain * hidden * jax.lax.rsqrt(jnp.mean(hidden**2, axis=-1, keepdims=True) + epsilon)
+    return (
+        gain
+        * hidden
+        * jax.lax.rsqrt(jnp.mean(hidden**2, axis=-1, keepdims=True) + epsilon)
+    )
 
 
 def _attend(normed, block, shape, turn, seen):
@@ -265,7 +277,10 @@ def _attend(normed, block, shape, turn, seen):
     # Consecutive query heads share one key and value head.
     query = query.reshape(rows, length, shape.num_kv_heads, -1, query.shape[-1])
     exact = jax.lax.Precision.HIGHEST
-    scores = jnp.einsum("bqkgd,bskd->bkgqs", query, key, precision=exact) / key.shape[-1] ** 0.5
+    scores = (
+        jnp.einsum("bqkgd,bskd->bkgqs", query, key, precision=exact)
+        / key.shape[-1] ** 0.5
+    )
     weights = jax.nn.softmax(jnp.where(seen[:, None, None], scores, -jnp.inf), axis=-1)
     return jnp.einsum("bkgqs,bskd->bqkgd", weights, value, precision=exact).reshape(
         rows, length, -1
@@ -276,7 +291,9 @@ def _turned(heads, turn):
     cos, sin = turn
     even = heads[..., ::2]
     odd = heads[..., 1::2]
-    return jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1).reshape(heads.shape)
+    return jnp.stack([even * cos - odd * sin, even * sin + odd * cos], axis=-1).reshape(
+        heads.shape
+    )
 
 
 class Piece(NamedTuple):
@@ -333,8 +350,12 @@ def pack(pieces: Sequence[Piece], context: int) -> Iterator[Batch]:
     rows = fill(pieces, context)
     count = -(-len(rows) // max(1, -(-len(rows) // batch_rows(context))))
     for start in range(0, len(rows), max(1, count)):
-        tokens, positions, places = (np.zeros((count, context), np.int32) for _ in range(3))
-        segments, documents = (np.full((count, context), -1, np.int32) for _ in range(2))
+        tokens, positions, places = (
+            np.zeros((count, context), np.int32) for _ in range(3)
+        )
+        segments, documents = (
+            np.full((count, context), -1, np.int32) for _ in range(2)
+        )
         for row, members in enumerate(rows[start : start + count]):
             at = 0
             for segment, piece in enumerate(members):
@@ -345,7 +366,9 @@ def pack(pieces: Sequence[Piece], context: int) -> Iterator[Batch]:
                 positions[own] = within
                 documents[own] = piece.document
                 places[own] = piece.place + within
-        yield Batch(Windows(*map(jnp.asarray, (tokens, segments, positions))), documents, places)
+        yield Batch(
+            Windows(*map(jnp.asarray, (tokens, segments, positions))), documents, places
+        )
 
 
 def fill(pieces: Sequence[Piece], context: int) -> list[list[Piece]]:

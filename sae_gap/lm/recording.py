@@ -92,13 +92,17 @@ class Recorded(NamedTuple):
         Raises:
           ValueError: as `activations`.
         """
-        return self._rows("mlp{}_in", layer, self.mlps), self._rows("mlp{}_out", layer, self.mlps)
+        return self._rows("mlp{}_in", layer, self.mlps), self._rows(
+            "mlp{}_out", layer, self.mlps
+        )
 
     def _rows(self, name, layer, known):
         name = name.format(layer)
         if layer not in known:
             told = ", ".join(map(str, known)) or "no block"
-            raise ValueError(f"{name} is not in {self.folder}, but that of {told}; record it.")
+            raise ValueError(
+                f"{name} is not in {self.folder}, but that of {told}; record it."
+            )
         place = self.folder / name
         names = {*place.names()}
         found = open_activations(str(place)) if "00000.npy" in names else None
@@ -112,10 +116,16 @@ class Recorded(NamedTuple):
             )
         for file in found.files:
             if digest([np.load(file)]).encode() != place.read(f"{file.stem}.digest"):
-                raise _damaged(f"{place}/{file.name}", "its rows are not those of its digest")
+                raise _damaged(
+                    f"{place}/{file.name}", "its rows are not those of its digest"
+                )
         # The split into training and held-out rows draws by them.
-        if found.documents is None or not np.array_equal(found.documents, self.documents):
-            raise _damaged(self.folder, f"the documents of {name} are not those of its tokens")
+        if found.documents is None or not np.array_equal(
+            found.documents, self.documents
+        ):
+            raise _damaged(
+                self.folder, f"the documents of {name} are not those of its tokens"
+            )
         return found
 
     def require(self, lm: LM) -> None:
@@ -131,7 +141,9 @@ class Recorded(NamedTuple):
         starts = np.flatnonzero(np.diff(self.documents)) + 1
         wanted = {*documents}
         pieces = cut(np.split(self.tokens, starts), self.context)
-        return [*pack([piece for piece in pieces if piece.document in wanted], self.context)]
+        return [
+            *pack([piece for piece in pieces if piece.document in wanted], self.context)
+        ]
 
 
 def record(
@@ -205,14 +217,20 @@ def record(
     there = {place: {*(folder / place).names()} for place in places}
     firsts = np.cumsum([0, *lengths])
     start = 0
-    with progress.line(sum(lengths) / 1_000, "recorded", unit="thousand tokens") as line:
+    with progress.line(
+        sum(lengths) / 1_000, "recorded", unit="thousand tokens"
+    ) as line:
         for number, shard in enumerate(_shards(pieces, context)):
             stop = start + sum(len(piece.tokens) for piece in shard)
-            missing = [place for place in places if not there[place].issuperset(_files(number))]
+            missing = [
+                place for place in places if not there[place].issuperset(_files(number))
+            ]
             if missing:
                 # Run through all requested blocks, even those already recorded: compiled pieces of
                 # another length round differently.
-                found = _run(lm, shard, context, blocks, dtype, firsts - start, stop - start)
+                found = _run(
+                    lm, shard, context, blocks, dtype, firsts - start, stop - start
+                )
                 if not folder.exists("recording.json"):
                     folder.write("tokens.npz", _bytes_of(np.savez, **arrays))
                 folder.write("recording.json", json.dumps(about, indent=1).encode())
@@ -238,7 +256,9 @@ def open_recording(folder: AnyPath | Folder) -> Recorded:
     """
     folder = Folder(folder)
     if not folder.exists("recording.json"):
-        raise ValueError(f"{folder} holds no recording.json; give a folder that record wrote.")
+        raise ValueError(
+            f"{folder} holds no recording.json; give a folder that record wrote."
+        )
     return _read(folder)[1]
 
 
@@ -250,7 +270,11 @@ def origin_of(activations: AnyPath) -> dict[str, Any]:
     parent, _, name = str(activations).rstrip("/").rpartition("/")
     folder = Folder(parent or ".")
     place = re.fullmatch(r"([a-z]+)(\d+)(_in|_out|)", name)
-    if not place or place[1] + place[3] not in _HOOKS or not folder.exists("recording.json"):
+    if (
+        not place
+        or place[1] + place[3] not in _HOOKS
+        or not folder.exists("recording.json")
+    ):
         return {}
     about = json.loads(folder.read("recording.json"))
     return {
@@ -263,7 +287,9 @@ def origin_of(activations: AnyPath) -> dict[str, Any]:
 
 
 def _damaged(place, fault):
-    return ValueError(f"the recording {place} is damaged ({fault}); remove it and record again.")
+    return ValueError(
+        f"the recording {place} is damaged ({fault}); remove it and record again."
+    )
 
 
 def _read(folder):
@@ -275,10 +301,14 @@ def _read(folder):
         with np.load(io.BytesIO(folder.read("tokens.npz")), allow_pickle=False) as file:
             arrays = dict(file)
         windows = _positions(arrays["documents"], about["context"])
-        if _text(arrays) != about["text"] or not np.array_equal(arrays["positions"], windows):
+        if _text(arrays) != about["text"] or not np.array_equal(
+            arrays["positions"], windows
+        ):
             raise ValueError("tokens.npz is not what recording.json tells")
         named = {
-            name: tuple(arrays.pop(name).tolist()) for name in ("names", "topics") if name in arrays
+            name: tuple(arrays.pop(name).tolist())
+            for name in ("names", "topics")
+            if name in arrays
         }
         told = {name: about[name] for name in ("model", "identity", "context", "dtype")}
         places = {name: tuple(about.get(name, ())) for name in ("layers", "mlps")}
@@ -346,7 +376,11 @@ def _agreed(folder, about, layers, mlps):
         "layers": {*layers, *known.get("layers", ())},
         "mlps": {*mlps, *known.get("mlps", ())},
     }
-    return {name: sorted(blocks) for name, blocks in places.items() if blocks or name == "layers"}
+    return {
+        name: sorted(blocks)
+        for name, blocks in places.items()
+        if blocks or name == "layers"
+    }
 
 
 def _shards(pieces, context):
@@ -374,7 +408,11 @@ def _run(lm, shard, context, blocks, dtype, firsts, num_rows):
             values = np.asarray(hidden)[real]
             # A comparison with NaN is false.
             if not (largest := np.abs(values).max()) <= np.finfo(dtype).max:
-                mend = "record with dtype=float32" if np.isfinite(largest) else "give another model"
+                mend = (
+                    "record with dtype=float32"
+                    if np.isfinite(largest)
+                    else "give another model"
+                )
                 raise ValueError(
                     f"activations at {place} reach {largest:,.0f}, beyond {dtype}; {mend}."
                 )

@@ -71,7 +71,9 @@ def read_texts(source: AnyPath | None = None) -> Texts:
     if path.is_dir():
         documents = list(_inside(path))
     elif not path.is_file():
-        raise ValueError(f"{path} is neither a file nor a folder; give the path of text.")
+        raise ValueError(
+            f"{path} is neither a file nor a folder; give the path of text."
+        )
     elif path.suffix == ".txt":
         documents = [(path.name, _decoded(path), None)]
     elif path.suffix in _READERS:
@@ -84,7 +86,9 @@ def read_texts(source: AnyPath | None = None) -> Texts:
             "folder of .txt."
         )
     if not any(text.strip() for _, text, _ in documents):
-        raise ValueError(f"{path} holds no text; give .txt files, or documents that have some.")
+        raise ValueError(
+            f"{path} holds no text; give .txt files, or documents that have some."
+        )
     names, texts, topics = zip(*documents, strict=True)
     return Texts(texts, names, None if None in topics else topics)
 
@@ -102,7 +106,11 @@ def _installed():
 def _inside(folder):
     for file in sorted(path for path in folder.rglob("*.txt") if path.is_file()):
         place = file.relative_to(folder)
-        yield place.as_posix(), _decoded(file), place.parts[0] if len(place.parts) > 1 else None
+        yield (
+            place.as_posix(),
+            _decoded(file),
+            place.parts[0] if len(place.parts) > 1 else None,
+        )
 
 
 def _decoded(path):

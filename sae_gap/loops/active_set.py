@@ -51,8 +51,17 @@ BEGIN, ROUGH, EXACT = range(3)
 @inlined
 def _slots(job, i):
     """The slots of a sample, with the work memory that all share."""
-    given = job.latents[i], job.work[0], job.work[1], job.code[i], job.sign[i], job.inner[i]
-    return Slots(*given, job.basis[i], job.inverse[i], job.work[2], job.work[3], job.work[4])
+    given = (
+        job.latents[i],
+        job.work[0],
+        job.work[1],
+        job.code[i],
+        job.sign[i],
+        job.inner[i],
+    )
+    return Slots(
+        *given, job.basis[i], job.inverse[i], job.work[2], job.work[3], job.work[4]
+    )
 
 
 @inlined
@@ -151,7 +160,9 @@ def _fill(job, i, top, slot):
     copy(job.atom, atoms[latents[slot]])
     for other in range(top):
         if latents[other] >= 0:
-            inner[slot, other] = inner[other, slot] = dot(job.atom, atoms[latents[other]])
+            inner[slot, other] = inner[other, slot] = dot(
+                job.atom, atoms[latents[other]]
+            )
 
 
 @helper
@@ -162,7 +173,16 @@ def _solve_on_all(job, i, correlations):
     slots = _slots(job, i)
     signal = job.signals[i]
     work = job.all
-    given = job.names, work[0], work[1], work[2], work[3], job.gram, job.chosen, slots.inverse
+    given = (
+        job.names,
+        work[0],
+        work[1],
+        work[2],
+        work[3],
+        job.gram,
+        job.chosen,
+        slots.inverse,
+    )
     every = Slots(*given, work[4], slots.cross, slots.slope)
     top = np.int64(correlations.size)
     for j in range(top):
@@ -367,7 +387,9 @@ def _certify(job, i):
     # An objective below this cannot be told from zero; see `lasso_problem.is_converged`.
     least = 0.5 * (16 * job.eps) ** 2 * dot(signal, signal)
     # Slightly less than the tolerance, so that the gap meets it when both are rounded.
-    return (gap <= 0.999 * job.tol * objective and objective < np.inf) or objective <= least
+    return (
+        gap <= 0.999 * job.tol * objective and objective < np.inf
+    ) or objective <= least
 
 
 @inlined
@@ -444,7 +466,9 @@ def _correlate(job, stage, active, few):
         else:
             for j in range(tile):
                 copy(job.exact[j], job.atoms[first + j])
-            np.dot(job.exact_theta[:active], job.exact[:tile].T, job.exact_pull[:active])
+            np.dot(
+                job.exact_theta[:active], job.exact[:tile].T, job.exact_pull[:active]
+            )
         for n in range(active if stage != BEGIN else 0):
             i = job.who[n]
             most = min(job.leaders.shape[1], max(few, job.size[i] // 2))

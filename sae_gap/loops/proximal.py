@@ -55,7 +55,10 @@ def iterate_block(pull, gram, rate, threshold, momenta, codes):
                 at_d = point[d]
                 for j in range(num_latents):
                     total[j] -= (
-                        at_a * row_a[j] + at_b * row_b[j] + at_c * row_c[j] + at_d * row_d[j]
+                        at_a * row_a[j]
+                        + at_b * row_b[j]
+                        + at_c * row_c[j]
+                        + at_d * row_d[j]
                     )
             for p in range(whole, used):
                 subtract(total, point[places[p]], gram[places[p]])

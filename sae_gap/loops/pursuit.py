@@ -78,7 +78,9 @@ def _admit(signal, atoms, candidates, latents, linear, inner):
         linear[place] = _product(signal, atoms[latent])
         for w in range(top):
             if latents[w] >= 0:
-                inner[place, w] = inner[w, place] = _product(atoms[latent], atoms[latents[w]])
+                inner[place, w] = inner[w, place] = _product(
+                    atoms[latent], atoms[latents[w]]
+                )
     return top
 
 
@@ -146,7 +148,9 @@ def pursue_block(
             np.dot(residual, part.T, pull[:size].reshape(num_samples, len(part)))
             for i in range(num_samples):
                 own = slice(i * len(part), (i + 1) * len(part))
-                _play(pull[own], bits[own], limit, first // num_blocks, masks[0], best[i])
+                _play(
+                    pull[own], bits[own], limit, first // num_blocks, masks[0], best[i]
+                )
         for i in range(num_samples):
             _choose(best[i], masks[0], groups, masks[1], field, candidates)
             top = _admit(signals[i], atoms, candidates, latents[i], linear[i], inner[i])
@@ -160,7 +164,14 @@ def pursue_block(
                     scale = max(scale, abs(near[w] - weight[w]))
             floor = 2 * eps * scale
             given = latents[i], near, weight, code[i], on, inner[i], basis, inverse
-            pivot(Slots(*given, work[3], work[4], work[5]), top, np.int64(0), True, floor, close)
+            pivot(
+                Slots(*given, work[3], work[4], work[5]),
+                top,
+                np.int64(0),
+                True,
+                floor,
+                close,
+            )
             copy(residual[i], signals[i])
             used = 0
             for w in range(top):

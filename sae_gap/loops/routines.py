@@ -41,11 +41,15 @@ class _Cache(FunctionCache):
         # Numba itself checks only the function's own file.
         files = sorted(pathlib.Path(inspect.getfile(function)).parent.glob("*.py"))
         numbers = [
-            each for each in function.__globals__.items() if isinstance(each[1], int | float)
+            each
+            for each in function.__globals__.items()
+            if isinstance(each[1], int | float)
         ]
         parts = repr(numbers).encode(), *(file.read_bytes() for file in files)
         stamp = hashlib.sha256(b"\0".join(parts)).hexdigest()
-        self._cache_file = IndexDataCacheFile(self._cache_path, self._impl.filename_base, stamp)
+        self._cache_file = IndexDataCacheFile(
+            self._cache_path, self._impl.filename_base, stamp
+        )
 
 
 # Allows reordered sums, but keeps NaNs.
@@ -138,7 +142,9 @@ def first_largest(values):
 #   inner: the inner products of the atoms.
 #   basis, inverse: the slots of the basis, and the inverse of its Gram matrix.
 #   spare, cross, slope: work memory of a number for each slot.
-Slots = namedtuple("Slots", "latents pull weight code sign inner basis inverse spare cross slope")
+Slots = namedtuple(
+    "Slots", "latents pull weight code sign inner basis inverse spare cross slope"
+)
 Slots.__doc__ = "A few atoms of a sample, and work memory, for `pivot`."
 
 
@@ -169,7 +175,9 @@ def pivot(slots, top, size, nonneg, floor, close):
       floor: an excess of a correlation above its weight up to this is rounding.
       close: as above.
     """
-    latents, pull, weight, code, sign, inner, basis, inverse, spare, cross, slope = slots
+    latents, pull, weight, code, sign, inner, basis, inverse, spare, cross, slope = (
+        slots
+    )
     entered = 0
     while top > 0 and entered < 4 * latents.size and size < basis.size:
         # The atom outside the basis that most exceeds its weight.
@@ -209,7 +217,9 @@ def pivot(slots, top, size, nonneg, floor, close):
             for b in range(size):
                 w = basis[b]
                 # If several vanish at once, rounding must not take the others below zero.
-                change = sign[w] * max(-way * step * slope[b] * sign[w], -code[w] * sign[w])
+                change = sign[w] * max(
+                    -way * step * slope[b] * sign[w], -code[w] * sign[w]
+                )
                 _move(slots, rows, w, change, top)
             _move(slots, rows, best, way * step, top)
             excess -= left * step

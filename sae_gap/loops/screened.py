@@ -154,7 +154,9 @@ def _nonnegative(ready, gram, toward, allowed, slack, on, codes, room):
             if on[w]:
                 wrong = codes[w] < -slack
             else:
-                wrong = allowed[w] and toward[w] - dot(gram[w, : on.size], codes) > slack
+                wrong = (
+                    allowed[w] and toward[w] - dot(gram[w, : on.size], codes) > slack
+                )
             right[w] = wrong
             if wrong:
                 last = w
@@ -408,7 +410,9 @@ def pursue_block(
             if threshold > 0:
                 for a in range(end):
                     on[a] = gains[i, a] >= threshold
-                _nonnegative(False, gram, toward, on[:end], slack, kept[:end], code, room)
+                _nonnegative(
+                    False, gram, toward, on[:end], slack, kept[:end], code, room
+                )
     for i in range(num_samples):
         chosen[i, used[i] :] = 0
         codes[i, used[i] :] = 0

@@ -120,7 +120,10 @@ def trained(name: str, l0: float, learner: Learner) -> SparseAutoencoder:
     if getattr(learner.ready, "normalisation", None) is not None:
         raise LeftOutError("such an encoder reads activations as they are")
     found: Any = TRAINED.fullmatch(stem(name))
-    sizes = {"steps": 0, **{key: int(size) for key, size in found.groupdict().items() if size}}
+    sizes = {
+        "steps": 0,
+        **{key: int(size) for key, size in found.groupdict().items() if size},
+    }
     return SparseAutoencoder(
         LearnedSteps(max(1, round(l0)), **sizes),
         base=learner,
@@ -144,7 +147,9 @@ def recipe(name: str) -> tuple[str, dict[str, int]]:
     return kind[1] or "fista", {key: int(value) for key, value in numbers if value}
 
 
-def check_codes(names: Iterable[str], dictionaries: Collection[str] | None = None) -> None:
+def check_codes(
+    names: Iterable[str], dictionaries: Collection[str] | None = None
+) -> None:
     """Refuses unknown names, and encoders whose parameters a dictionary alone cannot give.
 
     Args:
@@ -161,7 +166,9 @@ def check_codes(names: Iterable[str], dictionaries: Collection[str] | None = Non
             check_choice("a dictionary of codes", on, dictionaries)
         if name not in CODES and not recipe(name)[1] and not TRAINED.fullmatch(name):
             trained = "retrained", "hidden_1024", "learned_steps_2"
-            check_choice("codes", name, dict.fromkeys((*CODES, *trained, *catalogue.encoders())))
+            check_choice(
+                "codes", name, dict.fromkeys((*CODES, *trained, *catalogue.encoders()))
+            )
             encoder = catalogue.make_encoder(name, sparsity=1, nonneg=True, l0=1.0)
             _check_bare(name, encoder)
 
@@ -191,7 +198,11 @@ def encoder_at(
     if name.endswith(REFIT):
         return refit(encoder_at(name.removesuffix(REFIT), l0, learner, signed, lasso))
     if name.endswith(PRUNED):
-        most = 2 * l0 if learner.ready is None else min(2 * l0, learner.ready.decoder.shape[1])
+        most = (
+            2 * l0
+            if learner.ready is None
+            else min(2 * l0, learner.ready.decoder.shape[1])
+        )
         whole = encoder_at(name.removesuffix(PRUNED), most, learner, signed, lasso)
         refitted = whole if isinstance(whole, OnSupport) else refit(whole)
         return Pruned(refitted, l0, nonneg=nonneg)
@@ -203,13 +214,17 @@ def encoder_at(
     if name == "predicted" and not learner.transcodes:
         raise LeftOutError("its encoder reads what it explains")
     if name == "proposed" and (
-        learner.transcodes or not isinstance(own, Own) or own.affine(learner.ready) is None  # type: ignore[arg-type]
+        learner.transcodes
+        or not isinstance(own, Own)
+        or own.affine(learner.ready) is None  # type: ignore[arg-type]
     ):
         raise LeftOutError("no single affine map decides what its encoder proposes")
     above = max(1, math.ceil(l0))
     nearest = max(1, round(l0))
     if "iterations" in sizes:
-        few = dataclasses.replace(solved(l0), tol=None, max_iterations=sizes["iterations"])
+        few = dataclasses.replace(
+            solved(l0), tol=None, max_iterations=sizes["iterations"]
+        )
         return Pruned(few, l0, "magnitude", nonneg)
     if sizes:
         encoder = catalogue.make_encoder(kind, sparsity=above, l0=float(l0))
@@ -329,7 +344,12 @@ def sae_names() -> list[str]:
 
 
 def learner_at(
-    name: str, width: int, l0: float, input_dim: int, visits: float = VISITS, **options: Any
+    name: str,
+    width: int,
+    l0: float,
+    input_dim: int,
+    visits: float = VISITS,
+    **options: Any,
 ) -> Learner:
     """The learner of a name for activations.
 
@@ -370,7 +390,9 @@ def learners_of(
     """
     first = saes[0]
     about = {"family": "control", "signed": first.signed}
-    found: dict[str, tuple[Learner, dict[str, Any]]] = {sae.name: (sae.given, {}) for sae in saes}
+    found: dict[str, tuple[Learner, dict[str, Any]]] = {
+        sae.name: (sae.given, {}) for sae in saes
+    }
     for name in () if (*controls,) == ("none",) else controls:
         found[name] = learner_at(name, first.num_latents, l0, input_dim), about
     return found
@@ -381,7 +403,9 @@ def _check_bare(name: str, encoder: Encoder) -> None:
 
     def infer(rows):
         split = Split(rows)
-        return encoder.prepared(model, split, Task(split, split, split, width=2))(model, rows)
+        return encoder.prepared(model, split, Task(split, split, split, width=2))(
+            model, rows
+        )
 
     try:
         eqx.filter_eval_shape(infer, jnp.ones((1, 1)))

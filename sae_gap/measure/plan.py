@@ -86,7 +86,12 @@ Stage = tuple[Source, Sequence[Metric], Callable[[list[Row]], Iterable[Method]]]
 
 
 def in_stages(
-    name: str, store: Store, stages: Iterable[Stage], *, shown: bool = True, **options: Any
+    name: str,
+    store: Store,
+    stages: Iterable[Stage],
+    *,
+    shown: bool = True,
+    **options: Any,
 ) -> list[Row]:
     """Runs studies of activations one after the other on one store.
 
@@ -103,7 +108,10 @@ def in_stages(
     rows: list[Row] = []
     for source, metrics, wanted in stages:
         # Dictionaries of one L0 share the codes of another.
-        methods = {(each.learner, each.encoder, *each.row.items()): each for each in wanted(rows)}
+        methods = {
+            (each.learner, each.encoder, *each.row.items()): each
+            for each in wanted(rows)
+        }
         if methods:
             study = study_of(name, [source], [*methods.values()], *metrics, **options)
             try:
@@ -147,8 +155,15 @@ class Plan:
         """Raises a ValueError or a TypeError for faults that would otherwise show only after
         minutes, or as wrong figures.
         """
-        check_type("source", self.source, HeldOut, "open activations by sae_gap.open_activations")
-        check_sequence("saes", self.saes, SAE, "give some that sae_gap.load_sae returned")
+        check_type(
+            "source",
+            self.source,
+            HeldOut,
+            "open activations by sae_gap.open_activations",
+        )
+        check_sequence(
+            "saes", self.saes, SAE, "give some that sae_gap.load_sae returned"
+        )
         if self.l0 is not None:
             check_number("l0", self.l0, above=0)
         for word in ("codes", "controls"):
@@ -171,7 +186,9 @@ class Plan:
             )
         check_codes(self.codes, names)
         for name in self.controls:
-            check_choice("a control", name, {**catalogue.learners(), **catalogue.saes()})
+            check_choice(
+                "a control", name, {**catalogue.learners(), **catalogue.saes()}
+            )
 
 
 def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
@@ -202,7 +219,10 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
     dim = source.input_dim
     held = source.task().id
     # A function is identified by its codes on the rows that are scored.
-    givens = {sae.name: dataclasses.replace(sae.given, held=Held(sae.model, held)) for sae in saes}
+    givens = {
+        sae.name: dataclasses.replace(sae.given, held=Held(sae.model, held))
+        for sae in saes
+    }
     agreed = atom_statistics.agreement_with(givens[saes[0].name])
     every = gap.PARTS, atom_statistics.METRIC, agreed
     train = dataclasses.replace(source, width=saes[0].num_latents)
@@ -215,11 +235,15 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
             if row["codes"] == "own" and not row["dead"]
         }
         # A dead encoder's L0 is no level at which to compare dictionaries.
-        able = (name for name, each in givens.items() if name in own or each.encode is None)
+        able = (
+            name for name, each in givens.items() if name in own or each.encode is None
+        )
         return own, plan.l0 or own.get(next(able, "")) or USUAL * dim
 
     def encoded(_):
-        return chain(*(methods_of(each, ("own", "own_refit"), 1.0) for each in givens.values()))
+        return chain(
+            *(methods_of(each, ("own", "own_refit"), 1.0) for each in givens.values())
+        )
 
     def given(rows):
         own, common = levels_of(rows)
@@ -234,7 +258,11 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
         for learner, about in (learners[name] for name in plan.controls):
             yield from _methods(plan, learner, {"common": common}, row, **about)
 
-    stages = (source, [COST], encoded), (source, every, given), (train, every, controlled)
+    stages = (
+        (source, [COST], encoded),
+        (source, every, given),
+        (train, every, controlled),
+    )
     rows = in_stages(STUDY, store, stages, shown=show_progress)
     order = [*givens, *plan.controls]
     return sorted(rows, key=lambda row: order.index(row["dictionary"]))
@@ -274,7 +302,9 @@ def put_back(
     proposing = [name for name in codes if of_encoders(name)]
     own = [name for name in codes if stem(name) == "own"]
     levelled = [name for name in codes if name not in (*own, *proposing)]
-    splitting = [name for name in levelled if name.rpartition(":")[2] in (*BEST, "lasso")]
+    splitting = [
+        name for name in levelled if name.rpartition(":")[2] in (*BEST, "lasso")
+    ]
 
     def at(names, level, *dictionaries):
         kept = [each for each in names if level <= MOST_PURSUED or stem(each) != "omp"]
@@ -282,10 +312,16 @@ def put_back(
             yield from methods_of(learner, kept, level, **about)
 
     def common(rows):
-        places = {row["dictionary"]: placed(row["l0"], l0) for row in rows if row["codes"] == "own"}
+        places = {
+            row["dictionary"]: placed(row["l0"], l0)
+            for row in rows
+            if row["codes"] == "own"
+        }
         for row in rows:
             row.update(places.get(row["dictionary"], {}))
-        bare = [name for name, (learner, _) in learners.items() if learner.encode is None]
+        bare = [
+            name for name, (learner, _) in learners.items() if learner.encode is None
+        ]
         alone = (at(proposing, middle, name) for name in bare)
         return chain(*(at(levelled, level) for level in l0), *alone)
 
@@ -313,7 +349,12 @@ def in_nats(codes: Sequence[str], saes: Sequence[SAE]) -> list[str]:
 
 
 def priced(
-    source: Source, sae: SAE, store: Store, k: int, kinds: Sequence[str], names: Sequence[str] = ()
+    source: Source,
+    sae: SAE,
+    store: Store,
+    k: int,
+    kinds: Sequence[str],
+    names: Sequence[str] = (),
 ) -> list[Row]:
     """Measures what ways to code on a dictionary cost and save in nats.
 
@@ -334,7 +375,9 @@ def priced(
 
     def weights(_):
         for l0 in (k, twice):
-            yield Method("weight", "", learner, Lasso(l0=l0, nonneg=nonneg), {"level": l0})
+            yield Method(
+                "weight", "", learner, Lasso(l0=l0, nonneg=nonneg), {"level": l0}
+            )
 
     found = in_stages(COSTS, store, [(source, (), weights)], metrics=())
     lams = {row["level"]: row["lam"] for row in found}
@@ -373,9 +416,15 @@ def _cost(inferred: Inferred) -> dict[str, float]:
     """`cost`, the million multiply-adds of an encoder's products for a row."""
     model = inferred.model
     encoder = inferred.encoder
-    flops = isinstance(encoder, Own) and encoder.flops(model.num_inputs, model.decoder.shape[1])
+    flops = isinstance(encoder, Own) and encoder.flops(
+        model.num_inputs, model.decoder.shape[1]
+    )
     skip = getattr(model, "skip", None)
-    return {"cost": (flops / 2 + (0 if skip is None else skip.size)) / 1e6} if flops else {}
+    return (
+        {"cost": (flops / 2 + (0 if skip is None else skip.size)) / 1e6}
+        if flops
+        else {}
+    )
 
 
 COST = Metric("encoder_products", _cost, everywhere=False)
@@ -401,11 +450,17 @@ def _methods(
     for level, l0 in levels.items():
         names = (*CODES, *(OF_ENCODERS if level == "own" else ()), *plan.codes)
         asked = [name for name in dict.fromkeys(names) if stem(name) not in left]
-        yield from methods_of(learner, asked, l0, row={"level": level, **skip, **row}, **about)
-    middle = "common" if "common" in levels and (plan.l0 or "own" not in levels) else "own"
+        yield from methods_of(
+            learner, asked, l0, row={"level": level, **skip, **row}, **about
+        )
+    middle = (
+        "common" if "common" in levels and (plan.l0 or "own" not in levels) else "own"
+    )
     whole = Lasso(l0=levels[middle], nonneg=nonneg)
     for times in SPREAD:
         at = {"level": middle, "times": times, **row}
         lasso = Lasso(nonneg=nonneg, of=whole, times=times)
         fixed = functools.partial(lambda lasso, _: lasso, lasso)
-        yield from methods_of(learner, ("lasso", "lasso_refit"), 1, lasso=fixed, row=at, **about)
+        yield from methods_of(
+            learner, ("lasso", "lasso_refit"), 1, lasso=fixed, row=at, **about
+        )

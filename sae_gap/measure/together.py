@@ -79,7 +79,9 @@ class Layer:
     def task(self) -> Task:
         """Returns the rows that learners see, and those that the layers before this one leave."""
         task = self.sources[self.block].task()
-        held = dataclasses.replace(task.id, signals=jnp.asarray(self.network.activations))
+        held = dataclasses.replace(
+            task.id, signals=jnp.asarray(self.network.activations)
+        )
         return dataclasses.replace(task, id=held, ood=held, network=self.network)
 
     def seen(self) -> dict[str, Any]:
@@ -91,7 +93,9 @@ class Layer:
         return {
             "sources": [source.asdict() for source in self.sources.values()],
             "block": self.block,
-            "earlier": [describe((each.learner, each.encoder)) for each in self.earlier.values()],
+            "earlier": [
+                describe((each.learner, each.encoder)) for each in self.earlier.values()
+            ],
             "seed": self.seed,
         }
 
@@ -166,9 +170,13 @@ def put_back_together(
     methods: dict[str, dict[int, Method]] = {}
     alone: dict[str, dict[str, Row]] = {}
     for block, sae in saes.items():
-        (own,) = measured(block, [*methods_of(sae.given, ["own"], 1)], {}) or [{"l0": 0}]
+        (own,) = measured(block, [*methods_of(sae.given, ["own"], 1)], {}) or [
+            {"l0": 0}
+        ]
         if not own["l0"]:
-            raise ValueError(f"{sae.name} has no encoder, or a dead one; give an SAE that codes.")
+            raise ValueError(
+                f"{sae.name} has no encoder, or a dead one; give an SAE that codes."
+            )
         level = placed(own["l0"], l0)["level"]
         mine = {
             each.row["codes"]: each

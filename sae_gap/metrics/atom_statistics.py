@@ -21,7 +21,9 @@ DUPLICATE = 0.95
 _COSINES = 2**24
 
 
-def describe_atoms(dictionary: Float[ArrayLike, "input_dim num_latents"]) -> dict[str, Any]:
+def describe_atoms(
+    dictionary: Float[ArrayLike, "input_dim num_latents"],
+) -> dict[str, Any]:
     """Coherence, near-duplicates and dead atoms.
 
     Args:
@@ -44,11 +46,15 @@ def describe_atoms(dictionary: Float[ArrayLike, "input_dim num_latents"]) -> dic
         return jnp.max(jnp.abs(product(atoms[:, place], atoms)).at[place].set(0))
 
     size = max(1, _COSINES // width)
-    largest = np.minimum(jax.lax.map(cosine, jnp.arange(width), batch_size=size), 1)[live]
+    largest = np.minimum(jax.lax.map(cosine, jnp.arange(width), batch_size=size), 1)[
+        live
+    ]
     return {
         "dead_atoms": int((~live).sum()),
         "duplicates": int((largest > DUPLICATE).sum()),
-        "coherence": np.percentile(largest, np.arange(101)).tolist() if live.sum() > 1 else [],
+        "coherence": np.percentile(largest, np.arange(101)).tolist()
+        if live.sum() > 1
+        else [],
     }
 
 
@@ -74,7 +80,8 @@ def agreement(left: Any, right: Any) -> float:
     """
     models = (getattr(source, "model", source) for source in (left, right))
     left, right = (
-        matching.as_matrix("a dictionary", getattr(model, "decoder", model)) for model in models
+        matching.as_matrix("a dictionary", getattr(model, "decoder", model))
+        for model in models
     )
     if left.shape != right.shape:
         raise ValueError(
@@ -99,7 +106,9 @@ def agreement_with(first: Given) -> Metric:
         other = first.ready.decoder
         if inferred.learner == first or decoder is None or decoder.shape != other.shape:
             return {}
-        return {"agreement": inferred.once("agreement", lambda: agreement(other, decoder))}
+        return {
+            "agreement": inferred.once("agreement", lambda: agreement(other, decoder))
+        }
 
     return Metric(f"agreement with {first.held.digest}", compare, everywhere=False)
 

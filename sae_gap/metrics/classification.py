@@ -18,7 +18,12 @@ from sae_gap.metrics import Inferred, Metric
 
 # On separable codes the likelihood has no maximum, so the probe depends on the tolerance at which
 # L-BFGS stops. We take scikit-learn's tolerances, as the published accuracies did.
-_OPTIONS = {"maxiter": 1_000, "maxls": 50, "gtol": 1e-4, "ftol": 64 * np.finfo(float).eps}
+_OPTIONS = {
+    "maxiter": 1_000,
+    "maxls": 50,
+    "gtol": 1e-4,
+    "ftol": 64 * np.finfo(float).eps,
+}
 _COLUMNS_AT_A_TIME = 1_024
 
 
@@ -35,7 +40,9 @@ class LogisticProbe(NamedTuple):
 
 
 def fit_logistic(
-    codes: Float[ArrayLike, "n latent"], labels: Bool[ArrayLike, " n"], strength: float = 0.0
+    codes: Float[ArrayLike, "n latent"],
+    labels: Bool[ArrayLike, " n"],
+    strength: float = 0.0,
 ) -> LogisticProbe:
     """Fits a logistic regression with an intercept.
 
@@ -70,7 +77,9 @@ def fit_logistic(
         gradient = np.append(
             residuals.astype(codes.dtype) @ codes + strength * weights, residuals.sum()
         )
-        return np.logaddexp(0, -margins).mean() + 0.5 * strength * weights @ weights, gradient
+        return np.logaddexp(
+            0, -margins
+        ).mean() + 0.5 * strength * weights @ weights, gradient
 
     fitted = scipy.optimize.minimize(
         loss,
@@ -112,7 +121,10 @@ def roc_auc(
     areas = []
     for part in slices(codes.shape[1], _COLUMNS_AT_A_TIME):
         ranks = rankdata(codes[:, part].T, axis=1)
-        areas.append((ranks[:, labels].sum(axis=1) - num_positive * (num_positive + 1) / 2) / pairs)
+        areas.append(
+            (ranks[:, labels].sum(axis=1) - num_positive * (num_positive + 1) / 2)
+            / pairs
+        )
     return np.concatenate(areas)
 
 

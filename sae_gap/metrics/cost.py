@@ -47,7 +47,9 @@ def _measure(inferred, lam, k):
 
     def find():
         best = inferred.infer(Lasso(lam, nonneg=nonneg))
-        pursued = inferred.infer(OnSupport(OMP(k, nonneg=nonneg), 0.0, nonneg, 0.0)).codes
+        pursued = inferred.infer(
+            OnSupport(OMP(k, nonneg=nonneg), 0.0, nonneg, 0.0)
+        ).codes
         return np.asarray(best.objective, float)[counts].sum(), fires(pursued)[counts]
 
     optimum, full = inferred.once(f"cost at {lam}", find)

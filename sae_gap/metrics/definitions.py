@@ -68,7 +68,8 @@ def check_varies(activations: Float[np.ndarray, "n input_dim"]) -> None:
 
 
 def fvu(
-    activations: Float[ArrayLike, "n input_dim"], reconstruction: Float[ArrayLike, "n input_dim"]
+    activations: Float[ArrayLike, "n input_dim"],
+    reconstruction: Float[ArrayLike, "n input_dim"],
 ) -> float:
     """The fraction of variance unexplained, `Σ‖x - x̂‖² / Σ‖x - mean(x)‖²`.
 

@@ -106,7 +106,9 @@ def absorption(
     truth = scipy.sparse.csr_array(true_codes) > 0
     child = np.flatnonzero(parent >= 0)
     # Column p marks the children of parent p.
-    family = scipy.sparse.csr_array((child >= 0, (child, parent[child])), 2 * parent.shape)
+    family = scipy.sparse.csr_array(
+        (child >= 0, (child, parent[child])), 2 * parent.shape
+    )
     parents = np.unique(parent[child])
     parents = parents[partner[parents] >= 0]
     every = truth[:, parents]
@@ -135,7 +137,8 @@ def measure(inferred: Inferred) -> dict[str, float]:
 
     def score(_, truth, codes):
         nonzero, above = (
-            detection(count(inferred.nearest, truth, codes, least)) for least in (0, inferred.cuts)
+            detection(count(inferred.nearest, truth, codes, least))
+            for least in (0, inferred.cuts)
         )
         return nonzero | {f"cut_{metric}": value for metric, value in above.items()}
 
@@ -152,7 +155,9 @@ METRIC = Metric(
     measure,
     _SCORES
     | {
-        f"cut_{name}": Column(f"{column.label} above the cuts", 1.0, f"cut {column.heading}")
+        f"cut_{name}": Column(
+            f"{column.label} above the cuts", 1.0, f"cut {column.heading}"
+        )
         for name, column in _SCORES.items()
     }
     | {

@@ -40,10 +40,16 @@ def dictionary_recovery(
       are more than 10,000, as many from the largest to the smallest at equal steps of rank.
     """
     cosines = np.abs(match.cosine)
-    norms, true_norms = (np.sqrt(squares(np.asarray(atoms).T)) for atoms in (learned, truth))
+    norms, true_norms = (
+        np.sqrt(squares(np.asarray(atoms).T)) for atoms in (learned, truth)
+    )
     norms = np.where(match.learned < 0, 0.0, norms[match.learned])
     ratios = norms[true_norms > 0] / true_norms[true_norms > 0]
-    shown = np.linspace(0, len(cosines) - 1, min(len(cosines), _MOST_COSINES)).round().astype(int)
+    shown = (
+        np.linspace(0, len(cosines) - 1, min(len(cosines), _MOST_COSINES))
+        .round()
+        .astype(int)
+    )
     return {
         "cosine": float(cosines.mean()),
         "close": float((cosines > _CLOSE).mean()),
@@ -129,7 +135,9 @@ def groups_of(
         groups["free"] = np.flatnonzero(level < 0)
     fired = (scipy.sparse.csr_array(true_codes) > 0).sum(axis=0)
     order = np.argsort(-fired, kind="stable")
-    return groups | dict(zip(_QUARTILES, np.array_split(order, len(_QUARTILES)), strict=True))
+    return groups | dict(
+        zip(_QUARTILES, np.array_split(order, len(_QUARTILES)), strict=True)
+    )
 
 
 def _atoms(inferred):

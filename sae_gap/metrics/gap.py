@@ -113,7 +113,9 @@ def amortisation_gap(
             "the own encoder of a transcoder reads inputs, one row for each signal, and that of "
             f"any other model none, but they are {shown(given)}; give or leave out inputs."
         )
-    read = as_floats("inputs", matching.as_matrix("inputs", given)) if reads else signals
+    read = (
+        as_floats("inputs", matching.as_matrix("inputs", given)) if reads else signals
+    )
     dictionary, norms = unit_atoms(as_floats("the dictionary", model.decoder))
     own = encode(model, read)
     shape = len(signals), len(norms)
@@ -127,7 +129,9 @@ def amortisation_gap(
     target = signals - as_floats("bias", model.bias)
     # Rounding may leave a code slightly below zero, relative to its sample's codes; beyond that the
     # encoder is signed.
-    if not signed and jnp.any(codes < -1e-3 * jnp.max(jnp.abs(codes), axis=1, keepdims=True)):
+    if not signed and jnp.any(
+        codes < -1e-3 * jnp.max(jnp.abs(codes), axis=1, keepdims=True)
+    ):
         raise ValueError(
             "the encoder's codes have clearly negative values; pass signed=True to hold them "
             "against signed codes."
@@ -146,7 +150,8 @@ def _excess(achieved, optimum):
     rounding.
     """
     value, best, gap = (
-        np.asarray(part, np.float64) for part in (achieved, optimum.objective, optimum.gap)
+        np.asarray(part, np.float64)
+        for part in (achieved, optimum.objective, optimum.gap)
     )
     slack = gap + 16 * np.finfo(optimum.objective.dtype).eps * value
     return np.where((value < best) & (value - best >= -slack), 0, value - best)
@@ -179,7 +184,9 @@ def measure(inferred: Inferred) -> dict[str, float]:
                 "objective": float(achieved.mean()),
                 "gap": gap,
                 # The optimum is zero only if the signals are; any other code is infinitely worse.
-                "relative_gap": gap / scale if scale > 0 else float(np.inf if gap > 0 else 0),
+                "relative_gap": gap / scale
+                if scale > 0
+                else float(np.inf if gap > 0 else 0),
                 "certificate": float(lasso_problem.relative_gap(optimum).max()),
                 "unconverged": 1 - float(np.mean(optimum.converged)),
             }
@@ -202,7 +209,9 @@ METRIC = Metric(
     },
     version=2,
     needs=lambda inferred: (
-        None if inferred.optimum or inferred.model.dictionary is None else "no optimum is asked for"
+        None
+        if inferred.optimum or inferred.model.dictionary is None
+        else "no optimum is asked for"
     ),
 )
 
@@ -247,7 +256,8 @@ def _parts(inferred):
     fired, used = (fires(part)[counts] for part in (codes, best.codes))
     fires_ever, used_ever = (part.sum(axis=0) > 0 for part in (fired, used))
     converged, optimum, slack = (
-        np.asarray(getattr(best, name), float)[counts] for name in ("converged", "objective", "gap")
+        np.asarray(getattr(best, name), float)[counts]
+        for name in ("converged", "objective", "gap")
     )
     found = {
         "unconverged": int((converged == 0).sum()),
@@ -257,7 +267,8 @@ def _parts(inferred):
         return found
     held = inferred.infer(OnSupport(own, lasso.lam, lasso.nonneg, 0.0))
     support, held_slack = (
-        float(np.asarray(part, float)[counts].sum()) for part in (held.objective, held.gap)
+        float(np.asarray(part, float)[counts].sum())
+        for part in (held.objective, held.gap)
     )
     target, fit, size = (part[counts] for part in inferred.terms(codes))
     energy = 0.5 * squares(target)
@@ -299,10 +310,15 @@ def overlap(fired, used):
     Returns:
       `|E ∩ O|` over `|E ∪ O|`, over `|E|` and over `|O|`.
     """
-    both, mine, best = (part.sum(axis=1) for part in (fired.multiply(used), fired, used))
+    both, mine, best = (
+        part.sum(axis=1) for part in (fired.multiply(used), fired, used)
+    )
     either = mine + best - both
     sizes = {"jaccard": either, "overlap_precision": mine, "overlap_recall": best}
-    return {name: float((ratio(both, size) + (either == 0)).mean()) for name, size in sizes.items()}
+    return {
+        name: float((ratio(both, size) + (either == 0)).mean())
+        for name, size in sizes.items()
+    }
 
 
 PARTS = Metric("gap_parts", _parts, everywhere=False)

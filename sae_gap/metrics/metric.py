@@ -133,9 +133,15 @@ class Inferred:
         """
         if self.inference is not None and self.task.ood is self.task.id:
             return dict(score("id"))
-        return {f"{key}_{name}": value for name in SCORED for key, value in score(name).items()}
+        return {
+            f"{key}_{name}": value
+            for name in SCORED
+            for key, value in score(name).items()
+        }
 
-    def with_truth(self, score: Callable[[str, Any, Any], Mapping[str, float]]) -> dict[str, float]:
+    def with_truth(
+        self, score: Callable[[str, Any, Any], Mapping[str, float]]
+    ) -> dict[str, float]:
         """`by_split`, for the splits with known true codes.
 
         Args:
@@ -179,7 +185,8 @@ class Inferred:
         dictionaries.
         """
         return self.once(
-            "nearest", lambda: nearest_atoms(self.model.decoder, np.asarray(self.task.dictionary))
+            "nearest",
+            lambda: nearest_atoms(self.model.decoder, np.asarray(self.task.dictionary)),
         )
 
     def once(self, name: str, find: Callable[[], Any]) -> Any:

@@ -28,5 +28,7 @@ METRIC = Metric(
         "delta_ce": Column("nats of loss above the model's own", 0.0, "ΔCE"),
     },
     everywhere=False,
-    needs=lambda inferred: None if inferred.task.network else "there is no network to run",
+    needs=lambda inferred: (
+        None if inferred.task.network else "there is no network to run"
+    ),
 )

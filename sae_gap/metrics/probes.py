@@ -74,10 +74,13 @@ def fit_sparse(codes: Any, labels: Bool[np.ndarray, " n"], k: int) -> Probe:
     size = abs(codes).sum(axis=0, dtype=float)
     used = (codes != 0).sum(axis=0)
     means = [
-        codes[side].sum(axis=0, dtype=float) / max(1, side.sum()) for side in (labels, ~labels)
+        codes[side].sum(axis=0, dtype=float) / max(1, side.sum())
+        for side in (labels, ~labels)
     ]
     # Latents that are on in only one class tie, however large they are.
-    ranks = np.round(np.abs(means[0] - means[1]) * used / np.where(size > 0, size, 1), 9)
+    ranks = np.round(
+        np.abs(means[0] - means[1]) * used / np.where(size > 0, size, 1), 9
+    )
     return _fit(codes, np.argsort(-ranks, kind="stable")[:k], labels, SPARSE_C)
 
 
@@ -116,8 +119,12 @@ def score_pair(features, has, split, fit):
         for side, named in SIDES.items():
             tested = np.concatenate([split.test[cell] for cell in named])
             decided = probe.decide(features[tested])
-            scores[f"{prefix}auc_{side}"] = float(roc_auc(decided[:, None], has[tested])[0])
-            scores[f"{prefix}accuracy_{side}"] = float(np.mean((decided > 0) == has[tested]))
+            scores[f"{prefix}auc_{side}"] = float(
+                roc_auc(decided[:, None], has[tested])[0]
+            )
+            scores[f"{prefix}accuracy_{side}"] = float(
+                np.mean((decided > 0) == has[tested])
+            )
     for name, score in {"drop": "auc", "accuracy_drop": "accuracy"}.items():
         scores[name] = scores[f"all_{score}_ood"] - scores[f"{score}_ood"]
     return scores
@@ -139,7 +146,10 @@ def measure(inferred: Inferred) -> dict[str, Any]:
     if inferred.model.dictionary is not None:
         # A latent that is never on separates no classes.
         columns = scipy.sparse.csr_array(active_columns(codes)[0])
-        kinds = {"dense": (inferred.reconstruction, fit_dense), "k=all": (columns, fit_dense)}
+        kinds = {
+            "dense": (inferred.reconstruction, fit_dense),
+            "k=all": (columns, fit_dense),
+        }
     kinds |= {f"k={k}": (columns, functools.partial(fit_sparse, k=k)) for k in KS}
     found: Any = {"probes": [*kinds], "pairs": [*concepts]}
     for probe, (features, fit) in kinds.items():
@@ -161,5 +171,7 @@ METRIC = Metric(
     measure,
     version=2,
     everywhere=False,
-    needs=lambda found: None if found.task.concepts else "the rows have no concepts to probe",
+    needs=lambda found: (
+        None if found.task.concepts else "the rows have no concepts to probe"
+    ),
 )

@@ -70,7 +70,9 @@ METRIC = Metric(
         "l0": Column("mean L0", heading="L0"),
     },
     everywhere=False,
-    needs=lambda found: None if found.model.dictionary is not None else "there is no dictionary",
+    needs=lambda found: (
+        None if found.model.dictionary is not None else "there is no dictionary"
+    ),
 )
 
 
@@ -96,7 +98,9 @@ def _explained(inferred):
         return {}
 
     def score(name):
-        guess = inferred.terms(inferred.codes[name], name).fit + np.asarray(inferred.model.bias)
+        guess = inferred.terms(inferred.codes[name], name).fit + np.asarray(
+            inferred.model.bias
+        )
         return r2_and_shrinkage(np.asarray(inferred.split(name).signals), guess)
 
     return inferred.by_split(score)
@@ -134,7 +138,9 @@ def _predicted(inferred):
     few = evenly_spaced(len(train[0]), TRAIN)
     return {
         "ridge_fvu": fvu(x, np.asarray(mean + product(near, slope))),
-        "neighbours_fvu": fvu(x, _nearest(*map(np.asarray, (near, known[few], train[1][few])))),
+        "neighbours_fvu": fvu(
+            x, _nearest(*map(np.asarray, (near, known[few], train[1][few])))
+        ),
         "network_fvu": fvu(x, np.asarray(encoder.known.value(jnp.asarray(inputs)))),  # type: ignore[union-attr]
         "network_rows": len(known),
     }
@@ -148,7 +154,9 @@ def _nearest(inputs, known, values):
     found = []
     for rows in slices(len(inputs), CHUNK):
         far = half - inputs[rows] @ known.T
-        places = np.argpartition(far, min(NEIGHBOURS, len(known)) - 1, axis=1)[:, :NEIGHBOURS]
+        places = np.argpartition(far, min(NEIGHBOURS, len(known)) - 1, axis=1)[
+            :, :NEIGHBOURS
+        ]
         found.append(values[places].mean(axis=1))
     return np.concatenate(found)
 
@@ -158,7 +166,9 @@ PREDICTABILITY = Metric(
     _predicted,
     {
         "ridge_fvu": Column("FVU of a ridge regression on the input", 0.0, "ridge FVU"),
-        "neighbours_fvu": Column("FVU of the nearest inputs' mean", 0.0, "neighbours FVU"),
+        "neighbours_fvu": Column(
+            "FVU of the nearest inputs' mean", 0.0, "neighbours FVU"
+        ),
         "network_fvu": Column("FVU of a network of the input", 0.0, "network FVU"),
     },
     version=2,

@@ -120,7 +120,9 @@ def _matched(truth, inferred):
     with one_blas_thread() if few else contextlib.nullcontext():
         scores = matching.correlations(truth, inferred)
     return float(
-        scores[scipy.optimize.linear_sum_assignment(scores, maximize=True)].sum(dtype=np.float64)
+        scores[scipy.optimize.linear_sum_assignment(scores, maximize=True)].sum(
+            dtype=np.float64
+        )
     )
 
 
@@ -226,7 +228,9 @@ def _support(inferred):
     match = inferred.match
     if match is None:
         return {}
-    return inferred.with_truth(lambda _, truth, codes: support_recovery(match, truth, codes))
+    return inferred.with_truth(
+        lambda _, truth, codes: support_recovery(match, truth, codes)
+    )
 
 
 SUPPORT = Metric(

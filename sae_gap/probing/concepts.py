@@ -132,7 +132,9 @@ def concept(name: str, tokens: Tokens) -> Concept:
     if kind in ("letters", "suffix") and re.fullmatch("[a-z]+", value):
         # At least two letters go before a suffix: "bed" is no past tense.
         spelled = re.compile(f"[{value}].*" if kind == "letters" else f".{{2,}}{value}")
-        has = np.array([spelled.fullmatch(word) is not None for word in tokens.words.tolist()])
+        has = np.array(
+            [spelled.fullmatch(word) is not None for word in tokens.words.tolist()]
+        )
         return Concept(name, has, letters & begins & _ends(tokens), True)
     if name == "capital":
         has = np.array([text.strip()[:1].isupper() for text in texts])
@@ -244,18 +246,24 @@ def split_cells(a: Concept, b: Concept, tokens: Tokens, seed: int) -> Split:
         for part in (train, test)
     )
     unit = min(
-        len(learned[name]) // share for parts in SHARES.values() for name, share in parts.items()
+        len(learned[name]) // share
+        for parts in SHARES.values()
+        for name, share in parts.items()
     )
     fewest = min(map(len, held.values()))
     if min(unit, fewest) < FEWEST:
-        sizes = (f"{name} has {len(learned[name])} and {len(held[name])}" for name in CELLS)
+        sizes = (
+            f"{name} has {len(learned[name])} and {len(held[name])}" for name in CELLS
+        )
         raise ValueError(
             f"the cells of {a.name}+{b.name} are too small: of rows to train and to test on "
             f"{', '.join(sizes)}, where {FEWEST} are the least; "
             "give more documents or leave the pair out."
         )
     sets = {
-        kind: np.concatenate([learned[name][: share * unit] for name, share in parts.items()])
+        kind: np.concatenate(
+            [learned[name][: share * unit] for name, share in parts.items()]
+        )
         for kind, parts in SHARES.items()
     }
     return Split(sets, {name: rows[:fewest] for name, rows in held.items()})
@@ -273,7 +281,9 @@ def _rank_in_group(groups):
     """For each entry, how many entries of its group come before it."""
     order = np.argsort(groups, kind="stable")
     ordered = groups[order]
-    return (np.arange(len(groups)) - np.searchsorted(ordered, ordered))[np.argsort(order)]
+    return (np.arange(len(groups)) - np.searchsorted(ordered, ordered))[
+        np.argsort(order)
+    ]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -300,4 +310,6 @@ class Probed(HeldOut):
     def asdict(self) -> dict[str, Any]:
         """The settings that decide the data and what is probed."""
         leaves, structure = jax.tree.flatten(self.concepts)
-        return super().asdict() | {"concepts": digest([*leaves, str(structure), *self.concepts])}
+        return super().asdict() | {
+            "concepts": digest([*leaves, str(structure), *self.concepts])
+        }

@@ -34,14 +34,22 @@ def overall(rows: Sequence[Row], baseline: str) -> list[Row]:
     for row in rows:
         for probe in row["probes"]:
             line = {name: row[name] for name in ("dictionary", "family", "codes")}
-            line |= {name: row[name] for name in catalogue.default_columns() if name in row}
-            line |= {"probe": probe, "pairs": len(row["pairs"]), "splits": row["splits"]}
+            line |= {
+                name: row[name] for name in catalogue.default_columns() if name in row
+            }
+            line |= {
+                "probe": probe,
+                "pairs": len(row["pairs"]),
+                "splits": row["splits"],
+            }
             for score in SCORES:
                 values = np.array(row[f"{score} {probe}"], float)
                 line[score], line[f"{score}_half"] = _interval(values)
                 if score in ("auc_ood", "drop", "accuracy_drop"):
                     base = np.array(own.get(f"{score} {probe}", np.nan), float)
-                    line[f"more_{score}"], line[f"more_{score}_half"] = _interval(values - base)
+                    line[f"more_{score}"], line[f"more_{score}_half"] = _interval(
+                        values - base
+                    )
             lines.append(line)
     return lines
 

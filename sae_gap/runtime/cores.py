@@ -19,7 +19,11 @@ _LIMITS: list[Any] = []
 
 def cores() -> int:
     """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return (
+        len(os.sched_getaffinity(0))
+        if hasattr(os, "sched_getaffinity")
+        else os.cpu_count() or 1
+    )
 
 
 def on_cores(work: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:
@@ -78,7 +82,9 @@ def one_blas_thread() -> Iterator[None]:
     with _LOCK:
         if not _LIMITS:
             _take_control()
-        limit = _LIMITS[0] if _LIMITS else _controller().limit(limits=1, user_api="blas")
+        limit = (
+            _LIMITS[0] if _LIMITS else _controller().limit(limits=1, user_api="blas")
+        )
         _LIMITS.append(limit)
     try:
         yield

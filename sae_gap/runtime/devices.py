@@ -44,7 +44,9 @@ def spans_processes(mesh: Mesh) -> bool:
 
 
 def _of_samples(chosen):
-    return jax.make_mesh((len(chosen),), (SAMPLES,), devices=chosen, axis_types=(AxisType.Auto,))
+    return jax.make_mesh(
+        (len(chosen),), (SAMPLES,), devices=chosen, axis_types=(AxisType.Auto,)
+    )
 
 
 def place(tree: PyTree, mesh: Mesh) -> PyTree:
@@ -74,7 +76,9 @@ def place(tree: PyTree, mesh: Mesh) -> PyTree:
 def _rows_of_each(shape, mesh):
     """Shards the rows if they divide."""
     return (
-        PartitionSpec(SAMPLES) if shape and shape[0] % mesh.shape[SAMPLES] == 0 else PartitionSpec()
+        PartitionSpec(SAMPLES)
+        if shape and shape[0] % mesh.shape[SAMPLES] == 0
+        else PartitionSpec()
     )
 
 
@@ -103,7 +107,9 @@ def put(array: jax.Array | np.ndarray, sharding: Sharding) -> jax.Array:
 
     An array that lies on the devices of several processes already is moved between them.
     """
-    if sharding.is_fully_addressable or not getattr(array, "is_fully_addressable", True):
+    if sharding.is_fully_addressable or not getattr(
+        array, "is_fully_addressable", True
+    ):
         return jax.device_put(array, sharding)
     if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
         return jax.random.wrap_key_data(
@@ -115,7 +121,9 @@ def put(array: jax.Array | np.ndarray, sharding: Sharding) -> jax.Array:
     return jax.make_array_from_callback(held.shape, sharding, lambda index: held[index])
 
 
-def read_rows(take: Callable[[np.ndarray], np.ndarray], num_samples: int, width: int) -> Array:
+def read_rows(
+    take: Callable[[np.ndarray], np.ndarray], num_samples: int, width: int
+) -> Array:
     """Reads rows in the default float type; each of several processes reads those of its own
     devices, as `place` shards them.
 
@@ -153,7 +161,8 @@ def enable_compilation_cache() -> Path | None:
     """
     try:
         folder = Path(
-            jax.config.values.get("jax_compilation_cache_dir") or cache_home() / "sae_gap" / "jax"
+            jax.config.values.get("jax_compilation_cache_dir")
+            or cache_home() / "sae_gap" / "jax"
         )
         folder.mkdir(parents=True, exist_ok=True)
     except (OSError, RuntimeError):
@@ -177,7 +186,9 @@ def compilations() -> int:
 _compiled: list[float] = []
 _EVENT = "/jax/core/compile/backend_compile_duration"
 jax.monitoring.register_event_duration_secs_listener(
-    lambda event, duration_secs, **_: _compiled.extend([duration_secs] * (event == _EVENT))
+    lambda event, duration_secs, **_: _compiled.extend(
+        [duration_secs] * (event == _EVENT)
+    )
 )
 
 
@@ -201,7 +212,9 @@ def describe() -> str:
       For example `4 x NVIDIA H100 80GB HBM3`, or `1 x cpu (AMD EPYC)`.
     """
     kind = jax.devices()[0].device_kind
-    return f"{jax.device_count()} x {kind}" + (f" ({_processor()})" if kind == "cpu" else "")
+    return f"{jax.device_count()} x {kind}" + (
+        f" ({_processor()})" if kind == "cpu" else ""
+    )
 
 
 def _processor():

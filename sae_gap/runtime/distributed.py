@@ -18,7 +18,9 @@ T = TypeVar("T")
 
 
 def start(
-    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None
+    coordinator: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
 ) -> None:
     """Joins the other processes (`jax.distributed.initialize`); call it before any other use of
     JAX.
@@ -80,7 +82,10 @@ def gather(value: T) -> list[T]:
     padded = np.zeros(int(sizes.max()), np.uint8)
     padded[: len(message)] = message
     messages = multihost_utils.process_allgather(padded)
-    return [pickle.loads(row[:size].tobytes()) for row, size in zip(messages, sizes, strict=True)]
+    return [
+        pickle.loads(row[:size].tobytes())
+        for row, size in zip(messages, sizes, strict=True)
+    ]
 
 
 def from_first(value: T) -> T:

@@ -20,8 +20,12 @@ from sae_gap.runtime import distributed
 
 # Seconds between two lines of the log.
 EVERY = 60.0
-_DRAWN = "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total:g} [{elapsed}<{remaining}{postfix}]"
-_WRITTEN = "{desc}: {n:.1f} of {total:.0f} {unit} in {elapsed}, {remaining} left{postfix}"
+_DRAWN = (
+    "{desc}{percentage:3.0f}%|{bar}| {n:.1f}/{total:g} [{elapsed}<{remaining}{postfix}]"
+)
+_WRITTEN = (
+    "{desc}: {n:.1f} of {total:.0f} {unit} in {elapsed}, {remaining} left{postfix}"
+)
 # A clock that only runs forward, and its second at which the minutes of this process are over.
 seconds = time.monotonic
 _ends = [math.inf]
@@ -62,7 +66,9 @@ class Line(tqdm):
 
     kinds: Mapping[Any, str] = {}
 
-    def begin(self, fits: Iterable[Any], rows: Iterable[Any] = (), done: int = 0) -> None:
+    def begin(
+        self, fits: Iterable[Any], rows: Iterable[Any] = (), done: int = 0
+    ) -> None:
         """Sets the work.
 
         Args:
@@ -108,7 +114,9 @@ class Line(tqdm):
             left = self.last - seconds()
             for name, kind in self.kinds.items():
                 gained = self.gained[kind]
-                pace = self.spent[kind] / gained if gained else self.spent.total() / done
+                pace = (
+                    self.spent[kind] / gained if gained else self.spent.total() / done
+                )
                 left += pace * (1 - self.shares.get(name, 0))
             found["rate"] = (self.total - self.n) / max(1.0, left)
         return found

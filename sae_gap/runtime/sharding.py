@@ -130,7 +130,10 @@ def place_rows(tree: PyTree, like: Array) -> PyTree:
         return tree
     rows = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:1]))
     return jax.tree.map(
-        lambda leaf: jax.device_put(leaf, rows) if isinstance(leaf, jax.Array) else leaf, tree
+        lambda leaf: (
+            jax.device_put(leaf, rows) if isinstance(leaf, jax.Array) else leaf
+        ),
+        tree,
     )
 
 
@@ -174,7 +177,11 @@ def constrain(state: PyTree, data: PyTree) -> PyTree:
       The state with its place constrained; unchanged without a mesh in the context.
     """
     size = num_parts()
-    counts = {len(leaf) for leaf in jax.tree.leaves(data) if leaf.ndim and len(leaf) % size == 0}
+    counts = {
+        len(leaf)
+        for leaf in jax.tree.leaves(data)
+        if leaf.ndim and len(leaf) % size == 0
+    }
 
     def put(leaf):
         by_sample = leaf.ndim and len(leaf) in counts

@@ -76,7 +76,9 @@ def write_free(folder: AnyPath, files: Mapping[str, bytes] | None = None) -> Non
         if files is None:
             same = any(map(holds, names))
         else:
-            same = names == sorted(files) and all(place.read(name) == files[name] for name in names)
+            same = names == sorted(files) and all(
+                place.read(name) == files[name] for name in names
+            )
         if names and not same:
             raise FileExistsError(0, "another SAE or file is there already")
         for name, content in (files or {}).items():
@@ -115,7 +117,9 @@ def read(weights: Path) -> Parts:
     if parts.library == "sae_gap":
         return parts
     tensors.finish(parts.architecture)
-    return dataclasses.replace(parts, notes={"dtype on disk": tensors.dtypes(), **parts.notes})
+    return dataclasses.replace(
+        parts, notes={"dtype on disk": tensors.dtypes(), **parts.notes}
+    )
 
 
 def holds(name: str) -> bool:
@@ -128,7 +132,9 @@ def _weights(path):
     if path.is_file():
         return path
     if not path.is_dir():
-        raise ValueError(f"{path} is neither a folder nor a file; check the path of the SAE.")
+        raise ValueError(
+            f"{path} is neither a folder nor a file; check the path of the SAE."
+        )
     found = _found(path, 0)
     if len(found) == 1:
         return found[0]
@@ -136,15 +142,21 @@ def _weights(path):
         raise ValueError(
             f"{path} has several files of weights, {listed(found, path)}; give the path of one."
         )
-    below = sorted({place.parent for depth in range(1, 5) for place in _found(path, depth)})
+    below = sorted(
+        {place.parent for depth in range(1, 5) for place in _found(path, depth)}
+    )
     named = f"but these below it have: {listed(below, path)}; give the path of one"
-    raise ValueError(f"{path} has no weights of an SAE, {named if below else _EXPECTED}.")
+    raise ValueError(
+        f"{path} has no weights of an SAE, {named if below else _EXPECTED}."
+    )
 
 
 def _found(folder, depth):
     """The files of weights `depth` folders below a folder."""
     return sorted(
-        place for place in folder.glob("*/" * depth + "*") if holds(place.name) and place.is_file()
+        place
+        for place in folder.glob("*/" * depth + "*")
+        if holds(place.name) and place.is_file()
     )
 
 
@@ -188,7 +200,9 @@ def _of_saelens(release, sae_id):
         for folder in package_folders("sae_lens")
     )
     # Parsing the whole table takes seconds.
-    block = re.search(rf"^{re.escape(release)}:\n(?:[ -].*\n|\n)*", tables, re.MULTILINE)
+    block = re.search(
+        rf"^{re.escape(release)}:\n(?:[ -].*\n|\n)*", tables, re.MULTILINE
+    )
     if block is None:
         return None
     import yaml  # type: ignore[import-untyped]
@@ -334,8 +348,14 @@ def read_tensors(path: Path) -> Tensors:
     if path.suffix in (".safetensors", ".npz"):
         return (read_npz if path.suffix == ".npz" else read_safetensors)(path)
     with reading(path, "weights of an SAE or an array"):
-        held = map_pt(path) if path.suffix == ".pt" else np.lib.format.open_memmap(path, mode="r")
-        return Tensors(path, {_ALONE: held} if isinstance(held, np.ndarray) else tensors_of(held))
+        held = (
+            map_pt(path)
+            if path.suffix == ".pt"
+            else np.lib.format.open_memmap(path, mode="r")
+        )
+        return Tensors(
+            path, {_ALONE: held} if isinstance(held, np.ndarray) else tensors_of(held)
+        )
 
 
 def of_arrays(

@@ -32,7 +32,9 @@ class GroupMax(AmortisedEncoder):
     def __call__(self, model, signals):
         hidden = jax.nn.relu(self.preactivations(model, signals))
         groups = hidden.reshape(len(hidden), self.k, -1)
-        chosen = jnp.argmax(groups, axis=2, keepdims=True) == jnp.arange(groups.shape[2])
+        chosen = jnp.argmax(groups, axis=2, keepdims=True) == jnp.arange(
+            groups.shape[2]
+        )
         return jnp.where(chosen, groups, 0).reshape(hidden.shape)
 
 
@@ -46,7 +48,9 @@ class BatchLargest(AmortisedEncoder):
 
     def __call__(self, model, signals):
         hidden = jax.nn.relu(self.preactivations(model, signals))
-        return keep_largest(hidden.reshape(1, -1), self.k * len(hidden)).reshape(hidden.shape)
+        return keep_largest(hidden.reshape(1, -1), self.k * len(hidden)).reshape(
+            hidden.shape
+        )
 
 
 class RepeatingPursuit(Encoder):

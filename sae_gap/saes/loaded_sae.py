@@ -32,7 +32,13 @@ from sae_gap.core import (
     matching,
     registry,
 )
-from sae_gap.encoders import AmortisedEncoder, Encoder, as_floats, check_model, unit_atoms
+from sae_gap.encoders import (
+    AmortisedEncoder,
+    Encoder,
+    as_floats,
+    check_model,
+    unit_atoms,
+)
 from sae_gap.learners import Given, Held
 from sae_gap.saes import foreign_encoders
 from sae_gap.saes.find import locate, of_arrays, read
@@ -157,13 +163,17 @@ class SAE:
             missing or does not belong to the architecture.
         """
         given = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
-        return dataclasses.replace(of_parts(of_arrays(given, architecture, **options)), name=name)
+        return dataclasses.replace(
+            of_parts(of_arrays(given, architecture, **options)), name=name
+        )
 
     @property
     def decoder_alone(self) -> "SAE":
         """The same dictionary and normalisation without an encoder."""
         return dataclasses.replace(
-            self, model=dataclasses.replace(self.model, encoder=None, encode=None), signed=False
+            self,
+            model=dataclasses.replace(self.model, encoder=None, encode=None),
+            signed=False,
         )
 
     @property
@@ -182,7 +192,9 @@ class SAE:
         these are codes on unit atoms.
         """
         # One program, since each compiles for a tenth of a second.
-        measure = jax.jit(lambda d: jnp.where(jnp.any(d != 0, axis=0), unit_atoms(d)[1], 0))
+        measure = jax.jit(
+            lambda d: jnp.where(jnp.any(d != 0, axis=0), unit_atoms(d)[1], 0)
+        )
         return measure(self.model.decoder)
 
     @functools.cached_property
@@ -264,7 +276,9 @@ class SAE:
         """
         with jax.default_matmul_precision("highest"):
             rows = self.as_rows(activations)
-            return own_codes(self.model, rows if self.transcodes else self.model.signals(rows))
+            return own_codes(
+                self.model, rows if self.transcodes else self.model.signals(rows)
+            )
 
     def decode(
         self,
@@ -320,7 +334,9 @@ class SAE:
             return side_by_side(activations, self.notes)
         return activations
 
-    def as_rows(self, activations: Rows, *, explained: bool = False) -> Float[Array, "n dim"]:
+    def as_rows(
+        self, activations: Rows, *, explained: bool = False
+    ) -> Float[Array, "n dim"]:
         """The checked activations for `encode`, heads side by side; those for `target` if
         `explained`.
         """
@@ -361,7 +377,9 @@ def own_codes(model: Model, signals: Float[ArrayLike, "n input_dim"]) -> Codes:
     """
     encode: Any = model.encode
     if encode is None:
-        raise ValueError("a decoder alone gives no codes; give a model with an encoder.")
+        raise ValueError(
+            "a decoder alone gives no codes; give a model with an encoder."
+        )
     with jax.default_matmul_precision("highest"):
         if isinstance(encode, Encoder):
             return encode.infer(model, jnp.asarray(signals)).codes
@@ -403,13 +421,17 @@ def load_sae(
     parts = read(locate(path, sae_id))
     if "b_dec" not in parts.tensors:
         dim = parts.atoms.shape[1]
-        given: Any = mean() if callable(mean) else np.zeros(dim) if mean is None else mean
+        given: Any = (
+            mean() if callable(mean) else np.zeros(dim) if mean is None else mean
+        )
         if np.shape(given) != (dim,):
             raise ValueError(
                 f"{path} must be of shape ({np.size(given)}, num_latents), but it is "
                 f"{parts.atoms.shape[::-1]}; give one of that layer, or its transpose."
             )
-        parts = dataclasses.replace(parts, tensors={**parts.tensors, "b_dec": detached(given)})
+        parts = dataclasses.replace(
+            parts, tensors={**parts.tensors, "b_dec": detached(given)}
+        )
     return of_parts(parts)
 
 
@@ -438,7 +460,9 @@ def of_parts(parts: Parts) -> SAE:
             model = Transcoder(*whole, centre=centre, skip=skip)
         else:
             kind = parts.normalisation
-            model = Model(*whole, normalisation=None if type(kind) is Normalisation else kind)
+            model = Model(
+                *whole, normalisation=None if type(kind) is Normalisation else kind
+            )
     return dataclasses.replace(
         SAE.of_model(model),
         library=parts.library,
@@ -465,7 +489,9 @@ def _encoder_of(parts, tensors, shape):
     if row is None:
         described = Config(Path(f"the fit {parts.notes['fit']}"), parts.options)
         encoder = _trained(described, shape[1])
-        places = {name.removeprefix(OWN): name for name in tensors if name.startswith(OWN)}
+        places = {
+            name.removeprefix(OWN): name for name in tensors if name.startswith(OWN)
+        }
     else:
         kind, names, _ = row
         if parts.encoder == PURSUIT and tensors:
@@ -476,7 +502,9 @@ def _encoder_of(parts, tensors, shape):
         places = {place: name for name, place in names.items()}
     if not places:
         return encoder, None
-    held = Tensors(Path("its file"), {place: tensors[name] for place, name in places.items()})
+    held = Tensors(
+        Path("its file"), {place: tensors[name] for place, name in places.items()}
+    )
 
     def taken(path, leaf):
         place = keystr(path)[1:]
@@ -507,9 +535,14 @@ def _trained(described, num_latents):
     """
     kind = trainable()[described.choice("class", "", trainable())]
     readers: dict[type, Any] = {
-        int: lambda name: described.size(name, least=0, most=most_of(name, num_latents)),
+        int: lambda name: described.size(
+            name, least=0, most=most_of(name, num_latents)
+        ),
         float: described.number,
         bool: lambda name: described.flag(name, False),
     }
-    fields = {field.name: readers.get(type(field.default)) for field in dataclasses.fields(kind)}
+    fields = {
+        field.name: readers.get(type(field.default))
+        for field in dataclasses.fields(kind)
+    }
     return kind(**{name: read(name) for name, read in fields.items() if read})

@@ -118,7 +118,9 @@ class Parts:
             if "threshold" in held:
                 held["threshold"] = np.broadcast_to(held["threshold"], len(self.atoms))
         with np.errstate(over="ignore", invalid="ignore"):
-            held = {name: np.asarray(value).astype(dtype) for name, value in held.items()}
+            held = {
+                name: np.asarray(value).astype(dtype) for name, value in held.items()
+            }
         if not all(np.isfinite(value).all() for value in held.values()):
             # A NaN would count as below every threshold, and so as a latent that is off.
             raise ValueError(
@@ -147,7 +149,12 @@ _K = ("k",)
 _AFFINE = {"W_enc": "weight", "b_enc": "bias"}
 _INNER = {"W_enc": "affine.weight", "b_enc": "affine.bias"}
 _BATCH = _INNER | {"threshold": "threshold"}
-_GATED = {"W_enc": "gate.weight", "b_gate": "gate.bias", "r_mag": "log_scale", "b_mag": "bias"}
+_GATED = {
+    "W_enc": "gate.weight",
+    "b_gate": "gate.bias",
+    "r_mag": "log_scale",
+    "b_mag": "bias",
+}
 _STOPS = ("max_iterations", "residual_threshold", "stop_on_duplicate_support")
 # Those that SAELens lacks, the last without an estimated threshold.
 FOREIGN = "groupmax", "batch_largest"
@@ -213,7 +220,9 @@ def most_of(option: str, num_latents: int) -> int:
     return num_latents if option == "k" else max(num_latents, MOST)
 
 
-def take(architecture, tensors, sizes, *, names=None, linear=(), known=None, skip=False):
+def take(
+    architecture, tensors, sizes, *, names=None, linear=(), known=None, skip=False
+):
     """The tensors of an architecture, of its decoder and of a transcoder's skip.
 
     Args:
@@ -238,7 +247,12 @@ def take(architecture, tensors, sizes, *, names=None, linear=(), known=None, ski
     }
     held = dict(known or {})
     row = ARCHITECTURES.get(architecture)
-    for name in ("b_dec", "W_dec", *(row.tensors if row else ()), *(("W_skip",) * skip)):
+    for name in (
+        "b_dec",
+        "W_dec",
+        *(row.tensors if row else ()),
+        *(("W_skip",) * skip),
+    ):
         if name not in held:
             theirs = (names or {}).get(name, name)
             shape = shapes.get(name, (num_latents,))

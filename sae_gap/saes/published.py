@@ -11,7 +11,14 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save
 
-from sae_gap.core import PURSUIT, ConstantNorm, LayerNorm, Normalisation, Scale, Whitening
+from sae_gap.core import (
+    PURSUIT,
+    ConstantNorm,
+    LayerNorm,
+    Normalisation,
+    Scale,
+    Whitening,
+)
 from sae_gap.saes.parts import (
     ARCHITECTURES,
     FOREIGN,
@@ -39,8 +46,14 @@ _RENAMED = {
     "activation_fn_str": "activation_fn",
 }
 _BATCH_TOPK = ("batchtopk", "matryoshka_batchtopk")
-_WITHOUT_STATISTICS = {str(kind.saelens): kind for kind in (Normalisation, LayerNorm, ConstantNorm)}
-_LINEAR = {"W_enc": "encoder.weight", "b_enc": "encoder.bias", "W_dec": "decoder.weight"}
+_WITHOUT_STATISTICS = {
+    str(kind.saelens): kind for kind in (Normalisation, LayerNorm, ConstantNorm)
+}
+_LINEAR = {
+    "W_enc": "encoder.weight",
+    "b_enc": "encoder.bias",
+    "W_dec": "decoder.weight",
+}
 _GATED = {"b_dec": "decoder_bias", "b_gate": "gate_bias", "b_mag": "mag_bias"}
 # By the class of dictionary_learning: the architecture; its names by ours where they differ, whose
 # weights are then those of linear layers; and whether its encoder subtracts the decoder's bias.
@@ -80,7 +93,11 @@ def saelens(config: Config, tensors: Tensors) -> Parts:
     architecture = config.choice(
         "architecture",
         "standard",
-        (*(name for name in ARCHITECTURES if name not in FOREIGN), *_BATCH_TOPK, *TRANSCODERS),
+        (
+            *(name for name in ARCHITECTURES if name not in FOREIGN),
+            *_BATCH_TOPK,
+            *TRANSCODERS,
+        ),
     )
     transcodes = architecture in TRANSCODERS
     if not transcodes and ("d_out" in config or "hook_name_out" in metadata):
@@ -181,7 +198,9 @@ def written(
     Raises:
       ValueError: a weight is not finite.
     """
-    arrays = {name: np.array(value, np.float32, order="C") for name, value in tensors.items()}
+    arrays = {
+        name: np.array(value, np.float32, order="C") for name, value in tensors.items()
+    }
     for name, array in arrays.items():
         if not np.isfinite(array).all():
             raise ValueError(
@@ -199,10 +218,15 @@ def _current(config):
     major = str(told.get("sae_lens_version")).split(".")[0]
     if major.isdecimal() and int(major) >= 6:
         return config
-    entries = {_RENAMED.get(name, name): value for name, value in config.entries.items()}
+    entries = {
+        _RENAMED.get(name, name): value for name, value in config.entries.items()
+    }
     old = Config(config.path, entries)
     if old.choice("activation_fn", "relu", ("relu", "topk")) == "topk":
-        entries |= {"architecture": "topk", "k": old.part("activation_fn_kwargs").size("k")}
+        entries |= {
+            "architecture": "topk",
+            "k": old.part("activation_fn_kwargs").size("k"),
+        }
     if isinstance(entries.get("normalize_activations"), bool):
         entries["normalize_activations"] = (
             "expected_average_only_in" if entries["normalize_activations"] else "none"
@@ -237,10 +261,15 @@ def _normalisation(config, input_dim, notes):
         square = (input_dim, input_dim)
         shapes = {"mean": (input_dim,), "matrix": square, "inverse_matrix": square}
         return Whitening(
-            *(tensors.take(part, *shape).astype(np.float32) for part, shape in shapes.items())
+            *(
+                tensors.take(part, *shape).astype(np.float32)
+                for part, shape in shapes.items()
+            )
         )
     else:
-        notes["caution"] = "it expects whitened activations, and has no statistics for it"
+        notes["caution"] = (
+            "it expects whitened activations, and has no statistics for it"
+        )
     return Normalisation()
 
 
@@ -262,7 +291,11 @@ def dictionary_learning(config: Config, tensors: Tensors) -> Parts:
     options: dict[str, Any] = {}
     known: dict[str, float] = {}
     if "TopK" in kind:
-        source = Config(tensors.path, {"k": tensors.scalar("k")}) if "k" in tensors else config
+        source = (
+            Config(tensors.path, {"k": tensors.scalar("k")})
+            if "k" in tensors
+            else config
+        )
         k = source.size("k", most=num_latents)
         notes["k"] = str(k)
         tensors.ignore("group_sizes")
@@ -376,7 +409,9 @@ def gemma_scope(config: Config, tensors: Tensors) -> Parts:
     names = {"W_enc": "w_enc", "W_dec": "w_dec", "W_skip": _SKIP} if second else {}
     read, num_latents = tensors.shape(names.get("W_enc", "W_enc"))
     input_dim = tensors.shape(names.get("W_dec", "W_dec"))[1]
-    held = take("jumprelu", tensors, (read, num_latents, input_dim), names=names, skip=skip)
+    held = take(
+        "jumprelu", tensors, (read, num_latents, input_dim), names=names, skip=skip
+    )
     notes = {
         "release": "2" if second else "1",
         "hook_name": source,
@@ -384,7 +419,9 @@ def gemma_scope(config: Config, tensors: Tensors) -> Parts:
         "model_name": config.text("model_name", ""),
     }
     notes = {name: value for name, value in notes.items() if value}
-    return Parts("jumprelu", {}, held, "Gemma Scope", "jumprelu", notes, transcodes=transcodes)
+    return Parts(
+        "jumprelu", {}, held, "Gemma Scope", "jumprelu", notes, transcodes=transcodes
+    )
 
 
 def circuit_tracer(tensors, layer):
@@ -396,14 +433,18 @@ def circuit_tracer(tensors, layer):
     told: dict[str, Any] = dict(
         re.findall(r"^(\w+): *[\"']?(.*?)[\"']? *(?: #.*)?$", text, re.MULTILINE)
     )
-    activation = Config(path, told).choice("activation", "relu", ("relu", "jumprelu", "topk"))
+    activation = Config(path, told).choice(
+        "activation", "relu", ("relu", "jumprelu", "topk")
+    )
     encoder = "standard"
     if _THRESHOLD in tensors:
         encoder = "jumprelu"
     elif "k" in tensors or activation == "topk":
         encoder = "topk"
         k = told.get("k", "")
-        told["k"] = tensors.scalar("k") if "k" in tensors else int(k) if k.isdecimal() else k
+        told["k"] = (
+            tensors.scalar("k") if "k" in tensors else int(k) if k.isdecimal() else k
+        )
     held = take(
         encoder,
         tensors,
@@ -422,7 +463,9 @@ def circuit_tracer(tensors, layer):
         if theirs in told:
             notes[ours] = f"blocks.{layer}.{told[theirs]}"
     options = read_options(encoder, Config(path, told), num_latents, input_dim)
-    return Parts(encoder, options, held, "circuit-tracer", encoder, notes, transcodes=True)
+    return Parts(
+        encoder, options, held, "circuit-tracer", encoder, notes, transcodes=True
+    )
 
 
 def crosscoder(tensors, sizes):
@@ -431,8 +474,12 @@ def crosscoder(tensors, sizes):
     """
     layers, dim, num_latents = sizes
     held = {
-        "W_enc": tensors.take("W_enc", layers, dim, num_latents).reshape(-1, num_latents),
-        "W_dec": tensors.take("W_dec", num_latents, layers, dim).reshape(num_latents, -1),
+        "W_enc": tensors.take("W_enc", layers, dim, num_latents).reshape(
+            -1, num_latents
+        ),
+        "W_dec": tensors.take("W_dec", num_latents, layers, dim).reshape(
+            num_latents, -1
+        ),
         "b_dec": tensors.take("b_dec", layers, dim).reshape(-1),
     }
     encoder = "jumprelu" if "threshold" in tensors else "standard"

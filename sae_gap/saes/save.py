@@ -65,12 +65,16 @@ def save_sae(
     write_free(folder, files)
     if FIT in files:
         logging.warning(
-            "SAELens has no encoder like that of %s: sae_gap.load_sae alone reads it", folder
+            "SAELens has no encoder like that of %s: sae_gap.load_sae alone reads it",
+            folder,
         )
 
 
 def files_of(
-    model: Model | SAE, *, encoder: Encoder | None = None, metadata: Mapping[str, Any] | None = None
+    model: Model | SAE,
+    *,
+    encoder: Encoder | None = None,
+    metadata: Mapping[str, Any] | None = None,
 ) -> dict[str, bytes]:
     """The files that `save_sae` writes, by their names; the configuration comes last, since without
     it readers find nothing.
@@ -91,7 +95,9 @@ def files_of(
     transcodes = isinstance(plain, Transcoder)
     if transcodes and architecture:
         architecture = transcoder_of(architecture, plain.skip is not None)
-    if normalises.saelens is None or (not architecture and normalises is not Normalisation):
+    if normalises.saelens is None or (
+        not architecture and normalises is not Normalisation
+    ):
         raise ValueError(
             f"an SAE whose activations are normalised by {sae.normalisation.name} cannot be "
             "written as a whole; normalise the activations yourself and give a model of those."
@@ -137,7 +143,9 @@ def exported(encoder: Encoder, model: Model) -> tuple[dict[str, Any], dict[str, 
     options = {
         name: getattr(encoder, field.name)
         for name, field in zip(
-            ARCHITECTURES[architecture].options, dataclasses.fields(encoder), strict=False
+            ARCHITECTURES[architecture].options,
+            dataclasses.fields(encoder),
+            strict=False,
         )
     }
     if "k" in options:
@@ -177,7 +185,10 @@ def as_fit(model: Model, encoder: Encoder, metadata: Mapping[str, Any]) -> bytes
 def as_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:
     """The metadata for a configuration, or a TypeError if they have no form in JSON."""
     check_type(
-        "metadata", metadata, (Mapping, type(None)), "give a mapping such as {'hook_name': '...'}"
+        "metadata",
+        metadata,
+        (Mapping, type(None)),
+        "give a mapping such as {'hook_name': '...'}",
     )
     plain = dict(metadata or {})
     try:

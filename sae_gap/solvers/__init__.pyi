@@ -3,7 +3,9 @@
 from sae_gap.solvers.coding import sparse_code as sparse_code
 from sae_gap.solvers.greedy import gradient_pursuit as gradient_pursuit
 from sae_gap.solvers.greedy import matching_pursuit as matching_pursuit
-from sae_gap.solvers.greedy import orthogonal_matching_pursuit as orthogonal_matching_pursuit
+from sae_gap.solvers.greedy import (
+    orthogonal_matching_pursuit as orthogonal_matching_pursuit,
+)
 from sae_gap.solvers.greedy import spread as spread
 from sae_gap.solvers.host import wants_gram as wants_gram
 from sae_gap.solvers.leaders import GROUPS as GROUPS

@@ -94,7 +94,14 @@ def room(shared, n, slots):
     (num_latents, input_dim) = shared[0].shape
     few = len(shared[3])
     tile = min(TILE, num_latents)
-    sizes = {"n": n, "m": input_dim, "s": slots, "l": MOST, "c": slots + 2 * MOST, "t": tile}
+    sizes = {
+        "n": n,
+        "m": input_dim,
+        "s": slots,
+        "l": MOST,
+        "c": slots + 2 * MOST,
+        "t": tile,
+    }
     sizes |= {"e": max(tile, slots), "g": few, "k": CHUNK, "5": 5}
     arrays = {}
     for name, form in ROOM.items():

@@ -28,7 +28,15 @@ from sae_gap.core import (
     slices,
 )
 from sae_gap.runtime import sharding
-from sae_gap.solvers import check_problem, fista, host, implicit, lengths, on_host, power_of_two
+from sae_gap.solvers import (
+    check_problem,
+    fista,
+    host,
+    implicit,
+    lengths,
+    on_host,
+    power_of_two,
+)
 
 # The names that `sparse_code` takes.
 SOLVERS = ("auto", "fista", "ista")
@@ -91,7 +99,9 @@ def sparse_code(
     Raises:
       ValueError: an argument has a wrong type, shape or value; the message says how to mend it.
     """
-    targets, atoms, weights, first = check_problem(signals, dictionary, lam, init, nonneg)
+    targets, atoms, weights, first = check_problem(
+        signals, dictionary, lam, init, nonneg
+    )
     if support is not None:
         support = support if isinstance(support, jax.Array) else np.asarray(support)
         shape = len(targets), atoms.shape[1]
@@ -125,7 +135,9 @@ def sparse_code(
         codes, *rest = host.solve(*arrays, nonneg=bool(nonneg), sparse=bool(sparse))
         # Unlike `jnp.asarray`, `device_put` compiles nothing; one call for all arrays costs little
         # more than a call for one.
-        placed = (codes, *jax.device_put(rest)) if sparse else jax.device_put((codes, *rest))
+        placed = (
+            (codes, *jax.device_put(rest)) if sparse else jax.device_put((codes, *rest))
+        )
         return sharding.place_rows(Solution(*placed), targets)
     options = _Options(bool(nonneg), solver != "ista", tol is None, compiled, mesh)
     accuracy = jnp.asarray(1e-6 if tol is None else tol, targets.dtype)
@@ -182,7 +194,9 @@ def _checked(found, signals, dictionary, lam):
     sound = xp.isfinite(signals).all(axis=1) & xp.isfinite(dictionary).all()
     sound &= (xp.isfinite(lam) & (lam >= 0)).all(axis=1)
     codes = xp.where(sound[:, None], found.codes, xp.nan)
-    value, gap = (xp.where(sound, each, xp.nan) for each in (found.objective, found.gap))
+    value, gap = (
+        xp.where(sound, each, xp.nan) for each in (found.objective, found.gap)
+    )
     return Solution(codes, value, gap, found.iterations, found.converged & sound)
 
 
@@ -211,14 +225,22 @@ def _call_back(options, *arrays):
     """The solution of the compiled loops within a program of XLA, bit for bit the same."""
     (num_samples, _) = arrays[0].shape
     dtype = arrays[0].dtype
-    kinds = (jax.ShapeDtypeStruct((num_samples,), kind) for kind in (dtype, dtype, "i4", bool))
-    results: Any = jax.ShapeDtypeStruct((num_samples, arrays[1].shape[1]), dtype), *kinds
+    kinds = (
+        jax.ShapeDtypeStruct((num_samples,), kind)
+        for kind in (dtype, dtype, "i4", bool)
+    )
+    results: Any = (
+        jax.ShapeDtypeStruct((num_samples, arrays[1].shape[1]), dtype),
+        *kinds,
+    )
 
     def solve(*arrays):
         found = Solution(*host.solve(*arrays, nonneg=options.nonneg))
         return _checked(found, *map(np.asarray, arrays[:3]))
 
-    return jax.pure_callback(solve, Solution(*results), *arrays, vmap_method="sequential")
+    return jax.pure_callback(
+        solve, Solution(*results), *arrays, vmap_method="sequential"
+    )
 
 
 def _iterate(options, by_row, dictionary, tol, limit):

@@ -21,7 +21,9 @@ CHECK_EVERY = 10
 # Iterates of the certified solver, by sample: a code is `anchor + step`, and `base` is the residual
 # of the anchor. Near its optimum a code moves by less than its own roundoff. `step` and `base` keep
 # those movements; without them float32 could not certify a small weight.
-_State = namedtuple("_State", "anchor step previous base momentum objective gap iterations active")
+_State = namedtuple(
+    "_State", "anchor step previous base momentum objective gap iterations active"
+)
 
 
 def _next_momentum(momentum):
@@ -50,7 +52,9 @@ def _shifted_prox(anchor, values, threshold, *, nonneg):
     )
 
 
-def fixed(signals, dictionary, lam, init=None, *, iterations, nonneg=True, momentum=True):
+def fixed(
+    signals, dictionary, lam, init=None, *, iterations, nonneg=True, momentum=True
+):
     """Exactly `iterations` steps of textbook FISTA, converged or not.
 
     With step `1 / ‖D‖₂²` and `t_0 = 1`: `z_{i+1} = prox(x_i - step grad(x_i))`,
@@ -76,17 +80,25 @@ def fixed(signals, dictionary, lam, init=None, *, iterations, nonneg=True, momen
     lam = lasso_problem.expand_lam(lam)
     rate = step_size(dictionary)
     start = (
-        jnp.zeros((signals.shape[0], dictionary.shape[1]), signals.dtype) if init is None else init
+        jnp.zeros((signals.shape[0], dictionary.shape[1]), signals.dtype)
+        if init is None
+        else init
     )
 
     def body(_, carry):
         codes, point, t = carry
-        pull = lasso_problem.product(lasso_problem.residual(signals, dictionary, point), dictionary)
-        new = lasso_problem.soft_threshold(point + rate * pull, rate * lam, nonneg=nonneg)
+        pull = lasso_problem.product(
+            lasso_problem.residual(signals, dictionary, point), dictionary
+        )
+        new = lasso_problem.soft_threshold(
+            point + rate * pull, rate * lam, nonneg=nonneg
+        )
         t_new = _next_momentum(t) if momentum else t
         return new, new + (t - 1) / t_new * (new - codes), t_new
 
-    return lax.fori_loop(0, iterations, body, (start, start, jnp.ones((), signals.dtype)))[0]
+    return lax.fori_loop(
+        0, iterations, body, (start, start, jnp.ones((), signals.dtype))
+    )[0]
 
 
 def solve(
@@ -130,14 +142,18 @@ def solve(
     lam = lasso_problem.expand_lam(lam)
     rate = step_size(dictionary)
     threshold = rate * lam
-    start = jnp.zeros((num_samples, num_latents), signals.dtype) if init is None else init
+    start = (
+        jnp.zeros((num_samples, num_latents), signals.dtype) if init is None else init
+    )
     base = lasso_problem.residual(signals, dictionary, start)
 
     def iterate(_, carry):
         anchor, step, previous, base, t = carry
         t_new = _next_momentum(t) if momentum else t
         point = step + ((t - 1) / t_new)[:, None] * (step - previous)
-        pull = lasso_problem.product(base - lasso_problem.product(point, dictionary.T), dictionary)
+        pull = lasso_problem.product(
+            base - lasso_problem.product(point, dictionary.T), dictionary
+        )
         new = _shifted_prox(anchor, point + rate * pull, threshold, nonneg=nonneg)
         uphill = jnp.sum((point - new) * (new - step), axis=1) > 0
         return anchor, new, step, base, jnp.where(uphill, 1, t_new)
@@ -161,12 +177,15 @@ def solve(
             iterations=jnp.full(num_samples, done, jnp.int32),
             # A quarter of the tolerance, so that a gap recomputed from the rounded codes still
             # meets it; a NaN stops at once.
-            active=jnp.isfinite(gap) & ~lasso_problem.is_converged(signals, value, gap, 0.25 * tol),
+            active=jnp.isfinite(gap)
+            & ~lasso_problem.is_converged(signals, value, gap, 0.25 * tol),
         )
 
     def block(carry):
         done, state = carry
-        new = check(*lax.fori_loop(0, CHECK_EVERY, iterate, state[:5]), done=done + CHECK_EVERY)
+        new = check(
+            *lax.fori_loop(0, CHECK_EVERY, iterate, state[:5]), done=done + CHECK_EVERY
+        )
 
         def move(new, old):
             return jnp.where(state.active.reshape(-1, *[1] * (new.ndim - 1)), new, old)
@@ -174,7 +193,9 @@ def solve(
         return done + CHECK_EVERY, jax.tree.map(move, new, state)
 
     zeros = jnp.zeros_like(start)
-    first = check(start, zeros, zeros, base, jnp.ones(num_samples, signals.dtype), done=0)
+    first = check(
+        start, zeros, zeros, base, jnp.ones(num_samples, signals.dtype), done=0
+    )
 
     def unfinished(carry):
         done, state = carry

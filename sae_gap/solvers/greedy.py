@@ -63,7 +63,10 @@ def matching_pursuit(
             # A max and a compare use vector registers; XLA's argmax on a CPU does not.
             chosen = jnp.min(jnp.where(score == jnp.max(score), latent, len(atoms) - 1))
             value = pull[chosen].clip(0 if nonneg else None)
-            return (carried - value * table[chosen], unused & (latent != chosen)), (chosen, value)
+            return (carried - value * table[chosen], unused & (latent != chosen)), (
+                chosen,
+                value,
+            )
 
         begin = signal @ atoms.T if paid else signal, jnp.ones(len(atoms), bool)
         return lax.scan(step, begin, length=min(num_atoms, len(atoms)))[1]
@@ -98,7 +101,9 @@ def gradient_pursuit(signals, atoms, num_atoms: int, *, nonneg: bool = False):
         return signal - product(codes, atoms[chosen]), codes
 
     begin = jnp.zeros(size, jnp.result_type(signals, atoms))
-    return _take_steps(signals, atoms, nonneg, begin, follow, lambda signal, codes: codes)
+    return _take_steps(
+        signals, atoms, nonneg, begin, follow, lambda signal, codes: codes
+    )
 
 
 def _take_steps(signals, atoms, nonneg, begin, follow, finish):
@@ -113,7 +118,11 @@ def _take_steps(signals, atoms, nonneg, begin, follow, finish):
         def step(i, carry):
             chosen, rest, state = carry
             pull = product(atoms, rest)
-            score = (pull if nonneg else jnp.abs(pull)).at[chosen].set(-jnp.inf, mode="drop")
+            score = (
+                (pull if nonneg else jnp.abs(pull))
+                .at[chosen]
+                .set(-jnp.inf, mode="drop")
+            )
             chosen = chosen.at[i].set(jnp.argmax(score).astype(chosen.dtype))
             return chosen, *follow(i, signal, chosen, pull, rest, state)
 
@@ -122,11 +131,15 @@ def _take_steps(signals, atoms, nonneg, begin, follow, finish):
         chosen, _, state = lax.fori_loop(0, size, step, (none, signal, begin))
         return chosen, finish(signal, state)
 
-    found = lax.map(pursue, signals, batch_size=max(1, BASES // (size * atoms.shape[1])))
+    found = lax.map(
+        pursue, signals, batch_size=max(1, BASES // (size * atoms.shape[1]))
+    )
     return spread(*found, num_latents=len(atoms))
 
 
-def orthogonal_matching_pursuit(signals, atoms, num_atoms: int, *, nonneg: bool = False):
+def orthogonal_matching_pursuit(
+    signals, atoms, num_atoms: int, *, nonneg: bool = False
+):
     """Matching pursuit that refits every chosen atom by least squares at each step.
 
     The residual stays orthogonal to all chosen atoms, and the codes solve `min_z ‖y - D_S z‖` on
@@ -157,12 +170,16 @@ def orthogonal_matching_pursuit(signals, atoms, num_atoms: int, *, nonneg: bool 
     kind = jnp.result_type(signals, atoms, jnp.float32)
     check_k(num_atoms, *atoms.shape[::-1])
     worth = width <= len(signals) * num_atoms and width**2 <= LARGEST_GRAM
-    here = worth and jax.default_backend() == "cpu" and on_host(signals) and on_host(atoms)
+    here = (
+        worth and jax.default_backend() == "cpu" and on_host(signals) and on_host(atoms)
+    )
     given = [(np if here else jnp).asarray(part, kind) for part in (signals, atoms)]
     if not here:
         return _pursue_at_once(*given, num_atoms, nonneg)
     given += width, (num_atoms,)
-    chosen, codes, _ = host.pursue(*given, plain=True, signed=not nonneg, largest=LARGEST_GRAM)
+    chosen, codes, _ = host.pursue(
+        *given, plain=True, signed=not nonneg, largest=LARGEST_GRAM
+    )
     found = sharding.place_rows(jax.device_put((chosen, codes)), signals)
     return spread(*found, num_latents=width)
 
@@ -188,7 +205,10 @@ def _pursue_at_once(signals, atoms, num_atoms, nonneg):
         norm = jnp.where(fine, norm, 1)
         new = jnp.where(fine, new / norm, 0)
         column = column.at[i].set(norm)
-        return rest - jnp.sum(new * rest) * new, (basis.at[i].set(new), upper.at[:, i].set(column))
+        return rest - jnp.sum(new * rest) * new, (
+            basis.at[i].set(new),
+            upper.at[:, i].set(column),
+        )
 
     def finish(signal, state):
         basis, upper = state
@@ -204,4 +224,6 @@ def spread(
 ) -> Float[Array, "n num_latents"]:
     """Dense codes from the values of chosen latents; a latent that comes twice has their sum."""
     rows = jnp.arange(len(chosen))[:, None]
-    return jnp.zeros((len(chosen), num_latents), values.dtype).at[rows, chosen].add(values)
+    return (
+        jnp.zeros((len(chosen), num_latents), values.dtype).at[rows, chosen].add(values)
+    )

@@ -50,7 +50,9 @@ class Problem(namedtuple("Problem", "signals atoms lam signal_scale atom_scale")
     def block(self, rows):
         """Some signals in double precision, with the factor of their weights that is theirs."""
         scale = self.signal_scale[rows]
-        return self.signals[rows] / scale[:, None], self.lam[rows].astype(np.float64) / scale
+        return self.signals[rows] / scale[:, None], self.lam[rows].astype(
+            np.float64
+        ) / scale
 
 
 def pose(signals, dictionary, lam, used):
@@ -66,9 +68,15 @@ def pose(signals, dictionary, lam, used):
         # Lengths whose squares neither overflow nor underflow take a single pass.
         squares = np.einsum("ij,ij->i", part, part)
         tame = np.all((squares > 2.0**-60) & (squares < 2.0**60))
-        length = power_of_two(1.25 * np.sqrt(squares)) if tame else lengths(part.astype(np.float64))
+        length = (
+            power_of_two(1.25 * np.sqrt(squares))
+            if tame
+            else lengths(part.astype(np.float64))
+        )
         scale[chosen] = length
-        atoms[chosen] = part / length[:, None].astype(np.float64) if np.any(length != 1) else part
+        atoms[chosen] = (
+            part / length[:, None].astype(np.float64) if np.any(length != 1) else part
+        )
     top = power_of_two(np.abs(signals).max(axis=1)).astype(np.float64)
     return Problem(signals, atoms, np.broadcast_to(lam[:, 0], len(signals)), top, scale)
 
@@ -78,7 +86,18 @@ def wants_gram(num_latents: int, num_samples: int) -> bool:
     return num_latents <= min(LARGEST_GRAM, 2 * num_samples)
 
 
-def solve(signals, dictionary, lam, support, init, tol, max_iterations, *, nonneg, sparse=False):
+def solve(
+    signals,
+    dictionary,
+    lam,
+    support,
+    init,
+    tol,
+    max_iterations,
+    *,
+    nonneg,
+    sparse=False,
+):
     """Solves the lasso of `sparse_code` on the host.
 
     Args:
@@ -137,7 +156,9 @@ def _unscaled(problem, found, *, sparse):
     dtype = values.dtype
     with np.errstate(over="ignore", under="ignore"):
         values = (values * scale[rows] / problem.atom_scale[latents]).astype(dtype)
-        objective, gap = ((each * scale**2).astype(dtype) for each in (found.objective, found.gap))
+        objective, gap = (
+            (each * scale**2).astype(dtype) for each in (found.objective, found.gap)
+        )
     # A code that overflows or underflows is not the certified one, and an objective that overflows
     # does not tell how good codes are.
     size = np.abs(values)
@@ -199,10 +220,17 @@ def _active_sets(problem, found, begun, tol, limit, *, nonneg):
         full = own.state == active_set.FULL
         own.values[full], own.gap[full] = 0, np.inf
         found.objective[rows], found.gap[rows] = own.objective, own.gap
-        found.iterations[rows], found.converged[rows] = own.rounds, own.state == active_set.DONE
+        found.iterations[rows], found.converged[rows] = (
+            own.rounds,
+            own.state == active_set.DONE,
+        )
         # In one dimension NumPy finds the entries several times as fast.
         place = np.flatnonzero(own.values != 0)
-        codes = rows[place // slots], own.found.ravel()[place], own.values.ravel()[place]
+        codes = (
+            rows[place // slots],
+            own.found.ravel()[place],
+            own.values.ravel()[place],
+        )
         return codes, rows[full], own.found[full]
 
     pending = np.arange(len(problem.signals))
@@ -216,7 +244,10 @@ def _active_sets(problem, found, begun, tol, limit, *, nonneg):
     while len(pending):
         rooms: list[Any] = []
         places = _blocks(len(pending), slots, problem.atoms.size)
-        parts = [(pending[place], None if latents is None else latents[place]) for place in places]
+        parts = [
+            (pending[place], None if latents is None else latents[place])
+            for place in places
+        ]
         codes, full, again = zip(
             *on_cores(functools.partial(work, slots=slots), parts), strict=True
         )
@@ -315,7 +346,9 @@ def _certify(problem, found, tol, *, nonneg):
         rows = left[part]
         signals, row = problem.block(rows)
         # A weight above any correlation needs no larger value.
-        lam = np.minimum(row[:, None] / problem.atom_scale, float(np.finfo(dtype).max) ** 0.8)
+        lam = np.minimum(
+            row[:, None] / problem.atom_scale, float(np.finfo(dtype).max) ** 0.8
+        )
         values = codes[rows].toarray().astype(np.float64)
         value, gap, good = _certificate(signals, atoms, values, lam, tol, nonneg, dtype)
         # The active set's gap may be smaller, but it holds for codes before rounding.

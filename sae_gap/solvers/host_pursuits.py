@@ -51,7 +51,9 @@ def pursue(
     options = num_rounds, (blocks, GROUPS), masks, eps ** (2 / 3), eps
 
     def work(own):
-        pull = np.empty(len(signals[own]) * max(1, block.TILE // blocks) * blocks, signals.dtype)
+        pull = np.empty(
+            len(signals[own]) * max(1, block.TILE // blocks) * blocks, signals.dtype
+        )
         pursuit.pursue_block(
             signals[own],
             atoms,

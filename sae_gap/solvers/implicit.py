@@ -38,10 +38,16 @@ def pull_back(signals, dictionary, codes, code_bar, objective_bar, mesh=None):
         signals, support, pull = own
         return least_squares(signals, atoms, support, pull)
 
-    u = sharding.by_device(solve, mesh, (jnp.zeros_like(signals), codes != 0, code_bar), dictionary)
+    u = sharding.by_device(
+        solve, mesh, (jnp.zeros_like(signals), codes != 0, code_bar), dictionary
+    )
     image = lasso_problem.product(u, dictionary.T)
     weight = objective_bar[:, None]
-    dictionary_bar = lasso_problem.product(rest.T, u - weight * codes) - lasso_problem.product(
-        image.T, codes
+    dictionary_bar = lasso_problem.product(
+        rest.T, u - weight * codes
+    ) - lasso_problem.product(image.T, codes)
+    return (
+        image + weight * rest,
+        dictionary_bar,
+        weight * jnp.abs(codes) - jnp.sign(codes) * u,
     )
-    return image + weight * rest, dictionary_bar, weight * jnp.abs(codes) - jnp.sign(codes) * u

@@ -28,7 +28,9 @@ def leaders(scores, num_blocks, count):
     rows = num_latents // num_blocks
     seats = num_blocks // GROUPS
     whole = jnp.int32 if scores.dtype == jnp.float32 else jnp.int64
-    bits = lax.bitcast_convert_type(scores, whole).reshape(num_samples, rows, num_blocks)
+    bits = lax.bitcast_convert_type(scores, whole).reshape(
+        num_samples, rows, num_blocks
+    )
     best = jnp.max(_tag(bits, jnp.arange(rows, dtype=whole)[:, None], rows), axis=1)
     # Samples last, so that every step runs along contiguous memory.
     field = _tag(

@@ -45,16 +45,26 @@ def least_squares(signals, dictionary, on, pull=None):
     scale = jnp.where(scale > 0, scale, 1)
     atoms = dictionary / scale
     on = on & jnp.any(atoms != 0, axis=0)
-    pull = jnp.zeros(on.shape, signals.dtype) if pull is None else jnp.where(on, pull / scale, 0)
+    pull = (
+        jnp.zeros(on.shape, signals.dtype)
+        if pull is None
+        else jnp.where(on, pull / scale, 0)
+    )
     most = min(input_dim, num_latents)
     # Half as many, a quarter, …, down to about 16.
-    sizes = [most >> halvings for halvings in reversed(range(max(1, most.bit_length() - 4)))]
+    sizes = [
+        most >> halvings for halvings in reversed(range(max(1, most.bit_length() - 4)))
+    ]
 
     gathered = [functools.partial(_few, atoms=atoms, most=count) for count in sizes]
 
     def chunk(part):
-        width = jnp.searchsorted(jnp.asarray(sizes), jnp.max(jnp.sum(part[1], axis=1), initial=0))
-        return jax.lax.switch(width, [*gathered, functools.partial(_many, atoms=atoms)], *part)
+        width = jnp.searchsorted(
+            jnp.asarray(sizes), jnp.max(jnp.sum(part[1], axis=1), initial=0)
+        )
+        return jax.lax.switch(
+            width, [*gathered, functools.partial(_many, atoms=atoms)], *part
+        )
 
     # A chunk costs as much as its largest support, so sort by size; the smallest ones fill up the
     # last chunk.
@@ -78,7 +88,9 @@ def _few(signals, on, pull, atoms, most):
         left = pull + jnp.einsum("nwm,nm->nw", own, rest, precision="highest")
         return codes + _solve(factor, jnp.where(filled, left, 0))
 
-    codes = jax.lax.fori_loop(0, REFINEMENTS, refine, jnp.zeros(filled.shape, signals.dtype))
+    codes = jax.lax.fori_loop(
+        0, REFINEMENTS, refine, jnp.zeros(filled.shape, signals.dtype)
+    )
     return spread(chosen, jnp.where(filled, codes, 0), num_latents=on.shape[1])
 
 
@@ -86,14 +98,21 @@ def _many(signals, on, pull, atoms):
     """Solves on supports of any size, for some of more atoms than dimensions."""
     weights = on.astype(signals.dtype)
     gram = jnp.einsum(
-        "nj,mj,lj->nml", weights, atoms, atoms, precision="highest", optimize=[(0, 1), (0, 1)]
+        "nj,mj,lj->nml",
+        weights,
+        atoms,
+        atoms,
+        precision="highest",
+        optimize=[(0, 1), (0, 1)],
     )
     factor = _factor(gram)
     # Only the part of the pull in the span of the rows of D_S has a solution.
     signals = signals + _solve(factor, product(weights * pull, atoms.T))
 
     def refine(_, codes):
-        return codes + weights * product(_solve(factor, signals - product(codes, atoms.T)), atoms)
+        return codes + weights * product(
+            _solve(factor, signals - product(codes, atoms.T)), atoms
+        )
 
     return jax.lax.fori_loop(0, REFINEMENTS, refine, jnp.zeros(on.shape, signals.dtype))
 

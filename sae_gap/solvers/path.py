@@ -98,7 +98,9 @@ def match_l0(
             )
             break
         log_lam = (
-            _next(before, above, target) if below is None else _between(above, below, target, step)
+            _next(before, above, target)
+            if below is None
+            else _between(above, below, target, step)
         )
     return jnp.asarray(best[0], best[2].codes.dtype), best[2]
 

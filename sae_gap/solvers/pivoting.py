@@ -64,7 +64,9 @@ def solve(gram, linear, *, max_pivots, rank):
         violated = jnp.where(t.basic, t.value < -slack, (t.value > slack) & ~t.banned)
         # Only rounding can make the slope of a violated slot zero.
         ratio = jnp.where(
-            violated, t.value / jnp.where(jnp.abs(t.slope) > eps, t.slope, eps), -jnp.inf
+            violated,
+            t.value / jnp.where(jnp.abs(t.slope) > eps, t.slope, eps),
+            -jnp.inf,
         )
         top = jnp.max(ratio, axis=1, keepdims=True)
         forced = t.entering >= 0
@@ -84,7 +86,9 @@ def solve(gram, linear, *, max_pivots, rank):
         dependent = enters & (crowded | (pick(chosen, column - close * norms) <= 0))
         yields = t.basic & (column > 64 * eps)
         room = jnp.where(
-            yields, jnp.maximum(t.value - top * t.slope, 0) / jnp.where(yields, column, 1), jnp.inf
+            yields,
+            jnp.maximum(t.value - top * t.slope, 0) / jnp.where(yields, column, 1),
+            jnp.inf,
         )
         least = jnp.min(room, axis=1, keepdims=True)
         swap = dependent & ~forced & (least < jnp.inf)
@@ -108,16 +112,27 @@ def solve(gram, linear, *, max_pivots, rank):
         swept = t.swept - column[:, :, None] * ratios[:, None, :]
         swept = jnp.where(here[:, None, :], edge[:, :, None], swept)
         swept = jnp.where(here[:, :, None], edge[:, None, :], swept)
-        swept = jnp.where(here[:, :, None] & here[:, None, :], -inverse[:, :, None], swept)
+        swept = jnp.where(
+            here[:, :, None] & here[:, None, :], -inverse[:, :, None], swept
+        )
         value = sweep_vector(t.value)
         slope = sweep_vector(t.slope)
         return _Tableau(
-            t.pivots + 1, swept, value, slope, t.basic ^ here, banned, entering, live[:, 0]
+            t.pivots + 1,
+            swept,
+            value,
+            slope,
+            t.basic ^ here,
+            banned,
+            entering,
+            live[:, 0],
         )
 
     none = jnp.zeros(linear.shape, bool)
     entering = jnp.full((len(linear), 1), -1)
     live = jnp.ones(len(linear), bool)
-    start = _Tableau(jnp.int32(0), gram, linear, jnp.ones_like(linear), none, none, entering, live)
+    start = _Tableau(
+        jnp.int32(0), gram, linear, jnp.ones_like(linear), none, none, entering, live
+    )
     last = lax.while_loop(unfinished, pivot, start)
     return jnp.where(last.basic, jnp.maximum(last.value, 0), 0)

@@ -61,7 +61,9 @@ def check_problem(
         given["init"] = init, "n, num_latents"
     arrays: dict[str, Any] = {}
     for name, (value, form) in given.items():
-        arrays[name] = array = _as_array(name, value, f"floating-point numbers ({form})")
+        arrays[name] = array = _as_array(
+            name, value, f"floating-point numbers ({form})"
+        )
         if not jnp.issubdtype(array.dtype, jnp.floating):
             raise ValueError(
                 f"{name} has type {array.dtype}, but it must be floating point; convert it with "
@@ -73,10 +75,18 @@ def check_problem(
             )
     # Double precision if JAX has it enabled, as everywhere in JAX.
     dtype = jax.dtypes.canonicalize_dtype(
-        functools.reduce(jnp.promote_types, (a.dtype for a in arrays.values()), jnp.float32)
+        functools.reduce(
+            jnp.promote_types, (a.dtype for a in arrays.values()), jnp.float32
+        )
     )
-    tops = {name: _known(_largest, array) for name, array in arrays.items() if not is_traced(array)}
-    converted: dict[str, Any] = {name: _cast(array, dtype) for name, array in arrays.items()}
+    tops = {
+        name: _known(_largest, array)
+        for name, array in arrays.items()
+        if not is_traced(array)
+    }
+    converted: dict[str, Any] = {
+        name: _cast(array, dtype) for name, array in arrays.items()
+    }
     targets = converted["signals"]
     atoms = converted["dictionary"]
     first = converted.get("init")
@@ -96,7 +106,9 @@ def check_problem(
         raise ValueError(
             f"init has shape {first.shape}, but it must be (n, num_latents) = {shape}; reshape it."
         )
-    weights = _cast(_as_array("lam", lam, "a non-negative number or an array of them"), dtype)
+    weights = _cast(
+        _as_array("lam", lam, "a non-negative number or an array of them"), dtype
+    )
     if weights.shape not in ((), (1,), (1, 1), shape[:1], (shape[0], 1)):
         raise ValueError(
             f"lam has shape {weights.shape}, but it must be one number, or one for each sample, "
@@ -153,7 +165,9 @@ def power_of_two(values: Any) -> Any:
     xp = values.__array_namespace__()
     exponent = xp.frexp(values)[1]
     return xp.where(
-        (values > 0) & xp.isfinite(values), xp.ldexp(xp.ones_like(values), exponent - 1), 1
+        (values > 0) & xp.isfinite(values),
+        xp.ldexp(xp.ones_like(values), exponent - 1),
+        1,
     )
 
 

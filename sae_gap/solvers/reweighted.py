@@ -39,7 +39,9 @@ def atom_rows(
     Returns:
       `(num_padded, input_dim)`.
     """
-    padded = jnp.pad(dictionary.T, ((0, -dictionary.shape[1] % num_blocks(num_slots)), (0, 0)))
+    padded = jnp.pad(
+        dictionary.T, ((0, -dictionary.shape[1] % num_blocks(num_slots)), (0, 0))
+    )
     # Without the barrier a loop of pursuits would transpose at every step.
     return lax.optimization_barrier(padded)
 
@@ -75,7 +77,9 @@ def pursue(signals, atoms, threshold, epsilon, *, num_slots, num_rounds=3):
     def advance(_, carry):
         places, code, residual = carry
         correlations = lasso_problem.product(residual, atoms.T)
-        candidate = leaders(jnp.maximum(correlations - limit, 0), blocks, num_slots // 2)
+        candidate = leaders(
+            jnp.maximum(correlations - limit, 0), blocks, num_slots // 2
+        )
         lead = jnp.take_along_axis(correlations, candidate, axis=1)
         places, on = _merge(places, code > 0, candidate, lead > limit)
         weight = limit * epsilon / (code + epsilon)
@@ -85,12 +89,16 @@ def pursue(signals, atoms, threshold, epsilon, *, num_slots, num_rounds=3):
         gram = gram + jnp.where(on[:, :, None], 0, jnp.eye(num_slots, dtype=gram.dtype))
         pull = jnp.einsum("nwm,nm->nw", rows, signals, precision="highest")
         linear = jnp.where(on, pull - weight, 0)
-        code = pivoting.solve(gram, linear, rank=signals.shape[1], max_pivots=4 * num_slots)
+        code = pivoting.solve(
+            gram, linear, rank=signals.shape[1], max_pivots=4 * num_slots
+        )
         fit = jnp.einsum("nw,nwm->nm", code, rows, precision="highest")
         return Pursuit(places, code, signals - fit)
 
     zeros = jnp.zeros((len(signals), num_slots), signals.dtype)
-    return lax.fori_loop(0, num_rounds, advance, Pursuit(zeros.astype(jnp.int32), zeros, signals))
+    return lax.fori_loop(
+        0, num_rounds, advance, Pursuit(zeros.astype(jnp.int32), zeros, signals)
+    )
 
 
 def num_blocks(num_slots: int) -> int:
@@ -114,7 +122,9 @@ def _merge(places, used, candidate, leads):
     """The atoms of the slots, and which of these are in use: those that were, and free ones that
     take a candidate which leads.
     """
-    repeated = jnp.any((candidate[:, :, None] == places[:, None, :]) & used[:, None, :], axis=2)
+    repeated = jnp.any(
+        (candidate[:, :, None] == places[:, None, :]) & used[:, None, :], axis=2
+    )
     # A product counts the free slots up to each one: a cumulative sum would run one row at a time.
     upto = jnp.triu(jnp.ones((used.shape[1], used.shape[1]), jnp.float32))
     rank = jnp.matmul((~used).astype(jnp.float32), upto).astype(jnp.int32) - 1

@@ -55,7 +55,8 @@ def pursue(options, atoms, lengths, targets, proposals, threshold):
 
 
 def backward_elimination(
-    dictionary: Float[Array, "input_dim num_latents"], codes: Float[ArrayLike, "n num_latents"]
+    dictionary: Float[Array, "input_dim num_latents"],
+    codes: Float[ArrayLike, "n num_latents"],
 ) -> Float[Array, "n num_latents"]:
     """Drops the atom whose absence raises the least-squares error least, `z_j² / [(D_SᵀD_S)⁻¹]_jj`,
     refits the rest, and goes on until none is left.
@@ -92,7 +93,9 @@ def _gains(gram, codes):
     one = jnp.eye(len(gram), dtype=gram.dtype)
     inverse = _solve(_restricted(gram, codes != 0), one)
     begin = jnp.vstack([inverse, codes]), 0 * codes
-    return jax.lax.fori_loop(0, len(gram), lambda _, carry: eliminate(jnp, *carry), begin)[1]
+    return jax.lax.fori_loop(
+        0, len(gram), lambda _, carry: eliminate(jnp, *carry), begin
+    )[1]
 
 
 def _on_host(num_candidates, sizes, *given):
@@ -102,7 +105,9 @@ def _on_host(num_candidates, sizes, *given):
     if lost.any():
         targets = np.where(lost[:, None], 0, targets)
     least = None if threshold is None else float(threshold**2)
-    chosen, values, gains = host.pursue(targets, atoms, num_candidates, sizes, least, proposals)
+    chosen, values, gains = host.pursue(
+        targets, atoms, num_candidates, sizes, least, proposals
+    )
     codes = host.spread(chosen, values / lengths[chosen], len(atoms))
     codes[lost] = np.nan
     return codes, gains
@@ -136,9 +141,15 @@ def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):
     slack = SLACK * jnp.linalg.norm(signal)
     for size in sizes:
         # Atoms chosen before are proposed first.
-        candidates = jax.lax.top_k(pull.at[chosen].max(jnp.where(on, jnp.inf, -jnp.inf)), m)[1]
+        candidates = jax.lax.top_k(
+            pull.at[chosen].max(jnp.where(on, jnp.inf, -jnp.inf)), m
+        )[1]
         own = atoms[candidates]
-        gram = product(own, own.T) if whole is None else whole[candidates[:, None], candidates]
+        gram = (
+            product(own, own.T)
+            if whole is None
+            else whole[candidates[:, None], candidates]
+        )
         correlation = toward[candidates]
         places, on, codes = _pursue(gram, correlation, jnp.sum(on), size, slack)
         chosen = candidates[places]
@@ -203,7 +214,9 @@ def _by_row(function):
     batch among threads that wait for each other, and two batches at once would wait for ever.
     """
     one = jax.custom_batching.sequential_vmap(function)
-    return lambda *arrays: jax.lax.platform_dependent(*arrays, cpu=one, default=function)
+    return lambda *arrays: jax.lax.platform_dependent(
+        *arrays, cpu=one, default=function
+    )
 
 
 @_by_row
@@ -213,7 +226,9 @@ def _back(upper, values):
 
 @_by_row
 def _solve(gram, correlation):
-    return jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(gram, lower=True), correlation)
+    return jax.scipy.linalg.cho_solve(
+        jax.scipy.linalg.cho_factor(gram, lower=True), correlation
+    )
 
 
 def _restricted(gram, on):

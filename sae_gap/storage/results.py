@@ -37,7 +37,9 @@ _FORM = "sae_gap rows 1"
 _STALE = 86_400
 
 
-def grouped(rows: Iterable[Mapping[str, Any]], by: Collection[str]) -> dict[Any, list[Any]]:
+def grouped(
+    rows: Iterable[Mapping[str, Any]], by: Collection[str]
+) -> dict[Any, list[Any]]:
     """Groups rows by their values of some columns, None for a missing column, in the order of the
     groups' first rows.
     """
@@ -76,7 +78,10 @@ def digest(arrays: Iterable[Any]) -> str:
     """Sixteen hexadecimal digits that identify arrays by their types, shapes and bytes."""
     found = hashlib.sha256()
     for array in map(np.asarray, arrays):
-        found.update(f"{array.dtype}{array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+        found.update(
+            f"{array.dtype}{array.shape}".encode()
+            + np.ascontiguousarray(array).tobytes()
+        )
     return found.hexdigest()[:16]
 
 
@@ -122,7 +127,9 @@ class Folder:
         text = os.fspath(path)
         self._url = text.rstrip("/")
         self._swept = False
-        self._bucket: Any = connect(text) if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text) else None
+        self._bucket: Any = (
+            connect(text) if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text) else None
+        )
         self.local = None if self._bucket else Path(os.path.expanduser(text))
 
     def __str__(self) -> str:
@@ -131,7 +138,10 @@ class Folder:
     def __truediv__(self, name: str) -> "Folder":
         """The folder of that name within this one."""
         inner = Folder(self)
-        inner.local, inner._url = self.local and self.local / name, f"{self._url}/{name}"
+        inner.local, inner._url = (
+            self.local and self.local / name,
+            f"{self._url}/{name}",
+        )
         return inner
 
     @property
@@ -191,7 +201,9 @@ class Folder:
             os.replace(draft, self.local / name)
         except OSError as error:
             # For a full disk Python gives no name, otherwise the draft's.
-            raise OSError(error.errno, error.strerror, str(self.local / name)) from error
+            raise OSError(
+                error.errno, error.strerror, str(self.local / name)
+            ) from error
         finally:
             with contextlib.suppress(OSError):
                 draft.unlink()
@@ -211,7 +223,9 @@ class Folder:
         try:
             if self.local:
                 above = self.local.absolute().parents
-                there = next(path for path in (self.local, *above) if os.path.lexists(path))
+                there = next(
+                    path for path in (self.local, *above) if os.path.lexists(path)
+                )
                 with tempfile.TemporaryFile(dir=there) as probe:
                     probe.write(b"\n")
             else:
@@ -240,7 +254,11 @@ class Folder:
             with self._asking("", "read"):
                 self._bucket.invalidate_cache()
                 remote = self._remote("").rstrip("/")
-                listed = self._bucket.ls(remote, detail=True) if self._bucket.exists(remote) else []
+                listed = (
+                    self._bucket.ls(remote, detail=True)
+                    if self._bucket.exists(remote)
+                    else []
+                )
             # Some stores list the folder itself, as an object of no bytes.
             found = [
                 (name.rpartition("/")[2], entry["type"] == "file")
@@ -270,7 +288,9 @@ class Folder:
         except Exception as error:
             from sae_gap.storage import brief
 
-            raise BucketError(f"{self}/{name} cannot be {verb} ({brief(error)}).") from error
+            raise BucketError(
+                f"{self}/{name} cannot be {verb} ({brief(error)})."
+            ) from error
 
 
 def connect(url: str) -> Any:
@@ -279,7 +299,11 @@ def connect(url: str) -> Any:
     Raises:
       ValueError: the URL cannot be used; the message says why.
     """
-    if "://" not in url or ".." in url.split("/") or not url.partition("://")[2].strip("/"):
+    if (
+        "://" not in url
+        or ".." in url.split("/")
+        or not url.partition("://")[2].strip("/")
+    ):
         raise ValueError(
             f"{url!r} is no bucket that can be used; write it as gs://bucket/folder or "
             "s3://bucket/folder."
@@ -287,7 +311,9 @@ def connect(url: str) -> Any:
     try:
         from fsspec.core import url_to_fs
 
-        return url_to_fs(url, **({"auto_mkdir": True} if url.startswith("file:") else {}))[0]
+        return url_to_fs(
+            url, **({"auto_mkdir": True} if url.startswith("file:") else {})
+        )[0]
     except ImportError:
         raise ValueError(
             f"{url} needs fsspec, gcsfs and s3fs; install them with pip install 'sae_gap[buckets]'."
@@ -335,7 +361,9 @@ class Store:
         """
         folder = self.folder / "rows"
         there = [name for name in folder.names() if name.endswith(".json")]
-        self._files = {name: self._files.get(name) or _read(folder, name) for name in there}
+        self._files = {
+            name: self._files.get(name) or _read(folder, name) for name in there
+        }
         found: dict[str, Row] = {}
         for name in there:
             for row in self._files[name]:
@@ -348,7 +376,9 @@ def _read(folder, name):
         found = json.loads(folder.read(name))
         form = found["form"]
         rows = found["rows"]
-        if not isinstance(rows, list) or not all(isinstance(row["key"], str) for row in rows):
+        if not isinstance(rows, list) or not all(
+            isinstance(row["key"], str) for row in rows
+        ):
             raise ValueError
     except (ValueError, TypeError, KeyError, RecursionError):
         raise ValueError(
@@ -407,7 +437,9 @@ def version(package: str) -> str | None:
 
 @functools.cache
 def _revision(folder):
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("GIT_")
+    }
 
     def git(*arguments):
         command = ["git", "-C", str(folder), *arguments]

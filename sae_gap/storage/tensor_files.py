@@ -36,14 +36,19 @@ from sae_gap.core import check_choice, check_integer, check_number, shown
 _MOST_COMPRESSED = 20
 # NumPy's types by their names in a .safetensors file.
 _TYPES: dict[str, Any] = {
-    f"{kind}{8 * size}": f"{kind.lower()}{size}" for kind in "FIU" for size in (1, 2, 4, 8)
+    f"{kind}{8 * size}": f"{kind.lower()}{size}"
+    for kind in "FIU"
+    for size in (1, 2, 4, 8)
 } | {
     "BOOL": "bool",
     "BF16": "bfloat16",
     "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
 }
-_FLOATS = [np.dtype(_TYPES[kind]) for kind in ("F16", "F32", "F64", "BF16", "F8_E4M3", "F8_E5M2")]
+_FLOATS = [
+    np.dtype(_TYPES[kind])
+    for kind in ("F16", "F32", "F64", "BF16", "F8_E4M3", "F8_E5M2")
+]
 
 _STORAGES = {
     "FloatStorage": "float32",
@@ -103,7 +108,11 @@ class Tensors:
         """
         array = self._named(name)
         if array.shape != shape:
-            mend = "transpose it" if array.shape == shape[::-1] else "give what belongs together"
+            mend = (
+                "transpose it"
+                if array.shape == shape[::-1]
+                else "give what belongs together"
+            )
             raise ValueError(
                 f"{name} in {self.path} has shape {array.shape} where {shape} is expected; {mend}."
             )
@@ -122,7 +131,9 @@ class Tensors:
     def only(self) -> Float[np.ndarray, "rows columns"]:
         """The only matrix of the file, as `take` returns it."""
         if len(self._arrays) != 1:
-            raise ValueError(f"{self.path} must hold one tensor, but has {self}; save it alone.")
+            raise ValueError(
+                f"{self.path} must hold one tensor, but has {self}; save it alone."
+            )
         (name,) = self._arrays
         return self.take(name, *self.shape(name))
 
@@ -130,7 +141,9 @@ class Tensors:
         """A single finite number of any type."""
         array = self._named(name)
         value = (
-            float(array.reshape(())) if array.size == 1 and array.dtype.kind in "fiubV" else np.nan
+            float(array.reshape(()))
+            if array.size == 1 and array.dtype.kind in "fiubV"
+            else np.nan
         )
         if not np.isfinite(value):
             raise ValueError(
@@ -213,7 +226,9 @@ def read_safetensors(path: Path) -> Tensors:
     """
     with reading(path, "a safetensors file"):
         maps = map_safetensors(path)
-        return Tensors(path, {name: np.array(mapped()) for name, mapped in maps.items()})
+        return Tensors(
+            path, {name: np.array(mapped()) for name, mapped in maps.items()}
+        )
 
 
 def read_npz(path: Path) -> Tensors:
@@ -231,7 +246,9 @@ def check_members(path: Path, archive: zipfile.ZipFile, ratio: float = 1) -> Non
     """Raises a ValueError if a zip file would unpack to more than `ratio` times its own size."""
     unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > ratio * path.stat().st_size:
-        raise ValueError(f"it would unpack to {unpacked} bytes, far more than weights do")
+        raise ValueError(
+            f"it would unpack to {unpacked} bytes, far more than weights do"
+        )
 
 
 def member_start(path: Path, member: zipfile.ZipInfo) -> tuple[int, int]:
@@ -247,7 +264,9 @@ def member_start(path: Path, member: zipfile.ZipInfo) -> tuple[int, int]:
         local = file.read(30)
     if local[:4] != b"PK\x03\x04":
         raise ValueError(f"its entry {member.filename!r} is damaged")
-    return member.header_offset + 30 + sum(struct.unpack("<HH", local[26:30])), member.file_size
+    return member.header_offset + 30 + sum(
+        struct.unpack("<HH", local[26:30])
+    ), member.file_size
 
 
 class _Named:
@@ -280,10 +299,17 @@ def tensors_of(held: Any) -> dict[str, np.ndarray]:
     if isinstance(held, Mapping) and not any(
         isinstance(value, np.ndarray) for value in held.values()
     ):
-        held = next((held[name] for name in _NESTED if isinstance(held.get(name), Mapping)), held)
+        held = next(
+            (held[name] for name in _NESTED if isinstance(held.get(name), Mapping)),
+            held,
+        )
     if not isinstance(held, Mapping) or not all(isinstance(name, str) for name in held):
-        raise ValueError(f"it holds a {type(held).__name__}, not a dict of tensors by name")
-    tensors = {name: value for name, value in held.items() if isinstance(value, np.ndarray)}
+        raise ValueError(
+            f"it holds a {type(held).__name__}, not a dict of tensors by name"
+        )
+    tensors = {
+        name: value for name, value in held.items() if isinstance(value, np.ndarray)
+    }
     if not tensors:
         raise ValueError("it holds no tensors")
     return tensors
@@ -295,7 +321,11 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
     """
 
     def __init__(self, path, archive):
-        pickles = [name for name in archive.namelist() if re.fullmatch(r"[^/]+/data\.pkl", name)]
+        pickles = [
+            name
+            for name in archive.namelist()
+            if re.fullmatch(r"[^/]+/data\.pkl", name)
+        ]
         if len(pickles) != 1:
             raise ValueError("it has not one data.pkl, as torch.save writes")
         self._path = path
@@ -303,7 +333,9 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
         self._folder = pickles[0].removesuffix("data.pkl")
         order = f"{self._folder}byteorder"
         if order in archive.namelist() and archive.read(order) != b"little":
-            raise ValueError("its numbers are big-endian; save it on a little-endian machine")
+            raise ValueError(
+                "its numbers are big-endian; save it on a little-endian machine"
+            )
         super().__init__(io.BytesIO(archive.read(pickles[0])))
 
     def find_class(self, module, name):
@@ -318,14 +350,20 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
             name in _STORAGES or re.fullmatch(r"b?float\d+|u?int\d+|bool", name)
         ):
             return _Named(_STORAGES.get(name))
-        raise ValueError(f"it names {module}.{name}, which is no tensor and is not executed")
+        raise ValueError(
+            f"it names {module}.{name}, which is no tensor and is not executed"
+        )
 
     def persistent_load(self, saved):
         word, kind, key, _, _ = saved
         if word != "storage" or getattr(kind, "dtype", None) is None:
             raise ValueError("it refers to something that is not a storage")
-        place, size = member_start(self._path, self._archive.getinfo(f"{self._folder}data/{key}"))
-        return np.memmap(self._path, kind.dtype, "r", place, size // kind.dtype.itemsize)
+        place, size = member_start(
+            self._path, self._archive.getinfo(f"{self._folder}data/{key}")
+        )
+        return np.memmap(
+            self._path, kind.dtype, "r", place, size // kind.dtype.itemsize
+        )
 
 
 def _rebuild(storage, offset, shape, strides, *rest):
@@ -365,7 +403,11 @@ class Config:
         return self.entries.get(name) is not None
 
     def size(
-        self, name: str, default: int | None = None, least: int = 1, most: int = 2**31 - 1
+        self,
+        name: str,
+        default: int | None = None,
+        least: int = 1,
+        most: int = 2**31 - 1,
     ) -> int:
         """An integer from `least` to `most`."""
         value = self._value(name, default)
@@ -396,7 +438,9 @@ class Config:
     def _typed(self, name, default, kind, wanted):
         value = self._value(name, default)
         if not isinstance(value, kind):
-            raise ValueError(f"{name} in {self.path} must be {wanted}, but it is {shown(value)}.")
+            raise ValueError(
+                f"{name} in {self.path} must be {wanted}, but it is {shown(value)}."
+            )
         return value
 
     flag = partialmethod(_typed, kind=bool, wanted="true or false")
@@ -409,7 +453,10 @@ class Config:
 
 def brief(error: BaseException) -> str:
     """The message of an exception, on one line."""
-    return printable(" ".join(str(error).split()), 200).rstrip(" .") or type(error).__name__
+    return (
+        printable(" ".join(str(error).split()), 200).rstrip(" .")
+        or type(error).__name__
+    )
 
 
 def printable(text: str, most: int = 80) -> str:
@@ -417,7 +464,8 @@ def printable(text: str, most: int = 80) -> str:
     terminal commands.
     """
     kept = "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text[:most]
+        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}"
+        for letter in text[:most]
     )
     return kept if len(text) <= most else f"{kept}..."
 

@@ -30,7 +30,9 @@ def dump(tree: PyTree, note: Mapping[str, Any]) -> bytes:
       note: anything with a JSON form.
     """
     arrays = {
-        name: np.asarray(jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C")
+        name: np.asarray(
+            jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C"
+        )
         for name, leaf in _named(tree)
     }
     header = {
@@ -61,7 +63,9 @@ def load(content: bytes, like: PyTree) -> PyTree:
     wanted = {name: _form(leaf) for name, leaf in _named(like)}
     have = {name: _form(array) for name, array in found.items()}
     if have != wanted:
-        name = next(name for name in {**wanted, **have} if have.get(name) != wanted.get(name))
+        name = next(
+            name for name in {**wanted, **have} if have.get(name) != wanted.get(name)
+        )
         raise ValueError(
             f"{name} is {have.get(name, 'missing')}, where {wanted.get(name, 'missing')} is "
             "expected"
@@ -84,7 +88,9 @@ def read_note(content: bytes) -> dict[str, Any]:
         ]
         return json.loads(metadata["note"]) | {"crc32": metadata["crc32"]}
     except (KeyError, TypeError, ValueError, RecursionError):
-        raise ValueError("it is no .safetensors file, is damaged, or has no note") from None
+        raise ValueError(
+            "it is no .safetensors file, is damaged, or has no note"
+        ) from None
 
 
 class Checkpoint:
@@ -149,7 +155,9 @@ class Checkpoint:
                 "starting over: %s/%s cannot be used: %s", self.folder, self.name, error
             )
             return None
-        logging.info("going on from %s/%s, after %.0f s", self.folder, self.name, seconds)
+        logging.info(
+            "going on from %s/%s, after %.0f s", self.folder, self.name, seconds
+        )
         return state, seconds
 
     def discard(self) -> None:
@@ -178,7 +186,9 @@ def _form(leaf):
 
 def _restored(saved, like):
     """An array on the devices of `like`, if that is committed to any."""
-    array = jax.random.wrap_key_data(jax.numpy.asarray(saved)) if _is_key(like) else saved
+    array = (
+        jax.random.wrap_key_data(jax.numpy.asarray(saved)) if _is_key(like) else saved
+    )
     # Keep uncommitted arrays uncommitted: JAX compiles again for each array that becomes committed.
     return (
         devices.put(array, like.sharding)

@@ -27,7 +27,14 @@ from sae_gap.core import (
     shown,
 )
 from sae_gap.learners import HostLearner, Learner
-from sae_gap.runtime import LOOPS, devices, distributed, one_blas_thread, progress, sharding
+from sae_gap.runtime import (
+    LOOPS,
+    devices,
+    distributed,
+    one_blas_thread,
+    progress,
+    sharding,
+)
 from sae_gap.runtime.cores import cores
 from sae_gap.storage import Checkpoint
 
@@ -144,13 +151,18 @@ def fit(
             made = _fit_on_host(learner, num_latents, inputs, watch)
         else:
             mesh = devices.own_mesh() if mesh is None else mesh
-            made = _fit_in_loops(learner, num_latents, inputs, mesh, at, checkpoints, keep, watch)
+            made = _fit_in_loops(
+                learner, num_latents, inputs, mesh, at, checkpoints, keep, watch
+            )
     return [fitted.on(base) for fitted, base in zip(made, before, strict=True)]
 
 
 def _fit_in_loops(learner, num_latents, inputs, mesh, at, checkpoints, keep, watch):
     """Fits all seeds by one compiled program."""
-    inputs = [(devices.place(data, mesh), *devices.replicate(rest, mesh)) for data, *rest in inputs]
+    inputs = [
+        (devices.place(data, mesh), *devices.replicate(rest, mesh))
+        for data, *rest in inputs
+    ]
     with LOOPS:
         program = Program(learner, num_latents, mesh, *inputs[0])
     device = devices.describe()
@@ -158,7 +170,9 @@ def _fit_in_loops(learner, num_latents, inputs, mesh, at, checkpoints, keep, wat
     precise = bool(jax.config.values["jax_enable_x64"])
 
     def whole(fitted):
-        model = dataclasses.replace(distributed.whole(fitted.model), encode=learner.encode)
+        model = dataclasses.replace(
+            distributed.whole(fitted.model), encode=learner.encode
+        )
         return fitted._replace(model=model)
 
     def run(place):
@@ -176,7 +190,9 @@ def _fit_in_loops(learner, num_latents, inputs, mesh, at, checkpoints, keep, wat
         # LAPACK's matrices are small, and its further threads would take cores from the other
         # loops.
         with jax.enable_x64(precise), LOOPS, one_blas_thread():
-            end = whole(program.run(*inputs[place], save=save, at=at, keep=kept, watch=watched))
+            end = whole(
+                program.run(*inputs[place], save=save, at=at, keep=kept, watch=watched)
+            )
         # It may have stopped by itself.
         watch(place, 1.0)
         # A fit that stops by itself at a requested step keeps that model twice; drop one.
@@ -233,7 +249,9 @@ def _fit_on_host(learner, num_latents, inputs, watch):
 def _checked(learner, tasks, keys, at):
     """The key of each task, after a check of all arguments; see `fit` for these."""
     check_type("learner", learner, Learner, "give one of those in sae_gap.learners")
-    check_sequence("tasks", tasks, Task, "give what sae_gap.draw or sae_gap.load returns")
+    check_sequence(
+        "tasks", tasks, Task, "give what sae_gap.draw or sae_gap.load returns"
+    )
     for task in tasks:
         _check_signals(task.train.signals)
     shapes = {(*task.train.signals.shape, task.width) for task in tasks}
@@ -260,7 +278,9 @@ def _check_signals(signals):
             f"they are {shown(signals)}."
         )
     # A mapped file was checked when it was opened, and other hosts check their own values.
-    mapped = isinstance(signals, np.memmap) or not getattr(signals, "is_fully_addressable", True)
+    mapped = isinstance(signals, np.memmap) or not getattr(
+        signals, "is_fully_addressable", True
+    )
     if not mapped and not np.isfinite(signals).all():
         raise ValueError(
             "the training signals of a task have a NaN or an infinity; drop or mend those samples."
@@ -283,7 +303,9 @@ class Program:
             blank = devices.replicate(jax.tree.map(_blank, shapes), mesh)
             self._like = blank = sharding.constrain(blank, data)
             if self._num_steps:
-                self._advance = _compile(_advance, (self._learner, data, np.int32(0)), blank)
+                self._advance = _compile(
+                    _advance, (self._learner, data, np.int32(0)), blank
+                )
             self._end = _compile(_end, self._learner, blank[1])
         self.compile_seconds = time.perf_counter() - began
 
@@ -300,7 +322,9 @@ class Program:
         return run_loop(
             stepped,
             spent + time.perf_counter() - began,
-            lambda stepped, stop: self._advance((learner, data, np.int32(stop)), stepped),
+            lambda stepped, stop: self._advance(
+                (learner, data, np.int32(stop)), stepped
+            ),
             lambda stepped: self._end(learner, stepped[1]),
             self._num_steps,
             together=self._together,
@@ -369,8 +393,15 @@ def run_loop(
         pace = (now - before) / max(1, reached - done)
         done = reached
         ended = reached < target
-        stop = min([num_steps, *(done + max(1, int(wait / max(pace, 1e-6))) for wait in waits)])
-        due = save is not None and not ended and done < num_steps and now - saved >= save.every
+        stop = min(
+            [num_steps, *(done + max(1, int(wait / max(pace, 1e-6))) for wait in waits)]
+        )
+        due = (
+            save is not None
+            and not ended
+            and done < num_steps
+            and now - saved >= save.every
+        )
         if waits and together:
             # Clocks differ, and all processes must stop at the same step.
             stop, due = distributed.from_first((stop, due))
@@ -422,7 +453,9 @@ def _prepared(learner):
         learner,
         is_leaf=lambda x: x is learner.base,
     )
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf, alone)
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf, alone
+    )
 
 
 def _compile(function, *args):

@@ -41,7 +41,9 @@ class Inference:
       timed: whether to repeat a run that compiled, for its seconds.
     """
 
-    def __init__(self, task: Task, model: Model, calibrate_on: str = "scored", timed: bool = True):
+    def __init__(
+        self, task: Task, model: Model, calibrate_on: str = "scored", timed: bool = True
+    ):
         self.task = task
         # Inference does not need the encoder that the model was trained with, which would compile
         # again for each kind.
@@ -57,7 +59,9 @@ class Inference:
         maps = (leaf for leaf in jax.tree.leaves(model) if np.ndim(leaf) == 2)
         self._width = max([task.width, *(leaf.shape[1] for leaf in maps)])
         samples = max(len(task.id.signals), len(task.ood.signals))
-        self._in_chunks = self._width > DENSE_LATENTS or samples * self._width > DENSE_NUMBERS
+        self._in_chunks = (
+            self._width > DENSE_LATENTS or samples * self._width > DENSE_NUMBERS
+        )
 
     def signals(self, split: str) -> Float[Array, "n input_dim"]:
         """The signals of a split as encoders see them, normalised as the model requires."""
@@ -88,7 +92,9 @@ class Inference:
     def normalised(self) -> Task:
         """The task with signals as encoders see them."""
         held = {
-            split: dataclasses.replace(getattr(self.task, split), signals=self.signals(split))
+            split: dataclasses.replace(
+                getattr(self.task, split), signals=self.signals(split)
+            )
             for split in self.scored
         }
         return dataclasses.replace(self.task, **{"ood": held["id"]} | held)
@@ -159,12 +165,16 @@ class Inference:
 
     def forget(self, kept: Container[Encoder | None]) -> None:
         """Drops the codes of all encoders except those in `kept`, which others still need."""
-        self._coded = {place: coded for place, coded in self._coded.items() if place[0] in kept}
+        self._coded = {
+            place: coded for place, coded in self._coded.items() if place[0] in kept
+        }
 
     def _run(self, encoder, split):
         if (encoder, split) not in self._coded:
             mesh = devices.own_mesh()
-            signals = jax.block_until_ready(devices.place(self.read(encoder, split), mesh))
+            signals = jax.block_until_ready(
+                devices.place(self.read(encoder, split), mesh)
+            )
             begun = [self.infer(each, split).codes for each in encoder.origins]
             if not self._in_chunks:
                 begun = jax.block_until_ready(devices.place(begun, mesh))
@@ -174,7 +184,11 @@ class Inference:
                 began = time.perf_counter()
                 coded = jax.block_until_ready(self.code(encoder, signals, begun))
                 seconds = time.perf_counter() - began
-                if not self._timed or split != "id" or devices.compilations() == compiled:
+                if (
+                    not self._timed
+                    or split != "id"
+                    or devices.compilations() == compiled
+                ):
                     break
             self._coded[encoder, split] = coded, seconds
         return self._coded[encoder, split]

@@ -63,7 +63,9 @@ class Models:
         where = {"precision": identity.precision(), "platform": jax.default_backend()}
         return self.directory / f"{name}-{results.key(decides | where)}"
 
-    def missing(self, learner: Learner, source: Source, at: Sequence[int] = ()) -> list[Learner]:
+    def missing(
+        self, learner: Learner, source: Source, at: Sequence[int] = ()
+    ) -> list[Learner]:
         """The learners to fit before the models at these steps exist, bases first, judged by file
         names alone.
         """
@@ -122,7 +124,9 @@ class Models:
         fits = [each.load(at) for each in wanted]
         absent = [place for place, stored in enumerate(fits) if stored is None]
         if together:
-            absent = sorted({place for places in distributed.gather(absent) for place in places})
+            absent = sorted(
+                {place for places in distributed.gather(absent) for place in places}
+            )
         if absent:
             made = self._fit([wanted[place] for place in absent], at, **options)
             for place, fitted in zip(absent, made, strict=True):
@@ -132,9 +136,15 @@ class Models:
     def _fit(self, wanted, at, mesh, watch):
         """Fits one learner to all requested tasks, and keeps the models that have a folder."""
         learner = wanted[0].learner
-        saves = [Checkpoint(each.folder, fit=each.folder.name) for each in wanted if each.folder]
+        saves = [
+            Checkpoint(each.folder, fit=each.folder.name)
+            for each in wanted
+            if each.folder
+        ]
         # Studies of drawn data share models along a fit; those of activations are large.
-        shared = () if hasattr(wanted[0].source, "seen") or not saves else learner.snapshots
+        shared = (
+            () if hasattr(wanted[0].source, "seen") or not saves else learner.snapshots
+        )
         fits = fit(
             learner,
             [each.task for each in wanted],
@@ -152,9 +162,14 @@ class Models:
             save.discard()
         try:
             # A killed process kept the models before the state from which this fit resumed.
-            return [each.complete(fitted, at) for each, fitted in zip(wanted, fits, strict=True)]
+            return [
+                each.complete(fitted, at)
+                for each, fitted in zip(wanted, fits, strict=True)
+            ]
         except (FileNotFoundError, ValueError):
-            logging.warning("fitting %s again: models along the fit are damaged", learner.name)
+            logging.warning(
+                "fitting %s again: models along the fit are damaged", learner.name
+            )
             return self._fit(wanted, at, mesh, watch)
 
 
@@ -182,12 +197,17 @@ class _Wanted:
     @functools.cached_property
     def about(self):
         """The learner and the source, as described in its files."""
-        return {"learner": identity.describe(self.learner), "source": self.source.asdict()}
+        return {
+            "learner": identity.describe(self.learner),
+            "source": self.source.asdict(),
+        }
 
     @functools.cached_property
     def blank(self):
         """The shapes of its model."""
-        return blank_model(self.learner, self.task, self.key, self.base and self.base.end.model)
+        return blank_model(
+            self.learner, self.task, self.key, self.base and self.base.end.model
+        )
 
     def load(self, at):
         """The finished fit with the models at these steps, or None if any of them is missing."""
@@ -196,7 +216,9 @@ class _Wanted:
         try:
             note = json.loads(self.folder.read(_ENDED))
             end = self.read(note["step"], _LAST)
-            return self.complete(Fit(end, {}, note["compile_seconds"], note["device"]), at)
+            return self.complete(
+                Fit(end, {}, note["compile_seconds"], note["device"]), at
+            )
         except FileNotFoundError:
             return None
         except _DAMAGE as error:
@@ -218,12 +240,20 @@ class _Wanted:
         if (note.get("fit"), note.get("step")) != (self.folder.name, step):
             raise ValueError(f"{name} is of another fit")
         model = trees.load(content, self.blank)
-        return Fitted(step, dataclasses.replace(model, encode=self.learner.encode), note["seconds"])
+        return Fitted(
+            step,
+            dataclasses.replace(model, encode=self.learner.encode),
+            note["seconds"],
+        )
 
     def keep(self, fitted, name):
         """Writes a model to a file of that name."""
         if self.folder is not None and self.writes:
-            note = {"fit": self.folder.name, "step": fitted.step, "seconds": fitted.seconds}
+            note = {
+                "fit": self.folder.name,
+                "step": fitted.step,
+                "seconds": fitted.seconds,
+            }
             # `load_sae` reads the model's encoder from this description.
             _write(self.folder, name, trees.dump(fitted.model, note | self.about))
 
@@ -239,7 +269,9 @@ class _Wanted:
                 "device": fit.device,
                 **results.provenance(),
             }
-            _write(self.folder, _ENDED, json.dumps(results.plain(note), indent=1).encode())
+            _write(
+                self.folder, _ENDED, json.dumps(results.plain(note), indent=1).encode()
+            )
 
 
 def _write(folder, name, content):

@@ -62,7 +62,9 @@ def run(
     check_type("store", store, results.Store, "give sae_gap.Store(directory)")
     check_type("models", models, (Models, type(None)), "give sae_gap.Models(directory)")
     index, count = (
-        (distributed.index(), distributed.count()) if shard is None else check_shard(shard)
+        (distributed.index(), distributed.count())
+        if shard is None
+        else check_shard(shard)
     )
     models = Models(store.folder / "models") if models is None else models
     every = list(jobs(study))
@@ -77,7 +79,9 @@ def run(
         for learner in models.missing(job.learner, source, job.steps)
     ]
     done = sum(len(job.lines) for job in mine) - len(rows)
-    with progress.line(what=study.name, unit="fits and rows", shown=show_progress) as line:
+    with progress.line(
+        what=study.name, unit="fits and rows", shown=show_progress
+    ) as line:
         line.begin(fits, rows, done)
         for _, cell in itertools.groupby(lacking, lambda job: job.data):
             _run_cell(list(cell), store, stored, models, line)
@@ -88,10 +92,14 @@ def run(
     found = Stored(study, store).rows(every)
     found = found if study.lam is None else _in_order(study, found)
     if left:
-        size = f"{line.total - line.n:.0f} of {line.total} fits and rows of {study.name}"
+        size = (
+            f"{line.total - line.n:.0f} of {line.total} fits and rows of {study.name}"
+        )
         text = f"{size} are left, since the minutes are over; the same command goes on."
         lines = [row for job in every for row in job.lines if row.cell in left]
-        raise progress.UnfinishedError(text, found, {row.columns["dictionary"] for row in lines})
+        raise progress.UnfinishedError(
+            text, found, {row.columns["dictionary"] for row in lines}
+        )
     return found
 
 
@@ -124,11 +132,15 @@ def _run_cell(cell, store, stored, models, line):
         logging.info("running %s", job)
         drawn = [tasks[source.seed] for source in job.sources]
         fitted = [
-            fits[place] for source in job.sources if (place := (job.learner, source.seed)) in fits
+            fits[place]
+            for source in job.sources
+            if (place := (job.learner, source.seed)) in fits
         ]
         if not fitted:
             mesh = devices.mesh() if together else None
-            fitted = models.fit(job.learner, job.sources, drawn, job.steps, mesh=mesh, watch=watch)
+            fitted = models.fit(
+                job.learner, job.sources, drawn, job.steps, mesh=mesh, watch=watch
+            )
         if together:
             # A process that reads a base before the first one has written it would fit it again.
             distributed.wait(data)
@@ -158,12 +170,17 @@ def _fit_together(jobs, tasks, models, watch):
     """
     task = next(iter(tasks.values()))
     workers = at_once()
-    if workers == 1 or task.width * max(len(task.train.signals), task.width) * workers > _TOGETHER:
+    if (
+        workers == 1
+        or task.width * max(len(task.train.signals), task.width) * workers > _TOGETHER
+    ):
         return {}
     needed = collections.defaultdict(list)
     for job in jobs:
         parts = chain(job.learner)
-        if job.learner.ready is None and not any(isinstance(part, HostLearner) for part in parts):
+        if job.learner.ready is None and not any(
+            isinstance(part, HostLearner) for part in parts
+        ):
             for learner in parts:
                 needed[learner].append(job)
 
@@ -180,15 +197,21 @@ def _fit_together(jobs, tasks, models, watch):
         steps = sorted({step for job in scored for step in job.steps})
         drawn = [tasks[seed] for seed in sources]
         fits = models.fit(learner, list(sources.values()), drawn, steps, watch=watch)
-        return {(learner, seed): fitted for seed, fitted in zip(sources, fits, strict=True)}
+        return {
+            (learner, seed): fitted for seed, fitted in zip(sources, fits, strict=True)
+        }
 
     fits: Any = {}
     with concurrent.futures.ThreadPoolExecutor(workers) as pool:
         # Threads do not inherit thread-local JAX configuration.
-        if pool.submit(lambda: dict(jax.config.values)).result() != dict(jax.config.values):
+        if pool.submit(lambda: dict(jax.config.values)).result() != dict(
+            jax.config.values
+        ):
             return {}
         # The longest first, so that no long fit starts last and runs alone.
-        ordered = sorted(needed, key=lambda learner: (depth(learner), -learner.num_steps))
+        ordered = sorted(
+            needed, key=lambda learner: (depth(learner), -learner.num_steps)
+        )
         for _, level in itertools.groupby(ordered, depth):
             for fitted in pool.map(fit, level):
                 fits |= fitted
@@ -202,10 +225,14 @@ def chain(learner: Learner) -> list[Learner]:
 
 def _in_order(study, found):
     """Sorts rows by their sizes, then by their methods, and by what these vary."""
-    names = [method.name for source in study.sources for method in study.methods(source)]
+    names = [
+        method.name for source in study.sources for method in study.methods(source)
+    ]
 
     def place_of(row):
-        cell = [(row.get(size) is not None, row.get(size) or 0) for size in results.SIZES]
+        cell = [
+            (row.get(size) is not None, row.get(size) or 0) for size in results.SIZES
+        ]
         varied = (row.get(name) or 0 for name in ("lam", "iterations", "step"))
         return (*cell, names.index(row["method"]), *varied, row["seed"])
 

@@ -39,7 +39,9 @@ def score(
             except ValueError as error:
                 # The numbers of its dictionary are at fault, for example atoms that are all zero.
                 raise ValueError(f"{job.learner.name}: {error}") from error
-            needed = {line.reference for line, _ in lines}.union(*(each.origins for each in ready))
+            needed = {line.reference for line, _ in lines}.union(
+                *(each.origins for each in ready)
+            )
             made = {
                 "fit_steps": fitted.step,
                 "fit_seconds": fitted.seconds + fit.base_seconds,
@@ -94,14 +96,18 @@ def _measure(study, line, inference, metrics):
         try:
             lacking = metric.needs(found)
             if lacking is not None and not metric.everywhere:
-                logging.info("%s of %s is left out: %s", metric.name, method.name, lacking)
+                logging.info(
+                    "%s of %s is left out: %s", metric.name, method.name, lacking
+                )
             columns = dict(metric(found))
         except Exception as error:
             # A metric of every study costs its own columns; the next run measures it again.
             if not metric.everywhere:
                 raise
             fault = "%s of the codes of %s on %s failed, and is left out: %r"
-            logging.warning(fault, metric.name, encoder.name, method.learner.name, error)
+            logging.warning(
+                fault, metric.name, encoder.name, method.learner.name, error
+            )
             continue
         taken = sorted((measured.keys() | line.columns.keys()) & columns.keys())
         if taken:
@@ -119,7 +125,9 @@ def _measure(study, line, inference, metrics):
 
     def certificate(split):
         own = inferred[split]
-        return {"own_certificate": float(np.max(own.gap / np.maximum(own.objective, 1e-30)))}
+        return {
+            "own_certificate": float(np.max(own.gap / np.maximum(own.objective, 1e-30)))
+        }
 
     if isinstance(inferred["id"], Solution):
         measured |= found.by_split(certificate)
@@ -130,5 +138,6 @@ def _measure(study, line, inference, metrics):
 
 def _finite(tree):
     return all(
-        np.isfinite(leaf.data if issparse(leaf) else leaf).all() for leaf in jax.tree.leaves(tree)
+        np.isfinite(leaf.data if issparse(leaf) else leaf).all()
+        for leaf in jax.tree.leaves(tree)
     )

@@ -27,7 +27,15 @@ from sae_gap.core import (
 from sae_gap.data.activations import outliers
 from sae_gap.encoders import check_model
 from sae_gap.learners import Families, FamiliesState, OnlineDictionary, OnlineState
-from sae_gap.runtime import LOOPS, SAMPLES, check_mesh, constrain, devices, distributed, progress
+from sae_gap.runtime import (
+    LOOPS,
+    SAMPLES,
+    check_mesh,
+    constrain,
+    devices,
+    distributed,
+    progress,
+)
 from sae_gap.storage import Checkpoint, digest
 from sae_gap.study import as_key, given_base, run_loop
 
@@ -89,7 +97,10 @@ def fit_stream(
         rounds; or base does not fit.
     """
     check_type(
-        "learner", learner, (OnlineDictionary, Families), "give one of sae_gap.learners.online"
+        "learner",
+        learner,
+        (OnlineDictionary, Families),
+        "give one of sae_gap.learners.online",
     )
     if (base is None) != (learner.base is None):
         which = "needs the model of its base" if base is None else "has no base"
@@ -110,14 +121,20 @@ def fit_stream(
         learner = dataclasses.replace(learner, visits=None)
     count, size = learner.minibatches(num_samples, num_latents)
     fetch = functools.partial(_fetch, take, count, size, mesh)
-    line = progress.line(learner.num_steps, learner.name, unit="rounds", shown=show_progress)
+    line = progress.line(
+        learner.num_steps, learner.name, unit="rounds", shown=show_progress
+    )
 
     def watched(turn, state):
         drawn.update(turn - drawn.n)
         if watch is not None:
             watch(state)
 
-    with line as drawn, concurrent.futures.ThreadPoolExecutor(1) as pool, jax.set_mesh(mesh):
+    with (
+        line as drawn,
+        concurrent.futures.ThreadPoolExecutor(1) as pool,
+        jax.set_mesh(mesh),
+    ):
         upcoming = {0: pool.submit(fetch, 0)}
         first = upcoming[0].result()
         if base is not None:
@@ -171,11 +188,15 @@ def _opened(source, num_samples):
     on from the last row to the first; and the number of samples to take from it.
     """
     if not callable(source) and np.ndim(source) != 2:
-        wanted = "an array (num_samples, input_dim) or a function (start, count) -> rows"
+        wanted = (
+            "an array (num_samples, input_dim) or a function (start, count) -> rows"
+        )
         raise ValueError(f"source must be {wanted}, but it is {shown(source)}.")
     most = num_samples if callable(source) else len(source)
     if most is None:
-        raise ValueError("a function does not tell how many samples it has; give num_samples.")
+        raise ValueError(
+            "a function does not tell how many samples it has; give num_samples."
+        )
     num_samples = most if num_samples is None else num_samples
     check_integer("num_samples", num_samples, most=most)
 
@@ -184,7 +205,9 @@ def _opened(source, num_samples):
         if start + count > num_samples:
             left = num_samples - start
             return np.concatenate([take(start, left), take(0, count - left)])
-        rows = source(start, count) if callable(source) else source[start : start + count]
+        rows = (
+            source(start, count) if callable(source) else source[start : start + count]
+        )
         block = as_matrix(f"what the source gives from sample {start} on", rows)
         if len(block) != count:
             raise ValueError(
@@ -224,14 +247,18 @@ def _fetch(take, count, size, mesh, turn):
         block = take(begin, count * size).reshape(count, size, -1)
     else:
         # At least one row, since it shows the width.
-        block = np.stack([take(begin + i * size + low, max(1, high - low)) for i in range(count)])
+        block = np.stack(
+            [take(begin + i * size + low, max(1, high - low)) for i in range(count)]
+        )
 
     def of_device(index):
         first, last, _ = index[1].indices(rows)
         piece = block[:, first - low : last - low]
         return np.pad(piece, ((0, 0), (0, last - first - piece.shape[1]), (0, 0)))
 
-    return jax.make_array_from_callback((count, rows, block.shape[2]), sharding, of_device)
+    return jax.make_array_from_callback(
+        (count, rows, block.shape[2]), sharding, of_device
+    )
 
 
 def _samples(block, size):
@@ -244,8 +271,12 @@ def _fingerprint(block, size):
     """A sum of the samples' bits, weighted by place; of integers, so that the order of the
     additions does not matter.
     """
-    words = lax.bitcast_convert_type(_samples(block, size), jnp.uint32).reshape(-1, block.shape[2])
-    rows, columns = (2 * jnp.arange(length, dtype=jnp.uint32) + 1 for length in words.shape)
+    words = lax.bitcast_convert_type(_samples(block, size), jnp.uint32).reshape(
+        -1, block.shape[2]
+    )
+    rows, columns = (
+        2 * jnp.arange(length, dtype=jnp.uint32) + 1 for length in words.shape
+    )
     return jnp.sum(words * rows[:, None] * columns, dtype=jnp.uint32)
 
 
@@ -266,6 +297,8 @@ def _round(fixed, state):
     if isinstance(learner, OnlineDictionary) and learner.centred:
         brought = jnp.sum(minibatches, axis=(0, 1)) / (len(minibatches) * size)
         state = eqx.tree_at(
-            lambda s: s.mean, state, state.mean + (brought - state.mean) / (state.round + 1)
+            lambda s: s.mean,
+            state,
+            state.mean + (brought - state.mean) / (state.round + 1),
         )
     return constrain(learner.round(minibatches, state, size), ())

@@ -54,7 +54,9 @@ class Method:
 
     def __post_init__(self):
         check_type("row", self.row, Mapping, "give a value for each column")
-        if not isinstance(self.learner, Learner) or not isinstance(self.encoder, Encoder):
+        if not isinstance(self.learner, Learner) or not isinstance(
+            self.encoder, Encoder
+        ):
             raise ValueError(
                 f"method {self.name!r} must have a Learner and an Encoder; subclass those of "
                 "sae_gap for your own."
@@ -75,7 +77,12 @@ class Method:
         own encoder is "own".
         """
         own = {"inference": "own"} if self.encoder == self.learner.encode else {}
-        return {**self.encoder.coordinates, **self.learner.coordinates, **own, **self.row}
+        return {
+            **self.encoder.coordinates,
+            **self.learner.coordinates,
+            **own,
+            **self.row,
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +115,9 @@ class Study:
     methods: Any
     lam: float | None = option(0.1, least=0)
     protocol: str = option("strict", choices=PROTOCOLS)
-    metrics: Sequence[Metric] = dataclasses.field(default_factory=catalogue.default_metrics)
+    metrics: Sequence[Metric] = dataclasses.field(
+        default_factory=catalogue.default_metrics
+    )
     optimum: bool = True
     timed: bool = False
     calibrate_on: str = option("scored", choices=("scored", "train", "clean"))
@@ -123,7 +132,9 @@ class Study:
         for metric in self.metrics:
             check_type("a metric", metric, Metric, "give Metric(name, function)")
         check_sources(self.sources)
-        if len({results.key(source.asdict()) for source in self.sources}) < len(self.sources):
+        if len({results.key(source.asdict()) for source in self.sources}) < len(
+            self.sources
+        ):
             raise ValueError(
                 "sources must be different settings or recordings, but some are given twice."
             )
@@ -186,7 +197,9 @@ class Stored:
 
     def __init__(self, study: Study, store: results.Store):
         self._study = study
-        self._metrics = {f"{metric.name} {metric.version}": metric for metric in study.metrics}
+        self._metrics = {
+            f"{metric.name} {metric.version}": metric for metric in study.metrics
+        }
         # By key and by cell.
         self._rows = collections.defaultdict(list)
         for row in sorted(store.rows(), key=lambda row: row.get("date", "")):
@@ -210,7 +223,9 @@ class Stored:
             for name, columns in row["measured"].items()
             if columns is not None or not self._study.optimum
         }
-        lacking = [metric for name, metric in self._metrics.items() if name not in there]
+        lacking = [
+            metric for name, metric in self._metrics.items() if name not in there
+        ]
         timed = not self._study.seconds or any("encode_seconds" in row for row in rows)
         return lacking if lacking or not rows or not timed else None
 
@@ -227,7 +242,8 @@ class Stored:
         return [
             self._row(line)
             for line in lines
-            if self._of(line) and all(metric.everywhere for metric in self.lacking(line) or ())
+            if self._of(line)
+            and all(metric.everywhere for metric in self.lacking(line) or ())
         ]
 
     def _of(self, line):
@@ -236,7 +252,9 @@ class Stored:
 
     def _row(self, line):
         rows = self._of(line)
-        measured = [(row, *pair) for row in rows for pair in row.get("measured", {}).items()]
+        measured = [
+            (row, *pair) for row in rows for pair in row.get("measured", {}).items()
+        ]
         owned = {"measured", "cell"}.union(*(names or () for _, _, names in measured))
         found: Any = {}
         for row in rows:
@@ -323,7 +341,13 @@ def _line(study, source, description, method, step):
         decides["calibrate_on"] = study.calibrate_on
     decides |= shared | {"numerics": identity.NUMERICS}
     key = _key(decides, study.metrics)
-    columns = {**method.coordinates, **shared, **description, "key": key, "family": method.family}
+    columns = {
+        **method.coordinates,
+        **shared,
+        **description,
+        "key": key,
+        "family": method.family,
+    }
     if step is not None:
         columns["step"] = step
     return Line(source, method, step, reference, columns, decides)

@@ -46,7 +46,9 @@ def pursue(
         rows = _rows(near)
         own = atoms[near]
         first = score[rows, near] == math.inf
-        places, on = _match(own @ own.mT, toward[rows, near], first, _slack(target), steps)
+        places, on = _match(
+            own @ own.mT, toward[rows, near], first, _slack(target), steps
+        )
         chosen = near[rows[:, :steps], places]
         own = atoms[chosen]
     codes, inverse = least_squares(target, own, on)
@@ -126,7 +128,9 @@ def least_norm(
 def _half(gram):
     """The inverse of the Cholesky factor L of `G = L Lᵀ`."""
     factor, _ = torch.linalg.cholesky_ex(gram)
-    return torch.linalg.solve_triangular(factor, _one(gram).expand_as(gram), upper=False)
+    return torch.linalg.solve_triangular(
+        factor, _one(gram).expand_as(gram), upper=False
+    )
 
 
 def _one(gram):
@@ -147,7 +151,9 @@ def _match(gram, pull, first, slack, size):
     on = []
     for i in range(size):
         free = left > DEPENDENT
-        best = torch.where(free, torch.where(first, math.inf, pull), -math.inf).argmax(1)
+        best = torch.where(free, torch.where(first, math.inf, pull), -math.inf).argmax(
+            1
+        )
         gain = pull[rows, best]
         fine = free[rows, best] & (first[rows, best] | (gain > slack[:, 0]))
         before = basis[:, :i]

@@ -132,7 +132,9 @@ class SAE(nn.Module):
         super().__init__()
         transcoder = transcoder or W_skip is not None
         encodes = transcoder or architecture not in (PURSUIT, "dictionary")
-        options = _settled(architecture, options, ["W_enc"] * (encodes and W_enc is None))
+        options = _settled(
+            architecture, options, ["W_enc"] * (encodes and W_enc is None)
+        )
         if transcoder and architecture in (PURSUIT, "learned_steps"):
             raise ValueError(
                 f"a transcoder's {architecture} codes what it explains, not what it reads; give "
@@ -140,7 +142,9 @@ class SAE(nn.Module):
             )
         self._normalises = type(normalisation or Normalisation())
         if transcoder and self._normalises is not Normalisation:
-            raise ValueError("no transcoder normalises what it reads; leave normalisation out.")
+            raise ValueError(
+                "no transcoder normalises what it reads; leave normalisation out."
+            )
         check_tensor("W_dec", W_dec, ("num_latents", "input_dim"), "give atoms as rows")
         width, dim = W_dec.shape
         read = len(W_enc) if transcoder else dim  # type: ignore[arg-type]
@@ -154,7 +158,9 @@ class SAE(nn.Module):
             ("W_skip", W_skip, (read, dim)),
         ):
             if value is not None:
-                check_tensor(name, value, shape, "transpose a weight of torch.nn.Linear", W_dec)
+                check_tensor(
+                    name, value, shape, "transpose a weight of torch.nn.Linear", W_dec
+                )
                 if not isinstance(value, nn.Parameter):
                     value = nn.Parameter(value)
                 if name in ("W_dec", "W_skip"):
@@ -179,7 +185,9 @@ class SAE(nn.Module):
             "normalize_activations": self._normalises.saelens,
             "reshape_activations": "hook_z" if heads else "none",
         }
-        self.cfg = types.SimpleNamespace(**entries, **options, metadata=dict(metadata or {}))
+        self.cfg = types.SimpleNamespace(
+            **entries, **options, metadata=dict(metadata or {})
+        )
 
     @classmethod
     def from_folder(
@@ -201,7 +209,9 @@ class SAE(nn.Module):
         """
         return cls(**_read(path, sae_id, k))
 
-    def pursuit(self, k: int | None = None, *, breadth: int = 2, screens: int = 2) -> "SAE":
+    def pursuit(
+        self, k: int | None = None, *, breadth: int = 2, screens: int = 2
+    ) -> "SAE":
         """An SAE with the same parameters, coded by a screened pursuit. By default k is its own k,
         if it has one; a pursuit with that k keeps its threshold. That of a transcoder codes its
         `signals(y, x)`, and so keeps the hook of y, or with a skip none.
@@ -216,24 +226,34 @@ class SAE(nn.Module):
                 elif name.endswith("_out") and self.W_skip is None:
                     metadata[name.removesuffix("_out")] = value
         return type(self)(
-            *(self.W_dec, self.b_dec, *((self.W_enc, self.b_enc) * (not self.transcodes))),
+            *(
+                self.W_dec,
+                self.b_dec,
+                *((self.W_enc, self.b_enc) * (not self.transcodes)),
+            ),
             k=pursued if k is None else k,
             breadth=breadth,
             screens=screens,
-            threshold=self.threshold if self._pursues and k in (None, pursued) else None,
+            threshold=self.threshold
+            if self._pursues and k in (None, pursued)
+            else None,
             normalisation=self._normalisation(self.W_dec),
             heads=self.cfg.reshape_activations == "hook_z",
             metadata=metadata,
         )
 
     def signals(
-        self, y: Float[Tensor, "... input_dim"], x: Float[Tensor, "... num_inputs"] | None = None
+        self,
+        y: Float[Tensor, "... input_dim"],
+        x: Float[Tensor, "... num_inputs"] | None = None,
     ) -> Float[Tensor, "... input_dim"]:
         """`y - x W_skip`: what the codes of a transcoder and b_dec should add up to."""
         y = self._flat(y, explained=True)
         return y - self._skip(x, y) if self.transcodes else y
 
-    def encode(self, x: Float[Tensor, "... num_inputs"]) -> Float[Tensor, "... num_latents"]:
+    def encode(
+        self, x: Float[Tensor, "... num_inputs"]
+    ) -> Float[Tensor, "... num_latents"]:
         """The dense codes, NaN for a row that is not finite. Codes of a pursuit have gradients:
         their values follow x and the dictionary while the choice of atoms stays fixed.
 
@@ -251,7 +271,9 @@ class SAE(nn.Module):
         clean = x.where(whole, 0)
         if self._pursues:
             target = by_rows(self._target, chunk, clean)
-            codes = pursuit_codes(target, self.W_dec, chunk=chunk, **pursuit_options(self))
+            codes = pursuit_codes(
+                target, self.W_dec, chunk=chunk, **pursuit_options(self)
+            )
         else:
             codes = by_rows(self._encoder, chunk, clean)
         return codes.where(whole, math.nan).to(x.dtype)
@@ -271,7 +293,9 @@ class SAE(nn.Module):
         Raises:
           ValueError: `like` is needed and missing, or the codes have another number of latents.
         """
-        check_tensor("codes", codes, ("...", self.cfg.d_sae), "give the SAE's own", self.W_dec)
+        check_tensor(
+            "codes", codes, ("...", self.cfg.d_sae), "give the SAE's own", self.W_dec
+        )
         if self._normalises.per_sample and like is None:
             raise ValueError(
                 f"this SAE normalises each row by itself ({self._normalises.name}); give like=x, "
@@ -284,10 +308,16 @@ class SAE(nn.Module):
                 return guess + self._skip(like, guess)
             return self._normalisation(codes).undo(guess, like)
 
-        pair = (codes,) if like is None else self._pairs(like, codes, explained=False)[::-1]
+        pair = (
+            (codes,)
+            if like is None
+            else self._pairs(like, codes, explained=False)[::-1]
+        )
         return by_rows(of_rows, self.chunk, *pair).to(codes.dtype)
 
-    def forward(self, x: Float[Tensor, "... num_inputs"]) -> Float[Tensor, "... input_dim"]:
+    def forward(
+        self, x: Float[Tensor, "... num_inputs"]
+    ) -> Float[Tensor, "... input_dim"]:
         """The reconstruction, from codes that are not rounded to the type of x."""
         wide = widened(self._flat(x), x)
         found = self.decode(self.encode(wide), wide)
@@ -311,7 +341,9 @@ class SAE(nn.Module):
             whole = (x.sum(1) + codes.sum(1)).isfinite()[:, None]
             codes = codes.where(whole, 0)
             held = supports(codes)
-            found = least_squares(self._target(x), atoms, codes, *held, anew=True) / lengths
+            found = (
+                least_squares(self._target(x), atoms, codes, *held, anew=True) / lengths
+            )
             return found.where(signed, found.clamp(min=0)).where(whole, math.nan)
 
         return by_rows(of_rows, self.chunk, *pair).to(x.dtype)
@@ -333,7 +365,9 @@ class SAE(nn.Module):
             rows have fewer atoms than k.
         """
         if not self._pursues:
-            raise ValueError("only a pursuit is pruned; call sae.pursuit(k).calibrate(x).")
+            raise ValueError(
+                "only a pursuit is pruned; call sae.pursuit(k).calibrate(x)."
+            )
         x = self._flat(x).reshape(-1, self.cfg.d_in)
         _check_finite("x", x)
         x = counted(x)
@@ -343,7 +377,9 @@ class SAE(nn.Module):
 
         sizes = screen_sizes(2 * cfg.k, cfg.breadth, cfg.screens, *atoms.shape[::-1])
         gains = by_rows(
-            lambda x: pursue(self._target(x), atoms, *sizes, 0)[2], self.chunk or MANY_ROWS, x
+            lambda x: pursue(self._target(x), atoms, *sizes, 0)[2],
+            self.chunk or MANY_ROWS,
+            x,
         )
         # One that its type rounds to zero would prune nothing.
         least = least_gain(gains.cpu().numpy(), cfg.k * len(x))
@@ -375,8 +411,16 @@ class SAE(nn.Module):
                     "save it by sae_gap.load_sae and sae_gap.save_sae."
                 )
             entries = entries | {"architecture": named}
-        names = ("W_dec", "b_dec", "W_skip", "threshold", *ARCHITECTURES[cfg.architecture].tensors)
-        tensors = {name: state[name].float().cpu().numpy() for name in names if name in state}
+        names = (
+            "W_dec",
+            "b_dec",
+            "W_skip",
+            "threshold",
+            *ARCHITECTURES[cfg.architecture].tensors,
+        )
+        tensors = {
+            name: state[name].float().cpu().numpy() for name in names if name in state
+        }
         if "W_skip" in tensors:
             tensors["W_skip"] = tensors["W_skip"].T
         write_free(folder, published.written(entries, tensors, cfg.metadata))
@@ -408,7 +452,9 @@ class SAE(nn.Module):
             if threshold is not None:
                 check_scalar("threshold", threshold)
         elif options.get("k", 1) > width:
-            raise ValueError(f"k must be at most the {width} latents, but it is {options['k']}.")
+            raise ValueError(
+                f"k must be at most the {width} latents, but it is {options['k']}."
+            )
         if threshold is not None:
             threshold = torch.as_tensor(threshold, **self._like)
         if architecture == "jumprelu":
@@ -489,7 +535,8 @@ def _read(path, sae_id, k):
     if parts.encoder is None and k is None and "l0" in parts.notes:
         k = max(1, round(float(parts.notes["l0"])))
     held: Any = {
-        name: torch.from_numpy(value) for name, value in parts.settled(parts.atoms.dtype).items()
+        name: torch.from_numpy(value)
+        for name, value in parts.settled(parts.atoms.dtype).items()
     }
     notes = {name: parts.notes[name] for name in NOTED if name in parts.notes}
     about: Any = {
@@ -502,9 +549,16 @@ def _read(path, sae_id, k):
         return held | about | dict(parts.options) | {"architecture": parts.encoder}
     if k is None and parts.encoder == "sae_gap.LearnedSteps":
         # A bias comes before its weight, and the first map and a hidden layer before the steps.
-        places = sorted({*held} - {"W_dec", "b_dec"}, key=lambda name: (name.find("]"), name))
+        places = sorted(
+            {*held} - {"W_dec", "b_dec"}, key=lambda name: (name.find("]"), name)
+        )
         b_enc, W_enc, *steps = map(held.pop, places)  # noqa: N806
-        about |= {"architecture": "learned_steps", "b_enc": b_enc, "W_enc": W_enc, "steps": steps}
+        about |= {
+            "architecture": "learned_steps",
+            "b_enc": b_enc,
+            "W_enc": W_enc,
+            "steps": steps,
+        }
         return held | about | {name: parts.options[name] for name in ("k", "breadth")}
     names = {"W_dec", "b_dec", "W_enc", "b_enc", "W_skip"}
     about |= {"architecture": "dictionary"} if k is None else {"k": k}

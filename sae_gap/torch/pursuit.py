@@ -188,7 +188,9 @@ def _inverse(gram, on, *, least_norm):
     # A factor that failed may have no inverse.
     inverse = torch.cholesky_inverse(factor.where(~lost[:, None, None], one))
     if lost.any():
-        inverse[lost] = torch.linalg.pinv(gram[lost], rtol=gram.shape[1] * eps, hermitian=True)
+        inverse[lost] = torch.linalg.pinv(
+            gram[lost], rtol=gram.shape[1] * eps, hermitian=True
+        )
     return inverse
 
 
@@ -210,7 +212,9 @@ def widened(values, like):
     return values.to(torch.promote_types(like.dtype, torch.float32))
 
 
-def by_rows(function: Callable[..., Tensor], chunk: int | None, *arrays: Tensor) -> Tensor:
+def by_rows(
+    function: Callable[..., Tensor], chunk: int | None, *arrays: Tensor
+) -> Tensor:
     """Applies a function to chunks of rows in float32 at least, outside any autocast; the result
     has the leading axes of the arrays.
     """
@@ -221,14 +225,21 @@ def by_rows(function: Callable[..., Tensor], chunk: int | None, *arrays: Tensor)
     rows = [widened(array, like).reshape(-1, array.shape[-1]) for array in arrays]
     with torch.autocast(like.device.type, enabled=False):
         starts = range(0, len(rows[0]) or 1, chunk)
-        parts = [function(*(array[start : start + chunk] for array in rows)) for start in starts]
+        parts = [
+            function(*(array[start : start + chunk] for array in rows))
+            for start in starts
+        ]
     # One part is not copied.
     joined = parts[0] if len(parts) == 1 else torch.cat(parts)
     return joined.reshape((*like.shape[:-1], *joined.shape[1:]))
 
 
 def check_tensor(
-    name: str, values: Any, shape: Sequence[int | str], mend: str, like: Tensor | None = None
+    name: str,
+    values: Any,
+    shape: Sequence[int | str],
+    mend: str,
+    like: Tensor | None = None,
 ) -> None:
     """Raises a TypeError unless the values are a tensor of floating-point numbers, and a ValueError
     unless they have the shape and lie on the device of `like`.
@@ -252,7 +263,9 @@ def check_tensor(
         isinstance(axis, str) or axis == length for axis, length in pairs
     ):
         axes = ", ".join(map(str, shape))
-        raise ValueError(f"{name} must be ({axes}), but it is {tuple(values.shape)}; {mend}.")
+        raise ValueError(
+            f"{name} must be ({axes}), but it is {tuple(values.shape)}; {mend}."
+        )
     if like is not None and values.device != like.device:
         raise ValueError(
             f"{name} is on {values.device}, but W_dec on {like.device}; move one by .to(device)."

@@ -42,11 +42,15 @@ class PursuitSAE(SAE[PursuitConfig]):
         like = {"dtype": self.dtype, "device": self.device}
         self.W_dec = nn.Parameter(torch.zeros(self.cfg.d_sae, self.cfg.d_in, **like))
         self.b_dec = nn.Parameter(torch.zeros(self.cfg.d_in, **like))
-        self.register_buffer("threshold", torch.zeros((), **like) if self.cfg.pruned else None)
+        self.register_buffer(
+            "threshold", torch.zeros((), **like) if self.cfg.pruned else None
+        )
 
     def encode(self, x):
         """The codes, in units of W_dec."""
-        codes = pursuit_codes(self.process_sae_in(x), self.W_dec, **pursuit_options(self))
+        codes = pursuit_codes(
+            self.process_sae_in(x), self.W_dec, **pursuit_options(self)
+        )
         return self.hook_sae_acts_post(codes)
 
     def decode(self, feature_acts):

@@ -43,9 +43,18 @@ def document_rows(codes=CODES):
     rows = []
     for (name, coded), (kl, fvu) in codes.items():
         noise = rng.uniform(0.9, 1.1, (3, 4))
-        sums = {"kl_sums": kl * TOKENS * noise[0], "ce_sums": (kl * noise[1] + 2) * TOKENS}
+        sums = {
+            "kl_sums": kl * TOKENS * noise[0],
+            "ce_sums": (kl * noise[1] + 2) * TOKENS,
+        }
         sums["errors"] = fvu * VARIANCE * noise[2]
-        made = {"dictionary": name, "codes": coded, "level": 8, "l0": 8.0, "dead": False}
+        made = {
+            "dictionary": name,
+            "codes": coded,
+            "level": 8,
+            "l0": 8.0,
+            "dead": False,
+        }
         made |= {"tokens": TOKENS, "variance": VARIANCE, "ce_clean": 2 * TOKENS, **sums}
         made |= {"kl": sums["kl_sums"].sum() / TOKENS.sum()}
         made |= {"ce": sums["ce_sums"].sum() / TOKENS.sum()}
@@ -55,7 +64,10 @@ def document_rows(codes=CODES):
 
 def test_what_was_not_measured_is_not_known_and_the_own_values_may_be_the_best():
     rows = document_rows()
-    unknown = {"proposed": ("selection", "screening"), "own_refit": ("values", "support")}
+    unknown = {
+        "proposed": ("selection", "screening"),
+        "own_refit": ("values", "support"),
+    }
     for gone, parts in unknown.items():
         (line,) = splits([each for each in rows if each["codes"] != gone], ["kl"])
         assert line["amortisation_part"] > 0 and line["dictionary_part"] > 0
@@ -66,7 +78,10 @@ def test_what_was_not_measured_is_not_known_and_the_own_values_may_be_the_best()
     # Neither dead encoders nor other levels nor codes alone are split.
     assert splits([rows[0] | {"dead": True}, *rows[1:]], ["kl"]) == []
     assert splits([rows[0], *(each | {"level": 9} for each in rows[1:])], ["kl"]) == []
-    assert splits([each for each in rows if each["codes"] in ("own", "lasso")], ["kl"]) == []
+    assert (
+        splits([each for each in rows if each["codes"] in ("own", "lasso")], ["kl"])
+        == []
+    )
     assert best_at(rows, 8) is rows[6] and best_at(rows, 8, "a") is rows[3]
     assert best_at(rows, 9) is None
 
@@ -77,8 +92,13 @@ SCORES |= {("oracle", "lasso"): 15.0}
 
 
 @mark.parametrize(("retrained", "known"), [(0.95, True), (2.5, False)])
-def test_training_is_not_judged_where_the_own_form_is_better_beyond_doubt(retrained, known):
-    learned = {("a", "retrained"): (retrained, 0.45), ("a", "learned_steps_1"): (0.8, 0.4)}
+def test_training_is_not_judged_where_the_own_form_is_better_beyond_doubt(
+    retrained, known
+):
+    learned = {
+        ("a", "retrained"): (retrained, 0.45),
+        ("a", "learned_steps_1"): (0.8, 0.4),
+    }
     line = splits(document_rows(CODES | learned), ["kl"])[0]
     assert {line[f"{part}_part"] is not None for part in AMORTISED} == {known}
     assert line["amortisation_part"] > 0
@@ -90,7 +110,10 @@ def seed_rows(**values):
 
 def parts_of(rows):
     names = ("values", "support", "amortisation", "dictionary")
-    return [tuple(line[f"{name}_part"] for name in names) for line in splits(rows, ["mcc_ood"])]
+    return [
+        tuple(line[f"{name}_part"] for name in names)
+        for line in splits(rows, ["mcc_ood"])
+    ]
 
 
 def test_the_best_codes_are_those_of_the_best_mean_over_seeds():
@@ -112,7 +135,13 @@ def test_the_best_codes_are_those_of_the_best_mean_over_seeds():
 
 @mark.parametrize(
     "change",
-    [{"num_latents": 50}, {"sparsity": 5}, {"seed": 1}, {"study": "other"}, {"mcc_ood": None}],
+    [
+        {"num_latents": 50},
+        {"sparsity": 5},
+        {"seed": 1},
+        {"study": "other"},
+        {"mcc_ood": None},
+    ],
 )
 def test_rows_are_paired_within_their_cell_alone(change):
     rows = seed_rows()
@@ -127,7 +156,9 @@ def test_changed_atoms_take_no_part_and_codes_may_differ_in_any_option():
     rows = seed_rows()
     changed = [each | {"mcc_ood": 99.0, "columns": "renormed"} for each in rows[2:]]
     assert parts_of(changed + rows) == parts_of(rows)
-    assert parts_of([*rows, rows[2] | {"mcc_ood": 9.0, "iterations": 9}]) == [(2, 6, 8, 6)]
+    assert parts_of([*rows, rows[2] | {"mcc_ood": 9.0, "iterations": 9}]) == [
+        (2, 6, 8, 6)
+    ]
     with raises(ValueError, match="twice"):
         parts_of([*rows, rows[2]])
 
@@ -137,11 +168,18 @@ def test_a_sentence_says_what_a_line_does():
     found = {"total": 1.0, "amortisation_part": 0.3, "values_part": 0.1, "rest": 0.4}
     found |= {"share_low": 0.204, "share_high": 0.396, "dictionary_part": 0.3}
     said = sentence(line | found)
-    assert said.startswith("a loses 1.000 nats of KL at L0 8 beside b: 30 % encoder (20 to 40 over")
+    assert said.startswith(
+        "a loses 1.000 nats of KL at L0 8 beside b: 30 % encoder (20 to 40 over"
+    )
     assert " only 4 documents; 10 % values, " in said and " selection, " in said
     assert said.endswith(", 30 % dictionary, 40 % rest")
     # Nothing is known of the interval of one document.
-    alone = line | {"best": "a", "share_low": -np.inf, "units": 1, "values_low": -np.inf}
+    alone = line | {
+        "best": "a",
+        "share_low": -np.inf,
+        "units": 1,
+        "values_low": -np.inf,
+    }
     assert "beside" not in sentence(alone) and "of a single document" in sentence(alone)
     (shown,) = table_of([alone], "Losses").lines
     assert shown.get("values_part_sd") is None
@@ -169,7 +207,9 @@ def coverage(documents, skewed):
     lengths = rng.lognormal(0, 1, (4_000, documents))
     variance = lengths * rng.lognormal(0, 0.3, lengths.shape)
     factors = (
-        rng.lognormal(0, 1, lengths.shape) if skewed else 2 + 3 * rng.standard_t(3, lengths.shape)
+        rng.lognormal(0, 1, lengths.shape)
+        if skewed
+        else 2 + 3 * rng.standard_t(3, lengths.shape)
     )
     truth = (np.exp(0.5) if skewed else 2) / np.exp(0.3**2 / 2)
     low, high = interval(lengths * factors, variance)
@@ -177,7 +217,9 @@ def coverage(documents, skewed):
 
 
 def test_the_interval_is_of_student_by_leaving_each_document_out():
-    own, best, far = np.array([[5.0, 1.0, 3.0, 2.0], [3.0, 0.9, 1.0, 1.9], [9.0, 4.0, 5.0, 6.0]])
+    own, best, far = np.array(
+        [[5.0, 1.0, 3.0, 2.0], [3.0, 0.9, 1.0, 1.9], [9.0, 4.0, 5.0, 6.0]]
+    )
     found = compare(best, own, far)
     assert found.one == approx(1 - best.sum() / far.sum())
     assert [found.more, found.low, found.high] == approx([*ends(own - best, far)])
@@ -201,7 +243,9 @@ def test_intervals_over_runs_of_an_autoregressive_loss_hold_the_truth(correlatio
     noise = default_rng(0).standard_normal((2, 400, 1_000))
     noise[..., 1:] *= np.sqrt(1 - correlation**2)
     held = 0
-    for loss, other in zip(*scipy.signal.lfilter([1], [1, -correlation], noise), strict=True):
+    for loss, other in zip(
+        *scipy.signal.lfilter([1], [1, -correlation], noise), strict=True
+    ):
         members = runs(other)
         low, high = interval(np.bincount(members, loss), np.bincount(members))
         held += low <= 0 <= high
@@ -217,7 +261,10 @@ def test_intervals_over_runs_of_an_autoregressive_loss_hold_the_truth(correlatio
         (Comparison(0.9304, 0.93, 0.0003, 0.0005), "0.04 points more (0.03 to 0.05)"),
         (Comparison(0.932, 0.93, 0.0001, 0.004), "0.20 points more (0.01 to 0.40)"),
         # The second explains more than its additional latents can.
-        (Comparison(0.2, 0.8, -0.9, -0.3, (1.0, 1.5)), "60.0 points less (30.0 to 90.0)"),
+        (
+            Comparison(0.2, 0.8, -0.9, -0.3, (1.0, 1.5)),
+            "60.0 points less (30.0 to 90.0)",
+        ),
     ],
 )
 def test_a_difference_is_told_in_points(comparison, text):

@@ -15,7 +15,12 @@ METRICS = [name.removesuffix("_mean") for name in LINES[0] if "_mean" in name]
 def find(text):
     """A line by its study, its method and `column=value`, and the words that follow."""
     study, method, *rest = text.split()
-    wanted = {"num_latents": 100, "num_samples": 5_000, "study": study, "method": method}
+    wanted = {
+        "num_latents": 100,
+        "num_samples": 5_000,
+        "study": study,
+        "method": method,
+    }
     wanted |= dict(word.split("=") for word in rest if "=" in word)
     (line,) = (
         line
@@ -28,18 +33,29 @@ def find(text):
 def ours(line, **changes):
     """A line of a summary that agrees with a published one, but for the changes."""
     kept = "method num_latents sparsity num_samples lam iterations step start base input_dim"
-    return {name: line[name] for name in line if name in kept.split() or "_mean" in name} | changes
+    return {
+        name: line[name] for name in line if name in kept.split() or "_mean" in name
+    } | changes
 
 
 def test_every_line_has_a_known_study_and_metrics():
     for line in LINES:
         assert line["sparsity"] == 10 and line["seeds"] in (1, 2, 3)
-        assert line["input_dim"] == max(11, math.ceil(20 * math.log(line["num_latents"] / 10)))
+        assert line["input_dim"] == max(
+            11, math.ceil(20 * math.log(line["num_latents"] / 10))
+        )
         found = [name for name in METRICS if line[f"{name}_mean"] is not None]
-        assert found and all((line[f"{name}_sd"] is None) == (line["seeds"] == 1) for name in found)
+        assert found and all(
+            (line[f"{name}_sd"] is None) == (line["seeds"] == 1) for name in found
+        )
     # Counted in the authors' release.
-    counts = {study: len(published.published(study)) for study in ("vary_latents", "dict_quality")}
-    assert counts == {"vary_latents": 48, "dict_quality": 102 - 24} and len(LINES) == 1_981
+    counts = {
+        study: len(published.published(study))
+        for study in ("vary_latents", "dict_quality")
+    }
+    assert (
+        counts == {"vary_latents": 48, "dict_quality": 102 - 24} and len(LINES) == 1_981
+    )
     assert published.published("phase_transition") == []
 
 
@@ -82,7 +98,9 @@ def test_differences_are_close_within_their_tolerance(text):
     line, (metric, allowed) = find(text)
     for share in (-1.01, -0.99, 0.99, 1.01):
         value = line[f"{metric}_mean"] + share * float(allowed)
-        found = published.compare([ours(line, **{f"{metric}_mean": value})], line["study"])
+        found = published.compare(
+            [ours(line, **{f"{metric}_mean": value})], line["study"]
+        )
         (row,) = (row for row in found if row["metric"] == metric)
         assert row["difference"] == value - row["published"]
         assert row["close"] == (abs(share) < 1)
@@ -117,19 +135,26 @@ def test_one_cold_start_is_compared_with_each_of_the_published():
     names = [f"cold_dl_{name}" for name in ("relu", "topk", "jumprelu", "mp")]
     # What was not measured takes no part.
     assert [row["method"] for row in found[::5]] == names and len(found) == 20
-    assert len({row["published"] for row in found if row["metric"] == "mcc_paper_id"}) == 4
+    assert (
+        len({row["published"] for row in found if row["metric"] == "mcc_paper_id"}) == 4
+    )
     assert published.compare([line | {"start": "warm"}], "warmstart_decoder") == []
 
 
 def test_rounds_after_some_seeds_converged_are_left_out():
-    at = [find(f"learning_dynamics dl_fista num_latents=50 step={step}")[0] for step in (51, 101)]
+    at = [
+        find(f"learning_dynamics dl_fista num_latents=50 step={step}")[0]
+        for step in (51, 101)
+    ]
     found = published.compare([ours(line) for line in at], "learning_dynamics")
     assert at[1]["seeds"] == 2 and {row["step"] for row in found} == {51}
 
 
 def test_a_page_has_a_table_of_those_that_are_far():
     line, _ = find("vary_latents sae_relu")
-    rows = published.compare([ours(line, auc_id_mean=-1, auc_ood_mean=3)], "vary_latents")
+    rows = published.compare(
+        [ours(line, auc_id_mean=-1, auc_ood_mean=3)], "vary_latents"
+    )
     table = published.table(rows)
     assert "4 of 6 are within their tolerance; the others" in table.title
     assert [line["metric"] for line in table.lines] == ["auc_ood", "auc_id"]

@@ -16,18 +16,37 @@ def row(method, seed, **values):
 
 def test_one_seed_has_no_deviation_and_a_failed_one_leaves_no_mean():
     rows = [row("a", 0, mcc_id=0.5)]
-    rows += [row("b", seed, mcc_id=value) for seed, value in enumerate((0.5, float("nan")))]
+    rows += [
+        row("b", seed, mcc_id=value) for seed, value in enumerate((0.5, float("nan")))
+    ]
     one, failed = tables.summarise(rows)
     assert (one["mcc_id_mean"], one["mcc_id_sd"], one["seeds"]) == (0.5, None, 1)
-    assert (failed["mcc_id_mean"], failed["mcc_id_sd"], failed["seeds"]) == (None, None, 2)
+    assert (failed["mcc_id_mean"], failed["mcc_id_sd"], failed["seeds"]) == (
+        None,
+        None,
+        2,
+    )
 
 
 def test_methods_keep_the_order_given_whatever_the_order_of_rows():
-    rows = [row(method, 0, num_latents=size, mcc_id=0.5) for method in "abc" for size in (1000, 50)]
+    rows = [
+        row(method, 0, num_latents=size, mcc_id=0.5)
+        for method in "abc"
+        for size in (1000, 50)
+    ]
     lines = tables.summarise(rows[::-1], methods=("c", "a"))
     found = [(line["method"], line["num_latents"]) for line in lines]
-    assert found == [("c", 50), ("c", 1000), ("a", 50), ("a", 1000), ("b", 50), ("b", 1000)]
-    assert tables.summarise(rows, methods="cab") == tables.summarise(rows[::-1], methods="cab")
+    assert found == [
+        ("c", 50),
+        ("c", 1000),
+        ("a", 50),
+        ("a", 1000),
+        ("b", 50),
+        ("b", 1000),
+    ]
+    assert tables.summarise(rows, methods="cab") == tables.summarise(
+        rows[::-1], methods="cab"
+    )
 
 
 @mark.parametrize(("column", "other"), [("study", "another"), ("lam", None)])
@@ -52,7 +71,19 @@ def test_the_summary_file_has_the_promised_columns(tmp_path):
     metrics = ("mcc_ood", "mcc_id", "fit_seconds")
     parts = [f"{name}_{part}" for name in metrics for part in ("mean", "sd")]
     assert header == [*tables.BY, "seeds", *parts]
-    assert probe == ["linear_probe", "100", "10", "5000", "1", "0.5", "", "", "", "1.0", ""]
+    assert probe == [
+        "linear_probe",
+        "100",
+        "10",
+        "5000",
+        "1",
+        "0.5",
+        "",
+        "",
+        "",
+        "1.0",
+        "",
+    ]
     assert float(sae[header.index("mcc_id_mean")]) == 1 / 3
     lines = [{"a": 1, "sums": None}, {"a": 2, "b": "x", "sums": [1.0, 2.0]}]
     tables.write_table(tmp_path, "rows.csv", lines)
@@ -65,7 +96,12 @@ def test_the_table_lines_up():
         for seed, value in enumerate((0.4, 0.5))
     ]
     rows += [row("linear_probe", 0, mcc_id=0.67)]
-    columns = {"method": "method", "num_samples": "samples", "mcc_id": "MCC", "l0_id": "L0"}
+    columns = {
+        "method": "method",
+        "num_samples": "samples",
+        "mcc_id": "MCC",
+        "l0_id": "L0",
+    }
     columns |= {"gap_id": "gap"}
     assert tables.format_table(tables.summarise(rows), columns).splitlines() == [
         "method        samples            MCC          L0                gap",
@@ -85,8 +121,12 @@ def test_the_table_lines_up():
         ([3.0, float("inf")], ["3.000", "-"]),
     ],
 )
-def test_a_large_number_leaves_the_small_ones_of_its_column_their_figures(values, cells):
-    _, _, rows = tables.grid([{"x_mean": value, "x_sd": None} for value in values], {"x": "x"})
+def test_a_large_number_leaves_the_small_ones_of_its_column_their_figures(
+    values, cells
+):
+    _, _, rows = tables.grid(
+        [{"x_mean": value, "x_sd": None} for value in values], {"x": "x"}
+    )
     assert [cell for (cell,) in rows] == cells
 
 
@@ -95,10 +135,25 @@ def test_numbers_stand_at_the_right_and_names_at_the_left():
         {"method": "m2000", "lam": 0.05, "flops": 1234567, "done": True},
         {"method": "b", "lam": 1e-4, "gap": 1},
     ]
-    columns = {"method": "method", "lam": "λ", "flops": "flops", "done": "done", "gap": "gap"}
+    columns = {
+        "method": "method",
+        "lam": "λ",
+        "flops": "flops",
+        "done": "done",
+        "gap": "gap",
+    }
     headings, numeric, rows = tables.grid(lines, columns)
-    assert headings == [*columns.values()] and numeric == [False, True, True, False, True]
-    assert rows == [["m2000", "0.05", "1,234,567", "True", "-"], ["b", "0.0001", "-", "-", "1"]]
+    assert headings == [*columns.values()] and numeric == [
+        False,
+        True,
+        True,
+        False,
+        True,
+    ]
+    assert rows == [
+        ["m2000", "0.05", "1,234,567", "True", "-"],
+        ["b", "0.0001", "-", "-", "1"],
+    ]
     with raises(ValueError, match="no line has a column 'mcc'"):
         tables.format_table(lines, {"mcc": "MCC"})
 

@@ -37,7 +37,9 @@ def rows(tmp_path_factory):
         return sparse_code(signals - model.bias, model.dictionary, 0.2).codes
 
     def random(model, signals):
-        order = default_rng(0).random((len(signals), 20)).argsort(axis=1).argsort(axis=1)
+        order = (
+            default_rng(0).random((len(signals), 20)).argsort(axis=1).argsort(axis=1)
+        )
         return jnp.asarray(np.where(order < 3, 0.3, 0.0), jnp.float32)
 
     def rarely(model, signals):
@@ -67,11 +69,18 @@ def test_the_culprit_is_found(rows):
     shrunk, encoder, dictionary = (
         found[name] for name in ("shrunk", "bad_encoder", "bad_dictionary")
     )
-    assert encoder.losses["support"].low > 0.3 and encoder.losses["dictionary"].sign == 0
+    assert (
+        encoder.losses["support"].low > 0.3 and encoder.losses["dictionary"].sign == 0
+    )
     assert "Dictionary: neither better nor worse beyond doubt than one" in str(encoder)
     assert "Encoder: better codes exist" in str(encoder)
     # It has the supports of the lasso, beyond which a pursuit finds a little on random atoms.
-    assert 0 < dictionary.losses["support"].more < 0.1 < dictionary.losses["dictionary"].low
+    assert (
+        0
+        < dictionary.losses["support"].more
+        < 0.1
+        < dictionary.losses["dictionary"].low
+    )
     assert "Dictionary: worse than" in str(dictionary)
     # Next to nothing is lost by its choice of latents, and much by the scale of its codes alone.
     assert shrunk.losses["support"].more == approx(0, abs=2e-2)
@@ -93,9 +102,16 @@ def test_several_are_ranked_and_a_lead_that_may_be_none_is_told(rows):
     # The dead one is no part of it, and the first two have one dictionary.
     assert [each.dictionary for each in ordered][2:] == ["bad_dictionary", "dead"]
     assert "none is the best beyond doubt" in sentence
-    _, sentence = measure.ranking([each for each in verdicts if each.dictionary != "shrunk"])
-    assert "bad_encoder is the best." in sentence and "those of bad_dictionary (at L0 3" in sentence
-    assert sentence.endswith(f"{compare_dictionaries(rows, 'bad_encoder', 'bad_dictionary')}.")
+    _, sentence = measure.ranking(
+        [each for each in verdicts if each.dictionary != "shrunk"]
+    )
+    assert (
+        "bad_encoder is the best." in sentence
+        and "those of bad_dictionary (at L0 3" in sentence
+    )
+    assert sentence.endswith(
+        f"{compare_dictionaries(rows, 'bad_encoder', 'bad_dictionary')}."
+    )
     first, *others = ordered
     skip = replace(first, common=first.common | {"skip": True})
     assert "since only some have a skip" in measure.ranking([skip, *others])[1]
@@ -105,14 +121,22 @@ def test_several_are_ranked_and_a_lead_that_may_be_none_is_told(rows):
 def test_more_latents_are_better_only_beyond_what_they_can_explain(one, other, sign):
     """Of 6 % more latents, 0.8 times 6 % may be theirs."""
     found = POINTS._replace(l0s=(one, other))
-    turned = Comparison(POINTS.other, POINTS.one, -POINTS.high, -POINTS.low, (other, one))
+    turned = Comparison(
+        POINTS.other, POINTS.one, -POINTS.high, -POINTS.low, (other, one)
+    )
     assert (found.sign, turned.sign) == (sign, -sign)
     assert str(found).startswith("10.0 points more" if sign else "10.0 points (5.0")
     assert str(turned).startswith("10.0 points less" if sign else "-10.0 points (-15.0")
 
 
 def coded(l0, codes="own", learned_from=8_000, **others):
-    scores = {"fired": 60, "num_latents": 64, "num_scored": 300, "dead": False, "fvu": 0.2}
+    scores = {
+        "fired": 60,
+        "num_latents": 64,
+        "num_scored": 300,
+        "dead": False,
+        "fvu": 0.2,
+    }
     errors = {"errors": [1.0, 1.1, 0.9], "variance": [5.0, 5.0, 5.0]}
     about = {"codes": codes, "l0": l0, "learned_from": learned_from}
     return about | {"dictionary": "mine", "family": "sae"} | scores | errors | others
@@ -120,12 +144,23 @@ def coded(l0, codes="own", learned_from=8_000, **others):
 
 def test_denser_codes_are_no_better_in_any_line():
     """Half as many latents more may explain the 40 % of the variance that they gain."""
-    rows = [coded(2.0), coded(3.0, "screened", errors=[0.1] * 3), coded(2.0, "own_refit")]
+    rows = [
+        coded(2.0),
+        coded(3.0, "screened", errors=[0.1] * 3),
+        coded(2.0, "own_refit"),
+    ]
     (mine,) = measure.verdict(rows)
-    assert mine.lines["Encoder"].startswith("not judged: unequal L0, 3.00 and 2.00; its own")
-    assert not mine.losses["values"].reason and "unequal" in mine.losses["support"].reason
+    assert mine.lines["Encoder"].startswith(
+        "not judged: unequal L0, 3.00 and 2.00; its own"
+    )
+    assert (
+        not mine.losses["values"].reason and "unequal" in mine.losses["support"].reason
+    )
     # An SAE of the user's that is called as the rival is none.
-    assert measure.verdict([each | {"dictionary": RIVAL} for each in rows])[0].rival is None
+    assert (
+        measure.verdict([each | {"dictionary": RIVAL} for each in rows])[0].rival
+        is None
+    )
 
 
 NETWORK = (
@@ -170,20 +205,48 @@ def against(lead, **rival):
 SAID = [
     ("Loading", "suspicious, because no scale (and 1 more)", {}),
     ("Loading", "nothing found", {"suspicions": ()}),
-    ("Encoder", "better codes exist: its own explain 80.0 % of the variance, the best", {}),
+    (
+        "Encoder",
+        "better codes exist: its own explain 80.0 % of the variance, the best",
+        {},
+    ),
     ("Encoder", "the best at L0 144.00 (not 200.00) 90.0 % (a screened pursuit)", {}),
-    ("Encoder", "not judged: ", {"losses": LOST | {"encoder": Comparison(0, 0, -1, 1)}}),
+    (
+        "Encoder",
+        "not judged: ",
+        {"losses": LOST | {"encoder": Comparison(0, 0, -1, 1)}},
+    ),
     # The mean of 300 rows is no finer than a 300th.
-    ("Encoder", "its own L0 (0.1) 90", {"own": coded(0.1), "best": coded(0.103, "screened")}),
-    ("Encoder", "L0 0.10 (not 0.10)", {"own": coded(0.1), "best": coded(0.105, "screened")}),
+    (
+        "Encoder",
+        "its own L0 (0.1) 90",
+        {"own": coded(0.1), "best": coded(0.103, "screened")},
+    ),
+    (
+        "Encoder",
+        "L0 0.10 (not 0.10)",
+        {"own": coded(0.1), "best": coded(0.105, "screened")},
+    ),
     ("Encoder", "there is none, only a decoder", {"own": None}),
-    ("Encoder", "dead, and not judged: it fires 0 latents", {"own": coded(0.0, dead=True)}),
+    (
+        "Encoder",
+        "dead, and not judged: it fires 0 latents",
+        {"own": coded(0.0, dead=True)},
+    ),
     ("Encoder", "not judged: one document has no interval; its own", {"losses": ALONE}),
     ("Dictionary", "not judged, since online_dl was left out", {}),
-    ("Dictionary", "worse than one (online_dl) learned from 8,000 other rows; at", against(POINTS)),
+    (
+        "Dictionary",
+        "worse than one (online_dl) learned from 8,000 other rows; at",
+        against(POINTS),
+    ),
     ("Dictionary", "better than one (online_dl) learned from 8,000", against(LEAD)),
     ("Dictionary", "(online_dl, 32 atoms)", against(LEAD, num_latents=32)),
-    ("Dictionary", "too few: 64 atoms need 1,280; at", against(LEAD, learned_from=1_279)),
+    (
+        "Dictionary",
+        "too few: 64 atoms need 1,280; at",
+        against(LEAD, learned_from=1_279),
+    ),
     (
         "Dictionary",
         "too few: 64 atoms need 1,280; at",

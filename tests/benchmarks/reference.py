@@ -50,7 +50,9 @@ def split(unit, share=False, **losses):
     for part, (worse, better) in PAIRS.items():
         if worse in losses and better in losses:
             found = ends(losses[worse] - losses[better], unit)
-            line |= dict(zip((f"{part}_part", f"{part}_low", f"{part}_high"), found, strict=True))
+            line |= dict(
+                zip((f"{part}_part", f"{part}_low", f"{part}_high"), found, strict=True)
+            )
     last = losses.get("last", losses["best"])
     line |= {"total": losses["own"].sum() / unit.sum(), "rest": last.sum() / unit.sum()}
     if share:
@@ -66,4 +68,7 @@ def halves(line):
         if f"{part}_part" in line:
             shown[f"{part}_part_mean"] = line[f"{part}_part"]
             shown[f"{part}_part_sd"] = (line[f"{part}_high"] - line[f"{part}_low"]) / 2
-    return {name if "part" in name else f"{name}_mean": value for name, value in shown.items()}
+    return {
+        name if "part" in name else f"{name}_mean": value
+        for name, value in shown.items()
+    }

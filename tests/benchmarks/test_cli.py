@@ -43,17 +43,31 @@ MEMORY = "there is not enough memory"
     ("error", "sentence"),
     [
         (MemoryError(), MEMORY),
-        (RuntimeError("RESOURCE_EXHAUSTED: Out of memory\n  in a page\n  of lines"), MEMORY),
-        (OSError(errno.ENOSPC, "No space left"), "a file could not be .* \\(No space left\\)"),
-        (PermissionError(errno.EACCES, "Denied", "a/b"), "a/b could not be .* \\(Denied\\)"),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory\n  in a page\n  of lines"),
+            MEMORY,
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left"),
+            "a file could not be .* \\(No space left\\)",
+        ),
+        (
+            PermissionError(errno.EACCES, "Denied", "a/b"),
+            "a/b could not be .* \\(Denied\\)",
+        ),
         (OSError("gs://a/b cannot be written (gone)."), "gs://a/b cannot be"),
         (ValueError("give more."), "give more"),
         # As JAX does it for a device that is not there, and for a platform without its plugin.
-        (RuntimeError("Unable to initialize backend"), "JAX finds no device of JAX_PLATFORMS=cuda"),
+        (
+            RuntimeError("Unable to initialize backend"),
+            "JAX finds no device of JAX_PLATFORMS=cuda",
+        ),
         (AssertionError(), "JAX finds no device of"),
     ],
 )
-def test_what_a_user_can_mend_is_one_sentence(call, monkeypatch, tmp_path, error, sentence):
+def test_what_a_user_can_mend_is_one_sentence(
+    call, monkeypatch, tmp_path, error, sentence
+):
     def fail(*_):
         raise error
 

@@ -48,14 +48,20 @@ def two(commands, pair, tmp_path_factory):
     # Else a process that fails would wait for the other, which waits for it.
     hook = "import os, sys\nsys.excepthook = lambda *e: (sys.__excepthook__(*e), os._exit(1))\n"
     then = "from tests.benchmarks.in_two import CODE\nexec(CODE)"
-    words = [*study, *IN_TWO.split(), *(word for words in others for word in ("then", *words))]
+    words = [
+        *study,
+        *IN_TWO.split(),
+        *(word for words in others for word in ("then", *words)),
+    ]
     environment = {"FOLDER": str(folder), "PROCESS": "{process}"}
     codes, out, err = pair(["-c", hook + IN_ONE + then, *words], **environment).end()
     # The first alone says what was found.
     assert codes == [0, 0] and re.sub(r"\s|\d", "", out[1]) == "thenthen", err
     assert "Recovery" in out[0] and "Reconstruction" in out[0]
     assert "running sae" in err[0] and "running sae" not in err[1]
-    return folder, [pickle.loads((folder / f"found{at}.pkl").read_bytes()) for at in range(2)]
+    return folder, [
+        pickle.loads((folder / f"found{at}.pkl").read_bytes()) for at in range(2)
+    ]
 
 
 def numbers(folder, binary):
@@ -83,13 +89,17 @@ def test_two_processes_leave_the_rows_of_one(two, commands, tmp_path):
         assert len(found) >= many
         for place, row in found.items():
             assert row == approx(expected[place], rel=1e-5, abs=1e-5), place
-    assert {row["device"][:7] for row in Store(folder / "train_real").rows()} == {"4 x cpu"}
+    assert {row["device"][:7] for row in Store(folder / "train_real").rows()} == {
+        "4 x cpu"
+    }
 
 
 def test_two_processes_fit_and_share_a_stream_as_one(two):
     (fit,) = Models().fit(SAE, [SETTING], [draw(SETTING)])
     stream = fit_stream(ONLINE, SIGNALS, num_latents=64, key=jax.random.key(0))
-    alone = [replace(one, encode=None) for one in (fit.end.model, fit.end.model, stream)]
+    alone = [
+        replace(one, encode=None) for one in (fit.end.model, fit.end.model, stream)
+    ]
     for found in two[1]:
         for one, other in zip(*map(jax.tree.leaves, (found, alone)), strict=True):
             assert_allclose(one, other, atol=1e-5)
@@ -97,8 +107,14 @@ def test_two_processes_fit_and_share_a_stream_as_one(two):
 
 def test_a_process_by_itself_pays_nothing():
     thing = object()
-    assert (distributed.count(), distributed.index(), distributed.is_first()) == (1, 0, True)
-    assert distributed.gather(thing) == [thing] and distributed.from_first(thing) is thing
+    assert (distributed.count(), distributed.index(), distributed.is_first()) == (
+        1,
+        0,
+        True,
+    )
+    assert (
+        distributed.gather(thing) == [thing] and distributed.from_first(thing) is thing
+    )
     distributed.wait("nobody")
     distributed.leave(3)
 

@@ -52,11 +52,20 @@ def digests(name):
         sizes = replace(STUDIES[name].presets[preset], protocol=protocol)
         source = sizes.sources()[0]
         parts = [
-            [one.name, one.family, one.at, describe(one.learner), describe(one.encoder), one.row]
+            [
+                one.name,
+                one.family,
+                one.at,
+                describe(one.learner),
+                describe(one.encoder),
+                one.row,
+            ]
             for one in STUDIES[name].methods(source, sizes)
         ]
         text = json.dumps([source.asdict(), parts], sort_keys=True)
-        found[f"{preset} {protocol}"] = results.key([re.sub(r'"version": \d+', "", text)])
+        found[f"{preset} {protocol}"] = results.key(
+            [re.sub(r'"version": \d+', "", text)]
+        )
     return found
 
 
@@ -80,14 +89,22 @@ def test_only_what_the_paper_published_is_held_against_it():
 
 
 @mark.parametrize("name", STUDIES)
-def test_the_weight_of_the_command_line_is_that_of_codes_and_of_what_they_are_held_against(name):
+def test_the_weight_of_the_command_line_is_that_of_codes_and_of_what_they_are_held_against(
+    name,
+):
     found = read(name, "--preset=smoke", "--lam=0.3")
     encoders = [one.encoder for one in found.study.methods(found.study.sources[0])]
     # Where λ varies, own codes are held against the optimum at the suite's usual one.
-    shares = attribution.WEIGHTS if name in ("attribution", "training_budget") else (1.0,)
+    shares = (
+        attribution.WEIGHTS if name in ("attribution", "training_budget") else (1.0,)
+    )
     weights = {one.lam for one in encoders if isinstance(one, Lasso)}
     assert weights == {0.3 * share for share in shares}
-    assert found.preset.lam == found.study.lam == (0.1 if name == "lambda_sensitivity" else 0.3)
+    assert (
+        found.preset.lam
+        == found.study.lam
+        == (0.1 if name == "lambda_sensitivity" else 0.3)
+    )
 
 
 def test_options_of_a_preset_are_those_of_its_learners():
@@ -97,7 +114,9 @@ def test_options_of_a_preset_are_those_of_its_learners():
     source = Setting(20, 3, 8 * SparseAutoencoder.batch_size)
     assert learners.tuned_sae("topk", source, preset).num_steps == 3
     many = Setting(100, 10, 1_000_000, stream=True)
-    found = {one.name: one.learner for one in methods("dictionary_challenge", "quick", many)}
+    found = {
+        one.name: one.learner for one in methods("dictionary_challenge", "quick", many)
+    }
     assert (found["sae_topk"].num_steps, found["sae_topk"].renormalise_every) == (4, 1)
     found = methods("dictionary_challenge", visits=7, peer_steps=9, lam=0.3)
     found = {one.name: one.learner for one in found}
@@ -127,7 +146,9 @@ def test_each_value_of_a_flag_is_another_run():
     for name, table in FLAGS.items():
         given = dict(pair.split("=", 1) for pair in table.split())
         tested |= {*given}
-        flags = [f"--{flag}={value}" for flag in given for value in given[flag].split("/")]
+        flags = [
+            f"--{flag}={value}" for flag in given for value in given[flag].split("/")
+        ]
         found = set()
         for flag in ("--methods=all", *flags):
             every = () if "methods" in flag else ("--methods=all",)
@@ -152,17 +173,26 @@ def test_each_value_of_a_flag_is_another_run():
 def test_a_page_has_a_folder_for_each_choice_of_flags(flags, folder):
     found = read("vary_latents", *flags.split())
     path = str(found.page).removeprefix(str(found.store.folder))
-    assert path == folder if folder is not None else len(path) < 101 and path[-17] == "-"
+    assert (
+        path == folder if folder is not None else len(path) < 101 and path[-17] == "-"
+    )
 
 
 def test_sources_are_the_cells_of_a_grid_or_vary_one_size_at_a_time():
     found = Preset((20, 30), (3,), (200,), width=(None, 40), seeds=(0, 1)).sources()
-    assert found[0] == Setting(20, 3, 200, 0) and found[2] == Setting(20, 3, 200, 0, width=40)
-    assert len(found) == 8 == len(set(found)) and found[-1] == Setting(30, 3, 200, 1, width=40)
+    assert found[0] == Setting(20, 3, 200, 0) and found[2] == Setting(
+        20, 3, 200, 0, width=40
+    )
+    assert len(found) == 8 == len(set(found)) and found[-1] == Setting(
+        30, 3, 200, 1, width=40
+    )
     found = attribution.OneAtATime((9, 7), (3, 2), (40, 50), seeds=(4, 5)).sources()
     cells = [(9, 3, 40), (7, 3, 40), (9, 3, 50), (9, 2, 40)]
     assert found == [Setting(*cell, seed) for cell in cells for seed in (4, 5)]
-    dims = {source.input_dim for source in read("phase_transition", "--preset=smoke").study.sources}
+    dims = {
+        source.input_dim
+        for source in read("phase_transition", "--preset=smoke").study.sources
+    }
     # c 3 ln(20 / 3) for c = 1, 2, 3.
     assert dims == {6, 12, 18}
 
@@ -244,7 +274,9 @@ def test_costs_count_products_with_the_dictionary():
 def test_a_model_that_several_jobs_need_is_counted_with_the_first(tmp_path):
     base = OnHost(num_steps=1)
     kinds = [base, OnHost(num_steps=2, base=base), base, OnHost(num_steps=3)]
-    listed = [Method(f"m{place}", "", learner, Lasso()) for place, learner in enumerate(kinds)]
+    listed = [
+        Method(f"m{place}", "", learner, Lasso()) for place, learner in enumerate(kinds)
+    ]
     places = {"store": Store(tmp_path), "models": Models(tmp_path)}
     run = types.SimpleNamespace(study=tiny.make(methods=listed), **places)
     said = main.plan(run).splitlines()
@@ -266,7 +298,9 @@ def made(name, study="amortisation_gap", preset=SMOKE):
 
 TOPK = catalogue.make_encoder("topk", sparsity=3)
 SAE = catalogue.paper_sae("topk", sparsity=3, num_steps=5)
-TUNED = catalogue.tuned_sae("gated", sparsity=3, input_dim=SOURCE.input_dim, num_steps=5)
+TUNED = catalogue.tuned_sae(
+    "gated", sparsity=3, input_dim=SOURCE.input_dim, num_steps=5
+)
 COLD = DLFista(0.2, num_steps=5)
 ON_COLD = Amortised((TOPK,), 0.2, base=COLD, num_steps=5)
 # By its own loss, as its batches leave a threshold behind.
@@ -293,7 +327,12 @@ CROSSINGS = {
 @mark.parametrize("name", CROSSINGS)
 def test_a_crossing_is_the_learner_with_the_encoder_at_the_sparsity_of_the_source(name):
     method = made(name)
-    found = method.learner, method.encoder, method.family, method.coordinates["inference"]
+    found = (
+        method.learner,
+        method.encoder,
+        method.family,
+        method.coordinates["inference"],
+    )
     assert found == CROSSINGS[name] and method.name == name
 
 
@@ -304,7 +343,9 @@ def test_options_of_the_study_and_the_protocol_are_those_of_its_crossings():
     published = made("random:lasso", preset=replace(SMOKE, protocol="paper"))
     assert published.encoder.max_iterations == 100
     # Names run in the order of the study, and crossings behind them.
-    names = read("amortisation_gap", "--methods=oracle:omp,fista_oracle,linear_probe").names
+    names = read(
+        "amortisation_gap", "--methods=oracle:omp,fista_oracle,linear_probe"
+    ).names
     assert names == ["linear_probe", "fista_oracle", "oracle:omp"]
 
 
@@ -318,7 +359,16 @@ def test_methods_of_other_studies_run_in_every_study():
 
 
 @mark.parametrize(
-    "name", ["nope", "sae_nope", "sae_online_dl", "topk:nope", "surgery", ":omp", "oracle:support"]
+    "name",
+    [
+        "nope",
+        "sae_nope",
+        "sae_online_dl",
+        "topk:nope",
+        "surgery",
+        ":omp",
+        "oracle:support",
+    ],
 )
 def test_what_cannot_be_made_is_one_sentence(name):
     with raises(ValueError, match=r"^[^\n]*\.$"):
@@ -326,4 +376,6 @@ def test_what_cannot_be_made_is_one_sentence(name):
 
 
 if __name__ == "__main__":
-    RECORD.write_text(json.dumps({name: digests(name) for name in STUDIES}, indent=1) + "\n")
+    RECORD.write_text(
+        json.dumps({name: digests(name) for name in STUDIES}, indent=1) + "\n"
+    )

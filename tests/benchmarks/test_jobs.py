@@ -25,12 +25,16 @@ def test_the_jobset_has_a_process_for_each_host_and_its_command_runs_as_far_as_a
     (slice_,) = tree["spec"]["replicatedJobs"]
     job = slice_["template"]["spec"]
     (container,) = job["template"]["spec"]["containers"]
-    topology = job["template"]["spec"]["nodeSelector"]["cloud.google.com/gke-tpu-topology"]
+    topology = job["template"]["spec"]["nodeSelector"][
+        "cloud.google.com/gke-tpu-topology"
+    ]
     chips = container["resources"]["limits"]["google.com/tpu"]
     hosts = math.prod(map(int, topology.split("x"))) // chips
     assert job["completions"] == job["parallelism"] == hosts > 1
     # A process by itself plans what all of them would run.
-    words = [one.replace("gs://${BUCKET}", "memory://jobs") for one in container["args"]]
+    words = [
+        one.replace("gs://${BUCKET}", "memory://jobs") for one in container["args"]
+    ]
     words.remove("--distributed")
     assert any("memory://" in one for one in words)
     assert " models to fit" in succeed(*words, "--num_latents=50", "--dry_run")
@@ -40,7 +44,9 @@ def test_the_image_has_what_it_copies_installs_and_starts():
     text = (JOBS / "Dockerfile").read_text().replace("\\\n", " ")
     found = re.findall(r"^([A-Z]+) (.*)$", text, flags=re.MULTILINE)
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    copied = {source for name, rest in found if name == "COPY" for source in rest.split()[:-1]}
+    copied = {
+        source for name, rest in found if name == "COPY" for source in rest.split()[:-1]
+    }
     assert all((ROOT / source).exists() for source in copied)
     needed = {"sae_gap", "benchmarks", "pyproject.toml", project["readme"]}
     assert needed | {*project["license-files"]} <= copied
@@ -49,13 +55,17 @@ def test_the_image_has_what_it_copies_installs_and_starts():
     extras = {*re.search(r"'\.\[([a-z,]+)\]'", text)[1].split(",")}
     assert "buckets" in extras <= {*project["optional-dependencies"]}
     # An installed suite has no package `benchmarks`, and its binaries by its one command.
-    entry, command = (json.loads(rest) for name, rest in found if name in ("ENTRYPOINT", "CMD"))
+    entry, command = (
+        json.loads(rest) for name, rest in found if name in ("ENTRYPOINT", "CMD")
+    )
     assert entry == [*project["scripts"]] and command == ["--help"]
 
 
 def test_the_commands_of_the_page_have_the_flags_that_there_are():
     text = re.sub(r"\\\n\s*", " ", (JOBS / "README.md").read_text())
-    found = re.findall(r"(?:-m sae_gap |sae-gap |\$IMAGE\"? +)([a-z_]+)((?: +--[^\s\"]+)+)", text)
+    found = re.findall(
+        r"(?:-m sae_gap |sae-gap |\$IMAGE\"? +)([a-z_]+)((?: +--[^\s\"]+)+)", text
+    )
     assert len(found) >= 5
     for name, words in found:
         assert {*re.findall("--([a-z_]+)", words)} <= {*flags_of(name)}, words
@@ -89,7 +99,12 @@ def cluster(tmp_path):
         (tmp_path / name).chmod(0o755)
 
     def run(*words, **environment):
-        given = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "RESULTS": "there", "PYTHON": "./python"}
+        given = {
+            "SLURM_JOB_ID": "7",
+            "SLURM_NTASKS": "2",
+            "RESULTS": "there",
+            "PYTHON": "./python",
+        }
         given["PATH"] = f"{tmp_path}:{os.environ['PATH']}"
         return subprocess.run(
             ["bash", "-c", shlex.join([str(JOBS / "slurm.sbatch"), *words])],
@@ -118,10 +133,18 @@ LATE = '[[ $SLURM_PROCID == 1 ]] && kill -USR1 "$BATCH"; for _ in {1..500}; do [
         ({"DO": LATE}, 143, "all"),
     ],
 )
-def test_the_batch_script_starts_a_process_for_each_task(cluster, tmp_path, given, code, devices):
+def test_the_batch_script_starts_a_process_for_each_task(
+    cluster, tmp_path, given, code, devices
+):
     done = cluster("amortisation_gap", "--preset=paper", "--seeds=0,1", **given)
     assert (done.returncode, done.stdout) == (code, ""), done
-    words = ["-m", "sae_gap", "amortisation_gap", "--distributed", "--results_dir=there"]
+    words = [
+        "-m",
+        "sae_gap",
+        "amortisation_gap",
+        "--distributed",
+        "--results_dir=there",
+    ]
     words += ["--preset=paper", "--seeds=0,1", f"devices {devices}"]
     for task in range(2):
         assert (tmp_path / f"task-{task}").read_text().splitlines() == words

@@ -38,7 +38,10 @@ def test_each_condition_of_the_paper_decides_whether_a_run_is_held_against_it(na
 
 
 def test_refined_codes_are_left_out_where_frozen_ones_are_certified_too():
-    lines = [{"method": name} for name in ("frozen_topk", "refined_topk", "refined_mp", "sae_topk")]
+    lines = [
+        {"method": name}
+        for name in ("frozen_topk", "refined_topk", "refined_mp", "sae_topk")
+    ]
 
     def shown(*names, protocol="strict"):
         run = SimpleNamespace(names=names, preset=SimpleNamespace(protocol=protocol))
@@ -74,7 +77,10 @@ def test_conditions_are_what_tells_lines_apart(first, second, found):
 
 
 def test_headings_name_a_split_only_beside_the_other_and_columns_that_are_there():
-    lines = [{"mcc_id_mean": 0.5, "mcc_ood_mean": 0.5, "mse_id_mean": None, "l0_id": 3}, {}]
+    lines = [
+        {"mcc_id_mean": 0.5, "mcc_ood_mean": 0.5, "mse_id_mean": None, "l0_id": 3},
+        {},
+    ]
     names = ["mcc_id", "mcc_ood", "mse_id", "l0_id"]
     found = outcome._headings(names, lines)
     assert [*found] == ["mcc_id", "mcc_ood", "l0_id"]
@@ -88,14 +94,20 @@ def test_an_answer_has_a_line_for_each_sae_of_one_size():
     question, line, other = outcome._answer(
         [one, one | {"method": "sae_mp", "total": 0.1}]
     ).splitlines()[-3:]
-    assert (line, other) == ("- TopK SAE: 0.400, 75 % encoder, 25 % dictionary", "- MP SAE: 0.000")
+    assert (line, other) == (
+        "- TopK SAE: 0.400, 75 % encoder, 25 % dictionary",
+        "- MP SAE: 0.000",
+    )
     assert outcome._answer([]) == outcome._answer([one, one]) == "" == question
 
 
 def declared(name):
     """What a study declares, as lines of text."""
     one = STUDIES[name]
-    lines = [f"{name}: {one.title}", f"varies {' '.join(one.varies)}; slow {' '.join(one.slow)}"]
+    lines = [
+        f"{name}: {one.title}",
+        f"varies {' '.join(one.varies)}; slow {' '.join(one.slow)}",
+    ]
     lines += [f"table {title}: {names}" for title, names in one.tables.items()]
     for stem, each in one.figures.items():
         told = " ".join(f"{key}={value}" for key, value in each.options.items())
@@ -103,7 +115,8 @@ def declared(name):
     for preset, sizes in one.presets.items():
         sources = [source.asdict() for source in sizes.sources()]
         values = {
-            key: [*dict.fromkeys(str(each.get(key)) for each in sources)] for key in sources[0]
+            key: [*dict.fromkeys(str(each.get(key)) for each in sources)]
+            for key in sources[0]
         }
         told = " ".join(
             f"{key}={','.join(each)}"

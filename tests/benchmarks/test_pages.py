@@ -23,14 +23,21 @@ def page(**changed):
         for method in ("sae_relu", "oracle")
         for seed in (0, 1)
     ]
-    columns = {"method": "method", "num_samples": "samples", "mcc_id": "MCC", "mse_id": "error"}
+    columns = {
+        "method": "method",
+        "num_samples": "samples",
+        "mcc_id": "MCC",
+        "mse_id": "error",
+    }
     parts = {
         "title": "Where recovery is lost",
         "about": "Is it `so`?\n\n- Or is it\n- not?",
         "command": "python -m sae_gap made_up --seeds=0,1",
         "finding": "It is the `dictionary`.",
         "figures": [pages.Figure("stairs.png", "Stairs. They go up.")],
-        "tables": [pages.Table("Recovery", columns, tables.summarise(rows, by=[*columns][:2]))],
+        "tables": [
+            pages.Table("Recovery", columns, tables.summarise(rows, by=[*columns][:2]))
+        ],
         "notes": {"Time": "2 s"},
     }
     return pages.Page(**parts | changed)
@@ -66,7 +73,11 @@ class Document(html.parser.HTMLParser):
             self.texts[tag] = self.texts.get(tag, "") + data
 
     def values(self, name, only=None):
-        return [found[name] for tag, found in self.tags if name in found and only in (None, tag)]
+        return [
+            found[name]
+            for tag, found in self.tags
+            if name in found and only in (None, tag)
+        ]
 
 
 def check(text):
@@ -75,12 +86,16 @@ def check(text):
     ids = document.values("id")
     assert text.lstrip().startswith("<!DOCTYPE html>") and len(set(ids)) == len(ids)
     assert {*document.values("href")} <= {"data:,", *(f"#{name}" for name in ids)}
-    assert all(source.startswith("data:image/png;base64,") for source in document.values("src"))
+    assert all(
+        source.startswith("data:image/png;base64,") for source in document.values("src")
+    )
     # One script, and no other may run.
     (script,) = re.findall(r"<script>(.*?)</script>", text, re.DOTALL)[-1:]
     hashed = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{hashed}'" in text and "default-src 'none'" in text
-    assert not [name for _, found in document.tags for name in found if name.startswith("on")]
+    assert not [
+        name for _, found in document.tags for name in found if name.startswith("on")
+    ]
     return document
 
 
@@ -88,7 +103,9 @@ def test_what_is_written_is_read_back_and_written_anew(tmp_path):
     entry = pages.read(write(tmp_path))
     bare = entry.page._replace(figures=[], tables=[])
     assert bare == page(figures=[], tables=[], answers=[])
-    assert [tuple(one) for one in entry.page.tables] == [tuple(one) for one in page().tables]
+    assert [tuple(one) for one in entry.page.tables] == [
+        tuple(one) for one in page().tables
+    ]
     image = base64.b64decode(entry.images["stairs.png"].partition(",")[2])
     assert image == (tmp_path / "stairs.png").read_bytes()
     assert pages.render([entry]) == (tmp_path / "report.html").read_text()
@@ -138,11 +155,14 @@ def test_texts_are_only_texts(tmp_path):
     markdown = (folder / "README.md").read_text()
     assert markdown.startswith("# \\<script>alert(1)\\</script> ")
     assert r"\| \*b\* \[e\](javascript:f) h_i \_g\_" in markdown
-    assert check(pages.render([*[pages.read(folder)] * 2])).texts["a"].count(HOSTILE) == 2
+    assert (
+        check(pages.render([*[pages.read(folder)] * 2])).texts["a"].count(HOSTILE) == 2
+    )
 
 
 @mark.parametrize(
-    ("old", "new"), [('"title"', '"titel"'), ("{", ""), ('"figures": [', '"figures": [3, ')]
+    ("old", "new"),
+    [('"title"', '"titel"'), ("{", ""), ('"figures": [', '"figures": [3, ')],
 )
 def test_a_page_that_cannot_be_read_is_one_sentence(tmp_path, old, new):
     path = write(tmp_path / "a") / pages.FILE
@@ -150,16 +170,23 @@ def test_a_page_that_cannot_be_read_is_one_sentence(tmp_path, old, new):
     refused("cannot be read (", "report", f"--results_dir={tmp_path}")
 
 
-def test_the_report_has_every_page_and_counts_the_published_numbers_that_are_close(tmp_path):
+def test_the_report_has_every_page_and_counts_the_published_numbers_that_are_close(
+    tmp_path,
+):
     refused("there are no results in", "report", f"--results_dir={tmp_path}")
     line, _ = find("vary_latents fista_oracle")
-    ours = {name: line[name] for name in ("method", "num_latents", "sparsity", "num_samples")}
+    ours = {
+        name: line[name]
+        for name in ("method", "num_latents", "sparsity", "num_samples")
+    }
     ours |= {"mcc_paper_id_mean": line["mcc_paper_id_mean"]}
     ours |= {"auc_ood_mean": line["auc_ood_mean"] - 0.2}
     folder = write(tmp_path / "vary_latents" / "protocol=paper")
     write(tmp_path / "a_first", finding="", about="Nothing `much`. Or is it?")
     write(tmp_path / "models" / "none")
-    tables.write_table(folder, "published.csv", published.compare([ours], "vary_latents"))
+    tables.write_table(
+        folder, "published.csv", published.compare([ours], "vary_latents")
+    )
     heading, _, line = succeed("report", f"--results_dir={tmp_path}").splitlines()
     assert heading.startswith("| study | compared | close")
     assert line.startswith("| vary_latents/protocol=paper | 2 | 1 | 50.0% |")
@@ -173,7 +200,12 @@ def test_the_report_has_every_page_and_counts_the_published_numbers_that_are_clo
 
 def test_what_made_a_row_is_told_where_it_is_known():
     row = {"device": "cpu", "revision": "abc-dirty", "machine": "EPYC", "method": "a"}
-    known = {"revision": "abc-dirty", "machine": "EPYC", "device": "cpu", "versions": "jax 0.10.2"}
+    known = {
+        "revision": "abc-dirty",
+        "machine": "EPYC",
+        "device": "cpu",
+        "versions": "jax 0.10.2",
+    }
     found = pages.provenance(row | {"date": None, "jax": "0.10.2", "optax": None})
     # In the order of the page.
     assert [*found.items()] == [*known.items()]

@@ -26,7 +26,9 @@ REACHED = {"working_set": 1.1e-6, "jitted": 1.1e-6, "spams": 1e-5, "celer": 1e-5
 @mark.parametrize("nonneg", [True, False])
 def test_a_score_is_the_definition(nonneg, lam):
     rng = default_rng(0)
-    signals, dictionary, codes = (rng.normal(size=size) for size in ((4, 5), (5, 7), (4, 7)))
+    signals, dictionary, codes = (
+        rng.normal(size=size) for size in ((4, 5), (5, 7), (4, 7))
+    )
     codes = np.abs(codes) if nonneg else codes
     value, gap = scores.score(signals, dictionary, codes, lam, nonneg=nonneg)
     rest = signals - codes @ dictionary.T
@@ -65,7 +67,9 @@ def test_atoms_come_in_clusters_and_fractions_become_weights():
 
 def test_the_table_has_a_line_a_cell_and_solver(tmp_path, monkeypatch):
     monkeypatch.setattr(problems, "TABLE", (Cell(30, 3, 5),))
-    monkeypatch.setattr(problems, "WIDE", Cell(48, 4, 3, world="coherent", lam_fraction=0.1))
+    monkeypatch.setattr(
+        problems, "WIDE", Cell(48, 4, 3, world="coherent", lam_fraction=0.1)
+    )
     monkeypatch.setitem(sys.modules, "celer", None)
     options = "--repeats=1", "--solvers=spams,celer", f"--results_dir={tmp_path}"
     *_, first, other, wide, skipped = succeed("solver_speed", *options).splitlines()
@@ -80,13 +84,19 @@ def test_the_table_has_a_line_a_cell_and_solver(tmp_path, monkeypatch):
     assert other.startswith("spams ")
 
 
-def test_repeats_end_when_they_have_taken_long_and_few_samples_tell_the_seconds_of_all(monkeypatch):
+def test_repeats_end_when_they_have_taken_long_and_few_samples_tell_the_seconds_of_all(
+    monkeypatch,
+):
     """By a clock that goes on by a second whenever it is read, with the codes of two samples of
     six.
     """
     clock = itertools.count()
-    monkeypatch.setattr(binary, "time", types.SimpleNamespace(perf_counter=lambda: next(clock)))
-    coder = problems.CODERS["jitted"]._replace(prepare=lambda _: lambda: np.zeros((2, 20)))
+    monkeypatch.setattr(
+        binary, "time", types.SimpleNamespace(perf_counter=lambda: next(clock))
+    )
+    coder = problems.CODERS["jitted"]._replace(
+        prepare=lambda _: lambda: np.zeros((2, 20))
+    )
     monkeypatch.setitem(problems.CODERS, "jitted", coder)
     monkeypatch.setattr(binary, "MOST_SECONDS", 0.0)
     (row,), _ = binary.measure(Cell(20, 3, 6), ["jitted"], 5)
@@ -96,4 +106,9 @@ def test_repeats_end_when_they_have_taken_long_and_few_samples_tell_the_seconds_
 
 
 def test_a_weight_that_leaves_no_code_is_refused(tmp_path):
-    refused("leaves no code; lower it", "solver_speed", "--lam=9", f"--results_dir={tmp_path}")
+    refused(
+        "leaves no code; lower it",
+        "solver_speed",
+        "--lam=9",
+        f"--results_dir={tmp_path}",
+    )

@@ -10,7 +10,18 @@ from pytest import mark, raises
 from sae_gap.core import checks
 
 # What people and programs put in the place of a number.
-STRANGE = [None, "x", 1j, math.nan, math.inf, 10**400, True, np.True_, np.array(["a"]), jnp.ones(3)]
+STRANGE = [
+    None,
+    "x",
+    1j,
+    math.nan,
+    math.inf,
+    10**400,
+    True,
+    np.True_,
+    np.array(["a"]),
+    jnp.ones(3),
+]
 
 
 def said(check, *arguments, **options):
@@ -26,8 +37,12 @@ def said(check, *arguments, **options):
 def test_nothing_strange_passes_for_a_number(value):
     for check in (checks.check_integer, checks.check_number):
         assert said(check, "width", value).startswith("width must be a")
-    assert said(checks.check_seed, value).startswith("seed must be an integer of at least 0 and ")
-    assert "must be one of id, ood, but" in said(checks.check_choice, "it", value, ("id", "ood"))
+    assert said(checks.check_seed, value).startswith(
+        "seed must be an integer of at least 0 and "
+    )
+    assert "must be one of id, ood, but" in said(
+        checks.check_choice, "it", value, ("id", "ood")
+    )
 
 
 @mark.parametrize("kind", [int, np.int64, np.uint8, np.array, jnp.asarray])
@@ -39,7 +54,9 @@ def test_numbers_of_every_library_pass(kind):
     checks.check_number("share", half, above=0, below=1)
     said(checks.check_size, "width", half)
     # What JAX traces has no value yet.
-    jax.jit(lambda value: checks.check_integer("count", value, least=5) or value)(kind(2))
+    jax.jit(lambda value: checks.check_integer("count", value, least=5) or value)(
+        kind(2)
+    )
 
 
 @mark.parametrize(
@@ -66,7 +83,12 @@ def test_bounds_hold_to_the_last_value(check, limits, inside, outside):
 VECTOR = (checks.as_real, "a vector")
 STEPS = (checks.check_sequence, int, "give steps")
 KINDS = [
-    ((checks.check_type, (str, bytes), "give it"), "a", 3, "of class str or bytes, but it is 3"),
+    (
+        (checks.check_type, (str, bytes), "give it"),
+        "a",
+        3,
+        "of class str or bytes, but it is 3",
+    ),
     (STEPS, [1, 2], [1, "2"], "it[1] must be of class int, but it is '2'; give steps"),
     (STEPS, [1], [], "at least one entry"),
     (STEPS, [1], "abc", "a list, but it is 'abc'; give steps"),
@@ -85,10 +107,14 @@ def test_what_is_right_passes_and_what_is_wrong_is_named(check, right, wrong, wo
     assert text.startswith("it") and words in text
 
 
-@mark.parametrize("values", [[[1, 2]], np.ones(2, np.float16), jnp.ones(2, jnp.bfloat16), 3])
+@mark.parametrize(
+    "values", [[[1, 2]], np.ones(2, np.float16), jnp.ones(2, jnp.bfloat16), 3]
+)
 def test_real_numbers_keep_their_type(values):
     real = checks.as_real("codes", values, "a matrix")
-    assert real.dtype == np.asarray(values).dtype and np.array_equal(real, np.asarray(values))
+    assert real.dtype == np.asarray(values).dtype and np.array_equal(
+        real, np.asarray(values)
+    )
 
 
 def test_a_value_is_shown_on_one_short_line():

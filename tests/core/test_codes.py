@@ -17,7 +17,9 @@ from sae_gap.metrics import recovery
 
 def dense_codes(seed, width=12, share=0.1):
     rng = default_rng(seed)
-    return (rng.standard_normal((7, width)) * (rng.random((7, width)) < share)).astype(np.float32)
+    return (rng.standard_normal((7, width)) * (rng.random((7, width)) < share)).astype(
+        np.float32
+    )
 
 
 @given(st.integers(0, 1_000), st.sampled_from([0.0, 0.05, 1.0]), st.integers(1, 100))
@@ -35,8 +37,12 @@ def test_active_columns_and_chunks_are_those_of_the_dense_codes(seed, share, at_
     assert every is dense and every[:, latents].shape == dense.shape
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(forms, "_AT_ONCE", at_once)
-        rows, *parts = zip(*forms.dense_chunks(dense, sparse, dense.astype(np.int8)), strict=True)
-    assert [rows.stop - rows.start for rows in rows] == [max(1, at_once // 12)] * len(parts[0])
+        rows, *parts = zip(
+            *forms.dense_chunks(dense, sparse, dense.astype(np.int8)), strict=True
+        )
+    assert [rows.stop - rows.start for rows in rows] == [max(1, at_once // 12)] * len(
+        parts[0]
+    )
     for part, whole in zip(parts, (dense, dense, dense.astype(np.int8)), strict=True):
         assert_array_equal(np.concatenate(part), whole.astype(np.float32), strict=True)
 

@@ -51,7 +51,9 @@ def test_gap_does_not_cancel_in_float32():
     # One atom: the optimum is y - lam, and a code off by e has a gap of about lam e, here far below
     # the roundoff of F.
     signals, codes = np.array([[[1000.0]], [[999.75]]], np.float32)
-    value, gap = certificate(signals, np.ones((1, 1), np.float32), codes, np.float32(0.25 + 2**-20))
+    value, gap = certificate(
+        signals, np.ones((1, 1), np.float32), codes, np.float32(0.25 + 2**-20)
+    )
     exact = 0.5 * 0.25**2 + 999.75 * (0.25 + 2**-20)
     assert value[0] == approx(exact, rel=1e-6)
     assert gap[0] == approx(999.75 * 2**-20, rel=1e-4)
@@ -61,7 +63,9 @@ def test_gap_does_not_cancel_in_float32():
 @settings(max_examples=15, deadline=None)
 def test_soft_threshold_is_a_non_expansive_proximal_map(x, y, threshold, nonneg):
     near, far = (
-        float(lasso_problem.soft_threshold(jnp.float32(value), threshold, nonneg=nonneg))
+        float(
+            lasso_problem.soft_threshold(jnp.float32(value), threshold, nonneg=nonneg)
+        )
         for value in (x, y)
     )
     assert abs(near - far) <= abs(x - y) * (1 + 1e-6) + 1e-6

@@ -68,7 +68,14 @@ def test_the_true_dictionary_itself_is_matched_without_a_product():
     truth[:, 2], truth[:, 5] = 0, truth[:, 4]
     with mock.patch.object(scipy.optimize, "linear_sum_assignment", None):
         match = matching.match_atoms(truth.copy(), truth)
-    assert match.learned.tolist() == [*range(6)] and match.cosine.tolist() == [1, 1, 0, 1, 1, 1]
+    assert match.learned.tolist() == [*range(6)] and match.cosine.tolist() == [
+        1,
+        1,
+        0,
+        1,
+        1,
+        1,
+    ]
 
 
 @mark.parametrize(
@@ -100,7 +107,9 @@ def test_atoms_of_other_dimensions_are_refused():
 
 def test_the_nearest_atom_may_lie_on_the_other_side_and_be_shared(monkeypatch):
     truth = np.eye(3, dtype=np.float32)
-    learned = np.array([[1, 0.1, 0], [-0.2, -2, 0.3], [0.9, 0, 0.1], [0, 0.1, 5]], np.float32).T
+    learned = np.array(
+        [[1, 0.1, 0], [-0.2, -2, 0.3], [0.9, 0, 0.1], [0, 0.1, 5]], np.float32
+    ).T
     monkeypatch.setattr(matching, "_COSINES_AT_ONCE", 6)
     # Whatever the lengths of the atoms are.
     for lengths in (1, np.float32([1, 0.01, 100])):

@@ -48,7 +48,9 @@ def test_an_encoder_that_is_dropped_in_is_an_sae_and_infers_on_any_dictionary(dr
     drop("sae_gap.encoders", ENCODER)
     assert catalogue.saes()["dropped"].version == 1
     assert labels.label("dropped") == f"{labels.label('dropped', 'inference')} SAE"
-    assert labels.colour("dropped") == labels.colour("dropped", "inference") == "#123456"
+    assert (
+        labels.colour("dropped") == labels.colour("dropped", "inference") == "#123456"
+    )
     encoder = catalogue.make_encoder("dropped", sparsity=4)
     learner = catalogue.make_learner("sae_dropped", sparsity=4, input_dim=9)
     assert encoder.k == 4 and learner.encoder == encoder
@@ -64,7 +66,9 @@ def test_all_but_what_is_imported_or_abstract_has_a_label_and_dictionaries_a_col
     assert not names & {"Encoder", "AmortisedEncoder", "Learner", "Peer", "Among"}
     assert {"Lasso", "OnlineDictionary", "SpamsTrainDL"} < names
     bare = {
-        kind.__name__ for kind in kinds if isinstance(kind.name, str) and "label" not in vars(kind)
+        kind.__name__
+        for kind in kinds
+        if isinstance(kind.name, str) and "label" not in vars(kind)
     }
     assert bare <= {"Linear", "Lookup"}
     learned = labels._dictionaries().keys() - {"random", "samples"}

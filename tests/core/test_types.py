@@ -18,13 +18,17 @@ from sae_gap import Setting, Split
     # 92.1.
     [(100, 10, 47), (1_000, 10, 93), (20, 3, 12), (2, 1, 2), (4, 1, 3)],
 )
-def test_input_dim_defaults_to_the_compressed_sensing_bound(num_latents, sparsity, input_dim):
+def test_input_dim_defaults_to_the_compressed_sensing_bound(
+    num_latents, sparsity, input_dim
+):
     assert Setting(num_latents, sparsity).input_dim == input_dim
 
 
 @given(num_latents=st.integers(2, 400), sparsity=st.integers(1, 100))
 def test_a_setting_is_feasible_or_refused(num_latents, sparsity):
-    feasible = num_latents - num_latents // 2 - 1 >= sparsity - 1 and sparsity < num_latents
+    feasible = (
+        num_latents - num_latents // 2 - 1 >= sparsity - 1 and sparsity < num_latents
+    )
     try:
         setting = Setting(num_latents, sparsity)
     except ValueError:
@@ -38,12 +42,30 @@ def test_a_setting_is_feasible_or_refused(num_latents, sparsity):
     ("arguments", "words"),
     [
         ({"input_dim": 0}, "input_dim must be an integer of at least 1 and "),
-        ({"num_samples": 3}, "num_samples must be an integer of at least 4 and below 2**31, but"),
-        ({"seed": -1}, "seed must be an integer of at least 0 and of at most 4294967295, but it"),
-        ({"num_latents": 10}, "sparsity must be below num_latents, but it is 10 with 10 latents; "),
-        ({"num_latents": 20, "sparsity": 11}, "the ID pool has 9 latents, fewer than the sparsity"),
-        ({"input_dim": 101}, "input_dim 101 is above num_latents 100, which leaves nothing in "),
-        ({"noise_db": math.nan}, "noise_db must be a finite number of at least -200 and of at "),
+        (
+            {"num_samples": 3},
+            "num_samples must be an integer of at least 4 and below 2**31, but",
+        ),
+        (
+            {"seed": -1},
+            "seed must be an integer of at least 0 and of at most 4294967295, but it",
+        ),
+        (
+            {"num_latents": 10},
+            "sparsity must be below num_latents, but it is 10 with 10 latents; ",
+        ),
+        (
+            {"num_latents": 20, "sparsity": 11},
+            "the ID pool has 9 latents, fewer than the sparsity",
+        ),
+        (
+            {"input_dim": 101},
+            "input_dim 101 is above num_latents 100, which leaves nothing in ",
+        ),
+        (
+            {"noise_db": math.nan},
+            "noise_db must be a finite number of at least -200 and of at ",
+        ),
         ({"stream": 1}, "stream must be True or False, but it is 1."),
     ],
 )

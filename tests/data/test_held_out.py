@@ -15,7 +15,9 @@ TARGETS = np.concatenate([INPUTS, 2 * INPUTS[:, :1]], axis=1)
 TARGETS[::30] *= 1_000
 
 
-@mark.parametrize("options", [{}, {"keep_outliers": True}, {"together": True}, {"learn_from": 99}])
+@mark.parametrize(
+    "options", [{}, {"keep_outliers": True}, {"together": True}, {"learn_from": 99}]
+)
 def test_inputs_are_of_the_same_rows_as_their_targets(options):
     x = open_activations(INPUTS)
     y = open_activations(TARGETS)
@@ -53,19 +55,32 @@ def test_rows_with_outliers_of_the_inputs_are_left_out_too():
     for held_out in (0.1, rows):
         source = HeldOut(rows, inputs=open_activations(x), held_out=held_out)
         parts = np.concatenate([part.numbers for part in source.parts])
-        assert {*range(900)} - {*parts} == {*source.activations.outliers.rows} == {3, 11, 500, 700}
+        assert (
+            {*range(900)} - {*parts}
+            == {*source.activations.outliers.rows}
+            == {3, 11, 500, 700}
+        )
 
 
 @mark.parametrize(
     ("read", "of", "words"),
     [
         (INPUTS[1:], TARGETS, "^there are 900 targets for 899 activations; give one"),
-        (INPUTS.reshape(90, 10, 4), TARGETS, "the targets other ones or none; give both the same"),
+        (
+            INPUTS.reshape(90, 10, 4),
+            TARGETS,
+            "the targets other ones or none; give both the same",
+        ),
         (INPUTS, INPUTS, "the targets are the activations themselves; give what"),
     ],
 )
-def test_other_rows_are_refused_and_the_same_ones_by_other_names_are_not(read, of, words):
+def test_other_rows_are_refused_and_the_same_ones_by_other_names_are_not(
+    read, of, words
+):
     with raises(ValueError, match=words):
         HeldOut(open_activations(of), inputs=open_activations(read))
     same = open_activations(TARGETS, documents=7 + 2 * (np.arange(900) // 10))
-    assert HeldOut(same, inputs=open_activations(INPUTS.reshape(90, 10, 4))).num_train > 750
+    assert (
+        HeldOut(same, inputs=open_activations(INPUTS.reshape(90, 10, 4))).num_train
+        > 750
+    )

@@ -43,26 +43,37 @@ def is_even(counts):
 
 
 @mark.parametrize(
-    ("name", "pool"), [("heads", range(1, 21)), ("tails", range(1, 41)), ("ood", range(21, 41))]
+    ("name", "pool"),
+    [("heads", range(1, 21)), ("tails", range(1, 41)), ("ood", range(21, 41))],
 )
-def test_a_support_is_even_in_its_pool_beside_latent_zero_but_for_tails(large, name, pool):
+def test_a_support_is_even_in_its_pool_beside_latent_zero_but_for_tails(
+    large, name, pool
+):
     codes = id_codes(large)
     heads = id_codes(large)[:, 0] > 0
     # Consecutive tosses are independent.
     assert is_fair(heads) and is_fair(heads[1:] == heads[:-1])
-    codes = np.asarray(large.ood.codes) if name == "ood" else codes[heads == (name == "heads")]
+    codes = (
+        np.asarray(large.ood.codes)
+        if name == "ood"
+        else codes[heads == (name == "heads")]
+    )
     counts = np.count_nonzero(codes, axis=0)
     assert (np.count_nonzero(codes, axis=1) == 4).all()
     assert counts[0] == len(codes) * (name != "tails") and is_even(counts[pool])
     assert counts[0] + counts[pool].sum() == 4 * len(codes)
     assert stats.kstest(codes[codes > 0], "uniform").pvalue > UNLIKELY
     for split in (large.train, large.id, large.ood):
-        expected = np.asarray(split.codes, float) @ np.asarray(large.dictionary, float).T
+        expected = (
+            np.asarray(split.codes, float) @ np.asarray(large.dictionary, float).T
+        )
         assert_allclose(split.signals, expected, atol=1e-6)
 
 
 @mark.parametrize(("num_samples", "sizes"), [(4, (2, 2, 2)), (101, (50, 51, 50))])
-def test_splits_have_their_sizes_and_a_dictionary_that_outlives_them(task, num_samples, sizes):
+def test_splits_have_their_sizes_and_a_dictionary_that_outlives_them(
+    task, num_samples, sizes
+):
     with jax.enable_x64():
         few = draw(Setting(20, 3, num_samples, noise_db=10.0))
     assert tuple(len(getattr(few, name).codes) for name in SPLITS) == sizes
@@ -83,7 +94,9 @@ def test_noise_leaves_the_codes_and_has_its_ratio(setting):
         signals = np.asarray(clean.signals, float)
         noise = np.asarray(found.signals, float) - signals
         # 2,500 x 19 draws pin the power of the noise to .03 dB; train and ID share one level.
-        assert 10 * np.log10(np.mean(signals**2) / np.mean(noise**2)) == approx(7, abs=0.15)
+        assert 10 * np.log10(np.mean(signals**2) / np.mean(noise**2)) == approx(
+            7, abs=0.15
+        )
         noises.append(noise[:2_500].ravel())
     assert np.abs(np.corrcoef(noises)[0, 1:]).max() < 0.02
 
@@ -112,7 +125,10 @@ def test_a_stream_is_the_same_in_whatever_pieces_it_is_asked_for(large, noise_db
     assert_array_equal(source.dictionary, large.dictionary)
     for start, count in ((19_990, 20), (0, 3), (9_999, 10_002)):
         assert_array_equal(source(start, count), signals[start : start + count])
-    assert len(np.unique(signals, axis=0)) == 25_000 and source(10**9, 2).shape == (2, 19)
+    assert len(np.unique(signals, axis=0)) == 25_000 and source(10**9, 2).shape == (
+        2,
+        19,
+    )
     with raises(ValueError, match="give it stream=True"):
         Stream(LARGE)
 
@@ -121,10 +137,14 @@ def test_a_stream_is_the_same_in_whatever_pieces_it_is_asked_for(large, noise_db
 def test_settings_keep_the_draws_they_have_always_had(monkeypatch, at_once):
     # Numbers of the version before streams: stored rows are of these very samples.
     monkeypatch.setattr(paper, "_DRAWS_AT_ONCE", at_once)
-    task = draw(Setting(num_latents=20, sparsity=3, num_samples=200, seed=5, noise_db=10.0))
+    task = draw(
+        Setting(num_latents=20, sparsity=3, num_samples=200, seed=5, noise_db=10.0)
+    )
     parts = (task.train.signals, task.id.codes, task.ood.signals)
     found = [np.sum(part, dtype=float) for part in parts]
-    assert found == approx([-4.731332600815222, 149.643112053629, 3.376342498580925], 1e-5)
+    assert found == approx(
+        [-4.731332600815222, 149.643112053629, 3.376342498580925], 1e-5
+    )
 
 
 def test_codes_of_very_many_latents_are_sparse(monkeypatch):
@@ -156,7 +176,9 @@ def write(folder, arrays, save=np.savez):
 
 @mark.parametrize("save", [np.savez, np.savez_compressed])
 @mark.parametrize("dtype", ["f4", np.int8, np.float16, np.longdouble, ">f4"])
-def test_a_file_gives_back_what_was_saved(tmp_path, task, arrays, save, dtype, monkeypatch):
+def test_a_file_gives_back_what_was_saved(
+    tmp_path, task, arrays, save, dtype, monkeypatch
+):
     monkeypatch.setenv("HOME", str(tmp_path))
     given = {name: (3 * array).astype(dtype) for name, array in arrays.items()}
     given["Y_ood"] = np.asfortranarray(given["Y_ood"])
@@ -172,11 +194,21 @@ def test_a_file_gives_back_what_was_saved(tmp_path, task, arrays, save, dtype, m
 
 @mark.parametrize("kept", [(), ("A",), ("Z_train",), ("Z_val", "Z_ood")])
 def test_any_part_of_the_truth_tells_the_width(tmp_path, arrays, kept):
-    part = {name: array for name, array in arrays.items() if name.startswith("Y") or name in kept}
+    part = {
+        name: array
+        for name, array in arrays.items()
+        if name.startswith("Y") or name in kept
+    }
     # Splits may have different sizes.
-    path = write(tmp_path, part | {name: arrays[name][:7] for name in part if "_val" in name})
+    path = write(
+        tmp_path, part | {name: arrays[name][:7] for name in part if "_val" in name}
+    )
     found = load(path, width=None if kept else 20)
-    assert (found.width, load(path, width=64).width, len(found.id.signals)) == (20, 64, 7)
+    assert (found.width, load(path, width=64).width, len(found.id.signals)) == (
+        20,
+        64,
+        7,
+    )
     known = found.dictionary, found.train.codes, found.id.codes, found.ood.codes
     names = "A", "Z_train", "Z_val", "Z_ood"
     assert [array is not None for array in known] == [name in kept for name in names]
@@ -202,7 +234,9 @@ BAD = [
 def test_bad_arrays_are_refused(tmp_path, arrays, place, spoil, words):
     for name in [name for name in arrays if re.fullmatch(place, name)]:
         arrays = arrays | {name: spoil(arrays[name])}
-    path = write(tmp_path, {name: array for name, array in arrays.items() if array is not None})
+    path = write(
+        tmp_path, {name: array for name, array in arrays.items() if array is not None}
+    )
     refused(lambda: load(path), words)
 
 

@@ -9,7 +9,16 @@ from sae_gap import open_activations
 from sae_gap.core import evenly_spaced
 from sae_gap.data import HeldOut
 from sae_gap.saes import SAE
-from tests.real_data import ARRAYS, COUNT, DOCUMENTS, OPTIONS, OUTLIERS, ROWS, codes_of, usual
+from tests.real_data import (
+    ARRAYS,
+    COUNT,
+    DOCUMENTS,
+    OPTIONS,
+    OUTLIERS,
+    ROWS,
+    codes_of,
+    usual,
+)
 
 USUAL = usual()
 WHOLE = open_activations(ROWS, documents=DOCUMENTS)
@@ -31,7 +40,9 @@ def test_held_out_rows_are_of_other_documents_and_each_has_its_own_place():
     outside = [row for row in OUTLIERS if DOCUMENTS[row] in {*DOCUMENTS[held.numbers]}]
     share = -(-len(outside) * 50 // held.num_samples)
     assert len(SOURCE.left_out) == min(share, len(outside))
-    assert all(any((ROWS[row] == left).all() for row in outside) for left in SOURCE.left_out)
+    assert all(
+        any((ROWS[row] == left).all() for row in outside) for left in SOURCE.left_out
+    )
     task = SOURCE.task()
     count = 50 + len(SOURCE.left_out)
     assert len(task.id.signals) == count and task.width == SOURCE.width

@@ -26,7 +26,9 @@ L0 = 3
 
 @fixture(scope="module")
 def task():
-    return sae_gap.draw(Setting(num_latents=WIDTH, sparsity=L0, num_samples=2_000, input_dim=30))
+    return sae_gap.draw(
+        Setting(num_latents=WIDTH, sparsity=L0, num_samples=2_000, input_dim=30)
+    )
 
 
 @fixture(scope="module")
@@ -81,7 +83,9 @@ def test_codes_are_the_certified_lasso_and_least_squares_on_its_support(
     assert learned.certificate < 1e-5
     assert learned.encode(fresh, 1, refit=False).nnz == approx(len(fresh), rel=0.3)
     values = lasso.toarray().astype(float)
-    assert values.min() == 0 and np.count_nonzero(values, axis=1).mean() == approx(L0, rel=0.1)
+    assert values.min() == 0 and np.count_nonzero(values, axis=1).mean() == approx(
+        L0, rel=0.1
+    )
     # No direction lowers ½‖y - D z‖² + λ Σz: its slope is zero where z > 0 and not negative
     # elsewhere.
     slope = lam - (y - values @ learned.atoms.T) @ learned.atoms
@@ -90,41 +94,59 @@ def test_codes_are_the_certified_lasso_and_least_squares_on_its_support(
         best = np.zeros(WIDTH)
         # SciPy crashes on a matrix without columns.
         if row.any():
-            best[row > 0] = scipy.optimize.nnls(learned.atoms[:, row > 0].astype(float), target)[0]
+            best[row > 0] = scipy.optimize.nnls(
+                learned.atoms[:, row > 0].astype(float), target
+            )[0]
         assert_allclose(own, best, atol=1e-4)
     # A row's codes depend neither on its company nor on a weight that was asked for of other rows.
     assert learned.lam(activations=5 * fresh) > lam
     alone = learned.encode(fresh[7:8]).toarray()
     assert_allclose(alone, codes.toarray()[7:8], atol=1e-4)
     # The certificate is that of the worst row of all chunks, whichever is last.
-    found = [learned.encode(part) is None or learned.certificate for part in np.split(fresh, 3)]
+    found = [
+        learned.encode(part) is None or learned.certificate
+        for part in np.split(fresh, 3)
+    ]
     monkeypatch.setattr(curve, "CHUNK", 20)
-    learned.encode(np.concatenate([np.split(fresh, 3)[i] for i in np.argsort(found)[::-1]]))
+    learned.encode(
+        np.concatenate([np.split(fresh, 3)[i] for i in np.argsort(found)[::-1]])
+    )
     assert learned.certificate == max(found) > min(found)
 
 
 def test_its_fvu_is_that_of_the_report(learned, fresh):
     report = learned.report(np.concatenate([fresh, 300 * fresh[:1]]))
-    assert [line["dictionary"] for line in report.curves] == ["learned", "random", "samples"]
+    assert [line["dictionary"] for line in report.curves] == [
+        "learned",
+        "random",
+        "samples",
+    ]
     assert learned.fvu(fresh) == approx(report.curves[0]["curve_refit_fvu"], rel=1e-4)
     assert report.lead.low > 0 and f"control, samples: {report.lead}" in repr(report)
     assert learned.fvu(l0=2 * L0) < learned.fvu()
 
 
-def test_outlier_tokens_are_left_out_of_a_score_unless_they_are_kept(learned, fresh, caplog):
+def test_outlier_tokens_are_left_out_of_a_score_unless_they_are_kept(
+    learned, fresh, caplog
+):
     # Of one atom, since a support that is nearly full takes seconds.
     row = learned.bias + 12 * np.median(norm(fresh, axis=1)) * learned.atoms[:, 0]
     spoilt = np.concatenate([fresh, row[None].astype(np.float32)])
     assert (
-        learned.fvu(spoilt) == approx(learned.fvu(fresh), rel=1e-6) and "; left out" in caplog.text
+        learned.fvu(spoilt) == approx(learned.fvu(fresh), rel=1e-6)
+        and "; left out" in caplog.text
     )
     assert learned.fvu(spoilt, outliers="keep") != approx(learned.fvu(fresh), rel=0.01)
     assert learned.encode(spoilt).shape == (61, WIDTH)
     (line,) = learned.report(spoilt, controls=(), outliers="keep").curves
-    assert learned.fvu(spoilt, outliers="keep") == approx(line["curve_refit_fvu"], rel=1e-4)
+    assert learned.fvu(spoilt, outliers="keep") == approx(
+        line["curve_refit_fvu"], rel=1e-4
+    )
 
 
-def test_a_file_beyond_memory_is_learned_from_as_well(monkeypatch, tmp_path, task, activations):
+def test_a_file_beyond_memory_is_learned_from_as_well(
+    monkeypatch, tmp_path, task, activations
+):
     monkeypatch.setattr(rows, "POOL", 1_000)
     monkeypatch.setattr(Activations, "pool", None)
     np.save(tmp_path / "x.npy", activations)
@@ -138,7 +160,9 @@ def test_a_file_beyond_memory_is_learned_from_as_well(monkeypatch, tmp_path, tas
 def test_rounds_of_a_file_are_spread_and_take_all_rows_alike_often(count, rounds):
     numbered = sae_gap.open_activations(np.arange(count, dtype=np.float32)[:, None])
     source = spread(numbered, rounds, 8)
-    turns = np.concatenate([source(turn * 8, 8) for turn in range(rounds)]).reshape(rounds, 8)
+    turns = np.concatenate([source(turn * 8, 8) for turn in range(rounds)]).reshape(
+        rounds, 8
+    )
     uses = np.bincount(turns.ravel().astype(int), minlength=count)
     assert uses.max() - uses.min() <= 1
     assert np.abs(np.diff(turns, append=turns[:, :1] + count) - count / 8).max() <= 1
@@ -240,7 +264,9 @@ def test_the_saved_sae_is_read_again_with_the_codes_that_were_scored(
     assert encoder != "topk" or made.fvu > made.best_fvu
     assert (made.seconds == 0) == (encoder in ("batch_pursuit", "mp"))
     assert f"{made.fvu:.3f}" in repr(made)
-    assert ("after import sae_gap.torch.saelens" in repr(made)) == (encoder == "batch_pursuit")
+    assert ("after import sae_gap.torch.saelens" in repr(made)) == (
+        encoder == "batch_pursuit"
+    )
     # A pursuit has as many latents on average, on rows that the dictionary did not learn from.
     assert made.seconds or made.l0 == approx(L0, abs=0.01)
 
@@ -286,7 +312,9 @@ def test_with_targets_it_trains_a_transcoder_on_their_dictionary(tmp_path, activ
     assert export.model.num_inputs == x.shape[1] and export.model.skip is not None
     sae = sae_gap.load_sae(tmp_path / "t")
     held = learned.held_out
-    left = sae_gap.fvu(held.take(np.arange(held.num_samples)), sae.reconstruct(x[held.numbers]))
+    left = sae_gap.fvu(
+        held.take(np.arange(held.num_samples)), sae.reconstruct(x[held.numbers])
+    )
     assert export.fvu == approx(left, rel=0.05) and left < 0.5
     assert agreement(learned, learned.sae(**options)) > 1 - 1e-5
     # Another session needs both sides again.
@@ -295,7 +323,9 @@ def test_with_targets_it_trains_a_transcoder_on_their_dictionary(tmp_path, activ
     assert again.model.num_inputs == x.shape[1]
 
 
-def test_a_given_dictionary_codes_the_true_concepts_whatever_the_atoms_lengths(tmp_path, task):
+def test_a_given_dictionary_codes_the_true_concepts_whatever_the_atoms_lengths(
+    tmp_path, task
+):
     """In double precision, as NumPy makes them; the bias is taken off first."""
     lengths = default_rng(0).uniform(0.1, 9, WIDTH)
     given = sae_gap.dictionary(task.dictionary * lengths, np.arange(30.0), l0=L0)
@@ -307,7 +337,9 @@ def test_a_given_dictionary_codes_the_true_concepts_whatever_the_atoms_lengths(t
     codes = given.encode(x[:300])
     truth = np.asarray(task.train.codes)[:300]
     assert given.certificate < 1e-5 and given.fvu(x[:300]) < 0.05
-    assert sae_gap.fvu(x[:300], given.decode(codes)) == approx(given.fvu(x[:300]), abs=0.01)
+    assert sae_gap.fvu(x[:300], given.decode(codes)) == approx(
+        given.fvu(x[:300]), abs=0.01
+    )
     assert np.mean(codes.toarray().argmax(axis=1) == truth.argmax(axis=1)) > 0.9
     # Samples learn from nine tenths, and random atoms nothing.
     for control, scored in {"random": 600, "samples": 60}.items():
@@ -325,13 +357,24 @@ def test_a_given_dictionary_codes_the_true_concepts_whatever_the_atoms_lengths(t
         (lambda x, d: d.encode(x[:, :29]), "29 dimensions, but the dictionary 30"),
         (lambda x, d: d.fvu(d.bias + x[:40, :1] * d.atoms[:, 0], l0=5), "no weight"),
         (lambda x, d: d.sae(k=31), "k is 31, .* 7.5, a quarter of the 30 dim"),
-        (lambda x, d: d.sae(skip=True), "^only a transcoder has a skip; give learn the targets"),
+        (
+            lambda x, d: d.sae(skip=True),
+            "^only a transcoder has a skip; give learn the targets",
+        ),
         (lambda x, d: d.save_sae("sae_gap"), "there already"),
-        (lambda x, d: sae_gap.dictionary(np.eye(5)[:, 1:] * [0, 1, 0, 1]), "2 of the .* number 0"),
-        (lambda x, d: sae_gap.dictionary(np.eye(5), np.zeros(4)), r"bias must be of shape \(5,\)"),
+        (
+            lambda x, d: sae_gap.dictionary(np.eye(5)[:, 1:] * [0, 1, 0, 1]),
+            "2 of the .* number 0",
+        ),
+        (
+            lambda x, d: sae_gap.dictionary(np.eye(5), np.zeros(4)),
+            r"bias must be of shape \(5,\)",
+        ),
     ],
 )
-def test_what_makes_no_sense_is_refused_in_a_sentence(activations, learned, call, match):
+def test_what_makes_no_sense_is_refused_in_a_sentence(
+    activations, learned, call, match
+):
     with raises(ValueError, match=match) as error:
         call(activations, learned)
     assert "\n" not in str(error.value) and len(str(error.value)) < 300

@@ -16,7 +16,14 @@ from pytest import mark, raises
 
 from sae_gap import catalogue
 from sae_gap.core import Model
-from sae_gap.encoders import LISTA, BatchTopK, Encoder, JumpReLU, LearnedSteps, keep_largest
+from sae_gap.encoders import (
+    LISTA,
+    BatchTopK,
+    Encoder,
+    JumpReLU,
+    LearnedSteps,
+    keep_largest,
+)
 from sae_gap.encoders.topk import _by_bits
 from sae_gap.solvers import fista, greedy
 
@@ -40,7 +47,9 @@ def drawn(encoder, trained=True):
     shapes = (DIM, WIDTH), (DIM, WIDTH), DIM, (COUNT, DIM)
     weight, atoms, bias, y = (jnp.asarray(rng.normal(size=shape)) for shape in shapes)
     parameters = encoder.parameters(weight, jax.random.key(0))
-    moved = jax.tree.map(lambda leaf: leaf + rng.uniform(0.05, 0.4, leaf.shape), parameters)
+    moved = jax.tree.map(
+        lambda leaf: leaf + rng.uniform(0.05, 0.4, leaf.shape), parameters
+    )
     return Model(atoms, bias, moved if trained else parameters), y
 
 
@@ -115,7 +124,9 @@ def lista(model, y, depth=3, factored=True):
         if factored:
             codes = codes + (target - codes @ model.dictionary.T) @ weight[layer]
         else:
-            codes = target @ weight[layer] + (codes @ recurrence[layer - 1] if layer else 0)
+            codes = target @ weight[layer] + (
+                codes @ recurrence[layer - 1] if layer else 0
+            )
         codes = (codes - threshold[layer]).clip(0)
     return codes, error(model, y, codes), None
 
@@ -179,7 +190,9 @@ def test_codes_losses_and_gradients_are_those_of_the_equations(
     encoder, reference, trained, monkeypatch
 ):
     # Three steps of matching pursuit go without a Gram matrix.
-    monkeypatch.setattr(greedy, "MOST_CARRIED", WIDTH if getattr(encoder, "k", 0) == K else 0)
+    monkeypatch.setattr(
+        greedy, "MOST_CARRIED", WIDTH if getattr(encoder, "k", 0) == K else 0
+    )
     model, y = drawn(encoder, trained)
     found, expected = (told(form, model, y) for form in (encoder, reference))
     for one, other in zip(*map(jax.tree.leaves, (found, expected)), strict=True):
@@ -203,7 +216,9 @@ def test_a_raised_threshold_is_that_much_higher(encoder):
 
 def test_a_batch_that_keeps_nothing_leaves_the_threshold():
     model, y = drawn(BatchTopK(K))
-    low = eqx.tree_at(lambda model: model.encoder.affine.bias, model, jnp.full(WIDTH, -99.0))
+    low = eqx.tree_at(
+        lambda model: model.encoder.affine.bias, model, jnp.full(WIDTH, -99.0)
+    )
     assert BatchTopK(K).loss(low, y, 0)[1] == model.encoder.threshold > 0
 
 
@@ -304,5 +319,7 @@ def test_learned_steps_by_hand(steps, hidden):
         few = kept(codes, 6)
         codes = few + (target - few @ atoms.T) @ step.weight + step.bias
     with jax.enable_x64(True):
-        model = Model(*map(jnp.asarray, (atoms, bias)), jax.tree.map(jnp.asarray, parts))
+        model = Model(
+            *map(jnp.asarray, (atoms, bias)), jax.tree.map(jnp.asarray, parts)
+        )
         assert_allclose(encoder(model, jnp.asarray(y)), kept(codes, 2), atol=1e-12)

@@ -46,7 +46,9 @@ def test_unit_atoms_are_columns_of_unit_length_and_zero_stays():
 WEIGHT = jnp.ones((4, 6))
 ZEROS = jnp.zeros(4)
 FITS = Model(WEIGHT, ZEROS, Affine(WEIGHT, jnp.zeros(6)), TopK(3))
-READS = Transcoder(WEIGHT, ZEROS, Affine(WEIGHT[:3], jnp.zeros(6)), TopK(3), centre=jnp.zeros(3))
+READS = Transcoder(
+    WEIGHT, ZEROS, Affine(WEIGHT[:3], jnp.zeros(6)), TopK(3), centre=jnp.zeros(3)
+)
 PARTS = JumpReLUParameters(FITS.encoder, jnp.zeros(1))
 MISFITS = {
     "dictionary must be a non-empty matrix": {"dictionary": ZEROS},
@@ -55,7 +57,9 @@ MISFITS = {
     "the encoder.s affine map must be finite": {
         "encoder": Affine(WEIGHT.at[0, 0].set(jnp.inf), jnp.zeros(6))
     },
-    r"weight must have the shape \(4, 6\) .* transpose": {"encoder": Affine(WEIGHT.T, ZEROS)},
+    r"weight must have the shape \(4, 6\) .* transpose": {
+        "encoder": Affine(WEIGHT.T, ZEROS)
+    },
     "JumpReLU reads JumpReLUParameters from .*; give": {"encode": JumpReLU()},
     "log_threshold must have": {"encode": JumpReLU(), "encoder": PARTS},
     "centre must be finite": {"centre": jnp.full(3, jnp.nan)},

@@ -32,8 +32,12 @@ LAM = 0.05
 
 def framed(model, signals, unit=True):
     """The problem in double precision: targets, atoms, and the lengths that codes are scaled by."""
-    atoms, norms = unit_atoms(model.dictionary) if unit else (model.dictionary, np.ones(20))
-    return (np.asarray(part, np.float64) for part in (signals - model.bias, atoms, norms))
+    atoms, norms = (
+        unit_atoms(model.dictionary) if unit else (model.dictionary, np.ones(20))
+    )
+    return (
+        np.asarray(part, np.float64) for part in (signals - model.bias, atoms, norms)
+    )
 
 
 def check_optimal(problem, found, on=True, nonneg=True):
@@ -42,7 +46,9 @@ def check_optimal(problem, found, on=True, nonneg=True):
     codes = np.asarray(found.codes * norms, np.float64)
     rest = target - codes @ atoms.T
     pull = rest @ atoms / LAM
-    inactive = np.where(on, np.maximum(pull if nonneg else np.abs(pull), 1) - 1, codes != 0)
+    inactive = np.where(
+        on, np.maximum(pull if nonneg else np.abs(pull), 1) - 1, codes != 0
+    )
     assert np.where(codes != 0, np.abs(pull - np.sign(codes)), inactive).max() < 1e-2
     achieved = 0.5 * np.sum(rest**2, axis=1) + LAM * np.abs(codes).sum(axis=1)
     assert_allclose(achieved, found.objective, rtol=1e-4)
@@ -50,7 +56,9 @@ def check_optimal(problem, found, on=True, nonneg=True):
 
 
 @mark.parametrize(("nonneg", "unit"), [(True, True), (False, True), (True, False)])
-def test_codes_are_optimal_and_in_units_of_the_given_atoms(model, signals, nonneg, unit):
+def test_codes_are_optimal_and_in_units_of_the_given_atoms(
+    model, signals, nonneg, unit
+):
     found = Lasso(LAM, nonneg=nonneg, unit_atoms=unit).infer(model, signals)
     check_optimal(framed(model, signals, unit), found, True, nonneg)
     assert found.converged.all() and (found.codes < 0).any() == (not nonneg)
@@ -68,7 +76,9 @@ def test_a_warm_start_ends_where_a_cold_one_does(model, signals, start):
     ("start", "momentum", "unit"),
     [(None, True, False), (ReLU(), True, True), (None, False, False)],
 )
-def test_the_published_form_is_exactly_a_hundred_iterations(model, signals, start, momentum, unit):
+def test_the_published_form_is_exactly_a_hundred_iterations(
+    model, signals, start, momentum, unit
+):
     encoder = Lasso(LAM, start, None, 100, unit, momentum=momentum)
     target, atoms, norms = (np.float32(part) for part in framed(model, signals, unit))
     init = start and start(model, signals) * norms
@@ -116,7 +126,9 @@ class Dense(Encoder):
     """Nearly all latents on, whatever the signal."""
 
     def __call__(self, model, signals):
-        draws = jax.random.uniform(jax.random.key(1), (len(signals), model.decoder.shape[1]))
+        draws = jax.random.uniform(
+            jax.random.key(1), (len(signals), model.decoder.shape[1])
+        )
         return jnp.where(draws < 0.9, draws, 0)
 
 
@@ -133,7 +145,9 @@ def test_the_values_are_the_best_on_the_support(model, signals, encoder):
 
 @mark.parametrize("make", [OnSupport, LeastSquares])
 def test_a_latent_is_on_above_the_published_threshold(model, signals, make):
-    begun = jnp.zeros((len(signals), 20)).at[:, 6:9].set(jnp.array([1e-4, 1.1e-4, -1.1e-4]))
+    begun = (
+        jnp.zeros((len(signals), 20)).at[:, 6:9].set(jnp.array([1e-4, 1.1e-4, -1.1e-4]))
+    )
     codes = np.asarray(make(Dense()).infer(model, signals, begun).codes)
     assert {*np.flatnonzero(codes.any(axis=0))} == {7, 8}
 
@@ -148,6 +162,8 @@ def test_least_squares_against_numpy_sample_by_sample(model, signals, encoder):
     free = OnSupport(encoder, 0.0, nonneg=False).infer(model, signals, begun)
     assert (np.asarray(free.codes) < 0).any() and not hasattr(free, "gap")
     # Single precision cannot solve what is as good as dependent.
-    fine = np.array([not where.any() or np.linalg.cond(atoms[:, where]) < 300 for where in on])
+    fine = np.array(
+        [not where.any() or np.linalg.cond(atoms[:, where]) < 300 for where in on]
+    )
     error = np.abs(found.codes - expected.clip(0))[fine].max()
     assert fine.mean() > 0.9 and error < 5e-3 * np.abs(expected[fine]).max()

@@ -27,7 +27,9 @@ ATOMS, WEIGHT, SKIP = (
 )
 AFFINE = Affine(WEIGHT, np.zeros(LATENTS, np.float32))
 ZEROS = np.zeros(READ, np.float32)
-MODEL = Transcoder(ATOMS, np.ones(DIM, np.float32), AFFINE, TopK(2), centre=ZEROS, skip=SKIP)
+MODEL = Transcoder(
+    ATOMS, np.ones(DIM, np.float32), AFFINE, TopK(2), centre=ZEROS, skip=SKIP
+)
 # What the inputs tell, and limits of the share of the variance that the network leaves.
 TRUTH = {
     "linear": (X @ SLOPE + 3, 0, 1e-4),
@@ -38,7 +40,9 @@ TRUTH = {
 
 def inference_of(kind):
     y = TRUTH[kind][0].astype(np.float32)
-    train, scored = (Split(y[rows], inputs=X[rows]) for rows in (slice(1_200), slice(1_200, None)))
+    train, scored = (
+        Split(y[rows], inputs=X[rows]) for rows in (slice(1_200), slice(1_200, None))
+    )
     return Inference(Task(train, scored, scored, width=LATENTS), MODEL)
 
 
@@ -48,7 +52,9 @@ def test_the_better_of_two_maps_predicts(kind):
     steps = 20 if kind == "linear" else 400
     network = inference.prepare(Predicted(PURSUIT, steps=steps)).known.value
     y = inference.task.id.signals
-    left = ((y - np.asarray(network(X[1_200:]))) ** 2).sum() / ((y - y.mean(axis=0)) ** 2).sum()
+    left = ((y - np.asarray(network(X[1_200:]))) ** 2).sum() / (
+        (y - y.mean(axis=0)) ** 2
+    ).sum()
     _, low, high = TRUTH[kind]
     assert low <= left <= high
 

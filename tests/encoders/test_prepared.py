@@ -80,7 +80,9 @@ def test_the_lasso_has_the_l0_of_the_model_s_own_encoder(k, l0):
 
 def test_the_l0_of_a_model_is_that_of_live_atoms_on_rows_that_count(monkeypatch):
     monkeypatch.setattr(lasso, "CHUNK", 5)
-    dead = Model(PARTS[0].at[:, ::2].set(0), PARTS[1], AFFINE, lambda *given: TopK(3)(*given))
+    dead = Model(
+        PARTS[0].at[:, ::2].set(0), PARTS[1], AFFINE, lambda *given: TopK(3)(*given)
+    )
     codes = TopK(3)(dead, jnp.asarray(X)).at[:, ::2].set(0)
     found = lasso.mean_l0(dead, Split(X, counts=COUNTS))
     assert found == np.count_nonzero(codes[COUNTS]) / 12 < 3
@@ -115,7 +117,9 @@ def test_an_encoder_takes_the_weight_of_a_lasso(topk):
     assert_allclose(found, plain, atol=1e-4)
 
 
-@mark.parametrize(("count", "most"), [(1_000, 999), (999, 64), (7, 1), (3, 10), (0, 10)])
+@mark.parametrize(
+    ("count", "most"), [(1_000, 999), (999, 64), (7, 1), (3, 10), (0, 10)]
+)
 def test_what_is_spread_is_even_and_each_once(count, most):
     chosen = evenly_spaced(count, most)
     assert len(chosen) == min(count, most)

@@ -35,19 +35,25 @@ def model():
     atoms = rng.normal(size=(DIM, WIDTH)) + 0.5 * rng.normal(size=(DIM, 1))
     parts = atoms * rng.uniform(0.3, 3, WIDTH), rng.normal(size=DIM)
     affine = Affine(atoms + rng.normal(size=(DIM, WIDTH)), rng.normal(size=WIDTH))
-    return jax.tree.map(lambda part: jnp.asarray(part, jnp.float32), Model(*parts, affine))
+    return jax.tree.map(
+        lambda part: jnp.asarray(part, jnp.float32), Model(*parts, affine)
+    )
 
 
 @fixture(scope="module")
 def signals(model):
     rng = default_rng(4)
-    codes = rng.uniform(0.5, 2, (COUNT, WIDTH)) * (rng.uniform(size=(COUNT, WIDTH)) < 0.08)
+    codes = rng.uniform(0.5, 2, (COUNT, WIDTH)) * (
+        rng.uniform(size=(COUNT, WIDTH)) < 0.08
+    )
     noise = 0.3 * rng.normal(size=(COUNT, DIM))
     return jnp.asarray(codes @ model.decoder.T + model.bias + noise, jnp.float32)
 
 
 def float64(model, signals):
-    return np.asarray(signals - model.bias, np.float64), np.asarray(model.decoder, np.float64)
+    return np.asarray(signals - model.bias, np.float64), np.asarray(
+        model.decoder, np.float64
+    )
 
 
 @mark.parametrize("proposed", [False, True])
@@ -62,14 +68,18 @@ def test_the_threshold_leaves_out_what_adds_least(model, signals, proposed):
     counts = np.arange(COUNT) < 20
     limit = np.sort(added[counts].ravel())[[-70, -71]].mean()
     own = {"proposer": Own(ReLU())} if proposed else {}
-    encoder = BatchPursuit(4, 3, l0=3.5, **own).prepared(model, Split(signals, counts=counts), None)
+    encoder = BatchPursuit(4, 3, l0=3.5, **own).prepared(
+        model, Split(signals, counts=counts), None
+    )
     assert encoder.threshold == approx(np.sqrt(limit), rel=1e-3)
     rows = zip(targets, added, strict=True)
     expected = [nonnegative(y, atoms, out > limit) for y, out in rows]
     assert_allclose(encoder(model, signals), expected, atol=2e-3)
 
 
-def test_calibration_is_in_units_of_the_atoms_and_counts_no_row_of_zeros(model, signals):
+def test_calibration_is_in_units_of_the_atoms_and_counts_no_row_of_zeros(
+    model, signals
+):
     encoder = BatchPursuit(4)
     padded = jnp.pad(signals, ((0, 2 * COUNT), (0, 0)))
     fitted = encoder.calibrate(model, signals)
@@ -77,7 +87,10 @@ def test_calibration_is_in_units_of_the_atoms_and_counts_no_row_of_zeros(model, 
     threshold = float(fitted.encoder.value)
     assert [float(each.encoder.value) for each in found] == approx([threshold] * 2)
     size = np.sqrt((np.asarray(model.decoder) ** 2).sum(axis=0).mean())
-    for asked, power in ((BatchPursuit(4, l0=4.0), 1), (Pruned(ScreenedPursuit(8), 4.0), 2)):
+    for asked, power in (
+        (BatchPursuit(4, l0=4.0), 1),
+        (Pruned(ScreenedPursuit(8), 4.0), 2),
+    ):
         few = asked.prepared(model, Split(padded), None).threshold
         assert few == approx((size * threshold) ** power, rel=1e-3)
     codes = fitted.encode(fitted, signals)
@@ -103,14 +116,18 @@ def test_training_moves_the_threshold_and_the_dictionary_alone(model, signals):
     """By the gradient of the error with codes held fixed, and a running mean of two batches."""
     encoder = BatchPursuit(4, 3, rate=0.25)
     parts = (signals, signals[::-1] ** 2)
-    first, second = (float(encoder.calibrate(model, part).encoder.value) for part in parts)
+    first, second = (
+        float(encoder.calibrate(model, part).encoder.value) for part in parts
+    )
     trained = replace(model, encoder=encoder.parameters(model.decoder, None))
     for part in parts:
         trained = encoder.observe(trained, encoder.loss(trained, part, 0.0)[1])
     expected = first + 0.25 * (second - first)
     assert float(trained.encoder.value) == approx(expected, rel=1e-3)
     assert first != approx(second, rel=1e-2)
-    slope = jax.grad(lambda model: jnp.mean(encoder.loss(model, signals, 0.0)[0]))(trained)
+    slope = jax.grad(lambda model: jnp.mean(encoder.loss(model, signals, 0.0)[0]))(
+        trained
+    )
     codes = np.asarray(encoder(trained, signals), np.float64)
     targets, atoms = float64(model, signals)
     rest = codes @ atoms.T - targets
@@ -131,11 +148,15 @@ def test_neither_chunks_nor_a_map_nor_the_gram_matrix_at_hand_change_codes(
 
 
 REFUSED = {
-    "finite": lambda model, y: BatchPursuit(4).calibrate(model, y.at[3, 1].set(jnp.nan)),
+    "finite": lambda model, y: BatchPursuit(4).calibrate(
+        model, y.at[3, 1].set(jnp.nan)
+    ),
     "no threshold leaves so many": lambda model, y: BatchPursuit(4).calibrate(
         model, jnp.tile(model.bias, (5, 1))
     ),
-    f"at most the {DIM} dimensions": lambda model, y: ScreenedPursuit(DIM + 1)(model, y),
+    f"at most the {DIM} dimensions": lambda model, y: ScreenedPursuit(DIM + 1)(
+        model, y
+    ),
 }
 
 

@@ -22,9 +22,16 @@ def make_rows(seeds=(0, 1, 2), saes=SAES, spread=0.02, **setting):
     methods += [("oracle", "oracle", "lasso", "cold")]
     rows = []
     for (place, (name, *kind)), seed in itertools.product(enumerate(methods), seeds):
-        score = 0.3 + place / 30 + spread * np.sin(7 * seed + place) * (name != "oracle")
-        found = row(name, seed=seed, method=f"m{place}", mcc_id=score, mcc_ood=0.9 * score)
-        found |= dict(zip(("family", "inference", "start"), [*kind, None], strict=False)) | setting
+        score = (
+            0.3 + place / 30 + spread * np.sin(7 * seed + place) * (name != "oracle")
+        )
+        found = row(
+            name, seed=seed, method=f"m{place}", mcc_id=score, mcc_ood=0.9 * score
+        )
+        found |= (
+            dict(zip(("family", "inference", "start"), [*kind, None], strict=False))
+            | setting
+        )
         cosines = [*np.linspace(score / 2, score, 50)]
         rows.append(found | {"cosines": None if kind[0] == "probe" else cosines})
     return rows
@@ -37,18 +44,27 @@ def row(dictionary, inference=None, **values):
 
 
 def choose(rows, **values):
-    return [row for row in rows if all(row.get(name) == value for name, value in values.items())]
+    return [
+        row
+        for row in rows
+        if all(row.get(name) == value for name, value in values.items())
+    ]
 
 
 def words(figure):
     # A title that is too long for its line wraps.
-    return [text.get_text().replace("\n", " ") for text in figure.findobj(matplotlib.text.Text)]
+    return [
+        text.get_text().replace("\n", " ")
+        for text in figure.findobj(matplotlib.text.Text)
+    ]
 
 
 def curves(axes):
     """x, y, lower and upper ends of the whiskers of each line of an axes with its colour."""
     found = []
-    for container in (one for one in axes.containers if isinstance(one, ErrorbarContainer)):
+    for container in (
+        one for one in axes.containers if isinstance(one, ErrorbarContainer)
+    ):
         line, _, whiskers = container.lines
         if line.get_linestyle() != "None" and whiskers:
             ends = np.array(whiskers[-1].get_segments())[:, :, 1]

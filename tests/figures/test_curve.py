@@ -23,12 +23,24 @@ def make_warm(widths=(50, 100), iterations=ITERATIONS):
     for (place, name), start, width, count, seed in itertools.product(
         enumerate(DICTIONARIES), ("cold", "warm"), widths, iterations, (0, 1, 2)
     ):
-        value = 0.2 + 0.2 * place + 0.1 * (start == "warm") + 0.01 * seed**2 + count / 1_000
-        scores = {"mcc_ood": value - width / 10_000, "gap_ood": 10.0 ** (-place - count / 20)}
-        method = {"method": f"m{place}", "start": start, "iterations": count, "seed": seed}
+        value = (
+            0.2 + 0.2 * place + 0.1 * (start == "warm") + 0.01 * seed**2 + count / 1_000
+        )
+        scores = {
+            "mcc_ood": value - width / 10_000,
+            "gap_ood": 10.0 ** (-place - count / 20),
+        }
+        method = {
+            "method": f"m{place}",
+            "start": start,
+            "iterations": count,
+            "seed": seed,
+        }
         rows.append(row(name, "fista", num_latents=width, **method, **scores))
     oracle = {"start": "cold", "mcc_ood": 0.98, "gap_ood": 1e-9}
-    return rows + [row("oracle", "lasso", num_latents=width, **oracle) for width in widths]
+    return rows + [
+        row("oracle", "lasso", num_latents=width, **oracle) for width in widths
+    ]
 
 
 WARM = {"x": "iterations", "y": "mcc_ood", "dash": "start"}
@@ -37,11 +49,18 @@ WARM = {"x": "iterations", "y": "mcc_ood", "dash": "start"}
 @mark.parametrize("metric", ["mcc_ood", "gap_ood"])
 def test_lines_are_the_means_and_whiskers_the_deviations_of_the_rows(metric):
     rows = make_warm()
-    figure = figures.curve(rows, "iterations", metric, dash="start", panel="num_latents")
-    assert [axes.get_title("left") for axes in figure.axes] == ["50 latents", "100 latents"]
+    figure = figures.curve(
+        rows, "iterations", metric, dash="start", panel="num_latents"
+    )
+    assert [axes.get_title("left") for axes in figure.axes] == [
+        "50 latents",
+        "100 latents",
+    ]
     for axes, width in zip(figure.axes, (50, 100), strict=True):
         places = itertools.product(DICTIONARIES, ("cold", "warm"))
-        for (colour, x, *drawn), (name, start) in zip(curves(axes), places, strict=True):
+        for (colour, x, *drawn), (name, start) in zip(
+            curves(axes), places, strict=True
+        ):
             assert colour == labels.colour(name) and tuple(x) == ITERATIONS
             cell = {"dictionary": name, "start": start, "num_latents": width}
             values = [
@@ -51,8 +70,12 @@ def test_lines_are_the_means_and_whiskers_the_deviations_of_the_rows(metric):
             mean = np.mean(values, axis=1)
             sd = np.std(values, axis=1, ddof=1)
             assert_allclose(drawn, [mean, mean - sd, mean + sd])
-        level = [line for line in axes.lines if line.get_color() == labels.colour("oracle")]
-        assert [line.get_ydata()[0] for line in level] == [0.98 if metric == "mcc_ood" else 1e-9]
+        level = [
+            line for line in axes.lines if line.get_color() == labels.colour("oracle")
+        ]
+        assert [line.get_ydata()[0] for line in level] == [
+            0.98 if metric == "mcc_ood" else 1e-9
+        ]
 
 
 def test_zero_has_its_place_on_a_log_axis():
@@ -67,7 +90,10 @@ def test_zero_has_its_place_on_a_log_axis():
 
 def test_what_the_rows_do_not_say_is_refused_or_left_out():
     assert figures.curve([], **WARM) is None
-    assert figures.curve([row | {"mcc_ood": None} for row in make_warm((100,))], **WARM) is None
+    assert (
+        figures.curve([row | {"mcc_ood": None} for row in make_warm((100,))], **WARM)
+        is None
+    )
     with raises(ValueError, match="mix num_latents"):
         figures.curve(make_warm(), **WARM)
     with raises(ValueError, match="twice"):
@@ -98,16 +124,29 @@ def test_levels_and_frequencies_have_a_panel_each_and_a_dictionary_a_line():
         return row(dictionary, world="synthsae", **scores)
 
     topk = level("topk", roots=0.9, free=0.4, rare=0.6)
-    rows = [topk, topk | {"atom_mcc_roots": 0.94, "seed": 1}, topk | {"method": "frozen_topk"}]
+    rows = [
+        topk,
+        topk | {"atom_mcc_roots": 0.94, "seed": 1},
+        topk | {"method": "frozen_topk"},
+    ]
     rows += [level("relu", roots=0.5, children=0.2, free=0.3, frequent=0.1)]
     levels, frequencies = figures.recovery_by_level(rows).axes
-    for axes, names in ((levels, "roots children free"), (frequencies, "frequent rare")):
+    for axes, names in (
+        (levels, "roots children free"),
+        (frequencies, "frequent rare"),
+    ):
         assert [label.get_text() for label in axes.get_xticklabels()] == names.split()
     drawn = [one.lines[0].get_xydata().ravel() for one in levels.containers]
     # A dictionary is drawn once, with the groups that it has.
-    for found, wanted in zip(drawn, ([0, 0.5, 1, 0.2, 2, 0.3], [0, 0.92, 2, 0.4]), strict=True):
+    for found, wanted in zip(
+        drawn, ([0, 0.5, 1, 0.2, 2, 0.3], [0, 0.92, 2, 0.4]), strict=True
+    ):
         assert_allclose(found, wanted)
-    assert figures.recovery_by_level([]) is figures.recovery_by_level([row("topk")]) is None
+    assert (
+        figures.recovery_by_level([])
+        is figures.recovery_by_level([row("topk")])
+        is None
+    )
     with raises(ValueError, match="mix world"):
         figures.recovery_by_level([topk, topk | {"world": "other", "seed": 1}])
 
@@ -133,7 +172,10 @@ def test_the_encoders_shares_are_cells_of_a_table_along_each_size():
         base = {"num_latents": 100, "num_samples": 5_000}
         for line in lines:
             if all(line[name] == value for name, value in base.items() if name != size):
-                place = values.index(line[size]), ("topk", "mp").index(line["dictionary"])
+                place = (
+                    values.index(line[size]),
+                    ("topk", "mp").index(line["dictionary"]),
+                )
                 whole = line["amortisation_part"] + line["dictionary_part"]
                 assert shown[place] == f"{100 * line['amortisation_part'] / whole:.0f}"
     assert figures.encoder_shares(splits(make_rows(), ["mcc_ood"]), "mcc_ood") is None
@@ -149,18 +191,26 @@ def test_cosines_of_no_rows_or_of_two_weights_are_not_drawn():
 
 def curves_of(figure):
     """The heights of each line, by what the legend calls its colour."""
-    names = {line.get_color(): line.get_label() for line in figure.legends[0].get_lines()}
-    drawn = [line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 201]
+    names = {
+        line.get_color(): line.get_label() for line in figure.legends[0].get_lines()
+    }
+    drawn = [
+        line for line in figure.axes[0].get_lines() if len(line.get_xdata()) == 201
+    ]
     return {names[line.get_color()]: line.get_ydata() for line in drawn}
 
 
 def test_each_dictionary_is_drawn_once_and_pooled_over_seeds():
     found = curves_of(figures.matched_cosines(make_rows()))
     assert [*found] == ["ReLU SAE", "TopK SAE", "JumpReLU SAE", "MP SAE", "DL-FISTA"]
-    pooled = np.concatenate([row["cosines"] for row in choose(make_rows(), dictionary="dl_fista")])
+    pooled = np.concatenate(
+        [row["cosines"] for row in choose(make_rows(), dictionary="dl_fista")]
+    )
     quantiles = np.percentile(pooled, np.linspace(0, 100, 201))
     assert_allclose(found["DL-FISTA"], quantiles)
     # A fit that failed counts against its learner.
     (row,) = choose(make_rows(seeds=(0,)), dictionary="dl_fista")
-    found = curves_of(figures.matched_cosines([row | {"cosines": [1.0, None, None, None]}]))
+    found = curves_of(
+        figures.matched_cosines([row | {"cosines": [1.0, None, None, None]}])
+    )
     assert found["DL-FISTA"][[0, 130, -1]].tolist() == [0, 0, 1]

@@ -17,7 +17,9 @@ def points(name, shift=1.0, own=(), **about):
         for l0 in (4.0, 8.0, 16.0)
     ]
     return [
-        ABOUT | {"dictionary": name, "codes": codes, "l0": l0, "fvu": fvu, "dead": l0 < 1} | about
+        ABOUT
+        | {"dictionary": name, "codes": codes, "l0": l0, "fvu": fvu, "dead": l0 < 1}
+        | about
         for codes, l0, fvu in (*scores, *own)
     ]
 
@@ -39,15 +41,24 @@ def test_the_curve_draws_the_lasso_and_the_encoder_before_and_after_a_refit():
     before = heights.pop((1 / 4, 1 / 8, 1 / 16))
     after = heights.pop((1 / 8, 1 / 16, 1 / 32))
     assert before == after and len({before, *heights.values()}) == 3
-    ends = [line.get_xydata()[0].tolist() for line in axes.get_lines() if line.get_marker() == "D"]
+    ends = [
+        line.get_xydata()[0].tolist()
+        for line in axes.get_lines()
+        if line.get_marker() == "D"
+    ]
     assert sorted(ends) == [[7.9, 0.15], [8.0, 0.2]]
     # A dead encoder does not set the axis, and nothing has no figure.
     dead = figures.fvu_curve([*rows, *points("two", own=[("own", 0.01, 0.2)])])
     assert dead.axes[0].get_xlim() == axes.get_xlim()
-    assert figures.fvu_curve([]) is figures.gap_parts([]) is figures.coherence([]) is None
+    assert (
+        figures.fvu_curve([]) is figures.gap_parts([]) is figures.coherence([]) is None
+    )
     # Nats have a panel.
     figure = figures.fvu_curve(points("mine", kl=0.7))
-    drawn = [[y for line in axes.get_lines() for y in line.get_ydata()] for axes in figure.axes]
+    drawn = [
+        [y for line in axes.get_lines() for y in line.get_ydata()]
+        for axes in figure.axes
+    ]
     assert drawn[1] == [0.7] * 6 and len(drawn) == 2
 
 
@@ -61,16 +72,36 @@ def test_the_parts_of_a_gap_are_bars_that_end_at_it():
 
 
 def test_what_an_sae_loses_is_a_bar_of_its_parts():
-    parts = {"values_part": 0.1, "support_part": -0.02, "dictionary_part": 0.04, "rest": 0.08}
+    parts = {
+        "values_part": 0.1,
+        "support_part": -0.02,
+        "dictionary_part": 0.04,
+        "rest": 0.08,
+    }
     ends = {"values_low": 0.05, "values_high": 0.12, "support_low": float("nan")}
-    costly = {"dictionary": "topk_skip_transcoder_from_online_dl", "loss": "kl", "l0": 8.0}
-    costly |= {"total": 0.2, "support_high": float("nan"), "amortisation_part": 0.08, "units": 3}
+    costly = {
+        "dictionary": "topk_skip_transcoder_from_online_dl",
+        "loss": "kl",
+        "l0": 8.0,
+    }
+    costly |= {
+        "total": 0.2,
+        "support_high": float("nan"),
+        "amortisation_part": 0.08,
+        "units": 3,
+    }
     costly |= parts | ends
-    lines = [costly, costly | {"dictionary": "a", "total": 0.1}, costly | {"loss": "mcc_ood"}]
+    lines = [
+        costly,
+        costly | {"dictionary": "a", "total": 0.1},
+        costly | {"loss": "mcc_ood"},
+    ]
     (axes,) = figures.loss_parts(lines).axes
     # The SAE that costs least comes first, and a negative part takes no room.
     names = ["a, L0 8", "TopK skip transcoder from online_dl, L0 8"]
-    assert [text.get_text().replace("\n", " ") for text in axes.get_yticklabels()] == names
+    assert [
+        text.get_text().replace("\n", " ") for text in axes.get_yticklabels()
+    ] == names
     assert axes.get_xlabel() == "KL, nats a token"
     assert [bar.get_width() for bar in axes.patches] == approx(2 * [0.1, 0, 0.04, 0.08])
     assert [bar.get_x() for bar in axes.patches[4:]] == approx([0, 0.1, 0.1, 0.14])
@@ -92,15 +123,34 @@ def test_what_an_sae_loses_is_a_bar_of_its_parts():
 
 
 def test_probes_stand_where_their_codes_nats_do():
-    scores = {("a", "own", "k=5"): 0.8, ("a", "omp", "k=5"): 0.7, ("a", "own", "k=1"): 0.6}
+    scores = {
+        ("a", "own", "k=5"): 0.8,
+        ("a", "omp", "k=5"): 0.7,
+        ("a", "own", "k=1"): 0.6,
+    }
     scores |= {("b", "own", "k=5"): 0.65, ("raw", "activations", "k=5"): 0.9}
     lines = [
-        ABOUT | {"dictionary": name, "codes": codes, "probe": probe, "auc_ood": auc, "pairs": 2}
+        ABOUT
+        | {
+            "dictionary": name,
+            "codes": codes,
+            "probe": probe,
+            "auc_ood": auc,
+            "pairs": 2,
+        }
         for (name, codes, probe), auc in scores.items()
     ]
     lines = [line | {"auc_ood_half": 0.03} for line in lines]
-    costs = {("a", "own"): 0.3, ("a", "omp"): 0.2, ("b", "own"): 0.1, ("b", "lasso"): 0.4}
-    rows = [{"dictionary": name, "codes": codes, "kl": kl} for (name, codes), kl in costs.items()]
+    costs = {
+        ("a", "own"): 0.3,
+        ("a", "omp"): 0.2,
+        ("b", "own"): 0.1,
+        ("b", "lasso"): 0.4,
+    }
+    rows = [
+        {"dictionary": name, "codes": codes, "kl": kl}
+        for (name, codes), kl in costs.items()
+    ]
     drawn = {
         tuple(point): line.get_color()
         for line in figures.features_and_nats(lines, rows).axes[0].get_lines()
@@ -114,8 +164,13 @@ def test_probes_stand_where_their_codes_nats_do():
 
 def test_coherence_is_drawn_from_the_least_to_the_most():
     every = {"my_sae": [0.1, 0.2, 0.4], "empty": []}
-    rows = [ABOUT | {"dictionary": name, "coherence": each} for name, each in every.items()]
-    drawn = [line.get_xydata().tolist() for line in figures.coherence(rows).axes[0].get_lines()]
+    rows = [
+        ABOUT | {"dictionary": name, "coherence": each} for name, each in every.items()
+    ]
+    drawn = [
+        line.get_xydata().tolist()
+        for line in figures.coherence(rows).axes[0].get_lines()
+    ]
     assert [[0, 0.1], [50, 0.2], [100, 0.4]] in drawn
 
 
@@ -123,7 +178,9 @@ def test_shares_stand_against_atoms_found_and_parts_of_nats_against_steps():
     line = {"amortisation_part": 3.0, "dictionary_part": 1.0, "rest": 2.0}
     drawn = line | {"panel": "drawn", "dictionary": "topk"}
     lines = [drawn | {"atoms_found": found} for found in (0.2, 0.8)]
-    lines += [line | {"panel": "b", "dictionary": "b", "steps": steps} for steps in (10, 100)]
+    lines += [
+        line | {"panel": "b", "dictionary": "b", "steps": steps} for steps in (10, 100)
+    ]
     left, right = figures.training_budget(lines).axes
     assert left.lines[0].get_xydata().tolist() == [[0.2, 75], [0.8, 75]]
     areas = [area.get_paths()[0].vertices for area in right.collections]

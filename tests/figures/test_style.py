@@ -21,7 +21,11 @@ def test_files_are_equal_for_equal_rows_and_carry_their_caption_and_no_date(tmp_
         return figures.recovery_by_seconds(cell("spams", "topk"))
 
     names = figures.save(draw(), tmp_path / "one", "a.5")
-    assert [*names] == [*figures.save(draw(), tmp_path / "two", "a.5")] == ["a.5.png", "a.5.pdf"]
+    assert (
+        [*names]
+        == [*figures.save(draw(), tmp_path / "two", "a.5")]
+        == ["a.5.png", "a.5.pdf"]
+    )
     png, pdf = ((tmp_path / "one" / name).read_bytes() for name in names)
     assert [png, pdf] == [(tmp_path / "two" / name).read_bytes() for name in names]
     assert b"Date" not in png + pdf and pdf.startswith(b"%PDF")
@@ -43,7 +47,9 @@ def test_a_callers_style_neither_changes_nor_is_changed(tmp_path):
         return (tmp_path / f"{stem}.png").read_bytes()
 
     plain = png("plain")
-    with matplotlib.rc_context({"font.size": 20, "lines.linewidth": 9, "figure.dpi": 30}):
+    with matplotlib.rc_context(
+        {"font.size": 20, "lines.linewidth": 9, "figure.dpi": 30}
+    ):
         before = dict(matplotlib.rcParams)
         assert png("other") == plain and dict(matplotlib.rcParams) == before
 
@@ -86,17 +92,29 @@ def test_names_are_in_the_order_of_their_families():
     ordered = ["raw", "relu", "dl_fista", "oracle", 2, 10, "alpha", "zeta", None]
     assert sorted(mixed, key=labels.rank) == ordered
     ordered = ["own", "relu", "omp", "lasso"]
-    assert sorted(sorted(ordered), key=lambda name: labels.rank(name, "inference")) == ordered
+    assert (
+        sorted(sorted(ordered), key=lambda name: labels.rank(name, "inference"))
+        == ordered
+    )
 
 
 def test_a_name_that_is_nowhere_has_a_spare_colour_of_its_own():
     known = {labels.colour(name) for name in labels._dictionaries()}
-    assert labels.colour("new_idea") == "#66A61E" and labels.colour("new_idea") not in known
+    assert (
+        labels.colour("new_idea") == "#66A61E"
+        and labels.colour("new_idea") not in known
+    )
 
 
 def cell(*names, **values):
     return [
-        row(name, "lasso", seed=seed, cosine=0.9 - place / 10, fit_seconds=10 + place + seed)
+        row(
+            name,
+            "lasso",
+            seed=seed,
+            cosine=0.9 - place / 10,
+            fit_seconds=10 + place + seed,
+        )
         | {"mcc_ood": 0.8 - place / 20 + seed / 100}
         | values
         for place, name in enumerate(names)
@@ -116,10 +134,15 @@ def test_seconds_are_on_the_axis_and_the_oracle_is_a_level():
         }
         for name in ("online_dl", "topk"):
             mine = choose(rows, dictionary=name)
-            means = [np.mean([row[column] for row in mine]) for column in ("fit_seconds", metric)]
+            means = [
+                np.mean([row[column] for row in mine])
+                for column in ("fit_seconds", metric)
+            ]
             assert drawn[labels.colour(name)] == approx(means)
         black = labels.colour("oracle")
-        levels = [line.get_ydata()[0] for line in axes.lines if line.get_color() == black]
+        levels = [
+            line.get_ydata()[0] for line in axes.lines if line.get_color() == black
+        ]
         oracle = [row[metric] for row in choose(rows, dictionary="oracle")]
         assert levels == approx([np.mean(oracle)])
     assert figures.recovery_by_seconds(cell("oracle")) is None
@@ -141,7 +164,12 @@ BUDGET = [
 def test_the_budget_draws_each_inference_against_its_cost():
     rows = [
         SETTING
-        | {"method": str(place), "dictionary": "oracle", "inference": inference, "seed": seed}
+        | {
+            "method": str(place),
+            "dictionary": "oracle",
+            "inference": inference,
+            "seed": seed,
+        }
         | {"flops": flops, "relative_gap_ood": gap + seed, "mcc_ood": score - seed}
         | varied
         for seed in (0, 1)
@@ -159,7 +187,9 @@ def test_the_budget_draws_each_inference_against_its_cost():
             assert_allclose(drawn.pop(label).get_xydata(), points)
         assert not drawn
     lines = figure.axes[1].lines
-    level = [line.get_ydata()[0] for line in lines if line.get_label() == "certified lasso"]
+    level = [
+        line.get_ydata()[0] for line in lines if line.get_label() == "certified lasso"
+    ]
     assert level == approx([0.485])
     assert {"1", "2", "100"} <= set(words(figure)) and "None" not in words(figure)
     assert figures.budget([row | {"flops": None} for row in rows]) is None
@@ -190,19 +220,30 @@ def test_codes_are_drawn_by_their_cost_and_the_optimum_as_a_level():
     assert {"2×4", "2×2", "own", "nearest atoms"} <= named
     assert any("L0 32 to 36" in text.get_text() for text in figure.findobj(Text))
     for axes, cost in zip(figure.axes, ("products", "processor"), strict=True):
-        drawn = {one.get_label(): one.lines[0].get_xydata().tolist() for one in axes.containers}
+        drawn = {
+            one.get_label(): one.lines[0].get_xydata().tolist()
+            for one in axes.containers
+        }
         levels = {line.get_label(): line.get_ydata()[0] for line in axes.get_lines()}
         own, four, two, _, near, level = ROWS
-        wanted = {"two screens": [two, four], "the SAE's encoder": [own], "nearest atoms": [near]}
+        wanted = {
+            "two screens": [two, four],
+            "the SAE's encoder": [own],
+            "nearest atoms": [near],
+        }
         for name, rows in wanted.items():
             assert drawn[name] == [[row[cost], row["kl"]] for row in rows]
         assert levels["certified lasso"] == level["kl"]
         # A single iteration of FISTA does not set the scale.
         assert axes.get_ylim() == (0, approx(1.1 * own["kl"]))
-    named = figures.loss_by_cost([row | {"dictionary": "topk_from_online_dl"} for row in ROWS])
+    named = figures.loss_by_cost(
+        [row | {"dictionary": "topk_from_online_dl"} for row in ROWS]
+    )
     said = [text.get_text() for text in named.findobj(Text)]
     assert any("codes on TopK from online_dl lose" in text for text in said)
     # A decoder alone, or a GPU, has no processor time.
-    assert len(figures.loss_by_cost([row | {"processor": None} for row in ROWS]).axes) == 1
+    assert (
+        len(figures.loss_by_cost([row | {"processor": None} for row in ROWS]).axes) == 1
+    )
     assert figures.loss_by_cost([row for row in ROWS if row["family"] == "fista"])
     assert figures.loss_by_cost(ROWS[-1:]) is None

@@ -76,7 +76,12 @@ def test_the_figures_are_those_of_the_sums(case, tmp_path):
     }
     told = {name: found.columns[name] for name in wanted}
     assert told == approx(wanted, rel=1e-4)
-    others = {"library": "SAELens", "outliers": 3, "notes": sae.notes, "suspicions": found.wrong}
+    others = {
+        "library": "SAELens",
+        "outliers": 3,
+        "notes": sae.notes,
+        "suspicions": found.wrong,
+    }
     others |= {"architecture": sae.architecture, "normalisation": "none"}
     assert found.columns.keys() == wanted.keys() | others.keys()
     assert {name: found.columns[name] for name in others} == others
@@ -105,7 +110,9 @@ def test_arrays_and_tensors_and_files(given, tmp_path):
     by_heads = sae_gap.check(FILES / "saelens/hook_z", x[:50, :6].reshape(50, 2, 3))
     assert str(by_heads) == str(sae_gap.check(FILES / "saelens/hook_z", x[:50, :6]))
     weight, offset, atoms, bias = arrays
-    few = SAE.from_arrays(weight, offset - 1e3 * (np.arange(D) < 7), atoms, bias, **OPTIONS)
+    few = SAE.from_arrays(
+        weight, offset - 1e3 * (np.arange(D) < 7), atoms, bias, **OPTIONS
+    )
     assert "7 of 12 latents never fire (rare" in str(sae_gap.check(few, x[:40]))
     assert "never fire (rare" not in str(sae_gap.check(few, x))
 
@@ -142,7 +149,9 @@ def transcoded(given):
         (["bias"], lambda part, bias: -bias, "bias has the wrong sign"),
     ],
 )
-def test_a_transcoder_read_in_another_way_than_it_was_trained(transcoded, names, change, words):
+def test_a_transcoder_read_in_another_way_than_it_was_trained(
+    transcoded, names, change, words
+):
     changed = {name: change(transcoded[name], transcoded["bias"]) for name in names}
     *arrays, skip, x, y = (transcoded | changed).values()
     options = OPTIONS | {"transcoder": True, "W_skip": skip}
@@ -203,7 +212,9 @@ def trained(kind, rows):
     """The arrays of an SAE, as libraries keep them."""
     signals = jnp.asarray(rows)
     task = Task(Split(signals), Split(signals[:2]), Split(signals[:2]), width=WIDTH)
-    learner = catalogue.sae_for_activations(kind, sparsity=K, input_dim=DIM, num_steps=12)
+    learner = catalogue.sae_for_activations(
+        kind, sparsity=K, input_dim=DIM, num_steps=12
+    )
     model = sae_gap.fit(learner, [task], [0], show_progress=False)[0].end.model
     affine = getattr(model.encoder, "affine", model.encoder)
     arrays = {"W_dec": model.decoder.T, "b_dec": model.bias, "W_enc": affine.weight}
@@ -284,12 +295,20 @@ def doubts(arrays, other, x, layer):
     yield "multiplied by", {"W_dec": 2 * atoms}, x
     yield "multiplied by", {"W_enc": weight + 2 * noise}, x
     yield "nearest to its own atom", {"W_enc": other["W_enc"]}, x
-    yield "latents never fire", {"b_enc": np.where(DEAD, -1e3, arrays["b_enc"])}, np.tile(x, (3, 1))
+    yield (
+        "latents never fire",
+        {"b_enc": np.where(DEAD, -1e3, arrays["b_enc"])},
+        np.tile(x, (3, 1)),
+    )
     yield "but k is 30", {"notes": {"k": "30"}}, x
     yield "dense for an SAE", {"b_enc": 5 + arrays["b_enc"]}, x
     yield "63 atoms or encoder columns are copies", {"W_dec": atoms[copied]}, x
     yield "63 atoms or encoder columns are copies", {"W_enc": weight[:, copied]}, x
-    yield "latents have an atom or encoder weights", {"W_dec": atoms * ~DEAD[:, None]}, x
+    yield (
+        "latents have an atom or encoder weights",
+        {"W_dec": atoms * ~DEAD[:, None]},
+        x,
+    )
 
 
 def test_a_cause_is_named_where_it_is_sure_and_only_there(zoo):
@@ -303,7 +322,9 @@ def test_a_cause_is_named_where_it_is_sure_and_only_there(zoo):
     for words, changes, rows in doubts(arrays, other, x, layer):
         wrong = sae_gap.check(loaded(arrays, **changes), rows).wrong
         assert any(words in said for said in wrong), (words, wrong)
-        assert not any("so the FVU" in said or "put both" in said for said in wrong), wrong
+        assert not any("so the FVU" in said or "put both" in said for said in wrong), (
+            wrong
+        )
 
 
 def test_sound_saes_are_accused_of_nothing(zoo):
@@ -324,7 +345,9 @@ def exact():
     reconstructs.
     """
     rng = default_rng(0)
-    atoms = np.linalg.qr(np.c_[np.ones(12), rng.normal(size=(12, 11))])[0].T[1:].astype("f")
+    atoms = (
+        np.linalg.qr(np.c_[np.ones(12), rng.normal(size=(12, 11))])[0].T[1:].astype("f")
+    )
     rows = (rng.uniform(1, 2, (400, 11)) * (rng.random((400, 11)) < 0.2) + 1e-3) @ atoms
     arrays = {"W_dec": atoms, "b_dec": np.zeros(12, "f"), "W_enc": atoms.T}
     arrays |= {"b_enc": np.zeros(11, "f"), "threshold": np.full(11, 0.5, "f")}
@@ -340,7 +363,9 @@ def test_a_normalisation_that_the_configuration_lacks_is_named(kind):
     # An error of nearly nothing may be one vector.
     assert sae_gap.check(sae, x).wrong == ()
     tried = dict(others(Reading.of(plain), x))
-    (reading,) = (tried[cause] for cause in tried if f"not none but {kind.name};" in cause)
+    (reading,) = (
+        tried[cause] for cause in tried if f"not none but {kind.name};" in cause
+    )
     assert reading.read(x).fvu == Reading.of(sae).read(x).fvu < 0.01
     (said,) = sae_gap.check(plain, x).wrong
     assert "is not none but" in said
@@ -349,7 +374,10 @@ def test_a_normalisation_that_the_configuration_lacks_is_named(kind):
 def test_columns_count_by_the_energy_of_their_codes():
     arrays, x = exact()
     off = np.arange(11) == 3
-    changes = {"W_enc": np.where(off, -1, 1) * arrays["W_enc"], "threshold": 0.5 + 1e9 * off}
+    changes = {
+        "W_enc": np.where(off, -1, 1) * arrays["W_enc"],
+        "threshold": 0.5 + 1e9 * off,
+    }
     found = sae_gap.check(loaded(arrays, **changes), x).evidence
     assert (found.aligned, found.negated) == approx((1, 0))
 
@@ -375,13 +403,17 @@ def extreme(big, kind):
     return rows, spoilt
 
 
-@mark.parametrize(("big", "kind"), [(1e30, "f4"), (3e38, "f4"), (6e4, "f2"), (1e20, "f8")])
+@mark.parametrize(
+    ("big", "kind"), [(1e30, "f4"), (3e38, "f4"), (6e4, "f2"), (1e20, "f8")]
+)
 def test_an_extreme_row_neither_warns_nor_changes_what_is_found(big, kind):
     rows, spoilt = extreme(big, kind)
     sae = SAE.from_arrays(*real_data.ARRAYS, **real_data.OPTIONS)
     found = sae_gap.check(sae, spoilt)
     left = sae_gap.check(sae, np.delete(rows, [7, 300], axis=0))
-    assert found.wrong == left.wrong == () and found.outliers == 2 and left.outliers == 0
+    assert (
+        found.wrong == left.wrong == () and found.outliers == 2 and left.outliers == 0
+    )
     same = set(found.columns) - {"outliers"}
     assert {name: found.columns[name] for name in same} == {
         name: left.columns[name] for name in same
@@ -393,7 +425,14 @@ def test_an_extreme_row_neither_warns_nor_changes_what_is_found(big, kind):
         assert found.with_outliers["fvu"] == approx(fvu(spoilt, guess), rel=1e-3)
 
 
-HEALTHY = {"fvu": 0.2, "l0": 4.0, "offset": 0.0, "gain": 1.0, "used": np.full(20, 100), "dead": 0}
+HEALTHY = {
+    "fvu": 0.2,
+    "l0": 4.0,
+    "offset": 0.0,
+    "gain": 1.0,
+    "used": np.full(20, 100),
+    "dead": 0,
+}
 EVIDENCE = Evidence(0, True, 1.0, 0.0, 0.0, 0, 0, ())
 THRESHOLDS = [
     ({"fvu": 0.51}, {}, {"fvu": 0.49}, {}, "high for an SAE"),
@@ -426,12 +465,18 @@ def test_each_threshold_speaks_just_beyond_it_alone(
             most_gain=1.12,
             read=lambda *_: seen,  # noqa: B023
         )
-        found = [*check_module._faults(own, [None], seen, EVIDENCE._replace(**evidence))]
-        assert any(words in each for each in found) == said and len(found) == said, found
+        found = [
+            *check_module._faults(own, [None], seen, EVIDENCE._replace(**evidence))
+        ]
+        assert any(words in each for each in found) == said and len(found) == said, (
+            found
+        )
 
 
 def test_latents_that_had_few_chances_may_be_rare():
     for chances in (CHANCES - 1, CHANCES):
-        seen = types.SimpleNamespace(**HEALTHY | {"dead": 20, "used": np.full(20, chances)})
+        seen = types.SimpleNamespace(
+            **HEALTHY | {"dead": 20, "used": np.full(20, chances)}
+        )
         own = types.SimpleNamespace(atoms=np.ones((20, 12)), most_gain=1.12)
         assert len([*check_module._doubts(own, seen, EVIDENCE)]) == (chances >= CHANCES)

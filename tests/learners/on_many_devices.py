@@ -23,18 +23,25 @@ def task():
 
 def mesh_of(count):
     return jax.make_mesh(
-        (count,), ("samples",), devices=jax.devices()[:count], axis_types=(AxisType.Auto,)
+        (count,),
+        ("samples",),
+        devices=jax.devices()[:count],
+        axis_types=(AxisType.Auto,),
     )
 
 
 def compare(one, many, *names):
     for name in ("dictionary", "noise", "amplitude", *names):
-        assert_allclose(getattr(one, name), getattr(many, name), atol=1e-5, rtol=1e-4, err_msg=name)
+        assert_allclose(
+            getattr(one, name), getattr(many, name), atol=1e-5, rtol=1e-4, err_msg=name
+        )
 
 
 @eqx.filter_jit
 def learn(learner, signals, state):
-    return jax.lax.fori_loop(0, 2, lambda _, state: learner.step(Split(signals), state), state)
+    return jax.lax.fori_loop(
+        0, 2, lambda _, state: learner.step(Split(signals), state), state
+    )
 
 
 def shared(learner, signals, state, mesh):
@@ -63,7 +70,9 @@ def test_a_pool_is_learned_from_alike(task):
     state = begin(learner, Split(signals), 60)
     # The only copies are among the last atoms, which the last device looks through.
     copied = truth.at[:, -3:].set(truth[:, -6:-3])
-    state = eqx.tree_at(lambda s: (s.dictionary, s.round), state, (copied, state.round + 6))
+    state = eqx.tree_at(
+        lambda s: (s.dictionary, s.round), state, (copied, state.round + 6)
+    )
     one = learn(learner, signals, state)
     many = shared(learner, signals, state, mesh_of(4))
     compare(one, many, "energy", "change", "mean")

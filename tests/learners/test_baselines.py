@@ -37,7 +37,9 @@ def learned(learner, task, num_samples, num_latents):
 
 
 # No more than latents, samples or dimensions.
-@mark.parametrize(("num_samples", "num_latents", "width"), [(100, 20, 12), (100, 5, 5), (7, 20, 6)])
+@mark.parametrize(
+    ("num_samples", "num_latents", "width"), [(100, 20, 12), (100, 5, 5), (7, 20, 6)]
+)
 def test_components_against_scikit_learn(task, num_samples, num_latents, width):
     model, signals = learned(PCA(), task, num_samples, num_latents)
     peer = decomposition.PCA(width).fit(signals.astype(float))
@@ -45,7 +47,9 @@ def test_components_against_scikit_learn(task, num_samples, num_latents, width):
     atoms = np.asarray(model.dictionary)[:, :width]
     assert_allclose(np.abs(atoms), np.abs(peer.components_.T), atol=1e-4)
     codes = np.asarray(Linear()(model, task.id.signals))[:, :width]
-    assert_allclose(np.abs(codes), np.abs(peer.transform(np.asarray(task.id.signals))), atol=1e-4)
+    assert_allclose(
+        np.abs(codes), np.abs(peer.transform(np.asarray(task.id.signals))), atol=1e-4
+    )
     assert model.dictionary.shape[1] == min(num_samples, num_latents, 12)
 
 
@@ -79,12 +83,16 @@ def test_against_scikit_learn(n, noise, alpha, third):
     codes[:, 2] = 0
     signals[:, 3] = signals[:, 2] if third == "second" else third * signals[:, 3]
     penalties = (1e-6, 1e-4, 1e-2, 1.0, 10.0)
-    peer = RidgeCV(penalties, fit_intercept=False, alpha_per_target=False).fit(signals, codes)
+    peer = RidgeCV(penalties, fit_intercept=False, alpha_per_target=False).fit(
+        signals, codes
+    )
     assert alpha in (None, peer.alpha_)
     atol = 5e-3 * np.abs(peer.coef_).max()
     for form in (jnp.asarray, csr_array):
         train = Split(jnp.asarray(signals, jnp.float32), form(np.float32(codes)))
-        model = fit(LinearProbe(), [Task(train, train, train, width=5)], [KEY])[0].end.model
+        model = fit(LinearProbe(), [Task(train, train, train, width=5)], [KEY])[
+            0
+        ].end.model
         assert_allclose(model.encoder.weight, peer.coef_.T, atol=atol)
         assert not model.encoder.weight[:, 2].any()
         found = Linear()(model, train.signals)
@@ -101,11 +109,15 @@ def test_lengths_alone_are_changed(task, columns):
     order = rng.permutation(20)
     truth = np.asarray(task.dictionary) * wanted
     other = rng.uniform(0.1, 2, 20) * rng.choice([-1, 1], 20)
-    atoms = np.concatenate([truth[:, order] * other, rng.normal(size=truth.shape)], axis=1)
+    atoms = np.concatenate(
+        [truth[:, order] * other, rng.normal(size=truth.shape)], axis=1
+    )
     base = TopK(3).parameters(jnp.asarray(atoms), KEY)
     base = Model(jnp.asarray(atoms, jnp.float32), jnp.ones(len(atoms)), base)
     learner = Surgery(columns, base=Oracle())
-    data = learner.select(Task(task.train, task.id, task.ood, jnp.asarray(truth), width=40))
+    data = learner.select(
+        Task(task.train, task.id, task.ood, jnp.asarray(truth), width=40)
+    )
     found = learner.learn(data, num_latents=40, key=None, base=base)
     lengths = np.concatenate([wanted[order], norm(atoms[:, 20:], axis=0)])
     assert_allclose(
@@ -113,7 +125,9 @@ def test_lengths_alone_are_changed(task, columns):
         1 if columns == "renormed" else lengths,
         rtol=1e-5,
     )
-    assert_allclose(unit_atoms(found.dictionary)[0], unit_atoms(base.dictionary)[0], atol=1e-6)
+    assert_allclose(
+        unit_atoms(found.dictionary)[0], unit_atoms(base.dictionary)[0], atol=1e-6
+    )
     assert found.bias is base.bias and found.encoder is base.encoder
 
 
@@ -126,7 +140,9 @@ def drawn():
 def test_a_peer_recovers_a_small_dictionary(peer, drawn):
     end = fit(peer(batch_size=64, num_steps=40), [drawn], [KEY])[0].end
     assert_allclose(norm(end.model.dictionary, axis=0), 1, atol=1e-3)
-    assert np.abs(match_atoms(end.model.dictionary, drawn.dictionary).cosine).mean() > 0.8
+    assert (
+        np.abs(match_atoms(end.model.dictionary, drawn.dictionary).cosine).mean() > 0.8
+    )
     assert end.step == 40 and not np.any(end.model.bias)
 
 
@@ -146,4 +162,9 @@ def test_their_weight_is_ours(drawn):
         peer = SklearnMiniBatch(lam, num_steps=1)
         estimator = peer.train(signals, atoms, default_rng(0))
         estimator.components_ = np.ascontiguousarray(atoms.T, np.float64)
-        assert np.allclose(estimator.transform(signals.astype(np.float64)), ours, atol=1e-2) == same
+        assert (
+            np.allclose(
+                estimator.transform(signals.astype(np.float64)), ours, atol=1e-2
+            )
+            == same
+        )

@@ -13,7 +13,15 @@ from pytest import approx, mark
 from sae_gap import Split, fit
 from sae_gap.core import Model
 from sae_gap.encoders import LISTA, ReLU, TopK
-from sae_gap.learners import Among, Amortised, DLFista, Lista, Oracle, SoftplusAdam, softplus_adam
+from sae_gap.learners import (
+    Among,
+    Amortised,
+    DLFista,
+    Lista,
+    Oracle,
+    SoftplusAdam,
+    softplus_adam,
+)
 from sae_gap.solvers import sparse_code
 from tests.learners.steps import KEY, begin, take_step
 from tests.solvers.test_fista import textbook
@@ -28,7 +36,9 @@ def loss_of(parts, targets):
     for free, target in zip(frees, targets, strict=True):
         codes = jnp.logaddexp(free, 0)
         error = codes @ fixed.T - target
-        total += jnp.mean(error**2) + 0.1 * jnp.mean(codes * jnp.linalg.norm(fixed, axis=0))
+        total += jnp.mean(error**2) + 0.1 * jnp.mean(
+            codes * jnp.linalg.norm(fixed, axis=0)
+        )
         fixed = jax.lax.stop_gradient(dictionary)
     return total
 
@@ -44,7 +54,10 @@ def descend(parts, data, updates):
     for _ in range(updates):
         loss, gradient = slopes(parts, data)
         directions, state = rule.update(gradient, state)
-        parts = [part - rates[-1] * step for part, step in zip(parts, directions, strict=True)]
+        parts = [
+            part - rates[-1] * step
+            for part, step in zip(parts, directions, strict=True)
+        ]
         worse = 0 if loss < best else worse + 1
         rate = rates[-1] * (1.1 if loss < best else 0.5 if worse == 2 else 1)
         best = min(best, loss)
@@ -57,7 +70,9 @@ def descend(parts, data, updates):
 def test_updates_against_numpy(task, split):
     """Dimensions of zeros count for nothing."""
     with jax.enable_x64(True):
-        task = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), task)
+        task = jax.tree.map(
+            lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), task
+        )
         learner = SoftplusAdam(split=split, block=100)
         bare = learner.select(task)
         data = tuple(jnp.pad(signals, ((0, 0), (0, 4))) for signals in bare)
@@ -80,10 +95,16 @@ def test_updates_against_numpy(task, split):
         assert_array_equal(model.encoder.signals, np.concatenate(data))
 
 
-@mark.parametrize(("least_updates", "patience", "expected"), [(30, 10, 31), (5, 10, 11)])
+@mark.parametrize(
+    ("least_updates", "patience", "expected"), [(30, 10, 31), (5, 10, 11)]
+)
 def test_when_softplus_adam_stops(task, monkeypatch, least_updates, patience, expected):
     """Nothing counts as an improvement by a thousand but the first loss, against none."""
-    constants = {"IMPROVEMENT": 1e3, "LEAST_UPDATES": least_updates, "PATIENCE": patience}
+    constants = {
+        "IMPROVEMENT": 1e3,
+        "LEAST_UPDATES": least_updates,
+        "PATIENCE": patience,
+    }
     for name, value in constants.items():
         monkeypatch.setattr(softplus_adam, name, value)
     # No two are one program.
@@ -96,7 +117,11 @@ def test_when_softplus_adam_stops(task, monkeypatch, least_updates, patience, ex
 
 
 def update(signals, codes):
-    dictionary = signals.T @ codes @ np.linalg.inv(codes.T @ codes + 1e-6 * np.eye(codes.shape[1]))
+    dictionary = (
+        signals.T
+        @ codes
+        @ np.linalg.inv(codes.T @ codes + 1e-6 * np.eye(codes.shape[1]))
+    )
     lengths = norm(dictionary, axis=0)
     return dictionary / np.where(lengths > 0, lengths, 1)
 
@@ -145,7 +170,9 @@ def test_epochs_are_steps_of_adam_over_their_batches(task, learner, place):
     targeted = learner is SEVERAL
     encoder = learner.trained()[place]
     with jax.enable_x64(True):
-        signals, atoms = (jnp.asarray(np.float64(x)) for x in (task.train.signals, task.dictionary))
+        signals, atoms = (
+            jnp.asarray(np.float64(x)) for x in (task.train.signals, task.dictionary)
+        )
         bias = jnp.linspace(-0.2, 0.2, 12)
         data = Split(signals)
         state = begin(learner, data, base=Model(2 * atoms, bias))
@@ -185,4 +212,6 @@ def test_epochs_are_steps_of_adam_over_their_batches(task, learner, place):
 
 
 def test_one_encoder_is_its_models():
-    assert SEVERAL.encode is None and Amortised((TopK(3),), base=Oracle()).encode == Among(TopK(3))
+    assert SEVERAL.encode is None and Amortised(
+        (TopK(3),), base=Oracle()
+    ).encode == Among(TopK(3))

@@ -56,12 +56,17 @@ def blind(task, *seen):
 
 # By the published protocol they learn from what is scored.
 @mark.parametrize(("learner", "seen"), [(FISTA, ["id"]), (ADAM, ["id", "ood"])])
-def test_a_published_learner_sees_the_scored_signals_and_nothing_else(learner, seen, task):
+def test_a_published_learner_sees_the_scored_signals_and_nothing_else(
+    learner, seen, task
+):
     learner = replace(learner, split="id")
     data, same, other = (
-        leaves(learner, of) for of in (task, blind(task, *seen), blind(task, "train", *seen[1:]))
+        leaves(learner, of)
+        for of in (task, blind(task, *seen), blind(task, "train", *seen[1:]))
     )
-    assert all(map(np.array_equal, data, same)) and not all(map(np.array_equal, data, other))
+    assert all(map(np.array_equal, data, same)) and not all(
+        map(np.array_equal, data, other)
+    )
 
 
 DICTIONARY = "the true dictionary"
@@ -77,7 +82,9 @@ DICTIONARY = "the true dictionary"
         (Pruned(base=Oracle()), DICTIONARY, {"dictionary": "oracle_pruned"}),
     ],
 )
-def test_a_learner_says_what_it_needs_and_what_its_dictionary_is(learner, lacks, coordinates, task):
+def test_a_learner_says_what_it_needs_and_what_its_dictionary_is(
+    learner, lacks, coordinates, task
+):
     assert learner.needs(blind(task)) == lacks and learner.needs(task) is None
     assert learner.coordinates.items() >= coordinates.items()
 
@@ -95,7 +102,8 @@ def test_an_outlier_row_is_learned_from_as_one_of_the_median_norm(learner, task)
     usual = given.copy()
     usual[9] *= np.median(norm(given, axis=1)) / norm(usual[9])
     found = [
-        leaves(learner, replace(task, train=Split(jnp.asarray(rows)))) for rows in (given, usual)
+        leaves(learner, replace(task, train=Split(jnp.asarray(rows))))
+        for rows in (given, usual)
     ]
     for array, other in zip(*found, strict=True):
         assert_allclose(array, other, atol=1e-4)
@@ -145,7 +153,9 @@ def function(share, threshold=0.0):
 
 @mark.parametrize("make", [lambda: model(2.0), lambda: model(encode=TopK(3))])
 def test_another_model_is_another_learner(make):
-    one, same, other = (Given(Held(each), "mine") for each in (model(), model(), make()))
+    one, same, other = (
+        Given(Held(each), "mine") for each in (model(), model(), make())
+    )
     assert one == same and hash(one) == hash(same) and one != other
     # The name is a label of rows that may be there.
     assert Given(one.held, "other").described() == same.described() != other.described()

@@ -72,7 +72,9 @@ def train(name, signals, parameters, orders, every, rate, frozen):
         for start in range(0, len(signals), 64):
             slopes = gradients(name, parameters, signals[order[start : start + 64]])
             updates, state = rule.update(slopes, state, parameters)
-            moved = [old + update for old, update in zip(parameters, updates, strict=True)]
+            moved = [
+                old + update for old, update in zip(parameters, updates, strict=True)
+            ]
             parameters = parameters[:2] + moved[2:] if frozen else moved
             if every is None:
                 parameters[0] = unit(parameters[0])
@@ -126,9 +128,13 @@ def test_epochs_of_training_are_those_of_a_plain_loop(name, options):
             found.append(unpack(state.model))
         expected = train(name, signals, start, orders, every, rate, frozen)
     for epoch, (ours, theirs) in enumerate(zip(found, expected, strict=True)):
-        for place, (parameter, other, initial) in enumerate(zip(ours, theirs, start, strict=True)):
+        for place, (parameter, other, initial) in enumerate(
+            zip(ours, theirs, start, strict=True)
+        ):
             # Optax keeps the step of a schedule in single precision.
-            assert_allclose(parameter, other, rtol=0, atol=1e-7 if rate is cosine else 1e-10)
+            assert_allclose(
+                parameter, other, rtol=0, atol=1e-7 if rate is cosine else 1e-10
+            )
             moved = np.abs(parameter - initial).max()
             assert moved > 4e-4 if not frozen or place > 1 else moved == 0
         is_unit = np.allclose(np.linalg.norm(ours[0], axis=0), 1, rtol=0, atol=1e-12)
@@ -140,7 +146,9 @@ def test_epochs_of_training_are_those_of_a_plain_loop(name, options):
 # its unit atoms.
 @mark.parametrize("has", [False, True])
 def test_a_base_gives_the_start(has):
-    atoms, bias, signals = (jnp.asarray(part, jnp.float32) for part in (ATOMS, BIAS, SIGNALS))
+    atoms, bias, signals = (
+        jnp.asarray(part, jnp.float32) for part in (ATOMS, BIAS, SIGNALS)
+    )
     encoder = Affine(3 * atoms, jnp.ones(NUM_LATENTS)) if has else None
     learner = SparseAutoencoder(TopK(K), base=Oracle())
     model = learner.model(

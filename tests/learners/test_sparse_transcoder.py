@@ -22,12 +22,15 @@ RNG = default_rng(0)
 INPUTS = RNG.normal(size=(1_200, READ)).astype(np.float32)
 WEIGHT = RNG.normal(size=(READ, LATENTS)).astype(np.float32) / READ**0.5
 CODES = np.maximum(INPUTS @ WEIGHT - 0.7, 0)
-TARGETS = (CODES @ RNG.normal(size=(LATENTS, DIM)) + 0.3 * INPUTS[:, :DIM] + 2).astype(np.float32)
+TARGETS = (CODES @ RNG.normal(size=(LATENTS, DIM)) + 0.3 * INPUTS[:, :DIM] + 2).astype(
+    np.float32
+)
 
 
 def task_of(inputs=INPUTS, targets=TARGETS):
     train, held = (
-        Split(targets[rows], inputs=inputs[rows]) for rows in (slice(1_000), slice(-200, None))
+        Split(targets[rows], inputs=inputs[rows])
+        for rows in (slice(1_000), slice(-200, None))
     )
     return Task(train, held, held, width=LATENTS)
 
@@ -45,7 +48,10 @@ def learned(name, *, skip=False, task=None):
 def test_it_learns_a_sparse_map_and_reads_the_input_alone(name, skip):
     learner, model, inference = learned(name, skip=skip)
     own = np.asarray(inference.infer(learner.encode, "id").codes)
-    assert learner.name == f"{name}{'_skip' * skip}_transcoder" and 2 < (own != 0).sum(1).mean() < 5
+    assert (
+        learner.name == f"{name}{'_skip' * skip}_transcoder"
+        and 2 < (own != 0).sum(1).mean() < 5
+    )
     # The best of the linear maps leaves .4, so that nothing but the codes explains so much.
     x = INPUTS[-200:]
     y = TARGETS[-200:]
@@ -64,7 +70,9 @@ def test_units_of_inputs_and_targets_change_nothing_but_units(skip):
     learner, other, its = learned("topk", skip=skip, task=scaled)
     own = its.infer(learner.encode, "id").codes
     guess = other.reconstruct(own, None, scaled.id.inputs)
-    mine = model.reconstruct(inference.infer(learner.encode, "id").codes, None, INPUTS[-200:])
+    mine = model.reconstruct(
+        inference.infer(learner.encode, "id").codes, None, INPUTS[-200:]
+    )
     assert_allclose(guess, 8 * mine - 3, atol=0.02)
 
 
@@ -77,7 +85,8 @@ def test_it_starts_from_the_dictionary_of_a_base_and_from_the_regression():
     assert_allclose(state.model.decoder, atoms, atol=1e-6)
     assert_allclose(learner.model(state).bias, 1, atol=1e-5)
     x, y = (
-        (part - part.mean(0)) / (part - part.mean(0)).std() for part in (data.inputs, data.signals)
+        (part - part.mean(0)) / (part - part.mean(0)).std()
+        for part in (data.inputs, data.signals)
     )
     slope = np.linalg.lstsq(x, y, rcond=None)[0] @ np.asarray(state.model.decoder)
     found = np.asarray(state.model.encoder.weight)
@@ -93,10 +102,14 @@ def test_what_is_no_transcoder_is_refused():
     alone = Split(TARGETS[-200:])
     assert learner.needs(Task(alone, alone, alone, width=2)) == "inputs"
     for inputs, told in ((None, "None"), (INPUTS[:1], r".*\(1, 12\)")):
-        with raises(ValueError, match=rf"reads inputs of shape \(1200, 12\), but.* {told}"):
+        with raises(
+            ValueError, match=rf"reads inputs of shape \(1200, 12\), but.* {told}"
+        ):
             model.signals(TARGETS, inputs)
     with raises(ValueError, match=r"^signals must have the shape \(n, 12\)"):
         learner.encode(model, TARGETS)
     plain = learned("topk")[1]
-    with raises(ValueError, match=r"^a transcoder reads inputs, and these activations have"):
+    with raises(
+        ValueError, match=r"^a transcoder reads inputs, and these activations have"
+    ):
         Inference(Task(alone, alone, alone, width=2), plain).infer(learner.encode, "id")

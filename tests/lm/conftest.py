@@ -6,7 +6,20 @@ from pytest import fixture
 from sae_gap.lm import Texts, language_model, record, recording
 from tests import tiny
 
-WORDS = ["the", "cat", "in", "the", "hat", "sat", "on", "12", "mats", "near", "the", "inn"]
+WORDS = [
+    "the",
+    "cat",
+    "in",
+    "the",
+    "hat",
+    "sat",
+    "on",
+    "12",
+    "mats",
+    "near",
+    "the",
+    "inn",
+]
 
 
 @fixture(scope="session")
@@ -23,7 +36,9 @@ def gemma(tmp_path_factory):
 def texts():
     rng = default_rng(0)
     found = [" ".join(rng.choice(WORDS, count)) for count in (3, 30, 0, 9, 14, 1, 22)]
-    return Texts(tuple(found), tuple(f"document {i}" for i in range(7)), tuple("abaabab"))
+    return Texts(
+        tuple(found), tuple(f"document {i}" for i in range(7)), tuple("abaabab")
+    )
 
 
 @fixture(autouse=True)
@@ -37,6 +52,8 @@ def write(lm, texts, tmp_path):
     """Records in a folder of a name, of these texts unless others are given."""
 
     def write(name="r", lm=lm, texts=texts, **options):
-        return record(lm, texts, tmp_path / name, **{"layers": (0,), "context": 16, **options})
+        return record(
+            lm, texts, tmp_path / name, **{"layers": (0,), "context": 16, **options}
+        )
 
     return write

@@ -28,7 +28,9 @@ MIX = RNG.normal(size=(DIM, DIM)).astype(np.float32)
 
 
 def windows(rows=slice(None), kind=jnp.int32):
-    parts = zip((TOKENS, SEGMENTS, POSITIONS), (kind, jnp.int32, jnp.int32), strict=True)
+    parts = zip(
+        (TOKENS, SEGMENTS, POSITIONS), (kind, jnp.int32, jnp.int32), strict=True
+    )
     return Windows(*(jnp.asarray(part[rows], kind) for part, kind in parts))
 
 
@@ -48,9 +50,9 @@ NETWORK = Network(before, after, UNEMBEDDING)
 
 
 def log_probabilities(hidden):
-    logits = (np.tanh(hidden @ MIX + 0.5 * np.roll(hidden, 1, axis=1) / 10) @ UNEMBEDDING.T).astype(
-        np.float64
-    )
+    logits = (
+        np.tanh(hidden @ MIX + 0.5 * np.roll(hidden, 1, axis=1) / 10) @ UNEMBEDDING.T
+    ).astype(np.float64)
     return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
 
@@ -73,7 +75,11 @@ def expected(guess, scored, replaced):
 def test_nats_are_those_of_numpy(outliers, monkeypatch):
     monkeypatch.setattr(downstream, "CHUNK", 4)
     found = Downstream(
-        NETWORK, [windows([0]), windows([1], jnp.uint16)], first=1, special=(0,), outliers=outliers
+        NETWORK,
+        [windows([0]), windows([1], jnp.uint16)],
+        first=1,
+        special=(0,),
+        outliers=outliers,
     )
     positions = POSITIONS[REAL]
     tokens = TOKENS[REAL]
@@ -103,7 +109,9 @@ def test_nats_are_those_of_numpy(outliers, monkeypatch):
     clean = found.clean.ce.mean()
     wanted = {"ce": ce, "delta_ce": ce - clean, "kl": nats.kl.mean()}
     for end, ablated in (("", zero), ("_mean", mean)):
-        wanted["ce_score" + end] = (ablated.ce.mean() - ce) / (ablated.ce.mean() - clean)
+        wanted["ce_score" + end] = (ablated.ce.mean() - ce) / (
+            ablated.ce.mean() - clean
+        )
         wanted["kl_score" + end] = 1 - nats.kl.mean() / ablated.kl.mean()
     assert {name: score[name] for name in wanted} == approx(wanted)
     assert_allclose(score["kl_sums"], [nats.kl[:3].sum(), 0, nats.kl[3:].sum()])
@@ -113,7 +121,8 @@ def test_a_model_is_cut_open_after_a_block_or_at_its_mlp(lm):
     model = lm.model
     batch = windows()
     stream, mlp = (
-        Downstream.of_model(model, [batch], 1, first=0, mlp=at_mlp) for at_mlp in (False, True)
+        Downstream.of_model(model, [batch], 1, first=0, mlp=at_mlp)
+        for at_mlp in (False, True)
     )
     start = model.run_blocks(model.embed(batch), batch, 0, 1)
     hidden = np.array(model.run_blocks(start, batch, 1, 2))
@@ -124,12 +133,16 @@ def test_a_model_is_cut_open_after_a_block_or_at_its_mlp(lm):
     close(mlp.activations, added)
     hidden[REAL] += 1
     q = model.log_probabilities(model.run_blocks(hidden, batch, 2, 3))
-    ce = -np.take_along_axis(q, np.roll(TOKENS, -1, axis=1)[..., None], 2)[REAL][stream.scored, 0]
+    ce = -np.take_along_axis(q, np.roll(TOKENS, -1, axis=1)[..., None], 2)[REAL][
+        stream.scored, 0
+    ]
     for found in (stream, mlp):
         close(found.nats(found.activations + 1).ce, ce)
     close(mlp.zero.ce, stream.nats(stream.activations - added).ce)
     close(mlp.sensitivity(), stream.sensitivity(), rtol=1e-3, atol=1e-6)
-    with raises(ValueError, match="layer must be an integer of at least 0 and of at most 2"):
+    with raises(
+        ValueError, match="layer must be an integer of at least 0 and of at most 2"
+    ):
         Downstream.of_model(model, [batch], 3)
 
 
@@ -141,7 +154,9 @@ def test_layers_replaced_together_are_run_by_hand(lm):
     batch = windows()
     hidden = lm.model.embed(windows())
     # Each leaves tokens as they are that the other replaces.
-    nets = [Downstream.of_model(model, [batch], i, first=1, special=[4 + i]) for i in (0, 1)]
+    nets = [
+        Downstream.of_model(model, [batch], i, first=1, special=[4 + i]) for i in (0, 1)
+    ]
     maps = [lambda rows: 0.9 * rows + 0.1, lambda rows: rows**2 / 4]
     p = model.log_probabilities(model.run_blocks(hidden, batch, 0, 3))
     for block, net in enumerate(nets):
@@ -157,9 +172,13 @@ def test_layers_replaced_together_are_run_by_hand(lm):
     nats += [-jnp.take_along_axis(each, following, 2)[..., 0] for each in (q, p)]
 
     def together(maps):
-        rows = rows_left(model, dict(enumerate(nets)), lambda block, rows: maps[block](rows))
+        rows = rows_left(
+            model, dict(enumerate(nets)), lambda block, rows: maps[block](rows)
+        )
         left = nets[1].left(rows, nets[0].scored)
-        assert (left.unchanged == nets[1].activations).all() and (left.scored == scored).all()
+        assert (left.unchanged == nets[1].activations).all() and (
+            left.scored == scored
+        ).all()
         cost = left.nats(maps[1](rows))
         return [left.by_document(each) for each in (cost.kl, cost.ce - left.clean.ce)]
 
@@ -174,17 +193,23 @@ def test_layers_replaced_together_are_run_by_hand(lm):
 
 
 def made(**options):
-    return Downstream(**{"network": NETWORK, "batches": [windows()], "first": 1} | options)
+    return Downstream(
+        **{"network": NETWORK, "batches": [windows()], "first": 1} | options
+    )
 
 
 FAULTS = {
     "give longer texts": lambda: made(first=5),
-    r"documents must be 13 integers, one for each token, but": lambda: made(documents=[0, 1]),
+    r"documents must be 13 integers, one for each token, but": lambda: made(
+        documents=[0, 1]
+    ),
     "first must be an integer of at least 0": lambda: made(first=1.5),
     "token 6 is beyond the 6 rows of the unembedding; give": lambda: made(
         network=NETWORK._replace(unembedding=UNEMBEDDING[:6])
     ),
-    r"must be of shape \(13, 5\), but it is \(12, 5\)": lambda: made().nats(np.ones((12, 5))),
+    r"must be of shape \(13, 5\), but it is \(12, 5\)": lambda: made().nats(
+        np.ones((12, 5))
+    ),
 }
 
 
@@ -195,7 +220,9 @@ def test_what_cannot_be_scored(fault):
 
 
 def test_documents_join_windows():
-    assert_array_equal(made(first=4, documents=np.repeat([7, 9], [7, 6])).tokens, [0, 1])
+    assert_array_equal(
+        made(first=4, documents=np.repeat([7, 9], [7, 6])).tokens, [0, 1]
+    )
 
 
 def test_sensitivity_is_the_fisher_information_of_the_next_tokens():

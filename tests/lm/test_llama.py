@@ -46,7 +46,9 @@ def gelu(x):
 
 def states(tensors, tokens):
     """The residual stream after each number of blocks, and the logits."""
-    weights = {name[: -len(".weight")]: array.astype(float) for name, array in tensors.items()}
+    weights = {
+        name[: -len(".weight")]: array.astype(float) for name, array in tensors.items()
+    }
     gemma = "blk.0.attn_q_norm" in weights
     size = len(weights["blk.0.attn_q"]) // LM["heads"]
     divisors = weights.get("rope_freqs", np.ones(size // 2))
@@ -78,7 +80,9 @@ def states(tensors, tokens):
         added = np.einsum("hqk,khi->qhi", scores, value).reshape(len(tokens), -1)
         hidden = hidden + passed("post_attention_norm", added @ own("attn_output").T)
         inner = norm(hidden, own("ffn_norm"))
-        gate = (gelu if gemma else silu)(inner @ own("ffn_gate").T) * (inner @ own("ffn_up").T)
+        gate = (gelu if gemma else silu)(inner @ own("ffn_gate").T) * (
+            inner @ own("ffn_up").T
+        )
         hidden = hidden + passed("post_ffw_norm", gate @ own("ffn_down").T)
         found.append(hidden)
     head = weights.get("output", weights["token_embd"])
@@ -130,7 +134,9 @@ def of_other_heads(path):
 
 
 FAULTS = {
-    "architecture 'gpt2', of which only llama and gemma3 can": told(architecture="gpt2"),
+    "architecture 'gpt2', of which only llama and gemma3 can": told(
+        architecture="gpt2"
+    ),
     "positions scaled by 'yarn'": told(**{"llama.rope.scaling.type": "yarn"}),
     "cannot be read as GGUF": cut_short,
     "cannot be read as a plain llama": of_other_heads,
@@ -149,5 +155,7 @@ def test_what_cannot_be_run_is_said_in_a_sentence(tmp_path, words):
 
 def test_a_quantisation_that_gguf_cannot_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(gguf, "dequantize", lambda *_: 1 / 0)
-    with raises(ValueError, match="is in F32, which gguf cannot read; quantise it as Q8_0"):
+    with raises(
+        ValueError, match="is in F32, which gguf cannot read; quantise it as Q8_0"
+    ):
         tiny.tiny_lm(tmp_path)

@@ -82,8 +82,13 @@ def test_a_tokenizer_from_elsewhere_cuts_nothing_short_and_is_part_of_the_identi
 
 
 REFUSED = {
-    r"kind gpt2/llama-bpe, .*; name the tokenizer\.json of the model": {"pre": "llama-bpe"},
-    "kind llama/default with a space put before a text": {"architecture": "gemma3", "space": True},
+    r"kind gpt2/llama-bpe, .*; name the tokenizer\.json of the model": {
+        "pre": "llama-bpe"
+    },
+    "kind llama/default with a space put before a text": {
+        "architecture": "gemma3",
+        "space": True,
+    },
 }
 
 
@@ -94,7 +99,10 @@ def test_a_tokenizer_of_an_unknown_kind_is_refused(tmp_path, words):
         load_lm(tmp_path / "tiny.gguf")
 
 
-ROWS = [{"text": "one", "label": 1, "other": [3.5]}, {"text": "two", "label": 0, "other": [1.5]}]
+ROWS = [
+    {"text": "one", "label": 1, "other": [3.5]},
+    {"text": "two", "label": 0, "other": [1.5]},
+]
 
 
 def write(path, content):
@@ -112,7 +120,9 @@ def test_subfolders_are_topics_if_every_file_lies_in_one(tmp_path):
     # Whoever opened it would wait for a writer.
     os.mkfifo(tmp_path / "a" / "pipe.txt")
     found = read_texts(tmp_path)
-    assert found == Texts(("£5", "£5 for a café"), ("a/deep/1.txt", "b/2.txt"), ("a", "b"))
+    assert found == Texts(
+        ("£5", "£5 for a café"), ("a/deep/1.txt", "b/2.txt"), ("a", "b")
+    )
     write(tmp_path / "0.txt", "top")
     assert read_texts(tmp_path).topics is None
     assert read_texts(tmp_path / "0.txt") == Texts(("top",), ("0.txt",), None)
@@ -125,7 +135,9 @@ def test_files_of_documents(tmp_path):
     with pyarrow.ipc.new_file(str(tmp_path / "x.arrow"), table.schema) as sink:
         sink.write_table(table)
     for name in ("x.jsonl", "x.parquet", "x.arrow"):
-        assert read_texts(tmp_path / name) == Texts(("one", "two"), ("1", "2"), ("1", "0")), name
+        assert read_texts(tmp_path / name) == Texts(
+            ("one", "two"), ("1", "2"), ("1", "0")
+        ), name
     for rows, topics in (
         ([{"text": "one", "topic": "sport", "label": 3}], ("sport",)),
         ([*ROWS, {"text": "a"}], None),
@@ -148,7 +160,11 @@ def test_the_package_is_found_and_not_imported(tmp_path, monkeypatch):
 FAULTS = [
     ("", "", "is neither a file nor a folder"),
     ("folder/2.txt", " \n", "holds no text; give"),
-    ("folder/1.txt", b"\x89PNG\0\0\1", r"1\.txt is not text; remove it or give another"),
+    (
+        "folder/1.txt",
+        b"\x89PNG\0\0\1",
+        r"1\.txt is not text; remove it or give another",
+    ),
     ("x.doc", "text", "has no ending that tells its kind"),
     ("x.jsonl", "text", "jsonl cannot be read as documents"),
     ("x.parquet", "text", "parquet cannot be read as documents"),
@@ -177,4 +193,6 @@ def test_of_equal_texts_the_first_in_an_order_that_the_seed_draws(monkeypatch):
         # The first of each in this order.
         wanted = {documents.texts[i]: i for i in reversed(order)}
         found = documents.shuffled(lambda some: [*some], seed)
-        assert [*found] == [(i, text) for i in order if wanted[text := documents.texts[i]] == i]
+        assert [*found] == [
+            (i, text) for i in order if wanted[text := documents.texts[i]] == i
+        ]

@@ -23,7 +23,9 @@ from sae_gap.lm import (
 from sae_gap.storage import Folder
 
 
-def test_every_token_is_in_one_window_of_its_document_and_few_places_are_empty(monkeypatch):
+def test_every_token_is_in_one_window_of_its_document_and_few_places_are_empty(
+    monkeypatch,
+):
     monkeypatch.setattr(language_model, "TOKENS", 128)
     rng = default_rng(0)
     sizes = (0, 1, 31, 32, 33, *rng.integers(2, 200, 40))
@@ -41,7 +43,9 @@ def test_every_token_is_in_one_window_of_its_document_and_few_places_are_empty(m
             assert_array_equal(positions[mine], np.arange(len(places)))
             assert_array_equal(tokens[mine], lists[document][places])
             seen.append((document, places[0]))
-    wanted = [(i, at) for i, tokens in enumerate(lists) for at in range(0, len(tokens), 32)]
+    wanted = [
+        (i, at) for i, tokens in enumerate(lists) for at in range(0, len(tokens), 32)
+    ]
     assert sorted({*seen}) == wanted and len(seen) == sum(sizes)
     assert 128 * len(batches) < 1.02 * sum(sizes)
     # Of as few rows as hold them.
@@ -64,7 +68,9 @@ def alone(lm, tokens, layer):
     row[0, real] = tokens
     places = np.maximum(np.arange(16) - 16 + len(tokens), 0)
     one = Windows(row, np.where(real, 0, -1)[None], places[None])
-    return np.asarray(lm.model.run_blocks(lm.model.embed(one), one, 0, layer + 1))[0, real]
+    return np.asarray(lm.model.run_blocks(lm.model.embed(one), one, 0, layer + 1))[
+        0, real
+    ]
 
 
 def test_each_row_is_that_of_its_token_in_its_own_window(lm, texts, write, tmp_path):
@@ -79,18 +85,24 @@ def test_each_row_is_that_of_its_token_in_its_own_window(lm, texts, write, tmp_p
     assert_array_equal(found.documents, np.repeat(np.arange(6), sizes))
     places = np.concatenate([*map(np.arange, sizes)])
     assert_array_equal(found.positions, places % 16)
-    shards = [len(np.load(file)) for file in sorted((tmp_path / "r/block2").glob("?????.npy"))]
+    shards = [
+        len(np.load(file)) for file in sorted((tmp_path / "r/block2").glob("?????.npy"))
+    ]
     assert len(shards) > 2 and 32 < max(shards) <= 64
     starts = np.append(np.flatnonzero(found.positions == 0), len(places))
     for layer in (0, 2):
         rows = open_activations(tmp_path / "r" / f"block{layer}")
         assert_array_equal(rows.documents, found.documents)
-        expected = [alone(lm, part, layer) for part in np.split(found.tokens, starts[1:-1])]
+        expected = [
+            alone(lm, part, layer) for part in np.split(found.tokens, starts[1:-1])
+        ]
         rows = found.activations(layer).take(np.arange(len(places)))
         assert_allclose(rows, np.concatenate(expected), atol=2e-5)
     for batch in found.batches([1, 3]):
         real = batch.documents >= 0
-        rows = np.searchsorted(found.documents, batch.documents[real]) + batch.places[real]
+        rows = (
+            np.searchsorted(found.documents, batch.documents[real]) + batch.places[real]
+        )
         assert_array_equal(np.asarray(batch.windows.tokens)[real], found.tokens[rows])
         assert {*batch.documents[real]} <= {1, 3}
     with raises(ValueError, match=r"block1 is not in .*, but that of 0, 2; record it"):
@@ -159,10 +171,15 @@ def test_a_killed_run_goes_on_to_the_same_bytes(write, tmp_path, monkeypatch):
     assert all(after[name] == whole[name] for name in whole if name != "recording.json")
 
 
-def test_at_most_so_many_tokens_of_whole_documents_in_an_order_that_the_seed_draws(write):
+def test_at_most_so_many_tokens_of_whole_documents_in_an_order_that_the_seed_draws(
+    write,
+):
     every = write()
     for less, left in ((0, 6), (1, 5)):
-        assert write(f"less{less}", tokens=len(every.tokens) - less).names == every.names[:left]
+        assert (
+            write(f"less{less}", tokens=len(every.tokens) - less).names
+            == every.names[:left]
+        )
     other = write("other", seed=1)
     assert other.names != every.names and {*other.names} == {*every.names}
 
@@ -171,13 +188,23 @@ def test_at_most_so_many_tokens_of_whole_documents_in_an_order_that_the_seed_dra
     ("reach", "dtype", "words"),
     [
         (65_504, "float16", ""),
-        (65_600, "float16", r"activations at block0 reach 65,600, beyond float16; record with dt"),
-        (np.nan, "float32", "activations at block0 reach nan, beyond float32; give another model"),
+        (
+            65_600,
+            "float16",
+            r"activations at block0 reach 65,600, beyond float16; record with dt",
+        ),
+        (
+            np.nan,
+            "float32",
+            "activations at block0 reach nan, beyond float32; give another model",
+        ),
     ],
 )
 def test_what_a_type_cannot_hold_is_refused(write, reach, dtype, words, monkeypatch):
     """All beyond the negative end alone."""
-    monkeypatch.setattr(LanguageModel, "run_blocks", lambda _, hidden, *__: 0 * hidden - reach)
+    monkeypatch.setattr(
+        LanguageModel, "run_blocks", lambda _, hidden, *__: 0 * hidden - reach
+    )
     if not words:
         assert write(dtype=dtype).activations(0).take(np.arange(3)).min() == -reach
     else:
@@ -207,16 +234,24 @@ def test_tokens_or_documents_of_other_rows_are_refused(write, tmp_path):
     with np.load(tokens) as file:
         arrays = dict(file)
     # Another context would cut other windows.
-    for old, new, order in (('m": 2', 'm": 1', 1), ('t": 16', 't": 9', 1), ("{", "{", -1)):
+    for old, new, order in (
+        ('m": 2', 'm": 1', 1),
+        ('t": 16', 't": 9', 1),
+        ("{", "{", -1),
+    ):
         about.write_text(told.replace(old, new))
         np.savez(tokens, **arrays | {"tokens": arrays["tokens"][::order]})
         with raises(ValueError, match=r"is damaged .*; remove it and record again"):
             open_recording(tmp_path / "r")
     about.unlink()
     # Rows may be those of another model.
-    with raises(ValueError, match=r"holds rows but no recording\.json that says of what; "):
+    with raises(
+        ValueError, match=r"holds rows but no recording\.json that says of what; "
+    ):
         write()
-    with raises(ValueError, match=r"holds no recording\.json; give a folder that record"):
+    with raises(
+        ValueError, match=r"holds no recording\.json; give a folder that record"
+    ):
         open_recording(tmp_path / "r")
 
 
@@ -225,9 +260,14 @@ REFUSED = {
     "a layer must be": {"mlps": (-1,)},
     "context must be an integer of at least 2 and of at most 64": {"context": 65},
     "dtype must be one of float16, float32": {"dtype": "int8"},
-    "tokens; raise tokens to as many": {"tokens": 1, "texts": Texts(("the hats",), "a", None)},
+    "tokens; raise tokens to as many": {
+        "tokens": 1,
+        "texts": Texts(("the hats",), "a", None),
+    },
     "another recording, of context 16, not 8; remove it": {"context": 8},
-    "no document has a token; give documents with text": {"texts": Texts(("",), "a", None)},
+    "no document has a token; give documents with text": {
+        "texts": Texts(("",), "a", None)
+    },
 }
 
 
@@ -245,14 +285,20 @@ def test_what_does_not_fit_is_said_in_a_sentence(write, tmp_path, words):
 def source(gemma, write):
     """Twelve documents of a Gemma, each of which begins with a special token."""
     texts = Texts(
-        tuple("the hat " * (i % 5 + 1) + "mat" * i for i in range(12)), "abcdefghijkl", None
+        tuple("the hat " * (i % 5 + 1) + "mat" * i for i in range(12)),
+        "abcdefghijkl",
+        None,
     )
     recorded = write(lm=gemma, texts=texts, layers=(1,), mlps=(1,), dtype="float32")
 
     def source(part="stream", **options):
-        inputs, y = recorded.mlp(1) if part == "mlp" else (None, recorded.activations(1))
+        inputs, y = (
+            recorded.mlp(1) if part == "mlp" else (None, recorded.activations(1))
+        )
         rows = HeldOut(y, width=9, held_out=0.4, split_seed=0, inputs=inputs)
-        return OnNetwork(recorded, gemma, 1, rows, **{"tokens": 20, "first": 2} | options)
+        return OnNetwork(
+            recorded, gemma, 1, rows, **{"tokens": 20, "first": 2} | options
+        )
 
     return source
 
@@ -286,7 +332,9 @@ def test_the_rows_to_score_are_those_that_are_replaced(source, part, monkeypatch
     assert (~task.id.counts).sum() == windows and task.id.counts is net.replaced
     sizes = np.unique(documents[rows], return_counts=True)[1]
     assert net.scored.sum() == (sizes - 3 * np.ceil(sizes / 16)).clip(0).sum()
-    monkeypatch.setattr(OnNetwork, "network_on", lambda _, documents: of.append(documents) or net)
+    monkeypatch.setattr(
+        OnNetwork, "network_on", lambda _, documents: of.append(documents) or net
+    )
     of = []
     net.information()
     net.information()

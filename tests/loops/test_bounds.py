@@ -35,9 +35,14 @@ def explained():
         yield from (found[2], host_pursuits.sums(*found, width)[0])
         start = np.zeros((count, width))
         rate = np.float64(0.1)
-        codes = [host_pursuits.iterate(x, atoms.T, rate, 0.2 * rate, start, iterations=5)]
+        codes = [
+            host_pursuits.iterate(x, atoms.T, rate, 0.2 * rate, start, iterations=5)
+        ]
         if count:
-            codes += [sparse_code(x, atoms.T, 0.1, nonneg=sign).codes for sign in (False, True)]
+            codes += [
+                sparse_code(x, atoms.T, 0.1, nonneg=sign).codes
+                for sign in (False, True)
+            ]
         most = min(dim, width)
         for k, screens in itertools.product({1, most}, [1, 6]):
             found = host.pursue(x, atoms, width, (k,), plain=True, signed=screens == 1)

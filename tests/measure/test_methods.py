@@ -94,7 +94,11 @@ def test_an_encoder_is_trained_on_the_frozen_dictionary_of_another(name, l0, enc
     assert (learner.encoder, learner.base, learner.frozen) == (encoder, given, True)
     assert (plain.encoder, refitted.encoder) == (learner.encode, on(learner.encode))
     # Its passes, steps and rate, and the units in which it learns.
-    assert (learner.num_steps, learner.batch_size, learner.schedule) == (6, 512, "cosine")
+    assert (learner.num_steps, learner.batch_size, learner.schedule) == (
+        6,
+        512,
+        "cosine",
+    )
     assert learner.standardised and not learner.weight_decay
     assert learner.learning_rate is learner.renormalise_every is None
     assert not [*methods_of(sae(AbsTopK(2)).given, [name], l0)]
@@ -114,9 +118,14 @@ def test_controls_are_of_the_width_and_signs_of_the_first():
     assert [*learners_of([one], ["none"], 2.4, DIM)] == ["mine"]
     # Each argument reaches the learner.
     online = learner_at("online_dl", 40, 2.4, DIM, 7.0)
-    assert online.visits == 7 and online.num_slots == learner_at("online_dl", 9, 2.4, DIM).num_slots
+    assert (
+        online.visits == 7
+        and online.num_slots == learner_at("online_dl", 9, 2.4, DIM).num_slots
+    )
     assert len({learner_at("online_dl", 9, l0, DIM).num_slots for l0 in (1, 3, 5)}) == 3
-    started = learner_at("topk_from_online_dl", 40, 2.6, DIM, 7.0, num_steps=3, batch_size=5)
+    started = learner_at(
+        "topk_from_online_dl", 40, 2.6, DIM, 7.0, num_steps=3, batch_size=5
+    )
     assert started.base == learner_at("online_dl", 40, 2.6, DIM, 7.0)
     assert (started.encoder.k, started.num_steps, started.batch_size) == (3, 3, 5)
     for ending, skip in (("_transcoder", False), ("_skip_transcoder", True)):

@@ -18,7 +18,15 @@ from sae_gap import Store, measure
 from sae_gap.analysis import at, by_dictionary
 from sae_gap.core import Model
 from sae_gap.data import open_activations
-from sae_gap.encoders import OMP, Affine, Lasso, OnSupport, Pruned, ScreenedPursuit, TopK
+from sae_gap.encoders import (
+    OMP,
+    Affine,
+    Lasso,
+    OnSupport,
+    Pruned,
+    ScreenedPursuit,
+    TopK,
+)
 from sae_gap.measure import learner_at, methods_of, recipe
 from sae_gap.saes import SAE
 
@@ -36,13 +44,16 @@ def model(task):
 def activations(task, model):
     x = np.concatenate([task.train.signals, task.id.signals, task.ood.signals])
     return open_activations(
-        (x + np.asarray(model.bias)).astype(np.float32), documents=np.repeat(np.arange(30), 10)
+        (x + np.asarray(model.bias)).astype(np.float32),
+        documents=np.repeat(np.arange(30), 10),
     )
 
 
 @fixture(scope="module")
 def plan(model, activations):
-    return measure.Plan([SAE.of_model(model, name="mine")], measure.HeldOut(activations))
+    return measure.Plan(
+        [SAE.of_model(model, name="mine")], measure.HeldOut(activations)
+    )
 
 
 @fixture(scope="module")
@@ -60,7 +71,9 @@ def changed(plan, folder, **options):
     return by_dictionary(measure.run(replace(plan, **options), Store(folder)))
 
 
-def test_gaps_and_curves_are_those_of_scikit_learn_on_held_out_documents(rows, model, activations):
+def test_gaps_and_curves_are_those_of_scikit_learn_on_held_out_documents(
+    rows, model, activations
+):
     held = activations.split(seed=0)[1]
     x = np.asarray(held.take(np.arange(held.num_samples)), float)
     dictionary = np.asarray(model.dictionary, float)
@@ -70,7 +83,12 @@ def test_gaps_and_curves_are_those_of_scikit_learn_on_held_out_documents(rows, m
     codes = np.asarray(model.encode(model, jnp.asarray(x, jnp.float32)), float) * norms
     (line,) = measure.gap_lines(rows)
     lam = line["lam"]
-    options = {"positive": True, "fit_intercept": False, "tol": 1e-12, "max_iter": 100_000}
+    options = {
+        "positive": True,
+        "fit_intercept": False,
+        "tol": 1e-12,
+        "max_iter": 100_000,
+    }
     peer = SklearnLasso(alpha=lam / len(unit), **options)
     best = np.array([peer.fit(unit, y).coef_ for y in target])
 
@@ -83,30 +101,50 @@ def test_gaps_and_curves_are_those_of_scikit_learn_on_held_out_documents(rows, m
     def refitted(z):
         again = np.zeros_like(z)
         for row, y, on in zip(again, target, z > 0, strict=True):
-            row[on] = lsq_linear(unit[:, on], y, (0, np.inf), tol=1e-12).x if on.any() else 0
+            row[on] = (
+                lsq_linear(unit[:, on], y, (0, np.inf), tol=1e-12).x if on.any() else 0
+            )
         return again
 
     gaps = objective(codes) - objective(best)
     variance = np.square(x - x.mean(axis=0)).sum()
     assert line["samples"] == len(x) == 30
     assert line["gap"] == approx(gaps.mean(), rel=1e-4)
-    assert line["relative_gap"] == approx(gaps.mean() / objective(best).mean(), rel=1e-4)
+    assert line["relative_gap"] == approx(
+        gaps.mean() / objective(best).mean(), rel=1e-4
+    )
     assert line["certificate"] <= 1.1e-6 and line["unconverged"] == 0
     fired = (codes > 0).any(axis=0)
     used = (best > 0).any(axis=0)
-    wanted = {"fired_only": fired & ~used, "used_only": used & ~fired, "unused": ~fired & ~used}
-    assert {name: line[name] for name in wanted} == {k: v.sum() for k, v in wanted.items()}
+    wanted = {
+        "fired_only": fired & ~used,
+        "used_only": used & ~fired,
+        "unused": ~fired & ~used,
+    }
+    assert {name: line[name] for name in wanted} == {
+        k: v.sum() for k, v in wanted.items()
+    }
     kinds = {"own": codes, "own_refit": refitted(codes)}
     kinds |= {"lasso": best, "lasso_refit": refitted(best)}
     for name, values in kinds.items():
         place = name, None if name.startswith("own") else "own", None
-        row = next(row for row in rows if (*map(row.get, ("codes", "level", "times")),) == place)
+        row = next(
+            row
+            for row in rows
+            if (*map(row.get, ("codes", "level", "times")),) == place
+        )
         assert row["errors"] == approx(errors(values), rel=1e-3)
         assert row["fvu"] == approx(errors(values).sum() / variance, rel=1e-3)
-        assert name.endswith("refit") or row["l0"] == approx((values > 0).sum() / len(x))
-    scores = {codes: at(rows, [codes]) for codes in ("lasso_refit", "screened", "proposed")}
+        assert name.endswith("refit") or row["l0"] == approx(
+            (values > 0).sum() / len(x)
+        )
+    scores = {
+        codes: at(rows, [codes]) for codes in ("lasso_refit", "screened", "proposed")
+    }
     (verdict,) = measure.verdict(rows)
-    assert verdict.best["fvu"] == min(scores[codes]["fvu"] for codes in ("lasso_refit", "screened"))
+    assert verdict.best["fvu"] == min(
+        scores[codes]["fvu"] for codes in ("lasso_refit", "screened")
+    )
     assert all(row["l0"] == approx(2, abs=0.07) for row in scores.values())
     assert sorted({row["times"] for row in rows if "times" in row}) == [0.7, 1.4, 2.0]
     worst = measure.worst_lines(rows, measure.HeldOut(activations))
@@ -125,7 +163,10 @@ def test_gaps_and_curves_are_those_of_scikit_learn_on_held_out_documents(rows, m
         ({"names": ("random",), "controls": ["random"]}, "called 'random'"),
         ({"codes": "own"}, "codes must be of class list or tuple, but it is 'own'"),
         ({"controls": ["pcb"]}, "a control must be one of"),
-        ({"codes": ["their:omp"]}, "a dictionary of codes must be one of mine, but it is 'their'"),
+        (
+            {"codes": ["their:omp"]},
+            "a dictionary of codes must be one of mine, but it is 'their'",
+        ),
         ({"codes": ["pcb"]}, r"codes must be one of (?!.*\b(lasso|omp), .*\b\1,)"),
         ({"names": ()}, "at least one entry"),
         ({"source": {"samples": 9}}, "9 held-out activations are too few"),
@@ -150,7 +191,8 @@ def test_levels_are_the_encoders_own_l0_and_one_for_all(plan, model, tmp_path):
     found = changed(plan, tmp_path, **options)
     assert [*found] == ["mine", "atoms", "dense", "random", "samples"]
     levels = {
-        name: {row["level"] for row in each if "level" in row} for name, each in found.items()
+        name: {row["level"] for row in each if "level" in row}
+        for name, each in found.items()
     }
     # The first sets the level of all.
     common = {name: {"common"} for name in ("atoms", "random", "samples")}
@@ -180,12 +222,18 @@ def test_levels_are_the_encoders_own_l0_and_one_for_all(plan, model, tmp_path):
 def test_signed_codes_are_held_against_signed_controls(plan, tmp_path):
     signed = [replace(plan.saes[0], signed=True)]
     found = changed(plan, tmp_path, saes=signed, controls=("random",))
-    assert not {"screened", "proposed"} & {row["codes"] for each in found.values() for row in each}
-    lasso, again = (at(found["random"], [codes])["encoder"] for codes in ("lasso", "lasso_refit"))
+    assert not {"screened", "proposed"} & {
+        row["codes"] for each in found.values() for row in each
+    }
+    lasso, again = (
+        at(found["random"], [codes])["encoder"] for codes in ("lasso", "lasso_refit")
+    )
     assert not lasso["nonneg"] and not again["encoder"]["nonneg"]
 
 
-def test_the_seed_draws_the_rows_that_are_scored_unless_nothing_learns(plan, activations):
+def test_the_seed_draws_the_rows_that_are_scored_unless_nothing_learns(
+    plan, activations
+):
     one = plan.source
     other = of_source(plan, seed=1).source
     assert learner_at("topk", 9, 3.4, 20).encoder.k == 3
@@ -202,25 +250,39 @@ def test_the_seed_draws_the_rows_that_are_scored_unless_nothing_learns(plan, act
 def test_a_name_says_the_dictionary_the_encoder_and_its_recipe(plan):
     learner = plan.saes[0].given
     other = learner_at("random", 20, 2, 12)
-    names = [*["mine:omp_pruned", "screened_pursuit_2x4", "fista_5", "lasso_pruned_refit"]]
+    names = [
+        *["mine:omp_pruned", "screened_pursuit_2x4", "fista_5", "lasso_pruned_refit"]
+    ]
     found = {each.name: each.encoder for each in methods_of(learner, names, 2.6)}
     assert list(found) == [name.rpartition(":")[2] for name in names]
-    twice = OnSupport(OMP(5, nonneg=True), 0.0, True, 0.0), OnSupport(Lasso(l0=5.2), 0.0, True, 0.0)
+    twice = (
+        OnSupport(OMP(5, nonneg=True), 0.0, True, 0.0),
+        OnSupport(Lasso(l0=5.2), 0.0, True, 0.0),
+    )
     assert found["omp_pruned"] == Pruned(twice[0], 2.6)
     assert found["screened_pursuit_2x4"] == ScreenedPursuit(3, breadth=4, screens=2)
     few = Lasso(l0=2.6, tol=None, max_iterations=5)
     assert found["fista_5"] == Pruned(few, 2.6, by="magnitude")
-    assert found["lasso_pruned_refit"] == OnSupport(Pruned(twice[1], 2.6), 0.0, True, 0.0)
+    assert found["lasso_pruned_refit"] == OnSupport(
+        Pruned(twice[1], 2.6), 0.0, True, 0.0
+    )
     assert [each.name for each in methods_of(other, names, 2.6)] == [*found][1:]
     sizes = {"screens": 2, "breadth": 4}, {"iterations": 5}
-    wanted = ("omp", {}), ("screened_pursuit", sizes[0]), ("fista", sizes[1]), ("lasso", {})
+    wanted = (
+        ("omp", {}),
+        ("screened_pursuit", sizes[0]),
+        ("fista", sizes[1]),
+        ("lasso", {}),
+    )
     assert (*map(recipe, names),) == wanted
 
 
 def test_the_whole_idea_in_one_file_has_the_numbers_of_measure(plan, model, tmp_path):
     (sae,) = plan.saes
     methods = [*methods_of(sae.given, ("own", "own_refit", "omp"), 2.0)]
-    rows = measure.in_stages("idea", Store(tmp_path), [(plan.source, (), lambda _: methods)])
+    rows = measure.in_stages(
+        "idea", Store(tmp_path), [(plan.source, (), lambda _: methods)]
+    )
     own, refitted, best = (row["fvu"] for row in rows)
     arrays = {
         "W_enc": np.asarray(model.encoder.weight),
@@ -228,5 +290,10 @@ def test_the_whole_idea_in_one_file_has_the_numbers_of_measure(plan, model, tmp_
         "W_dec": np.asarray(model.dictionary).T,
         "b_dec": np.asarray(model.bias),
     }
-    parts = {"own": own, "values": own - refitted, "support": refitted - best, "rest": best}
+    parts = {
+        "own": own,
+        "values": own - refitted,
+        "support": refitted - best,
+        "rest": best,
+    }
     assert idea.split(plan.source.scored, arrays, k=2) == approx(parts, rel=1e-4)

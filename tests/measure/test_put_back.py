@@ -45,11 +45,15 @@ def patched():
     stream[:, 0] *= 300
     stream[:, 0] += 100 * rng.normal(size=(ROWS, DIM))
     network = Network(
-        lambda _: stream, lambda hidden, _: hidden, rng.normal(size=(30, DIM)).astype(np.float32)
+        lambda _: stream,
+        lambda hidden, _: hidden,
+        rng.normal(size=(30, DIM)).astype(np.float32),
     )
     tokens = rng.integers(0, 30, (ROWS, LENGTH))
     positions = np.tile(np.arange(LENGTH), (ROWS, 1))
-    windows = Windows(*(jnp.asarray(part, jnp.int32) for part in (tokens, 0 * tokens, positions)))
+    windows = Windows(
+        *(jnp.asarray(part, jnp.int32) for part in (tokens, 0 * tokens, positions))
+    )
     down = Downstream(network, [windows], first=2)
     down.information = down.sensitivity
     return SimpleNamespace(atoms=atoms, downstream=down)
@@ -115,9 +119,13 @@ def real(patched):
     positions[-1, 2:] = np.arange(LENGTH - 2)
     documents = np.repeat(np.arange(ROWS), LENGTH)
     documents[-LENGTH + 2 :] = ROWS
-    windows = Windows(*(jnp.asarray(part, jnp.int32) for part in (tokens, segments, positions)))
+    windows = Windows(
+        *(jnp.asarray(part, jnp.int32) for part in (tokens, segments, positions))
+    )
     network = patched.downstream._network
-    down = Downstream(network, [windows], documents=documents, first=2, special=[special])
+    down = Downstream(
+        network, [windows], documents=documents, first=2, special=[special]
+    )
     last = np.roll(segments, -1, axis=1) != segments
     last[:, -1] = True
     outlier = np.arange(ROWS * LENGTH) % LENGTH == 0
@@ -137,13 +145,20 @@ def real(patched):
 
 def run(patched, folder, *saes, l0=(1, 2), controls=(), codes=CODES, **source):
     store = sae_gap.Store(folder)
-    return put_back(Source(patched.downstream, **source), saes, store, l0, codes, controls)
+    return put_back(
+        Source(patched.downstream, **source), saes, store, l0, codes, controls
+    )
 
 
 def test_the_parts_name_what_is_at_fault(patched, tmp_path):
-    random = np.random.default_rng(1).normal(size=(DIM, 20)).astype(np.float32) / DIM**0.5
+    random = (
+        np.random.default_rng(1).normal(size=(DIM, 20)).astype(np.float32) / DIM**0.5
+    )
     candidates = [candidate("values", patched.atoms, Shrunk(0.3))]
-    candidates += [candidate("atoms", random, Shrunk(0.7)), candidate("true", patched.atoms)]
+    candidates += [
+        candidate("atoms", random, Shrunk(0.7)),
+        candidate("true", patched.atoms),
+    ]
     candidates += [candidate("dead", patched.atoms, Shrunk(1.7))]
     candidates += [candidate("dense", random, Shrunk(0.01))]
     rows = run(patched, tmp_path, *candidates)
@@ -188,7 +203,9 @@ def test_every_column_is_that_of_a_splice_by_hand(real, tmp_path):
         mine = log_p(stream)
         clean = log_p(real.x)
         at = np.arange(scored.sum())
-        return -mine[at, real.targets[scored]], (np.exp(clean) * (clean - mine)).sum(axis=1)
+        return -mine[at, real.targets[scored]], (np.exp(clean) * (clean - mine)).sum(
+            axis=1
+        )
 
     def by_document(values, of):
         return np.bincount(real.documents[of], values, ROWS + 1)
@@ -228,8 +245,13 @@ def test_every_column_is_that_of_a_splice_by_hand(real, tmp_path):
         "level": l0,
     }
     for name, ablated in (("", zero), ("_mean", mean)):
-        lost = [(each.mean(), other.mean()) for each, other in zip((ce, kl), ablated, strict=True)]
-        wanted[f"ce_score{name}"] = 1 - (lost[0][0] - clean.mean()) / (lost[0][1] - clean.mean())
+        lost = [
+            (each.mean(), other.mean())
+            for each, other in zip((ce, kl), ablated, strict=True)
+        ]
+        wanted[f"ce_score{name}"] = 1 - (lost[0][0] - clean.mean()) / (
+            lost[0][1] - clean.mean()
+        )
         wanted[f"kl_score{name}"] = 1 - lost[1][0] / lost[1][1]
     for name, value in wanted.items():
         assert_allclose(row[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
@@ -237,7 +259,9 @@ def test_every_column_is_that_of_a_splice_by_hand(real, tmp_path):
     assert abs(l0 - round(l0)) > 0.05 and wanted["tokens"][ROWS - 1] == 0
     assert {each["level"] for each in rows if each["codes"] == "omp"} == {1, 4, l0}
     # More than a quarter of the dimensions is not sparse, and is not split.
-    above = next(each for each in rows if (each["dictionary"], each["codes"]) == ("dense", "own"))
+    above = next(
+        each for each in rows if (each["dictionary"], each["codes"]) == ("dense", "own")
+    )
     assert DIM / 4 < above["l0"] < DIM / 2
     (line,) = splits(rows, ["kl"])
     assert line["units"] == ROWS and line["total"] == approx(kl.mean(), rel=1e-3)
@@ -247,7 +271,9 @@ def test_codes_are_priced_at_the_weight_of_the_lasso_of_as_many(real, tmp_path):
     source = Source(real.downstream)
     store = sae_gap.Store(tmp_path)
     sae = candidate("mine", real.atoms, Rectified(0.9))
-    rows = {row["codes"]: row for row in priced(source, sae, store, 1, ["lasso"], ["omp"])}
+    rows = {
+        row["codes"]: row for row in priced(source, sae, store, 1, ["lasso"], ["omp"])
+    }
     assert set(rows) == {"lasso", "lasso_refit", "lasso_pruned", "omp"}
     x = jnp.asarray(real.x[real.replaced], jnp.float32)
     (lam,) = {row["lam"] for row in rows.values()}
@@ -259,27 +285,41 @@ def test_codes_are_priced_at_the_weight_of_the_lasso_of_as_many(real, tmp_path):
     assert rows["lasso_refit"]["fvu"] < rows["lasso"]["fvu"]
 
 
-def test_the_support_part_tells_latents_not_taken_from_those_not_proposed(patched, tmp_path):
+def test_the_support_part_tells_latents_not_taken_from_those_not_proposed(
+    patched, tmp_path
+):
     """One encoder weighs latents unlike each other, and another turns some round, which it then
     proposes last; of an encoder that is a function nothing is known.
     """
     rng = np.random.default_rng(2)
     atoms = jnp.asarray(patched.atoms)
-    weights = {"unlike": rng.uniform(0.4, 1.6, 20), "turned": np.where(np.arange(20) < 6, -1, 1)}
+    weights = {
+        "unlike": rng.uniform(0.4, 1.6, 20),
+        "turned": np.where(np.arange(20) < 6, -1, 1),
+    }
     saes = [candidate("function", patched.atoms, Shrunk(0.3))]
     for name, weight in weights.items():
         affine = Affine(atoms * jnp.asarray(weight, jnp.float32), jnp.zeros(20))
-        saes.append(SAE.of_model(Model(atoms, jnp.zeros(DIM), affine, TopK(2)), name=name))
+        saes.append(
+            SAE.of_model(Model(atoms, jnp.zeros(DIM), affine, TopK(2)), name=name)
+        )
     chosen = ("own", "own_refit", "screened", "proposed")
     rows = run(patched, tmp_path, *saes, l0=(2,), codes=chosen)
     measured = {row["dictionary"] for row in rows if row["codes"] == "proposed"}
     assert measured == set(weights) and not any("lam" in row for row in rows)
     lines = {line["dictionary"]: line for line in splits(rows, ["kl"])}
-    assert lines["function"]["selection_part"] is lines["function"]["screening_high"] is None
+    assert (
+        lines["function"]["selection_part"]
+        is lines["function"]["screening_high"]
+        is None
+    )
     unlike, turned = (lines[name] for name in weights)
     assert unlike["own_best_codes"] == turned["best_codes"] == "screened"
     assert unlike["selection_low"] > 10 * abs(unlike["screening_part"])
-    assert turned["screening_low"] > 0 and turned["screening_part"] > turned["selection_part"]
+    assert (
+        turned["screening_low"] > 0
+        and turned["screening_part"] > turned["selection_part"]
+    )
 
 
 def test_an_encoder_is_trained_on_the_dictionary_as_it_is(patched, tmp_path):
@@ -295,19 +335,35 @@ def test_an_encoder_is_trained_on_the_dictionary_as_it_is(patched, tmp_path):
     kinds = ("retrained", "hidden_4", "learned_steps_2", "learned_steps_2_refit")
     rows = run(patched, tmp_path, *saes, l0=(2,), codes=("own", "screened", *kinds))
     named = {row["codes"]: row for row in rows if row["dictionary"] == "turned"}
-    assert {row["codes"] for row in rows if row["dictionary"] == "each"} == {"own", "screened"}
-    assert {row["codes"] for row in rows if row["dictionary"] == "true"} == {"screened", *kinds}
+    assert {row["codes"] for row in rows if row["dictionary"] == "each"} == {
+        "own",
+        "screened",
+    }
+    assert {row["codes"] for row in rows if row["dictionary"] == "true"} == {
+        "screened",
+        *kinds,
+    }
     assert all(1.5 < named[kind]["l0"] <= 2 for kind in kinds)
     assert [named[kind]["depth"] for kind in kinds[:3]] == [0, 0, 2]
     assert named["learned_steps_2_refit"]["fvu"] < named["learned_steps_2"]["fvu"]
-    line = next(line for line in splits(rows, ["fvu"]) if line["dictionary"] == "turned")
+    line = next(
+        line for line in splits(rows, ["fvu"]) if line["dictionary"] == "turned"
+    )
     parts = [line[f"{part}_part"] for part in AMORTISED]
     assert sum(parts) == approx(line["amortisation_part"])
     few = [row for row in rows if row["codes"] in ("own", "screened", "retrained")]
-    alone = next(line for line in splits(few, ["fvu"]) if line["dictionary"] == "turned")
-    assert alone["training_part"] == parts[0] and alone["form_part"] is alone["search_part"] is None
+    alone = next(
+        line for line in splits(few, ["fvu"]) if line["dictionary"] == "turned"
+    )
+    assert (
+        alone["training_part"] == parts[0]
+        and alone["form_part"] is alone["search_part"] is None
+    )
     learned = min(named[kind]["fvu"] for kind in kinds[:3])
-    wanted = named["own"]["fvu"] - named["retrained"]["fvu"], named["retrained"]["fvu"] - learned
+    wanted = (
+        named["own"]["fvu"] - named["retrained"]["fvu"],
+        named["retrained"]["fvu"] - learned,
+    )
     assert parts[:2] == approx(wanted) and line["training_low"] > 0 and min(parts) >= 0
 
 
@@ -315,7 +371,8 @@ def test_codes_with_signs_are_not_screened(patched, tmp_path):
     """Those of a control neither, which have the signs of the first."""
     affine = Affine(jnp.asarray(patched.atoms), jnp.zeros(20))
     signed = SAE.of_model(
-        Model(jnp.asarray(patched.atoms), jnp.zeros(DIM), affine, AbsTopK(2)), name="signed"
+        Model(jnp.asarray(patched.atoms), jnp.zeros(DIM), affine, AbsTopK(2)),
+        name="signed",
     )
     chosen = ("own", "screened", "lasso")
     rows = run(patched, tmp_path, signed, controls=("random",), l0=(2,), codes=chosen)
@@ -341,11 +398,15 @@ def test_weighted_codes_cost_fewer_nats(patched, tmp_path):
         if name == "flat":
             assert_allclose(weighted["kl_sums"], plain["kl_sums"], rtol=1e-3)
         else:
-            assert weighted["kl"] < 0.99 * plain["kl"] and weighted["fvu"] > plain["fvu"]
+            assert (
+                weighted["kl"] < 0.99 * plain["kl"] and weighted["fvu"] > plain["fvu"]
+            )
 
 
 @mark.parametrize("kind", ["each", "white"])
-def test_where_activations_are_in_other_units_none_has_weighted_codes(patched, tmp_path, kind):
+def test_where_activations_are_in_other_units_none_has_weighted_codes(
+    patched, tmp_path, kind
+):
     """Dictionaries are compared by codes of the same kinds."""
     plain = candidate("plain", patched.atoms)
     eye = np.eye(DIM, dtype=np.float32)

@@ -22,8 +22,13 @@ from sae_gap.probing import concepts
 def problem(seed, num_samples=400, num_latents=12, noise=1.0, dtype=np.float32):
     """Sparse non-negative codes, and labels that depend on two of them and on noise."""
     rng = default_rng(seed)
-    codes = rng.random((num_samples, num_latents)) * (rng.random((num_samples, num_latents)) < 0.4)
-    labels = 4 * codes[:, 0] - 3 * codes[:, 1] + noise * rng.standard_normal(num_samples) > 0.5
+    codes = rng.random((num_samples, num_latents)) * (
+        rng.random((num_samples, num_latents)) < 0.4
+    )
+    labels = (
+        4 * codes[:, 0] - 3 * codes[:, 1] + noise * rng.standard_normal(num_samples)
+        > 0.5
+    )
     return codes.astype(dtype), labels
 
 
@@ -53,7 +58,9 @@ def test_logistic_probe_against_scikit_learn(shape, dtype):
 def test_one_class_is_answered_always_and_has_no_auc_but_chance(only):
     codes, labels = problem(4)
     alone = np.full(len(codes), only)
-    assert accuracy(fit_logistic(codes, alone), codes, labels) == np.mean(labels == only)
+    assert accuracy(fit_logistic(codes, alone), codes, labels) == np.mean(
+        labels == only
+    )
     assert (roc_auc(codes, alone) == 0.5).all()
 
 
@@ -69,8 +76,17 @@ def test_auc_against_scikit_learn_with_ties_and_of_many_columns():
 
 def measured(protocol="strict", codes=None, **truth):
     """The scores of codes on splits of some true codes, whose first column has the labels."""
-    splits = (Split(jnp.zeros((len(part), 2)), jnp.asarray(part)) for part in truth.values())
-    given = Task(*splits, width=1), Model(None, jnp.zeros(2)), codes or truth, {}, 0.1, protocol
+    splits = (
+        Split(jnp.zeros((len(part), 2)), jnp.asarray(part)) for part in truth.values()
+    )
+    given = (
+        Task(*splits, width=1),
+        Model(None, jnp.zeros(2)),
+        codes or truth,
+        {},
+        0.1,
+        protocol,
+    )
     return classification.METRIC(Inferred(*given))
 
 
@@ -85,10 +101,17 @@ def test_one_class_tells_nothing():
 
 @mark.parametrize("sign", [1, -1])
 @mark.parametrize(("protocol", "turned"), [("strict", 0), ("paper", 1)])
-def test_a_latent_that_turns_round_out_of_distribution_is_wrong_there(protocol, turned, sign):
+def test_a_latent_that_turns_round_out_of_distribution_is_wrong_there(
+    protocol, turned, sign
+):
     rng = default_rng(0)
-    truth = {name: rng.random((60, 1)).astype(np.float32) for name in ("train", "id", "ood")}
-    told = {name: np.hstack([rng.random((60, 1)), sign * part]) for name, part in truth.items()}
+    truth = {
+        name: rng.random((60, 1)).astype(np.float32) for name in ("train", "id", "ood")
+    }
+    told = {
+        name: np.hstack([rng.random((60, 1)), sign * part])
+        for name, part in truth.items()
+    }
     told["ood"] = -told["ood"]
     if protocol == "paper":
         told["train"] = np.zeros((60, 2))
@@ -110,7 +133,9 @@ def test_dense_probe_against_scikit_learn():
     constant = np.full((200_000, 2), 0.1, np.float32)
     assert not probes.fit_dense(constant, np.arange(200_000) < 10).scale.any()
     probe = probes.fit_dense(x, labels)
-    peer = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, tol=1e-8)).fit(x, labels)
+    peer = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, tol=1e-8)).fit(
+        x, labels
+    )
     assert_allclose(probe.decide(x), peer.decision_function(x), atol=5e-3)
     # Equal rows tie.
     assert len({*probe.decide(np.repeat(x[:1].astype("f"), 333, axis=0)).tolist()}) == 1
@@ -120,15 +145,22 @@ def test_latents_are_ranked_as_sae_probes_ranks_them():
     rng = default_rng(1)
     codes = rng.random((200, 30)) * (rng.random((200, 30)) < 0.2) * np.arange(30)
     labels = rng.random(200) < 0.5
-    scaled = codes / (np.abs(codes).sum(axis=0) / ((codes != 0).sum(axis=0) + 1e-6) + 1e-6)
-    ranked = np.argsort(-np.abs(scaled[labels].mean(axis=0) - scaled[~labels].mean(axis=0)))
+    scaled = codes / (
+        np.abs(codes).sum(axis=0) / ((codes != 0).sum(axis=0) + 1e-6) + 1e-6
+    )
+    ranked = np.argsort(
+        -np.abs(scaled[labels].mean(axis=0) - scaled[~labels].mean(axis=0))
+    )
     sparse = scipy.sparse.csr_array(codes)
     probe = probes.fit_sparse(sparse, labels, 5)
     assert probe.latents.tolist() == ranked[:5].tolist()
     assert_allclose(probe.decide(sparse), probe.decide(codes))
     # What is on in one row of one class ties, however large.
     alone = np.diag(10 ** rng.uniform(-3, 3, 38))
-    assert probes.fit_sparse(alone, np.arange(38) < 37, 37).latents.tolist() == [37, *range(36)]
+    assert probes.fit_sparse(alone, np.arange(38) < 37, 37).latents.tolist() == [
+        37,
+        *range(36),
+    ]
 
 
 def test_probes_read_what_their_names_say():
@@ -136,17 +168,26 @@ def test_probes_read_what_their_names_say():
     rng = default_rng(3)
     labels = np.arange(400) % 2 < 1
     on = rng.random(400) < 0.5
-    codes = np.stack([on * labels, on * ~labels, rng.random(400)], axis=1).astype(np.float32)
+    codes = np.stack([on * labels, on * ~labels, rng.random(400)], axis=1).astype(
+        np.float32
+    )
     rows = np.arange(400)
-    tested = {cell: rows[200:][labels[200:] == (cell[0] == "1")] for cell in concepts.CELLS}
+    tested = {
+        cell: rows[200:][labels[200:] == (cell[0] == "1")] for cell in concepts.CELLS
+    }
     split = probing.Split(dict.fromkeys(("all", "withheld"), rows[:200]), tested)
     task = SimpleNamespace(concepts={"c": probing.Labelled(labels, {0: split})})
     blind = rng.random((400, 1))
-    told = {"activations": np.column_stack([blind, labels[:, None]]), "reconstruction": blind}
+    told = {
+        "activations": np.column_stack([blind, labels[:, None]]),
+        "reconstruction": blind,
+    }
 
     def scores(dictionary):
         model = SimpleNamespace(dictionary=dictionary)
-        found = probes.measure(SimpleNamespace(task=task, codes={"id": codes}, model=model, **told))
+        found = probes.measure(
+            SimpleNamespace(task=task, codes={"id": codes}, model=model, **told)
+        )
         return {name: found[f"auc_id {name}"][0] for name in found["probes"]}
 
     of_codes = scores(codes)

@@ -39,7 +39,9 @@ def objective(target, dictionary, codes):
 def peer(target, dictionary, positive=True):
     """The least objectives by scikit-learn."""
     options = {"algorithm": "lasso_cd", "alpha": LAM, "max_iter": 100_000}
-    codes = sparse_encode(target, np.ascontiguousarray(dictionary.T), positive=positive, **options)
+    codes = sparse_encode(
+        target, np.ascontiguousarray(dictionary.T), positive=positive, **options
+    )
     return objective(target, dictionary, codes)
 
 
@@ -78,7 +80,9 @@ def sae():
     target, dictionary, _ = draw(1)
     affine = Affine.create(jnp.asarray(draw(2)[1], jnp.float32))
     parts = (jnp.asarray(part, jnp.float32) for part in (2 * dictionary, np.arange(6)))
-    return Model(*parts, affine, ReLU()), jnp.asarray(target + np.arange(6), jnp.float32)
+    return Model(*parts, affine, ReLU()), jnp.asarray(
+        target + np.arange(6), jnp.float32
+    )
 
 
 @mark.parametrize("sign", [1, -1])
@@ -89,7 +93,9 @@ def test_amortisation_gap_of_a_model_against_scikit_learn(sign):
     def encode(model, rows):
         return (sign * model.encode(model, rows)).at[0, 0].add(-1e-7)
 
-    found = gap.amortisation_gap(model, signals, LAM, encode=encode, signed=sign < 0 or None)
+    found = gap.amortisation_gap(
+        model, signals, LAM, encode=encode, signed=sign < 0 or None
+    )
     target = signals - np.arange(6.0)
     dictionary = np.asarray(model.decoder, float) / 2
     codes = 2 * sign * np.maximum(target @ np.asarray(model.encoder.weight, float), 0)
@@ -98,7 +104,9 @@ def test_amortisation_gap_of_a_model_against_scikit_learn(sign):
     assert_allclose(found.gap, lost, rtol=1e-3, atol=1e-4)
     assert_allclose(found.relative, lost / best, rtol=1e-3)
     assert (found.optimum.gap <= 1e-6 * found.optimum.objective).all()
-    optimal = gap.amortisation_gap(model, signals, LAM, encode=Lasso(LAM, nonneg=sign > 0))
+    optimal = gap.amortisation_gap(
+        model, signals, LAM, encode=Lasso(LAM, nonneg=sign > 0)
+    )
     assert optimal.gap == approx(0, abs=1e-6) and optimal.gap.min() >= 0
     if sign < 0:
         with raises(ValueError, match="pass signed=True"):
@@ -107,7 +115,9 @@ def test_amortisation_gap_of_a_model_against_scikit_learn(sign):
 
 def test_amortisation_gap_says_what_it_lacks():
     model, y = sae()
-    silent, blind = (replace(model, **{name: None}) for name in ("encode", "dictionary"))
+    silent, blind = (
+        replace(model, **{name: None}) for name in ("encode", "dictionary")
+    )
     for words, *given in (
         ("names no encoder", silent, y, LAM),
         ("no dictionary", blind, y, LAM),
@@ -177,13 +187,17 @@ def test_each_part_is_what_scipy_finds():
     found = parts(target, dictionary, codes)
     own = objective(target, dictionary, codes)
     scaled = minimize_scalar(
-        lambda a: objective(target, dictionary, a * codes).mean(), bounds=(0, 3), method="bounded"
+        lambda a: objective(target, dictionary, a * codes).mean(),
+        bounds=(0, 3),
+        method="bounded",
     )
     support, every = (
         np.array([best(y, dictionary, on) for y, on in zip(target, sets, strict=True)])
         for sets in (codes != 0, np.full(codes.shape, True))
     )
-    assert found["scale"] == approx(scaled.x, abs=1e-4) and abs(found["scale"] - 1) > 0.1
+    assert (
+        found["scale"] == approx(scaled.x, abs=1e-4) and abs(found["scale"] - 1) > 0.1
+    )
     shares = [found[f"{part}_share"] for part in ("scale", "values", "support")]
     wanted = np.diff([own.mean(), scaled.fun, support.mean(), every.mean()])
     assert shares == approx(-wanted / every.mean(), rel=1e-3, abs=1e-5)
@@ -220,5 +234,9 @@ def test_codes_that_only_want_a_scale_lose_nothing_else():
         assert found[name] == approx(shares.mean())
     assert parts(target, dictionary, -codes, nonneg=False)["scale"] == 0
     nothing = parts(0 * target, dictionary, 0 * codes)
-    assert (nothing["scale"], nothing["gap"], nothing["worst_relative_gap"]) == (1, 0, [0] * 7)
+    assert (nothing["scale"], nothing["gap"], nothing["worst_relative_gap"]) == (
+        1,
+        0,
+        [0] * 7,
+    )
     assert nothing["jaccard"] == nothing["overlap_recall"] == 1

@@ -33,13 +33,17 @@ def test_explained_is_by_its_formula():
     x = (drawn + 0.3 * rng.normal(size=(30, 5))) * kept[:, None]
     task = Task(*[Split(x)] * 3, width=4, dictionary=atoms)
     model = Model(atoms, np.arange(5.0))
-    given = Inferred(task, model, dict.fromkeys(("id", "ood"), codes), {}, 1.0, "strict")
+    given = Inferred(
+        task, model, dict.fromkeys(("id", "ood"), codes), {}, 1.0, "strict"
+    )
     lengths = (norm(part[kept], axis=1) for part in (drawn, x))
     wanted = {
         "r2": r2_score(x, drawn, multioutput="variance_weighted"),
         "shrinkage": np.mean(np.divide(*lengths)),
     }
-    wanted = {f"{name}_{split}": wanted[name] for name in wanted for split in ("id", "ood")}
+    wanted = {
+        f"{name}_{split}": wanted[name] for name in wanted for split in ("id", "ood")
+    }
     assert reconstruction.EXPLAINED(given) == approx(wanted)
 
 
@@ -66,7 +70,10 @@ def test_fvu_is_one_for_the_mean():
     x = default_rng(0).normal(3, 2, size=(50, 4))
     assert fvu(x, np.tile(x.mean(axis=0), (50, 1))) == approx(1) and fvu(x, x) == 0
     assert fvu(7 * x, 7 * (x + 1)) == approx(fvu(x, x + 1))
-    for given, words in (((x, x[:3]), "one shape"), ((np.ones((3, 2)),) * 2, "no variance")):
+    for given, words in (
+        ((x, x[:3]), "one shape"),
+        ((np.ones((3, 2)),) * 2, "no variance"),
+    ):
         with raises(ValueError, match=words):
             fvu(*given)
 
@@ -78,12 +85,19 @@ def test_bounds_are_those_of_scikit_learn():
     y = (np.abs(x - 1e4) @ rng.normal(size=(6, 5)) + 3).astype(np.float32)
     held = Split(y[400:], inputs=x[400:], counts=np.arange(200) < 150)
     task = Task(Split(y[:400], inputs=x[:400]), held, held, width=10)
-    encoder = Predicted(BatchPursuit(2), known=Known(lambda inputs: inputs[:, :5] - 1e4))
+    encoder = Predicted(
+        BatchPursuit(2), known=Known(lambda inputs: inputs[:, :5] - 1e4)
+    )
     inference = Inference(task, Model(np.ones((5, 10)), np.zeros(5)))
     given = Inferred(task, None, {}, {}, 0.1, "", encoder=encoder, inference=inference)
     guesses = {"network": x[400:550, :5] - 1e4}
-    for name, kind in (("ridge", LinearRegression()), ("neighbours", KNeighborsRegressor(10))):
-        guesses[name] = kind.fit(x[:400].astype(float), y[:400]).predict(x[400:550].astype(float))
+    for name, kind in (
+        ("ridge", LinearRegression()),
+        ("neighbours", KNeighborsRegressor(10)),
+    ):
+        guesses[name] = kind.fit(x[:400].astype(float), y[:400]).predict(
+            x[400:550].astype(float)
+        )
     wanted = {f"{name}_fvu": fvu(y[400:550], guess) for name, guess in guesses.items()}
     assert PREDICTABILITY(given) == approx(wanted | {"network_rows": 400}, rel=1e-3)
     # Codes that know the target predict nothing.
@@ -136,14 +150,20 @@ def test_splits_are_scored_above_the_cuts_of_the_id_split():
     task = Task(held, Split(held.signals), held, dictionary=truth, width=8, tree=tree)
     codes = {name: sparse_codes(400, 8) ** 3 for name in ("id", "ood")}
     # Latents are features in reverse, of half the length.
-    given = Inferred(task, Model(truth[:, ::-1] / 2, np.zeros(8)), codes, {}, 1.0, "strict")
+    given = Inferred(
+        task, Model(truth[:, ::-1] / 2, np.zeros(8)), codes, {}, 1.0, "strict"
+    )
     order = np.arange(8)[::-1]
     told = (held.codes, codes["ood"], cuts(codes["id"]))
     above = detection(count(order, *told))
     every = detection(count(order, *told[:2]))
     wanted = {f"{name}_ood": value for name, value in every.items()}
-    assert METRIC(given) == wanted | {f"cut_{name}_ood": value for name, value in above.items()}
-    assert ABSORPTION(given) == {"absorption_ood": absorption(tree.parent, order, *told)}
+    assert METRIC(given) == wanted | {
+        f"cut_{name}_ood": value for name, value in above.items()
+    }
+    assert ABSORPTION(given) == {
+        "absorption_ood": absorption(tree.parent, order, *told)
+    }
     assert ABSORPTION(replace(given, task=replace(task, tree=None))) == {}
 
 
@@ -178,7 +198,9 @@ def test_absorption_is_the_recall_that_a_child_takes(few):
     truth[40 : 40 + few[0], 3:5], truth[-few[1] :, 3], codes[-few[1] :, 3] = 1, 1, 1
     # Signed codes fire by their size.
     for least, sign, beside in ((0.1, 1, 5), (0, -1, 6), ([9, 9, 0.1, 0, 9], 1, 5)):
-        found = absorption(parent, partner, scipy.sparse.csr_array(truth), sign * codes, least)
+        found = absorption(
+            parent, partner, scipy.sparse.csr_array(truth), sign * codes, least
+        )
         lost = [18 / 20 - beside / 20, 1]
         assert found == approx(np.mean(lost[: 1 + (few == (10, 10))]))
     partner[[0, 3]] = -1

@@ -66,7 +66,9 @@ def padded_by_hand(truth, codes, split):
     """The published form with all its columns, constant ones too, in one square assignment."""
     truth = truth[:, truth.var(axis=0) > 1e-8]
     if split == "ood":
-        codes = codes[:, np.argsort(-codes.var(axis=0), kind="stable")[: truth.shape[1]]]
+        codes = codes[
+            :, np.argsort(-codes.var(axis=0), kind="stable")[: truth.shape[1]]
+        ]
     width = max(truth.shape[1], codes.shape[1])
     rng = default_rng(0)
     codes, truth = (
@@ -77,9 +79,13 @@ def padded_by_hand(truth, codes, split):
 
 
 @mark.parametrize("split", ["id", "ood"])
-@mark.parametrize(("dead", "still"), [([0, 3], []), ([1], [2]), (range(6), []), ([], [1])])
+@mark.parametrize(
+    ("dead", "still"), [([0, 3], []), ([1], [2]), (range(6), []), ([], [1])]
+)
 @mark.parametrize("width", [4, 6])
-def test_constant_columns_count_as_nothing_in_the_published_form(split, dead, still, width):
+def test_constant_columns_count_as_nothing_in_the_published_form(
+    split, dead, still, width
+):
     rng = default_rng(11)
     truth = sparse(rng, (40, 5))
     codes = sparse(rng, (40, width))
@@ -100,7 +106,9 @@ def test_measure_scores_each_split_in_its_own_form(width):
     codes = scipy.sparse.csr_array(np.pad(few, ((0, 0), (0, width - 7))))
     task = Task(*(Split(jnp.zeros((40, 2)), part) for part in truth), width=4)
     held = dict.fromkeys(("train", "id", "ood"), codes)
-    found = recovery.METRIC(Inferred(task, Model(None, jnp.zeros(2)), held, {}, 0.1, "strict"))
+    found = recovery.METRIC(
+        Inferred(task, Model(None, jnp.zeros(2)), held, {}, 0.1, "strict")
+    )
     wanted = {"mcc_id": recovery.mcc(truth[1], few)}
     if width == 20_000:
         wanted["mcc_paper_id"] = recovery.mcc_paper(truth[1], codes, "id")
@@ -151,20 +159,26 @@ def test_against_a_loop_over_matched_atoms():
     cosines = []
     angles = []
     ratios = []
-    for atom, partner in zip(truth.T, learned.T[match_atoms(learned, truth).learned], strict=True):
+    for atom, partner in zip(
+        truth.T, learned.T[match_atoms(learned, truth).learned], strict=True
+    ):
         lengths = math.hypot(*atom), math.hypot(*partner)
         cosines.append(abs(atom @ partner) / math.prod(lengths))
         angles.append(math.acos(min(cosines[-1], 1)))
         ratios.append(lengths[1] / lengths[0])
     found = score(learned, truth)
-    wanted = dict(zip(("cosine", "angle", "norm_ratio"), (cosines, angles, ratios), strict=True))
+    wanted = dict(
+        zip(("cosine", "angle", "norm_ratio"), (cosines, angles, ratios), strict=True)
+    )
     for name, values in wanted.items():
         assert found[name] == approx(np.mean(values))
     assert found["cosines"] == approx(sorted(cosines, reverse=True), abs=5.1e-5)
     assert found["close"] == np.mean(np.array(cosines) > 0.9)
     # Very many are told by fewer.
     many = rng.random(25_000)
-    shown = dictionary_recovery(Match(np.arange(25_000), many), *2 * [np.ones((1, 25_000))])
+    shown = dictionary_recovery(
+        Match(np.arange(25_000), many), *2 * [np.ones((1, 25_000))]
+    )
     wanted = np.quantile(many, np.linspace(0, 1, 10_000))
     assert_allclose(shown["cosines"][::-1], wanted, atol=2e-4)
 
@@ -221,7 +235,9 @@ def test_a_dictionary_is_described_as_by_loops(monkeypatch):
     dictionary[:, 7] = 0
     found = describe_atoms(dictionary)
     assert (found["dead_atoms"], found["duplicates"]) == (1, 2)
-    live = np.delete(dictionary, 7, axis=1) / norm(np.delete(dictionary, 7, axis=1), axis=0)
+    live = np.delete(dictionary, 7, axis=1) / norm(
+        np.delete(dictionary, 7, axis=1), axis=0
+    )
     largest = np.max(np.abs(live.T @ live - np.eye(19)), axis=0)
     assert_allclose(found["coherence"], np.percentile(largest, range(101)), atol=1e-5)
     alone = describe_atoms(dictionary[:, 6:8])

@@ -17,16 +17,22 @@ def given():
 
     names = {}
     exec(CODE, names)
-    arrays = {name: value for name, value in names.items() if isinstance(value, np.ndarray)}
+    arrays = {
+        name: value for name, value in names.items() if isinstance(value, np.ndarray)
+    }
     return {
-        name: torch.from_numpy(value.astype(np.int64 if name == "tokens" else np.float32))
+        name: torch.from_numpy(
+            value.astype(np.int64 if name == "tokens" else np.float32)
+        )
         for name, value in arrays.items()
     }
 
 
 def agrees(library, found):
     told = {name: TOLD[library, name] for name in found}
-    assert {name: float(value) for name, value in found.items()} == approx(told, abs=1e-4)
+    assert {name: float(value) for name, value in found.items()} == approx(
+        told, abs=1e-4
+    )
 
 
 def test_saelens(given):
@@ -59,7 +65,12 @@ def test_saelens(given):
         coefficient_schedulers={},
     )
     step = SimpleNamespace(
-        sae_in=x, sae_out=guess, feature_acts=z, loss=torch.zeros(()), losses={}, metrics={}
+        sae_in=x,
+        sae_out=guess,
+        feature_acts=z,
+        loss=torch.zeros(()),
+        losses={},
+        metrics={},
     )
     log = SAETrainer.build_train_step_log_dict(trainer, step, 0)
     names = ("explained_variance", "explained_variance_legacy", "l0")

@@ -39,7 +39,10 @@ def transformer_lens():
         """The residual stream at the layer, and what the unembedding multiplies."""
         found = {}
         hooks = [
-            (f"blocks.{LAYER}.hook_resid_post", lambda x, hook: found.update(x=x) or put(x)),
+            (
+                f"blocks.{LAYER}.hook_resid_post",
+                lambda x, hook: found.update(x=x) or put(x),
+            ),
             ("ln_final.hook_normalized", lambda x, hook: found.update(features=x)),
         ]
         model.run_with_hooks(tokens, fwd_hooks=hooks)
@@ -91,7 +94,9 @@ def test_a_hook_of_the_page_costs_the_nats_of_downstream(make, block):
 
     network = sae_gap.Network(
         lambda windows: x.numpy(),
-        lambda rows, windows: features(tokens, lambda _: torch.tensor(np.asarray(rows)))[1].numpy(),
+        lambda rows, windows: features(
+            tokens, lambda _: torch.tensor(np.asarray(rows))
+        )[1].numpy(),
         unembedding.numpy(),
     )
     places = np.broadcast_to(np.arange(30), tokens.shape)
@@ -104,25 +109,46 @@ def test_a_hook_of_the_page_costs_the_nats_of_downstream(make, block):
 
 NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "torch_encoder.ipynb"
 # What a reader would type into its form for a trial.
-TRIAL = {"LAYER": 1, "CONTEXT": 32, "NUM_SAMPLES": 800, "NUM_LATENTS": 64, "SPARSITY": 8}
+TRIAL = {
+    "LAYER": 1,
+    "CONTEXT": 32,
+    "NUM_SAMPLES": 800,
+    "NUM_LATENTS": 64,
+    "SPARSITY": 8,
+}
 
 
 def test_the_notebook_runs_without_jax(tmp_path):
     cells = json.loads(NOTEBOOK.read_text())["cells"]
-    code = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "code")
+    code = "\n".join(
+        "".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"
+    )
     for name, value in TRIAL.items():
-        code, count = re.subn(rf"^{name} = \d+", f"{name} = {value}", code, flags=re.MULTILINE)
+        code, count = re.subn(
+            rf"^{name} = \d+", f"{name} = {value}", code, flags=re.MULTILINE
+        )
         assert count == 1
     # The magics of a notebook: installing what is there, and where figures go.
     code = re.sub(r"^( *)%.*", r"\1pass", code, flags=re.MULTILINE)
     end = "assert 'jax' not in sys.modules\nprint(json.dumps(scores))"
     (tmp_path / "notebook.py").write_text(f"{code}\nimport json, sys\n{end}\n")
-    environment = {**os.environ, "MPLBACKEND": "agg", "PYTHONPATH": str(NOTEBOOK.parents[1])}
+    environment = {
+        **os.environ,
+        "MPLBACKEND": "agg",
+        "PYTHONPATH": str(NOTEBOOK.parents[1]),
+    }
     command = [sys.executable, "notebook.py"]
-    options = {"cwd": tmp_path, "env": environment, "check": True, "stdout": subprocess.PIPE}
+    options = {
+        "cwd": tmp_path,
+        "env": environment,
+        "check": True,
+        "stdout": subprocess.PIPE,
+    }
     told = subprocess.run(command, **options, text=True).stdout.splitlines()
     shown = [output for cell in cells for output in cell.get("outputs", ())]
     stored = "".join("".join(output.get("text", ())) for output in shown)
     assert masked("\n".join(told[:-1])) == masked(stored)
     own, refit, pursuit = json.loads(told[-1]).values()
-    assert pursuit[0] < refit[0] < own[0] and all(kl > 0 for _, kl, _ in (own, refit, pursuit))
+    assert pursuit[0] < refit[0] < own[0] and all(
+        kl > 0 for _, kl, _ in (own, refit, pursuit)
+    )

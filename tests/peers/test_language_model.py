@@ -46,17 +46,22 @@ def test_log_probabilities_are_those_of_transformers(lm, theirs):
     chosen = np.unique(np.linspace(0, len(texts) - 1, 16).astype(int))
     losses = []
     for windows, *_ in pack(cut(lm.tokenise(texts[i] for i in chosen), 256), 256):
-        hidden = lm.model.run_blocks(lm.model.embed(windows), windows, 0, lm.model.num_blocks)
+        hidden = lm.model.run_blocks(
+            lm.model.embed(windows), windows, 0, lm.model.num_blocks
+        )
         for row, tokens, segments in zip(
-            hidden, np.asarray(windows.tokens), np.asarray(windows.segments), strict=True
+            hidden,
+            np.asarray(windows.tokens),
+            np.asarray(windows.segments),
+            strict=True,
         ):
             ours = np.asarray(lm.model.log_probabilities(row))
             for segment in range(segments.max() + 1):
                 window = segments == segment
                 with torch.inference_mode():
-                    logits = theirs(torch.from_numpy(tokens[window].astype(np.int64))[None]).logits[
-                        0
-                    ]
+                    logits = theirs(
+                        torch.from_numpy(tokens[window].astype(np.int64))[None]
+                    ).logits[0]
                 pair = ours[window], torch.log_softmax(logits, dim=-1).numpy()
                 assert np.abs(pair[0] - pair[1]).max() <= TOLERANCE
                 targets = tokens[window][SKIPPED:]
@@ -66,7 +71,9 @@ def test_log_probabilities_are_those_of_transformers(lm, theirs):
     assert ours == approx(others, abs=TOLERANCE)
 
 
-def test_gemma_has_the_log_probabilities_of_transformers_and_the_tokens_of_sentencepiece(tmp_path):
+def test_gemma_has_the_log_probabilities_of_transformers_and_the_tokens_of_sentencepiece(
+    tmp_path,
+):
     import torch
     from sentencepiece import SentencePieceProcessor, sentencepiece_model_pb2
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -85,28 +92,46 @@ def test_gemma_has_the_log_probabilities_of_transformers_and_the_tokens_of_sente
         tmp_path, config=config, dtype=torch.float32, **file
     )
     tokens = default_rng(0).integers(0, len(lm.model.embedding), (2, 40))
-    windows = Windows(tokens, np.zeros_like(tokens), np.broadcast_to(np.arange(40), tokens.shape))
-    hidden = lm.model.run_blocks(lm.model.embed(windows), windows, 0, lm.model.num_blocks)
+    windows = Windows(
+        tokens, np.zeros_like(tokens), np.broadcast_to(np.arange(40), tokens.shape)
+    )
+    hidden = lm.model.run_blocks(
+        lm.model.embed(windows), windows, 0, lm.model.num_blocks
+    )
     with torch.inference_mode():
-        expected = torch.log_softmax(network.eval()(torch.from_numpy(tokens)).logits, dim=-1)
+        expected = torch.log_softmax(
+            network.eval()(torch.from_numpy(tokens)).logits, dim=-1
+        )
     assert_allclose(lm.model.log_probabilities(hidden), expected.numpy(), atol=1e-4)
 
     fields = read_model(tmp_path / "tiny.gguf")[1]
     theirs = sentencepiece_model_pb2.ModelProto()
     for token, score, kind in zip(
-        *(fields[f"tokenizer.ggml.{name}"] for name in ("tokens", "scores", "token_type")),
+        *(
+            fields[f"tokenizer.ggml.{name}"]
+            for name in ("tokens", "scores", "token_type")
+        ),
         strict=True,
     ):
         kind = 2 if token == "<unk>" else kind
         theirs.pieces.add(piece=token.replace(" ", "▁"), score=score, type=kind)
     for name, value in {"model_type": 2, "byte_fallback": True, "pad_id": -1}.items():
         setattr(theirs.trainer_spec, name, value)
-    theirs.trainer_spec.eos_id, theirs.trainer_spec.bos_id, theirs.trainer_spec.unk_id = range(3)
+    (
+        theirs.trainer_spec.eos_id,
+        theirs.trainer_spec.bos_id,
+        theirs.trainer_spec.unk_id,
+    ) = range(3)
     theirs.normalizer_spec.name = "identity"
     theirs.normalizer_spec.add_dummy_prefix = False
     theirs.normalizer_spec.remove_extra_whitespaces = False
     cutter = SentencePieceProcessor(model_proto=theirs.SerializeToString())
-    for text in ("the then", "mat  in\n\n\né ▁ x", "   the  matinee — 🙂", *read_texts().texts[:9]):
+    for text in (
+        "the then",
+        "mat  in\n\n\né ▁ x",
+        "   the  matinee — 🙂",
+        *read_texts().texts[:9],
+    ):
         assert lm.tokenise([text])[0].tolist() == [1, *cutter.encode(text)]
 
 
@@ -145,13 +170,19 @@ def test_losses_downstream_are_those_of_saelens(lm, theirs, tmp_path):
 
     count = 4
     context = 128
-    texts = (tokens[:context] for tokens in lm.tokenise(read_texts().texts[: 20 * count]))
+    texts = (
+        tokens[:context] for tokens in lm.tokenise(read_texts().texts[: 20 * count])
+    )
     tokens = np.stack([text for text in texts if len(text) == context][:count])
     places = jnp.broadcast_to(jnp.arange(context), tokens.shape)
     windows = Windows(jnp.asarray(tokens), jnp.zeros(tokens.shape, jnp.int32), places)
-    downstream = sae_gap.Downstream.of_model(lm.model, [windows], LAYER, first=0, outliers="keep")
+    downstream = sae_gap.Downstream.of_model(
+        lm.model, [windows], LAYER, first=0, outliers="keep"
+    )
     x = downstream.activations
-    sae_gap.save_sae(sae_gap.learn(x, 256, 16, visits=10).sae(epochs=20).model, tmp_path / "sae")
+    sae_gap.save_sae(
+        sae_gap.learn(x, 256, 16, visits=10).sae(epochs=20).model, tmp_path / "sae"
+    )
     ours = sae_gap.load_sae(tmp_path / "sae")
     with torch.inference_mode():
         found = get_recons_loss(
@@ -162,7 +193,9 @@ def test_losses_downstream_are_those_of_saelens(lm, theirs, tmp_path):
             hook_name="resid",
         )
     # The divergence at the last place of a window has no next token beside it.
-    other = {name: value[:, : context - 1].mean().item() for name, value in found.items()}
+    other = {
+        name: value[:, : context - 1].mean().item() for name, value in found.items()
+    }
     clean = other["ce_loss_without_sae"]
     zero = other["ce_loss_with_ablation"]
     score = downstream.score(ours.decode(ours.encode(x), x))

@@ -16,14 +16,22 @@ EXPORTED = [name for name, kind in catalogue.saes().items() if has_form(kind)]
 
 @fixture(scope="module")
 def task():
-    return sae_gap.draw(sae_gap.Setting(WIDTH, SPARSITY, num_samples=4_000, input_dim=48))
+    return sae_gap.draw(
+        sae_gap.Setting(WIDTH, SPARSITY, num_samples=4_000, input_dim=48)
+    )
 
 
 def model_of(name, task):
     """An SAE of an encoder, barely trained, or one that is fitted to a learned dictionary."""
     if name == "learn":
-        return sae_gap.learn(task.train.signals, WIDTH, SPARSITY, visits=10).sae(epochs=2).model
-    learner = catalogue.tuned_sae(name, sparsity=SPARSITY, input_dim=task.input_dim, num_steps=3)
+        return (
+            sae_gap.learn(task.train.signals, WIDTH, SPARSITY, visits=10)
+            .sae(epochs=2)
+            .model
+        )
+    learner = catalogue.tuned_sae(
+        name, sparsity=SPARSITY, input_dim=task.input_dim, num_steps=3
+    )
     return sae_gap.fit(learner, [task], [0])[0].end.model
 
 
@@ -41,7 +49,10 @@ def test_saelens_has_the_codes_and_reconstructions(name, task, tmp_path):
     codes = np.asarray(ours.encode(x))
     with torch.no_grad():
         their_codes = theirs.encode(torch.from_numpy(x))
-        pairs = [(codes, their_codes), (np.asarray(ours.decode(codes)), theirs.decode(their_codes))]
+        pairs = [
+            (codes, their_codes),
+            (np.asarray(ours.decode(codes)), theirs.decode(their_codes)),
+        ]
     assert codes.any()
     for values, other in pairs:
         close(other.numpy(), values)
@@ -60,15 +71,22 @@ def test_saelens_evaluates_a_pursuit_on_a_model(tmp_path):
     import sae_gap.torch.saelens
 
     sizes = {"n_layers": 3, "d_model": 24, "n_ctx": 16, "d_head": 12, "n_heads": 2}
-    model = HookedTransformer(HookedTransformerConfig(**sizes, d_vocab=64, act_fn="gelu", seed=0))
+    model = HookedTransformer(
+        HookedTransformerConfig(**sizes, d_vocab=64, act_fn="gelu", seed=0)
+    )
     rows = torch.randint(64, (32, 16), generator=torch.manual_seed(0))
     hook = "blocks.1.hook_resid_post"
     x = model.run_with_cache(rows)[1][hook].detach()
     metadata = {"hook_name": hook, "context_size": 16, "prepend_bos": False}
-    ours = sae_gap.torch.SAE(torch.randn(60, 24), x.mean((0, 1)), k=4, metadata=metadata)
+    ours = sae_gap.torch.SAE(
+        torch.randn(60, 24), x.mean((0, 1)), k=4, metadata=metadata
+    )
     ours.calibrate(x).save(tmp_path / "sae")
     sae = SAE.load_from_disk(tmp_path / "sae")
-    assert torch.equal(sae.encode(x), ours.encode(x)) and sae.cfg.metadata.hook_name == hook
+    assert (
+        torch.equal(sae.encode(x), ours.encode(x))
+        and sae.cfg.metadata.hook_name == hook
+    )
     tokens = Dataset.from_list([{"tokens": row.tolist()} for row in rows])
     store = ActivationsStore.from_sae(
         model, sae, tokens, streaming=False, store_batch_size_prompts=8

@@ -98,11 +98,17 @@ def test_samples_differ_as_chance_has_it(theirs, world, samples):
     spread of 1.
     """
     ours = samples[1]
-    drawn = [theirs.sample_with_features(1_000)[1].numpy() for _ in range(NUM_SAMPLES // 1_000)]
+    drawn = [
+        theirs.sample_with_features(1_000)[1].numpy()
+        for _ in range(NUM_SAMPLES // 1_000)
+    ]
     other = np.concatenate(drawn)
     often = (ours > 0).sum(axis=0) + (other > 0).sum(axis=0) >= FEWEST
     assert (
-        np.std(z_scores(*((codes[:, often] > 0).astype(float) for codes in (ours, other)))) <= 1.1
+        np.std(
+            z_scores(*((codes[:, often] > 0).astype(float) for codes in (ours, other)))
+        )
+        <= 1.1
     )
     assert np.std(z_scores(*(codes[:, often] ** 2 for codes in (ours, other)))) <= 1.1
     roots = np.flatnonzero(firing_of(world.law).level == 0)
@@ -127,7 +133,10 @@ def test_scores_of_the_same_latents_are_the_same(world, samples):
     rng = default_rng(0)
     truth = stream.atoms
     chosen = rng.permutation(NUM_LATENTS)[: NUM_LATENTS // 2]
-    atoms = truth[chosen] + 0.5 * rng.standard_normal((len(chosen), INPUT_DIM)) / INPUT_DIM**0.5
+    atoms = (
+        truth[chosen]
+        + 0.5 * rng.standard_normal((len(chosen), INPUT_DIM)) / INPUT_DIM**0.5
+    )
     atoms = (atoms / norm(atoms, axis=1, keepdims=True)).astype(np.float32)
     latents = codes[:, chosen] * (rng.random((len(codes), len(chosen))) < 0.8)
     latents = (latents + (rng.random(latents.shape) < 0.01)).astype(np.float32)

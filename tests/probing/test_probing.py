@@ -26,27 +26,43 @@ def drawn(count=4_000, seed=0):
     tokens = probing.Tokens(
         rng.choice(words, count), documents, np.array(["even", "odd"])[documents % 2]
     )
-    return tokens, probing.concept("letters:abcd", tokens), probing.concept("topic:odd", tokens)
+    return (
+        tokens,
+        probing.concept("letters:abcd", tokens),
+        probing.concept("topic:odd", tokens),
+    )
 
 
 def test_concepts_are_read_off_the_letters_and_the_document():
     texts = ["The", " bed", " walk", "ing", " walked", ",", " U", ".", " dogs", "S"]
-    tokens = probing.Tokens(np.array(texts), np.array([0] * 9 + [1]), np.array(["x"] * 9 + ["y"]))
+    tokens = probing.Tokens(
+        np.array(texts), np.array([0] * 9 + [1]), np.array(["x"] * 9 + ["y"])
+    )
 
     def texts_of(name):
         found = probing.concept(name, tokens)
         return [
-            np.array(texts)[found.defined & (found.has == has)].tolist() for has in (True, False)
+            np.array(texts)[found.defined & (found.has == has)].tolist()
+            for has in (True, False)
         ]
 
     # A word that goes on is not known by its token, and another document does not go on.
     assert texts_of("letters:bu") == [[" bed", " U"], [" walked", " dogs"]]
     assert texts_of("suffix:ed") == [[" walked"], [" bed", " U", " dogs"]]
-    assert texts_of("capital") == [["The", " U", "S"], [" bed", " walk", "ing", " walked", " dogs"]]
-    assert texts_of("space") == [[" bed", " walk", " walked", " U", " dogs"], ["The", "ing", "S"]]
+    assert texts_of("capital") == [
+        ["The", " U", "S"],
+        [" bed", " walk", "ing", " walked", " dogs"],
+    ]
+    assert texts_of("space") == [
+        [" bed", " walk", " walked", " U", " dogs"],
+        ["The", "ing", "S"],
+    ]
     assert texts_of("topic:y")[0] == ["S"] and "," not in texts_of("topic:x")[0]
     assert tokens.words.tolist()[:2] == ["the", "bed"]
-    for name, words in {"letters:A": "is no concept", "topic:z": "choose from x, y"}.items():
+    for name, words in {
+        "letters:A": "is no concept",
+        "topic:z": "choose from x, y",
+    }.items():
         with raises(ValueError, match=words):
             probing.concept(name, tokens)
     with raises(ValueError, match="write two different concepts as A\\+B"):
@@ -64,9 +80,13 @@ def test_the_withheld_cell_never_trains_and_no_document_or_word_is_on_both_sides
     for rows in split.train.values():
         for names in (tokens.documents, tokens.words):
             assert not {*names[rows]} & {*names[tested]}
-        assert a.has[rows].mean() == 0.5 and len({*rows}) == len(rows) == len(split.train["all"])
+        assert a.has[rows].mean() == 0.5 and len({*rows}) == len(rows) == len(
+            split.train["all"]
+        )
     for name, rows in split.test.items():
-        assert np.all(a.has[rows] == (name[0] == "1")) and np.all(b.has[rows] == (name[1] == "1"))
+        assert np.all(a.has[rows] == (name[0] == "1")) and np.all(
+            b.has[rows] == (name[1] == "1")
+        )
     assert len({len(rows) for rows in split.test.values()}) == 1
     rows = split.train["all"]
     assert len({*np.bincount(2 * a.has[rows] + b.has[rows])}) == 1
@@ -77,7 +97,9 @@ def test_words_may_be_shared_where_none_decides_and_small_cells_are_refused():
     split = probing.split_cells(a._replace(of_words=False), b, tokens, 0)
     assert {*tokens.words[split.train["all"]]} & {*tokens.words[split.test["11"]]}
     a.has[300:] = False
-    with raises(ValueError, match=r"the cells of letters:abcd\+topic:odd are too small"):
+    with raises(
+        ValueError, match=r"the cells of letters:abcd\+topic:odd are too small"
+    ):
         probing.split_cells(a, b, tokens, 0)
 
 
@@ -99,15 +121,21 @@ def test_drops_are_those_of_the_dictionary(k):
     (one, two, three) = 1 + RNG.random((3, len(a.has)))
     both = a.has & b.has
     atoms = (
-        [a.has * one, b.has * two] if k == 1 else [(a.has & ~both) * one, both * two, b.has * three]
+        [a.has * one, b.has * two]
+        if k == 1
+        else [(a.has & ~both) * one, both * two, b.has * three]
     )
     noise = RNG.random((len(a.has), 5)) * (RNG.random((len(a.has), 5)) < 0.1)
     codes = np.column_stack([noise, *atoms])
-    found = probes.score_pair(codes, a.has, split, functools.partial(probes.fit_sparse, k=k))
+    found = probes.score_pair(
+        codes, a.has, split, functools.partial(probes.fit_sparse, k=k)
+    )
     assert found["auc_id"] == found["all_auc_ood"] == 1
     assert found["drop"] == 1 - found["auc_ood"] == approx(0.5 * (k == 2), abs=0.1)
     assert (
-        found["accuracy_ood"] == found["all_accuracy_ood"] - found["accuracy_drop"] == 1.5 - 0.5 * k
+        found["accuracy_ood"]
+        == found["all_accuracy_ood"] - found["accuracy_drop"]
+        == 1.5 - 0.5 * k
     )
 
 
@@ -115,7 +143,9 @@ def test_what_a_requested_l0_decides_is_found_on_some_rows(monkeypatch):
     monkeypatch.setattr(concepts, "MATCHED", 3)
     x = np.arange(24.0).reshape(8, 3)
     held = {"a": probing.Labelled(np.arange(8) > 3, {})}
-    source = probing.Probed(open_activations(x + 1), held_out=open_activations(x), concepts=held)
+    source = probing.Probed(
+        open_activations(x + 1), held_out=open_activations(x), concepts=held
+    )
     task = source.task()
     assert task.id.counted.tolist() == x[evenly_spaced(8, 3)].tolist()
     assert len(task.id.signals) == 8 and task.concepts == held
@@ -125,8 +155,15 @@ def test_differences_are_paired_over_pairs(monkeypatch):
     monkeypatch.setattr(catalogue, "default_columns", lambda: ["effective", "absent"])
 
     def row(dictionary, *drops, codes="own"):
-        scores = {f"{name} dense": [0.5] * 3 for name in SCORES} | {"drop dense": [*drops]}
-        told = {"dictionary": dictionary, "family": "sae", "codes": codes, "probes": ["dense"]}
+        scores = {f"{name} dense": [0.5] * 3 for name in SCORES} | {
+            "drop dense": [*drops]
+        }
+        told = {
+            "dictionary": dictionary,
+            "family": "sae",
+            "codes": codes,
+            "probes": ["dense"],
+        }
         return told | scores | {"pairs": ["p", "q", "r"], "splits": 2, "effective": 2.0}
 
     mine, other, one, _ = probing.overall(

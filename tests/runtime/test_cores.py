@@ -16,7 +16,9 @@ def threads():
     since.
     """
     found = cores._controller().info()
-    return {library["num_threads"] for library in found if library["user_api"] == "blas"}
+    return {
+        library["num_threads"] for library in found if library["user_api"] == "blas"
+    }
 
 
 @fixture
@@ -49,7 +51,10 @@ def test_any_thread_may_ask_for_it(two_threads):
 @mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no such call")
 def test_all_threads_keep_to_one_core_and_leave_it_again():
     def allowed():
-        return {len(os.sched_getaffinity(int(thread))) for thread in os.listdir("/proc/self/task")}
+        return {
+            len(os.sched_getaffinity(int(thread)))
+            for thread in os.listdir("/proc/self/task")
+        }
 
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         pool.submit(allowed).result()

@@ -42,7 +42,9 @@ def mesh(axis, kind):
     ],
 )
 def test_what_is_no_mesh_to_place_on_is_refused(wrong, words):
-    with raises((TypeError, ValueError), match=rf"{words}.*make it by sae_gap\.runtime"):
+    with raises(
+        (TypeError, ValueError), match=rf"{words}.*make it by sae_gap\.runtime"
+    ):
         devices.place(np.ones((4, 2), np.float32), wrong)
 
 
@@ -70,7 +72,9 @@ def test_programs_are_kept_in_the_cache_folder_and_each_counts_once(tmp_path):
     def run():
         command = [sys.executable, "-c", CACHED]
         root = Path(__file__).parents[2]
-        return subprocess.check_output(command, env=os.environ | given, cwd=root, text=True)
+        return subprocess.check_output(
+            command, env=os.environ | given, cwd=root, text=True
+        )
 
     place, none, compiled, again, other = (first := run()).split()
     assert place == str(folder) and none == "0" < compiled == again < other

@@ -37,7 +37,9 @@ def test_the_rest_of_unequal_fits_and_rows_is_told_within_a_factor_of_two(clock)
     stored.
     """
     costs: dict = {("a", place): 100.0 for place in range(4)}
-    costs |= {("b", place): 700.0 for place in range(4)} | {("r", place): 5.0 for place in range(8)}
+    costs |= {("b", place): 700.0 for place in range(4)} | {
+        ("r", place): 5.0 for place in range(8)
+    }
     rows = [name for name in costs if name[0] == "r"]
     with progress.line(shown=False) as line:
         line.begin([name for name in costs if name not in rows], rows, done=3)
@@ -45,7 +47,12 @@ def test_the_rest_of_unequal_fits_and_rows_is_told_within_a_factor_of_two(clock)
         begins = {("a", 0): 0.75, ("b", 0): 0.5}
         left = sum(cost * (1 - begins.get(name, 0)) for name, cost in costs.items())
         for turn in range(4):
-            for name in (("a", turn), ("b", turn), ("r", 2 * turn), ("r", 2 * turn + 1)):
+            for name in (
+                ("a", turn),
+                ("b", turn),
+                ("r", 2 * turn),
+                ("r", 2 * turn + 1),
+            ):
                 begun = begins.get(name, 0)
                 if name not in rows:
                     line.report(name, begun)
@@ -102,7 +109,9 @@ def test_the_log_has_a_line_a_minute_within_a_fit(tmp_path, monkeypatch, door):
             told.extend(said.get(timeout=60) for _ in range(2))
 
     monkeypatch.setattr(progress, "EVERY", 0.01)
-    monkeypatch.setattr(progress.logging, "info", lambda form, *rest: said.put(form % rest))
+    monkeypatch.setattr(
+        progress.logging, "info", lambda form, *rest: said.put(form % rest)
+    )
     monkeypatch.setattr(progress, "_somebody_looks", lambda: False)
     monkeypatch.setattr(progress.Line, "report", slow)
     monkeypatch.setattr(fitting, "REPORT_EVERY", 0.0)
@@ -144,7 +153,9 @@ def test_after_the_minutes_nothing_is_started_and_the_same_command_goes_on(
             left = len(whole) - len(there)
             lacking = {row["dictionary"] for row in whole if row["key"] not in there}
             assert left and len(done) == 1 and error.dictionaries == lacking
-            assert re.match(rf"{left} of \d fits and rows of tiny are left, since", error.text)
+            assert re.match(
+                rf"{left} of \d fits and rows of tiny are left, since", error.text
+            )
             counts.append(len(error.rows))
     progress.limit(np.inf)
     assert counts == [0, *range(1, len(whole))] and timeless(rows) == timeless(whole)

@@ -21,4 +21,6 @@ def test_eight_virtual_devices():
         env=os.environ | {"XLA_FLAGS": flags},
         cwd=ROOT,
     )
-    assert process.returncode == 0 and "passed" in process.stdout, process.stdout + process.stderr
+    assert process.returncode == 0 and "passed" in process.stdout, (
+        process.stdout + process.stderr
+    )

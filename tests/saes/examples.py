@@ -22,13 +22,19 @@ def transcoder(encoder, *, skip=True, num_inputs=5):
     """A transcoder of random parameters as training moves them, and inputs for it."""
     rng = default_rng(2)
     sizes = ((6, 10), 6, num_inputs, (num_inputs, 6))
-    start = encoder.parameters(jnp.asarray(rng.normal(size=(num_inputs, 10))), jax.random.key(0))
+    start = encoder.parameters(
+        jnp.asarray(rng.normal(size=(num_inputs, 10))), jax.random.key(0)
+    )
     parameters = jax.tree.map(
         lambda leaf: jnp.clip(leaf, -1) + rng.uniform(0.1, 1, leaf.shape), start
     )
     drawn = [rng.normal(0, 1.5, size) for size in sizes], parameters
-    (*parts, centre, matrix), parameters = jax.tree.map(lambda x: jnp.asarray(x, "f"), drawn)
-    model = Transcoder(*parts, parameters, encoder, centre=centre, skip=matrix if skip else None)
+    (*parts, centre, matrix), parameters = jax.tree.map(
+        lambda x: jnp.asarray(x, "f"), drawn
+    )
+    model = Transcoder(
+        *parts, parameters, encoder, centre=centre, skip=matrix if skip else None
+    )
     return model, rng.normal(1, 1.5, (24, num_inputs)).astype("f")
 
 
@@ -46,9 +52,13 @@ def changed(folder, case, **values):
     """
     folder = folder / "sae"
     shutil.copytree(FILES / case, folder)
-    tensors = {name: x for name, x in values.items() if x is None or isinstance(x, np.ndarray)}
+    tensors = {
+        name: x for name, x in values.items() if x is None or isinstance(x, np.ndarray)
+    }
     for path in folder.glob("*.safetensors"):
-        held = {name: x for name, x in (load_file(path) | tensors).items() if x is not None}
+        held = {
+            name: x for name, x in (load_file(path) | tensors).items() if x is not None
+        }
         save_file({name: np.ascontiguousarray(x) for name, x in held.items()}, path)
     for path in folder.glob("c*.json"):
         rest = {name: values[name] for name in values.keys() - tensors.keys()}

@@ -32,7 +32,9 @@ def example():
 
 def test_the_suite_has_its_own_numbers(example):
     x, guess = (example[name].astype(np.float32) for name in ("x", "reconstruction"))
-    ours = {name: value for (library, name), value in TOLD.items() if library == "sae_gap"}
+    ours = {
+        name: value for (library, name), value in TOLD.items() if library == "sae_gap"
+    }
     found = explained(x, guess)
     for pair, name in (
         (("SAELens", "explained_variance_legacy"), "ev_saelens_legacy"),
@@ -41,13 +43,19 @@ def test_the_suite_has_its_own_numbers(example):
     ):
         assert found[name] == approx(TOLD[pair], abs=1e-4)
     arrays = (example[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec"))
-    report = sae_gap.check(SAE.from_arrays(*arrays, architecture="relu"), np.tile(x, (2, 1)))
+    report = sae_gap.check(
+        SAE.from_arrays(*arrays, architecture="relu"), np.tile(x, (2, 1))
+    )
     found |= {"l0": report.read.l0, "dead": report.read.dead}
     row = jnp.arange(len(x))[None]
     windows = Windows(jnp.asarray(example["tokens"])[None], 0 * row, row)
-    network = Network(lambda _: x[None], lambda stream, _: stream, example["unembedding"])
+    network = Network(
+        lambda _: x[None], lambda stream, _: stream, example["unembedding"]
+    )
     found |= Downstream(network, [windows], first=0).score(guess)
-    true, atoms = (example[name].astype(np.float32).T for name in ("true_atoms", "W_dec"))
+    true, atoms = (
+        example[name].astype(np.float32).T for name in ("true_atoms", "W_dec")
+    )
     match = matching.match_atoms(atoms, true)
     nearest = matching.nearest_atoms(atoms, true)
     found |= atom_scores(match, atoms.shape[1], nearest, {})

@@ -35,7 +35,10 @@ PLAIN = load_file(FILES / "saelens/standard/sae_weights.safetensors")
 FAULTS = {
     "saelens/standard": [
         ({"W_enc": None}, "has no tensor W_enc, but W_dec"),
-        ({"W_dec": PLAIN["W_dec"].T}, "has shape (6, 10) where (10, 6) is expected; transpose it"),
+        (
+            {"W_dec": PLAIN["W_dec"].T},
+            "has shape (6, 10) where (10, 6) is expected; transpose it",
+        ),
         ({"b_enc": TEN[:9]}, "where (10,) is expected; give what belongs together"),
         ({"b_enc": TEN.astype(int)}, "has the type int64; save it as float32"),
         ({"b_enc": TEN * np.inf}, "b_enc"),
@@ -50,13 +53,22 @@ FAULTS = {
         ({"apply_b_dec_to_input": True}, "set apply_b_dec_to_input to false"),
         ({"normalize_activations": "layer_norm"}, "by layer norm"),
     ],
-    "saelens/old_scaling_of_ones": [({"scaling_factor": 2 * TEN}, "set finetuning_scaling_factor")],
+    "saelens/old_scaling_of_ones": [
+        ({"scaling_factor": 2 * TEN}, "set finetuning_scaling_factor")
+    ],
     "saelens/topk": [({"k": 11}, "of at most 10")],
-    "sparsify/layers.0": [({"W_skip": SKIP}, "W_skip"), ({"skip_connection": True}, "W_skip")],
+    "sparsify/layers.0": [
+        ({"W_skip": SKIP}, "W_skip"),
+        ({"skip_connection": True}, "W_skip"),
+    ],
     "sparsify/layers.3.mlp": [({"transcode": False}, "set transcode")],
-    "circuit_tracer/jumprelu": [({"activation_function.threshold": -TEN}, "below zero")],
+    "circuit_tracer/jumprelu": [
+        ({"activation_function.threshold": -TEN}, "below zero")
+    ],
     "gemma_scope/transcoder": [({"affine_connection": True}, "affine_skip_connection")],
-    "dictionary_learning/topk": [({"trainer": {"dict_class": "CrossCoder"}}, "CrossCoder")],
+    "dictionary_learning/topk": [
+        ({"trainer": {"dict_class": "CrossCoder"}}, "CrossCoder")
+    ],
 }
 ROWS = [(case, *fault) for case, faults in FAULTS.items() for fault in faults]
 
@@ -68,28 +80,44 @@ def test_what_does_not_fit_is_named(tmp_path, case, values, words):
 
 
 def npy(shape, size, dtype="<f4"):
-    text = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    text = (
+        f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    )
     return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + bytes(size)
 
 
 def header(**entry):
-    text = json.dumps({"W_enc": {"dtype": "F32", "data_offsets": [0, 4]} | entry}).encode()
+    text = json.dumps(
+        {"W_enc": {"dtype": "F32", "data_offsets": [0, 4]} | entry}
+    ).encode()
     return struct.pack("<Q", len(text)) + text + bytes(4)
 
 
 WHOLE = (FILES / "saelens/standard/sae_weights.safetensors").read_bytes()
 SPOILT = [
     # Calls of what is not to be called.
-    ("ae.pt", b"cposix\nsystem\n(X\x01\x00\x00\x00xtR.", "names posix.system, which is no tensor"),
+    (
+        "ae.pt",
+        b"cposix\nsystem\n(X\x01\x00\x00\x00xtR.",
+        "names posix.system, which is no tensor",
+    ),
     ("ae.pt", b"\x80\x04\x8c\x05posix\x8c\x05popen\x93.", "posix.popen"),
     ("ae.pt", b"ctorch\nFloatStorage\n)R.", "ae.pt"),
     # Numbers that ask for memory.
     ("ae.pt", b"N" + b"r" + struct.pack("<I", 10**7) + b"0.", "ae.pt"),
-    ("ae.pt", state(a=tensor(shape=(10**9, 10**9), strides=(0, 0))), "fit in its storage"),
+    (
+        "ae.pt",
+        state(a=tensor(shape=(10**9, 10**9), strides=(0, 0))),
+        "fit in its storage",
+    ),
     # Tensors that reach beyond their storage, which may be elsewhere.
     ("ae.pt", state(a=tensor(shape=(2, 3), strides=(4, 1))), "ae.pt"),
     ("ae.pt", state(a=tensor(offset=-1)), "ae.pt"),
-    ("ae.pt", state(a=tensor(held=torch_files.storage(key="../../etc/passwd"))), "ae.pt"),
+    (
+        "ae.pt",
+        state(a=tensor(held=torch_files.storage(key="../../etc/passwd"))),
+        "ae.pt",
+    ),
     ("ae.pt", state(a=tensor(held=torch_files.plain(3))), "ae.pt"),
     ("ae.pt", b"]" * 20_000 + b".", "ae.pt"),
     ("params.npz", npy((1,), 8, "|O"), "allow_pickle=False"),
@@ -102,7 +130,9 @@ SPOILT = [
 
 
 @mark.parametrize(("name", "content", "words"), SPOILT)
-def test_no_file_is_executed_or_takes_memory_that_it_does_not_fill(tmp_path, name, content, words):
+def test_no_file_is_executed_or_takes_memory_that_it_does_not_fill(
+    tmp_path, name, content, words
+):
     path = tmp_path / name
     if name == "ae.pt":
         archive(path, content)
@@ -122,12 +152,18 @@ def test_no_file_is_executed_or_takes_memory_that_it_does_not_fill(tmp_path, nam
 def test_a_path_has_one_sae(tmp_path):
     folder = changed(tmp_path, "saelens/standard")
     shutil.copy(FILES / "gemma_scope/first/params.npz", folder)
-    refused(lambda: sae_gap.load_sae(folder), "several files", "sae_weights.safetensors", "params")
+    refused(
+        lambda: sae_gap.load_sae(folder),
+        "several files",
+        "sae_weights.safetensors",
+        "params",
+    )
     (folder / "params.npz").unlink()
     (folder / "cfg.json").unlink()
     for name in ("W_enc_0", "mine"):
         shutil.copy(
-            FILES / "circuit_tracer/topk/layer_3.safetensors", f"{folder}/{name}.safetensors"
+            FILES / "circuit_tracer/topk/layer_3.safetensors",
+            f"{folder}/{name}.safetensors",
         )
     shutil.copytree(FILES / "gemma_scope/first", tmp_path / "clt")
     np.save(folder / "row.npy", TEN)
@@ -155,8 +191,16 @@ MEAN = np.full(6, 2, np.float32)
 MODEL = sae_gap.Model(jnp.asarray(ATOMS), jnp.asarray(BIAS))
 # What writes a dictionary to a place, the file in it, and the bias in it.
 KINDS = {
-    "learned": (lambda path: sae_gap.dictionary(ATOMS, BIAS, l0=2).save(path), "", BIAS),
-    "trained": (lambda path: train_real.save(MODEL, Folder(path), {}), "dictionary.npy", BIAS),
+    "learned": (
+        lambda path: sae_gap.dictionary(ATOMS, BIAS, l0=2).save(path),
+        "",
+        BIAS,
+    ),
+    "trained": (
+        lambda path: train_real.save(MODEL, Folder(path), {}),
+        "dictionary.npy",
+        BIAS,
+    ),
     "x.npy": (lambda path: np.save(path, ATOMS), "", MEAN),
     "x.safetensors": (lambda path: save_file({"any": ATOMS}, path), "", MEAN),
     "x.pt": (lambda path: torch_files.save(path, ATOMS), "", MEAN),
@@ -165,7 +209,9 @@ KINDS = {
 
 
 @mark.parametrize("kind", KINDS)
-def test_each_kind_of_dictionary_opens_with_its_own_bias_or_else_the_mean(tmp_path, kind):
+def test_each_kind_of_dictionary_opens_with_its_own_bias_or_else_the_mean(
+    tmp_path, kind
+):
     write, name, bias = KINDS[kind]
     write(tmp_path / kind)
     path = tmp_path / kind / name
@@ -173,7 +219,11 @@ def test_each_kind_of_dictionary_opens_with_its_own_bias_or_else_the_mean(tmp_pa
     unit = ATOMS / np.linalg.norm(ATOMS, axis=0)
     assert_allclose(sae.unit_dictionary, unit, atol=1e-6)
     assert_array_equal(sae.bias, bias)
-    assert (sae.given.family, sae.signed, sae.model.encode) == ("dictionary", False, None)
+    assert (sae.given.family, sae.signed, sae.model.encode) == (
+        "dictionary",
+        False,
+        None,
+    )
     refused(lambda: sae.encode(X), "a decoder alone")
     if bias is MEAN:
         refused(lambda: sae_gap.load_sae(path, mean=TEN), "shape (10, num_latents)")
@@ -192,8 +242,12 @@ HERE = {"hf_hook_point_out": "model.layers.5.pre_feedforward_layernorm.output"}
         ("transcoder_affine", HERE | {"type": "sae"}, True),
     ],
 )
-def test_each_sign_of_a_transcoder_of_gemma_scope_is_enough(tmp_path, case, entries, transcodes):
-    folder = changed(tmp_path, f"gemma_scope/{case}", affine_connection=False, **entries)
+def test_each_sign_of_a_transcoder_of_gemma_scope_is_enough(
+    tmp_path, case, entries, transcodes
+):
+    folder = changed(
+        tmp_path, f"gemma_scope/{case}", affine_connection=False, **entries
+    )
     assert sae_gap.load_sae(folder).transcodes == transcodes
 
 
@@ -223,16 +277,28 @@ def test_older_options_of_saelens(tmp_path):
     options = {"finetuning_scaling_factor": True, "normalize_activations": True}
     options |= {"hook_point": "0\n\x1b[31m" + "x" * 10_000, "sae_lens_version": "²"}
     factors = np.linspace(0.5, 2, 10, dtype="f")
-    sae = sae_gap.load_sae(changed(tmp_path, "saelens/old", scaling_factor=factors, **options))
+    sae = sae_gap.load_sae(
+        changed(tmp_path, "saelens/old", scaling_factor=factors, **options)
+    )
     held = load_file(tmp_path / "sae/sae_weights.safetensors")
     codes = np.maximum((X - held["b_dec"]) @ held["W_enc"] + held["b_enc"], 0)
     assert_allclose(sae.encode(X), codes, atol=1e-5)
     wanted = (codes * factors) @ held["W_dec"] + held["b_dec"]
     assert_allclose(sae.reconstruct(X), wanted, rtol=1e-5, atol=1e-4)
-    assert sae.normalisation.name == "none" and "a mean norm of 2.449" in sae.notes["caution"]
-    assert all(map(str.isprintable, sae.notes.values())) and len(sae.notes["hook_name"]) < 100
+    assert (
+        sae.normalisation.name == "none"
+        and "a mean norm of 2.449" in sae.notes["caution"]
+    )
+    assert (
+        all(map(str.isprintable, sae.notes.values()))
+        and len(sae.notes["hook_name"]) < 100
+    )
     # What a configuration lacks is as SAELens has it by default.
-    wanted = {"max_iterations": 6, "residual_threshold": 0.01, "stop_on_duplicate_support": True}
+    wanted = {
+        "max_iterations": 6,
+        "residual_threshold": 0.01,
+        "stop_on_duplicate_support": True,
+    }
     assert read_options("matching_pursuit", Config(tmp_path, {}), 10, 6) == wanted
 
 
@@ -240,7 +306,9 @@ def test_codes_of_unit_atoms_keep_their_thresholds_and_a_dead_atom_reaches_none(
     eye = np.eye(2, dtype="f")
     tensors = {"W_dec": np.diag([2, 0]).astype("f"), "b_dec": eye[0], "W_enc": eye}
     tensors |= {"b_enc": np.zeros(2, "f"), "threshold": 0.5}
-    parts = Parts("jumprelu", {}, tensors, "ours", "jumprelu", {}, codes_of_unit_atoms=True)
+    parts = Parts(
+        "jumprelu", {}, tensors, "ours", "jumprelu", {}, codes_of_unit_atoms=True
+    )
     assert_array_equal(of_parts(parts).encode(eye), [[2, 0], [0, 0]])
 
 
@@ -256,7 +324,9 @@ def test_what_a_bias_adds_to_codes_is_summed_in_double_precision():
 def test_a_pursuit_stops_once_little_is_left():
     model = sae_gap.Model(jnp.eye(3), jnp.zeros(3))
     # After 3, what is left of the first is of norm 1.12.
-    codes = RepeatingPursuit(9, residual=1.2)(model, jnp.array([[3, 1, 0.5], [3, 2, 0.5]]))
+    codes = RepeatingPursuit(9, residual=1.2)(
+        model, jnp.array([[3, 1, 0.5], [3, 2, 0.5]])
+    )
     assert_allclose(codes, [[3, 0, 0], [3, 2, 0]])
 
 
@@ -268,7 +338,9 @@ def test_an_sae_is_found_in_the_cache_of_the_hub(tmp_path, monkeypatch):
         part.mkdir(parents=True)
     (folder / "refs/main").write_text("new")
     for revision, case in (("new", "jumprelu"), ("old", "topk")):
-        shutil.copytree(FILES / "saelens" / case, folder / "snapshots" / revision / "layer_3/wide")
+        shutil.copytree(
+            FILES / "saelens" / case, folder / "snapshots" / revision / "layer_3/wide"
+        )
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     assert sae_gap.load_sae("some/saes", "layer_3/wide").architecture == "jumprelu"
@@ -282,4 +354,7 @@ def test_an_sae_is_found_in_the_cache_of_the_hub(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "home/hub"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "elsewhere"))
     assert sae_gap.load_sae("two-res", "blocks.3").architecture == "jumprelu"
-    refused(lambda: sae_gap.load_sae("two-res", "blocks.4"), "has no SAE blocks.4, but blocks.3;")
+    refused(
+        lambda: sae_gap.load_sae("two-res", "blocks.4"),
+        "has no SAE blocks.4, but blocks.3;",
+    )

@@ -25,7 +25,9 @@ UNWRITTEN = {
     "saelens/whitened": "whitening",
 }
 TRANSCODERS = ("circuit_tracer", "sparsify/layers.2.mlp", "sparsify/layers.3.mlp")
-CASES = sorted(str(path.parent.relative_to(FILES)) for path in FILES.glob("*/**/expected.npz"))
+CASES = sorted(
+    str(path.parent.relative_to(FILES)) for path in FILES.glob("*/**/expected.npz")
+)
 
 
 def expected(case):

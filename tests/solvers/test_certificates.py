@@ -81,7 +81,9 @@ def draw(seed, dtype=np.float32, kind=None, shape=None):
         signals = signals * (rng.uniform(size=(num_samples, 1)) < 0.8)
     on = rng.uniform(size=(num_samples, num_latents)) < 3 / num_latents
     sparse = rng.normal(size=on.shape) * on
-    signals[::2] = np.where(signals.any(axis=1, keepdims=True), sparse @ atoms.T, 0)[::2]
+    signals[::2] = np.where(signals.any(axis=1, keepdims=True), sparse @ atoms.T, 0)[
+        ::2
+    ]
     norms = np.ones((1, num_latents))
     sizes = np.ones((num_samples, 1))
     if kind == "scaled atoms":
@@ -91,7 +93,11 @@ def draw(seed, dtype=np.float32, kind=None, shape=None):
     pull = signals @ atoms * norms
     largest = (pull if nonneg else np.abs(pull)).max(axis=1, keepdims=True)
     # A signal without a positive correlation has no λ_max.
-    lam = 10 ** rng.uniform(-3, 0.1, size=sizes.shape) * np.where(largest > 0, largest, 1) * sizes
+    lam = (
+        10 ** rng.uniform(-3, 0.1, size=sizes.shape)
+        * np.where(largest > 0, largest, 1)
+        * sizes
+    )
     arrays = (array.astype(dtype) for array in (signals * sizes, atoms * norms, lam))
     return Batch(kind, *arrays, nonneg)
 
@@ -114,7 +120,9 @@ def optimum(signal, dictionary, lam, *, nonneg):
     # A constraint far beyond λ_max is so far from equality that moving it nearer changes nothing.
     excess = np.maximum(sides.T @ target - weights, -10)
     last = np.append(np.zeros(len(target)), 1)
-    found, _ = scipy.optimize.nnls(np.vstack([-sides, excess]), last, maxiter=100 * len(excess))
+    found, _ = scipy.optimize.nnls(
+        np.vstack([-sides, excess]), last, maxiter=100 * len(excess)
+    )
     # The second half, if there is one, has the other sign.
     first, *second = np.split(found / (1 - excess @ found), 2 - nonneg)
     codes[used] = (first - sum(second)) * size / norms[used]
@@ -140,14 +148,22 @@ def judge(batch: Batch, claimed: Solution):
     active = (codes != 0).sum(axis=1, keepdims=True) + 2
     reach = np.abs(signals) + np.abs(codes.astype(np.float64)) @ np.abs(dictionary).T
     error = norm(unit * active * reach, axis=1)
-    allowed = error * np.sqrt(2 * value) + 0.5 * error**2 + unit * sum(dictionary.shape) * value
+    allowed = (
+        error * np.sqrt(2 * value)
+        + 0.5 * error**2
+        + unit * sum(dictionary.shape) * value
+    )
     floor = 0.5 * np.sum((16 * unit * signals) ** 2, axis=1)
     # The residual bounds the optimum; only claims that it does not settle go on.
     converged = np.asarray(claimed.converged)
     least = value - bound
-    for i in np.flatnonzero((converged & (bound > TOL * value)) | (gap < bound - allowed)):
+    for i in np.flatnonzero(
+        (converged & (bound > TOL * value)) | (gap < bound - allowed)
+    ):
         best = optimum(signals[i], dictionary, lam[i], **sign)[None]
-        least[i] = scores.score(signals[i, None], dictionary, best, lam[i, None], **sign)[0][0]
+        least[i] = scores.score(
+            signals[i, None], dictionary, best, lam[i, None], **sign
+        )[0][0]
     far = (value > least + TOL * value + allowed) & (value > floor)
     tests = {
         "has a negative code": batch.nonneg & (codes < 0).any(axis=1),
@@ -158,13 +174,21 @@ def judge(batch: Batch, claimed: Solution):
         > np.minimum(least, value) + allowed,
         "claims to be converged": converged & far,
     }
-    faults = [(int(i), words) for words, broken in tests.items() for i in np.flatnonzero(broken)]
+    faults = [
+        (int(i), words)
+        for words, broken in tests.items()
+        for i in np.flatnonzero(broken)
+    ]
     return converged & ~far, faults
 
 
 def solve(batch, code=sparse_code, **options):
     given = batch.signals, batch.dictionary, batch.lam
-    options = {"nonneg": batch.nonneg, "tol": TOL, "max_iterations": MAX_ITERATIONS} | options
+    options = {
+        "nonneg": batch.nonneg,
+        "tol": TOL,
+        "max_iterations": MAX_ITERATIONS,
+    } | options
     return jax.tree.map(np.asarray, code(*given, **options))
 
 
@@ -176,7 +200,9 @@ def certified(batch, **options):
     return found
 
 
-@mark.parametrize(("solver", "wide"), [("auto", False), ("auto", True), ("fista", False)])
+@mark.parametrize(
+    ("solver", "wide"), [("auto", False), ("auto", True), ("fista", False)]
+)
 def test_no_claim_is_false(solver, wide, request):
     left = request.config.getoption("--problems")
     seed = 0

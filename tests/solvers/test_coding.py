@@ -24,7 +24,9 @@ N, M, LATENTS = SHAPE
 
 
 def jitted(signals, dictionary, lam, init=None, **options):
-    return jax.jit(functools.partial(sparse_code, **options))(signals, dictionary, lam, init=init)
+    return jax.jit(functools.partial(sparse_code, **options))(
+        signals, dictionary, lam, init=init
+    )
 
 
 # The compiled loops, a program that calls them back, and iterations.
@@ -44,15 +46,21 @@ def test_the_optimum_is_that_of_scikit_learn(code, nonneg, wide, tol, near):
     signals, dictionary = map(np.float64, draw())
     with jax.enable_x64(wide):
         found = code(signals, dictionary, 0.1, nonneg=nonneg, tol=tol)
-    peer = Lasso(alpha=0.1 / M, fit_intercept=False, positive=nonneg, tol=1e-14, max_iter=100_000)
+    peer = Lasso(
+        alpha=0.1 / M, fit_intercept=False, positive=nonneg, tol=1e-14, max_iter=100_000
+    )
     peer.fit(dictionary, signals.T)
-    assert found.converged.all() and found.codes.dtype == (np.float64 if wide else np.float32)
+    assert found.converged.all() and found.codes.dtype == (
+        np.float64 if wide else np.float32
+    )
     assert_allclose(found.codes, peer.coef_, atol=near)
 
 
 # Of each kind, and of one atom, one signal and more dimensions than atoms.
 CASES = [(kind, SHAPE) for kind in KINDS]
-CASES += [("gaussian", shape) for shape in ((1, 1, 1), (1, 16, 40), (24, 16, 1), (8, 40, 16))]
+CASES += [
+    ("gaussian", shape) for shape in ((1, 1, 1), (1, 16, 40), (24, 16, 1), (8, 40, 16))
+]
 
 
 @EACH
@@ -131,7 +139,9 @@ OPTIONS = [{"solver": "auto"}, {"solver": "fista"}, {"tol": None, "max_iteration
 @mark.parametrize("options", OPTIONS)
 def test_sparse_codes_and_chunks_change_no_bit(options, nonneg, monkeypatch):
     signals, dictionary = draw()
-    code = functools.partial(sparse_code, signals, dictionary, 0.1, nonneg=nonneg, **options)
+    code = functools.partial(
+        sparse_code, signals, dictionary, 0.1, nonneg=nonneg, **options
+    )
     dense = code()
     jax.clear_caches()
     # Iterations take three samples at once, and sparse codes come in three parts.
@@ -139,7 +149,10 @@ def test_sparse_codes_and_chunks_change_no_bit(options, nonneg, monkeypatch):
     monkeypatch.setattr(coding, "ARRAYS", 3)
     sparse = code(sparse=True)
     jax.clear_caches()
-    assert isinstance(sparse.codes, scipy.sparse.csr_array) and sparse.codes.has_canonical_format
+    assert (
+        isinstance(sparse.codes, scipy.sparse.csr_array)
+        and sparse.codes.has_canonical_format
+    )
     assert sparse.codes.nnz == np.count_nonzero(dense.codes)
     assert_array_equal(sparse.codes.toarray(), dense.codes)
     for name in ("objective", "gap", "iterations", "converged"):
@@ -216,13 +229,22 @@ def test_values_that_make_no_lasso_are_never_called_converged(solver):
         ("init", np.zeros((N, 3)), "init has shape"),
         ("init", -np.ones((N, LATENTS)), "negative code"),
         ("sparse", 1, "sparse must be True or False"),
-        ("support", np.ones((N, 3)), r"support must be .* \(24, 40\).* has shape \(24, 3\)"),
+        (
+            "support",
+            np.ones((N, 3)),
+            r"support must be .* \(24, 40\).* has shape \(24, 3\)",
+        ),
     ],
 )
 def test_bad_input_is_refused_in_one_sentence(name, value, message):
-    given = dict(zip(("signals", "dictionary"), draw(), strict=True)) | {"lam": 0.1, name: value}
+    given = dict(zip(("signals", "dictionary"), draw(), strict=True)) | {
+        "lam": 0.1,
+        name: value,
+    }
     with raises(ValueError, match=message) as error:
         sparse_code(**given)
     assert "\n" not in str(error.value) and len(str(error.value)) < 300
     with raises(ValueError, match=r"^sparse codes .*; leave sparse out"):
-        jax.jit(lambda y: sparse_code(y, draw()[1], 0.1, sparse=True).objective)(draw()[0])
+        jax.jit(lambda y: sparse_code(y, draw()[1], 0.1, sparse=True).objective)(
+            draw()[0]
+        )

@@ -11,7 +11,9 @@ from sae_gap.solvers import fista, sparse_code
 from .problems import SHAPE, draw
 
 
-def textbook(signals, dictionary, start, iterations, lam=0.1, *, momentum=True, restart=False):
+def textbook(
+    signals, dictionary, start, iterations, lam=0.1, *, momentum=True, restart=False
+):
     """FISTA as its paper states it, in float64; and how often momentum began anew where
     it pointed uphill, in a form that is a step ahead of the paper's.
     """
@@ -20,7 +22,9 @@ def textbook(signals, dictionary, start, iterations, lam=0.1, *, momentum=True, 
     t = np.full((len(signals), 1), (1 + 5**0.5) / 2 if restart else 1)
     count = 0
     for _ in range(iterations):
-        new = np.maximum(x + step * (signals - x @ dictionary.T) @ dictionary - step * lam, 0)
+        new = np.maximum(
+            x + step * (signals - x @ dictionary.T) @ dictionary - step * lam, 0
+        )
         uphill = restart & (((x - new) * (new - z)).sum(axis=1, keepdims=True) > 0)
         t = np.where(uphill, 1, t)
         count = count + uphill.sum()
@@ -69,10 +73,14 @@ def test_finished_samples_stand_still():
     ended = np.asarray(among.iterations) == first
     assert 0 < np.sum(ended) < len(ended)
     # What the others then take must not move those that are done first by a bit.
-    stopped = sparse_code(signals, dictionary, 0.05, solver="fista", max_iterations=first)
+    stopped = sparse_code(
+        signals, dictionary, 0.05, solver="fista", max_iterations=first
+    )
     assert_array_equal(np.asarray(stopped.codes)[ended], np.asarray(among.codes)[ended])
     assert_array_equal(stopped.gap[ended], among.gap[ended])
     # Without momentum it takes longer.
     plain = sparse_code(signals, dictionary, 0.05, solver="ista")
-    assert plain.converged.all() and np.mean(plain.iterations) > np.mean(among.iterations)
+    assert plain.converged.all() and np.mean(plain.iterations) > np.mean(
+        among.iterations
+    )
     assert_allclose(plain.objective, among.objective, rtol=2e-6)

@@ -46,8 +46,12 @@ def test_codes_that_vanish_as_another_atom_fits_the_signal_exactly_are_not_negat
     with jax.enable_x64(True):
         for _ in range(40):
             dictionary = np.abs(rng.normal(size=(5, 6)))
-            dictionary /= norm(dictionary, axis=0) * np.append(rng.uniform(0.85, 1, 5), 1)
-            found = sparse_code(rng.uniform(1, 2, (500, 1)) * dictionary[:, -1], dictionary, 0.0)
+            dictionary /= norm(dictionary, axis=0) * np.append(
+                rng.uniform(0.85, 1, 5), 1
+            )
+            found = sparse_code(
+                rng.uniform(1, 2, (500, 1)) * dictionary[:, -1], dictionary, 0.0
+            )
             assert found.codes.min() >= 0
 
 
@@ -59,7 +63,9 @@ def test_bits_do_not_depend_on_the_threads(num_samples, monkeypatch):
     for threads in (1, 3):
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
             monkeypatch.setattr(
-                host, "on_cores", lambda work, pieces, pool=pool: list(pool.map(work, pieces))
+                host,
+                "on_cores",
+                lambda work, pieces, pool=pool: list(pool.map(work, pieces)),
             )
             found = sparse_code(signals, dictionary, lam)
             jax.tree.map(assert_array_equal, found, shared)
@@ -97,7 +103,9 @@ def test_few_atoms_are_all_pivoted_on_at_once(nonneg):
     """
     shape = 130, 40, host.FEW_LATENTS
     lam = np.geomspace(0.01, 100, 130)[:, None].astype(np.float32)
-    batch = certificates.draw(0, kind="gaussian", shape=shape)._replace(lam=lam, nonneg=nonneg)
+    batch = certificates.draw(0, kind="gaussian", shape=shape)._replace(
+        lam=lam, nonneg=nonneg
+    )
     found = certified(batch)
     count = np.count_nonzero(found.codes, axis=1)
     few = count < host.default_slots(*shape[1:])
@@ -117,7 +125,9 @@ def test_a_violation_below_single_precision_is_seen():
     share = 3e-9
     basis = np.eye(50)
     cosines = np.append(np.full(10, 0.95), np.linspace(0.1, 0.8, 30))
-    rows = [c * basis[0] + (1 - c**2) ** 0.5 * basis[j] for j, c in enumerate(cosines, 1)]
+    rows = [
+        c * basis[0] + (1 - c**2) ** 0.5 * basis[j] for j, c in enumerate(cosines, 1)
+    ]
     for atom, c in enumerate(cosines[10:], 11):
         lengths = np.append(np.ones(11), np.full(30, 0.7))
         lengths[atom] = 1 / (c * (1 - share))
@@ -151,14 +161,18 @@ def test_without_a_weight_only_an_exact_fit_is_certified(num_latents):
     dictionary = rng.normal(size=(8, num_latents))
     with jax.enable_x64(True):
         found = sparse_code(signals, dictionary, 0.0, nonneg=False)
-    best = 0.5 * np.sum((signals @ (np.eye(8) - dictionary @ np.linalg.pinv(dictionary))) ** 2, 1)
+    best = 0.5 * np.sum(
+        (signals @ (np.eye(8) - dictionary @ np.linalg.pinv(dictionary))) ** 2, 1
+    )
     assert_allclose(found.objective, best, atol=1e-9)
     rounding = 0.5 * (16 * np.finfo(float).eps) ** 2 * np.sum(signals**2, axis=1)
     assert_array_equal(found.converged, np.asarray(found.objective) <= rounding)
 
 
 def test_jax_takes_codes_as_they_are_without_a_copy():
-    codes = [host.aligned_zeros((3, width), np.dtype(np.float32)) for width in range(1, 9)]
+    codes = [
+        host.aligned_zeros((3, width), np.dtype(np.float32)) for width in range(1, 9)
+    ]
     assert all(map(np.shares_memory, jax.device_put(codes), codes))
 
 
@@ -170,7 +184,13 @@ def test_nothing_is_compiled_for_a_call_of_a_new_size(monkeypatch):
         signals, dictionary = draw(6, (n, 29, latents))
         init = np.zeros((n, latents), np.float32)
         lam = np.full((n, 1), 0.05)
-        for options in ({}, {"init": init}, {"sparse": True}, {"support": init}, {"nonneg": False}):
+        for options in (
+            {},
+            {"init": init},
+            {"sparse": True},
+            {"support": init},
+            {"nonneg": False},
+        ):
             jax.block_until_ready(sparse_code(signals, dictionary, lam, **options))
 
 

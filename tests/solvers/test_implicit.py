@@ -33,14 +33,17 @@ def test_gradients_equal_finite_differences(x64, nonneg, shape, share):
     support = rng.uniform(size=(n, latents)) < share if share < 1 else None
 
     def loss(signals, dictionary, lam):
-        solution = sparse_code(signals, dictionary, lam, tol=1e-12, nonneg=nonneg, support=support)
+        solution = sparse_code(
+            signals, dictionary, lam, tol=1e-12, nonneg=nonneg, support=support
+        )
         return jnp.sum(weights * solution.codes) + jnp.sum(solution.objective**2)
 
     grads = jax.grad(loss, (0, 1, 2))(*point)
     for _ in range(3):
         ways = [rng.normal(size=np.shape(a)) for a in point]
         ahead, behind = (
-            loss(*(a + e * w for a, w in zip(point, ways, strict=True))) for e in (1e-6, -1e-6)
+            loss(*(a + e * w for a, w in zip(point, ways, strict=True)))
+            for e in (1e-6, -1e-6)
         )
         along = sum(float(jnp.sum(g * w)) for g, w in zip(grads, ways, strict=True))
         assert along == approx(float(ahead - behind) / 2e-6, rel=1e-5, abs=1e-5)
@@ -52,7 +55,9 @@ def test_gradient_inside_jit_and_vmap(x64):
     dictionary = rng.normal(size=(8, 16))
 
     def loss(y):
-        return jnp.sum(sparse_code(jnp.atleast_2d(y), dictionary, 0.2, tol=1e-10).codes ** 2)
+        return jnp.sum(
+            sparse_code(jnp.atleast_2d(y), dictionary, 0.2, tol=1e-10).codes ** 2
+        )
 
     each = jax.jit(jax.vmap(jax.grad(loss)))(signals)
     assert_allclose(each, jax.grad(loss)(signals), atol=1e-7)

@@ -15,7 +15,9 @@ def by_lstsq(signals, dictionary, on):
     codes = np.zeros(on.shape)
     for i, where in enumerate(on):
         if where.any():
-            codes[i, where] = np.linalg.lstsq(dictionary[:, where], signals[i], rcond=None)[0]
+            codes[i, where] = np.linalg.lstsq(
+                dictionary[:, where], signals[i], rcond=None
+            )[0]
     return codes
 
 
@@ -57,7 +59,12 @@ def test_no_two_factorisations_run_at_once():
     """Two threads that each wait for the other's in LAPACK never end."""
     on = jnp.ones((9, 40), bool)
     program = (
-        least_squares.lower(jnp.ones((9, 12)), jnp.ones((12, 40)), on).compile().compiled.as_text()
+        least_squares.lower(jnp.ones((9, 12)), jnp.ones((12, 40)), on)
+        .compile()
+        .compiled.as_text()
     )
-    together = [part.count('custom_call_target="lapack_spotrf') for part in program.split("\n\n")]
+    together = [
+        part.count('custom_call_target="lapack_spotrf')
+        for part in program.split("\n\n")
+    ]
     assert max(together) == 1 and sum(together) >= 2

@@ -24,7 +24,9 @@ def tried(monkeypatch):
 
 
 @mark.parametrize(("target", "nonneg"), [(0.51, True), (2.0, False), (4.0, True)])
-def test_match_l0_comes_from_above_and_never_goes_far_below_the_weight(target, nonneg, tried):
+def test_match_l0_comes_from_above_and_never_goes_far_below_the_weight(
+    target, nonneg, tried
+):
     signals, dictionary = draw(3)
     # What has no negative correlation is largest with the opposite sign.
     signals[0] = -9 * dictionary[:, 0]
@@ -44,7 +46,9 @@ def test_match_l0_comes_from_above_and_never_goes_far_below_the_weight(target, n
     ("rows", "target", "reached"),
     [([[3, 4, 0, 0]], 0.5, 1), ([[9, 0, 0, 0], [0, 4, 4, 4]], 0.7, 0.5)],
 )
-def test_match_l0_says_how_far_it_is_where_the_mean_jumps_over_the_target(rows, target, reached):
+def test_match_l0_says_how_far_it_is_where_the_mean_jumps_over_the_target(
+    rows, target, reached
+):
     signals = np.repeat(np.float32(rows), 9, axis=0)
     words = rf"is {reached} at the closest weight found, .*, and not {target}; give a larger"
     with pytest.warns(UserWarning, match=words):

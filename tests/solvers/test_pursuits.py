@@ -14,7 +14,12 @@ from pytest import fixture, mark, raises
 
 from sae_gap.core import least_gain, pursuit, screen_sizes
 from sae_gap.loops import host, routines
-from sae_gap.solvers import gradient_pursuit, greedy, orthogonal_matching_pursuit, screened
+from sae_gap.solvers import (
+    gradient_pursuit,
+    greedy,
+    orthogonal_matching_pursuit,
+    screened,
+)
 
 DIM = 24
 
@@ -69,7 +74,9 @@ def eliminated(signal, atoms, code):
     while on.size:
         errors = [np.sum(fit(signal, atoms, on[on != j])[1] ** 2) for j in on]
         least = np.argmin(errors)
-        gains[on[least]] = most = max(most, errors[least] - np.sum(fit(signal, atoms, on)[1] ** 2))
+        gains[on[least]] = most = max(
+            most, errors[least] - np.sum(fit(signal, atoms, on)[1] ** 2)
+        )
         on = np.delete(on, least)
     return gains
 
@@ -101,7 +108,11 @@ def without_the_gram_matrix(*given):
 
 
 def xla(x, atoms, options, threshold):
-    given = jnp.asarray(atoms, jnp.float32), jnp.ones(len(atoms)), jnp.asarray(x, jnp.float32)
+    given = (
+        jnp.asarray(atoms, jnp.float32),
+        jnp.ones(len(atoms)),
+        jnp.asarray(x, jnp.float32),
+    )
     return screened._compiled(options, *given, None, jnp.float32(threshold))
 
 
@@ -109,7 +120,9 @@ def tensors(x, atoms, options, threshold):
     torch = pytest.importorskip("torch")
     batched = pytest.importorskip("sae_gap.torch").batched
     given = (torch.from_numpy(np.float32(part)) for part in (x, atoms))
-    found = batched.pursue(*given, *options, torch.tensor(threshold**2, dtype=torch.float32))
+    found = batched.pursue(
+        *given, *options, torch.tensor(threshold**2, dtype=torch.float32)
+    )
     chosen, codes, gains = (part.numpy() for part in found)
     return host.spread(chosen, codes, len(atoms)), gains
 
@@ -144,13 +157,18 @@ def test_atoms_are_selected_refitted_and_pruned(case, form):
     same = ((found > 0) == (expected > 0)).all(axis=1)
     assert same.mean() >= 0.9 and (found >= 0).all() and not found[0].any()
     assert_allclose(found[same], expected[same], atol=2e-4)
-    rises = np.array([eliminated(row, atoms.T, code) for row, code in zip(x, found, strict=True)])
+    rises = np.array(
+        [eliminated(row, atoms.T, code) for row, code in zip(x, found, strict=True)]
+    )
     ordered = np.sort(rises, axis=1)[:, -gains.shape[1] :]
     assert_allclose(np.sort(gains, axis=1), ordered, atol=2e-3)
     least = float(least_gain(gains[1:], 19 * k / 2))
     pruned, again = map(np.asarray, form(x, atoms, options, least**0.5))
     assert_array_equal(again, gains)
-    fits = [nonnegative(row, atoms.T, rise > least) for row, rise in zip(x, rises, strict=True)]
+    fits = [
+        nonnegative(row, atoms.T, rise > least)
+        for row, rise in zip(x, rises, strict=True)
+    ]
     assert_allclose(pruned, fits, atol=2e-4)
 
 
@@ -158,7 +176,9 @@ def test_atoms_are_selected_refitted_and_pruned(case, form):
 def close_atoms():
     """Groups of atoms, of cosines above 0.999, signals of a few, and what leaving out finds."""
     rng = default_rng(0)
-    atoms = np.repeat(rng.normal(size=(12, DIM)), 8, axis=0) + 0.012 * rng.normal(size=(96, DIM))
+    atoms = np.repeat(rng.normal(size=(12, DIM)), 8, axis=0) + 0.012 * rng.normal(
+        size=(96, DIM)
+    )
     atoms /= norm(atoms, axis=1, keepdims=True)
     codes = rng.uniform(0.5, 2, (30, 96)) * (rng.uniform(size=(30, 96)) < 0.05)
     x = codes @ atoms + 0.01 * rng.normal(size=(30, DIM))
@@ -202,8 +222,12 @@ def test_exchanges_of_tensors_do_not_go_round_in_circles():
     rng = default_rng(1)
     own = rng.normal(size=(600, 1, 6)) + rng.normal(size=(600, 6, 6))
     x = rng.normal(size=(600, 6))
-    codes, _ = solve(*map(torch.from_numpy, (x, own)), torch.ones(600, 6, dtype=torch.bool))
-    expected = [scipy.optimize.nnls(atoms.T, row)[0] for atoms, row in zip(own, x, strict=True)]
+    codes, _ = solve(
+        *map(torch.from_numpy, (x, own)), torch.ones(600, 6, dtype=torch.bool)
+    )
+    expected = [
+        scipy.optimize.nnls(atoms.T, row)[0] for atoms, row in zip(own, x, strict=True)
+    ]
     assert_allclose(codes, expected, atol=1e-6)
 
 
@@ -218,7 +242,9 @@ def at_once(x, atoms, size, nonneg=False):
     with pytest.MonkeyPatch.context() as patched:
         # A few samples at once.
         patched.setattr(greedy, "BASES", 20 * 12 * 10)
-        code = jax.jit(lambda x: orthogonal_matching_pursuit(x, atoms, size, nonneg=nonneg))
+        code = jax.jit(
+            lambda x: orthogonal_matching_pursuit(x, atoms, size, nonneg=nonneg)
+        )
         return np.asarray(code(x))
 
 
@@ -255,7 +281,9 @@ def test_of_atoms_that_tie_the_first_is_chosen(way):
     found = way(np.ones((width, width), np.float16), np.eye(width, dtype=np.int8), 40)
     assert found.dtype == np.float32
     assert_array_equal(found, [np.arange(width) < 40] * width)
-    with raises(ValueError, match="k must be at most the 2 dimensions and the 9 latents"):
+    with raises(
+        ValueError, match="k must be at most the 2 dimensions and the 9 latents"
+    ):
         way(np.ones((4, 2)), np.ones((9, 2)), 3)
 
 

@@ -30,7 +30,9 @@ def pursue(signals, dictionary, *scales, num_slots, **options):
 
 def dense(found, num_latents):
     codes = np.zeros((len(found.places), num_latents))
-    np.add.at(codes, (np.arange(len(codes))[:, None], np.asarray(found.places)), found.codes)
+    np.add.at(
+        codes, (np.arange(len(codes))[:, None], np.asarray(found.places)), found.codes
+    )
     return codes
 
 
@@ -40,7 +42,9 @@ def reference(signal, dictionary, threshold, epsilon, rounds):
     for _ in range(rounds):
         on = (code > 0) | (dictionary.T @ (signal - dictionary @ code) > threshold)
         weights = epsilon / (code[on] + epsilon)
-        peer = Lasso(threshold / len(signal), fit_intercept=False, positive=True, tol=1e-12)
+        peer = Lasso(
+            threshold / len(signal), fit_intercept=False, positive=True, tol=1e-12
+        )
         code[on] = peer.fit(dictionary[:, on] / weights, signal).coef_ / weights
     return code
 
@@ -51,7 +55,9 @@ def test_rounds_are_weighted_lassos(rounds):
     found = pursue(signals, dictionary, 0.1, 0.05, num_slots=80, num_rounds=rounds)
     codes = dense(found, SHAPE[2])
     assert_allclose(found.residual, signals - codes @ dictionary.T, atol=1e-5)
-    expected = [reference(y, dictionary.astype(float), 0.1, 0.05, rounds) for y in signals]
+    expected = [
+        reference(y, dictionary.astype(float), 0.1, 0.05, rounds) for y in signals
+    ]
     assert_allclose(codes, expected, atol=1e-4)
 
 
@@ -65,13 +71,19 @@ def test_the_loops_of_a_cpu_find_the_same_codes():
     dictionary /= norm(dictionary, axis=0)
     signals = rng.standard_normal((70, 40)).astype("float32")
     atoms = reweighted.atom_rows(jnp.asarray(dictionary), 16)
-    expected = jax.jit(lambda: reweighted.pursue(signals, atoms, 1.2, 0.6, num_slots=16))()
-    found = host_pursuits.pursue(signals, np.asarray(atoms), 1.2, 0.6, num_slots=16, num_rounds=3)
+    expected = jax.jit(
+        lambda: reweighted.pursue(signals, atoms, 1.2, 0.6, num_slots=16)
+    )()
+    found = host_pursuits.pursue(
+        signals, np.asarray(atoms), 1.2, 0.6, num_slots=16, num_rounds=3
+    )
     _, codes, residual = found
     assert_allclose(residual, expected.residual, atol=1e-4)
     assert 5 < np.count_nonzero(codes) / 70 < 16
     assert not (np.diff(codes != 0, axis=1) & (codes[:, 1:] != 0)).any()
-    whole, want = (dense(reweighted.Pursuit(*each), 2_176) for each in (found, expected))
+    whole, want = (
+        dense(reweighted.Pursuit(*each), 2_176) for each in (found, expected)
+    )
     # Of two that are the same either may have the code.
     for each in (given := [whole.copy(), want]):
         each[:, 8:2_000:100] += each[:, 7:2_000:100]
@@ -104,10 +116,14 @@ assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_child_of_a_fork_has_threads_of_its_own():
-    subprocess.run([sys.executable, "-W", "ignore", "-c", FORK], check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FORK], check=True, timeout=120
+    )
 
 
-@mark.parametrize(("rows", "count", "precision"), [(7, 16, "float32"), (33, 8, "float64")])
+@mark.parametrize(
+    ("rows", "count", "precision"), [(7, 16, "float32"), (33, 8, "float64")]
+)
 def test_leaders_are_the_largest_block_maxima_of_each_group(rows, count, precision):
     scores = np.maximum(default_rng(rows).normal(size=(5, rows * 64)), 0)
     with jax.enable_x64(precision == "float64"):
@@ -151,5 +167,8 @@ def test_a_full_basis_makes_room_for_better_atoms(seed):
     wide = np.vstack([atoms, np.full(16, weight / 1e5)])
     goal = np.append(signal, -1e5)
     best = nnls(wide.astype(float), goal.astype(float))[0]
-    own, least = (0.5 * np.sum((signal - atoms @ z) ** 2) + weight * z.sum() for z in (codes, best))
+    own, least = (
+        0.5 * np.sum((signal - atoms @ z) ** 2) + weight * z.sum()
+        for z in (codes, best)
+    )
     assert own <= least * (1 + 1e-4)

@@ -31,7 +31,9 @@ def draw(sizes, kind="plain"):
     if kind == "coherent":
         dictionary += 4 * rng.normal(size=(dim, 1))
     if kind == "thin":
-        dictionary = 1e-3 * dictionary + rng.normal(size=(dim, 4)) @ rng.normal(size=(4, width))
+        dictionary = 1e-3 * dictionary + rng.normal(size=(dim, 4)) @ rng.normal(
+            size=(4, width)
+        )
     dictionary = (dictionary * 10 ** rng.uniform(-1, 1, width)).astype(np.float32)
     dictionary[:, 3], dictionary[:, 8] = 0, 2 * dictionary[:, 9]
     on = np.argsort(rng.random((len(sizes), width)), axis=1) < np.array(sizes)[:, None]
@@ -49,12 +51,20 @@ def test_least_squares_are_those_of_scipy_and_numpy(kind, lam, near, nonneg):
     signals, dictionary, on = draw((*SIZES, *CROWDED, 7, 7), kind)
     signals[-1] = 0
     dictionary[:, on[-2]] = 0
-    codes = np.asarray(sparse_code(signals, dictionary, lam, nonneg=nonneg, support=on).codes)
-    for y, row, code in zip(signals.astype(float), on, codes.astype(float), strict=True):
+    codes = np.asarray(
+        sparse_code(signals, dictionary, lam, nonneg=nonneg, support=on).codes
+    )
+    for y, row, code in zip(
+        signals.astype(float), on, codes.astype(float), strict=True
+    ):
         atoms = dictionary[:, row].astype(float)
         best = np.zeros(0)
         if row.any():
-            best = nnls(atoms, y)[0] if nonneg else np.linalg.lstsq(atoms, y, rcond=None)[0]
+            best = (
+                nnls(atoms, y)[0]
+                if nonneg
+                else np.linalg.lstsq(atoms, y, rcond=None)[0]
+            )
         left, least = (np.sum((y - atoms @ z) ** 2) for z in (code[row], best))
         assert left <= least * (1 + near) + 0.004 * near * np.sum(y**2)
     assert not codes[~on].any() and not codes[:, 3].any() and not codes[-2:].any()
@@ -76,7 +86,9 @@ def test_weights_count_where_the_inverse_is_lost(nonneg):
 def test_atoms_that_hardly_differ_are_told_apart():
     close = np.array([[1, np.cos(1e-4)], [0, np.sin(1e-4)]])
     with jax.enable_x64(True):
-        codes = sparse_code(close.sum(axis=1)[None], close, 0.0, support=np.ones((1, 2))).codes
+        codes = sparse_code(
+            close.sum(axis=1)[None], close, 0.0, support=np.ones((1, 2))
+        ).codes
     assert_allclose(codes, 1, atol=1e-6)
 
 
@@ -92,7 +104,9 @@ def test_the_lasso_is_that_of_the_atoms_alone(nonneg, scale):
     assert (np.asarray(found.gap) <= 1e-7 * np.asarray(found.objective)).all()
     assert found.converged.all() and iterated.converged.all()
     for y, row, weight, value in zip(signals, on, lam, found.objective, strict=True):
-        alone = sparse_code(y[None], np.where(row, dictionary, 0), weight, nonneg=nonneg)
+        alone = sparse_code(
+            y[None], np.where(row, dictionary, 0), weight, nonneg=nonneg
+        )
         assert_allclose(value / scale**2, alone.objective[0], rtol=3e-6)
     # Traced supports have the same bits; iterations are as good.
     traced = jax.jit(lambda on: code(support=on))(on)

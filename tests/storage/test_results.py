@@ -32,8 +32,16 @@ def test_files_are_put_got_listed_and_removed(place, tmp_path):
         folder.write("x", content)
         inner.write("y", b"")
     assert folder.read("x") == b"new" and inner.read("y") == b""
-    assert (folder.names(), folder.folders(), inner.names()) == (["x"], ["inner"], ["y"])
-    assert folder.exists("x") and not folder.exists("inner") and not (folder / "none").exists("y")
+    assert (folder.names(), folder.folders(), inner.names()) == (
+        ["x"],
+        ["inner"],
+        ["y"],
+    )
+    assert (
+        folder.exists("x")
+        and not folder.exists("inner")
+        and not (folder / "none").exists("y")
+    )
     assert (folder.name, str(inner)) == ("a", f"{folder}/inner")
     # Only a folder on disk has a path.
     assert folder.local == (None if "://" in place else tmp_path / "a")
@@ -105,13 +113,24 @@ def test_rows_come_back_as_they_went_in_and_each_is_written_once(tmp_path):
     store = Store(tmp_path / "study")
     other = Store(tmp_path / "study")
     assert store.rows() == [] and not (tmp_path / "study").exists()
-    store.put(row("b", list=(1, None), array=np.arange(2), number=np.float32(0.5), nan=math.nan))
+    store.put(
+        row(
+            "b",
+            list=(1, None),
+            array=np.arange(2),
+            number=np.float32(0.5),
+            nan=math.nan,
+        )
+    )
     store.put(row("a"))
     path = tmp_path / "study" / "rows" / "a.json"
     content = path.read_text()
     other.put(row("a", mcc_id=0.7))
     found = row("b", list=[1, None], array=[0, 1], number=0.5, nan=None)
-    assert store.rows() == other.rows() == [row("a"), found] and path.read_text() == content
+    assert (
+        store.rows() == other.rows() == [row("a"), found]
+        and path.read_text() == content
+    )
     # Earlier versions wrote the rows of a job together, of which the first of a key counts.
     rows = [row("b", mcc_id=0.9), row("c")]
     old = json.loads(content) | {"rows": rows, "digest": results._digest(rows)}
@@ -159,7 +178,9 @@ def test_keys_are_stable_and_distinct_and_forget_order_and_containers():
     values = (None, True, 1, "1", 1.5, [1], [], {"b": 2, "a": 1})
     assert len({results.key({"a": value}) for value in values}) == len(values)
     same = {"a": np.int64(2), "b": ({"d": None, "c": 1.0}, (1, 2))}
-    assert results.key(same) == results.key({"b": [{"c": 1, "d": None}, [1.0, 2]], "a": 2.0})
+    assert results.key(same) == results.key(
+        {"b": [{"c": 1, "d": None}, [1.0, 2]], "a": 2.0}
+    )
     with raises(TypeError):
         results.key({"a": object()})
 
@@ -175,7 +196,16 @@ def test_digests_tell_shapes_types_bytes_and_orders_apart():
 
 def test_the_revision_is_of_this_code_and_of_no_other(tmp_path, monkeypatch):
     def git(*arguments):
-        command = ["git", "-C", tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        command = [
+            "git",
+            "-C",
+            tmp_path,
+            "-c",
+            "user.name=a",
+            "-c",
+            "user.email=a@b",
+            *arguments,
+        ]
         return subprocess.check_output(command, text=True).strip()
 
     def revision():
@@ -193,7 +223,9 @@ def test_the_revision_is_of_this_code_and_of_no_other(tmp_path, monkeypatch):
     assert revision() == git("rev-parse", "HEAD") + "-dirty"
     monkeypatch.setenv("PATH", "")
     assert revision() is None
-    assert all(value is None or "/" not in value for value in results.provenance().values())
+    assert all(
+        value is None or "/" not in value for value in results.provenance().values()
+    )
 
 
 TREE = {
@@ -241,8 +273,12 @@ DAMAGE = {
     "a header of the moon": (2**60).to_bytes(8, "little") + CONTENT[8:],
     "another checksum": safetensors.numpy.save(safetensors.numpy.load(CONTENT), OTHERS),
     "no note": safetensors.numpy.save({"a": np.ones(2)}),
-    "a list for a note": safetensors.numpy.save({"a": np.ones(2)}, OTHERS | {"note": "[1]"}),
-    "a deep note": safetensors.numpy.save({"a": np.ones(2)}, OTHERS | {"note": "[" * 100_000}),
+    "a list for a note": safetensors.numpy.save(
+        {"a": np.ones(2)}, OTHERS | {"note": "[1]"}
+    ),
+    "a deep note": safetensors.numpy.save(
+        {"a": np.ones(2)}, OTHERS | {"note": "[" * 100_000}
+    ),
 }
 
 

@@ -36,7 +36,12 @@ class Walk(Learner):
             if base is None
             else base.decoder
         )
-        return {"dictionary": atoms, "count": jnp.zeros(()), "key": key, "first": data.signals[0]}
+        return {
+            "dictionary": atoms,
+            "count": jnp.zeros(()),
+            "key": key,
+            "first": data.signals[0],
+        }
 
     def step(self, data, state):
         key = jax.random.fold_in(state["key"], state["count"].astype(int))
@@ -55,7 +60,10 @@ class Walk(Learner):
 @fixture(scope="module")
 def tasks(task):
     second = draw(Setting(20, 3, 200, seed=1))
-    signals = [task.train.signals.at[0, 0].set(0.0), second.train.signals.at[0, 0].set(1.0)]
+    signals = [
+        task.train.signals.at[0, 0].set(0.0),
+        second.train.signals.at[0, 0].set(1.0),
+    ]
     return [
         eqx.tree_at(lambda t: t.train.signals, one, s)
         for one, s in zip((task, second), signals, strict=True)
@@ -81,7 +89,9 @@ def test_models_along_a_fit_are_those_of_shorter_fits(tasks):
     for one, task, key in zip(along, tasks, KEYS, strict=True):
         assert [*one.along] == [0, 1, 3]
         # No learner takes no step at all; what it would start from is that model.
-        first = SAE.model(start(SAE.select(task), num_latents=task.width, key=key)).dictionary
+        first = SAE.model(
+            start(SAE.select(task), num_latents=task.width, key=key)
+        ).dictionary
         assert_allclose(one.at(0).model.dictionary, first, rtol=1e-5, atol=1e-6)
         seconds = [one.at(step).seconds for step in (0, 1, 3, 5)]
         assert seconds[0] > 0 and seconds == sorted(seconds)
@@ -108,14 +118,21 @@ def test_what_is_kept_is_not_used_up(tasks):
     found = fit(learner, tasks, KEYS, at=range(6), bases=given, keep=keep)
     assert {*seen} == {(place, step) for place in (0, 1) for step in range(6)}
     assert len({total for total, _ in seen.values()}) == 12
-    assert all(float(jnp.sum(model.dictionary)) == total for total, model in seen.values())
+    assert all(
+        float(jnp.sum(model.dictionary)) == total for total, model in seen.values()
+    )
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((given, tasks, KEYS)))
     # The first model is the base's, which is why it is the one in danger.
-    assert all(same_bits(seen[place, 0][1].dictionary, given[place].dictionary) for place in (0, 1))
+    assert all(
+        same_bits(seen[place, 0][1].dictionary, given[place].dictionary)
+        for place in (0, 1)
+    )
     # Where no base is given, it is fitted.
     again = fit(learner, tasks, KEYS)
     assert same_ends(again, found)
-    assert all(one.base_seconds > 0 for one in again) and not any(one.base_seconds for one in found)
+    assert all(one.base_seconds > 0 for one in again) and not any(
+        one.base_seconds for one in found
+    )
 
 
 class KilledError(Exception):
@@ -134,16 +151,24 @@ class Mortal(Checkpoint):
             raise KilledError
 
 
-LEARNERS = {"sae": SAE, "online": OnlineDictionary(num_steps=6, visits=4), "walk": Walk(until=5.0)}
+LEARNERS = {
+    "sae": SAE,
+    "online": OnlineDictionary(num_steps=6, visits=4),
+    "walk": Walk(until=5.0),
+}
 
 
-@mark.parametrize(("name", "wide"), [*((name, False) for name in LEARNERS), ("walk", True)])
+@mark.parametrize(
+    ("name", "wide"), [*((name, False) for name in LEARNERS), ("walk", True)]
+)
 def test_a_killed_fit_ends_as_if_it_were_not(tmp_path, tasks, name, wide):
     """With the seconds before the kill, and in its own precision, which is set for one thread,
     where seeds have threads of their own.
     """
     with jax.enable_x64(wide):
-        given = [draw(Setting(20, 3, 200, seed=seed)) for seed in (0, 1)] if wide else tasks
+        given = (
+            [draw(Setting(20, 3, 200, seed=seed)) for seed in (0, 1)] if wide else tasks
+        )
 
         def going_on(kind):
             saves = [kind(tmp_path / str(seed), every=0) for seed in range(2)]

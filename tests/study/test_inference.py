@@ -98,13 +98,18 @@ def test_the_seconds_are_those_of_the_last_run_and_of_all_that_it_starts_from(
     found.infer(third, "ood")
     assert len(third.calls) == len(second.calls) == len(first.calls) == 3
     # A start is inferred once and handed on.
-    assert third.calls[-1][1] is codes and second.calls[-1][1] is found.infer(first, "ood").codes
+    assert (
+        third.calls[-1][1] is codes
+        and second.calls[-1][1] is found.infer(first, "ood").codes
+    )
     rows = len(task.id.signals)
     timed = found.time(third, 2 * rows, 3, clock=lambda: NOW[0])
     assert timed == approx(7.0 / rows * 1_000)
 
 
-def test_a_lasso_is_solved_once_for_all_its_names_and_compiles_nothing_anew(task, model):
+def test_a_lasso_is_solved_once_for_all_its_names_and_compiles_nothing_anew(
+    task, model
+):
     found = Inference(task, model)
     solution = found.infer(Lasso(0.1), "ood")
     assert found.infer(Lasso(0.1, start=None), "ood") is solution
@@ -120,9 +125,13 @@ def test_a_lasso_is_solved_once_for_all_its_names_and_compiles_nothing_anew(task
 
 
 @mark.parametrize("beyond", [0, 1])
-def test_codes_of_many_samples_are_held_by_their_non_zeros(task, model, monkeypatch, beyond):
+def test_codes_of_many_samples_are_held_by_their_non_zeros(
+    task, model, monkeypatch, beyond
+):
     whole = Inference(task, model).infer(Lasso(0.1), "ood")
-    monkeypatch.setattr(inference, "DENSE_NUMBERS", len(task.ood.signals) * task.width - beyond)
+    monkeypatch.setattr(
+        inference, "DENSE_NUMBERS", len(task.ood.signals) * task.width - beyond
+    )
     monkeypatch.setattr(inference, "_CHUNK", 30 * task.width)
     coded = Inference(task, model).infer(Lasso(0.1), "ood")
     assert scipy.sparse.issparse(coded.codes) == bool(beyond)

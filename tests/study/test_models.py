@@ -64,11 +64,15 @@ def expected(task):
 
 
 def is_as_expected(outcome, expected, *steps):
-    return all(same_bits(outcome.at(step).model, expected[step]) for step in (*steps, 6))
+    return all(
+        same_bits(outcome.at(step).model, expected[step]) for step in (*steps, 6)
+    )
 
 
 def files(folder):
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return sorted(
+        str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()
+    )
 
 
 def along(*steps):
@@ -80,20 +84,26 @@ def test_a_fit_lies_in_a_folder_and_is_read_back(tmp_path, task, expected, fits)
     assert store.missing(Walk(), SETTING, (2,)) == [Walk()]
     outcome = fit_one(tmp_path, task, at=(2, 6))
     (folder,) = tmp_path.iterdir()
-    assert str(folder) == str(store.folder(Walk(), SETTING)) and folder.name.startswith("walk-")
+    assert str(folder) == str(store.folder(Walk(), SETTING)) and folder.name.startswith(
+        "walk-"
+    )
     assert files(folder) == along(1, 2, 4) + LAST
     said = json.loads((folder / "fit.json").read_text())
     assert (said["step"], said["learner"]["class"]) == (6, "tests.Walk")
     assert said["source"]["num_latents"] == 20
     again = fit_one(tmp_path, task, at=(2, 4, 6))
     assert fits == [Walk()] and store.missing(Walk(), SETTING, (1, 2, 6, 9)) == []
-    assert is_as_expected(outcome, expected, 2) and is_as_expected(again, expected, 2, 4)
+    assert is_as_expected(outcome, expected, 2) and is_as_expected(
+        again, expected, 2, 4
+    )
     assert again.at(6) is again.at(None) is again.end and again.at(2).step == 2
     assert again.end.seconds == outcome.end.seconds
     assert again.compile_seconds == outcome.compile_seconds > 0
     # Where a model that is asked for along the fit was not kept, the fit is made again.
     assert store.missing(Walk(), SETTING, (3,)) == [Walk()]
-    assert is_as_expected(fit_one(tmp_path, task, at=(3,)), expected, 3) and len(fits) == 2
+    assert (
+        is_as_expected(fit_one(tmp_path, task, at=(3,)), expected, 3) and len(fits) == 2
+    )
 
 
 def test_nothing_is_kept_of_who_takes_no_step(tmp_path, task):
@@ -119,7 +129,9 @@ def test_what_decides_a_model_and_nothing_else_is_in_its_name(monkeypatch):
         return str(Models("x").folder(learner or Walk(), source))
 
     names = [name()]
-    names += [name(source=one) if isinstance(one, Setting) else name(one) for one in NAMED]
+    names += [
+        name(source=one) if isinstance(one, Setting) else name(one) for one in NAMED
+    ]
     with jax.enable_x64(True):
         names.append(name())
     for place, attribute, value in (
@@ -132,12 +144,17 @@ def test_what_decides_a_model_and_nothing_else_is_in_its_name(monkeypatch):
             names.append(name())
     assert len(set(names)) == len(names) == 5 + len(NAMED)
     monkeypatch.setattr(Walk, "__module__", "tests.elsewhere")
-    assert name(Walk(np.float32(2))) == name(Walk(2)) == name(Walk(2.0)) and name() == names[0]
+    assert (
+        name(Walk(np.float32(2))) == name(Walk(2)) == name(Walk(2.0))
+        and name() == names[0]
+    )
 
 
 def test_of_activations_no_model_along_a_fit_is_kept_that_nobody_asked_for(tmp_path):
     rows = default_rng(0).normal(size=(60, 5)).astype(np.float32)
-    source = HeldOut(open_activations(rows, documents=np.repeat(np.arange(6), 10)), 8, 2)
+    source = HeldOut(
+        open_activations(rows, documents=np.repeat(np.arange(6), 10)), 8, 2
+    )
     (fit,) = Models(tmp_path).fit(Walk(), [source], [source.task()], (2,))
     (folder,) = tmp_path.iterdir()
     assert files(folder) == along(2) + LAST and [*fit.along] == [2]
@@ -149,10 +166,15 @@ def test_seeds_and_learners_have_keys_of_their_own(task):
         wanted = models._Wanted(learner, SETTING, there, None, None, True)
         return str(jax.random.key_data(wanted.key))
 
-    assert len({key(learner, seed) for learner in (Walk(), OnHost()) for seed in (0, 1)}) == 4
+    assert (
+        len({key(learner, seed) for learner in (Walk(), OnHost()) for seed in (0, 1)})
+        == 4
+    )
 
 
-def test_bases_are_fitted_first_through_the_folder_and_their_seconds_count(tmp_path, fits, task):
+def test_bases_are_fitted_first_through_the_folder_and_their_seconds_count(
+    tmp_path, fits, task
+):
     first = OnHost()
     second = Walk(base=first)
     third = Walk(0.3, base=second)
@@ -184,15 +206,22 @@ def test_an_early_stop_is_the_end_of_all_later_steps(tmp_path, task, fits):
         outcome = fit_one(tmp_path, task, learner, (1, 2, 4))
         assert outcome.end.step == 3 and [*outcome.along] == [1, 2]
         assert outcome.at(4) is outcome.at(3) is outcome.end
-    assert fits == [learner] and Models(tmp_path).missing(learner, SETTING, (1, 3, 6)) == []
+    assert (
+        fits == [learner]
+        and Models(tmp_path).missing(learner, SETTING, (1, 3, 6)) == []
+    )
 
 
 DAMAGE = {
-    "flipped": lambda content: content[:-9] + bytes([content[-9] ^ 0xFF]) + content[-8:],
+    "flipped": lambda content: (
+        content[:-9] + bytes([content[-9] ^ 0xFF]) + content[-8:]
+    ),
     "cut": lambda content: content[: len(content) // 2],
     "renamed": lambda content: content.replace(b"walk-", b"talk-"),
     # As if it were copied from another step.
-    "of another step": lambda content: content.replace(b'\\"step\\": 2', b'\\"step\\": 1'),
+    "of another step": lambda content: content.replace(
+        b'\\"step\\": 2', b'\\"step\\": 1'
+    ),
 }
 
 
@@ -220,7 +249,9 @@ def test_a_killed_fit_goes_on_and_what_is_damaged_is_made_again(
         patched.setattr(models, "Checkpoint", Mortal if killed else Checkpoint)
         fit_one(tmp_path, task, at=(2, 3))
     (folder,) = tmp_path.iterdir()
-    assert files(folder) == ([*along(1, 2), STATE] if killed else along(1, 2, 3, 4) + LAST)
+    assert files(folder) == (
+        [*along(1, 2), STATE] if killed else along(1, 2, 3, 4) + LAST
+    )
     content = (folder / name).read_bytes()
     (folder / name).unlink()
     if damage != "removed":

@@ -33,7 +33,9 @@ def finished(tmp_path_factory):
 
 def test_a_row_says_what_it_is_of(finished, task):
     rows, store = finished
-    assert [(row["method"], row["seed"]) for row in rows] == [*itertools.product(NAMES, (0, 1))]
+    assert [(row["method"], row["seed"]) for row in rows] == [
+        *itertools.product(NAMES, (0, 1))
+    ]
     stored = {row["key"]: row for row in store.rows()}
     said = {"study": "tiny", "protocol": "strict", "lam": 0.1, "precision": "float32"}
     for row, method in zip(rows, np.repeat(METHODS, 2), strict=True):
@@ -43,9 +45,13 @@ def test_a_row_says_what_it_is_of(finished, task):
         assert {"python", "jax", "numpy", "revision", "machine", "device"} <= row.keys()
         assert min(row[f"{part}_seconds"] for part in ("encode", "fit", "compile")) > 0
         assert row["fit_steps"] == method.learner.num_steps and "step" not in row
-        assert row.get("reference") == (None if method is METHODS[0] else "non-negative")
+        assert row.get("reference") == (
+            None if method is METHODS[0] else "non-negative"
+        )
         for part in ("learner", "encoder"):
-            assert row[part]["class"] == f"sae_gap.{type(getattr(method, part)).__name__}"
+            assert (
+                row[part]["class"] == f"sae_gap.{type(getattr(method, part)).__name__}"
+            )
         assert 0 <= row.get("own_certificate_id", 0) <= 1e-6
         assert ("own_certificate_ood" in row) == isinstance(method.encoder, Lasso)
     assert not stored and store.folder.folders() == ["models", "rows"]
@@ -59,7 +65,9 @@ def objective(task, model, codes, lam, split):
     """Mean over a split of ½‖y - b - D z‖² + λ‖z‖₁ on unit atoms, by hand."""
     dictionary = np.asarray(model.dictionary, np.float64)
     codes = np.asarray(codes)
-    residual = getattr(task, split).signals - np.asarray(model.bias) - codes @ dictionary.T
+    residual = (
+        getattr(task, split).signals - np.asarray(model.bias) - codes @ dictionary.T
+    )
     weights = np.abs(codes) @ norm(dictionary, axis=0)
     return float(np.mean(0.5 * np.sum(residual**2, axis=1) + lam * weights))
 
@@ -101,7 +109,10 @@ def test_the_gap_is_at_the_weight_that_the_codes_minimise_at_and_at_the_step_of_
                 assert value == approx(expected, rel=1e-4)
             assert 0 <= row[f"certificate_{split}"] <= 1e-6
     seconds = [row["fit_seconds"] for row in rows[4:]]
-    assert seconds == sorted(seconds) and seconds[-1] == rows[0]["fit_seconds"] > seconds[1]
+    assert (
+        seconds == sorted(seconds)
+        and seconds[-1] == rows[0]["fit_seconds"] > seconds[1]
+    )
 
 
 class Reading(Encoder):
@@ -118,7 +129,9 @@ class Reading(Encoder):
 READ = []
 
 
-def test_parameters_are_found_on_the_rows_that_a_study_names(tmp_path, task, monkeypatch):
+def test_parameters_are_found_on_the_rows_that_a_study_names(
+    tmp_path, task, monkeypatch
+):
     monkeypatch.setattr(inference, "CALIBRATED", 3)
     method = Method("oracle", "oracle", Oracle(), Reading())
     few = task.train.signals[evenly_spaced(len(task.train.signals), 3)]
@@ -171,7 +184,9 @@ def test_a_metric_overwrites_nothing(tmp_path, name):
     assert not (tmp_path / "rows").exists()
 
 
-def test_a_metric_that_fails_costs_its_own_columns_unless_a_study_asks_for_it(tmp_path, caplog):
+def test_a_metric_that_fails_costs_its_own_columns_unless_a_study_asks_for_it(
+    tmp_path, caplog
+):
     broken = ["oracle"]
     calls = []
 
@@ -185,9 +200,19 @@ def test_a_metric_that_fails_costs_its_own_columns_unless_a_study_asks_for_it(tm
     other = Metric("other", lambda _: {"b": 2.0})
     for value in (None, None, 1.0):
         broken[:] = ["oracle"] if value is None else []
-        rows = run(make(SETTING, methods=METHODS[::3], metrics=(mine, other)), Store(tmp_path))
-        assert [(row.get("mine"), row["b"]) for row in rows] == [(1.0, 2.0), (value, 2.0)]
-    assert caplog.text.count("mine of the codes of lasso on oracle failed, and is left out") == 2
+        rows = run(
+            make(SETTING, methods=METHODS[::3], metrics=(mine, other)), Store(tmp_path)
+        )
+        assert [(row.get("mine"), row["b"]) for row in rows] == [
+            (1.0, 2.0),
+            (value, 2.0),
+        ]
+    assert (
+        caplog.text.count(
+            "mine of the codes of lasso on oracle failed, and is left out"
+        )
+        == 2
+    )
     assert calls == ["linear_probe", *["oracle"] * 3]
     broken[:] = ["oracle"]
     asked = replace(mine, version=2, everywhere=False)
@@ -208,7 +233,9 @@ NEEDY = Metric(
 
 
 @mark.parametrize("metrics", [(), (gap.METRIC,), (gap.METRIC, recovery.METRIC, NEEDY)])
-def test_what_a_study_did_not_ask_for_is_added_where_another_does(tmp_path, monkeypatch, metrics):
+def test_what_a_study_did_not_ask_for_is_added_where_another_does(
+    tmp_path, monkeypatch, metrics
+):
     measure = scoring._measure
     measured = []
 
@@ -223,15 +250,26 @@ def test_what_a_study_did_not_ask_for_is_added_where_another_does(tmp_path, monk
     whole = run(make(SETTING, **options), Store(tmp_path / "whole"))
     gaps = ["sae"] if "gap" in names else []
     for number, without in enumerate(itertools.product((False, True), repeat=2)):
-        few = make(SETTING, **options, **dict(zip(("optimum", "seconds"), without, strict=True)))
+        few = make(
+            SETTING,
+            **options,
+            **dict(zip(("optimum", "seconds"), without, strict=True)),
+        )
         store = Store(tmp_path / str(number))
-        for study, timed in ((few, without[1]), (make(SETTING, **options), True), (few, True)):
+        for study, timed in (
+            (few, without[1]),
+            (make(SETTING, **options), True),
+            (few, True),
+        ):
             rows = run(study, store)
             again = run(study, store)
             assert rows == again and len(rows) == 2
             assert ["encode_seconds" in row for row in rows] == [timed] * 2
             if study is few and not timed:
-                assert ["gap_id" in row for row in rows] == [False, bool(gaps) and without[0]]
+                assert ["gap_id" in row for row in rows] == [
+                    False,
+                    bool(gaps) and without[0],
+                ]
         assert timeless(rows, "reference") == timeless(whole, "reference")
         # Each metric once, and what only times codes beside none.
         added = ["gap"] * (bool(gaps) and not without[0])
@@ -250,7 +288,9 @@ def test_rows_of_another_study_are_refused(finished):
 
 def test_shards_partition_the_jobs(tmp_path, monkeypatch):
     run_of = []
-    monkeypatch.setattr(runner, "_run_cell", lambda cell, *_: run_of.extend(map(str, cell)))
+    monkeypatch.setattr(
+        runner, "_run_cell", lambda cell, *_: run_of.extend(map(str, cell))
+    )
     for index in range(4):
         run(make(), Store(tmp_path), (index, 4))
     assert run_of == [*map(str, jobs(make()))]
@@ -303,7 +343,11 @@ def test_rows_are_the_same_whatever_was_killed_when(tmp_path, monkeypatch, seed)
             deaths += 1
         before = there
         there = {row["key"] for row in Store(store.folder).rows()}
-        assert before <= there and not before & {*measured} and len({*measured}) == len(measured)
+        assert (
+            before <= there
+            and not before & {*measured}
+            and len({*measured}) == len(measured)
+        )
     left[0] = 1
     assert timeless(run(study, Store(store.folder))) == timeless(whole) and deaths > 1
     assert not [*(tmp_path / "killed").rglob("state*")]
@@ -314,7 +358,12 @@ def test_rows_come_in_the_order_of_their_sizes_methods_and_what_these_vary(tmp_p
         encoder = Lasso(lam, tol=None, max_iterations=count)
         return Method("b", "oracle", Oracle(), encoder, {"weight": lam})
 
-    methods = [few(0.2, 1), few(0.1, 2), few(0.1, 1), Method("a", "sae", SAE, Linear(), at=(2, 0))]
+    methods = [
+        few(0.2, 1),
+        few(0.1, 2),
+        few(0.1, 1),
+        Method("a", "sae", SAE, Linear(), at=(2, 0)),
+    ]
     cells = {"num_samples": 202, "noise_db": 5.0, "seed": 1}
     sources = [*(replace(SETTING, **{name: cells[name]}) for name in cells), SETTING]
     rows = run(make(*sources, methods=methods, metrics=()), Store(tmp_path))
@@ -323,24 +372,47 @@ def test_rows_come_in_the_order_of_their_sizes_methods_and_what_these_vary(tmp_p
     lines += [("a", 0.1, None, step) for step in (0, 2)]
     assert [tuple(map(row.get, columns)) for row in rows] == [
         (*cell, *line, seed)
-        for cell, seeds in (((200, None), (0, 1)), ((200, 5.0), (0,)), ((202, None), (0,)))
+        for cell, seeds in (
+            ((200, None), (0, 1)),
+            ((200, 5.0), (0,)),
+            ((202, None), (0,)),
+        )
         for line in lines
         for seed in seeds
     ]
 
 
-NEED_TRUTH = ("mcc", "cosine", "close", "angle", "norm_ratio", "support", "accuracy", "auc")
+NEED_TRUTH = (
+    "mcc",
+    "cosine",
+    "close",
+    "angle",
+    "norm_ratio",
+    "support",
+    "accuracy",
+    "auc",
+)
 # Of a stream the codes of training samples are unknown.
 LACKING = {
-    "Y": (NAMES[1:3], NEED_TRUTH, {"mse_id", "mse_ood", "l0_above_id", "relative_gap_ood"}),
+    "Y": (
+        NAMES[1:3],
+        NEED_TRUTH,
+        {"mse_id", "mse_ood", "l0_above_id", "relative_gap_ood"},
+    ),
     "YZ": (NAMES[:3], ("cosine",), {"mcc_id"}),
     "YA": (NAMES[1:], ("mcc_id",), {"cosine"}),
-    "stream": (NAMES[1:], ("auc",), {"mcc_id", "cosine", "support_f1_ood", "relative_gap_id"}),
+    "stream": (
+        NAMES[1:],
+        ("auc",),
+        {"mcc_id", "cosine", "support_f1_ood", "relative_gap_id"},
+    ),
 }
 
 
 @mark.parametrize("kept", LACKING)
-def test_what_the_truth_lacks_leaves_methods_and_metrics_out(tmp_path, arrays, caplog, kept):
+def test_what_the_truth_lacks_leaves_methods_and_metrics_out(
+    tmp_path, arrays, caplog, kept
+):
     def splits(inferred):
         assert inferred.lam == 0.1 and inferred.protocol == "strict"
         return {"seen": [*inferred.codes], "optima": [*inferred.optimum]}
@@ -364,10 +436,15 @@ def test_what_the_truth_lacks_leaves_methods_and_metrics_out(tmp_path, arrays, c
 def test_a_diverged_model_is_a_row_and_not_a_crash(tmp_path, monkeypatch):
     hot = replace(SAE, learning_rate=1e30)
     metrics = default_metrics()
-    methods = [Method("sae", "sae", hot, TopK(3)), Method("frozen", "frozen", hot, Lasso())]
+    methods = [
+        Method("sae", "sae", hot, TopK(3)),
+        Method("frozen", "frozen", hot, Lasso()),
+    ]
     for more in ((), (Metric("more", lambda _: {}),)):
         study = make(SETTING, methods=methods, metrics=(*metrics, *more))
         rows = run(study, Store(tmp_path))
-        assert [row["diverged"] for row in rows] == [True] * 2 and "mcc_id" not in rows[0]
+        assert [row["diverged"] for row in rows] == [True] * 2 and "mcc_id" not in rows[
+            0
+        ]
         # Nor is it measured again.
         monkeypatch.setattr(runner, "score", fail)

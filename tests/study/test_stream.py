@@ -48,13 +48,17 @@ def dying_at(signals, last, asked):
     return source
 
 
-def test_a_stream_is_learned_from_and_a_killed_fit_goes_on(tmp_path, task, signals, caplog):
+def test_a_stream_is_learned_from_and_a_killed_fit_goes_on(
+    tmp_path, task, signals, caplog
+):
     model = fit_stream(LEARNER, signals, **OPTIONS)
     assert np.abs(match_atoms(model.dictionary, task.dictionary).cosine).mean() > 0.99
     assert not model.bias.any()
     np.save(tmp_path / "signals.npy", signals)
     asked = []
-    source = dying_at(np.load(tmp_path / "signals.npy", mmap_mode="r"), [len(signals) // 2], asked)
+    source = dying_at(
+        np.load(tmp_path / "signals.npy", mmap_mode="r"), [len(signals) // 2], asked
+    )
     save = Checkpoint(tmp_path, "stream.safetensors", every=0)
     options = OPTIONS | {"num_samples": len(signals), "checkpoint": save}
     with raises(KeyboardInterrupt):
@@ -72,7 +76,9 @@ def test_a_stream_is_learned_from_and_a_killed_fit_goes_on(tmp_path, task, signa
     assert_array_equal(resumed.dictionary, model.dictionary)
 
 
-def test_a_checkpoint_of_another_fit_is_not_taken(tmp_path, signals, caplog, monkeypatch):
+def test_a_checkpoint_of_another_fit_is_not_taken(
+    tmp_path, signals, caplog, monkeypatch
+):
     """Its state has the same shapes, so that only the name of the fit tells them apart; each
     differs in one thing.
     """
@@ -85,11 +91,15 @@ def test_a_checkpoint_of_another_fit_is_not_taken(tmp_path, signals, caplog, mon
     orders = rows, rows[np.r_[1, 0, 2:200]], rows[:, ::-1]
     fits = [*((SHORT, given, 0) for given in (*orders, others)), (SHORT, others, 1)]
     for place, (learner, given, seed) in enumerate([*fits, (slower, others, 1)]):
-        found = fit_stream(learner, given, **OPTIONS | {"key": seed, "checkpoint": save})
+        found = fit_stream(
+            learner, given, **OPTIONS | {"key": seed, "checkpoint": save}
+        )
         assert caplog.text.count("of another fit") == place
     again = fit_stream(slower, others, **OPTIONS | {"key": 1})
     assert_array_equal(found.dictionary, again.dictionary)
-    for place, (owner, name) in enumerate([(OnlineDictionary, "version"), (identity, "NUMERICS")]):
+    for place, (owner, name) in enumerate(
+        [(OnlineDictionary, "version"), (identity, "NUMERICS")]
+    ):
         monkeypatch.setattr(owner, name, 7, raising=False)
         fit_stream(slower, others, **OPTIONS | {"key": 1, "checkpoint": save})
         assert caplog.text.count("of another fit") == len(fits) + 1 + place
@@ -113,10 +123,25 @@ def gives(rows, **options):
         (LEARNER, ROWS[:39], {}, "too few for 40 rounds"),
         (LEARNER, ROWS, {"num_samples": 101}, "at most 100"),
         (LEARNER, ROWS, {"base": Model(ROWS[:5].T, ROWS[0])}, "has no base"),
-        (LEARNER, ROWS, {"mesh": jax.make_mesh((1,), ("data",), axis_types=AXES)}, "no axis"),
+        (
+            LEARNER,
+            ROWS,
+            {"mesh": jax.make_mesh((1,), ("data",), axis_types=AXES)},
+            "no axis",
+        ),
         (FAMILIES, ROWS, {}, "needs the model of its base"),
-        (FAMILIES, ROWS, {"base": Model(np.ones((5, 40)), np.zeros(4))}, "bias must be"),
-        (FAMILIES, ROWS, {"base": Model(np.ones((5, 39)), np.zeros(5))}, r"where \(5, 40\)"),
+        (
+            FAMILIES,
+            ROWS,
+            {"base": Model(np.ones((5, 40)), np.zeros(4))},
+            "bias must be",
+        ),
+        (
+            FAMILIES,
+            ROWS,
+            {"base": Model(np.ones((5, 39)), np.zeros(5))},
+            r"where \(5, 40\)",
+        ),
     ],
 )
 def test_faults_are_named(learner, source, options, words):
@@ -164,7 +189,9 @@ def test_families_of_a_stream_are_those_of_a_pool(tmp_path):
     """Rounds take the samples that follow, the first again after the last; a killed fit goes on
     from its own base alone.
     """
-    task = draw(World(num_latents=32, input_dim=24, roots=4, depth=1, num_samples=3_100, seed=4))
+    task = draw(
+        World(num_latents=32, input_dim=24, roots=4, depth=1, num_samples=3_100, seed=4)
+    )
     signals = np.asarray(task.train.signals)
     learner = Families(base=SHORT, num_steps=8, visits=0.3, num_slots=8)
     size = learner.minibatches(len(signals), 32)[1]
@@ -174,7 +201,12 @@ def test_families_of_a_stream_are_those_of_a_pool(tmp_path):
     wanted = fit(learner, [task], [0], bases=[base], show_progress=False)[0].end.model
     asked = []
     save = Checkpoint(tmp_path, every=0)
-    options = {"num_latents": 32, "key": 0, "num_samples": len(signals), "checkpoint": save}
+    options = {
+        "num_latents": 32,
+        "key": 0,
+        "num_samples": len(signals),
+        "checkpoint": save,
+    }
     source = dying_at(signals, [len(signals) // 2], asked)
     with raises(KeyboardInterrupt):
         fit_stream(learner, source, base=base, **options)

@@ -58,18 +58,44 @@ def study(part=None, **changes):
 
 # Of each field values that are not the default.
 CHANGES = [
-    (SETTING, {"seed": (2, 3), "num_latents": (30, 40), "sparsity": (2, 4), "stream": (True,)}),
-    (SETTING, {"num_samples": (202, 204), "noise_db": (20.0, 30.0), "input_dim": (13, 14)}),
+    (
+        SETTING,
+        {
+            "seed": (2, 3),
+            "num_latents": (30, 40),
+            "sparsity": (2, 4),
+            "stream": (True,),
+        },
+    ),
+    (
+        SETTING,
+        {"num_samples": (202, 204), "noise_db": (20.0, 30.0), "input_dim": (13, 14)},
+    ),
     (SETTING, {"width": (30, 40)}),
-    (SAE, {"num_steps": (3, 4), "learning_rate": (1e-3, 2e-3), "base": (Oracle(), SAE)}),
+    (
+        SAE,
+        {"num_steps": (3, 4), "learning_rate": (1e-3, 2e-3), "base": (Oracle(), SAE)},
+    ),
     (TopK(3), {"k": (4, 5)}),
     (METHOD, {"name": ("other", "another"), "at": ((0,), (1,), (2,))}),
     (METHOD, {"row": ({"start": "warm"}, {"start": "cold"})}),
-    (Lasso(), {"lam": (0.1, 0.2, 0.3), "start": (TopK(3), TopK(4)), "nonneg": (False,)}),
+    (
+        Lasso(),
+        {"lam": (0.1, 0.2, 0.3), "start": (TopK(3), TopK(4)), "nonneg": (False,)},
+    ),
     (Lasso(), {"tol": (1e-5, 1e-4), "unit_atoms": (False,)}),
     (Lasso(tol=None), {"max_iterations": (10, 20), "momentum": (False,)}),
-    (None, {"lam": (0.2, 0.3, None), "protocol": ("paper",), "calibrate_on": ("train",)}),
-    (None, {"metrics": [METRICS[:count] for count in range(4)] + [METRICS[2:3], METRICS[3:]]}),
+    (
+        None,
+        {"lam": (0.2, 0.3, None), "protocol": ("paper",), "calibrate_on": ("train",)},
+    ),
+    (
+        None,
+        {
+            "metrics": [METRICS[:count] for count in range(4)]
+            + [METRICS[2:3], METRICS[3:]]
+        },
+    ),
 ]
 OTHERS = [
     study(part, **{name: value})
@@ -118,17 +144,31 @@ def test_the_latest_measurement_of_each_metric_counts(order):
     (line,) = every[0].lines
     shared = {"study": "tiny", "cell": line.cell, "encode_seconds": 1.0}
     rows = [
-        shared | {"date": str(day), "key": str(day), "measured": {f"{name} 1": [name]}, name: day}
+        shared
+        | {
+            "date": str(day),
+            "key": str(day),
+            "measured": {f"{name} 1": [name]},
+            name: day,
+        }
         for day, name in enumerate("aba")
     ]
     store = SimpleNamespace(rows=lambda: rows[::order])
-    for some, lacking in ((metrics[:1], None), (metrics[:2], None), (metrics, metrics[2:])):
+    for some, lacking in (
+        (metrics[:1], None),
+        (metrics[:2], None),
+        (metrics, metrics[2:]),
+    ):
         stored = Stored(study(metrics=some), store)
-        assert stored.lacking(line) == lacking and bool(stored.rest(every[0]).lines) == bool(
-            lacking
-        )
+        assert stored.lacking(line) == lacking and bool(
+            stored.rest(every[0]).lines
+        ) == bool(lacking)
         (row,) = stored.rows(every)
-        assert (row["a"], row.get("b"), row["date"]) == (2, 1 if len(some) > 1 else None, "2")
+        assert (row["a"], row.get("b"), row["date"]) == (
+            2,
+            1 if len(some) > 1 else None,
+            "2",
+        )
 
 
 # Of what was an option once, keys of earlier rows and fits have the value.
@@ -150,7 +190,9 @@ def test_what_was_an_option_stays_in_keys(thing):
             replace(thing, **{name: 1})
 
 
-FISTA, ISTA = (Lasso(tol=None, max_iterations=5, momentum=fast) for fast in (True, False))
+FISTA, ISTA = (
+    Lasso(tol=None, max_iterations=5, momentum=fast) for fast in (True, False)
+)
 
 
 @mark.parametrize(
@@ -160,7 +202,11 @@ FISTA, ISTA = (Lasso(tol=None, max_iterations=5, momentum=fast) for fast in (Tru
         # Another k is no longer the encoder that was trained.
         (SAE, TopK(4), "dictionary=topk inference=topk"),
         (SAE, Lasso(), "dictionary=topk inference=lasso start=cold lam=0.1"),
-        (SAE, Lasso(start=TopK(3)), "dictionary=topk inference=lasso start=warm lam=0.1"),
+        (
+            SAE,
+            Lasso(start=TopK(3)),
+            "dictionary=topk inference=lasso start=warm lam=0.1",
+        ),
         (SAE, FISTA, "dictionary=topk inference=fista start=cold iterations=5 lam=0.1"),
         (SAE, ISTA, "dictionary=topk inference=ista start=cold iterations=5 lam=0.1"),
         (Oracle(), Lasso(0.2), "dictionary=oracle inference=lasso start=cold lam=0.2"),
@@ -170,7 +216,9 @@ FISTA, ISTA = (Lasso(tol=None, max_iterations=5, momentum=fast) for fast in (Tru
 def test_what_a_method_varies_are_columns(learner, encoder, columns):
     found = Method("a", "family", learner, encoder).coordinates
     assert {f"{name}={value}" for name, value in found.items()} == {*columns.split()}
-    own = Method("a", "family", learner, encoder, {"start": "mine", "depth": 3}).coordinates
+    own = Method(
+        "a", "family", learner, encoder, {"start": "mine", "depth": 3}
+    ).coordinates
     assert own == found | {"start": "mine", "depth": 3}
 
 
@@ -191,13 +239,22 @@ TWICE = [Method("frozen", "frozen", SAE, Lasso(tol=tol)) for tol in (1e-5, 1e-6)
 @mark.parametrize(
     ("make_wrong", "words"),
     [
-        (lambda: Method("mine", "sae", SAE, lambda model, signals: signals), "a Learner and an"),
-        (lambda: Method("mine", "sae", lambda: None, TopK(3)), "'mine' must have a Learner and an"),
+        (
+            lambda: Method("mine", "sae", SAE, lambda model, signals: signals),
+            "a Learner and an",
+        ),
+        (
+            lambda: Method("mine", "sae", lambda: None, TopK(3)),
+            "'mine' must have a Learner and an",
+        ),
         (lambda: make(protocol="Paper"), "protocol must be one of strict, paper"),
         (lambda: make(calibrate_on="id"), "calibrate_on must be one of scored, train"),
         (lambda: make(spread="seeds"), "spread must be one of jobs, rows"),
         (lambda: make(lam=-1.0), "lam must be a finite number"),
-        (lambda: make(methods=TWICE), "methods must have different names .* frozen, frozen"),
+        (
+            lambda: make(methods=TWICE),
+            "methods must have different names .* frozen, frozen",
+        ),
         (lambda: make(SETTING, SETTING), "sources must be different"),
         (lambda: Study("tiny", (), METHODS), "sources must have at least one"),
     ],

@@ -41,9 +41,13 @@ def arrays(width=WIDTH, dim=DIM, count=COUNT):
     """Coherent atoms of many lengths, a bias, and noisy signals of few of them, one of zeros."""
     rng = default_rng(3)
     atoms = rng.normal(size=(width, dim)) + 0.5 * rng.normal(size=dim)
-    atoms *= rng.uniform(0.3, 3, (width, 1)) / np.linalg.norm(atoms, axis=1, keepdims=True)
+    atoms *= rng.uniform(0.3, 3, (width, 1)) / np.linalg.norm(
+        atoms, axis=1, keepdims=True
+    )
     bias = rng.normal(size=dim)
-    codes = rng.uniform(0.5, 2, (count, width)) * (rng.uniform(size=(count, width)) < 0.08)
+    codes = rng.uniform(0.5, 2, (count, width)) * (
+        rng.uniform(size=(count, width)) < 0.08
+    )
     x = codes @ atoms + bias + 0.3 * rng.normal(size=(count, dim))
     x[0] = bias
     return [array.astype(np.float32) for array in (atoms, bias, x)]
@@ -58,7 +62,9 @@ def device(request, monkeypatch):
 
 def jax_codes(encoder, atoms, bias, x, threshold=None):
     parameters = None if threshold is None else Threshold(jnp.float32(threshold))
-    return np.asarray(encoder(Model(jnp.asarray(atoms.T), jnp.asarray(bias), parameters), x))
+    return np.asarray(
+        encoder(Model(jnp.asarray(atoms.T), jnp.asarray(bias), parameters), x)
+    )
 
 
 def tensors(*values):
@@ -119,7 +125,9 @@ def test_twins_and_as_many_atoms_as_dimensions_explain_what_jax_explains():
             )
             close(found, expected, 1e-4)
         else:
-            errors = [np.linalg.norm(x - bias - z @ atoms, axis=1) for z in (found, expected)]
+            errors = [
+                np.linalg.norm(x - bias - z @ atoms, axis=1) for z in (found, expected)
+            ]
             assert_allclose(*errors, atol=0.05 * np.linalg.norm(x - bias, axis=1).max())
 
 
@@ -139,8 +147,14 @@ def test_half_precision_is_coded_in_float32_and_what_is_no_number_shows(architec
     with torch.autocast("cpu", torch.bfloat16):
         codes = half.encode(x)
         again = half(x)
-    assert codes.dtype == again.dtype == torch.bfloat16 and codes.shape == (5, 10, WIDTH)
-    torch.testing.assert_close(codes, single.encode(x.float()).bfloat16(), equal_nan=True)
+    assert codes.dtype == again.dtype == torch.bfloat16 and codes.shape == (
+        5,
+        10,
+        WIDTH,
+    )
+    torch.testing.assert_close(
+        codes, single.encode(x.float()).bfloat16(), equal_nan=True
+    )
     torch.testing.assert_close(again, single(x.float()).bfloat16(), equal_nan=True)
     rows = codes.isnan().reshape(COUNT, -1)
     assert again[1, 2].isnan().all() and rows.any(1).nonzero().tolist() == [[12]]
@@ -198,7 +212,9 @@ def test_least_squares_on_a_support_are_those_of_jax_and_of_numpy(device):
     close(found, jax_codes(LeastSquares(Chosen(4)), atoms, bias, x))
     # Of codes with a sign.
     signed = sae.refit(*tensors(x, -codes.astype(np.float32)))
-    for row, support, values, free in zip(x - bias, codes, found.numpy(), signed, strict=True):
+    for row, support, values, free in zip(
+        x - bias, codes, found.numpy(), signed, strict=True
+    ):
         best = np.linalg.lstsq(atoms[support].T.astype(np.float64), row, rcond=None)[0]
         assert_allclose(values[support], best.clip(0), atol=1e-4)
         assert_allclose(free[support], best, atol=1e-4)
@@ -216,7 +232,10 @@ def test_no_rows_have_no_codes(architecture):
     atoms, bias, x = tensors(*arrays())
     sae = SAE(atoms, bias, atoms.mT, architecture=architecture, k=2)
     codes = sae.encode(x[None, :0])
-    assert codes.shape == (1, 0, len(atoms)) and sae.refit(x[:0], codes[0]).shape == codes[0].shape
+    assert (
+        codes.shape == (1, 0, len(atoms))
+        and sae.refit(x[:0], codes[0]).shape == codes[0].shape
+    )
     assert sae(x[:0]).shape == x[:0].shape
 
 
@@ -239,7 +258,9 @@ def test_a_folder_of_any_library_has_its_own_codes_and_is_written_again(case, tm
     saes = [sae]
     if sae.cfg.architecture == "dictionary":
         saes = []
-        with raises(ValueError, match=r"no form in PyTorch here; code by sae\.pursuit\(k\)"):
+        with raises(
+            ValueError, match=r"no form in PyTorch here; code by sae\.pursuit\(k\)"
+        ):
             sae(given)
     if sae.cfg.architecture == "dictionary" or case.endswith(UNSAVED):
         with raises(ValueError, match="SAELens has no form"):
@@ -254,12 +275,17 @@ def test_a_folder_of_any_library_has_its_own_codes_and_is_written_again(case, tm
         assert_array_equal(found != 0, codes != 0)
         close(found, codes)
         close(one.decode(found, given), reconstruction)
-        close(one(given), reconstruction if sae.transcodes else reconstruction.reshape(x.shape))
+        close(
+            one(given),
+            reconstruction if sae.transcodes else reconstruction.reshape(x.shape),
+        )
     # On the target of JAX.
     loaded = sae_gap.load_sae(FILES / case)
     better = sae.pursuit(k=2)
     if sae.transcodes:
-        y = reconstruction + default_rng(0).normal(size=reconstruction.shape).astype("f")
+        y = reconstruction + default_rng(0).normal(size=reconstruction.shape).astype(
+            "f"
+        )
         target = loaded.target(y, x)
         signals = sae.signals(torch.from_numpy(y), given)
         with raises(ValueError, match=r"code sae\.signals\(y, x\)"):
@@ -290,7 +316,9 @@ def test_a_folder_of_any_library_has_its_own_codes_and_is_written_again(case, tm
 def test_a_pursuit_is_kept_by_folders_and_by_the_state(threshold, tmp_path):
     atoms, bias, x = arrays()
     metadata = {"hook_name": "h", "context_size": 16}
-    sae = SAE(*tensors(atoms, bias), k=5, breadth=3, threshold=threshold, metadata=metadata)
+    sae = SAE(
+        *tensors(atoms, bias), k=5, breadth=3, threshold=threshold, metadata=metadata
+    )
     codes = sae.encode(torch.from_numpy(x))
     assert sae.pursuit(3).cfg.metadata == metadata
     sae.save(tmp_path / "torch")
@@ -308,7 +336,10 @@ def test_a_pursuit_is_kept_by_folders_and_by_the_state(threshold, tmp_path):
         blank.load_state_dict(torch.load(tmp_path / "state"))
         torch.testing.assert_close(blank.encode(torch.from_numpy(x)), codes)
         assert blank.cfg.pruned == (threshold is not None)
-    assert blank.to("cpu", torch.float64).encode(torch.from_numpy(x)).dtype == torch.float32
+    assert (
+        blank.to("cpu", torch.float64).encode(torch.from_numpy(x)).dtype
+        == torch.float32
+    )
 
 
 def test_a_dictionary_is_read_without_jax_and_the_import_loads_no_numba(tmp_path):
@@ -326,7 +357,9 @@ with torch.no_grad():
 assert "jax" not in sys.modules
 """
     environment = {"PYTHONPATH": str(Path(sae_gap.__file__).parents[1])}
-    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True)
+    subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True
+    )
     codes = jax_codes(ScreenedPursuit(3), learned.atoms.T, learned.bias, x)
     close(np.load(tmp_path / "z.npy"), codes)
 
@@ -339,8 +372,15 @@ def test_a_fit_of_the_suite_has_its_codes(tmp_path):
         transcoder(kind, num_inputs=6, skip=skip)[0]
         for kind, skip in ((TopK(3), True), (JumpReLU(), False))
     ]
-    steps = (LearnedSteps(2, count, hidden=size) for count in (0, 1, 3, 11) for size in (0, 5))
-    for model in (*transcoders, *map(example, ("topk", "jumprelu", "batchtopk", *steps))):
+    steps = (
+        LearnedSteps(2, count, hidden=size)
+        for count in (0, 1, 3, 11)
+        for size in (0, 5)
+    )
+    for model in (
+        *transcoders,
+        *map(example, ("topk", "jumprelu", "batchtopk", *steps)),
+    ):
         file.write_bytes(as_fit(model, model.encode, {}))
         sae = SAE.from_folder(tmp_path)
         codes = model.encode(model, x)
@@ -348,13 +388,16 @@ def test_a_fit_of_the_suite_has_its_codes(tmp_path):
         close(sae(torch.from_numpy(x)), model.reconstruct(codes, x, x))
 
 
-SKIP, LAYER_NORM = (FILES / "saelens" / name for name in ("transcoder_jumprelu_skip", "layer_norm"))
+SKIP, LAYER_NORM = (
+    FILES / "saelens" / name for name in ("transcoder_jumprelu_skip", "layer_norm")
+)
 
 
 def made(architecture="standard", **options):
     """Makes an SAE of the atoms of another with these options."""
     return lambda sae, x, _: SAE(
-        **{"W_dec": sae.W_dec, "W_enc": sae.W_dec.mT, "architecture": architecture} | options
+        **{"W_dec": sae.W_dec, "W_enc": sae.W_dec.mT, "architecture": architecture}
+        | options
     )
 
 
@@ -368,7 +411,9 @@ REFUSED = {
     "k must be at most the 24 dimensions and the 60": pursued(k=25),
     "topk has no breadth": made("topk", breadth=2),
     "architecture must be one of": made("gated"),
-    "pursuit codes what it explains": made("sae_gap_pursuit", k=3, W_skip=torch.zeros(24, 24)),
+    "pursuit codes what it explains": made(
+        "sae_gap_pursuit", k=3, W_skip=torch.zeros(24, 24)
+    ),
     "W_skip must be (24, 24)": made(W_skip=torch.zeros(9, 24)),
     "learned_steps codes what it explains": made("learned_steps", k=3, transcoder=True),
     "torch.save": lambda *given: made("learned_steps", k=3)(*given).save(given[2]),
@@ -376,16 +421,24 @@ REFUSED = {
     "W_dec must be finite": lambda sae, x, _: SAE(torch.inf * sae.W_dec, k=3),
     "W_dec is an array of float32": lambda sae, x, _: SAE(x.numpy(), k=3),
     "threshold must be a finite number": pursued(threshold=-1.0),
-    "give what it read": lambda sae, x, _: SAE.from_folder(SKIP).decode(torch.ones(2, 10)),
-    "x must be (..., 5), but it is (50, 6)": lambda sae, x, _: SAE.from_folder(SKIP)(x[:, :6]),
+    "give what it read": lambda sae, x, _: SAE.from_folder(SKIP).decode(
+        torch.ones(2, 10)
+    ),
+    "x must be (..., 5), but it is (50, 6)": lambda sae, x, _: SAE.from_folder(SKIP)(
+        x[:, :6]
+    ),
     "x is an array of float32": lambda sae, x, _: sae.encode(x.numpy()),
     "a row for each of x": lambda sae, x, _: sae.refit(x, sae.encode(x)[1:]),
     "codes must be (..., 60)": lambda sae, x, _: sae.decode(x),
     "on meta, but W_dec on cpu": lambda sae, x, _: sae(x.to("meta")),
-    "give like=x": lambda sae, x, _: SAE.from_folder(LAYER_NORM).decode(torch.ones(2, 10)),
+    "give like=x": lambda sae, x, _: SAE.from_folder(LAYER_NORM).decode(
+        torch.ones(2, 10)
+    ),
     "only a pursuit": lambda sae, x, _: SAE.from_folder(LAYER_NORM).calibrate(x[:, :6]),
     "beyond 65,504": lambda sae, x, _: sae.calibrate((1e6 * x).half()),
-    "no threshold leaves so many": lambda sae, x, _: SAE(torch.eye(24), k=2).calibrate(-x.abs()),
+    "no threshold leaves so many": lambda sae, x, _: SAE(torch.eye(24), k=2).calibrate(
+        -x.abs()
+    ),
     "is there already": lambda sae, x, folder: [
         sae.save(folder),
         SAE(2 * sae.W_dec, k=2).save(folder),
@@ -404,7 +457,9 @@ def test_bad_input_is_refused_in_a_sentence(words, tmp_path):
 
 
 PAGE = (Path(sae_gap.__file__).parent / "saes" / "README.md").read_text()
-BLOCKS = re.findall(r"^```python torch\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
+BLOCKS = re.findall(
+    r"^```python torch\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE
+)
 
 
 def test_the_example_of_the_page_runs(tmp_path, monkeypatch):

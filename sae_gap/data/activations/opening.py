@@ -36,20 +36,27 @@ def map_npy(path: pathlib.Path, begin: int = 0, size: int | None = None) -> np.n
     """
     with path.open("rb") as file:
         file.seek(begin)
-        header = f"read_array_header_{'_'.join(map(str, np.lib.format.read_magic(file)))}"
+        header = (
+            f"read_array_header_{'_'.join(map(str, np.lib.format.read_magic(file)))}"
+        )
         shape, fortran, dtype = getattr(np.lib.format, header)(file)
         order: Any = "F" if fortran else "C"
         array = np.memmap(path, dtype, "r", file.tell(), shape, order)
         there = begin + (size or path.stat().st_size) - file.tell()
         if there != array.nbytes and not dtype.hasobject:
-            raise ValueError("its header promises another number of bytes than there are")
+            raise ValueError(
+                "its header promises another number of bytes than there are"
+            )
         return array
 
 
 def _read_npz(path):
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
-    return {info.filename.removesuffix(".npy"): partial(_member, path, info) for info in members}
+    return {
+        info.filename.removesuffix(".npy"): partial(_member, path, info)
+        for info in members
+    }
 
 
 def _member(path, info):
@@ -114,13 +121,18 @@ class _Lists:
 
         kind = column.type.value_type
         if not len(column) or not pyarrow.types.is_floating(kind):
-            raise RefusedError(f"{path} must hold a column of lists of floats; write it so.")
+            raise RefusedError(
+                f"{path} must hold a column of lists of floats; write it so."
+            )
         widths = np.unique(pyarrow.compute.list_value_length(column).fill_null(0))
         if len(widths) > 1:
             raise RefusedError(
                 f"{path} has lists of {widths.tolist()[:5]} numbers; drop the others."
             )
-        self.shape, self.dtype = (len(column), int(widths[0])), np.dtype(kind.to_pandas_dtype())
+        self.shape, self.dtype = (
+            (len(column), int(widths[0])),
+            np.dtype(kind.to_pandas_dtype()),
+        )
         self._column = column
 
     def __getitem__(self, part):
@@ -179,7 +191,9 @@ def open_activations(
     """
     if not isinstance(source, Activations | str | os.PathLike):
         if key is not None:
-            raise ValueError(f"an array in memory has no name; leave out the key {key!r}.")
+            raise ValueError(
+                f"an array in memory has no name; leave out the key {key!r}."
+            )
         form = "rows of floating-point numbers, documents of unequal lengths joined"
         array = as_real("the array", source, form)
         if documents is not None:
@@ -196,12 +210,16 @@ def open_activations(
     if os.path.isdir(path):
         return _activations(_read_folder(path, key))
     if not os.path.isfile(path):
-        raise ValueError(f"{path} is neither a file nor a folder; give the path of activations.")
+        raise ValueError(
+            f"{path} is neither a file nor a folder; give the path of activations."
+        )
     return _activations([_read_file(path, key)])
 
 
 def _activations(tables):
-    return Activations(tuple(tables), np.arange(sum(table.num_rows for table in tables)))
+    return Activations(
+        tuple(tables), np.arange(sum(table.num_rows for table in tables))
+    )
 
 
 def _read_folder(folder, key):
@@ -209,7 +227,9 @@ def _read_folder(folder, key):
     files = [
         path
         for path in sorted(folder.iterdir())
-        if path.suffix in READERS and path.is_file() and not path.match(f"*.{DOCUMENTS}.npy")
+        if path.suffix in READERS
+        and path.is_file()
+        and not path.match(f"*.{DOCUMENTS}.npy")
     ]
     if not files:
         raise ValueError(

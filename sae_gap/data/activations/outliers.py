@@ -46,7 +46,8 @@ class Outliers(NamedTuple):
         if not len(self.rows):
             return f"no row is longer than {FACTOR} times the median norm"
         lengths = (
-            f"{self.ratios.min():,.0f} to {self.ratios.max():,.0f} times as long as the median row"
+            f"{self.ratios.min():,.0f} to {self.ratios.max():,.0f} times as long as "
+            "the median row"
         )
         text = f"{len(self.rows):,} of {self.num_rows:,} rows are outliers, {lengths}"
         return (
@@ -94,7 +95,9 @@ def scale_down(signals: Float[Array, "n input_dim"]) -> Float[Array, "n input_di
     """
     # Signals without outlier tokens are not copied. One program checks for them: JAX would compile
     # each single step for every shape.
-    any_outlier = jax.jit(_any_outlier) if isinstance(signals, jax.Array) else _any_outlier
+    any_outlier = (
+        jax.jit(_any_outlier) if isinstance(signals, jax.Array) else _any_outlier
+    )
     if not any_outlier(signals):
         return signals
     logging.log_first_n(
@@ -111,7 +114,9 @@ def median_norm(signals: Float[Array, "n input_dim"]) -> Float[Array, ""]:
     module = _module(signals)
     lengths = _lengths(signals)
     spare = module.where(module.any(lengths > 0), module.nan, 0)
-    return module.nanmedian(module.where(lengths > 0, lengths, spare.astype(lengths.dtype)))
+    return module.nanmedian(
+        module.where(lengths > 0, lengths, spare.astype(lengths.dtype))
+    )
 
 
 def to_median(

@@ -78,7 +78,9 @@ class Table(NamedTuple):
             ) from error
         raw = tokens[start - first * length : stop - first * length]
         with np.errstate(over="ignore"):
-            rows = np.asarray(raw if len(raw) == len(wanted) else raw[wanted - start], np.float32)
+            rows = np.asarray(
+                raw if len(raw) == len(wanted) else raw[wanted - start], np.float32
+            )
         if not (finite := np.isfinite(rows).all(axis=1)).all():
             raise ValueError(
                 f"row {wanted[np.argmin(finite)]} of {self.path} has a NaN or an infinity, as "
@@ -103,7 +105,9 @@ def choose(path: pathlib.Path, names: Sequence[str], key: str | None) -> str:
     if len(others) == 1:
         return others[0]
     if others:
-        raise RefusedError(f"{path} holds several arrays, {listed(names)}; name one with key.")
+        raise RefusedError(
+            f"{path} holds several arrays, {listed(names)}; name one with key."
+        )
     raise RefusedError(f"{path} holds no activations; save them as {ACTIVATIONS}.")
 
 
@@ -179,7 +183,9 @@ class Activations:
     @property
     def files(self) -> tuple[pathlib.Path, ...]:
         """The files that hold the rows, in order; empty for an array in memory."""
-        return tuple(table.path for table in self._tables if isinstance(table.path, pathlib.Path))
+        return tuple(
+            table.path for table in self._tables if isinstance(table.path, pathlib.Path)
+        )
 
     @functools.cached_property
     def documents(self) -> Int[np.ndarray, " num_samples"] | None:
@@ -198,7 +204,9 @@ class Activations:
         if self._whole:
             return np.delete(self._whole.groups, self._whole.outliers.rows)
         mean = self.mean()
-        return runs(np.concatenate([norms(chunk - mean) for chunk in self.chunks(SPAN)]))
+        return runs(
+            np.concatenate([norms(chunk - mean) for chunk in self.chunks(SPAN)])
+        )
 
     @functools.cached_property
     def outliers(self) -> Outliers:
@@ -209,7 +217,10 @@ class Activations:
             return Outliers(np.zeros(0, int), np.zeros(0), self.num_samples)
         lengths = (
             np.concatenate(
-                [norms(chunk) for chunk in replace(part, numbers=self.numbers).chunks(SPAN)]
+                [
+                    norms(chunk)
+                    for chunk in replace(part, numbers=self.numbers).chunks(SPAN)
+                ]
             )
             for part in (self, self._inputs)
             if part
@@ -238,7 +249,8 @@ class Activations:
             named = self.documents, inputs.documents[self.numbers]
             # Their names may differ.
             own, read = (
-                None if part is None else np.unique(part, return_inverse=True)[1] for part in named
+                None if part is None else np.unique(part, return_inverse=True)[1]
+                for part in named
             )
             if not np.array_equal(own, read):  # type: ignore[arg-type]
                 raise ValueError(
@@ -254,7 +266,8 @@ class Activations:
         """
         read = self._inputs.files if self._inputs else ()
         twins = [
-            re.sub(r"/mlp(\d+)_out/", r"/mlp\1_in/", str(path.absolute())) for path in self.files
+            re.sub(r"/mlp(\d+)_out/", r"/mlp\1_in/", str(path.absolute()))
+            for path in self.files
         ]
         known = bool(read) and (read[0].parent.parent / "recording.json").exists()
         return known and twins == [str(path.absolute()) for path in read]
@@ -269,7 +282,10 @@ class Activations:
         whole = self._whole or self
         for path in whole.files:
             beside = path.with_suffix(".digest")
-            if beside.exists() and digest([np.load(path)]).encode() != beside.read_bytes():
+            if (
+                beside.exists()
+                and digest([np.load(path)]).encode() != beside.read_bytes()
+            ):
                 raise ValueError(
                     f"{path} is damaged: its rows are not those of its digest; remove it and "
                     "record again."
@@ -278,7 +294,11 @@ class Activations:
         if whole.documents is None and named[-1] + 1 == min(RUNS[1], whole.num_samples):
             # Earlier keys stay.
             named = "none"
-        first = (whole.num_samples, self.num_samples, self.input_dim), self.numbers, named
+        first = (
+            (whole.num_samples, self.num_samples, self.input_dim),
+            self.numbers,
+            named,
+        )
         return digest(itertools.chain(first, self.chunks(SPAN)))
 
     def copied(self) -> "Activations":
@@ -296,7 +316,9 @@ class Activations:
         """
         if not len(self.outliers.rows):
             return self
-        return Activations(self._tables, np.delete(self.numbers, self.outliers.rows), self)
+        return Activations(
+            self._tables, np.delete(self.numbers, self.outliers.rows), self
+        )
 
     def chunks(self, size: int) -> Iterator[Float[np.ndarray, "rows input_dim"]]:
         """Gives all rows in order, as float32, `size` at a time and fewer at the end.
@@ -332,7 +354,9 @@ class Activations:
         total = sum(chunk.sum(axis=0, dtype=np.float64) for chunk in self.chunks(SPAN))
         return (total / self.num_samples).astype(np.float32)
 
-    def split(self, held_out: float = 0.1, seed: int = 0) -> "tuple[Activations, Activations]":
+    def split(
+        self, held_out: float = 0.1, seed: int = 0
+    ) -> "tuple[Activations, Activations]":
         """Splits the rows into a training part and a held-out part.
 
         Neighbouring tokens of a text are alike, so holding out a token is only a test if its
@@ -366,7 +390,9 @@ class Activations:
 
     def _drawn(self, held_out, seed):
         """Marks the rows that are held out."""
-        names, member, sizes = np.unique(self.groups, return_inverse=True, return_counts=True)
+        names, member, sizes = np.unique(
+            self.groups, return_inverse=True, return_counts=True
+        )
         if len(names) < 2:
             raise ValueError(
                 f"{self._tables[0].path} holds one document alone; give several, some of which can "

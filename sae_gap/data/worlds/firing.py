@@ -93,7 +93,9 @@ def plant(law: Law) -> tuple[Parents, Parents]:
     parent, level = np.full((2, law.num_latents), -1)
     sizes = law.roots * law.branching ** np.arange(law.depth + 1)
     level[: sizes.sum()] = np.repeat(np.arange(law.depth + 1), sizes)
-    parent[law.roots : sizes.sum()] = np.arange(sizes[1:].sum()) // max(1, law.branching)
+    parent[law.roots : sizes.sum()] = np.arange(sizes[1:].sum()) // max(
+        1, law.branching
+    )
     return parent, level
 
 
@@ -137,7 +139,9 @@ def firing_of(law: Law) -> Firing:
     rates = compensated(base_rates(law), parent, exclusive)
     rates[number - law.dense :] = 0.5
     factor, rest = _correlate([law.seed, _FACTOR], law.correlation, (number, law.rank))
-    return Firing(rates, factor, rest, mean, std, parent, level, exclusive, scaled, law.lognormal)
+    return Firing(
+        rates, factor, rest, mean, std, parent, level, exclusive, scaled, law.lognormal
+    )
 
 
 def out_of_distribution(law: Law) -> Firing:
@@ -220,7 +224,9 @@ class Sampler:
         self._top_weights = np.ascontiguousarray(self._weights[self._tops].T)
         # The children of a node are neighbours, in the order of the features.
         self._children = np.argsort(firing.parent, kind="stable")[len(self._tops) :]
-        family = np.bincount(firing.parent[self._children], minlength=len(firing.parent))
+        family = np.bincount(
+            firing.parent[self._children], minlength=len(firing.parent)
+        )
         self._first = np.cumsum(family) - family
         self._family = family
 
@@ -228,9 +234,13 @@ class Sampler:
         """Draws codes z of `count` samples, (count, N), in float32."""
         width = len(self.firing.rates)
         starts = range(0, count, _BLOCK)
-        blocks = (self._block(rng, start, min(_BLOCK, count - start)) for start in starts)
+        blocks = (
+            self._block(rng, start, min(_BLOCK, count - start)) for start in starts
+        )
         rows, features, values = _joined(blocks)
-        return sparse.csr_array((values.astype(np.float32), (rows, features)), (count, width))
+        return sparse.csr_array(
+            (values.astype(np.float32), (rows, features)), (count, width)
+        )
 
     def _block(self, rng, start, count):
         """Draws rows, features and values of a few samples from number `start` on, level by
@@ -255,7 +265,8 @@ class Sampler:
         places = np.concatenate([common, rare])
         bound = np.where(np.arange(len(places)) < len(common), 1.0, _RARE)
         return places[
-            rng.random(len(places)) * bound < special.ndtr(level[places].astype(np.float64))
+            rng.random(len(places)) * bound
+            < special.ndtr(level[places].astype(np.float64))
         ]
 
     def _sound(self, rng, rows, features):
@@ -285,11 +296,15 @@ class Sampler:
         parent, children, loudness = self._sound(rng, parent[on], children[on])
         # An exclusive parent keeps one of its children: the one with the highest lot.
         order = np.lexsort((rng.random(len(parent)), parent))
-        last = np.append(np.diff(parent[order]) != 0, np.ones(min(1, len(parent)), bool))
+        last = np.append(
+            np.diff(parent[order]) != 0, np.ones(min(1, len(parent)), bool)
+        )
         stays = order[last | ~firing.exclusive[features[parent[order]]]]
         parent = parent[stays]
         above = features[parent]
-        factor = np.where(firing.scaled[above], values[parent] / firing.mean[above], 1.0)
+        factor = np.where(
+            firing.scaled[above], values[parent] / firing.mean[above], 1.0
+        )
         return rows[parent], children[stays], loudness[stays] * factor
 
 
@@ -315,7 +330,9 @@ def _thinned(rng, length):
 @functools.lru_cache(maxsize=8)
 def _counts(law):
     """Returns for each feature how many up to it fire in a sample, on average over a fixed draw."""
-    codes = Sampler(firing_of(law)).codes(np.random.default_rng([law.seed, 0]), _MEASURED)
+    codes = Sampler(firing_of(law)).codes(
+        np.random.default_rng([law.seed, 0]), _MEASURED
+    )
     return np.cumsum(np.bincount(codes.indices, minlength=law.num_latents)) / _MEASURED
 
 
@@ -374,7 +391,9 @@ def _read_firing(folder):
         factor = tensors.take("correlation_factor", number, rank).astype(np.float64)
         rest = tensors.take("correlation_diag", number).astype(np.float64)
         variances = rest + np.sum(factor**2, axis=1)
-        _check_range("the variances of correlation_factor", variances, *_ONE, tensors.path)
+        _check_range(
+            "the variances of correlation_factor", variances, *_ONE, tensors.path
+        )
     std = _magnitudes(config, "std_firing_magnitudes", 0.0, number, 1)
     _check_range("std_firing_magnitudes", std, 0, LOUDEST, config.path)
     mean = _magnitudes(config, "mean_firing_magnitudes", 1.0, number, 2)
@@ -408,7 +427,9 @@ def _magnitudes(config, name, default, number, stream):
     if kind == "linear":
         # Ends too far apart give NaN, which the range check refuses.
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.linspace(rule.number("start", 1.0), rule.number("end", 1.0), number)
+            return np.linspace(
+                rule.number("start", 1.0), rule.number("end", 1.0), number
+            )
     # The magnitudes are random; the seed gives them again.
     normal = torch_normal(config.size("seed", least=0) + stream, number)
     drawn = np.abs(rule.number("mean", 0.0) + rule.number("std", 0.1) * normal)
@@ -474,7 +495,10 @@ def _trees(path, number):
         level[index] = depth
         exclusive[index] = entries.flag("mutually_exclusive_children", False)
         scaled[index] = entries.flag("scale_children_by_parent", False)
-        waiting += [(child, index, depth + 1) for child in _nodes(node.get("children", []), path)]
+        waiting += [
+            (child, index, depth + 1)
+            for child in _nodes(node.get("children", []), path)
+        ]
     return parent, level, exclusive, scaled
 
 

@@ -87,7 +87,9 @@ class Law:
     correlation: float = option(default=0.1, least=0, most=10)
     loudest: float = option(default=5.0, least=1e-6, most=LOUDEST)
     softest: float = option(default=4.0, least=1e-6, most=LOUDEST)
-    spread: tuple[float, float] = option(default=(0.5, 0.5), least=-LOUDEST, most=LOUDEST)
+    spread: tuple[float, float] = option(
+        default=(0.5, 0.5), least=-LOUDEST, most=LOUDEST
+    )
     lognormal: float = option(default=0.0, least=0, most=3)
     dense: int = option(default=0, least=0)
     antipodal: int = option(default=0, least=0)
@@ -145,7 +147,12 @@ class Law:
     @property
     def law(self) -> "Law":
         """The law alone, without the fields of a world."""
-        return Law(**{field.name: getattr(self, field.name) for field in dataclasses.fields(Law)})
+        return Law(
+            **{
+                field.name: getattr(self, field.name)
+                for field in dataclasses.fields(Law)
+            }
+        )
 
     @property
     def title(self) -> str:

@@ -128,13 +128,22 @@ class World(Law):
 
     def asdict(self) -> dict[str, Any]:
         """Returns the values that tell worlds apart, as in rows and keys."""
-        names = ("num_latents", "sparsity", "num_samples", "input_dim", "seed", "noise_db")
+        names = (
+            "num_latents",
+            "sparsity",
+            "num_samples",
+            "input_dim",
+            "seed",
+            "noise_db",
+        )
         few = {
             name: getattr(self, name)
             for name in ("width", "scored")
             if getattr(self, name) is not None
         }
-        return {"world": self.title} | {name: getattr(self, name) for name in names} | few
+        return (
+            {"world": self.title} | {name: getattr(self, name) for name in names} | few
+        )
 
 
 class WorldStream:
@@ -153,8 +162,12 @@ class WorldStream:
         check_choice("split", split, tuple(_SPLITS))
         law = world.law
         self._seed = (world.seed, _SPLITS[split])
-        self._sampler = Sampler(out_of_distribution(law) if split == "ood" else firing_of(law))
-        self.atoms, self.bias = (part.astype(jnp.zeros(()).dtype) for part in atoms_of(law))
+        self._sampler = Sampler(
+            out_of_distribution(law) if split == "ood" else firing_of(law)
+        )
+        self.atoms, self.bias = (
+            part.astype(jnp.zeros(()).dtype) for part in atoms_of(law)
+        )
         number = world.num_samples if split == "train" else world.num_scored
         way = np.random.default_rng([world.seed, _DRIFT]).standard_normal(law.input_dim)
         # The step of the mean from a sample to the next.
@@ -216,11 +229,17 @@ def published_world(folder: str | pathlib.Path, **options: Any) -> World:
     """
     place = check_path("folder", folder)
     for name in options:
-        check_choice("an option of a published world", name, (*World.__annotations__, "seed"))
+        check_choice(
+            "an option of a published world", name, (*World.__annotations__, "seed")
+        )
     _, num_latents, input_dim = read_sizes(place)
     digest = file_digest(*(place / name for name in FILES))
     world = World(
-        num_latents=num_latents, input_dim=input_dim, folder=place, digest=digest, **options
+        num_latents=num_latents,
+        input_dim=input_dim,
+        folder=place,
+        digest=digest,
+        **options,
     )
     # Read the files now, so that their faults show early.
     firing_of(world.law)

@@ -66,9 +66,13 @@ class Cooccurrence(NamedTuple):
         """z̄_ij, the mean code of i where both are on, weighted by the code of j:
         `Σ z_i z_j / (P(i|j) Σ z_j)`.
         """
-        return mean_code(self.products, self.together, self.sums[:, None], self.uses[:, None])
+        return mean_code(
+            self.products, self.together, self.sums[:, None], self.uses[:, None]
+        )
 
-    def of(self, values: Float[Array, " num_latents"]) -> Float[Array, "num_latents partners"]:
+    def of(
+        self, values: Float[Array, " num_latents"]
+    ) -> Float[Array, "num_latents partners"]:
         """Returns for each partner its entry of `values`, which has one number per atom."""
         return values[self.partners]
 
@@ -108,7 +112,11 @@ def uses_of(places, codes, num_latents):
     # Padded, so that a slice may begin anywhere.
     atoms, samples, codes = (
         jnp.pad(each, (0, _USES), constant_values=fill)
-        for each, fill in ((atoms, num_latents), (order // places.shape[1], 0), (codes, 0))
+        for each, fill in (
+            (atoms, num_latents),
+            (order // places.shape[1], 0),
+            (codes, 0),
+        )
     )
     return Uses(atoms, samples, codes, begins)
 
@@ -126,11 +134,15 @@ def energy_product(uses, rows, num_samples):
         )[1]
 
     signals = over_uses(
-        lambda total, atoms, samples, codes: total.at[samples].add(codes[:, None] * rows[atoms]),
+        lambda total, atoms, samples, codes: total.at[samples].add(
+            codes[:, None] * rows[atoms]
+        ),
         jnp.zeros((num_samples, rows.shape[1]), rows.dtype),
     )
     return over_uses(
-        lambda total, atoms, samples, codes: total.at[atoms].add(codes[:, None] * signals[samples]),
+        lambda total, atoms, samples, codes: total.at[atoms].add(
+            codes[:, None] * signals[samples]
+        ),
         jnp.zeros_like(rows),
     )
 
@@ -200,7 +212,9 @@ def drop_atoms(counts, dropped):
     """Sets the counts of some atoms to zero, such as atoms that changed since they were counted."""
     gone = dropped[:, None] | dropped[counts.partners]
     partners = jnp.where(gone, len(dropped), counts.partners)
-    kept = (jnp.where(gone if each.ndim == 2 else dropped, 0, each) for each in counts[1:6])
+    kept = (
+        jnp.where(gone if each.ndim == 2 else dropped, 0, each) for each in counts[1:6]
+    )
     return Cooccurrence(partners, *kept, counts.number)  # type: ignore[call-arg]
 
 
@@ -210,7 +224,9 @@ def includes(counts: Cooccurrence) -> Bool[Array, "num_latents partners"]:
     P(i) is the share of all samples that use i. It keeps an atom that is nearly always on from
     including others for that reason alone.
     """
-    return (counts.given > counts.of(least_share(counts))) & (counts.uses >= LEAST_USES)[:, None]
+    return (counts.given > counts.of(least_share(counts))) & (
+        counts.uses >= LEAST_USES
+    )[:, None]
 
 
 def least_share(counts: Cooccurrence) -> Float[Array, " num_latents"]:
@@ -229,7 +245,9 @@ def parents(counts: Cooccurrence) -> Int[Array, " num_latents"]:
     return jnp.where(jnp.any(fits, axis=1), parent, len(counts.uses))
 
 
-def with_partner(counts: Cooccurrence, values: Float[Array, "num_latents partners"], partner):
+def with_partner(
+    counts: Cooccurrence, values: Float[Array, "num_latents partners"], partner
+):
     """Returns each row's value for one of its partners, (num_latents,); 0 if the atom is no
     partner.
     """

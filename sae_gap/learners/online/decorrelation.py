@@ -23,10 +23,15 @@ GRAM_COLUMNS = 512
 
 def chance_cosine(dictionary):
     """Returns the cosine of unrelated atoms by chance, `m^-½`; m leaves out padded dimensions."""
-    return jnp.maximum(jnp.sum(live_dims(dictionary.T)), 1).astype(dictionary.dtype) ** -0.5
+    return (
+        jnp.maximum(jnp.sum(live_dims(dictionary.T)), 1).astype(dictionary.dtype)
+        ** -0.5
+    )
 
 
-def coherent_cosine(dictionary: Float[Array, "input_dim num_latents"]) -> Float[Array, ""]:
+def coherent_cosine(
+    dictionary: Float[Array, "input_dim num_latents"],
+) -> Float[Array, ""]:
     """Returns the cosine above which a pair of atoms is coherent, `max(COHERENT, CHANCES m^-½)`: no
     pair is in 16 dimensions or fewer.
     """
@@ -56,8 +61,12 @@ def decorrelate_atoms(dictionary):
     def shared(name):
         return dictionary @ jnp.where(central > central[name], coherences(name), 0)
 
-    central = lax.map(lambda name: jnp.sum(coherences(name)), names, batch_size=GRAM_COLUMNS)
-    return subtract_shared(dictionary, lax.map(shared, names, batch_size=GRAM_COLUMNS).T, WEIGHT)
+    central = lax.map(
+        lambda name: jnp.sum(coherences(name)), names, batch_size=GRAM_COLUMNS
+    )
+    return subtract_shared(
+        dictionary, lax.map(shared, names, batch_size=GRAM_COLUMNS).T, WEIGHT
+    )
 
 
 def decorrelate_children(dictionary, counts, weight):

@@ -140,7 +140,9 @@ class Families(Learner):
             num_slots=self.num_slots,
             epsilon=EPSILON,
         )
-        return FamiliesState(dictionary, bias, squares, *scales, live, jnp.zeros((), jnp.int32))
+        return FamiliesState(
+            dictionary, bias, squares, *scales, live, jnp.zeros((), jnp.int32)
+        )
 
     def step(self, data: Split, state: FamiliesState) -> FamiliesState:
         num_samples = len(data.signals)
@@ -149,14 +151,19 @@ class Families(Learner):
         return self.round(data.signals[order][None], state, size)
 
     def round(
-        self, minibatches: Float[Array, "1 rows input_dim"], state: FamiliesState, size: int
+        self,
+        minibatches: Float[Array, "1 rows input_dim"],
+        state: FamiliesState,
+        size: int,
     ) -> FamiliesState:
         """Returns the state after a round on samples of any origin, like `OnlineDictionary.round`;
         rows beyond `size` are padding.
         """
         own = (jnp.arange(minibatches.shape[1]) < size)[:, None]
         signals = jnp.where(own, minibatches[0] - state.bias, 0)
-        sums, (places, codes), seeds = gradient_sums.by_samples(_code, self, signals, state)
+        sums, (places, codes), seeds = gradient_sums.by_samples(
+            _code, self, signals, state
+        )
         uses = cooccurrence.uses_of(places, codes, state.dictionary.shape[1])
         counts = cooccurrence.count(uses, places, codes, size)
         squares = ENERGY_MEMORY * state.squares + sums.squares
@@ -181,21 +188,30 @@ class Families(Learner):
             unit = jnp.max(sums.squares) + ridge
             step, _ = jax.scipy.sparse.linalg.cg(
                 lambda rows: (
-                    cooccurrence.energy_product(uses, rows / unit, len(codes)) + ridge / unit * rows
+                    cooccurrence.energy_product(uses, rows / unit, len(codes))
+                    + ridge / unit * rows
                 ),
                 sums.gradient / unit,
                 M=lambda rows: rows / ((sums.squares + ridge) / unit)[:, None],
                 maxiter=SOLVE_STEPS,
             )
-            return unit_atoms(dictionary + rate * step.T)[0], counts, jnp.zeros(len(squares), bool)
+            return (
+                unit_atoms(dictionary + rate * step.T)[0],
+                counts,
+                jnp.zeros(len(squares), bool),
+            )
 
         rearranges = (state.round % PERIOD == 0) & (state.round <= settled)
-        dictionary, counts, moved = lax.cond(rearranges, rearrange, solve, state.dictionary, counts)
+        dictionary, counts, moved = lax.cond(
+            rearranges, rearrange, solve, state.dictionary, counts
+        )
         dictionary = decorrelate_children(dictionary, counts, rate * self.weight)
         # An atom that moved counts as used until its uses are known.
         squares = jnp.where(moved, family.usual_energy(squares), squares)
         scales = gradient_sums.scales(sums, size, len(dictionary), state.live)
-        return FamiliesState(dictionary, state.bias, squares, *scales, state.live, state.round + 1)
+        return FamiliesState(
+            dictionary, state.bias, squares, *scales, state.live, state.round + 1
+        )
 
     def model(self, state):
         return Model(state.dictionary, state.bias)

@@ -123,7 +123,11 @@ def split_merged_parents(atoms, counts, idle):
     uses = counts.uses
     parent = parents(counts)
     names = jnp.arange(num_latents)
-    siblings = members_of(parent, NEIGHBOURS).at[parent].get(mode="fill", fill_value=num_latents)
+    siblings = (
+        members_of(parent, NEIGHBOURS)
+        .at[parent]
+        .get(mode="fill", fill_value=num_latents)
+    )
     alike, _ = alike_pairs(atoms, counts, siblings, SIBLINGS)
     lone = jnp.zeros_like(uses).at[parent].add(1, mode="drop")[parent] == 1
     owner = jnp.where(jnp.any(alike, axis=1) | lone, parent, num_latents)
@@ -154,13 +158,19 @@ def split_merged_parents(atoms, counts, idle):
         own = jnp.minimum(children[v], num_latents - 1)
         pairs = exists[:, None] & exists & ~jnp.eye(MEMBERS, dtype=bool)
         some = rows[own]
-        shared = jnp.sum(jnp.where(pairs, some @ some.T, 0)) / jnp.maximum(jnp.sum(pairs), 1)
+        shared = jnp.sum(jnp.where(pairs, some @ some.T, 0)) / jnp.maximum(
+            jnp.sum(pairs), 1
+        )
         rays = some * counts.squares[own, None] + rows[v] * product[own, None]
         exists = jnp.append(exists, alone[v] > ALONE)
         common, rest, length, loading = common_factor(
             unit_atoms(jnp.vstack([rays, rows[v]]).T)[0].T, exists
         )
-        many = (jnp.sum(exists) >= 3) & (shared > SIBLINGS) & (smaller[v] | (alone[v] <= ALONE))
+        many = (
+            (jnp.sum(exists) >= 3)
+            & (shared > SIBLINGS)
+            & (smaller[v] | (alone[v] <= ALONE))
+        )
         two = (jnp.sum(exists[:-1]) == 1) & exists[-1] & is_lone[v] & ~short[own[0]]
         return (many | two) & (loading[-1] <= PURE), two, common, rest, length
 
@@ -172,9 +182,13 @@ def split_merged_parents(atoms, counts, idle):
     taken = wanted | jnp.append(wanted, False)[owner]
     spare = idle_atoms(lost, jnp.where(taken, jnp.inf, idle))
     wanted &= ~two | (spare < num_latents)
-    at_child = jnp.where(wanted[:, None] & (length[:, :-1] > LEAST_REST), children, num_latents)
+    at_child = jnp.where(
+        wanted[:, None] & (length[:, :-1] > LEAST_REST), children, num_latents
+    )
     at_parent = jnp.where(wanted, names, num_latents)
-    return atoms.put(at_child, rest[:, :-1]).put(at_parent, common).put(spare, rest[:, -1])
+    return (
+        atoms.put(at_child, rest[:, :-1]).put(at_parent, common).put(spare, rest[:, -1])
+    )
 
 
 def add_missing_parents(atoms, counts, idle):
@@ -214,11 +228,15 @@ def add_missing_parents(atoms, counts, idle):
     wanted, common, rest, length, near, has = lax.map(find, members, batch_size=BATCH)
     in_family = jnp.append(wanted, False)[leader]
     # An atom is the parent of one family, the first, and only of its own if it is in one.
-    near = jnp.where(has & ((leader[near] == names) | ~in_family[near]), near, num_latents)
+    near = jnp.where(
+        has & ((leader[near] == names) | ~in_family[near]), near, num_latents
+    )
     first = jnp.full(num_latents + 1, num_latents).at[near].min(names)
     near = jnp.where(first[near] == names, near, num_latents)
     claimed = jnp.zeros(num_latents, bool).at[near].set(True, mode="drop")
-    spare = idle_atoms(wanted & ~has, jnp.where(moved | claimed | in_family, jnp.inf, idle))
+    spare = idle_atoms(
+        wanted & ~has, jnp.where(moved | claimed | in_family, jnp.inf, idle)
+    )
     at_parent = jnp.where(has, near, spare)
     at_member = jnp.where(
         (at_parent < num_latents)[:, None] & (length > LEAST_REST), members, num_latents
@@ -243,7 +261,9 @@ def turn_pairs(atoms, counts):
     others = counts.partners
     uses = counts.uses
     size = counts.size
-    cosines = lax.map(lambda name: rows[others[name]] @ rows[name], names, batch_size=BATCH)
+    cosines = lax.map(
+        lambda name: rows[others[name]] @ rows[name], names, batch_size=BATCH
+    )
     # Each atom as the parent of its partners, and as their child.
     own = (uses[:, None], size[:, None])
     its = (counts.of(uses), counts.of(size))
@@ -284,7 +304,9 @@ def is_short(beside, size, other, cosine):
       other: z̄_j.
       cosine: the cosine of the atoms i and j.
     """
-    return beside**2 + other**2 + 2 * beside * other * cosine < ((1 + DIFFER) * size) ** 2
+    return (
+        beside**2 + other**2 + 2 * beside * other * cosine < ((1 + DIFFER) * size) ** 2
+    )
 
 
 def part_from_parents(atoms, counts):
@@ -329,7 +351,9 @@ def idle_energy(squares):
     """Returns the energy of idle atoms, which have less than the share `IDLE` of the usual energy;
     infinity for others.
     """
-    return jnp.where((squares > 0) & (squares >= IDLE * usual_energy(squares)), jnp.inf, squares)
+    return jnp.where(
+        (squares > 0) & (squares >= IDLE * usual_energy(squares)), jnp.inf, squares
+    )
 
 
 def idle_atoms(wanted, idle):
@@ -386,7 +410,11 @@ def members_of(owner, most=MEMBERS):
     num_latents = len(owner)
     order = jnp.argsort(owner, stable=True)
     rank = jnp.arange(num_latents) - jnp.searchsorted(owner[order], owner[order])
-    return jnp.full((num_latents, most), num_latents).at[owner[order], rank].set(order, mode="drop")
+    return (
+        jnp.full((num_latents, most), num_latents)
+        .at[owner[order], rank]
+        .set(order, mode="drop")
+    )
 
 
 def common_factor(rays, exists):
@@ -405,7 +433,11 @@ def common_factor(rays, exists):
     pairs = exists[:, None] & exists
     other = pairs & ~jnp.eye(len(exists), dtype=bool)
     triples = other[:, :, None] & other[:, None, :] & other[None]
-    ratios = products[:, :, None] * products[:, None, :] / jnp.maximum(products, _LEAST_COSINE)
+    ratios = (
+        products[:, :, None]
+        * products[:, None, :]
+        / jnp.maximum(products, _LEAST_COSINE)
+    )
     squares = jnp.sum(jnp.where(triples, ratios, 0), axis=(1, 2)) / jnp.maximum(
         jnp.sum(triples, axis=(1, 2)), 1
     )

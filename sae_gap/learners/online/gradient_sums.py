@@ -52,7 +52,9 @@ def accumulate(signals, dictionary, least, epsilon, *, num_slots, num_rounds=3):
         return _on_host(signals, atoms, least, epsilon, num_latents, slots, num_rounds)
 
     def code(sums, chunk):
-        found = pursue(chunk, atoms, least, epsilon, num_slots=slots, num_rounds=num_rounds)
+        found = pursue(
+            chunk, atoms, least, epsilon, num_slots=slots, num_rounds=num_rounds
+        )
         return _add(sums, found), found
 
     per_sample = slots * input_dim + 4 * slots**2 + 4 * num_latents
@@ -62,9 +64,13 @@ def accumulate(signals, dictionary, least, epsilon, *, num_slots, num_rounds=3):
         chunks, size, input_dim
     )
     zeros = jnp.zeros(num_latents, signals.dtype)
-    sums = _Sums(jnp.zeros((num_latents, input_dim), signals.dtype), zeros, zeros, zeros[0])
+    sums = _Sums(
+        jnp.zeros((num_latents, input_dim), signals.dtype), zeros, zeros, zeros[0]
+    )
     sums, found = lax.scan(code, sums, padded)
-    return sums, Pursuit(*(each.reshape(-1, each.shape[2])[:num_samples] for each in found))
+    return sums, Pursuit(
+        *(each.reshape(-1, each.shape[2])[:num_samples] for each in found)
+    )
 
 
 def threshold(noise, amplitude, margin, floor):
@@ -114,7 +120,9 @@ def initial_scales(
     def coded(scale, _):
         noise, amplitude = scale
         least = threshold(noise, amplitude, margin, floor)
-        sums = accumulate(some, dictionary, least, epsilon * least, num_slots=num_slots)[0]
+        sums = accumulate(
+            some, dictionary, least, epsilon * least, num_slots=num_slots
+        )[0]
         return scales(sums, len(some), len(dictionary), live), None
 
     first = jnp.zeros((), signals.dtype), jnp.sqrt(jnp.mean(jnp.sum(some**2, axis=1)))
@@ -151,10 +159,16 @@ def by_samples(function, learner, samples, state, *, dim=0):
     size = num_parts()
     if size == 1:
         return function(learner, samples, state, ())
-    spare = [(0, -length % size if i == dim else 0) for i, length in enumerate(samples.shape)]
+    spare = [
+        (0, -length % size if i == dim else 0) for i, length in enumerate(samples.shape)
+    ]
     mapped = jax.shard_map(
         lambda learner, samples, state: function(learner, samples, state, (SAMPLES,)),
-        in_specs=(PartitionSpec(), PartitionSpec(*[None] * dim, SAMPLES), PartitionSpec()),
+        in_specs=(
+            PartitionSpec(),
+            PartitionSpec(*[None] * dim, SAMPLES),
+            PartitionSpec(),
+        ),
         out_specs=PartitionSpec(),
         axis_names=frozenset([SAMPLES]),
         # Loops begin with constants that all devices share, and end with each device's own values.
@@ -167,7 +181,9 @@ def _add(sums, found):
     """Adds samples slot by slot: Z itself would have a column for every atom, nearly all zeros."""
 
     def add(w, total):
-        return total.at[found.places[:, w]].add(found.codes[:, w, None] * found.residual)
+        return total.at[found.places[:, w]].add(
+            found.codes[:, w, None] * found.residual
+        )
 
     return _Sums(
         lax.fori_loop(0, found.codes.shape[1], add, sums.gradient),
@@ -185,7 +201,11 @@ def _on_host(signals, atoms, least, epsilon, num_latents, num_slots, num_rounds)
     def work(*arrays):
         signals, atoms, *scale = map(np.asarray, arrays)
         found = host_pursuits.pursue(
-            signals, atoms, *map(float, scale), num_slots=num_slots, num_rounds=num_rounds
+            signals,
+            atoms,
+            *map(float, scale),
+            num_slots=num_slots,
+            num_rounds=num_rounds,
         )
         return found, host_pursuits.sums(*found, num_latents)
 

@@ -15,7 +15,13 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sae_gap.core import Look, Model, Split, option
 from sae_gap.encoders import unit_atoms
-from sae_gap.learners import Learner, base_of, decorrelate_atoms, live_share, random_atoms
+from sae_gap.learners import (
+    Learner,
+    base_of,
+    decorrelate_atoms,
+    live_share,
+    random_atoms,
+)
 from sae_gap.learners.online import gradient_sums, renewal
 
 # Rates if samples are visited many times, and if each is seen once.
@@ -236,7 +242,9 @@ class OnlineDictionary(Learner):
         spare = random_atoms(normal_key, signals, num_latents - atoms.shape[1])
         zero = jnp.zeros((), dtype)
         live = live_share(signals)
-        mean = jnp.mean(signals, axis=0) if self.centred else jnp.zeros(input_dim, dtype)
+        mean = (
+            jnp.mean(signals, axis=0) if self.centred else jnp.zeros(input_dim, dtype)
+        )
         return OnlineState(
             dictionary=jnp.concatenate([atoms, spare], axis=1),
             energy=jnp.zeros(num_latents, dtype),
@@ -260,7 +268,10 @@ class OnlineDictionary(Learner):
         return self.round(minibatches, dataclasses.replace(state, key=key), size)
 
     def round(
-        self, minibatches: Float[Array, "count rows input_dim"], state: OnlineState, size: int
+        self,
+        minibatches: Float[Array, "count rows input_dim"],
+        state: OnlineState,
+        size: int,
     ) -> OnlineState:
         """Returns the state after the minibatches of one round, of any origin.
 
@@ -310,10 +321,16 @@ def _round(size, learner, minibatches, state, axes):
     (new, energy, uses, seeds), _ = lax.scan(
         learn, (state, zeros, zeros, seeds), (jnp.arange(count), minibatches, progress)
     )
-    change = jnp.linalg.norm(new.dictionary - state.dictionary) / jnp.linalg.norm(state.dictionary)
+    change = jnp.linalg.norm(new.dictionary - state.dictionary) / jnp.linalg.norm(
+        state.dictionary
+    )
 
     def restart(dictionary, running):
-        weak = (0.0 if learner.visits is None else WEAK) if learner.weak is None else learner.weak
+        weak = (
+            (0.0 if learner.visits is None else WEAK)
+            if learner.weak is None
+            else learner.weak
+        )
         whole = renewal.largest(lax.all_gather(seeds, axes, tiled=True), most)
         dictionary, fresh = renewal.restart_wasted_atoms(
             dictionary, energy, uses, whole, weak=weak, axes=axes
@@ -325,7 +342,9 @@ def _round(size, learner, minibatches, state, axes):
     )
     if learner.incoherent:
         decorrelates = _is_due(learner, state.round, DECORRELATES, turn=1)
-        dictionary = lax.cond(decorrelates, decorrelate_atoms, lambda same: same, dictionary)
+        dictionary = lax.cond(
+            decorrelates, decorrelate_atoms, lambda same: same, dictionary
+        )
     return dataclasses.replace(
         new, dictionary=dictionary, energy=running, change=change, round=state.round + 1
     )
@@ -390,7 +409,8 @@ def _order(key, round, num_samples, total):
         return (round * total + jnp.arange(total)) % num_samples
     passes = -(-total // num_samples)
     orders = lax.map(
-        lambda key: jax.random.permutation(key, num_samples), jax.random.split(key, passes)
+        lambda key: jax.random.permutation(key, num_samples),
+        jax.random.split(key, passes),
     )
     return orders.reshape(-1)[:total]
 
@@ -412,7 +432,9 @@ class Pruned(Learner):
     """
 
     rank = 5
-    looks: ClassVar = {"online_dl_families_pruned": Look("online DL, families, pruned", "#CC6677")}
+    looks: ClassVar = {
+        "online_dl_families_pruned": Look("online DL, families, pruned", "#CC6677")
+    }
 
     share: float = option(default=0.25, static=True, above=0, most=1)
     num_slots: int | None = option(default=None, static=True)
@@ -429,14 +451,18 @@ class Pruned(Learner):
         dictionary = unit_atoms(base.decoder)[0].astype(data.signals.dtype)
         bias = jnp.asarray(base.bias, dictionary.dtype)
         slots = self.num_slots
-        number = gradient_sums.num_visited(PRUNED_VISITS, len(data.signals), dictionary.shape[1])
+        number = gradient_sums.num_visited(
+            PRUNED_VISITS, len(data.signals), dictionary.shape[1]
+        )
         signals = data.signals[:number] - bias
         live = live_share(data.signals)
         scales = gradient_sums.initial_scales(
             signals, dictionary, live, *PRUNED_AT, num_slots=slots
         )
         least = gradient_sums.threshold(*scales, *PRUNED_AT)
-        sums = gradient_sums.accumulate(signals, dictionary, least, least, num_slots=slots)[0]
+        sums = gradient_sums.accumulate(
+            signals, dictionary, least, least, num_slots=slots
+        )[0]
         # The energy of an atom is the sum of its squared codes.
         return dictionary, bias, sums.squares
 

@@ -44,7 +44,9 @@ def restart_wasted_atoms(dictionary, energy, uses, seeds, *, weak, axes=()):
     """
     duplicate = _duplicates(dictionary, energy, axes)
     small = energy * jnp.sum(uses) <= weak * jnp.sum(energy) * uses
-    return restart(dictionary, jnp.where(duplicate, -1, jnp.where(small, energy, jnp.inf)), seeds)
+    return restart(
+        dictionary, jnp.where(duplicate, -1, jnp.where(small, energy, jnp.inf)), seeds
+    )
 
 
 def restart(dictionary, worth, seeds, *, must_gain=False):
@@ -89,5 +91,12 @@ def _duplicates(dictionary, energy, axes):
 
     share = -(-num_latents // lax.axis_size(axes))
     own = share * lax.axis_index(axes) + jnp.arange(share)
-    found = lax.map(has_stronger, jnp.minimum(own, num_latents - 1), batch_size=GRAM_COLUMNS)
-    return lax.psum(jnp.zeros(num_latents, jnp.int32).at[own].set(found, mode="drop"), axes) > 0
+    found = lax.map(
+        has_stronger, jnp.minimum(own, num_latents - 1), batch_size=GRAM_COLUMNS
+    )
+    return (
+        lax.psum(
+            jnp.zeros(num_latents, jnp.int32).at[own].set(found, mode="drop"), axes
+        )
+        > 0
+    )

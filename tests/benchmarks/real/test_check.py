@@ -38,15 +38,29 @@ def files(tmp_path_factory):
     ("arguments", "code", "words"),
     [
         (("mine", "--activations=x.pt", "--rows=50"), 0, "on 50 rows: L0"),
-        (("--sae=wrong", "--activations=x.pt"), 1, "wrong: the encoder's columns point away"),
-        (("reads", "--activations=x.pt", "--targets=y.pt"), 0, "of a transcoder of 12 inputs"),
+        (
+            ("--sae=wrong", "--activations=x.pt"),
+            1,
+            "wrong: the encoder's columns point away",
+        ),
+        (
+            ("reads", "--activations=x.pt", "--targets=y.pt"),
+            0,
+            "of a transcoder of 12 inputs",
+        ),
         ((), 2, "nothing to check; give FOLDER and --activations"),
         (("mine",), 2, "--activations is needed: a file or a folder of activations."),
         (("mine", "--sae=wrong", "--activations=x.pt"), 2, "--sae is given twice"),
     ],
 )
-def test_the_exit_code_says_what_was_found(files, call, monkeypatch, arguments, code, words):
+def test_the_exit_code_says_what_was_found(
+    files, call, monkeypatch, arguments, code, words
+):
     monkeypatch.chdir(files)
     found, out, err = call("check", *arguments)
     assert found == code and words in (err if code == 2 else out), (out, err)
-    assert (err.count("\n") == 1 and out == "") if code == 2 else len(out.splitlines()) < 25
+    assert (
+        (err.count("\n") == 1 and out == "")
+        if code == 2
+        else len(out.splitlines()) < 25
+    )

@@ -44,16 +44,30 @@ SHARED |= {"keep_outliers": False, "num_scored": 1_234, "input_dim": 16}
 def rows_of(name):
     l0, dead, model, fvu = SUBJECTS[name]
     about = {"dictionary": name, "family": "sae" if model else "control", "dead": dead}
-    about |= SHARED | {"num_latents": 64 + len(name), "learned_from": 9_000, "cost": len(name) / 7}
+    about |= SHARED | {
+        "num_latents": 64 + len(name),
+        "learned_from": 9_000,
+        "cost": len(name) / 7,
+    }
     about |= {"fired": 60, "learner": {"model": model} if model else {"num_steps": 3}}
     levels = {"own": l0, "common": 7.4} if l0 else {"common": 7.4}
-    kinds = {"lasso": 0.9, "lasso_refit": 0.8, "screened": 0.7 if name == "mine" else 0.85}
+    kinds = {
+        "lasso": 0.9,
+        "lasso_refit": 0.8,
+        "screened": 0.7 if name == "mine" else 0.85,
+    }
     rows = []
     for level, at in levels.items():
-        own = {"own": 1.0, "own_refit": 0.82, "proposed": 0.88} if level == "own" else {}
+        own = (
+            {"own": 1.0, "own_refit": 0.82, "proposed": 0.88} if level == "own" else {}
+        )
         for codes, share in (own | kinds).items():
             errors = share * fvu * VARIANCE * RNG.uniform(0.8, 1.2, len(VARIANCE))
-            row = about | {"codes": codes, "level": level, "l0": at + RNG.uniform() / 100}
+            row = about | {
+                "codes": codes,
+                "level": level,
+                "l0": at + RNG.uniform() / 100,
+            }
             row |= {"errors": [*errors], "variance": [*VARIANCE], "mse": RNG.uniform()}
             row |= {"fvu": errors.sum() / VARIANCE.sum(), "fvu_outliers": RNG.uniform()}
             row |= {"own_certificate": RNG.uniform() / 1e6} if codes == "lasso" else {}
@@ -61,7 +75,11 @@ def rows_of(name):
     middle = next(row for row in rows if row["codes"] == "lasso")
     middle |= {column: RNG.uniform() for column in GAP.split()} if model else {}
     middle |= {"lam": RNG.uniform(), "unconverged": 0.25, "unused": 5}
-    middle |= {"worst": [2, 0], "worst_gap": [0.5, 0.25], "worst_relative_gap": [2.0, 1.5]}
+    middle |= {
+        "worst": [2, 0],
+        "worst_gap": [0.5, 0.25],
+        "worst_relative_gap": [2.0, 1.5],
+    }
     # Of a single live atom none is known.
     shares = [*RNG.uniform(size=101)] * (name != "atoms")
     middle |= {"coherence": shares, "dead_atoms": 2, "duplicates": 1}
@@ -83,7 +101,11 @@ def written(tmp_path_factory):
     loaded = {
         name: SimpleNamespace(
             wrong=[f"{name} is odd."] * (name == "mine"),
-            columns={"library": "sparsify", "architecture": "topk", "normalisation": "none"}
+            columns={
+                "library": "sparsify",
+                "architecture": "topk",
+                "normalisation": "none",
+            }
             | {"fvu": 0.5 + place / 7, "l0": 3.5 + place, "dead": 0.25 + place / 8},
         )
         for place, name in enumerate(("mine", "other/sae", "dead"))
@@ -92,9 +114,19 @@ def written(tmp_path_factory):
     notes = {"seconds": "12"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "save", keep)
-        given = folder, rows, [*rows, *every["past"]], source, loaded, "a command", notes
+        given = (
+            folder,
+            rows,
+            [*rows, *every["past"]],
+            source,
+            loaded,
+            "a command",
+            notes,
+        )
         printed = measurement_page.write(*given)
-    return SimpleNamespace(every=every, rows=rows, folder=folder, printed=printed, loaded=loaded)
+    return SimpleNamespace(
+        every=every, rows=rows, folder=folder, printed=printed, loaded=loaded
+    )
 
 
 def keep(figure, folder, stem):
@@ -105,7 +137,9 @@ def keep(figure, folder, stem):
 
 def one(rows, codes, level="own"):
     there = [row for row in rows if row["codes"] == codes and "times" not in row]
-    return next((row for row in there if row["level"] == level), there[0] if there else None)
+    return next(
+        (row for row in there if row["level"] == level), there[0] if there else None
+    )
 
 
 def best(rows, level="own"):
@@ -121,8 +155,16 @@ def reference(rows):
     own = one(rows, "own")
     again = one(rows, "own_refit")
     known = {"dictionary": top["dictionary"], "family": top["family"], "samples": 1_234}
-    known |= {"at_l0": lasso["l0"], "curve_fvu": lasso["fvu"], "curve_refit_fvu": refit["fvu"]}
-    known |= {"best_codes": top["codes"], "best_fvu": top["fvu"], "mse": (own or top)["mse"]}
+    known |= {
+        "at_l0": lasso["l0"],
+        "curve_fvu": lasso["fvu"],
+        "curve_refit_fvu": refit["fvu"],
+    }
+    known |= {
+        "best_codes": top["codes"],
+        "best_fvu": top["fvu"],
+        "mse": (own or top)["mse"],
+    }
     # Of all of the lasso's codes in the curve's table; of those in its middle otherwise.
     proofs = [row["own_certificate"] for row in rows if row["codes"] == "lasso"]
     known["certificate"] = max(proofs)
@@ -133,7 +175,8 @@ def reference(rows):
         known |= {column: lasso[column] for column in GAP.split()}
     if top["family"] != "control":
         known |= {
-            name: lasso[name] for name in ["lam", "unconverged", "seed", "input_dim", "unused"]
+            name: lasso[name]
+            for name in ["lam", "unconverged", "seed", "input_dim", "unused"]
         }
         known |= {"optimum_l0": lasso["l0"], "optimum_fvu": lasso["fvu"]}
     if spread := lasso["coherence"]:
@@ -154,7 +197,9 @@ def parts(every, name):
     top = best(rows)
     kept = min(own, again, key=lambda row: row["fvu"])
     losses = {"own": own, "kept": kept, "best": top, "proposed": one(rows, "proposed")}
-    return split(VARIANCE, True, **{name: sums(row) for name, row in losses.items()}), losses
+    return split(
+        VARIANCE, True, **{name: sums(row) for name, row in losses.items()}
+    ), losses
 
 
 def tables(written):
@@ -164,7 +209,10 @@ def tables(written):
 
 
 def bare(lines):
-    return [{name.removesuffix("_mean"): value for name, value in line.items()} for line in lines]
+    return [
+        {name.removesuffix("_mean"): value for name, value in line.items()}
+        for line in lines
+    ]
 
 
 def test_files_have_what_the_rows_say(written):
@@ -177,7 +225,11 @@ def test_files_have_what_the_rows_say(written):
             wanted.append(known)
     held(lines_of(f"{written.folder}/summary.csv"), wanted)
     flat = [
-        {name: value for name, value in row.items() if not isinstance(value, (list, dict))}
+        {
+            name: value
+            for name, value in row.items()
+            if not isinstance(value, (list, dict))
+        }
         for row in written.rows
     ]
     held(lines_of(f"{written.folder}/codes.csv"), flat)
@@ -191,16 +243,26 @@ def test_tables_have_what_the_rows_say(written):
     alive = [name for name in every if name not in ("dead", "atoms", "online_dl")]
     for title, names in (
         ("Reconstruction", every),
-        ("The gap of the lasso's objective and its parts, as shares of the best", alive),
+        (
+            "The gap of the lasso's objective and its parts, as shares of the best",
+            alive,
+        ),
         ("Supports: the encoder's beside the best", alive),
         ("Atoms", every),
     ):
         columns, lines = found.pop(title)
-        held(bare(lines), [{name: every[key].get(name) for name in columns} for key in names])
+        held(
+            bare(lines),
+            [{name: every[key].get(name) for name in columns} for key in names],
+        )
     columns, lines = found.pop("All codes")
     held(
         bare(lines),
-        [{name: row.get(name) for name in columns} for row in rows if "times" not in row],
+        [
+            {name: row.get(name) for name in columns}
+            for row in rows
+            if "times" not in row
+        ],
     )
     _, lines = found.pop("Samples of the largest gaps")
     # Numbers in the file of the held-out rows that were drawn.
@@ -218,7 +280,10 @@ def test_tables_have_what_the_rows_say(written):
     for name in alive:
         line, losses = parts(written.every, name)
         known = halves(line) | {"dictionary": name, "loss": "FVU", "best": name}
-        known |= {"l0_mean": losses["own"]["l0"], "own_best_codes": losses["best"]["codes"]}
+        known |= {
+            "l0_mean": losses["own"]["l0"],
+            "own_best_codes": losses["best"]["codes"],
+        }
         wanted.append(known)
     held(lines, wanted)
     ((title, (_, lines)),) = found.items()
@@ -229,7 +294,11 @@ def test_tables_have_what_the_rows_say(written):
 
 def standings(every):
     """How all stand, with the one of an earlier run, the best first and the dead last."""
-    tops = {name: best(rows, "common") for name, rows in every.items() if name != "online_dl"}
+    tops = {
+        name: best(rows, "common")
+        for name, rows in every.items()
+        if name != "online_dl"
+    }
     rival = best(every["online_dl"], "common")
     lines = []
 
@@ -254,7 +323,10 @@ def standings(every):
             line["dictionary_part"] = 100 * (tops[name]["fvu"] - rival["fvu"])
         if own and name != "dead":
             found, _ = parts(every, name)
-            line |= {f"{part}_part": 100 * found[f"{part}_part"] for part in ("values", "support")}
+            line |= {
+                f"{part}_part": 100 * found[f"{part}_part"]
+                for part in ("values", "support")
+            }
             whole = line["values_part"] + line["support_part"]
             assert whole == approx(100 * found["amortisation_part"])
         lines.append(line)
@@ -270,7 +342,9 @@ def test_a_model_card_has_the_numbers_of_its_standing(written):
         (model,) = yaml.safe_load(text.split("---\n")[1])["model-index"]
         (result,) = model["results"]
         found = {metric["type"]: metric["value"] for metric in result["metrics"]}
-        wanted = {key: value for key, value in line.items() if not isinstance(value, str)}
+        wanted = {
+            key: value for key, value in line.items() if not isinstance(value, str)
+        }
         assert found == approx(wanted, rel=1e-3) and model["name"] == name
         assert result["dataset"]["name"] == "1,234 rows of 11 held-out runs"
 
@@ -285,7 +359,10 @@ def test_the_page_and_what_is_printed_have_their_sections_in_order(written):
     golden("print", written.printed)
     golden("page", written.folder.read("README.md").decode())
     notes = json.loads(written.folder.read("page.json"))["notes"]
-    assert notes == {"seconds": "12", "scored": "1,234 rows of 11 held-out runs are scored"}
+    assert notes == {
+        "seconds": "12",
+        "scored": "1,234 rows of 11 held-out runs are scored",
+    }
 
 
 # Codes with their nats, and whose encoder is dead.
@@ -300,7 +377,11 @@ NATS = {
     ("dead", "own"): 3.0,
 }
 CLEAN = TOKENS * np.linspace(1, 3, len(TOKENS))
-SUMS = {"kl": ("kl_sums", TOKENS), "ce": ("ce_sums", TOKENS), "fvu": ("errors", VARIANCE)}
+SUMS = {
+    "kl": ("kl_sums", TOKENS),
+    "ce": ("ce_sums", TOKENS),
+    "fvu": ("errors", VARIANCE),
+}
 
 
 def nats_rows():
@@ -309,7 +390,13 @@ def nats_rows():
         noise = RNG.uniform(0.9, 1.1, (3, len(TOKENS)))
         # The best codes in nats are not those of the least variance.
         fvu = 1 - kl / 4 if codes in ("screened", "omp") else kl / 4
-        row = {"dictionary": name, "codes": codes, "level": 7.4, "l0": 7.4 + kl, "family": "sae"}
+        row = {
+            "dictionary": name,
+            "codes": codes,
+            "level": 7.4,
+            "l0": 7.4 + kl,
+            "family": "sae",
+        }
         row |= {"dead": name == "dead", "tokens": [*TOKENS], "variance": [*VARIANCE]}
         row |= {"kl_sums": [*(kl * TOKENS * noise[0])], "ce_clean": [*CLEAN]}
         row |= {
@@ -320,7 +407,11 @@ def nats_rows():
             row[loss] = sum(row[column]) / unit.sum()
         names = "delta_ce kl_score ce_score ce_score_mean processor seconds objective_gap shared"
         row |= {column: RNG.uniform() for column in names.split()}
-        row |= {"ce_zero": 9.25, "ce_mean": 7.125, "products": None if codes == "lasso" else 8 / kl}
+        row |= {
+            "ce_zero": 9.25,
+            "ce_mean": 7.125,
+            "products": None if codes == "lasso" else 8 / kl,
+        }
         rows.append(row | ({"own_certificate": 1e-7} if codes == "lasso" else {}))
     return rows
 
@@ -334,7 +425,10 @@ def nats(tmp_path_factory):
         patch.setattr(figures, "save", keep)
         patch.setattr(figures, "loss_by_cost", lambda rows: None)
         patch.setattr(measure.measure, "put_back", lambda *_: rows)
-        given = lambda _, sae, *__: [row for row in rows if row["dictionary"] == sae.name]  # noqa: E731
+
+        def given(_, sae, *__):
+            return [row for row in rows if row["dictionary"] == sae.name]
+
         patch.setattr(measure.measure, "priced", given)
         shown = measure.report(measure.nats(folder / "nats", None, saes, (7,), (), ()))
         shown += measure.costs(folder / "costs", None, saes, 7, ["own", "mp"])
@@ -362,31 +456,54 @@ def test_nats_and_costs_have_what_the_rows_say(nats):
             "proposed": rows["mine", "proposed"],
         }
         losses = {
-            name: sums(row, column) for name, row in (codes | {"best": top, "last": last}).items()
+            name: sums(row, column)
+            for name, row in (codes | {"best": top, "last": last}).items()
         }
         losses = {name: each - CLEAN * (loss == "ce") for name, each in losses.items()}
-        line = split(unit, True, **losses) | {"loss": loss, "level": 7.4, "l0": own["l0"]}
-        line |= {"dictionary": "mine", "support_codes": "own_refit", "best": last["dictionary"]}
-        wanted.append(line | {"own_best_codes": top["codes"], "best_codes": last["codes"]})
+        line = split(unit, True, **losses) | {
+            "loss": loss,
+            "level": 7.4,
+            "l0": own["l0"],
+        }
+        line |= {
+            "dictionary": "mine",
+            "support_codes": "own_refit",
+            "best": last["dictionary"],
+        }
+        wanted.append(
+            line | {"own_best_codes": top["codes"], "best_codes": last["codes"]}
+        )
     held(lines_of(f"{nats.folder}/nats/splits.csv"), wanted)
     lost, scores, _, *costs = nats.shown
     labels = {"kl": "KL", "ce": "ΔCE", "fvu": "FVU"}
     shown = []
     for line in wanted:
         names = "dictionary", "best", "own_best_codes"
-        cells = halves(line) | {name: line[name] for name in names} | {"l0_mean": line["l0"]}
+        cells = (
+            halves(line)
+            | {name: line[name] for name in names}
+            | {"l0_mean": line["l0"]}
+        )
         if line["best"] == "mine":
             del cells["dictionary_part_mean"]
         shown.append(cells | {"loss": labels[line["loss"]]})
     held(lost.lines, shown)
-    assert "over 11 documents; left out, since their encoders are dead: dead" in lost.title
+    assert (
+        "over 11 documents; left out, since their encoders are dead: dead" in lost.title
+    )
     assert (
         scores.title
         == f"Nats above a clean loss of {CLEAN.sum() / TOKENS.sum():.3f} (zeros 9.250, the mean 7.125)"
     )
     every = sorted(nats.rows, key=lambda row: (row["dead"], row["kl"]))
-    held(bare(scores.lines), [{name: row.get(name) for name in scores.columns} for row in every])
+    held(
+        bare(scores.lines),
+        [{name: row.get(name) for name in scores.columns} for row in every],
+    )
     for table, name in zip(costs, ("mine", "samples"), strict=True):
         there = [row for row in priced if row["dictionary"] == name]
-        held(bare(table.lines), [{key: row.get(key) for key in table.columns} for row in there])
+        held(
+            bare(table.lines),
+            [{key: row.get(key) for key in table.columns} for row in there],
+        )
     golden("nats", "\n\n".join(map(str, nats.shown)))

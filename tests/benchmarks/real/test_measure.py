@@ -35,13 +35,17 @@ def files(task, tmp_path_factory):
     atoms = np.asarray(task.dictionary) + 0.2 * rng.normal(size=task.dictionary.shape)
     bias = rng.normal(size=len(atoms)).astype(np.float32)
     weight = Affine(jnp.asarray(atoms, jnp.float32), jnp.full(atoms.shape[1], 1e-3))
-    model = Model(jnp.asarray(2 * atoms, jnp.float32), jnp.asarray(bias), weight, TopK(2))
+    model = Model(
+        jnp.asarray(2 * atoms, jnp.float32), jnp.asarray(bias), weight, TopK(2)
+    )
     model = replace(model, encoder=Affine(0.13 * weight.weight, weight.bias))
     sae_gap.save_sae(model, folder / "mine")
     sae_gap.save_sae(replace(model, encode=TopK(3)), folder / "other")
     x = np.concatenate([task.train.signals, task.id.signals, task.ood.signals]) + bias
     np.savez(
-        folder / "x.npz", activations=x.astype(np.float32), documents=np.repeat(np.arange(30), 10)
+        folder / "x.npz",
+        activations=x.astype(np.float32),
+        documents=np.repeat(np.arange(30), 10),
     )
     np.save(folder / "D.npy", atoms)
     return folder
@@ -75,7 +79,10 @@ def test_what_it_leaves(done, monkeypatch):
     # A product of a TopK with its dictionary has 12 times as many multiply-adds as latents.
     assert [line.split()[-1] for line in out.splitlines()[3:5]] == ["2.4e-04"] * 2
     # On the page the verdict stands before all else.
-    places = [page.index(word) for word in ("Of the dictionaries", "Loading: ", "<caption", "<img")]
+    places = [
+        page.index(word)
+        for word in ("Of the dictionaries", "Loading: ", "<caption", "<img")
+    ]
     assert places == sorted(places) and "not better features" in page
     # The same command measures nothing again.
     monkeypatch.setattr(reconstruction, "explained", None)
@@ -88,25 +95,37 @@ def test_saes_of_earlier_runs_stand_beside_those_of_this_one(done):
     models = [row for row in stored if "model" in row["learner"]]
     mine = [row for row in models if row in now]
     twins = [row | {"learner": {"model": "abcdef"}} for row in mine]
-    killed = [row | {"learner": {"model": "x"}} for row in models if row["codes"] == "own"]
+    killed = [
+        row | {"learner": {"model": "x"}} for row in models if row["codes"] == "own"
+    ]
     # At another L0, or of other rows, nothing is compared.
     other = {"learner": {"model": "other"}, "dictionary": "there"}
     denser = [row | other | {"l0": 2 * row["l0"]} for row in mine]
     elsewhere = [row | other | {"activations": "0123456789"} for row in mine]
-    skips = [row | other | {"learner": {"model": "skips"}, "skip": True} for row in mine]
+    skips = [
+        row | other | {"learner": {"model": "skips"}, "skip": True} for row in mine
+    ]
     (first, lines), (second, there) = measurement_page.standings(
         now, [*stored, *twins, *killed, *denser, *elsewhere, *skips]
     )
     found = [(line["dictionary"], line["rank"]) for line in lines]
     assert found == [(name, "1 to 3") for name in ("mine", "mine (abcd)", "other")]
     assert re.fullmatch(r"30 rows of \w{6}, seed 0, L0 [\d.]+", first)
-    assert second == f"{first}, with a skip" and [line["rank"] for line in there] == ["1"]
+    assert second == f"{first}, with a skip" and [line["rank"] for line in there] == [
+        "1"
+    ]
 
 
-def test_an_sae_that_explains_nothing_is_measured_if_it_must_be(files, tmp_path, monkeypatch):
+def test_an_sae_that_explains_nothing_is_measured_if_it_must_be(
+    files, tmp_path, monkeypatch
+):
     x = np.load(files / "x.npz")
     np.savez(tmp_path / "moved.npz", activations=x["activations"] - 0.7)
-    arguments = (f"--sae={files / 'mine'}", f"--activations={tmp_path / 'moved.npz'}", "--anyway")
+    arguments = (
+        f"--sae={files / 'mine'}",
+        f"--activations={tmp_path / 'moved.npz'}",
+        "--anyway",
+    )
     out = succeed("measure", *arguments, "--controls=none", f"--results_dir={tmp_path}")
     assert "Loading: suspicious, because" in out and out.count("name no documents") == 1
     assert re.search(r"Only 300 rows of \d+ runs are scored", out)
@@ -120,12 +139,19 @@ def test_an_sae_that_explains_nothing_is_measured_if_it_must_be(files, tmp_path,
     plan, _ = binary.plan_of(binary.MeasureOptions(sae=(mine,), activations=rows))
     assert plan.controls == ("samples", "random")
     # Random atoms learn nothing, and need no held-out documents.
-    for bare in ({"controls": ("random",)}, {"controls": ("random",), "held_out": "all"}):
-        plan, _ = binary.plan_of(binary.MeasureOptions(sae=(mine,), activations=rows, **bare))
+    for bare in (
+        {"controls": ("random",)},
+        {"controls": ("random",), "held_out": "all"},
+    ):
+        plan, _ = binary.plan_of(
+            binary.MeasureOptions(sae=(mine,), activations=rows, **bare)
+        )
         assert len(plan.source.scored) == plan.source.activations.num_samples
     # Codes that are trained do not learn from what is scored.
     bare = {"controls": ("random",), "codes": ("retrained_refit",)}
-    plan, _ = binary.plan_of(binary.MeasureOptions(sae=(mine,), activations=rows, **bare))
+    plan, _ = binary.plan_of(
+        binary.MeasureOptions(sae=(mine,), activations=rows, **bare)
+    )
     again = replace(plan, source=plan.source.activations)
     assert plan.source.held_out == again.source.held_out == 0.1
 
@@ -165,9 +191,14 @@ def test_names_tell_paths_apart(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     one, two, atoms = (str(tmp_path / name) for name in ("a/x/ae.pt", "b/x", "D.npy"))
-    assert inputs.names([one, atoms]) == ["x", "D"] and inputs.names([one, two]) == ["a/x", "b/x"]
+    assert inputs.names([one, atoms]) == ["x", "D"] and inputs.names([one, two]) == [
+        "a/x",
+        "b/x",
+    ]
     # A control is called so, and its rows are apart from those of the user's own.
     assert inputs.names(["/home/random"], ["random"]) == ["home/random"]
     # A dictionary is learned unless it takes hours.
-    sizes = [SimpleNamespace(num_latents=width, input_dim=2_304) for width in (2_000, 3_000)]
+    sizes = [
+        SimpleNamespace(num_latents=width, input_dim=2_304) for width in (2_000, 3_000)
+    ]
     assert [*map(binary.is_affordable, sizes)] == [True, False]

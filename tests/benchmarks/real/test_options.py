@@ -34,7 +34,8 @@ ROWS = {
 ATOMS = jnp.asarray(RNG.normal(size=(DIM, WIDTH)), jnp.float32)
 SAES = {
     name: SAE.of_model(
-        Model(scale * ATOMS, jnp.zeros(DIM), Affine(ATOMS, jnp.zeros(WIDTH)), TopK(2)), name=name
+        Model(scale * ATOMS, jnp.zeros(DIM), Affine(ATOMS, jnp.zeros(WIDTH)), TopK(2)),
+        name=name,
     )
     for scale, name in enumerate(("mine", "other", "D"), 1)
 }
@@ -59,10 +60,17 @@ def told(value):
     if isinstance(value, (list, tuple)):
         return [told(each) for each in value]
     if callable(getattr(value, "methods", None)):
-        return [value.name, value.calibrate_on, told(value.sources), told(value.methods(None))]
+        return [
+            value.name,
+            value.calibrate_on,
+            told(value.sources),
+            told(value.methods(None)),
+        ]
     if dataclasses.is_dataclass(value) and not isinstance(value, (type, SAE)):
         names = (field.name for field in dataclasses.fields(value))
-        return {name: told(getattr(value, name)) for name in names if hasattr(value, name)}
+        return {
+            name: told(getattr(value, name)) for name in names if hasattr(value, name)
+        }
     return re.sub(r" at 0x\w+", "", f"{value} {value!r}")
 
 
@@ -132,10 +140,14 @@ def given(monkeypatch, call, tmp_path):
     def spy(patch, place, stub):
         def stand_in(*args, **named):
             # Pages have the command and its seconds.
-            seen.append(str((place, told(args[: 1 if "page" in place else None]), told(named))))
+            seen.append(
+                str((place, told(args[: 1 if "page" in place else None]), told(named)))
+            )
             return stub(*args, **named) if callable(stub) else stub
 
-        patch.setattr(place if place[:7] == "sae_gap" else f"benchmarks.real.{place}", stand_in)
+        patch.setattr(
+            place if place[:7] == "sae_gap" else f"benchmarks.real.{place}", stand_in
+        )
 
     monkeypatch.setattr(OnNetwork, "asdict", lambda self: {"told": told(self)})
 
@@ -195,15 +207,25 @@ def other(field, hint):
 
 
 CASES = [
-    (name, field) for name in BASE for field in options.fields(cli.options_of(binary_of(name).main))
+    (name, field)
+    for name in BASE
+    for field in options.fields(cli.options_of(binary_of(name).main))
 ]
 
 
-@mark.parametrize(("name", "field"), CASES, ids=[f"{name}-{field.name}" for name, field in CASES])
+@mark.parametrize(
+    ("name", "field"), CASES, ids=[f"{name}-{field.name}" for name, field in CASES]
+)
 def test_an_option_changes_what_the_library_is_given(given, tmp_path, name, field):
-    flags = [*BASE[name], f"--results_dir={tmp_path}"] if name != "check" else BASE[name]
+    flags = (
+        [*BASE[name], f"--results_dir={tmp_path}"] if name != "check" else BASE[name]
+    )
     if field.name in JOINED or (name, field.name) == ("measure", "distributed"):
-        flags = [flag for flag in flags if not flag.startswith(("--recording", "--costs", "--l0"))]
+        flags = [
+            flag
+            for flag in flags
+            if not flag.startswith(("--recording", "--costs", "--l0"))
+        ]
         flags += ["--distributed"] * (field.name in JOINED)
     if field.name == "steps":
         flags = [*flags, "--methods=topk"]
@@ -232,7 +254,12 @@ def test_no_seed_scores_what_train_real_learned_from(given, tmp_path, name):
     [
         ("measure", [], "'encoder_cost', 'train'", True),
         # Controls learn for the middle of the L0s.
-        ("measure", ["--l0=2,3,4", "--controls=topk", "--match_l0=9"], "'k': '3 3'", True),
+        (
+            "measure",
+            ["--l0=2,3,4", "--controls=topk", "--match_l0=9"],
+            "'k': '3 3'",
+            True,
+        ),
         ("measure", ["--sae=", "--dictionary=mine"], "'codes': \"own 'own'\"", False),
     ],
 )
@@ -248,6 +275,7 @@ def test_a_recording_gives_the_rows_of_its_files(given, tmp_path):
         told = given("measure", [*usual, "--recording=r", "--l0=3", *mlp])
         again = given("measure", [*usual, *place])
         studies = [
-            [each for each in run if "'measure_sae', 'scored'" in each] for run in (told, again)
+            [each for each in run if "'measure_sae', 'scored'" in each]
+            for run in (told, again)
         ]
         assert studies[0][0].split("Folder")[0] == studies[1][0].split("Folder")[0]

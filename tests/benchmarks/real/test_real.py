@@ -39,7 +39,10 @@ def options(tmp_path_factory):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("".join(rng.choice([*string.ascii_letters], 60)))
     flags = (
-        *(f"--model={folder / 'tiny.gguf'}", f"--tokenizer={folder / 'tokenizer.json'}"),
+        *(
+            f"--model={folder / 'tiny.gguf'}",
+            f"--tokenizer={folder / 'tokenizer.json'}",
+        ),
         *(f"--text={folder / 'text'}", f"--results_dir={folder / 'with, comma'}"),
         *("--preset=smoke", "--layer=1", f"--sparsity={L0}", "--dtype=float32"),
     )
@@ -51,7 +54,12 @@ def small(monkeypatch):
     monkeypatch.setattr(concepts, "FEWEST", 3)
     preset = {
         "record": {},
-        "train_real": {"methods": ("topk", "online_dl"), "width": 80, "epochs": 1, "visits": 2.0},
+        "train_real": {
+            "methods": ("topk", "online_dl"),
+            "width": 80,
+            "epochs": 1,
+            "visits": 2.0,
+        },
         "measure": {"l0": (L0,), "codes": real.BETTER, "tokens": 240},
         "probe_real": {"rows": 240, "seeds": (0,), "documents": "all"},
     }
@@ -69,21 +77,27 @@ def test_from_nothing_to_a_page_and_on(options, small, monkeypatch):
     found = recording.open_recording(recorded)
     assert found.dtype == "float32" and real.RealOptions().dtype == "float16"
     # What the numbers stand for is told of rows by hand, below.
-    rows = [row for row in sae_gap.Store(folder / "measure" / "nats").rows() if "kl" in row]
+    rows = [
+        row for row in sae_gap.Store(folder / "measure" / "nats").rows() if "kl" in row
+    ]
     (own,) = (row for row in rows if row["codes"] == "own")
     assert own["dictionary"] == "topk" and own["l0"] == approx(L0, abs=0.01)
     encoder, dictionary, probing = out.strip().split("\n\n")
     assert encoder.startswith(f"topk loses {own['kl']:.3f} nats of KL at L0 {L0}")
     names = ("topk", "online_dl", "samples", "random")
     least = min(names, key=lambda name: best_at(rows, L0, name)["kl"])
-    assert f"best codes of {least} lose" in dictionary and "of topk's latents" in probing
+    assert (
+        f"best codes of {least} lose" in dictionary and "of topk's latents" in probing
+    )
 
     # The same command fits, runs and codes nothing again.
     for module, name in ((recording, "_run"), (scoring, "Inference"), (Models, "_fit")):
         monkeypatch.setattr(module, name, None)
     assert succeed("real", *arguments) == out
     # A text that is too short for concepts leaves the rest.
-    monkeypatch.setattr(real.probe_real, "measure", mock.Mock(side_effect=ValueError("short")))
+    monkeypatch.setattr(
+        real.probe_real, "measure", mock.Mock(side_effect=ValueError("short"))
+    )
     left = succeed("real", *arguments)
     assert out.startswith(left[: left.index("Probing was left out")])
 
@@ -96,7 +110,12 @@ def test_an_l0_beyond_a_quarter_of_the_dimensions_is_refused(options, small):
 @mark.parametrize(
     ("l0s", "best"),
     # 28.8 and 35.2 are a tenth away.
-    [((50, 36, 35, 29, 28), 3), ((50, 35, 36, 30), 3), ((50, 36, 28), 2), ((28.7, 35.3, 40), 2)],
+    [
+        ((50, 36, 35, 29, 28), 3),
+        ((50, 35, 36, 30), 3),
+        ((50, 36, 28), 2),
+        ((28.7, 35.3, 40), 2),
+    ],
 )
 def test_the_best_sae_is_one_at_the_l0_that_was_asked_for_if_any_is(l0s, best):
     # Those with more latents come first, the last loses least.
@@ -141,7 +160,11 @@ def test_probes_change_by_certified_codes_on_either_dictionary(best):
         line = {"dictionary": name, "codes": codes, "probe": probe}
         line |= {score: (10 * place + at) / 100 for at, score in enumerate(scores)}
         lines.append(
-            line | {f"{score}_half": None if at % 2 else 0.5 for at, score in enumerate(scores)}
+            line
+            | {
+                f"{score}_half": None if at % 2 else 0.5
+                for at, score in enumerate(scores)
+            }
         )
     said = real.probing_change(lines, {"dictionary": "topk", "best": best}, 32)
     changes = ["certified codes on topk change these by 0.120 ± 0.500 and 0.130"]
@@ -155,7 +178,11 @@ def test_probes_change_by_certified_codes_on_either_dictionary(best):
 # Options of `real`, and where each step has them.
 REACHES = {
     ("model", "m"): ("record.model", "measure.model", "probe_real.model"),
-    ("tokenizer", "t"): ("record.tokenizer", "measure.tokenizer", "probe_real.tokenizer"),
+    ("tokenizer", "t"): (
+        "record.tokenizer",
+        "measure.tokenizer",
+        "probe_real.tokenizer",
+    ),
     ("text", "x"): ("record.text",),
     ("seed", 7): ("train_real.seed",),
     ("layer", 4): ("measure.layer", "probe_real.layer"),
@@ -186,14 +213,24 @@ def test_every_option_reaches_its_steps_and_leaves_the_others_alone(preset):
     }
     steps = real.steps_of(real.RealOptions(preset=preset, results_dir="here", layer=4))
     assert {step.results_dir for step in steps.values()} == {f"here/real/{preset}"}
-    assert steps["record"].layers == (4,) and steps["measure"].anyway and steps["probe_real"].anyway
-    assert steps["measure"].controls == steps["probe_real"].controls == ("samples", "random")
+    assert (
+        steps["record"].layers == (4,)
+        and steps["measure"].anyway
+        and steps["probe_real"].anyway
+    )
+    assert (
+        steps["measure"].controls
+        == steps["probe_real"].controls
+        == ("samples", "random")
+    )
     for step, fields in real.PRESETS[preset].items():
         assert {name: getattr(usual[step], name) for name in fields} == fields
 
 
 @mark.parametrize(("input_dim", "levels"), [(127, [9]), (128, [9, 32])])
-def test_each_step_is_given_what_those_before_it_left(monkeypatch, tmp_path, input_dim, levels):
+def test_each_step_is_given_what_those_before_it_left(
+    monkeypatch, tmp_path, input_dim, levels
+):
     """Methods with codes of their own come first, and no L0 above a quarter of the dimensions."""
     given = {}
     rows = object()
@@ -201,11 +238,17 @@ def test_each_step_is_given_what_those_before_it_left(monkeypatch, tmp_path, inp
         folder="there", activations=lambda layer: SimpleNamespace(input_dim=input_dim)
     )
     monkeypatch.setattr(real.record, "main", lambda options: recorded)
-    monkeypatch.setattr(real.train_real, "train", lambda options: given.update(train=options))
-    monkeypatch.setattr(real.probe_real, "measure", lambda options: given.update(probe=options))
+    monkeypatch.setattr(
+        real.train_real, "train", lambda options: given.update(train=options)
+    )
+    monkeypatch.setattr(
+        real.probe_real, "measure", lambda options: given.update(probe=options)
+    )
     begin = lambda self, *asked: (given.update(measure=self, asked=asked), "saes")  # noqa: E731
     monkeypatch.setattr(real.measure.MeasureOptions, "begin", begin)
-    monkeypatch.setattr(real.measure, "nats", lambda *told: (given.update(nats=told), rows)[1])
+    monkeypatch.setattr(
+        real.measure, "nats", lambda *told: (given.update(nats=told), rows)[1]
+    )
     monkeypatch.setattr(real, "write", lambda *told: given.update(written=told))
     methods = ("online_dl", "topk")
     options = {"preset": "quick", "layer": 3, "sparsity": 9, "methods": methods}
@@ -214,7 +257,10 @@ def test_each_step_is_given_what_those_before_it_left(monkeypatch, tmp_path, inp
     assert given["train"].activations == "there/block3"
     for step in ("measure", "probe"):
         assert given[step].recording == "there" and given[step].layer == 3
-        assert given[step].sae == (f"{home}/train_real/topk", f"{home}/train_real/online_dl")
+        assert given[step].sae == (
+            f"{home}/train_real/topk",
+            f"{home}/train_real/online_dl",
+        )
     controls = ("samples", "random")
     assert given["asked"] == (levels, controls)
     folder, _, saes, *told = given["nats"]

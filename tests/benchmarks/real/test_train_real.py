@@ -29,13 +29,21 @@ K = 3
 def file(tmp_path_factory):
     rng = default_rng(0)
     atoms = rng.normal(size=(LATENTS, DIM))
-    codes = np.where(rng.random((600, LATENTS)) < K / LATENTS, rng.random((600, LATENTS)), 0)
+    codes = np.where(
+        rng.random((600, LATENTS)) < K / LATENTS, rng.random((600, LATENTS)), 0
+    )
     path = tmp_path_factory.mktemp("rows") / "x.npz"
     save_activations(path, (codes @ atoms + 2).astype(np.float32), np.arange(600) // 30)
     return path
 
 
-OPTIONS = (f"--width={LATENTS}", f"--sparsity={K}", "--epochs=2", "--visits=2", "--samples=50")
+OPTIONS = (
+    f"--width={LATENTS}",
+    f"--sparsity={K}",
+    "--epochs=2",
+    "--visits=2",
+    "--samples=50",
+)
 SAES = ("topk", "jumprelu", "topk_from_online_dl", "batch_pursuit")
 
 
@@ -69,7 +77,9 @@ def test_every_method_is_trained_stored_and_scored(train, file, tmp_path):
         fvu = {each: row["fvu"] for (of, each), row in rows.items() if of == name}
         # SAELens has no form for `batch_pursuit`.
         if name in SAES:
-            own = np.asarray(load_sae(directory / name).reconstruct(jnp.asarray(scored)))
+            own = np.asarray(
+                load_sae(directory / name).reconstruct(jnp.asarray(scored))
+            )
             errors = (scored.astype(float) - own) ** 2
             assert fvu["own"] == approx(errors.sum() / variance, rel=1e-4)
             assert fvu["own_refit"] <= fvu["own"] * (1 + 1e-6)
@@ -80,22 +90,36 @@ def test_every_method_is_trained_stored_and_scored(train, file, tmp_path):
         assert fvu["lasso_refit"] <= fvu["lasso"] and lasso["own_certificate"] < 1e-5
         assert abs(lasso["l0"] - K) <= 0.01 * K and "fvu_outliers" not in lasso
     # A fit takes the seconds of its base too.
-    alone, later = (rows[name, "lasso"] for name in ("online_dl", "topk_from_online_dl"))
+    alone, later = (
+        rows[name, "lasso"] for name in ("online_dl", "topk_from_online_dl")
+    )
     assert later["fit_seconds"] > alone["fit_seconds"] > 0
     assert train(*flags) == (out, rows)
 
 
 def test_a_summary_has_the_seeds_and_methods_of_its_options(train, tmp_path):
     told = []
-    for other in ((), ("--epochs=1",), ("--epochs=1", "--seed=1"), ("--methods=samples",)):
+    for other in (
+        (),
+        ("--epochs=1",),
+        ("--epochs=1", "--seed=1"),
+        ("--methods=samples",),
+    ):
         train("--methods=topk", *other)
         lines = lines_of(tmp_path / "train_real" / "summary.csv")
         told.append({line["method"]: line for line in lines if line["codes"] == "own"})
-    own = [row for row in Store(tmp_path / "train_real").rows() if row["codes"] == "own"]
+    own = [
+        row for row in Store(tmp_path / "train_real").rows() if row["codes"] == "own"
+    ]
     own.sort(key=lambda row: (-row["learner"]["num_steps"], row["seed"]))
     first, second, third = (row["fvu"] for row in own)
     means = [float(lines["topk"]["fvu_mean"]) for lines in told]
-    assert first != second and means == [first, second, approx((second + third) / 2), first]
+    assert first != second and means == [
+        first,
+        second,
+        approx((second + third) / 2),
+        first,
+    ]
     assert told[2]["topk"]["seeds"] == "2"
 
 
@@ -112,7 +136,9 @@ def test_outlier_tokens_stand_beside_the_figures(train, file, tmp_path, outliers
     assert (own["learned_from"], own["num_scored"]) == (seen, 59)
     guess = load_sae(tmp_path / "train_real" / "topk").reconstruct(jnp.asarray(held))
     errors = (held.astype(float) - np.asarray(guess)) ** 2
-    assert own["fvu_outliers"] == approx(errors.sum() / (60 * held.var(axis=0).sum()), 1e-3)
+    assert own["fvu_outliers"] == approx(
+        errors.sum() / (60 * held.var(axis=0).sum()), 1e-3
+    )
 
 
 def test_transcoders_read_the_activations_and_explain_the_targets(
@@ -121,7 +147,9 @@ def test_transcoders_read_the_activations_and_explain_the_targets(
     monkeypatch.setattr(methods, "Predicted", functools.partial(Predicted, steps=20))
     x = open_activations(file)
     data = tmp_path / "both.npz"
-    y = np.maximum(x.take(np.arange(600)) @ np.linspace(-1, 1, DIM * 6).reshape(DIM, 6), 0)
+    y = np.maximum(
+        x.take(np.arange(600)) @ np.linspace(-1, 1, DIM * 6).reshape(DIM, 6), 0
+    )
     # Two outlier tokens of the targets, which decide what is left out.
     y[[40, 500]] *= 300
     parts = {"activations": x.take(np.arange(600)), "targets": y.astype(np.float32)}
@@ -142,9 +170,13 @@ def test_transcoders_read_the_activations_and_explain_the_targets(
 
 
 def test_saes_go_on_from_online_dl_itself():
-    options = train_real.TrainOptions(width=16, sparsity=5, epochs=1, batch_size=4, visits=7.0)
+    options = train_real.TrainOptions(
+        width=16, sparsity=5, epochs=1, batch_size=4, visits=7.0
+    )
     names = ("online_dl", "online_dl_incoherent", "topk", "topk_from_online_dl")
-    alone, incoherent, fresh, started = (train_real.learner_of(name, options, 8) for name in names)
+    alone, incoherent, fresh, started = (
+        train_real.learner_of(name, options, 8) for name in names
+    )
     assert incoherent == replace(alone, incoherent=True)
     assert (alone.visits, alone.centred, alone.incoherent) == (7, True, False)
     assert started == replace(fresh, base=alone)

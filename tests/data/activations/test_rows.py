@@ -74,13 +74,19 @@ def test_rows_that_are_split_in_another_way_have_another_fingerprint(place, docu
     alone = rows(ROWS[left], documents if documents is None else documents[left])
     assert_array_equal(less.take(np.arange(59)), alone.take(np.arange(59)))
     assert less.fingerprint == again.fingerprint != alone.fingerprint
-    assert (documents is None) == (alone.fingerprint == rows(ROWS[left], None).fingerprint)
+    assert (documents is None) == (
+        alone.fingerprint == rows(ROWS[left], None).fingerprint
+    )
 
 
 @mark.parametrize(("alike", "shortest"), [(1, 100), (100, 500)])
-def test_rows_of_unknown_documents_are_held_out_in_runs_longer_than_they_correlate(alike, shortest):
+def test_rows_of_unknown_documents_are_held_out_in_runs_longer_than_they_correlate(
+    alike, shortest
+):
     noise = default_rng(0).normal(size=10_000)
-    train, held = rows(np.convolve(noise, np.ones(alike), "same")[:, None], None).split(0.1)
+    train, held = rows(np.convolve(noise, np.ones(alike), "same")[:, None], None).split(
+        0.1
+    )
     assert train.documents is None and 500 < held.num_samples < 1_500
     ends = np.flatnonzero(np.diff(held.numbers, prepend=-2, append=20_000) != 1)
     assert np.diff(ends).min() >= shortest
@@ -105,7 +111,10 @@ def test_a_row_that_is_not_finite_in_float32_is_named(value):
 
 
 def test_bad_arguments_are_refused():
-    for number, words in ((60, "index 60 is out of bounds"), (-1, "numbered from 0 to 59")):
+    for number, words in (
+        (60, "index 60 is out of bounds"),
+        (-1, "numbered from 0 to 59"),
+    ):
         with raises(IndexError, match=words):
             rows().take([number])
     with raises(ValueError, match="held_out must be"):
@@ -122,7 +131,10 @@ TENS = np.arange(200) // 10
 
 def scaled(lengths):
     """The unit rows, those of some numbers scaled."""
-    return UNIT * np.array([lengths.get(row, 1) for row in range(200)], np.float32)[:, None]
+    return (
+        UNIT
+        * np.array([lengths.get(row, 1) for row in range(200)], np.float32)[:, None]
+    )
 
 
 @mark.parametrize("lengths", [{77: 9.9}, {31: 10.1, 50: 400, 77: 9.9}, {3: 1e30}])
@@ -147,7 +159,9 @@ def test_rows_whose_squares_float32_cannot_hold_are_refused(scale):
 
 @mark.parametrize("zeros", [0, 99, 101, 200])
 @mark.parametrize("module", [np, jnp])
-def test_a_learner_sees_outliers_at_the_median_norm_of_rows_that_are_not_zeros(module, zeros):
+def test_a_learner_sees_outliers_at_the_median_norm_of_rows_that_are_not_zeros(
+    module, zeros
+):
     live = 2 * np.float32(np.arange(200) >= zeros)[:, None]
     usual = module.asarray(UNIT * live)
     assert outliers.scale_down(usual) is usual
@@ -188,7 +202,9 @@ def arrow(path, table, new=pa.ipc.new_stream):
 
 
 def columns(a, documents):
-    return pa.table({"text": ["x"] * len(a), "a": pa.array([*a]), "documents": documents})
+    return pa.table(
+        {"text": ["x"] * len(a), "a": pa.array([*a]), "documents": documents}
+    )
 
 
 def fixed(a, documents):
@@ -199,15 +215,23 @@ def fixed(a, documents):
 # By the ending of the file and a word on it: how rows and documents are written, and another type.
 KINDS = {
     "npy": (beside(np.save), ml_dtypes.bfloat16),
-    "npz": (lambda path, **arrays: np.savez(path, activations=arrays["a"], **arrays), ">f4"),
+    "npz": (
+        lambda path, **arrays: np.savez(path, activations=arrays["a"], **arrays),
+        ">f4",
+    ),
     "npz compressed": (np.savez_compressed, ml_dtypes.bfloat16),
     "safetensors": (lambda path, **arrays: save_file(arrays, path), ml_dtypes.bfloat16),
     "pt": (lambda path, **arrays: torch_files.save(path, arrays), float),
     "pt alone": (beside(torch_files.save), ml_dtypes.bfloat16),
     "arrow": (lambda path, **arrays: arrow(path, columns(**arrays)), np.float16),
-    "arrow file": (lambda path, **arrays: arrow(path, fixed(**arrays), pa.ipc.new_file), float),
+    "arrow file": (
+        lambda path, **arrays: arrow(path, fixed(**arrays), pa.ipc.new_file),
+        float,
+    ),
     "parquet": (
-        lambda path, **arrays: pa.parquet.write_table(columns(**arrays), path, row_group_size=20),
+        lambda path, **arrays: pa.parquet.write_table(
+            columns(**arrays), path, row_group_size=20
+        ),
         float,
     ),
 }
@@ -223,7 +247,9 @@ def write(folder, kind, rows=ROWS, documents=DOCUMENTS):
 def test_every_kind_gives_the_rows_back_as_float32(tmp_path, kind):
     for dtype in (np.float32, KINDS[kind][1]):
         rows = ROWS.astype(dtype)
-        found = open_activations(write(tmp_path, kind, rows, DOCUMENTS.astype(np.int32)))
+        found = open_activations(
+            write(tmp_path, kind, rows, DOCUMENTS.astype(np.int32))
+        )
         assert (found.num_samples, found.input_dim) == ROWS.shape
         assert_array_equal(found.documents, DOCUMENTS)
         wanted = [59, 3, 3, 20, 0, 41]
@@ -284,12 +310,18 @@ def column(*values):
 
 def folder(**files):
     """Writes a folder of files of arrays."""
-    return lambda path: [path.mkdir()] + [np.savez(path / n, **file) for n, file in files.items()]
+    return lambda path: (
+        [path.mkdir()] + [np.savez(path / n, **file) for n, file in files.items()]
+    )
 
 
 BAD = [
     ("npy", os.mkfifo, "neither a file"),
-    ("npy", lambda path: (path / "train").mkdir(parents=True), "such as one of its folders"),
+    (
+        "npy",
+        lambda path: (path / "train").mkdir(parents=True),
+        "such as one of its folders",
+    ),
     ("csv", lambda path: path.write_text("1,2"), "no ending"),
     *((kind, cut, "cannot be read") for kind in ("npy", "npz", "safetensors", "arrow")),
     *((kind, lie, "number of bytes") for kind in ("npy", "npz")),
@@ -304,7 +336,11 @@ BAD = [
     ("arrow", by(arrow, columns(ROWS, DOCUMENTS)[:0]), "must hold a column of lists"),
     ("pt", by(torch_files.archive, b"].", numbers=ROWS), "holds a list"),
     ("npy", folder(a={"a": ROWS}, b={"a": ROWS[:, 1:]}), "b.npz .npz of width 4"),
-    ("npy", folder(a={"a": ROWS}, b={"a": ROWS, "documents": DOCUMENTS}), "5 with documents"),
+    (
+        "npy",
+        folder(a={"a": ROWS}, b={"a": ROWS, "documents": DOCUMENTS}),
+        "5 with documents",
+    ),
 ]
 
 
@@ -321,14 +357,21 @@ def test_wrong_arguments_are_refused(tmp_path, monkeypatch):
     assert open_activations(tmp_path / "x.npz", key="b").num_samples == 7
     refused(lambda: open_activations(tmp_path / "x.npz", key="c"), "choose one of a, b")
     refused(lambda: open_activations(ROWS, key="a"), "leave out the key 'a'")
-    refused(lambda: open_activations("x.npz", documents=DOCUMENTS), "names its own documents")
-    refused(lambda: open_activations(ROWS, documents=DOCUMENTS[1:]), "must be 60 integers")
+    refused(
+        lambda: open_activations("x.npz", documents=DOCUMENTS),
+        "names its own documents",
+    )
+    refused(
+        lambda: open_activations(ROWS, documents=DOCUMENTS[1:]), "must be 60 integers"
+    )
     path = write(tmp_path, "parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     refused(lambda: open_activations(path), "pip install 'sae_gap[arrow]'")
 
 
-def test_what_is_saved_is_read_and_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
+def test_what_is_saved_is_read_and_a_write_that_fails_leaves_nothing(
+    tmp_path, monkeypatch
+):
     monkeypatch.setenv("HOME", str(tmp_path))
     path = tmp_path / "new" / "x.npz"
     save_activations("~/new/x.npz", ROWS, DOCUMENTS)
@@ -352,13 +395,19 @@ def bucket(tmp_path, monkeypatch):
     store = fsspec.filesystem("memory")
     signed = itertools.count()
     info = store.info
-    monkeypatch.setattr(type(store), "info", lambda _, *path: info(*path) | {"url": next(signed)})
-    store.pipe({f"/bucket/{name}": name.encode() for name in (*NAMES, "inner/other.npy")})
+    monkeypatch.setattr(
+        type(store), "info", lambda _, *path: info(*path) | {"url": next(signed)}
+    )
+    store.pipe(
+        {f"/bucket/{name}": name.encode() for name in (*NAMES, "inner/other.npy")}
+    )
     yield store
     store.rm("/bucket", recursive=True)
 
 
-def test_each_version_of_a_file_with_its_documents_or_of_a_folder_is_copied_once(bucket, tmp_path):
+def test_each_version_of_a_file_with_its_documents_or_of_a_folder_is_copied_once(
+    bucket, tmp_path
+):
     assert fetched(tmp_path / "x.npy") == fetched("~/x.npy") == tmp_path / "x.npy"
     for url in ("memory://bucket/rows.npy", "memory://bucket"):
         copy = fetched(url) if url.endswith("npy") else fetched(url) / "rows.npy"

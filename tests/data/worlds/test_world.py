@@ -42,7 +42,14 @@ from tests.saes.examples import refused
 UNLIKELY = 1e-4
 # The published benchmark is the default.
 FULL = Law(seed=42)
-TREES = {"num_latents": 40, "roots": 3, "branching": 3, "depth": 2, "most": 0.5, "least": 0.05}
+TREES = {
+    "num_latents": 40,
+    "roots": 3,
+    "branching": 3,
+    "depth": 2,
+    "most": 0.5,
+    "least": 0.05,
+}
 SMALL = Law(**TREES, rank=3, correlation=0.4, seed=2)
 
 
@@ -101,7 +108,12 @@ def test_a_small_world_has_the_law_of_the_long_way():
     other = the_long_way(firing, default_rng(3), 3_000)
     upper = np.triu_indices(40, 1)
     pairs = [(z > 0)[:, upper[0]] & (z > 0)[:, upper[1]] for z in (mine, other)]
-    for here, there in ((mine > 0, other > 0), (mine, other), (mine**2, other**2), pairs):
+    for here, there in (
+        (mine > 0, other > 0),
+        (mine, other),
+        (mine**2, other**2),
+        pairs,
+    ):
         error = here.var(axis=0) * (1 / 30_000 + 1 / 3_000) + 1e-7
         score = (here.mean(axis=0) - there.mean(axis=0)) ** 2 / error
         # Pairs share features, so that the mean has the spread of 40 squares rather than of 780.
@@ -180,14 +192,20 @@ def test_shared_and_independent_variances_add_up_to_one(law, mean, least):
 
 def test_a_title_tells_all_laws_apart():
     """Each part of a law, other than the published benchmark has it."""
-    assert small(spread=(0.5, 0), bias=0.1).title == "synthsae roots=0 spread=0.5,0 bias=0.1"
+    assert (
+        small(spread=(0.5, 0), bias=0.1).title
+        == "synthsae roots=0 spread=0.5,0 bias=0.1"
+    )
     entries = "roots=3 branching=2 depth=1 exponent=0.7 most=0.3 least=1e-3 rank=4 bias=0.1 dense=2"
     entries += " correlation=0.2 loudest=6 softest=3 spread=0.5:0.1 exclusive=false lognormal=0.5"
     entries += " orthogonal_steps=3 antipodal=3 drift=0.7 scale_children=false"
     other = parse_law(entries.split())
     sizes = {"num_latents", "input_dim", "seed", "folder", "digest"}
     assert {*other} == {field.name for field in dataclasses.fields(Law)} - sizes
-    titles = {FULL.title, *(Law(**{name: value}).title for name, value in other.items())}
+    titles = {
+        FULL.title,
+        *(Law(**{name: value}).title for name, value in other.items()),
+    }
     assert len(titles) == 1 + len(other)
 
 
@@ -195,7 +213,10 @@ def test_a_title_tells_all_laws_apart():
     ("changes", "words"),
     [
         ({"num_latents": 10_879}, "do not fit the 10879 features"),
-        ({"dense": 21, "antipodal": 8_182}, "dense or antipodal are more than the 16384"),
+        (
+            {"dense": 21, "antipodal": 8_182},
+            "dense or antipodal are more than the 16384",
+        ),
         ({"least": 0.5}, "but least is 0.5 and most is 0.4"),
         ({"exponent": 0.0}, "exponent 0 gives every feature one"),
         ({"spread": (0.5, -1.0)}, "the standard deviation of spread"),
@@ -205,7 +226,10 @@ def test_a_law_that_cannot_be_is_one_sentence(changes, words):
     with raises(ValueError, match=rf"{words}.*\.$"):
         Law(**changes)
     Law(num_latents=10_880)
-    for entry, fault in (("wings=2", "of roots, branching, depth"), ("roots=2.5", "as roots=128")):
+    for entry, fault in (
+        ("wings=2", "of roots, branching, depth"),
+        ("roots=2.5", "as roots=128"),
+    ):
         with raises(ValueError, match=fault):
             parse_law([entry])
 
@@ -227,7 +251,12 @@ def samples(count, split="train", **changes):
 
 def test_the_task_has_the_samples_of_its_streams():
     task = sae_gap.draw(world())
-    assert (task.width, task.input_dim, task.seed, task.train.codes) == (60, 20, 0, None)
+    assert (task.width, task.input_dim, task.seed, task.train.codes) == (
+        60,
+        20,
+        0,
+        None,
+    )
     atoms, bias = atoms_of(world().law)
     assert_array_equal(task.dictionary, atoms.T)
     for name in ("train", "id", "ood"):
@@ -237,7 +266,10 @@ def test_the_task_has_the_samples_of_its_streams():
         found = WorldStream(world(), name)._sampler.firing
         usual = firing_of(world().law)
         assert (name == "ood") != np.array_equal(found.factor, usual.factor)
-        assert found.rates is usual.rates and 0.9 < found.factor.std() / usual.factor.std() < 1.1
+        assert (
+            found.rates is usual.rates
+            and 0.9 < found.factor.std() / usual.factor.std() < 1.1
+        )
     assert_array_equal(task.ood.codes.toarray(), codes)
     assert task.tree.level.tolist() == [0] * 4 + [1] * 12 + [-1] * 44
 
@@ -269,8 +301,15 @@ def test_dense_antipodal_and_log_normal_features_are_that():
     hard = ALONE | {"dense": 3, "antipodal": 2, "lognormal": 0.7}
     codes = samples(8_000, **hard)[1]
     (atoms, _) = atoms_of(world(**hard).law)
-    assert np.flatnonzero(abs(np.mean(codes > 0, axis=0) - 0.5) < 0.03).tolist() == [57, 58, 59]
-    assert np.argwhere(np.triu(atoms @ atoms.T < -0.999)).tolist() == [[53, 54], [55, 56]]
+    assert np.flatnonzero(abs(np.mean(codes > 0, axis=0) - 0.5) < 0.03).tolist() == [
+        57,
+        58,
+        59,
+    ]
+    assert np.argwhere(np.triu(atoms @ atoms.T < -0.999)).tolist() == [
+        [53, 54],
+        [55, 56],
+    ]
     law = stats.norm(np.log(5 - 57 / 59) - 0.245, 0.7)
     assert stats.kstest(np.log(codes[codes[:, 57] > 0, 57]), law.cdf).pvalue > 1e-3
 
@@ -288,7 +327,14 @@ def test_a_drift_moves_the_mean_from_the_first_sample_to_the_last():
 
 
 def test_what_tells_worlds_apart():
-    changes = ({}, {"seed": 1}, {"roots": 3}, {"scored": 9}, {"noise_db": 3.0}, {"width": 30})
+    changes = (
+        {},
+        {"seed": 1},
+        {"roots": 3},
+        {"scored": 9},
+        {"noise_db": 3.0},
+        {"width": 30},
+    )
     worlds = [world(**change) for change in changes]
     first, *_, narrow = entries = [each.asdict() for each in worlds]
     assert len({*map(key, entries)}) == len(entries)
@@ -327,14 +373,25 @@ def drawn(name):
     """A world, the cosines of its atoms, and which features fire."""
     world = named_world(name, num_samples=4)
     stream = WorldStream(world)
-    return world, stream.atoms @ stream.atoms.T, stream.samples(0, 8_000)[1].toarray() > 0
+    return (
+        world,
+        stream.atoms @ stream.atoms.T,
+        stream.samples(0, 8_000)[1].toarray() > 0,
+    )
 
 
 def test_the_full_size_is_the_published_one_and_smaller_ones_keep_their_trees():
     assert named_world("synthsae").law == Law()
     small = named_world("synthsae", 2_048)
-    assert (small.input_dim, small.roots, small.depth, small.sparsity) == (256, 64, 2, 16)
-    assert [named_world("synthsae", number).depth for number in (1, 10_879, 10_880)] == [2, 2, 3]
+    assert (small.input_dim, small.roots, small.depth, small.sparsity) == (
+        256,
+        64,
+        2,
+        16,
+    )
+    assert [
+        named_world("synthsae", number).depth for number in (1, 10_879, 10_880)
+    ] == [2, 2, 3]
     assert named_world("synthsae", 60, width=30, input_dim=None, roots=2).width == 30
 
 
@@ -366,9 +423,18 @@ def parts():
     task = sae_gap.draw(world(num_samples=4))
 
     def node(index):
-        children = [node(child) for child in np.flatnonzero(firing.parent == index).tolist()]
-        flags = {"mutually_exclusive_children": index != 1, "scale_children_by_parent": index != 2}
-        return {"feature_index": index, "feature_id": None, "children": children} | flags
+        children = [
+            node(child) for child in np.flatnonzero(firing.parent == index).tolist()
+        ]
+        flags = {
+            "mutually_exclusive_children": index != 1,
+            "scale_children_by_parent": index != 2,
+        }
+        return {
+            "feature_index": index,
+            "feature_id": None,
+            "children": children,
+        } | flags
 
     config = {"num_features": 60, "hidden_dim": 20, "seed": 42, "bias": 0.5} | {
         "std_firing_magnitudes": FOLDED,
@@ -381,7 +447,9 @@ def parts():
         "correlation_factor": firing.factor,
         "correlation_diag": firing.rest,
     }
-    floats = {name: np.ascontiguousarray(part, np.float32) for name, part in tensors.items()}
+    floats = {
+        name: np.ascontiguousarray(part, np.float32) for name, part in tensors.items()
+    }
     return config, {"roots": [node(index) for index in range(4)]}, floats
 
 
@@ -396,14 +464,19 @@ def test_what_is_written_is_read(tmp_path):
     config, trees, tensors = parts()
 
     def read(*found):
-        return sae_gap.published_world(write(tmp_path, *found), num_samples=50, width=30, seed=3)
+        return sae_gap.published_world(
+            write(tmp_path, *found), num_samples=50, width=30, seed=3
+        )
 
     source = read(config, trees, tensors)
     found = firing_of(source.law)
     drawn = firing_of(world().law)
     for name in ("rates", "factor", "rest", "parent", "level"):
         assert_allclose(getattr(found, name), getattr(drawn, name), atol=1e-6)
-    assert [found.exclusive[:3].tolist(), found.scaled[:3].tolist()] == [[1, 0, 1], [1, 1, 0]]
+    assert [found.exclusive[:3].tolist(), found.scaled[:3].tolist()] == [
+        [1, 0, 1],
+        [1, 1, 0],
+    ]
     # Others fire together as closely out of distribution.
     there = out_of_distribution(source.law).factor
     assert np.std(there) == approx(np.std(found.factor), rel=0.1)
@@ -468,12 +541,28 @@ CONFIG, HIERARCHY, TENSORS = range(3)
 @mark.parametrize(
     ("part", "changes", "words"),
     [
-        (TENSORS, {"feature_vectors": np.ones((60, 20))}, "feature_vectors*they go from 4.47"),
-        (TENSORS, {"firing_probabilities": np.full(60, 1.5)}, "probabilities*from 0 to 1, but"),
-        (TENSORS, {"correlation_diag": np.ones(60)}, "the variances of correlation_factor"),
+        (
+            TENSORS,
+            {"feature_vectors": np.ones((60, 20))},
+            "feature_vectors*they go from 4.47",
+        ),
+        (
+            TENSORS,
+            {"firing_probabilities": np.full(60, 1.5)},
+            "probabilities*from 0 to 1, but",
+        ),
+        (
+            TENSORS,
+            {"correlation_diag": np.ones(60)},
+            "the variances of correlation_factor",
+        ),
         (CONFIG, {"std_firing_magnitudes": rule("x")}, "generator_name in"),
         (CONFIG, {"mean_firing_magnitudes": 0.0}, "mean_firing_magnitudes*from 0 to 0"),
-        (CONFIG, {"std_firing_magnitudes": rule("linear", start=1e308, end=-1e308)}, "go from nan"),
+        (
+            CONFIG,
+            {"std_firing_magnitudes": rule("linear", start=1e308, end=-1e308)},
+            "go from nan",
+        ),
         (
             HIERARCHY,
             {"mutually_exclusive_children": "yes"},

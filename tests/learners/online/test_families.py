@@ -41,7 +41,9 @@ def begin(learner, signals, dictionary, bias=None, **past):
     """A state, some numbers of which are those of rounds before."""
     bias = jnp.zeros(len(dictionary)) if bias is None else bias
     # A base of another width keeps it.
-    state = steps.begin(learner, Split(signals), 20_000, base=Model(jnp.float32(dictionary), bias))
+    state = steps.begin(
+        learner, Split(signals), 20_000, base=Model(jnp.float32(dictionary), bias)
+    )
     return replace(state, **past)
 
 
@@ -70,7 +72,9 @@ LEARNER = Families(base=BASE, num_steps=12, visits=3, num_slots=12)
 
 
 @mark.parametrize(("done", "rate"), [(1, 1), (7, 1), (8, 2 / 3)])
-def test_a_round_that_solves_is_the_one_that_is_documented(world, done, rate, monkeypatch):
+def test_a_round_that_solves_is_the_one_that_is_documented(
+    world, done, rate, monkeypatch
+):
     """Of nine rounds the seventh is the last that rearranges."""
     frame, signals = world
     rng = default_rng(1)
@@ -79,7 +83,9 @@ def test_a_round_that_solves_is_the_one_that_is_documented(world, done, rate, mo
     signals = signals[:700] + bias
     # Of 700 samples a round takes 500, and the next round those that follow.
     monkeypatch.setattr(families, "RIDGE", 0.2)
-    learner = Families(base=BASE, num_steps=9, visits=0.125, margin=6.0, weight=0.3, num_slots=4)
+    learner = Families(
+        base=BASE, num_steps=9, visits=0.125, margin=6.0, weight=0.3, num_slots=4
+    )
     state = begin(learner, signals, near, bias, round=jnp.int32(done))
     new = steps.take_step(learner, Split(signals), state)
     threshold = 6 * float(state.noise)
@@ -91,7 +97,9 @@ def test_a_round_that_solves_is_the_one_that_is_documented(world, done, rate, mo
     rho = 0.2 * np.diag(energy).mean()
     # The ridge holds each atom where it was.
     old = np.asarray(state.dictionary)
-    solved = np.linalg.solve(energy + rho * np.eye(WIDTH), found.T @ given + rho * old.T).T
+    solved = np.linalg.solve(
+        energy + rho * np.eye(WIDTH), found.T @ given + rho * old.T
+    ).T
     mean = jnp.asarray(unit(old + rate * (solved - old)), jnp.float32)
     parted = decorrelate_children(mean, of_codes(found, 500), 0.3 * rate)
     assert np.abs(parted - mean).max() > 1e-2
@@ -116,7 +124,9 @@ def test_the_truth_stays_and_children_leave_their_parents(world):
     assert least_cosine(LEARNER, 0 * signals, frame, frame) > 0.999
 
 
-@mark.parametrize(("turn", "restarts"), [(0, True), (1, False), (6, True), (8, False), (9, False)])
+@mark.parametrize(
+    ("turn", "restarts"), [(0, True), (1, False), (6, True), (8, False), (9, False)]
+)
 def test_idle_atoms_restart_from_the_largest_residuals_where_families_are_rearranged(
     turn, restarts
 ):
@@ -131,10 +141,18 @@ def test_idle_atoms_restart_from_the_largest_residuals_where_families_are_rearra
     new = steps.take_step(
         learner,
         Split(signals),
-        begin(learner, signals, dictionary, squares=jnp.float32(known), round=jnp.int32(turn)),
+        begin(
+            learner,
+            signals,
+            dictionary,
+            squares=jnp.float32(known),
+            round=jnp.int32(turn),
+        ),
     )
     moved = np.abs(np.asarray(new.dictionary) - dictionary).max(axis=0) > 1e-3
     assert moved[8:].tolist() == [False, restarts, False]
     # One that restarts counts as used until it is known whether it is.
-    assert float(new.squares[8]) == approx(0.7 * 75) and (new.squares[9] > 25) == restarts
+    assert (
+        float(new.squares[8]) == approx(0.7 * 75) and (new.squares[9] > 25) == restarts
+    )
     assert not restarts or float(new.dictionary[8, 9]) > 0.95

@@ -55,7 +55,9 @@ def counted(codes, number=None):
     """
     spare = WIDTH - codes.shape[1]
     codes = np.pad(codes, ((0, 100 * spare), (0, spare))).astype(np.float32)
-    codes[len(codes) - 100 * spare :, WIDTH - spare :] = 1.5 * np.tile(np.eye(spare), (100, 1))
+    codes[len(codes) - 100 * spare :, WIDTH - spare :] = 1.5 * np.tile(
+        np.eye(spare), (100, 1)
+    )
     return of_codes(codes, number or 4 * len(codes))
 
 
@@ -75,7 +77,9 @@ def of_pairs(together, products, sums, number):
         for table in (together, products)
     )
     own = uses, sums, np.diag(products), number
-    return Cooccurrence(jnp.asarray(partners), *(jnp.float32(each) for each in (*tables, *own)))
+    return Cooccurrence(
+        jnp.asarray(partners), *(jnp.float32(each) for each in (*tables, *own))
+    )
 
 
 def of_tables(together, number=1_000):
@@ -98,9 +102,13 @@ def test_counts_are_those_of_dense_codes(num_latents, slots):
     codes = np.where(on, 0.5 + rng.random(on.shape), 0).astype(np.float32)
     places = np.argsort(-codes, axis=1)[:, rng.permutation(slots)]
     by_slot = np.take_along_axis(codes, places, axis=1)
-    places = np.where(by_slot > 0, places, rng.integers(num_latents + 9, size=places.shape))
+    places = np.where(
+        by_slot > 0, places, rng.integers(num_latents + 9, size=places.shape)
+    )
     uses = cooccurrence.uses_of(places, by_slot, num_latents)
-    counts = jax.jit(cooccurrence.count)(uses, jnp.asarray(places), jnp.asarray(by_slot), 1_000)
+    counts = jax.jit(cooccurrence.count)(
+        uses, jnp.asarray(places), jnp.asarray(by_slot), 1_000
+    )
     wanted = of_codes(codes, 1_000)
     assert (np.asarray(wanted.partners) < num_latents).sum() > 5
     for name, found in counts._asdict().items():
@@ -129,7 +137,9 @@ def test_counts_are_those_of_dense_codes(num_latents, slots):
     ],
 )
 def test_the_parent_of_an_atom(table, number, wanted):
-    assert cooccurrence.parents(of_tables(table, number))[: len(table)].tolist() == wanted
+    assert (
+        cooccurrence.parents(of_tables(table, number))[: len(table)].tolist() == wanted
+    )
 
 
 @mark.parametrize(("input_dim", "padding"), [(200, 0), (30, 170)])
@@ -175,12 +185,16 @@ def test_a_child_is_decorrelated_from_what_includes_it():
     atoms = NARROW[:, :WIDTH].copy()
     together = np.zeros((WIDTH, WIDTH))
     wanted = atoms.copy()
-    for i, (both, first, second, cosine, moves) in zip(range(0, WIDTH, 2), PAIRS, strict=True):
+    for i, (both, first, second, cosine, moves) in zip(
+        range(0, WIDTH, 2), PAIRS, strict=True
+    ):
         together[i : i + 2, i : i + 2] = [[first, both], [both, second]]
         rest = (1 - cosine**2) ** 0.5 * atoms[:, i + 1]
         atoms[:, i + 1] = rest + cosine * atoms[:, i]
         wanted[:, i + 1] = unit(rest + cosine * (0.5 if moves else 1) * atoms[:, i])
-    found = decorrelation.decorrelate_children(jnp.float32(atoms), of_tables(together), 0.5)
+    found = decorrelation.decorrelate_children(
+        jnp.float32(atoms), of_tables(together), 0.5
+    )
     assert_allclose(found, wanted, atol=1e-6)
 
 
@@ -236,7 +250,9 @@ there = of_rays(WIDE)[:, 4] + 0.4 * wide
 siblings = [q, *c[:3]]
 merged = stack(p + q, *(each + (p - q) / 2 for each in c[:3]), c[3])
 triple = 1.5**0.5 * E[:3, :3]
-of_merged = rows([2 * HALF, 0, 0, 0, 0], *np.pad(beside(triple, HALF), ((0, 0), (0, 1))))
+of_merged = rows(
+    [2 * HALF, 0, 0, 0, 0], *np.pad(beside(triple, HALF), ((0, 0), (0, 1)))
+)
 split = of_rays(np.column_stack([p, *siblings]))[:, [4, 1, 2, 3, 0]]
 # And of which two are all children.
 pair = stack(p + q, c[0] + (p - q) / 2, c[1])
@@ -264,7 +280,11 @@ def generations():
     shared = np.repeat(NARROW[:, [9, 7, 8]] * [0, 0.8, 0.8], [1, 3, 3], axis=1)
     others = np.eye(6)
     return stack(NARROW[:, :7] + shared), rows(
-        *([1, *others[i] + (others[j] if i == 0 else 0)] for i in range(3) for j in (3, 4, 5))
+        *(
+            [1, *others[i] + (others[j] if i == 0 else 0)]
+            for i in range(3)
+            for j in (3, 4, 5)
+        )
     )
 
 

@@ -47,7 +47,10 @@ def take_round(learner, minibatches, state):
 def begin(learner, signals, num_latents=60, **past):
     """A state, some numbers of which are those of rounds before."""
     state = learner.init(Split(signals), num_latents=num_latents, key=jax.random.key(0))
-    like = {name: jnp.asarray(given, getattr(state, name).dtype) for name, given in past.items()}
+    like = {
+        name: jnp.asarray(given, getattr(state, name).dtype)
+        for name, given in past.items()
+    }
     return dataclasses.replace(state, **like)
 
 
@@ -70,12 +73,18 @@ def begun(noisy):
     return begin(SHORT, noisy.train.signals, **past)
 
 
-def test_it_recovers_the_truth_through_noise_in_any_unit_and_tells_how_much_there_is(noisy):
+def test_it_recovers_the_truth_through_noise_in_any_unit_and_tells_how_much_there_is(
+    noisy,
+):
     unit = 2.0**12
-    state = run(OnlineDictionary(num_steps=60, visits=60), unit * noisy.train.signals, 60)
+    state = run(
+        OnlineDictionary(num_steps=60, visits=60), unit * noisy.train.signals, 60
+    )
     assert np.abs(match_atoms(state.dictionary, noisy.dictionary).cosine).mean() > 0.97
     assert_allclose(jnp.linalg.norm(state.dictionary, axis=0), 1, rtol=1e-5)
-    noise = unit * float(jnp.std(noisy.train.signals - noisy.train.codes @ noisy.dictionary.T))
+    noise = unit * float(
+        jnp.std(noisy.train.signals - noisy.train.codes @ noisy.dictionary.T)
+    )
     assert float(state.noise) == approx(noise, rel=0.2) and not state.mean.any()
 
 
@@ -125,7 +134,9 @@ def test_atoms_restart_and_are_decorrelated_in_every_third_round_of_their_time()
         assert np.flatnonzero(due).tolist() == wanted
 
 
-@mark.parametrize(("round", "change", "done"), [(9, 1e-6, 1), (8, 1e-6, 0), (9, 1e-4, 0)])
+@mark.parametrize(
+    ("round", "change", "done"), [(9, 1e-6, 1), (8, 1e-6, 0), (9, 1e-4, 0)]
+)
 def test_a_fit_that_refines_and_no_longer_moves_is_done(begun, round, change, done):
     assert SHORT.done(dataclasses.replace(begun, round=round, change=change)) == done
 
@@ -166,7 +177,9 @@ def test_minibatches_of_a_round(options, num_samples, num_latents, expected):
         ({"replace": False}, 0.3, False),
     ],
 )
-def test_weak_atoms_restart_in_a_pool_and_in_a_stream_those_never_used(options, code, restarts):
+def test_weak_atoms_restart_in_a_pool_and_in_a_stream_those_never_used(
+    options, code, restarts
+):
     """Orthogonal atoms with codes of 1, the third with others, and a direction that none of them
     explains.
     """
@@ -182,7 +195,8 @@ def test_weak_atoms_restart_in_a_pool_and_in_a_stream_those_never_used(options, 
 
 
 @mark.parametrize(
-    ("turn", "incoherent", "moves"), [(31, True, True), (32, True, False), (31, False, False)]
+    ("turn", "incoherent", "moves"),
+    [(31, True, True), (32, True, False), (31, False, False)],
 )
 def test_coherent_atoms_are_decorrelated_where_that_is_due(turn, incoherent, moves):
     # Turned, since dimensions in which no atom is count as padding.
@@ -218,7 +232,9 @@ def test_centred_is_the_same_as_learning_from_centred_signals(noisy):
 
 
 AXES = np.eye(8, dtype="float32")
-RESIDUALS = jnp.asarray(AXES[[6, 5, 4, 4]] * np.array([[2], [1], [2.5], [3]], "float32"))
+RESIDUALS = jnp.asarray(
+    AXES[[6, 5, 4, 4]] * np.array([[2], [1], [2.5], [3]], "float32")
+)
 USES = jnp.asarray([10.0, 10.0, 10.0, 0.0])
 
 
@@ -261,7 +277,9 @@ def test_copies_and_weak_atoms_restart(atoms, energy, most, weak, wanted):
     ],
 )
 def test_where_a_seed_must_gain_each_atom_is_compared_with_its_own(worth, gain, fresh):
-    new = renewal.restart(jnp.asarray(AXES[:, :4]), jnp.asarray(worth), seeds(4), must_gain=gain)[1]
+    new = renewal.restart(
+        jnp.asarray(AXES[:, :4]), jnp.asarray(worth), seeds(4), must_gain=gain
+    )[1]
     assert np.flatnonzero(new).tolist() == fresh
 
 
@@ -271,7 +289,9 @@ FRAME = np.linalg.qr(default_rng(0).standard_normal((30, 12)))[0].astype(np.floa
 @mark.parametrize(("share", "number"), [(0.3, 4), (0.01, 1)])
 def test_the_atoms_of_most_energy_are_kept_in_their_order(share, number):
     energy = jnp.array([5.0, 1, 9, 2, 8, 3, 12, 4, 11, 6, 10, 7])
-    kept = Pruned(share=share, base=Oracle()).model((FRAME, jnp.zeros(30), energy)).decoder
+    kept = (
+        Pruned(share=share, base=Oracle()).model((FRAME, jnp.zeros(30), energy)).decoder
+    )
     assert_array_equal(kept, FRAME[:, energy > 12 - number])
 
 

@@ -25,5 +25,7 @@ def _options(num_latents):
 
 
 CORRELATED = NamedWorld(
-    "correlated", "features that fire together, which an SAE of too small a k mixes", _options
+    "correlated",
+    "features that fire together, which an SAE of too small a k mixes",
+    _options,
 )
