@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from sae_gap.core import AnyPath
-from sae_gap.saes import published
-from sae_gap.saes.find import locate, read, write_free
+from sae_gap.saes import saelens
+from sae_gap.saes.find import locate, write_free
 from sae_gap.saes.parts import ARCHITECTURES, NOTED, Parts, transcoder_of
+from sae_gap.saes.readers import read
 from sae_gap.torch.options import OPTIONS
 
 if TYPE_CHECKING:
@@ -101,4 +102,4 @@ def save(sae: "SAE", folder: AnyPath) -> None:
     if "W_skip" in tensors:
         tensors["W_skip"] = tensors["W_skip"].T
     entries = {**vars(cfg), "architecture": architecture}
-    write_free(folder, published.written(entries, tensors, cfg.metadata))
+    write_free(folder, saelens.written(entries, tensors, cfg.metadata))

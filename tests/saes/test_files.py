@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 import sae_gap
 from benchmarks.real import train_real
 from sae_gap.saes import Parts, RepeatingPursuit, of_parts, read_tensors
-from sae_gap.saes.parts import read_options
+from sae_gap.saes.parts import Sizes, read_options
 from sae_gap.storage import Config, Folder
 from tests import torch_files
 from tests.saes.examples import FILES, changed, refused
@@ -299,7 +299,10 @@ def test_older_options_of_saelens(tmp_path):
         "residual_threshold": 0.01,
         "stop_on_duplicate_support": True,
     }
-    assert read_options("matching_pursuit", Config(tmp_path, {}), 10, 6) == wanted
+    assert (
+        read_options("matching_pursuit", Config(tmp_path, {}), Sizes(6, 10, 6))
+        == wanted
+    )
 
 
 def test_codes_of_unit_atoms_keep_their_thresholds_and_a_dead_atom_reaches_none():

@@ -25,7 +25,7 @@ from sae_gap.encoders import (
     TopK,
 )
 from sae_gap.saes import FIT, as_fit
-from sae_gap.saes.published import CONFIG, WEIGHTS
+from sae_gap.saes.saelens import CONFIG, WEIGHTS
 from sae_gap.torch import SAE, pursuit, pursuit_codes
 from tests.saes.examples import FILES, close, example, transcoder
 from tests.saes.test_libraries import CASES as CASES_OF_LIBRARIES
