@@ -2,7 +2,6 @@
 
 from sae_gap.lm.downstream import FIRST as FIRST
 from sae_gap.lm.downstream import Downstream as Downstream
-from sae_gap.lm.downstream import Network as Network
 from sae_gap.lm.downstream import rows_left as rows_left
 from sae_gap.lm.language_model import Batch as Batch
 from sae_gap.lm.language_model import Block as Block
@@ -15,6 +14,8 @@ from sae_gap.lm.language_model import batch_rows as batch_rows
 from sae_gap.lm.language_model import cut as cut
 from sae_gap.lm.language_model import fill as fill
 from sae_gap.lm.language_model import pack as pack
+from sae_gap.lm.network import Network as Network
+from sae_gap.lm.network import cut_open as cut_open
 from sae_gap.lm.on_network import OnNetwork as OnNetwork
 from sae_gap.lm.pretrained import LM as LM
 from sae_gap.lm.pretrained import installed as installed
@@ -27,3 +28,4 @@ from sae_gap.lm.recording import origin_of as origin_of
 from sae_gap.lm.recording import record as record
 from sae_gap.lm.texts import Texts as Texts
 from sae_gap.lm.texts import read_texts as read_texts
+from sae_gap.lm.token_rows import TokenRows as TokenRows

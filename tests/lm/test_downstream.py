@@ -11,7 +11,7 @@ from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
 from pytest import approx, mark, raises
 
-from sae_gap.lm import Downstream, Network, Windows, downstream, rows_left
+from sae_gap.lm import Downstream, Network, Windows, read_out, rows_left
 
 # Two rows of eight places: a text of five tokens with one of two, and one of six. 0 is a special
 # token.
@@ -73,7 +73,7 @@ def expected(guess, scored, replaced):
 
 @mark.parametrize("outliers", ["drop", "keep"])
 def test_nats_are_those_of_numpy(outliers, monkeypatch):
-    monkeypatch.setattr(downstream, "CHUNK", 4)
+    monkeypatch.setattr(read_out, "CHUNK", 4)
     found = Downstream(
         NETWORK,
         [windows([0]), windows([1], jnp.uint16)],
