@@ -15,10 +15,10 @@ from sae_gap.lm import (
     Texts,
     Windows,
     cut,
-    language_model,
     open_recording,
     origin_of,
     pack,
+    windows,
 )
 from sae_gap.storage import Folder
 
@@ -26,7 +26,7 @@ from sae_gap.storage import Folder
 def test_every_token_is_in_one_window_of_its_document_and_few_places_are_empty(
     monkeypatch,
 ):
-    monkeypatch.setattr(language_model, "TOKENS", 128)
+    monkeypatch.setattr(windows, "TOKENS", 128)
     rng = default_rng(0)
     sizes = (0, 1, 31, 32, 33, *rng.integers(2, 200, 40))
     lists = [rng.integers(1, 100, size).astype(np.int32) for size in sizes]
