@@ -137,8 +137,10 @@ class Llama(LanguageModel):
 def _norm(hidden: Array, gain: Array | None, epsilon: float) -> Array:
     if gain is None:
         return hidden
+    # Gradients are summed in the order of these products.
+    scaled = gain * hidden
     square = jnp.mean(hidden**2, axis=-1, keepdims=True)
-    return gain * hidden * jax.lax.rsqrt(square + epsilon)
+    return scaled * jax.lax.rsqrt(square + epsilon)
 
 
 def _attend(
