@@ -3,6 +3,7 @@ and places; and back.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -26,23 +27,15 @@ class TokenRows:
     def __init__(self, batches: Sequence[Windows]):
         self.batches = batches
         self.real = [np.asarray(windows.segments) >= 0 for windows in batches]
-        self.tokens = self._integers([windows.tokens for windows in batches])
-        self.positions = self._integers([windows.positions for windows in batches])
-        self.following = self._integers(map(_following, batches))
-
-    def _integers(self, values: Iterable[ArrayLike]) -> np.ndarray:
         # Unsigned tokens have no -1.
-        pairs = zip(values, self.real, strict=True)
-        return np.concatenate(
-            [np.asarray(value, np.int64)[real] for value, real in pairs]
-        )
+        self.tokens = self.join([windows.tokens for windows in batches], np.int64)
+        self.positions = self.join([windows.positions for windows in batches], np.int64)
+        self.following = self.join(map(_following, batches), np.int64)
 
-    def join(self, values: Iterable[ArrayLike]) -> Float[np.ndarray, "rows dim"]:
-        """Returns the rows of values of each batch, (rows, length, dim), in float32."""
+    def join(self, values: Iterable[ArrayLike], dtype: Any = np.float32) -> np.ndarray:
+        """Returns the rows of values of each batch, (rows, length, ...), in one type."""
         pairs = zip(values, self.real, strict=True)
-        return np.concatenate(
-            [np.asarray(value, np.float32)[real] for value, real in pairs]
-        )
+        return np.concatenate([np.asarray(value, dtype)[real] for value, real in pairs])
 
     def split(self, rows: np.ndarray) -> list[np.ndarray]:
         """Returns the rows of each batch."""

@@ -14,6 +14,7 @@ from sae_gap.core import PURSUIT, AnyPath, Normalisation, counted
 from sae_gap.saes.parts import side_by_side
 from sae_gap.torch import sae_file, sae_pursuit
 from sae_gap.torch.options import (
+    as_parameter,
     as_threshold,
     check_finite,
     check_sizes,
@@ -132,14 +133,14 @@ class SAE(nn.Module):
             b_dec = W_dec.new_zeros(dim)
         if W_enc is not None and b_enc is None:
             b_enc = W_dec.new_zeros(width)
-        self._register("W_dec", W_dec, (width, dim))
-        self._register("b_dec", b_dec, (dim,))
-        self._register("W_enc", W_enc, (num_inputs, width))
-        self._register("b_enc", b_enc, (width,))
-        self._register("W_skip", W_skip, (num_inputs, dim))
-        check_finite("W_dec", W_dec)
-        if W_skip is not None:
-            check_finite("W_skip", W_skip)
+        for name, value, shape in (
+            ("W_dec", W_dec, (width, dim)),
+            ("b_dec", b_dec, (dim,)),
+            ("W_enc", W_enc, (num_inputs, width)),
+            ("b_enc", b_enc, (width,)),
+            ("W_skip", W_skip, (num_inputs, dim)),
+        ):
+            self.register_parameter(name, as_parameter(name, value, shape, W_dec))
         self.steps = nn.ParameterList(options.pop("steps", ()))
         threshold = options.pop("threshold", None)
         check_sizes(architecture, options, width, dim)
@@ -165,17 +166,6 @@ class SAE(nn.Module):
             **options,
             metadata=dict(metadata or {}),
         )
-
-    def _register(
-        self, name: str, value: Tensor | None, shape: tuple[int, ...]
-    ) -> None:
-        """Registers a parameter of this shape, or None."""
-        if value is not None:
-            mend = "transpose a weight of torch.nn.Linear"
-            check_tensor(name, value, shape, mend, getattr(self, "W_dec", None))
-            if not isinstance(value, nn.Parameter):
-                value = nn.Parameter(value)
-        self.register_parameter(name, value)
 
     @classmethod
     def from_folder(

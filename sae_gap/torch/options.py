@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sae_gap.core import PURSUIT, check_choice, check_k, check_size
 from sae_gap.torch.pursuit import check_scalar, check_tensor
@@ -63,6 +63,18 @@ def check_sizes(architecture: str, sizes: dict[str, Any], width: int, dim: int) 
         raise ValueError(
             f"k must be at most the {width} latents, but it is {sizes['k']}."
         )
+
+
+def as_parameter(
+    name: str, value: Tensor | None, shape: tuple[int, ...], atoms: Tensor
+) -> nn.Parameter | None:
+    """A tensor of this shape, on the device of the atoms, as a parameter; None stays."""
+    if value is None:
+        return None
+    check_tensor(name, value, shape, "transpose a weight of torch.nn.Linear", atoms)
+    if name in ("W_dec", "W_skip"):
+        check_finite(name, value)
+    return value if isinstance(value, nn.Parameter) else nn.Parameter(value)
 
 
 def as_threshold(architecture: str, threshold: Any, atoms: Tensor) -> Tensor | None:
