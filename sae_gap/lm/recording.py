@@ -83,7 +83,7 @@ class Recorded(NamedTuple):
         Raises:
           ValueError: the block was not recorded, or not to the end, or a file of rows is damaged.
         """
-        return self._rows(f"block{layer}", layer in self.layers, self.layers)
+        return self._rows(f"block{layer}", layer, self.layers)
 
     def mlp(self, layer: int) -> tuple[Activations, Activations]:
         """Returns what the MLP of a block reads, and what it adds to the stream.
@@ -91,15 +91,12 @@ class Recorded(NamedTuple):
         Raises:
           ValueError: as `activations`.
         """
-        known = layer in self.mlps
-        read, added = (
-            self._rows(f"mlp{layer}_{side}", known, self.mlps) for side in SIDES
-        )
-        return read, added
+        inputs = self._rows(f"mlp{layer}_in", layer, self.mlps)
+        return inputs, self._rows(f"mlp{layer}_out", layer, self.mlps)
 
-    def _rows(self, name: str, known: bool, blocks: tuple[int, ...]) -> Activations:
+    def _rows(self, name: str, layer: int, blocks: tuple[int, ...]) -> Activations:
         """Opens the rows of a place, after a check of their number, digests and documents."""
-        if not known:
+        if layer not in blocks:
             recorded = ", ".join(map(str, blocks)) or "no block"
             raise ValueError(
                 f"{name} is not in {self.folder}, but that of {recorded}; record it."

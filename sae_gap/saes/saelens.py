@@ -113,8 +113,8 @@ def saelens(config: Config, tensors: Tensors) -> Parts:
         # Matching pursuit adds its bias only if it subtracted it.
         held["b_dec"] = np.zeros(input_dim, np.float32)
     if "scaling_factor" in tensors:
-        factors = tensors.take("scaling_factor", num_latents)
-        held["W_dec"] = _scaled_atoms(config, tensors, held["W_dec"], factors)
+        factors = _factors(config, tensors, num_latents)
+        held["W_dec"] = held["W_dec"] * factors[:, None]
     normalisation = _normalisation(config, input_dim, notes)
     if kind.transcodes and type(normalisation) is not Normalisation:
         raise ValueError(
@@ -226,18 +226,17 @@ def _threshold(kind: _Kind, config: Config, tensors: Tensors, num_latents: int) 
     return None
 
 
-def _scaled_atoms(
-    config: Config, tensors: Tensors, atoms: np.ndarray, factors: np.ndarray
-) -> np.ndarray:
-    """The atoms times the factors by which an older SAE multiplies codes before it decodes them."""
+def _factors(config: Config, tensors: Tensors, num_latents: int) -> np.ndarray:
+    """The factors by which an older SAE multiplies codes before it decodes them."""
+    factors = tensors.take("scaling_factor", num_latents)
     if config.flag("finetuning_scaling_factor", False):
-        return atoms * factors[:, None]
+        return factors
     if not np.allclose(factors, 1):
         raise ValueError(
             f"{tensors.path} has a scaling_factor that {config.path} does not use; set "
             "finetuning_scaling_factor to true, or remove the tensor."
         )
-    return atoms
+    return np.ones_like(factors)
 
 
 def _normalisation(
