@@ -73,13 +73,11 @@ def fit(config: Config, tensors: Tensors) -> Parts:
     entries = {"learner": learned_by or None} | note.part("source").entries | metadata
     notes = {"fit": tensors.path.parent.name}
     notes |= Config(note.path, entries).texts(*_SHOWN)
-    input_dim, num_latents = tensors.shape(".dictionary")
-    sizes = Sizes(input_dim, num_latents, input_dim)
+    sizes = _sizes(tensors)
+    num_latents = sizes.num_latents
     known = {}
     if ".centre" in tensors:
-        (num_inputs,) = tensors.sizes(".centre")
-        sizes = sizes._replace(num_inputs=num_inputs)
-        known["centre"] = tensors.take(".centre", num_inputs)
+        known["centre"] = tensors.take(".centre", sizes.num_inputs)
     encoder = described.text("class", "")
     architecture = encoder.removeprefix("sae_gap.")
     names = _NAMES
@@ -115,6 +113,15 @@ def fit(config: Config, tensors: Tensors) -> Parts:
         transcodes=".centre" in tensors,
         metadata=metadata,
     )
+
+
+def _sizes(tensors: Tensors) -> Sizes:
+    """The sizes of a fit; that of a transcoder has a centre of what it reads."""
+    input_dim, num_latents = tensors.shape(".dictionary")
+    num_inputs = input_dim
+    if ".centre" in tensors:
+        (num_inputs,) = tensors.sizes(".centre")
+    return Sizes(num_inputs, num_latents, input_dim)
 
 
 def _threshold(tensors: Tensors, place: str, num_latents: int) -> Any:

@@ -74,29 +74,24 @@ def dictionary_learning(config: Config, tensors: Tensors) -> Parts:
     options = {}
     known = {}
     if "TopK" in architecture:
-        stored = config
         if "k" in tensors:
-            stored = Config(tensors.path, {"k": tensors.scalar("k")})
-        k = stored.size("k", most=num_latents)
+            config = Config(tensors.path, {"k": tensors.scalar("k")})
+        k = config.size("k", most=num_latents)
         notes["k"] = str(k)
         tensors.ignore("group_sizes")
         if architecture == "AutoEncoderTopK":
             # The library uses it in another, non-default mode of inference.
             tensors.ignore("threshold")
-            options["k"] = k
         elif "threshold" in tensors:
-            threshold = tensors.scalar("threshold")
-            known["threshold"] = threshold
-            notes["threshold"] = f"{threshold:.4g}"
-            if threshold < 0:
-                notes["caution"] = UNESTIMATED
+            known["threshold"] = _noted_threshold(tensors, notes)
         else:
             encoder = "batch_largest"
-            options["k"] = k
             notes["caution"] = (
                 "it has no threshold, so it keeps the largest codes of all samples at hand, k for "
                 "each on average"
             )
+        if not known:
+            options["k"] = k
     held = take(
         encoder,
         tensors,
@@ -115,6 +110,15 @@ def dictionary_learning(config: Config, tensors: Tensors) -> Parts:
         centred=centred,
         codes_of_unit_atoms=architecture == "AutoEncoder",
     )
+
+
+def _noted_threshold(tensors: Tensors, notes: dict[str, str]) -> float:
+    """The threshold of all latents, which notes tell."""
+    threshold = tensors.scalar("threshold")
+    notes["threshold"] = f"{threshold:.4g}"
+    if threshold < 0:
+        notes["caution"] = UNESTIMATED
+    return threshold
 
 
 def sparsify(config: Config, tensors: Tensors) -> Parts:

@@ -86,10 +86,7 @@ def saelens(config: Config, tensors: Tensors) -> Parts:
     config = _current(config)
     metadata = config.part("metadata").entries
     kind = _kind(config, metadata)
-    num_inputs = config.size("d_in")
-    num_latents = config.size("d_sae")
-    input_dim = config.size("d_out") if kind.transcodes else num_inputs
-    sizes = Sizes(num_inputs, num_latents, input_dim)
+    sizes = _sizes(config, kind)
     heads = config.choice("reshape_activations", "none", ("none", "hook_z")) == "hook_z"
     notes = {"normalize_activations": config.text("normalize_activations", "none")}
     entries = Config(config.path, config.entries | metadata)
@@ -100,7 +97,7 @@ def saelens(config: Config, tensors: Tensors) -> Parts:
         rescaled = config.flag("rescale_acts_by_decoder_norm", False)
         notes["rescale_acts_by_decoder_norm"] = str(rescaled)
     known = {}
-    threshold = _threshold(kind, config, tensors, num_latents)
+    threshold = _threshold(kind, config, tensors, sizes.num_latents)
     if threshold is not None:
         known["threshold"] = threshold
     if kind.architecture in _BATCH_TOPK and threshold == 0:
@@ -111,11 +108,11 @@ def saelens(config: Config, tensors: Tensors) -> Parts:
     )
     if "W_enc" not in held and not kind.centred:
         # Matching pursuit adds its bias only if it subtracted it.
-        held["b_dec"] = np.zeros(input_dim, np.float32)
+        held["b_dec"] = np.zeros(sizes.input_dim, np.float32)
     if "scaling_factor" in tensors:
-        factors = _factors(config, tensors, num_latents)
+        factors = _factors(config, tensors, sizes.num_latents)
         held["W_dec"] = held["W_dec"] * factors[:, None]
-    normalisation = _normalisation(config, input_dim, notes)
+    normalisation = _normalisation(config, sizes.input_dim, notes)
     if kind.transcodes and type(normalisation) is not Normalisation:
         raise ValueError(
             f"{config.path} normalises what a transcoder reads by {normalisation.name}; set "
@@ -213,6 +210,12 @@ def _kind(config: Config, metadata: Mapping[str, Any]) -> _Kind:
             "set apply_b_dec_to_input to false."
         )
     return _Kind(architecture, encoder, transcodes, skips, centred)
+
+
+def _sizes(config: Config, kind: _Kind) -> Sizes:
+    num_inputs = config.size("d_in")
+    input_dim = config.size("d_out") if kind.transcodes else num_inputs
+    return Sizes(num_inputs, config.size("d_sae"), input_dim)
 
 
 def _threshold(kind: _Kind, config: Config, tensors: Tensors, num_latents: int) -> Any:

@@ -124,23 +124,8 @@ class SAE(nn.Module):
             raise ValueError(
                 "no transcoder normalises what it reads; leave normalisation out."
             )
-        check_tensor("W_dec", W_dec, ("num_latents", "input_dim"), "give atoms as rows")
+        num_inputs = self._register_weights(W_dec, b_dec, W_enc, b_enc, W_skip)
         width, dim = W_dec.shape
-        num_inputs = dim
-        if self.transcodes and W_enc is not None:
-            num_inputs = len(W_enc)
-        if b_dec is None:
-            b_dec = W_dec.new_zeros(dim)
-        if W_enc is not None and b_enc is None:
-            b_enc = W_dec.new_zeros(width)
-        for name, value, shape in (
-            ("W_dec", W_dec, (width, dim)),
-            ("b_dec", b_dec, (dim,)),
-            ("W_enc", W_enc, (num_inputs, width)),
-            ("b_enc", b_enc, (width,)),
-            ("W_skip", W_skip, (num_inputs, dim)),
-        ):
-            self.register_parameter(name, as_parameter(name, value, shape, W_dec))
         self.steps = nn.ParameterList(options.pop("steps", ()))
         threshold = options.pop("threshold", None)
         check_sizes(architecture, options, width, dim)
@@ -166,6 +151,36 @@ class SAE(nn.Module):
             **options,
             metadata=dict(metadata or {}),
         )
+
+    def _register_weights(
+        self,
+        W_dec: Tensor,  # noqa: N803
+        b_dec: Tensor | None,
+        W_enc: Tensor | None,  # noqa: N803
+        b_enc: Tensor | None,
+        W_skip: Tensor | None,  # noqa: N803
+    ) -> int:
+        """Registers the weights, zeros for biases that are not given, after a check of their
+        shapes. Returns the dimension of what the encoder reads.
+        """
+        check_tensor("W_dec", W_dec, ("num_latents", "input_dim"), "give atoms as rows")
+        width, dim = W_dec.shape
+        num_inputs = dim
+        if self.transcodes and W_enc is not None:
+            num_inputs = len(W_enc)
+        if b_dec is None:
+            b_dec = W_dec.new_zeros(dim)
+        if W_enc is not None and b_enc is None:
+            b_enc = W_dec.new_zeros(width)
+        for name, value, shape in (
+            ("W_dec", W_dec, (width, dim)),
+            ("b_dec", b_dec, (dim,)),
+            ("W_enc", W_enc, (num_inputs, width)),
+            ("b_enc", b_enc, (width,)),
+            ("W_skip", W_skip, (num_inputs, dim)),
+        ):
+            self.register_parameter(name, as_parameter(name, value, shape, W_dec))
+        return num_inputs
 
     @classmethod
     def from_folder(
