@@ -19,7 +19,7 @@ from sae_gap.dictionaries.learn import learn as learn
 from sae_gap.dictionaries.learned import LearnedDictionary as LearnedDictionary
 from sae_gap.health.check import check as check
 from sae_gap.lm.downstream import Downstream as Downstream
-from sae_gap.lm.downstream import Network as Network
+from sae_gap.lm.network import Network as Network
 from sae_gap.metrics.atom_statistics import agreement as agreement
 from sae_gap.metrics.definitions import fvu as fvu
 from sae_gap.metrics.gap import amortisation_gap as amortisation_gap

@@ -24,7 +24,7 @@ References:
 
 import copy
 import functools
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -33,35 +33,14 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
-from sae_gap.core import as_matrix, check_choice, check_integer, product
+from sae_gap.core import as_matrix, check_choice, check_integer
 from sae_gap.data import find_outliers, norms
-from sae_gap.lm import LanguageModel, Windows
+from sae_gap.lm import LanguageModel, Network, TokenRows, Windows, cut_open
+from sae_gap.lm.read_out import drawn_scores, read_out
 from sae_gap.storage import Row
 
-# The logits of so many tokens lie in memory at once.
-CHUNK = 256
 # Means leave out the first places of a window, which have little context.
 FIRST = 8
-
-
-class Network(NamedTuple):
-    """A model cut open at a layer, ready for reconstructions there.
-
-    Attributes:
-      before: maps windows to the residual stream at the layer, (rows, length, dim).
-      after: maps that stream and windows to the features of the logits, (rows, length, features).
-      unembedding: E; the logits are `features @ E.T`, (vocabulary, features).
-      mlp: maps windows to what the MLP before the layer reads and adds to the stream, if
-        reconstructions replace its output; None if they replace the stream.
-    """
-
-    before: Callable[[Windows], Float[ArrayLike, "rows length dim"]]
-    after: Callable[
-        [Float[Array, "rows length dim"], Windows],
-        Float[ArrayLike, "rows length features"],
-    ]
-    unembedding: Float[ArrayLike, "vocabulary features"]
-    mlp: Callable[[Windows], tuple[Any, Any]] | None = None
 
 
 class Nats(NamedTuple):
@@ -74,6 +53,22 @@ class Nats(NamedTuple):
 
     ce: Float[np.ndarray, " tokens"]
     kl: Float[np.ndarray, " tokens"]
+
+
+class _Scored(NamedTuple):
+    """What is known of each scored token without a change.
+
+    Attributes:
+      targets: its next token, (tokens,).
+      features: what the unembedding multiplies, (tokens, features).
+      log_z: log Z_p, (tokens,).
+      expected: ē, (tokens, features).
+    """
+
+    targets: Int[np.ndarray, " tokens"]
+    features: Float[np.ndarray, "tokens features"]
+    log_z: Float[np.ndarray, " tokens"]
+    expected: Any
 
 
 class Downstream:
@@ -125,56 +120,40 @@ class Downstream:
     ):
         check_choice("outliers", outliers, ("drop", "keep"))
         check_integer("first", first, least=0)
+        rows = TokenRows(batches)
         self._network = network
-        self._batches = batches
-        self._real = [np.asarray(windows.segments) >= 0 for windows in batches]
-        tokens, positions, following = (
-            np.concatenate(parts) for parts in zip(*map(_rows, batches), strict=True)
-        )
-        vocabulary = np.shape(network.unembedding)[0]
-        beyond = tokens[(tokens < 0) | (tokens >= vocabulary)]
-        if beyond.size:
-            raise ValueError(
-                f"token {beyond[0]} is beyond the {vocabulary} rows of the unembedding; give the "
-                "tokens of this model."
-            )
-        hidden = [
+        self._rows = rows
+        _check_tokens(rows.tokens, np.shape(network.unembedding)[0])
+        streams = [
             np.asarray(network.before(windows), np.float32) for windows in batches
         ]
-        self.activations = self._gathered(hidden)
+        self.activations = rows.join(streams)
         self.inputs = None
         # What the stream has beside the replaced part of it.
         self._rest: Any = 0
         if network.mlp:
+            inputs, outputs = zip(*map(network.mlp, batches), strict=True)
             stream = self.activations
-            parts = zip(*map(network.mlp, batches), strict=True)
-            self.inputs, self.activations = map(self._gathered, parts)
+            self.inputs = rows.join(inputs)
+            self.activations = rows.join(outputs)
             self._rest = stream - self.activations
-        named = (
-            np.cumsum(positions == 0) if documents is None else np.asarray(documents)
-        )
-        if named.shape != tokens.shape:
-            raise ValueError(
-                f"documents must be {len(tokens)} integers, one for each token, but there are "
-                f"{named.size}."
-            )
-        self.documents = np.unique(named, return_inverse=True)[1]
-        self.outliers = np.isin(
-            np.arange(len(tokens)), find_outliers(norms(self.activations)).rows
-        )
-        self.ordinary = ~np.isin(tokens, list(special))
-        self.replaced = self.ordinary & ~(self.outliers & (outliers == "drop"))
-        self.scored = self.replaced & (positions >= first) & (following >= 0)
+        self.documents = _numbered(documents, rows.positions)
+        outlying = find_outliers(norms(self.activations)).rows
+        self.outliers = np.isin(np.arange(len(rows.tokens)), outlying)
+        self.ordinary = ~np.isin(rows.tokens, list(special))
+        self.replaced = self.ordinary
+        if outliers == "drop":
+            self.replaced = self.ordinary & ~self.outliers
+        self.scored = self.replaced & (rows.positions >= first) & (rows.following >= 0)
         if not self.scored.any():
             raise ValueError(
                 f"no token from place {first} of its window on has a next one; give longer texts."
             )
-        self._targets = following[self.scored]
-        self._features = self._run(hidden, network.after)[self.scored]
-        self._log_z, logits, self._expected = _read_out(
-            network.unembedding, self._features, self._targets, expected=True
-        )
-        self.clean = Nats(self._log_z - logits, np.zeros(len(logits)))
+        targets = rows.following[self.scored]
+        features = rows.run(network.after, streams)[self.scored]
+        read = read_out(network.unembedding, features, targets, expected=True)
+        self._known = _Scored(targets, features, read.log_z, read.expected)
+        self.clean = Nats(read.log_z - read.logit, np.zeros(len(targets)))
 
     @classmethod
     def of_model(
@@ -189,25 +168,12 @@ class Downstream:
         """Cuts a model open after the block `layer`, counted from 0, or at the output of its MLP;
         `options` are the class's.
         """
-        check_integer("layer", layer, least=0, most=model.num_blocks - 1)
-
-        def after(hidden, windows):
-            end = model.run_blocks(hidden, windows, layer + 1, model.num_blocks)
-            return model.features(end)
-
-        def before(windows, stop=layer + 1):
-            return model.run_blocks(model.embed(windows), windows, 0, stop)
-
-        def of_mlp(windows):
-            return model.run_mlp(before(windows, layer), windows, layer)
-
-        network = Network(before, after, model.unembedding, of_mlp if mlp else None)
-        return cls(network, batches, **options)
+        return cls(cut_open(model, layer, mlp=mlp), batches, **options)
 
     @property
     def tokens(self) -> Int[np.ndarray, " documents"]:
         """The number of scored tokens of each document."""
-        return self.by_document(np.ones(len(self._targets))).astype(int)
+        return self.by_document(np.ones(self.scored.sum())).astype(int)
 
     def by_document(
         self, nats: Float[ArrayLike, " tokens"]
@@ -261,14 +227,12 @@ class Downstream:
         kl = nats.kl.mean()
         row: Row = {"ce": ce, "delta_ce": ce - clean, "kl": kl}
         for ending, ablated in {"": self.zero, "_mean": self.mean}.items():
-            row[f"ce_score{ending}"] = (ablated.ce.mean() - ce) / (
-                ablated.ce.mean() - clean
-            )
+            lost = ablated.ce.mean()
+            row[f"ce_score{ending}"] = (lost - ce) / (lost - clean)
             row[f"kl_score{ending}"] = 1 - kl / ablated.kl.mean()
-        return row | {
-            "ce_sums": self.by_document(nats.ce),
-            "kl_sums": self.by_document(nats.kl),
-        }
+        row["ce_sums"] = self.by_document(nats.ce)
+        row["kl_sums"] = self.by_document(nats.kl)
+        return row
 
     def left(
         self, rows: Float[np.ndarray, "rows dim"], scored: Bool[np.ndarray, " rows"]
@@ -286,17 +250,16 @@ class Downstream:
         kept = scored[self.scored]
         if not kept.any():
             raise ValueError("no token is scored at every layer; give longer texts.")
-        found = copy.copy(self)
+        changed = copy.copy(self)
         # Their costs are those of the clean rows.
         for name in ("zero", "mean"):
-            vars(found).pop(name, None)
-        found.unchanged = self.activations
-        found.activations = rows
-        found.scored = self.scored & scored
-        found.clean = Nats(self.clean.ce[kept], self.clean.kl[kept])
-        for name in ("_targets", "_features", "_log_z", "_expected"):
-            setattr(found, name, getattr(self, name)[kept])
-        return found
+            vars(changed).pop(name, None)
+        changed.unchanged = self.activations
+        changed.activations = rows
+        changed.scored = self.scored & scored
+        changed.clean = Nats(self.clean.ce[kept], self.clean.kl[kept])
+        changed._known = _Scored(*(part[kept] for part in self._known))
+        return changed
 
     def sensitivity(self) -> Float[np.ndarray, "dim dim"]:
         """Returns F, the Fisher information of the next tokens: small, independent errors δ of the
@@ -305,21 +268,39 @@ class Downstream:
         F is the mean over replaced rows of `g gᵀ`, where g is the gradient of `Σ_t log q(v_t)` with
         respect to the row, with v_t drawn from the clean model's distribution at token t.
         """
-        total = np.zeros(2 * self.activations.shape[1:])
-        whole = self._whole(self.activations + self._rest)
-        replaced = self._split(self.replaced)
-        parts = zip(whole, self._batches, self._real, replaced, strict=True)
-        for number, (hidden, windows, real, rows) in enumerate(parts):
-            later = functools.partial(_features_after, self._network, windows)
-            features, pull = jax.vjp(later, hidden)
+        rows = self._rows
+        streams = rows.spread(self.activations + self._rest)
+        replaced = rows.split(self.replaced)
+        dim = self.activations.shape[1]
+        total = np.zeros((dim, dim))
+        for number, stream in enumerate(streams):
             key = jax.random.fold_in(jax.random.key(0), number)
-            scores = _drawn_scores(self._network.unembedding, features[real], key)
-            (gradients,) = pull(jnp.zeros_like(features).at[real].set(scores))
-            gradients = np.asarray(gradients, np.float64)[real][rows]
+            gradients = self._gradients(stream, number, key)[replaced[number]]
             total += gradients.T @ gradients
         return total / self.replaced.sum()
 
-    def _put(self, reconstruction, rows) -> np.ndarray:
+    def _gradients(
+        self, stream: Float[np.ndarray, "rows length dim"], number: int, key: Array
+    ) -> Float[np.ndarray, "tokens dim"]:
+        """Returns the gradient by each row of a batch of the log-probability of next tokens, which
+        are drawn.
+        """
+        windows = self._rows.batches[number]
+        real = self._rows.real[number]
+
+        def features_of(stream: Array) -> Array:
+            return jnp.asarray(self._network.after(stream, windows))
+
+        features, pull = jax.vjp(features_of, stream)
+        scores = drawn_scores(self._network.unembedding, features[real], key)
+        (gradients,) = pull(jnp.zeros_like(features).at[real].set(scores))
+        return np.asarray(gradients, np.float64)[real]
+
+    def _put(
+        self,
+        reconstruction: Float[ArrayLike, "rows dim"],
+        rows: Float[np.ndarray, "rows dim"],
+    ) -> np.ndarray:
         """Returns rows with a reconstruction in the place of the replaced ones."""
         guess = as_matrix("reconstruction", reconstruction)
         if guess.shape != rows.shape:
@@ -328,42 +309,39 @@ class Downstream:
             )
         return np.where(self.replaced[:, None], guess, rows)
 
-    def _split(self, rows) -> list[np.ndarray]:
-        """Returns the rows of each batch."""
-        return np.split(
-            rows, np.cumsum([np.count_nonzero(real) for real in self._real])[:-1]
-        )
-
-    def _whole(self, rows) -> list[np.ndarray]:
-        """Returns the residual stream of each batch if these rows replace all activations."""
-        hidden = [
-            np.zeros((*real.shape, rows.shape[1]), np.float32) for real in self._real
-        ]
-        for whole, real, part in zip(
-            hidden, self._real, self._split(rows), strict=True
-        ):
-            whole[real] = part
-        return hidden
-
-    def _nats(self, rows) -> Nats:
+    def _nats(self, rows: Float[np.ndarray, "rows dim"]) -> Nats:
         """Returns the cost of each scored token if these rows replace all activations."""
-        hidden = self._whole(rows + self._rest)
-        features = self._run(hidden, self._network.after)[self.scored]
-        log_z, logits, _ = _read_out(self._network.unembedding, features, self._targets)
-        moved = features - self._features
-        pulled = np.einsum("td,td->t", self._expected, moved, dtype=np.float64)
-        return Nats(log_z - logits, log_z - self._log_z - pulled)
+        known = self._known
+        streams = self._rows.spread(rows + self._rest)
+        features = self._rows.run(self._network.after, streams)[self.scored]
+        log_z, logit, _ = read_out(self._network.unembedding, features, known.targets)
+        moved = features - known.features
+        pulled = np.einsum("td,td->t", known.expected, moved, dtype=np.float64)
+        return Nats(log_z - logit, log_z - known.log_z - pulled)
 
-    def _run(self, hidden: Sequence[np.ndarray], run) -> np.ndarray:
-        """Returns the rows that a function gives for the residual stream of each batch."""
-        return self._gathered(map(run, map(jnp.asarray, hidden), self._batches))
 
-    def _gathered(self, values: Iterable[ArrayLike]) -> np.ndarray:
-        """Joins the rows of all batches in float32, without padding."""
-        pairs = zip(values, self._real, strict=True)
-        return np.concatenate(
-            [np.asarray(value, np.float32)[real] for value, real in pairs]
+def _check_tokens(tokens: np.ndarray, vocabulary: int) -> None:
+    beyond = tokens[(tokens < 0) | (tokens >= vocabulary)]
+    if beyond.size:
+        raise ValueError(
+            f"token {beyond[0]} is beyond the {vocabulary} rows of the unembedding; give the "
+            "tokens of this model."
         )
+
+
+def _numbered(
+    documents: Int[ArrayLike, " rows"] | None, positions: np.ndarray
+) -> Int[np.ndarray, " rows"]:
+    """The document of each row, counted from 0; each window is one if none are given."""
+    if documents is None:
+        documents = np.cumsum(positions == 0)
+    documents = np.asarray(documents)
+    if documents.shape != positions.shape:
+        raise ValueError(
+            f"documents must be {len(positions)} integers, one for each token, but there are "
+            f"{documents.size}."
+        )
+    return np.unique(documents, return_inverse=True)[1]
 
 
 def rows_left(
@@ -382,69 +360,15 @@ def rows_left(
     Raises:
       ValueError: a reconstruction has another shape than its rows, or is not finite.
     """
-    *_, last = networks
-    hidden: Any = map(model.embed, networks[last]._batches)
+    *earlier, last = networks
+    token_rows = networks[last]._rows
+    streams: Any = map(model.embed, token_rows.batches)
     start = 0
-    for block, net in networks.items():
+    for block in earlier:
+        net = networks[block]
         run = functools.partial(model.run_blocks, start=start, stop=block + 1)
-        rows = net._run(hidden, run)
-        if block != last:
-            hidden = net._whole(net._put(reconstruct(block, rows), rows))
-            start = block + 1
-    return rows
-
-
-def _read_out(*given, expected=False):
-    """Returns `_log_normaliser` of each scored token, as NumPy arrays."""
-    return [
-        np.asarray(part, np.float64)
-        for part in _log_normaliser(*given, expected=expected)
-    ]
-
-
-@functools.partial(jax.jit, static_argnames="expected")
-def _log_normaliser(head, features, targets, *, expected):
-    """Returns log Z, the target's logit and, if asked for, the mean row of E under the distribution
-    of the next token.
-    """
-
-    def of_token(token):
-        feature, target = token
-        logits = product(feature, head.T)
-        log_z = jax.nn.logsumexp(logits)
-        mean = product(jnp.exp(logits - log_z), head) if expected else ()
-        return log_z, logits[target], mean
-
-    return jax.lax.map(of_token, (features, targets), batch_size=CHUNK)
-
-
-def _features_after(network, windows, hidden):
-    """Returns what the head reads when `hidden` stands after the block."""
-    return jnp.asarray(network.after(hidden, windows))
-
-
-@jax.jit
-def _drawn_scores(head, features, key):
-    """Returns the gradient of `log q(v)` by each token's features, with v drawn from q."""
-
-    def of_token(token):
-        feature, key = token
-        logits = product(feature, head.T)
-        drawn = head[jax.random.categorical(key, logits)]
-        return drawn - product(jax.nn.softmax(logits), head)
-
-    keys = jax.random.split(key, len(features))
-    return jax.lax.map(of_token, (features, keys), batch_size=CHUNK)
-
-
-def _rows(windows: Windows):
-    """Returns each token but padding, its place, and the next one of its window or -1."""
-    # Unsigned tokens have no -1.
-    tokens, segments, positions = (
-        np.asarray(part, np.int64)
-        for part in (windows.tokens, windows.segments, windows.positions)
-    )
-    following = np.full(tokens.shape, -1)
-    following[:, :-1] = np.where(segments[:, 1:] == segments[:, :-1], tokens[:, 1:], -1)
-    real = segments >= 0
-    return tokens[real], positions[real], following[real]
+        rows = token_rows.run(run, streams)
+        streams = token_rows.spread(net._put(reconstruct(block, rows), rows))
+        start = block + 1
+    run = functools.partial(model.run_blocks, start=start, stop=last + 1)
+    return token_rows.run(run, streams)

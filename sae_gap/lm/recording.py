@@ -19,7 +19,7 @@ import functools
 import io
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,13 +28,12 @@ from jaxtyping import Int
 from sae_gap.core import AnyPath, check_choice, check_integer
 from sae_gap.data import Activations, open_activations
 from sae_gap.lm import LM, Batch, Piece, Texts, batch_rows, cut, fill, pack
+from sae_gap.lm.network import SIDES, capture
 from sae_gap.runtime import progress
 from sae_gap.storage import Folder, brief, digest
 
 # The types that rows may have.
 DTYPES = ("float16", "float32")
-# What an MLP reads, and what it adds to the stream.
-SIDES = ("in", "out")
 # The hook points of what is recorded.
 _HOOKS = {
     "block": "blocks.{}.hook_resid_post",
@@ -84,7 +83,7 @@ class Recorded(NamedTuple):
         Raises:
           ValueError: the block was not recorded, or not to the end, or a file of rows is damaged.
         """
-        return self._rows("block{}", layer, self.layers)
+        return self._rows(f"block{layer}", layer, self.layers)
 
     def mlp(self, layer: int) -> tuple[Activations, Activations]:
         """Returns what the MLP of a block reads, and what it adds to the stream.
@@ -92,41 +91,36 @@ class Recorded(NamedTuple):
         Raises:
           ValueError: as `activations`.
         """
-        return self._rows("mlp{}_in", layer, self.mlps), self._rows(
-            "mlp{}_out", layer, self.mlps
-        )
+        inputs = self._rows(f"mlp{layer}_in", layer, self.mlps)
+        return inputs, self._rows(f"mlp{layer}_out", layer, self.mlps)
 
-    def _rows(self, name, layer, known):
-        name = name.format(layer)
-        if layer not in known:
-            told = ", ".join(map(str, known)) or "no block"
+    def _rows(self, name: str, layer: int, blocks: tuple[int, ...]) -> Activations:
+        """Opens the rows of a place, after a check of their number, digests and documents."""
+        if layer not in blocks:
+            recorded = ", ".join(map(str, blocks)) or "no block"
             raise ValueError(
-                f"{name} is not in {self.folder}, but that of {told}; record it."
+                f"{name} is not in {self.folder}, but that of {recorded}; record it."
             )
         place = self.folder / name
         names = {*place.names()}
-        found = open_activations(str(place)) if "00000.npy" in names else None
+        rows = open_activations(str(place)) if "00000.npy" in names else None
         if (
-            not found
-            or found.num_samples != len(self.tokens)
-            or not {f"{file.stem}.digest" for file in found.files} <= names
+            rows is None
+            or rows.num_samples != len(self.tokens)
+            or not {f"{file.stem}.digest" for file in rows.files} <= names
         ):
             raise ValueError(
                 f"the recording {self.folder} has not ended; run the same `record` again to go on."
             )
-        for file in found.files:
+        for file in rows.files:
             if digest([np.load(file)]).encode() != place.read(f"{file.stem}.digest"):
-                raise _damaged(
-                    f"{place}/{file.name}", "its rows are not those of its digest"
-                )
+                fault = "its rows are not those of its digest"
+                raise _damaged(f"{place}/{file.name}", fault)
         # The split into training and held-out rows draws by them.
-        if found.documents is None or not np.array_equal(
-            found.documents, self.documents
-        ):
-            raise _damaged(
-                self.folder, f"the documents of {name} are not those of its tokens"
-            )
-        return found
+        if rows.documents is None or not np.array_equal(rows.documents, self.documents):
+            fault = f"the documents of {name} are not those of its tokens"
+            raise _damaged(self.folder, fault)
+        return rows
 
     def require(self, lm: LM) -> None:
         """Raises a ValueError unless this model was recorded."""
@@ -141,9 +135,34 @@ class Recorded(NamedTuple):
         starts = np.flatnonzero(np.diff(self.documents)) + 1
         wanted = {*documents}
         pieces = cut(np.split(self.tokens, starts), self.context)
-        return [
-            *pack([piece for piece in pieces if piece.document in wanted], self.context)
-        ]
+        return list(
+            pack([piece for piece in pieces if piece.document in wanted], self.context)
+        )
+
+
+class _Plan(NamedTuple):
+    """What to record.
+
+    Attributes:
+      lm: the model.
+      layers: blocks whose outputs to record.
+      mlps: blocks whose MLPs to record.
+      context: the most tokens of a window.
+      dtype: the type of the rows.
+    """
+
+    lm: LM
+    layers: set[int]
+    mlps: set[int]
+    context: int
+    dtype: str
+
+    def places(self) -> list[str]:
+        """The names of the places, each a folder."""
+        places = [f"block{layer}" for layer in self.layers]
+        for layer in self.mlps:
+            places += [f"mlp{layer}_{side}" for side in SIDES]
+        return places
 
 
 def record(
@@ -184,65 +203,43 @@ def record(
     """
     for layer in (*layers, *mlps):
         check_integer("a layer", layer, least=0, most=lm.model.num_blocks - 1)
-    blocks = {*map(int, layers)}, {*map(int, mlps)}
-    places = [f"block{layer}" for layer in blocks[0]]
-    places += [f"mlp{layer}_{side}" for layer in blocks[1] for side in SIDES]
     check_integer("context", context, least=2, most=lm.model.context)
     check_choice("dtype", dtype, DTYPES)
     folder = Folder(folder)
-    drawn = _draw(functools.partial(lm.tokenise, context=context), texts, tokens, seed)
-    lists = list(drawn.values())
-    pieces = cut(lists, context)
-    lengths = list(map(len, lists))
-    documents = np.repeat(np.arange(len(lists), dtype=np.int32), lengths)
-    arrays = {
-        "tokens": np.concatenate(lists),
-        "documents": documents,
-        "positions": _positions(documents, context),
-        "names": np.array([texts.names[i] for i in drawn]),
-    }
-    if texts.topics is not None:
-        arrays["topics"] = np.array([texts.topics[i] for i in drawn])
+    plan = _Plan(lm, {*map(int, layers)}, {*map(int, mlps)}, int(context), dtype)
+    tokenise = functools.partial(lm.tokenise, context=context)
+    drawn = _draw(tokenise, texts, tokens, seed)
+    arrays = _arrays(texts, drawn, context)
+    documents = arrays["documents"]
     about = {
         "form": FORM,
         "model": lm.name,
         "identity": lm.identity,
-        "context": int(context),
+        "context": plan.context,
         "dtype": dtype,
-        "tokens": sum(lengths),
-        "documents": len(lists),
+        "tokens": len(documents),
+        "documents": len(drawn),
         "text": _text(arrays),
     }
-    about |= _agreed(folder, about, *blocks)
-    there = {place: {*(folder / place).names()} for place in places}
-    firsts = np.cumsum([0, *lengths])
+    about |= _agreed(folder, about, plan)
+    there = {place: {*(folder / place).names()} for place in plan.places()}
+    firsts = np.searchsorted(documents, np.arange(len(drawn)))
     start = 0
-    with progress.line(
-        sum(lengths) / 1_000, "recorded", unit="thousand tokens"
-    ) as line:
-        for number, shard in enumerate(_shards(pieces, context)):
+    thousands = len(documents) / 1_000
+    with progress.line(thousands, "recorded", unit="thousand tokens") as line:
+        for number, shard in enumerate(_shards(list(drawn.values()), context)):
             stop = start + sum(len(piece.tokens) for piece in shard)
-            missing = [
-                place for place in places if not there[place].issuperset(_files(number))
-            ]
+            files = _files(number)
+            missing = [place for place in there if not there[place].issuperset(files)]
             if missing:
                 # Run through all requested blocks, even those already recorded: compiled pieces of
                 # another length round differently.
-                found = _run(
-                    lm, shard, context, blocks, dtype, firsts - start, stop - start
-                )
+                rows = _run(plan, shard, firsts - start, stop - start)
                 if not folder.exists("recording.json"):
                     folder.write("tokens.npz", _bytes_of(np.savez, **arrays))
                 folder.write("recording.json", json.dumps(about, indent=1).encode())
                 for place in missing:
-                    # The digest comes last: where it is, the rows and their documents are too.
-                    contents = (
-                        _bytes_of(np.save, documents[start:stop]),
-                        _bytes_of(np.save, found[place]),
-                        digest([found[place]]).encode(),
-                    )
-                    for name, content in zip(_files(number), contents, strict=True):
-                        (folder / place).write(name, content)
+                    _write(folder / place, files, documents[start:stop], rows[place])
             line.update((stop - start) / 1_000)
             start = stop
     return open_recording(folder)
@@ -286,13 +283,13 @@ def origin_of(activations: AnyPath) -> dict[str, Any]:
     }
 
 
-def _damaged(place, fault):
+def _damaged(place: Any, fault: str) -> ValueError:
     return ValueError(
         f"the recording {place} is damaged ({fault}); remove it and record again."
     )
 
 
-def _read(folder):
+def _read(folder: Folder) -> tuple[dict[str, Any], Recorded]:
     """Reads recording.json and the recording; raises a ValueError if it is damaged."""
     try:
         about = json.loads(folder.read("recording.json"))
@@ -300,24 +297,26 @@ def _read(folder):
             raise ValueError(f"it is of form {about['form']}, not {FORM}")
         with np.load(io.BytesIO(folder.read("tokens.npz")), allow_pickle=False) as file:
             arrays = dict(file)
-        windows = _positions(arrays["documents"], about["context"])
-        if _text(arrays) != about["text"] or not np.array_equal(
-            arrays["positions"], windows
-        ):
+        positions = _positions(arrays["documents"], about["context"])
+        same = np.array_equal(arrays["positions"], positions)
+        if not same or _text(arrays) != about["text"]:
             raise ValueError("tokens.npz is not what recording.json tells")
-        named = {
-            name: tuple(arrays.pop(name).tolist())
-            for name in ("names", "topics")
-            if name in arrays
+        fields = {
+            name: about[name] for name in ("model", "identity", "context", "dtype")
         }
-        told = {name: about[name] for name in ("model", "identity", "context", "dtype")}
-        places = {name: tuple(about.get(name, ())) for name in ("layers", "mlps")}
-        return about, Recorded(folder, **told | places | arrays | named)
+        for name in ("layers", "mlps"):
+            fields[name] = tuple(about.get(name, ()))
+        for name, array in arrays.items():
+            by_document = name in ("names", "topics")
+            fields[name] = tuple(array.tolist()) if by_document else array
+        return about, Recorded(folder, **fields)
     except Exception as error:
         raise _damaged(folder, brief(error)) from error
 
 
-def _draw(tokenise, texts, tokens, seed):
+def _draw(
+    tokenise: Callable, texts: Texts, tokens: int | None, seed: int
+) -> dict[int, np.ndarray]:
     """Returns the tokens of documents in random order until the next does not fit; repeated texts
     are left out.
     """
@@ -339,24 +338,56 @@ def _draw(tokenise, texts, tokens, seed):
     return lists
 
 
-def _positions(documents, context):
+def _arrays(
+    texts: Texts, drawn: Mapping[int, np.ndarray], context: int
+) -> dict[str, np.ndarray]:
+    """The arrays of tokens.npz, of the documents that were drawn."""
+    sizes = [len(tokens) for tokens in drawn.values()]
+    documents = np.repeat(np.arange(len(drawn), dtype=np.int32), sizes)
+    arrays = {
+        "tokens": np.concatenate(list(drawn.values())),
+        "documents": documents,
+        "positions": _positions(documents, context),
+        "names": np.array([texts.names[i] for i in drawn]),
+    }
+    if texts.topics is not None:
+        arrays["topics"] = np.array([texts.topics[i] for i in drawn])
+    return arrays
+
+
+def _positions(documents: np.ndarray, context: int) -> np.ndarray:
     """Returns the place of each row within its window."""
     firsts = np.searchsorted(documents, documents)
     return ((np.arange(len(documents)) - firsts) % context).astype(np.int32)
 
 
-def _text(arrays):
+def _text(arrays: Mapping[str, np.ndarray]) -> str:
+    """Returns a digest of the arrays of tokens.npz and their names."""
     return digest(part for named in arrays.items() for part in named)
 
 
-def _files(number):
-    """Returns the file names of a shard in the folder of a block."""
+def _files(number: int) -> tuple[str, str, str]:
+    """Returns the names of the files of a shard in the folder of a place: documents, rows and
+    digest.
+    """
     return f"{number:05}.documents.npy", f"{number:05}.npy", f"{number:05}.digest"
 
 
-def _agreed(folder, about, layers, mlps):
-    """Returns the places of a recording, joined with those in the folder; raises a ValueError if
-    the folder holds another recording.
+def _write(
+    place: Folder, files: tuple[str, str, str], documents: np.ndarray, rows: np.ndarray
+) -> None:
+    """Writes a shard. The digest comes last: where it is, the rows and their documents are too."""
+    of_documents, of_rows, of_digest = files
+    place.write(of_documents, _bytes_of(np.save, documents))
+    place.write(of_rows, _bytes_of(np.save, rows))
+    place.write(of_digest, digest([rows]).encode())
+
+
+def _agreed(
+    folder: Folder, about: Mapping[str, Any], plan: _Plan
+) -> dict[str, list[int]]:
+    """Returns the blocks of a plan by the names of recording.json, joined with those in the folder;
+    raises a ValueError if the folder holds another recording.
     """
     known = about
     if folder.exists("recording.json"):
@@ -372,23 +403,19 @@ def _agreed(folder, about, layers, mlps):
                 f"{folder} holds another recording, of {name} {known.get(name)}, not {value}; "
                 "remove it or choose another folder."
             )
-    places = {
-        "layers": {*layers, *known.get("layers", ())},
-        "mlps": {*mlps, *known.get("mlps", ())},
-    }
-    return {
-        name: sorted(blocks)
-        for name, blocks in places.items()
-        if blocks or name == "layers"
-    }
+    agreed = {"layers": sorted({*plan.layers, *known.get("layers", ())})}
+    mlps = sorted({*plan.mlps, *known.get("mlps", ())})
+    if mlps:
+        agreed["mlps"] = mlps
+    return agreed
 
 
-def _shards(pieces, context):
+def _shards(token_lists: Sequence[np.ndarray], context: int) -> Iterator[list[Piece]]:
     """Gives windows in order, as many at a time as fit into whole batches of `SHARD` tokens."""
     rows = batch_rows(context)
     most = max(1, SHARD // (context * rows)) * rows
     shard = list[Piece]()
-    for piece in pieces:
+    for piece in cut(token_lists, context):
         if len(shard) >= most and len(fill([*shard, piece], context)) > most:
             yield shard
             shard = []
@@ -396,48 +423,39 @@ def _shards(pieces, context):
     yield shard
 
 
-def _run(lm, shard, context, blocks, dtype, firsts, num_rows):
+def _run(
+    plan: _Plan, shard: Sequence[Piece], firsts: np.ndarray, num_rows: int
+) -> dict[str, np.ndarray]:
     """Returns the rows of a shard at each place; `firsts` are the rows where documents begin,
     relative to the shard's first row.
     """
-    found = dict[str, np.ndarray]()
-    for batch in pack(shard, context):
+    model = plan.lm.model
+    rows = dict[str, np.ndarray]()
+    for batch in pack(shard, plan.context):
         real = batch.documents >= 0
-        rows = (firsts[batch.documents] + batch.places)[real]
-        for place, hidden in _places(lm.model, batch.windows, *blocks):
+        numbers = (firsts[batch.documents] + batch.places)[real]
+        for place, hidden in capture(model, batch.windows, plan.layers, plan.mlps):
             values = np.asarray(hidden)[real]
-            # A comparison with NaN is false.
-            if not (largest := np.abs(values).max()) <= np.finfo(dtype).max:
-                mend = (
-                    "record with dtype=float32"
-                    if np.isfinite(largest)
-                    else "give another model"
-                )
-                raise ValueError(
-                    f"activations at {place} reach {largest:,.0f}, beyond {dtype}; {mend}."
-                )
-            held = found.setdefault(place, np.empty((num_rows, values.shape[1]), dtype))
-            held[rows] = values
-    return found
+            _check_reach(place, values, plan.dtype)
+            if place not in rows:
+                rows[place] = np.empty((num_rows, values.shape[1]), plan.dtype)
+            rows[place][numbers] = values
+    return rows
 
 
-def _places(model, windows, layers, mlps):
-    """Gives the activations at each place, from the first block on."""
-    hidden = model.embed(windows)
-    start = 0
-    for layer in sorted(layers | mlps):
-        if layer in mlps:
-            hidden = model.run_blocks(hidden, windows, start, layer)
-            start = layer
-            names = (f"mlp{layer}_{side}" for side in SIDES)
-            yield from zip(names, model.run_mlp(hidden, windows, layer), strict=True)
-        if layer in layers:
-            hidden = model.run_blocks(hidden, windows, start, layer + 1)
-            start = layer + 1
-            yield f"block{layer}", hidden
+def _check_reach(place: str, values: np.ndarray, dtype: str) -> None:
+    largest = np.abs(values).max()
+    # A comparison with NaN is false.
+    if not largest <= np.finfo(dtype).max:
+        mend = "give another model"
+        if np.isfinite(largest):
+            mend = "record with dtype=float32"
+        raise ValueError(
+            f"activations at {place} reach {largest:,.0f}, beyond {dtype}; {mend}."
+        )
 
 
-def _bytes_of(save, *arrays, **named):
+def _bytes_of(save: Callable, *arrays: np.ndarray, **named: np.ndarray) -> bytes:
     file = io.BytesIO()
     save(file, *arrays, **named)
     return file.getvalue()

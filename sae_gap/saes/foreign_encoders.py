@@ -1,10 +1,16 @@
 """Encoders of published SAEs that the suite itself does not train."""
 
+from typing import Any, NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
 
+from sae_gap.core import Model
 from sae_gap.encoders import AmortisedEncoder, Encoder, keep_largest
+
+Signals = Float[Array, "n input_dim"]
 
 
 class AbsTopK(AmortisedEncoder):
@@ -19,7 +25,7 @@ class AbsTopK(AmortisedEncoder):
 
     signed = True
 
-    def __call__(self, model, signals):
+    def __call__(self, model: Model, signals: Signals) -> Array:
         hidden = self.preactivations(model, signals)
         return jnp.sign(hidden) * keep_largest(jnp.abs(hidden), self.k)
 
@@ -29,12 +35,11 @@ class GroupMax(AmortisedEncoder):
 
     k: int = eqx.field(static=True)
 
-    def __call__(self, model, signals):
+    def __call__(self, model: Model, signals: Signals) -> Array:
         hidden = jax.nn.relu(self.preactivations(model, signals))
         groups = hidden.reshape(len(hidden), self.k, -1)
-        chosen = jnp.argmax(groups, axis=2, keepdims=True) == jnp.arange(
-            groups.shape[2]
-        )
+        largest = jnp.argmax(groups, axis=2, keepdims=True)
+        chosen = largest == jnp.arange(groups.shape[2])
         return jnp.where(chosen, groups, 0).reshape(hidden.shape)
 
 
@@ -46,11 +51,26 @@ class BatchLargest(AmortisedEncoder):
 
     k: int = eqx.field(static=True)
 
-    def __call__(self, model, signals):
+    def __call__(self, model: Model, signals: Signals) -> Array:
         hidden = jax.nn.relu(self.preactivations(model, signals))
-        return keep_largest(hidden.reshape(1, -1), self.k * len(hidden)).reshape(
-            hidden.shape
-        )
+        kept = keep_largest(hidden.reshape(1, -1), self.k * len(hidden))
+        return kept.reshape(hidden.shape)
+
+
+class _State(NamedTuple):
+    """A matching pursuit after some rounds.
+
+    Attributes:
+      rounds: how many.
+      residual: what is left of each sample.
+      codes: those so far.
+      done: which samples have stopped.
+    """
+
+    rounds: Any
+    residual: Signals
+    codes: Float[Array, "n num_latents"]
+    done: Bool[Array, " n"]
 
 
 class RepeatingPursuit(Encoder):
@@ -73,28 +93,33 @@ class RepeatingPursuit(Encoder):
     residual: float = eqx.field(static=True, default=0.0)
     stop_on_repeat: bool = eqx.field(static=True, default=True)
 
-    def __call__(self, model, signals):
+    def __call__(self, model: Model, signals: Signals) -> Array:
         atoms = model.decoder.T
         rows = jnp.arange(len(signals))
 
-        def unfinished(state):
-            return (state[0] < self.rounds) & ~jnp.all(state[3])
+        def unfinished(state: _State) -> Array:
+            return (state.rounds < self.rounds) & ~jnp.all(state.done)
 
-        def step(state):
-            count, residual, codes, done = state
-            chosen = jnp.argmax(residual @ atoms.T, axis=1)
+        def step(state: _State) -> _State:
+            chosen = jnp.argmax(state.residual @ atoms.T, axis=1)
             atom = atoms[chosen]
-            value = jnp.where(done, 0, jax.nn.relu(jnp.sum(residual * atom, axis=1)))
-            before = codes[rows, chosen]
-            codes = codes.at[rows, chosen].add(value)
-            residual = residual - value[:, None] * atom
+            value = jax.nn.relu(jnp.sum(state.residual * atom, axis=1))
+            value = jnp.where(state.done, 0, value)
+            before = state.codes[rows, chosen]
+            residual = state.residual - value[:, None] * atom
+            done = state.done
             if self.stop_on_repeat:
                 # A round adds the chosen atom to the support or changes nothing.
                 done = done | ((before != 0) == (before + value != 0))
             if self.residual > 0:
                 done = done | (jnp.linalg.norm(residual, axis=1) < self.residual)
-            return count + 1, residual, codes, done
+            codes = state.codes.at[rows, chosen].add(value)
+            return _State(state.rounds + 1, residual, codes, done)
 
-        codes = jnp.zeros((len(signals), len(atoms)), signals.dtype)
-        start = (0, signals - model.bias, codes, jnp.zeros(len(signals), bool))
-        return jax.lax.while_loop(unfinished, step, start)[2]
+        start = _State(
+            rounds=0,
+            residual=signals - model.bias,
+            codes=jnp.zeros((len(signals), len(atoms)), signals.dtype),
+            done=jnp.zeros(len(signals), bool),
+        )
+        return jax.lax.while_loop(unfinished, step, start).codes

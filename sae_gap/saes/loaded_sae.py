@@ -8,29 +8,22 @@ be certified.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import keystr
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 from scipy.sparse import issparse, sparray
 
-from sae_gap import encoders
 from sae_gap.core import (
-    PURSUIT,
     AnyPath,
     Model,
     Normalisation,
     Transcoder,
-    class_name,
     detached,
     matching,
-    registry,
 )
 from sae_gap.encoders import (
     AmortisedEncoder,
@@ -40,18 +33,12 @@ from sae_gap.encoders import (
     unit_atoms,
 )
 from sae_gap.learners import Given, Held
-from sae_gap.saes import foreign_encoders
-from sae_gap.saes.find import locate, of_arrays, read
-from sae_gap.saes.parts import (
-    ARCHITECTURES,
-    ENCODERS,
-    LOGARITHMS,
-    OWN,
-    Parts,
-    most_of,
-    side_by_side,
-)
-from sae_gap.storage import Config, Tensors, printable
+from sae_gap.saes.find import locate
+from sae_gap.saes.given_arrays import of_arrays
+from sae_gap.saes.models import model_of
+from sae_gap.saes.parts import Parts, side_by_side
+from sae_gap.saes.readers import read
+from sae_gap.storage import printable
 
 Rows = Float[ArrayLike, "..."]
 Outputs = Float[Array, "n input_dim"]
@@ -102,16 +89,15 @@ class SAE:
           ValueError: the model has no dictionary, or a part of it does not fit or is not finite.
         """
         check_model(model)
+        dictionary = as_floats("the dictionary", model.decoder)
+        bias = as_floats("bias", model.bias)
+        encode = model.encode
+        transcodes = isinstance(model, Transcoder)
         return cls(
-            dataclasses.replace(
-                model,
-                dictionary=as_floats("the dictionary", model.decoder),
-                bias=as_floats("bias", model.bias),
-            ),
+            dataclasses.replace(model, dictionary=dictionary, bias=bias),
             name=name,
-            centred=isinstance(model.encode, AmortisedEncoder)
-            and not isinstance(model, Transcoder),
-            signed=bool(getattr(model.encode, "signed", False)),
+            centred=isinstance(encode, AmortisedEncoder) and not transcodes,
+            signed=bool(getattr(encode, "signed", False)),
         )
 
     @classmethod
@@ -163,18 +149,14 @@ class SAE:
             missing or does not belong to the architecture.
         """
         given = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
-        return dataclasses.replace(
-            of_parts(of_arrays(given, architecture, **options)), name=name
-        )
+        sae = of_parts(of_arrays(given, architecture, **options))
+        return dataclasses.replace(sae, name=name)
 
     @property
     def decoder_alone(self) -> "SAE":
         """The same dictionary and normalisation without an encoder."""
-        return dataclasses.replace(
-            self,
-            model=dataclasses.replace(self.model, encoder=None, encode=None),
-            signed=False,
-        )
+        model = dataclasses.replace(self.model, encoder=None, encode=None)
+        return dataclasses.replace(self, model=model, signed=False)
 
     @property
     def bias(self) -> Float[Array, " input_dim"]:
@@ -191,11 +173,7 @@ class SAE:
         """Lengths of the atoms on disk; zero for a dead atom. Codes in the library's units times
         these are codes on unit atoms.
         """
-        # One program, since each compiles for a tenth of a second.
-        measure = jax.jit(
-            lambda d: jnp.where(jnp.any(d != 0, axis=0), unit_atoms(d)[1], 0)
-        )
-        return measure(self.model.decoder)
+        return _lengths(self.model.decoder)
 
     @functools.cached_property
     def unit_dictionary(self) -> Float[Array, "input_dim num_latents"]:
@@ -210,12 +188,8 @@ class SAE:
     @functools.cached_property
     def given(self) -> Given:
         """A learner for studies that returns this model."""
-        return Given(
-            Held(self.model),
-            self.name,
-            "dictionary" if self.model.encode is None else "sae",
-            self.signed,
-        )
+        family = "dictionary" if self.model.encode is None else "sae"
+        return Given(Held(self.model), self.name, family, self.signed)
 
     @property
     def input_dim(self) -> int:
@@ -258,7 +232,7 @@ class SAE:
         """
         with jax.default_matmul_precision("highest"):
             rows = self.as_rows(activations, explained=True)
-            read = self._beside(inputs, len(rows)) if self.transcodes else None
+            read = self._inputs(inputs, len(rows)) if self.transcodes else None
             return self.model.signals(rows, read) - self.bias
 
     def encode(self, activations: Rows) -> Codes:
@@ -276,9 +250,9 @@ class SAE:
         """
         with jax.default_matmul_precision("highest"):
             rows = self.as_rows(activations)
-            return own_codes(
-                self.model, rows if self.transcodes else self.model.signals(rows)
-            )
+            if not self.transcodes:
+                rows = self.model.signals(rows)
+            return own_codes(self.model, rows)
 
     def decode(
         self,
@@ -306,7 +280,7 @@ class SAE:
             raise ValueError(
                 f"codes have {codes.shape[1]} columns, but the SAE has {self.num_latents} latents."
             )
-        read = self._beside(like, len(codes))
+        read = self._inputs(like, len(codes))
         with jax.default_matmul_precision("highest"):
             return self.model.reconstruct(jnp.asarray(codes), read, read)
 
@@ -340,32 +314,41 @@ class SAE:
         """The checked activations for `encode`, heads side by side; those for `target` if
         `explained`.
         """
+        kind = "transcoder" if self.transcodes else "SAE"
+        name = "targets" if self.transcodes and explained else "activations"
+        axis = "num_inputs" if self.transcodes and not explained else "input_dim"
+        dim = getattr(self, axis)
         # `asanyarray` keeps masks, so that the check refuses them.
         array = self.flat(np.asanyarray(detached(activations)))
-        name = "targets" if self.transcodes and explained else "activations"
-        word = "num_inputs" if self.transcodes and not explained else "input_dim"
         array = matching.as_matrix(name, array)
-        if array.shape[1] != getattr(self, word):
+        if array.shape[1] != dim:
             raise ValueError(
-                f"{name} have {array.shape[1]} columns, but the "
-                f"{'transcoder' if self.transcodes else 'SAE'} has {word} {getattr(self, word)}; "
-                "give those of the layer that it was trained on."
+                f"{name} have {array.shape[1]} columns, but the {kind} has {axis} {dim}; give "
+                "those of the layer that it was trained on."
             )
         return as_floats(name, array)
 
-    def _beside(self, like, count):
+    def _inputs(self, like: Rows | None, count: int) -> Float[Array, "n dim"] | None:
         """What an SAE read of so many rows, if their codes alone do not decide its output."""
-        why = f"normalises each sample by itself ({self.normalisation.name})"
         if getattr(self.model, "skip", None) is not None:
             why = "adds a skip of its inputs"
-        elif not self.normalisation.per_sample:
+        elif self.normalisation.per_sample:
+            why = f"normalises each sample by itself ({self.normalisation.name})"
+        else:
             return None
-        if like is None or len(like) != count:
+        if like is None or len(like) != count:  # type: ignore[arg-type]
             raise ValueError(
                 f"this SAE {why}; give like=activations, what it read, one row for each of the "
                 f"{count}."
             )
         return self.as_rows(like)
+
+
+# One program, since each compiles for a tenth of a second.
+@jax.jit
+def _lengths(dictionary: Array) -> Array:
+    used = jnp.any(dictionary != 0, axis=0)
+    return jnp.where(used, unit_atoms(dictionary)[1], 0)
 
 
 def own_codes(model: Model, signals: Float[ArrayLike, "n input_dim"]) -> Codes:
@@ -421,17 +404,16 @@ def load_sae(
     parts = read(locate(path, sae_id))
     if "b_dec" not in parts.tensors:
         dim = parts.atoms.shape[1]
-        given: Any = (
-            mean() if callable(mean) else np.zeros(dim) if mean is None else mean
-        )
-        if np.shape(given) != (dim,):
+        bias: Any = mean() if callable(mean) else mean
+        if bias is None:
+            bias = np.zeros(dim)
+        if np.shape(bias) != (dim,):
             raise ValueError(
-                f"{path} must be of shape ({np.size(given)}, num_latents), but it is "
+                f"{path} must be of shape ({np.size(bias)}, num_latents), but it is "
                 f"{parts.atoms.shape[::-1]}; give one of that layer, or its transpose."
             )
-        parts = dataclasses.replace(
-            parts, tensors={**parts.tensors, "b_dec": detached(given)}
-        )
+        tensors = {**parts.tensors, "b_dec": detached(bias)}
+        parts = dataclasses.replace(parts, tensors=tensors)
     return of_parts(parts)
 
 
@@ -442,107 +424,11 @@ def of_parts(parts: Parts) -> SAE:
       ValueError: a bias overflows on the target, an atom is too small to be told from zero, or the
         encoder or its parameters do not fit.
     """
-    transcodes = parts.transcodes
-    held = parts.settled(jax.dtypes.canonicalize_dtype(parts.atoms.dtype))
-    atoms, bias = (jnp.asarray(held.pop(name)) for name in ("W_dec", "b_dec"))
-    centre: Any = held.pop("centre", None)
-    skip = held.pop("W_skip", None)
-    model = Model(atoms.T, bias)
-    if parts.encoder is not None:
-        if transcodes and centre is None:
-            centre = np.zeros(len(held["W_enc"]), bias.dtype)
-        encoder, parameters = _encoder_of(
-            parts, held, (len(centre if transcodes else bias), len(atoms))
-        )
-        whole = atoms.T, bias, parameters, encoder
-        if transcodes:
-            centre, skip = jax.tree.map(jnp.asarray, (centre, skip))
-            model = Transcoder(*whole, centre=centre, skip=skip)
-        else:
-            kind = parts.normalisation
-            model = Model(
-                *whole, normalisation=None if type(kind) is Normalisation else kind
-            )
     return dataclasses.replace(
-        SAE.of_model(model),
+        SAE.of_model(model_of(parts)),
         library=parts.library,
         architecture=parts.architecture,
-        centred=parts.centred and not transcodes,
+        centred=parts.centred and not parts.transcodes,
         heads=parts.heads,
         notes={name: printable(str(value)) for name, value in parts.notes.items()},
     )
-
-
-def _encoder_of(parts, tensors, shape):
-    """The encoder of an SAE, and its parameters for a model.
-
-    Args:
-      parts: the SAE.
-      tensors: its tensors, settled.
-      shape: that of W_enc, (num_inputs, num_latents).
-
-    Raises:
-      ValueError: the suite has no such encoder, or a parameter or an option of it is missing or
-        does not fit.
-    """
-    row = ARCHITECTURES.get(str(parts.encoder))
-    if row is None:
-        described = Config(Path(f"the fit {parts.notes['fit']}"), parts.options)
-        encoder = _trained(described, shape[1])
-        places = {
-            name.removeprefix(OWN): name for name in tensors if name.startswith(OWN)
-        }
-    else:
-        kind, names, _ = row
-        if parts.encoder == PURSUIT and tensors:
-            kind = "BatchPursuit"
-            (_, names) = ENCODERS["sae_gap.BatchPursuit"]
-        home = encoders if hasattr(encoders, kind) else foreign_encoders
-        encoder = getattr(home, kind)(*parts.options.values())
-        places = {place: name for name, place in names.items()}
-    if not places:
-        return encoder, None
-    held = Tensors(
-        Path("its file"), {place: tensors[name] for place, name in places.items()}
-    )
-
-    def taken(path, leaf):
-        place = keystr(path)[1:]
-        value = jnp.asarray(held.take(place, *leaf.shape))
-        # Codes are positive, so a threshold below zero is equivalent to zero.
-        return jnp.log(jnp.maximum(value, 0)) if row and place == LOGARITHMS else value
-
-    blank = eqx.filter_eval_shape(
-        encoder.parameters,
-        jax.ShapeDtypeStruct(shape, jnp.zeros(()).dtype),
-        jax.random.key(0),
-    )
-    return encoder, jax.tree.map_with_path(taken, blank)
-
-
-def trainable() -> dict[str, type[AmortisedEncoder]]:
-    """The encoders that the suite trains in an SAE, by the names of their classes."""
-    return {
-        class_name(kind): kind
-        for kind in registry.classes("sae_gap.encoders", AmortisedEncoder).values()
-        if kind.recipe is not None  # type: ignore[attr-defined]
-    }
-
-
-def _trained(described, num_latents):
-    """The encoder of a description. Inference needs only the numbers among its hyper-parameters; no
-    k exceeds the width.
-    """
-    kind = trainable()[described.choice("class", "", trainable())]
-    readers: dict[type, Any] = {
-        int: lambda name: described.size(
-            name, least=0, most=most_of(name, num_latents)
-        ),
-        float: described.number,
-        bool: lambda name: described.flag(name, False),
-    }
-    fields = {
-        field.name: readers.get(type(field.default))
-        for field in dataclasses.fields(kind)
-    }
-    return kind(**{name: read(name) for name, read in fields.items() if read})

@@ -3,13 +3,14 @@ architectures of SAEs, a row each, under SAELens's names where it has them.
 """
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from sae_gap.core import PURSUIT, Normalisation
+from sae_gap.storage import Config, Tensors
 
 # Most that any number other than k may be, if the dictionary has fewer latents.
 MOST = 64
@@ -100,34 +101,56 @@ class Parts:
         """
         held = dict(self.tensors)
         if "W_enc" in held:
-            lengths: Any = 1
-            if self.codes_of_unit_atoms:
-                lengths = np.linalg.norm(self.atoms.astype(np.float64), axis=1)
-                held["W_dec"] = self.atoms / np.where(lengths > 0, lengths, 1)[:, None]
-            # In double precision, since a bias may be much longer than the remaining codes.
-            added = None if self.centred else held["b_dec"]
-            if self.transcodes:
-                added = -held.pop("centre") if "centre" in held else None
-            shift: Any = 0
-            if added is not None:
-                shift = np.einsum("i,ij->j", added, held["W_enc"], dtype=float)
-            gains = {"b_enc": 1, "b_gate": 1, "b_mag": np.exp(held.get("r_mag", 0))}
-            for name in gains.keys() & held.keys():
-                held[name] = (held[name] + shift * gains[name]) * lengths
-            held["W_enc"] = held["W_enc"] * lengths
-            if "threshold" in held:
-                held["threshold"] = np.broadcast_to(held["threshold"], len(self.atoms))
+            self._settle_encoder(held)
         with np.errstate(over="ignore", invalid="ignore"):
-            held = {
+            settled = {
                 name: np.asarray(value).astype(dtype) for name, value in held.items()
             }
-        if not all(np.isfinite(value).all() for value in held.values()):
-            # A NaN would count as below every threshold, and so as a latent that is off.
+        # A NaN would count as below every threshold, and so as a latent that is off.
+        if not all(np.isfinite(value).all() for value in settled.values()):
             raise ValueError(
                 f"the {self.library} SAE has weights whose products overflow {np.dtype(dtype)}; "
                 "train it again."
             )
-        return held
+        return settled
+
+    def _settle_encoder(self, held: dict[str, Any]) -> None:
+        """Makes the encoder a centred one by its biases, and its codes those of the atoms by its
+        weights.
+        """
+        added: Any = None
+        if "centre" in held:
+            added = -held.pop("centre")
+        elif not (self.centred or self.transcodes):
+            added = held["b_dec"]
+        shift: Any = 0
+        if added is not None:
+            # In double precision, since a bias may be much longer than the remaining codes.
+            shift = np.einsum("i,ij->j", added, held["W_enc"], dtype=float)
+        lengths: Any = 1
+        if self.codes_of_unit_atoms:
+            lengths = np.linalg.norm(self.atoms.astype(np.float64), axis=1)
+            held["W_dec"] = self.atoms / np.where(lengths > 0, lengths, 1)[:, None]
+        gains = {"b_enc": 1, "b_gate": 1, "b_mag": np.exp(held.get("r_mag", 0))}
+        for name in gains.keys() & held.keys():
+            held[name] = (held[name] + shift * gains[name]) * lengths
+        held["W_enc"] = held["W_enc"] * lengths
+        if "threshold" in held:
+            held["threshold"] = np.broadcast_to(held["threshold"], len(self.atoms))
+
+
+class Sizes(NamedTuple):
+    """The sizes of an SAE.
+
+    Attributes:
+      num_inputs: dimension of what the encoder reads.
+      num_latents: number of latents.
+      input_dim: dimension of what the codes explain.
+    """
+
+    num_inputs: int
+    num_latents: int
+    input_dim: int
 
 
 class Architecture(NamedTuple):
@@ -197,7 +220,7 @@ def transcoder_of(architecture: str, skip: bool) -> str | None:
     return {kind: name for name, kind in TRANSCODERS.items()}.get((architecture, skip))
 
 
-def read_options(architecture, config, num_latents, input_dim):
+def read_options(architecture: str, config: Config, sizes: Sizes) -> dict[str, Any]:
     """The options of an architecture, read from a configuration.
 
     Raises:
@@ -205,12 +228,12 @@ def read_options(architecture, config, num_latents, input_dim):
     """
     if architecture == "matching_pursuit":
         return {
-            "max_iterations": config.size("max_iterations", input_dim),
+            "max_iterations": config.size("max_iterations", sizes.input_dim),
             "residual_threshold": config.number("residual_threshold", 1e-2),
             "stop_on_duplicate_support": config.flag("stop_on_duplicate_support", True),
         }
     return {
-        name: config.size(name, most=most_of(name, num_latents))
+        name: config.size(name, most=most_of(name, sizes.num_latents))
         for name in ARCHITECTURES[architecture].options
     }
 
@@ -221,15 +244,21 @@ def most_of(option: str, num_latents: int) -> int:
 
 
 def take(
-    architecture, tensors, sizes, *, names=None, linear=(), known=None, skip=False
-):
+    architecture: str,
+    tensors: Tensors,
+    sizes: Sizes,
+    *,
+    names: Mapping[str, str] | None = None,
+    linear: Collection[str] = (),
+    known: Mapping[str, Any] | None = None,
+    skip: bool = False,
+) -> dict[str, Any]:
     """The tensors of an architecture, of its decoder and of a transcoder's skip.
 
     Args:
       architecture: a name in the table; any other has no tensors but those that are known.
       tensors: tensors of a file.
-      sizes: the dimension of what the encoder reads, the number of latents, and the dimension of
-        what they explain.
+      sizes: of the SAE.
       names: the file's names, where they differ from ours.
       linear: our names of tensors that the file stores transposed, as `torch.nn.Linear` does.
       known: tensors already at hand, which are not read.
@@ -238,25 +267,26 @@ def take(
     Raises:
       ValueError: one is missing, has another shape or type, or is not finite.
     """
-    read, num_latents, input_dim = sizes
+    num_inputs, num_latents, input_dim = sizes
     shapes = {
         "b_dec": (input_dim,),
         "W_dec": (num_latents, input_dim),
-        "W_enc": (read, num_latents),
-        "W_skip": (read, input_dim),
+        "W_enc": (num_inputs, num_latents),
+        "W_skip": (num_inputs, input_dim),
     }
+    wanted = ["b_dec", "W_dec"]
+    if architecture in ARCHITECTURES:
+        wanted += ARCHITECTURES[architecture].tensors
+    if skip:
+        wanted.append("W_skip")
     held = dict(known or {})
-    row = ARCHITECTURES.get(architecture)
-    for name in (
-        "b_dec",
-        "W_dec",
-        *(row.tensors if row else ()),
-        *(("W_skip",) * skip),
-    ):
-        if name not in held:
-            theirs = (names or {}).get(name, name)
-            shape = shapes.get(name, (num_latents,))
-            turned = name in linear
-            found = tensors.take(theirs, *(shape[::-1] if turned else shape))
-            held[name] = found.T if turned else found
+    for name in wanted:
+        if name in held:
+            continue
+        stored = (names or {}).get(name, name)
+        shape = shapes.get(name, (num_latents,))
+        if name in linear:
+            held[name] = tensors.take(stored, *shape[::-1]).T
+        else:
+            held[name] = tensors.take(stored, *shape)
     return held

@@ -1,70 +1,46 @@
-"""SAEs that libraries publish: SAELens, a folder with `cfg.json` and `sae_weights.safetensors`, of
-version 6 or earlier, dictionary_learning, sparsify, Gemma Scope, circuit-tracer and acausal
-crosscoders. `find.read` notes the types of their tensors, and refuses those that no reader took.
+"""Reads SAEs that libraries other than SAELens publish: dictionary_learning, sparsify, Gemma Scope,
+circuit-tracer and acausal crosscoders. `readers.read` notes the types of their tensors, and refuses
+those that no reader took. No JAX is loaded.
 """
 
-import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
-import numpy as np
-from safetensors.numpy import save
+from sae_gap.saes.parts import LAYERS, UNESTIMATED, Parts, Sizes, read_options, take
+from sae_gap.storage import Config, Tensors
 
-from sae_gap.core import (
-    PURSUIT,
-    ConstantNorm,
-    LayerNorm,
-    Normalisation,
-    Scale,
-    Whitening,
-)
-from sae_gap.saes.parts import (
-    ARCHITECTURES,
-    FOREIGN,
-    LAYERS,
-    NOTED,
-    TRANSCODERS,
-    UNESTIMATED,
-    Parts,
-    read_options,
-    take,
-)
-from sae_gap.storage import Config, Tensors, read_json, read_safetensors, version
 
-# The files that the library writes.
-WEIGHTS = "sae_weights.safetensors"
-CONFIG = "cfg.json"
-SCALER = "activation_scaler.json"
-WHITENING = "activation_whitening.safetensors"
-# The first version of SAELens whose configuration has this form.
-_VERSION = "6.0.0"
-# Today's names of entries of older configurations.
-_RENAMED = {
-    "hook_point": "hook_name",
-    "hook_point_head_index": "hook_head_index",
-    "activation_fn_str": "activation_fn",
-}
-_BATCH_TOPK = ("batchtopk", "matryoshka_batchtopk")
-_WITHOUT_STATISTICS = {
-    str(kind.saelens): kind for kind in (Normalisation, LayerNorm, ConstantNorm)
-}
+class _Class(NamedTuple):
+    """A class of dictionary_learning.
+
+    Attributes:
+      encoder: its row in `ARCHITECTURES`.
+      names: its names of tensors by ours where they differ; its weights are then those of linear
+        layers.
+      centred: whether its encoder subtracts the decoder's bias.
+    """
+
+    encoder: str
+    names: Mapping[str, str]
+    centred: bool
+
+
 _LINEAR = {
     "W_enc": "encoder.weight",
     "b_enc": "encoder.bias",
     "W_dec": "decoder.weight",
 }
 _GATED = {"b_dec": "decoder_bias", "b_gate": "gate_bias", "b_mag": "mag_bias"}
-# By the class of dictionary_learning: the architecture; its names by ours where they differ, whose
-# weights are then those of linear layers; and whether its encoder subtracts the decoder's bias.
 _CLASSES = {
-    "AutoEncoder": ("standard", _LINEAR | {"b_dec": "bias"}, True),
-    "AutoEncoderNew": ("standard", _LINEAR | {"b_dec": "decoder.bias"}, False),
-    "AutoEncoderTopK": ("topk", _LINEAR, True),
-    "BatchTopKSAE": ("jumprelu", _LINEAR, True),
-    "MatryoshkaBatchTopKSAE": ("jumprelu", {}, True),
-    "JumpReluAutoEncoder": ("jumprelu", {}, False),
-    "GatedAutoEncoder": ("gated", _LINEAR | _GATED, True),
+    "AutoEncoder": _Class("standard", _LINEAR | {"b_dec": "bias"}, True),
+    "AutoEncoderNew": _Class("standard", _LINEAR | {"b_dec": "decoder.bias"}, False),
+    "AutoEncoderTopK": _Class("topk", _LINEAR, True),
+    "BatchTopKSAE": _Class("jumprelu", _LINEAR, True),
+    "MatryoshkaBatchTopKSAE": _Class("jumprelu", {}, True),
+    "JumpReluAutoEncoder": _Class("jumprelu", {}, False),
+    "GatedAutoEncoder": _Class("gated", _LINEAR | _GATED, True),
 }
 # Gemma Scope's folders of transcoders of its two releases, and of what reads or explains several
 # layers.
@@ -79,200 +55,6 @@ _HOOKS = {"hook_name": "feature_input_hook", "hook_name_out": "feature_output_ho
 CROSS_LAYER = re.compile(r"(W_enc_|W_dec_|params_layer_)\d+\.safetensors")
 
 
-def saelens(config: Config, tensors: Tensors) -> Parts:
-    """Reads an SAE that SAELens wrote, exported or as a checkpoint of its training, whose scaler
-    may lie beside the configuration.
-
-    BatchTopK and Matryoshka checkpoints infer with their `topk_threshold`, as SAELens exports them.
-
-    Raises:
-      ValueError: a file cannot be read, or holds an SAE of an unknown kind.
-    """
-    config = _current(config)
-    metadata = config.part("metadata")
-    architecture = config.choice(
-        "architecture",
-        "standard",
-        (
-            *(name for name in ARCHITECTURES if name not in FOREIGN),
-            *_BATCH_TOPK,
-            *TRANSCODERS,
-        ),
-    )
-    transcodes = architecture in TRANSCODERS
-    if not transcodes and ("d_out" in config or "hook_name_out" in metadata):
-        raise ValueError(
-            f"{config.path} describes a transcoder, but its architecture is {architecture}; set it "
-            f"to one of {', '.join(TRANSCODERS)}."
-        )
-    encoder, skip = TRANSCODERS.get(architecture, (architecture, False))
-    if encoder == "standard" and config.entries.get("k") is not None:
-        raise ValueError(
-            f"{config.path} has a k, but its architecture is {architecture}, a ReLU without one; "
-            "set architecture to topk, or remove k."
-        )
-    read = config.size("d_in")
-    num_latents = config.size("d_sae")
-    input_dim = config.size("d_out") if transcodes else read
-    heads = config.choice("reshape_activations", "none", ("none", "hook_z")) == "hook_z"
-    centred = config.flag("apply_b_dec_to_input", not transcodes)
-    if transcodes and centred:
-        raise ValueError(
-            f"{config.path} subtracts a transcoder's b_dec from another activation than it belongs "
-            "to; set apply_b_dec_to_input to false."
-        )
-    told = Config(config.path, config.entries | metadata.entries)
-    notes = {"normalize_activations": config.text("normalize_activations", "none")}
-    notes |= told.texts(*NOTED, "sae_lens_version")
-    notes["apply_b_dec_to_input"] = str(centred)
-
-    rescaled = False
-    if "topk" in architecture:
-        rescaled = config.flag("rescale_acts_by_decoder_norm", False)
-        notes["rescale_acts_by_decoder_norm"] = str(rescaled)
-    known: dict[str, Any] = {}
-    if architecture in _BATCH_TOPK:
-        encoder = "jumprelu"
-        known["threshold"] = tensors.scalar("topk_threshold")
-        if known["threshold"] == 0:
-            notes["caution"] = UNESTIMATED
-    elif architecture == "jumprelu" and "log_threshold" in tensors:
-        known["threshold"] = np.exp(tensors.take("log_threshold", num_latents))
-    elif architecture == PURSUIT and config.flag("pruned", False):
-        known["threshold"] = tensors.scalar("threshold")
-    options = read_options(encoder, config, num_latents, input_dim)
-    held = take(
-        encoder,
-        tensors,
-        (read, num_latents, input_dim),
-        linear=("W_skip",),
-        known=known,
-        skip=skip,
-    )
-    if "W_enc" not in held and not centred:
-        # Matching pursuit adds its bias only if it subtracted it.
-        held["b_dec"] = np.zeros(input_dim, np.float32)
-    if "scaling_factor" in tensors:
-        # Of the codes of an older SAE, before it decodes them.
-        factors = tensors.take("scaling_factor", num_latents)
-        if config.flag("finetuning_scaling_factor", False):
-            held["W_dec"] = held["W_dec"] * factors[:, None]
-        elif not np.allclose(factors, 1):
-            raise ValueError(
-                f"{tensors.path} has a scaling_factor that {config.path} does not use; set "
-                "finetuning_scaling_factor to true, or remove the tensor."
-            )
-    normalisation = _normalisation(config, input_dim, notes)
-    if transcodes and type(normalisation) is not Normalisation:
-        raise ValueError(
-            f"{config.path} normalises what a transcoder reads by {normalisation.name}; set "
-            "normalize_activations to none, and give its inputs normalised."
-        )
-    return Parts(
-        encoder,
-        options,
-        held,
-        "SAELens",
-        architecture,
-        notes,
-        centred=centred,
-        codes_of_unit_atoms=rescaled,
-        normalisation=normalisation,
-        heads=heads,
-        metadata=metadata.entries,
-        transcodes=transcodes,
-    )
-
-
-def written(
-    entries: Mapping[str, Any], tensors: Mapping[str, Any], metadata: Mapping[str, Any]
-) -> dict[str, bytes]:
-    """The files of an SAE by their names; the configuration comes last, since without it readers
-    find nothing.
-
-    Args:
-      entries: entries of the configuration.
-      tensors: tensors by SAELens's names.
-      metadata: further entries of the configuration; none of them replaces a version.
-
-    Raises:
-      ValueError: a weight is not finite.
-    """
-    arrays = {
-        name: np.array(value, np.float32, order="C") for name, value in tensors.items()
-    }
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
-            raise ValueError(
-                f"{name} has NaN or infinite entries; train the model again before it is saved."
-            )
-    versions = {"sae_lens_version": _VERSION, "sae_gap_version": version("sae_gap")}
-    config = {**entries, "metadata": versions | dict(metadata) | versions}
-    text = json.dumps(config, indent=1, allow_nan=False)
-    return {WEIGHTS: save(arrays), CONFIG: f"{text}\n".encode()}
-
-
-def _current(config):
-    """A configuration in the form of version 6."""
-    told = config.part("metadata").entries | config.entries
-    major = str(told.get("sae_lens_version")).split(".")[0]
-    if major.isdecimal() and int(major) >= 6:
-        return config
-    entries = {
-        _RENAMED.get(name, name): value for name, value in config.entries.items()
-    }
-    old = Config(config.path, entries)
-    if old.choice("activation_fn", "relu", ("relu", "topk")) == "topk":
-        entries |= {
-            "architecture": "topk",
-            "k": old.part("activation_fn_kwargs").size("k"),
-        }
-    if isinstance(entries.get("normalize_activations"), bool):
-        entries["normalize_activations"] = (
-            "expected_average_only_in" if entries["normalize_activations"] else "none"
-        )
-    if entries.get("reshape_activations") is None:
-        entries["reshape_activations"] = (
-            "hook_z" if "hook_z" in old.text("hook_name", "") else "none"
-        )
-    return Config(config.path, entries)
-
-
-def _normalisation(config, input_dim, notes):
-    name = config.choice(
-        "normalize_activations",
-        "none",
-        (*_WITHOUT_STATISTICS, "expected_average_only_in", "covariance_whitening"),
-    )
-    if name in _WITHOUT_STATISTICS:
-        return _WITHOUT_STATISTICS[name]()
-    scaler = config.path.with_name(SCALER)
-    whitening = config.path.with_name(WHITENING)
-    if name == "expected_average_only_in":
-        config = Config(scaler, read_json(scaler) if scaler.exists() else {})
-        if "scaling_factor" in config:
-            return Scale(config.number("scaling_factor", above=0))
-        notes["caution"] = (
-            f"it expects activations scaled to a mean norm of {input_dim**0.5:.4g}, and has no "
-            "factor for it"
-        )
-    elif whitening.exists():
-        tensors = read_safetensors(whitening)
-        square = (input_dim, input_dim)
-        shapes = {"mean": (input_dim,), "matrix": square, "inverse_matrix": square}
-        return Whitening(
-            *(
-                tensors.take(part, *shape).astype(np.float32)
-                for part, shape in shapes.items()
-            )
-        )
-    else:
-        notes["caution"] = (
-            "it expects whitened activations, and has no statistics for it"
-        )
-    return Normalisation()
-
-
 def dictionary_learning(config: Config, tensors: Tensors) -> Parts:
     """The SAE in a file that dictionary_learning saved, final or during training.
 
@@ -283,56 +65,60 @@ def dictionary_learning(config: Config, tensors: Tensors) -> Parts:
       ValueError: the files do not fit, or hold an SAE of an unknown kind.
     """
     config = config.part("trainer")
-    kind = config.choice("dict_class", "", _CLASSES)
-    encoder, names, centred = _CLASSES[kind]
+    architecture = config.choice("dict_class", "", _CLASSES)
+    encoder, names, centred = _CLASSES[architecture]
+    input_dim, num_latents = tensors.shape(names.get("W_enc", "W_enc"))
+    if names:
+        input_dim, num_latents = num_latents, input_dim
     notes = config.texts("lm_name", "layer", "submodule_name", "norm_factor")
-    shape = tensors.shape(names.get("W_enc", "W_enc"))
-    input_dim, num_latents = shape[::-1] if names else shape
-    options: dict[str, Any] = {}
-    known: dict[str, float] = {}
-    if "TopK" in kind:
-        source = (
-            Config(tensors.path, {"k": tensors.scalar("k")})
-            if "k" in tensors
-            else config
-        )
-        k = source.size("k", most=num_latents)
+    options = {}
+    known = {}
+    if "TopK" in architecture:
+        if "k" in tensors:
+            config = Config(tensors.path, {"k": tensors.scalar("k")})
+        k = config.size("k", most=num_latents)
         notes["k"] = str(k)
         tensors.ignore("group_sizes")
-        if kind == "AutoEncoderTopK":
+        if architecture == "AutoEncoderTopK":
             # The library uses it in another, non-default mode of inference.
             tensors.ignore("threshold")
-            options["k"] = k
         elif "threshold" in tensors:
-            known["threshold"] = threshold = tensors.scalar("threshold")
-            notes["threshold"] = f"{threshold:.4g}"
-            if threshold < 0:
-                notes["caution"] = UNESTIMATED
+            known["threshold"] = _noted_threshold(tensors, notes)
         else:
             encoder = "batch_largest"
-            options["k"] = k
             notes["caution"] = (
                 "it has no threshold, so it keeps the largest codes of all samples at hand, k for "
                 "each on average"
             )
+        if not known:
+            options["k"] = k
     held = take(
         encoder,
         tensors,
-        (input_dim, num_latents, input_dim),
+        Sizes(input_dim, num_latents, input_dim),
         names=names,
-        linear=("W_enc", "W_dec") * bool(names),
+        linear=("W_enc", "W_dec") if names else (),
         known=known,
     )
     return Parts(
         encoder,
         options,
         held,
-        "dictionary_learning",
-        kind,
-        notes,
+        library="dictionary_learning",
+        architecture=architecture,
+        notes=notes,
         centred=centred,
-        codes_of_unit_atoms=kind == "AutoEncoder",
+        codes_of_unit_atoms=architecture == "AutoEncoder",
     )
+
+
+def _noted_threshold(tensors: Tensors, notes: dict[str, str]) -> float:
+    """The threshold of all latents, which notes tell."""
+    threshold = tensors.scalar("threshold")
+    notes["threshold"] = f"{threshold:.4g}"
+    if threshold < 0:
+        notes["caution"] = UNESTIMATED
+    return threshold
 
 
 def sparsify(config: Config, tensors: Tensors) -> Parts:
@@ -341,43 +127,44 @@ def sparsify(config: Config, tensors: Tensors) -> Parts:
     Raises:
       ValueError: the files do not fit.
     """
+    path = config.path
     transcodes = config.flag("transcode", False)
     input_dim = config.size("d_in")
     # A width of 0 means a multiple of the dimensions.
-    num_latents = config.size("num_latents", 0, least=0) or input_dim * config.size(
-        "expansion_factor", 32
-    )
+    num_latents = config.size("num_latents", 0, least=0)
+    if not num_latents:
+        num_latents = input_dim * config.size("expansion_factor", 32)
     k = config.size("k", 32, most=num_latents)
     encoder = config.choice("activation", "topk", ("topk", "groupmax"))
     # An older option: rank by magnitude.
     signed = config.flag("signed", False)
     if encoder == "groupmax" and (signed or num_latents % k):
         raise ValueError(
-            f"{config.path} has {num_latents} latents, which make no {k} groups of unsigned codes; "
+            f"{path} has {num_latents} latents, which make no {k} groups of unsigned codes; "
             "correct k or signed."
         )
-    encoder = "abstopk" if signed else encoder
+    if signed:
+        encoder = "abstopk"
     skip = config.flag("skip_connection", False) or "W_skip" in tensors
     if skip and not transcodes:
         raise ValueError(
-            f"{config.path} describes an SAE with a skip (W_skip); set transcode or drop it."
+            f"{path} describes an SAE with a skip (W_skip); set transcode or drop it."
         )
     held = take(
         encoder,
         tensors,
-        (input_dim, num_latents, input_dim),
+        Sizes(input_dim, num_latents, input_dim),
         names={"W_enc": "encoder.weight", "b_enc": "encoder.bias"},
         linear=("W_enc", "W_skip"),
         skip=skip,
     )
-    notes = {"hookpoint": config.path.parent.resolve().name, "k": str(k)}
     return Parts(
         encoder,
         {"k": k},
         held,
-        "sparsify",
-        encoder,
-        notes,
+        library="sparsify",
+        architecture=encoder,
+        notes={"hookpoint": path.parent.resolve().name, "k": str(k)},
         centred=True,
         transcodes=transcodes,
     )
@@ -394,61 +181,65 @@ def gemma_scope(config: Config, tensors: Tensors) -> Parts:
       ValueError: the files do not fit, or are of several layers.
     """
     folders = tensors.path.absolute().parts[:-1]
-    if part := next(filter(_OTHERS.search, folders), ""):
-        raise ValueError(
-            f"{tensors.path} lies in {part}, whose weights are of several layers; give an SAE or a "
-            "transcoder of one."
-        )
-    second = "w_enc" in tensors
+    for folder in folders:
+        if _OTHERS.search(folder):
+            raise ValueError(
+                f"{tensors.path} lies in {folder}, whose weights are of several layers; give an "
+                "SAE or a transcoder of one."
+            )
     config.choice("architecture", "jump_relu", ("jump_relu",))
-    called = config.choice("type", "sae", ("sae", "transcoder")) == "transcoder"
-    source, aim = (config.text(f"hf_hook_point_{side}", "") for side in ("in", "out"))
+    kind = config.choice("type", "sae", ("sae", "transcoder"))
+    source = config.text("hf_hook_point_in", "")
+    aim = config.text("hf_hook_point_out", "")
     skip = config.flag("affine_connection", False) or _SKIP in tensors
-    lies_there = any(map(_TRANSCODERS.search, folders))
-    transcodes = skip or lies_there or called or bool(aim and source != aim)
-    names = {"W_enc": "w_enc", "W_dec": "w_dec", "W_skip": _SKIP} if second else {}
-    read, num_latents = tensors.shape(names.get("W_enc", "W_enc"))
-    input_dim = tensors.shape(names.get("W_dec", "W_dec"))[1]
-    held = take(
-        "jumprelu", tensors, (read, num_latents, input_dim), names=names, skip=skip
-    )
-    notes = {
-        "release": "2" if second else "1",
-        "hook_name": source,
-        "hook_name_out": aim if transcodes else "",
-        "model_name": config.text("model_name", ""),
-    }
-    notes = {name: value for name, value in notes.items() if value}
+    transcodes = skip or kind == "transcoder" or aim not in ("", source)
+    if any(map(_TRANSCODERS.search, folders)):
+        transcodes = True
+    notes = {"release": "1"}
+    names = {}
+    if "w_enc" in tensors:
+        notes["release"] = "2"
+        names = {"W_enc": "w_enc", "W_dec": "w_dec", "W_skip": _SKIP}
+    num_inputs, num_latents = tensors.shape(names.get("W_enc", "W_enc"))
+    _, input_dim = tensors.shape(names.get("W_dec", "W_dec"))
+    sizes = Sizes(num_inputs, num_latents, input_dim)
+    held = take("jumprelu", tensors, sizes, names=names, skip=skip)
+    hooks = {"hook_name": source, "hook_name_out": aim if transcodes else ""}
+    hooks["model_name"] = config.text("model_name", "")
+    notes |= {name: value for name, value in hooks.items() if value}
     return Parts(
-        "jumprelu", {}, held, "Gemma Scope", "jumprelu", notes, transcodes=transcodes
+        "jumprelu",
+        {},
+        held,
+        library="Gemma Scope",
+        architecture="jumprelu",
+        notes=notes,
+        transcodes=transcodes,
     )
 
 
-def circuit_tracer(tensors, layer):
+def circuit_tracer(tensors: Tensors, layer: str) -> Parts:
     """A transcoder of circuit-tracer, whose matrices but W_dec are those of torch.nn.Linear."""
-    (num_latents, read) = tensors.shape("W_enc")
-    path = tensors.path.with_name("config.yaml")
-    input_dim = tensors.shape("W_dec")[1]
-    text = path.read_text("utf-8", "replace") if path.is_file() else ""
-    told: dict[str, Any] = dict(
-        re.findall(r"^(\w+): *[\"']?(.*?)[\"']? *(?: #.*)?$", text, re.MULTILINE)
-    )
-    activation = Config(path, told).choice(
-        "activation", "relu", ("relu", "jumprelu", "topk")
-    )
+    num_latents, num_inputs = tensors.shape("W_enc")
+    _, input_dim = tensors.shape("W_dec")
+    sizes = Sizes(num_inputs, num_latents, input_dim)
+    config = _plain_yaml(tensors.path.with_name("config.yaml"))
+    names = ("relu", "jumprelu", "topk")
+    activation = config.choice("activation", "relu", names)
     encoder = "standard"
     if _THRESHOLD in tensors:
         encoder = "jumprelu"
     elif "k" in tensors or activation == "topk":
         encoder = "topk"
-        k = told.get("k", "")
-        told["k"] = (
-            tensors.scalar("k") if "k" in tensors else int(k) if k.isdecimal() else k
-        )
+        k = config.entries.get("k", "")
+        if "k" in tensors:
+            config.entries["k"] = tensors.scalar("k")
+        elif k.isdecimal():
+            config.entries["k"] = int(k)
     held = take(
         encoder,
         tensors,
-        (read, num_latents, input_dim),
+        sizes,
         names={"threshold": _THRESHOLD},
         linear=("W_enc", "W_skip"),
         skip="W_skip" in tensors,
@@ -458,31 +249,48 @@ def circuit_tracer(tensors, layer):
             f"{tensors.path} has thresholds below zero, above which circuit-tracer keeps negative "
             "codes; set them to zero for a JumpReLU."
         )
-    notes = Config(path, told).texts("model_name")
+    notes = config.texts("model_name")
     for ours, theirs in _HOOKS.items():
-        if theirs in told:
-            notes[ours] = f"blocks.{layer}.{told[theirs]}"
-    options = read_options(encoder, Config(path, told), num_latents, input_dim)
+        if theirs in config.entries:
+            notes[ours] = f"blocks.{layer}.{config.entries[theirs]}"
     return Parts(
-        encoder, options, held, "circuit-tracer", encoder, notes, transcodes=True
+        encoder,
+        read_options(encoder, config, sizes),
+        held,
+        library="circuit-tracer",
+        architecture=encoder,
+        notes=notes,
+        transcodes=True,
     )
 
 
-def crosscoder(tensors, sizes):
+def _plain_yaml(path: Path) -> Config:
+    """The entries of a YAML file that are texts on a line of their own; none if it is missing."""
+    text = path.read_text("utf-8", "replace") if path.is_file() else ""
+    line = r"^(\w+): *[\"']?(.*?)[\"']? *(?: #.*)?$"
+    entries: Any = re.findall(line, text, re.MULTILINE)
+    return Config(path, dict(entries))
+
+
+def crosscoder(tensors: Tensors, layers: int, dim: int, num_latents: int) -> Parts:
     """A crosscoder without a cause, which reads activations of several layers, or models, and
     explains all of them: an SAE of them side by side, (n, layers · dim).
     """
-    layers, dim, num_latents = sizes
-    held = {
-        "W_enc": tensors.take("W_enc", layers, dim, num_latents).reshape(
-            -1, num_latents
-        ),
-        "W_dec": tensors.take("W_dec", num_latents, layers, dim).reshape(
-            num_latents, -1
-        ),
-        "b_dec": tensors.take("b_dec", layers, dim).reshape(-1),
+    width = layers * dim
+    inward = tensors.take("W_enc", layers, dim, num_latents)
+    outward = tensors.take("W_dec", num_latents, layers, dim)
+    known = {
+        "W_enc": inward.reshape(width, num_latents),
+        "W_dec": outward.reshape(num_latents, width),
+        "b_dec": tensors.take("b_dec", layers, dim).reshape(width),
     }
     encoder = "jumprelu" if "threshold" in tensors else "standard"
-    held = take(encoder, tensors, (layers * dim, num_latents, layers * dim), known=held)
-    notes = {LAYERS: str(layers)}
-    return Parts(encoder, {}, held, "crosscoder", "crosscoder", notes, heads=True)
+    return Parts(
+        encoder,
+        {},
+        take(encoder, tensors, Sizes(width, num_latents, width), known=known),
+        library="crosscoder",
+        architecture="crosscoder",
+        notes={LAYERS: str(layers)},
+        heads=True,
+    )

@@ -21,9 +21,10 @@ from sae_gap.core import (
     describe,
 )
 from sae_gap.encoders import Encoder, as_floats, check_model
-from sae_gap.saes import published
+from sae_gap.saes import saelens
 from sae_gap.saes.find import write_free
-from sae_gap.saes.loaded_sae import SAE, trainable
+from sae_gap.saes.loaded_sae import SAE
+from sae_gap.saes.models import trainable
 from sae_gap.saes.parts import (
     ARCHITECTURES,
     ENCODERS,
@@ -124,7 +125,7 @@ def files_of(
         **options,
     }
     tensors |= {"W_dec": plain.decoder.T, "b_dec": plain.bias}
-    return published.written(entries, tensors, said)
+    return saelens.written(entries, tensors, said)
 
 
 def has_form(kind: type) -> bool:

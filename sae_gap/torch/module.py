@@ -3,51 +3,35 @@
 import dataclasses
 import math
 import types
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from sae_gap.core import (
-    PURSUIT,
-    AnyPath,
-    Normalisation,
-    check_choice,
-    check_k,
-    check_size,
-    check_threshold,
-    counted,
-    least_gain,
-    screen_sizes,
+from sae_gap.core import PURSUIT, AnyPath, Normalisation, counted
+from sae_gap.saes.parts import side_by_side
+from sae_gap.torch import sae_file, sae_pursuit
+from sae_gap.torch.options import (
+    as_parameter,
+    as_threshold,
+    check_finite,
+    check_sizes,
+    settle_options,
+    tensor_like,
 )
-from sae_gap.saes import published
-from sae_gap.saes.find import locate, read, write_free
-from sae_gap.saes.parts import ARCHITECTURES, NOTED, side_by_side, transcoder_of
 from sae_gap.torch.pursuit import (
     MANY_ROWS,
     by_rows,
-    check_scalar,
     check_tensor,
     least_squares,
-    mean_length,
-    pursue,
     pursuit_codes,
     pursuit_options,
     supports,
     unit_atoms,
     widened,
 )
-
-# The options of each architecture with their default values; `...` has none.
-_OPTIONS: dict[str, dict[str, Any]] = {
-    PURSUIT: {"k": ..., "breadth": 2, "screens": 2, "threshold": None},
-    "standard": {},
-    "topk": {"k": ...},
-    "learned_steps": {"k": ..., "breadth": 2, "steps": ()},
-    "jumprelu": {"threshold": ...},
-    "dictionary": {},
-}
 
 
 class SAE(nn.Module):
@@ -124,70 +108,79 @@ class SAE(nn.Module):
         architecture: str = PURSUIT,
         normalisation: Normalisation | None = None,
         heads: bool = False,
-        metadata: dict[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
         transcoder: bool = False,
         W_skip: Float[Tensor, "num_inputs input_dim"] | None = None,  # noqa: N803
         **options: Any,
     ):
         super().__init__()
-        transcoder = transcoder or W_skip is not None
-        encodes = transcoder or architecture not in (PURSUIT, "dictionary")
-        options = _settled(
-            architecture, options, ["W_enc"] * (encodes and W_enc is None)
-        )
-        if transcoder and architecture in (PURSUIT, "learned_steps"):
-            raise ValueError(
-                f"a transcoder's {architecture} codes what it explains, not what it reads; give "
-                "the architecture of its encoder, and code sae.signals(y, x) by sae.pursuit(k)."
-            )
+        self.transcodes = transcoder or W_skip is not None
+        self.chunk: int | None = None
         self._normalises = type(normalisation or Normalisation())
-        if transcoder and self._normalises is not Normalisation:
+        options = settle_options(
+            architecture, options, transcodes=self.transcodes, encodes=W_enc is not None
+        )
+        if self.transcodes and self._normalises is not Normalisation:
             raise ValueError(
                 "no transcoder normalises what it reads; leave normalisation out."
             )
+        num_inputs = self._register_weights(W_dec, b_dec, W_enc, b_enc, W_skip)
+        width, dim = W_dec.shape
+        self.steps = nn.ParameterList(options.pop("steps", ()))
+        threshold = options.pop("threshold", None)
+        check_sizes(architecture, options, width, dim)
+        self.register_buffer(
+            "threshold", as_threshold(architecture, threshold, self.W_dec)
+        )
+        for field in dataclasses.fields(self._normalises):
+            value = tensor_like(getattr(normalisation, field.name), self.W_dec)
+            self.register_buffer(f"normalisation_{field.name}", value)
+        if architecture == PURSUIT:
+            options["pruned"] = threshold is not None
+        if self.transcodes:
+            options["d_out"] = dim
+        self.cfg = types.SimpleNamespace(
+            architecture=architecture,
+            d_in=num_inputs,
+            d_sae=width,
+            dtype="float32",
+            device="cpu",
+            apply_b_dec_to_input=not self.transcodes,
+            normalize_activations=self._normalises.saelens,
+            reshape_activations="hook_z" if heads else "none",
+            **options,
+            metadata=dict(metadata or {}),
+        )
+
+    def _register_weights(
+        self,
+        W_dec: Tensor,  # noqa: N803
+        b_dec: Tensor | None,
+        W_enc: Tensor | None,  # noqa: N803
+        b_enc: Tensor | None,
+        W_skip: Tensor | None,  # noqa: N803
+    ) -> int:
+        """Registers the weights, zeros for biases that are not given, after a check of their
+        shapes. Returns the dimension of what the encoder reads.
+        """
         check_tensor("W_dec", W_dec, ("num_latents", "input_dim"), "give atoms as rows")
         width, dim = W_dec.shape
-        read = len(W_enc) if transcoder else dim  # type: ignore[arg-type]
+        num_inputs = dim
+        if self.transcodes and W_enc is not None:
+            num_inputs = len(W_enc)
+        if b_dec is None:
+            b_dec = W_dec.new_zeros(dim)
         if W_enc is not None and b_enc is None:
             b_enc = W_dec.new_zeros(width)
         for name, value, shape in (
             ("W_dec", W_dec, (width, dim)),
-            ("b_dec", W_dec.new_zeros(dim) if b_dec is None else b_dec, (dim,)),
-            ("W_enc", W_enc, (read, width)),
+            ("b_dec", b_dec, (dim,)),
+            ("W_enc", W_enc, (num_inputs, width)),
             ("b_enc", b_enc, (width,)),
-            ("W_skip", W_skip, (read, dim)),
+            ("W_skip", W_skip, (num_inputs, dim)),
         ):
-            if value is not None:
-                check_tensor(
-                    name, value, shape, "transpose a weight of torch.nn.Linear", W_dec
-                )
-                if not isinstance(value, nn.Parameter):
-                    value = nn.Parameter(value)
-                if name in ("W_dec", "W_skip"):
-                    _check_finite(name, value)
-            self.register_parameter(name, value)
-        self.steps = nn.ParameterList(options.pop("steps", ()))
-        self.register_buffer("threshold", self._checked(architecture, options))
-        for field in dataclasses.fields(self._normalises):
-            value = torch.as_tensor(getattr(normalisation, field.name), **self._like)
-            self.register_buffer(f"normalisation_{field.name}", value)
-        self.chunk: int | None = None
-        self.transcodes = transcoder
-        if transcoder:
-            options["d_out"] = dim
-        entries = {
-            "architecture": architecture,
-            "d_in": read,
-            "d_sae": width,
-            "dtype": "float32",
-            "device": "cpu",
-            "apply_b_dec_to_input": not transcoder,
-            "normalize_activations": self._normalises.saelens,
-            "reshape_activations": "hook_z" if heads else "none",
-        }
-        self.cfg = types.SimpleNamespace(
-            **entries, **options, metadata=dict(metadata or {})
-        )
+            self.register_parameter(name, as_parameter(name, value, shape, W_dec))
+        return num_inputs
 
     @classmethod
     def from_folder(
@@ -207,7 +200,7 @@ class SAE(nn.Module):
         Raises:
           ValueError: there is no SAE that can be read, or k is given for a transcoder.
         """
-        return cls(**_read(path, sae_id, k))
+        return cls(**sae_file.read_arguments(path, sae_id, k))
 
     def pursuit(
         self, k: int | None = None, *, breadth: int = 2, screens: int = 2
@@ -216,29 +209,24 @@ class SAE(nn.Module):
         if it has one; a pursuit with that k keeps its threshold. That of a transcoder codes its
         `signals(y, x)`, and so keeps the hook of y, or with a skip none.
         """
-        pursued = getattr(self.cfg, "k", None)
-        metadata = self.cfg.metadata
+        cfg = self.cfg
+        metadata = cfg.metadata
         if self.transcodes:
-            metadata = {}
-            for name, value in self.cfg.metadata.items():
-                if not name.startswith("hook_"):
-                    metadata[name] = value
-                elif name.endswith("_out") and self.W_skip is None:
-                    metadata[name.removesuffix("_out")] = value
+            metadata = sae_pursuit.metadata_of_explained(
+                metadata, skips=self.W_skip is not None
+            )
+        own_k = getattr(cfg, "k", None)
         return type(self)(
-            *(
-                self.W_dec,
-                self.b_dec,
-                *((self.W_enc, self.b_enc) * (not self.transcodes)),
-            ),
-            k=pursued if k is None else k,
+            self.W_dec,
+            self.b_dec,
+            W_enc=None if self.transcodes else self.W_enc,
+            b_enc=None if self.transcodes else self.b_enc,
+            k=own_k if k is None else k,
             breadth=breadth,
             screens=screens,
-            threshold=self.threshold
-            if self._pursues and k in (None, pursued)
-            else None,
+            threshold=self.threshold if self._pursues and k in (None, own_k) else None,
             normalisation=self._normalisation(self.W_dec),
-            heads=self.cfg.reshape_activations == "hook_z",
+            heads=cfg.reshape_activations == "hook_z",
             metadata=metadata,
         )
 
@@ -249,7 +237,9 @@ class SAE(nn.Module):
     ) -> Float[Tensor, "... input_dim"]:
         """`y - x W_skip`: what the codes of a transcoder and b_dec should add up to."""
         y = self._flat(y, explained=True)
-        return y - self._skip(x, y) if self.transcodes else y
+        if self.W_skip is None:
+            return y
+        return y - self._skip(x, y)
 
     def encode(
         self, x: Float[Tensor, "... num_inputs"]
@@ -266,16 +256,14 @@ class SAE(nn.Module):
                 "by sae_gap.load_sae or the library that trained it."
             )
         x = self._flat(x)
-        chunk = self.chunk
         whole = x.isfinite().all(-1, keepdim=True)
         clean = x.where(whole, 0)
         if self._pursues:
-            target = by_rows(self._target, chunk, clean)
-            codes = pursuit_codes(
-                target, self.W_dec, chunk=chunk, **pursuit_options(self)
-            )
+            target = by_rows(self._target, self.chunk, clean)
+            options = pursuit_options(self)
+            codes = pursuit_codes(target, self.W_dec, chunk=self.chunk, **options)
         else:
-            codes = by_rows(self._encoder, chunk, clean)
+            codes = by_rows(self._encoder, self.chunk, clean)
         return codes.where(whole, math.nan).to(x.dtype)
 
     def decode(
@@ -302,26 +290,26 @@ class SAE(nn.Module):
                 "the activations that the codes are of."
             )
 
-        def of_rows(codes, like=None):
-            guess = codes @ self.W_dec.to(codes) + self.b_dec.to(codes)
-            if self.transcodes:
-                return guess + self._skip(like, guess)
-            return self._normalisation(codes).undo(guess, like)
+        def of_rows(codes: Tensor, like: Tensor | None = None) -> Tensor:
+            decoded = codes @ self.W_dec.to(codes) + self.b_dec.to(codes)
+            if self.W_skip is not None:
+                return decoded + self._skip(like, decoded)
+            return self._normalisation(codes).undo(decoded, like)
 
-        pair = (
-            (codes,)
-            if like is None
-            else self._pairs(like, codes, explained=False)[::-1]
-        )
-        return by_rows(of_rows, self.chunk, *pair).to(codes.dtype)
+        arrays = [codes]
+        if like is not None:
+            arrays.append(self._rows_of(codes, like, explained=False))
+        return by_rows(of_rows, self.chunk, *arrays).to(codes.dtype)
 
     def forward(
         self, x: Float[Tensor, "... num_inputs"]
     ) -> Float[Tensor, "... input_dim"]:
         """The reconstruction, from codes that are not rounded to the type of x."""
         wide = widened(self._flat(x), x)
-        found = self.decode(self.encode(wide), wide)
-        return (found if self.transcodes else found.reshape(x.shape)).to(x.dtype)
+        decoded = self.decode(self.encode(wide), wide)
+        if not self.transcodes:
+            decoded = decoded.reshape(x.shape)
+        return decoded.to(x.dtype)
 
     def refit(
         self, x: Float[Tensor, "... input_dim"], codes: Float[Tensor, "... num_latents"]
@@ -333,20 +321,20 @@ class SAE(nn.Module):
         If several solutions are best, as with more atoms than dimensions, it takes the one with the
         least norm on unit atoms. Gradients reach x and the dictionary.
         """
-        pair = self._pairs(x, codes)
+        x = self._rows_of(codes, x, explained=True)
         signed = (codes < 0).any()
         atoms, lengths = unit_atoms(widened(self.W_dec, x))
 
-        def of_rows(x, codes):
+        def of_rows(x: Tensor, codes: Tensor) -> Tensor:
             whole = (x.sum(1) + codes.sum(1)).isfinite()[:, None]
             codes = codes.where(whole, 0)
-            held = supports(codes)
-            found = (
-                least_squares(self._target(x), atoms, codes, *held, anew=True) / lengths
-            )
-            return found.where(signed, found.clamp(min=0)).where(whole, math.nan)
+            places, on = supports(codes)
+            target = self._target(x)
+            solved = least_squares(target, atoms, codes, places, on, anew=True)
+            solved = solved / lengths
+            return solved.where(signed, solved.clamp(min=0)).where(whole, math.nan)
 
-        return by_rows(of_rows, self.chunk, *pair).to(x.dtype)
+        return by_rows(of_rows, self.chunk, x, codes).to(x.dtype)
 
     @torch.no_grad()
     def calibrate(self, x: Float[Tensor, "... input_dim"]) -> "SAE":
@@ -369,23 +357,12 @@ class SAE(nn.Module):
                 "only a pursuit is pruned; call sae.pursuit(k).calibrate(x)."
             )
         x = self._flat(x).reshape(-1, self.cfg.d_in)
-        _check_finite("x", x)
-        x = counted(x)
-        cfg = self.cfg
-        weights = widened(self.W_dec, x)
-        atoms, _ = unit_atoms(weights)
-
-        sizes = screen_sizes(2 * cfg.k, cfg.breadth, cfg.screens, *atoms.shape[::-1])
-        gains = by_rows(
-            lambda x: pursue(self._target(x), atoms, *sizes, 0)[2],
-            self.chunk or MANY_ROWS,
-            x,
+        check_finite("x", x)
+        chunk = self.chunk or MANY_ROWS
+        target = by_rows(self._target, chunk, counted(x))
+        self.threshold = sae_pursuit.pruning_threshold(
+            target, self.W_dec, self.cfg, chunk
         )
-        # One that its type rounds to zero would prune nothing.
-        least = least_gain(gains.cpu().numpy(), cfg.k * len(x))
-        threshold = (float(least) ** 0.5 / mean_length(weights)).to(self.W_dec)
-        check_threshold(threshold)
-        self.threshold = threshold
         self.cfg.pruned = True
         return self
 
@@ -394,200 +371,84 @@ class SAE(nn.Module):
         `from_folder`, `sae_gap.load_sae` and, after `import sae_gap.torch.saelens`, SAELens read.
         The folder must not have files yet.
         """
-        cfg = self.cfg
-        state = self.state_dict()
-        if cfg.architecture not in ARCHITECTURES or self._normalises.saelens is None:
-            raise ValueError(
-                "SAELens has no form for a dictionary without an encoder, learned steps, or the "
-                f"normalisation {self._normalises.__name__}; save "
-                "sae.pursuit(k) of an SAE with none, or its state_dict() by torch.save."
-            )
-        entries = vars(cfg)
-        if self.transcodes:
-            named = transcoder_of(cfg.architecture, "W_skip" in state)
-            if named is None:
-                raise ValueError(
-                    f"SAELens has no form for a transcoder of {cfg.architecture} codes; load and "
-                    "save it by sae_gap.load_sae and sae_gap.save_sae."
-                )
-            entries = entries | {"architecture": named}
-        names = (
-            "W_dec",
-            "b_dec",
-            "W_skip",
-            "threshold",
-            *ARCHITECTURES[cfg.architecture].tensors,
-        )
-        tensors = {
-            name: state[name].float().cpu().numpy() for name in names if name in state
-        }
-        if "W_skip" in tensors:
-            tensors["W_skip"] = tensors["W_skip"].T
-        write_free(folder, published.written(entries, tensors, cfg.metadata))
+        sae_file.save(self, folder)
 
-    def _load_from_state_dict(self, state, prefix, *options):
+    def _load_from_state_dict(
+        self, state: dict[str, Tensor], prefix: str, *options: Any
+    ) -> None:
         if self._pursues and f"{prefix}W_dec" in state:
-            threshold = state.get(f"{prefix}threshold")
+            threshold: Any = state.get(f"{prefix}threshold")
             self.cfg.pruned = threshold is not None
             if threshold is not None:
-                threshold = threshold.to(**self._like)
-            self.threshold = threshold  # type: ignore[assignment]
+                threshold = threshold.to(self.W_dec)
+            self.threshold = threshold
         super()._load_from_state_dict(state, prefix, *options)
 
     @property
-    def _like(self):
-        return {"dtype": self.W_dec.dtype, "device": self.W_dec.device}
-
-    def _checked(self, architecture, options):
-        """The threshold as a tensor, or None, after a check of all options; a pursuit's say whether
-        there is one.
-        """
-        width, dim = self.W_dec.shape
-        threshold = options.pop("threshold", None)
-        for name, value in options.items():
-            check_size(name, value)
-        if architecture == PURSUIT:
-            check_k(options["k"], dim, width)
-            options["pruned"] = threshold is not None
-            if threshold is not None:
-                check_scalar("threshold", threshold)
-        elif options.get("k", 1) > width:
-            raise ValueError(
-                f"k must be at most the {width} latents, but it is {options['k']}."
-            )
-        if threshold is not None:
-            threshold = torch.as_tensor(threshold, **self._like)
-        if architecture == "jumprelu":
-            threshold = threshold if threshold.ndim else threshold.expand(width).clone()
-            check_tensor("threshold", threshold, (width,), "give one for each latent")
-            # With an infinite threshold a latent never fires, or always.
-            _check_finite("threshold", threshold.clamp(-1, 1))
-        return threshold
-
-    @property
-    def _pursues(self):
+    def _pursues(self) -> bool:
         return self.cfg.architecture == PURSUIT
 
-    def _normalisation(self, like):
+    def _normalisation(self, like: Tensor) -> Normalisation:
         """The normalisation of activations, in the type of some rows."""
         fields = dataclasses.fields(self._normalises)
         return self._normalises(
             *(getattr(self, f"normalisation_{field.name}").to(like) for field in fields)
         )
 
-    def _target(self, x):
+    def _target(self, x: Tensor) -> Tensor:
         """The target of the codes of rows."""
         return self._normalisation(x).apply(x) - self.b_dec.to(x)
 
-    def _skip(self, x, like):
-        """What the skip of a transcoder adds."""
-        if self.W_skip is None:
-            return torch.zeros_like(like)
+    def _skip(self, x: Tensor | None, like: Tensor) -> Tensor:
+        """What the skip of a transcoder adds, in the type of `like`."""
         if x is None:
             raise ValueError(
                 "this transcoder adds a skip of its inputs; give what it read, a row for each."
             )
         return self._flat(x).to(like) @ self.W_skip.to(like)
 
-    def _encoder(self, x):
+    def _encoder(self, x: Tensor) -> Tensor:
+        """The codes of rows by the encoder."""
         target = x if self.transcodes else self._target(x)
         hidden = target @ self.W_enc.to(x) + self.b_enc.to(x)
-        parts = (part.to(x) for part in self.steps)
-        if len(self.steps) % 2:
-            hidden = hidden + (next(parts) + target @ next(parts)).relu() @ next(parts)
-        for bias in parts:
-            few = _largest(hidden, self.cfg.breadth * self.cfg.k)
-            hidden = few + (target - few @ self.W_dec.to(x)) @ next(parts) + bias
+        if self.cfg.architecture == "learned_steps":
+            hidden = self._stepped(target, hidden)
         if self.cfg.architecture == "jumprelu":
             hidden = hidden * ~(hidden <= self.threshold)
         return _largest(hidden, getattr(self.cfg, "k", self.cfg.d_sae))
 
-    def _flat(self, x, *, explained=False):
+    def _stepped(self, target: Tensor, hidden: Tensor) -> Tensor:
+        """Applies the hidden layer of learned steps, if there is one, and all steps."""
+        steps = [step.to(target) for step in self.steps]
+        if len(steps) % 2:
+            bias, inward, outward, *steps = steps
+            hidden = hidden + (bias + target @ inward).relu() @ outward
+        for bias, weight in zip(steps[::2], steps[1::2], strict=True):
+            few = _largest(hidden, self.cfg.breadth * self.cfg.k)
+            hidden = few + (target - few @ self.W_dec.to(target)) @ weight + bias
+        return hidden
+
+    def _flat(self, x: Any, *, explained: bool = False) -> Tensor:
         """Activations with their heads side by side: those to encode, or those to explain."""
         dim = self.W_dec.shape[1] if explained else self.cfg.d_in
-        if (
-            self.cfg.reshape_activations == "hook_z"
-            and isinstance(x, Tensor)
-            and x.ndim > 1
-            and x.shape[-1] != dim
-        ):
+        by_heads = self.cfg.reshape_activations == "hook_z"
+        if by_heads and isinstance(x, Tensor) and x.ndim > 1 and x.shape[-1] != dim:
             x = side_by_side(x, self.cfg.metadata)
-        check_tensor(
-            "x",
-            x,
-            ("...", dim),
-            "give activations of the layer that the SAE was trained on",
-            self.W_dec,
-        )
+        mend = "give activations of the layer that the SAE was trained on"
+        check_tensor("x", x, ("...", dim), mend, self.W_dec)
         return x
 
-    def _pairs(self, x, codes, *, explained=True):
-        """Activations and codes of the same rows."""
+    def _rows_of(self, codes: Tensor, x: Any, *, explained: bool) -> Tensor:
+        """Activations with their heads side by side, whose rows the codes must have."""
         x = self._flat(x, explained=explained)
         shape = (*x.shape[:-1], self.cfg.d_sae)
         check_tensor("codes", codes, shape, "give a row for each of x", self.W_dec)
-        return x, codes
+        return x
 
 
-def _read(path, sae_id, k):
-    """The arguments of the SAE in a folder, without an encoder unless this module has it."""
-    parts = read(locate(path, sae_id))
-    if parts.encoder is None and k is None and "l0" in parts.notes:
-        k = max(1, round(float(parts.notes["l0"])))
-    held: Any = {
-        name: torch.from_numpy(value)
-        for name, value in parts.settled(parts.atoms.dtype).items()
-    }
-    notes = {name: parts.notes[name] for name in NOTED if name in parts.notes}
-    about: Any = {
-        "normalisation": parts.normalisation,
-        "heads": parts.heads,
-        "metadata": notes | dict(parts.metadata),
-        "transcoder": parts.transcodes,
-    }
-    if k is None and parts.encoder in _OPTIONS:
-        return held | about | dict(parts.options) | {"architecture": parts.encoder}
-    if k is None and parts.encoder == "sae_gap.LearnedSteps":
-        # A bias comes before its weight, and the first map and a hidden layer before the steps.
-        places = sorted(
-            {*held} - {"W_dec", "b_dec"}, key=lambda name: (name.find("]"), name)
-        )
-        b_enc, W_enc, *steps = map(held.pop, places)  # noqa: N806
-        about |= {
-            "architecture": "learned_steps",
-            "b_enc": b_enc,
-            "W_enc": W_enc,
-            "steps": steps,
-        }
-        return held | about | {name: parts.options[name] for name in ("k", "breadth")}
-    names = {"W_dec", "b_dec", "W_enc", "b_enc", "W_skip"}
-    about |= {"architecture": "dictionary"} if k is None else {"k": k}
-    return {name: held[name] for name in names & held.keys()} | about
-
-
-def _largest(values, k):
+def _largest(values: Tensor, k: int) -> Tensor:
     """Keeps the k largest entries of each row where they are positive, and zeroes the others."""
     if k < values.shape[1]:
         largest = values.topk(k, dim=1)
         values = torch.zeros_like(values).scatter(1, largest.indices, largest.values)
     return values.relu()
-
-
-def _settled(architecture, given, missing):
-    """The options of an architecture, those that are not given with their default values."""
-    check_choice("architecture", architecture, _OPTIONS)
-    given = {name: value for name, value in given.items() if value is not None}
-    if foreign := sorted(given.keys() - _OPTIONS[architecture]):
-        raise TypeError(f"{architecture} has no {', '.join(foreign)}; leave it out.")
-    options = _OPTIONS[architecture] | given
-    missing = [*missing, *(name for name, value in options.items() if value is ...)]
-    if missing:
-        raise ValueError(f"{architecture} needs {', '.join(missing)}; give it.")
-    return options
-
-
-def _check_finite(name, values):
-    if not values.isfinite().all():
-        raise ValueError(
-            f"{name} must be finite, but has NaN or infinite entries, as float16 has beyond 65,504."
-        )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from sae_lens.registry import register_sae_class
 from sae_lens.saes.sae import SAE, SAEConfig
-from torch import nn
+from torch import Tensor, nn
 
 from sae_gap.core import PURSUIT
 from sae_gap.torch.pursuit import mean_length, pursuit_codes, pursuit_options
@@ -33,11 +33,11 @@ class PursuitSAE(SAE[PursuitConfig]):
     """SAELens's SAE with the codes of `sae_gap.torch.pursuit_codes`."""
 
     @property
-    def W_enc(self):  # noqa: N802
+    def W_enc(self) -> Tensor:  # noqa: N802
         """The transposed dictionary, which SAELens reports on; no code depends on it."""
         return self.W_dec.T
 
-    def initialize_weights(self):
+    def initialize_weights(self) -> None:
         """Allocates the parameters that a file holds."""
         like = {"dtype": self.dtype, "device": self.device}
         self.W_dec = nn.Parameter(torch.zeros(self.cfg.d_sae, self.cfg.d_in, **like))
@@ -46,21 +46,22 @@ class PursuitSAE(SAE[PursuitConfig]):
             "threshold", torch.zeros((), **like) if self.cfg.pruned else None
         )
 
-    def encode(self, x):
+    def encode(self, x: Tensor) -> Tensor:
         """The codes, in units of W_dec."""
         codes = pursuit_codes(
             self.process_sae_in(x), self.W_dec, **pursuit_options(self)
         )
         return self.hook_sae_acts_post(codes)
 
-    def decode(self, feature_acts):
+    def decode(self, feature_acts: Tensor) -> Tensor:
         """`z W_dec + b_dec`, in units of the activations."""
-        found = feature_acts @ self.W_dec + self.b_dec * self.cfg.apply_b_dec_to_input
-        found = self.run_time_activation_norm_fn_out(self.hook_sae_recons(found))
-        return self.reshape_fn_out(found, self.d_head)
+        bias = self.b_dec * self.cfg.apply_b_dec_to_input
+        decoded = self.hook_sae_recons(feature_acts @ self.W_dec + bias)
+        decoded = self.run_time_activation_norm_fn_out(decoded)
+        return self.reshape_fn_out(decoded, self.d_head)
 
     @torch.no_grad()
-    def fold_and_get_W_dec_norm(self):  # noqa: N802
+    def fold_and_get_W_dec_norm(self) -> Tensor:  # noqa: N802
         """Moves the lengths of the atoms into the codes, and returns them."""
         lengths = self.get_W_dec_norm()
         if self.threshold is not None:

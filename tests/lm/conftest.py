@@ -3,7 +3,7 @@
 from numpy.random import default_rng
 from pytest import fixture
 
-from sae_gap.lm import Texts, language_model, record, recording
+from sae_gap.lm import Texts, record, recording, windows
 from tests import tiny
 
 WORDS = [
@@ -43,7 +43,7 @@ def texts():
 
 @fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(language_model, "TOKENS", 32)
+    monkeypatch.setattr(windows, "TOKENS", 32)
     monkeypatch.setattr(recording, "SHARD", 64)
 
 

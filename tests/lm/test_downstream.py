@@ -11,7 +11,7 @@ from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
 from pytest import approx, mark, raises
 
-from sae_gap.lm import Downstream, Network, Windows, downstream, rows_left
+from sae_gap.lm import Downstream, Network, Windows, read_out, rows_left
 
 # Two rows of eight places: a text of five tokens with one of two, and one of six. 0 is a special
 # token.
@@ -73,7 +73,7 @@ def expected(guess, scored, replaced):
 
 @mark.parametrize("outliers", ["drop", "keep"])
 def test_nats_are_those_of_numpy(outliers, monkeypatch):
-    monkeypatch.setattr(downstream, "CHUNK", 4)
+    monkeypatch.setattr(read_out, "CHUNK", 4)
     found = Downstream(
         NETWORK,
         [windows([0]), windows([1], jnp.uint16)],
@@ -133,9 +133,8 @@ def test_a_model_is_cut_open_after_a_block_or_at_its_mlp(lm):
     close(mlp.activations, added)
     hidden[REAL] += 1
     q = model.log_probabilities(model.run_blocks(hidden, batch, 2, 3))
-    ce = -np.take_along_axis(q, np.roll(TOKENS, -1, axis=1)[..., None], 2)[REAL][
-        stream.scored, 0
-    ]
+    following = np.roll(TOKENS, -1, axis=1)[..., None]
+    ce = -np.take_along_axis(q, following, 2)[REAL][stream.scored, 0]
     for found in (stream, mlp):
         close(found.nats(found.activations + 1).ce, ce)
     close(mlp.zero.ce, stream.nats(stream.activations - added).ce)
@@ -152,10 +151,11 @@ def test_layers_replaced_together_are_run_by_hand(lm):
     """
     model = lm.model
     batch = windows()
-    hidden = lm.model.embed(windows())
+    hidden = model.embed(batch)
     # Each leaves tokens as they are that the other replaces.
     nets = [
-        Downstream.of_model(model, [batch], i, first=1, special=[4 + i]) for i in (0, 1)
+        Downstream.of_model(model, [batch], 0, first=1, special=[4]),
+        Downstream.of_model(model, [batch], 1, first=1, special=[5]),
     ]
     maps = [lambda rows: 0.9 * rows + 0.1, lambda rows: rows**2 / 4]
     p = model.log_probabilities(model.run_blocks(hidden, batch, 0, 3))
@@ -176,9 +176,8 @@ def test_layers_replaced_together_are_run_by_hand(lm):
             model, dict(enumerate(nets)), lambda block, rows: maps[block](rows)
         )
         left = nets[1].left(rows, nets[0].scored)
-        assert (left.unchanged == nets[1].activations).all() and (
-            left.scored == scored
-        ).all()
+        assert_array_equal(left.unchanged, nets[1].activations)
+        assert_array_equal(left.scored, scored)
         cost = left.nats(maps[1](rows))
         return [left.by_document(each) for each in (cost.kl, cost.ce - left.clean.ce)]
 
@@ -193,9 +192,8 @@ def test_layers_replaced_together_are_run_by_hand(lm):
 
 
 def made(**options):
-    return Downstream(
-        **{"network": NETWORK, "batches": [windows()], "first": 1} | options
-    )
+    options = {"network": NETWORK, "first": 1} | options
+    return Downstream(batches=[windows()], **options)
 
 
 FAULTS = {

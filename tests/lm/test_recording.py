@@ -15,10 +15,10 @@ from sae_gap.lm import (
     Texts,
     Windows,
     cut,
-    language_model,
     open_recording,
     origin_of,
     pack,
+    windows,
 )
 from sae_gap.storage import Folder
 
@@ -26,7 +26,7 @@ from sae_gap.storage import Folder
 def test_every_token_is_in_one_window_of_its_document_and_few_places_are_empty(
     monkeypatch,
 ):
-    monkeypatch.setattr(language_model, "TOKENS", 128)
+    monkeypatch.setattr(windows, "TOKENS", 128)
     rng = default_rng(0)
     sizes = (0, 1, 31, 32, 33, *rng.integers(2, 200, 40))
     lists = [rng.integers(1, 100, size).astype(np.int32) for size in sizes]
@@ -100,9 +100,8 @@ def test_each_row_is_that_of_its_token_in_its_own_window(lm, texts, write, tmp_p
         assert_allclose(rows, np.concatenate(expected), atol=2e-5)
     for batch in found.batches([1, 3]):
         real = batch.documents >= 0
-        rows = (
-            np.searchsorted(found.documents, batch.documents[real]) + batch.places[real]
-        )
+        firsts = np.searchsorted(found.documents, batch.documents[real])
+        rows = firsts + batch.places[real]
         assert_array_equal(np.asarray(batch.windows.tokens)[real], found.tokens[rows])
         assert {*batch.documents[real]} <= {1, 3}
     with raises(ValueError, match=r"block1 is not in .*, but that of 0, 2; record it"):
@@ -135,11 +134,8 @@ def test_an_sae_is_told_what_its_activations_are_of(write, tmp_path, place, hook
     assert origin_of(tmp_path / "r" / place) == {}
     tokens = len(write().tokens)
     told = origin_of(tmp_path / "r" / place)
-    assert (told["model_name"], told["hook_name"], told["recorded_tokens"]) == (
-        "tiny",
-        hook,
-        tokens,
-    )
+    assert (told["model_name"], told["hook_name"]) == ("tiny", hook)
+    assert told["recorded_tokens"] == tokens
 
 
 def test_a_killed_run_goes_on_to_the_same_bytes(write, tmp_path, monkeypatch):
@@ -176,10 +172,8 @@ def test_at_most_so_many_tokens_of_whole_documents_in_an_order_that_the_seed_dra
 ):
     every = write()
     for less, left in ((0, 6), (1, 5)):
-        assert (
-            write(f"less{less}", tokens=len(every.tokens) - less).names
-            == every.names[:left]
-        )
+        found = write(f"less{less}", tokens=len(every.tokens) - less)
+        assert found.names == every.names[:left]
     other = write("other", seed=1)
     assert other.names != every.names and {*other.names} == {*every.names}
 

@@ -20,7 +20,7 @@ from safetensors.numpy import load_file, save_file
 import sae_gap
 from benchmarks.real import train_real
 from sae_gap.saes import Parts, RepeatingPursuit, of_parts, read_tensors
-from sae_gap.saes.parts import read_options
+from sae_gap.saes.parts import Sizes, read_options
 from sae_gap.storage import Config, Folder
 from tests import torch_files
 from tests.saes.examples import FILES, changed, refused
@@ -80,20 +80,19 @@ def test_what_does_not_fit_is_named(tmp_path, case, values, words):
 
 
 def npy(shape, size, dtype="<f4"):
-    text = (
-        f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape}, }}\n".encode()
-    )
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text + bytes(size)
+    text = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape}, }}\n"
+    start = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text))
+    return start + text.encode() + bytes(size)
 
 
 def header(**entry):
-    text = json.dumps(
-        {"W_enc": {"dtype": "F32", "data_offsets": [0, 4]} | entry}
-    ).encode()
-    return struct.pack("<Q", len(text)) + text + bytes(4)
+    entry = {"dtype": "F32", "data_offsets": [0, 4]} | entry
+    text = json.dumps({"W_enc": entry})
+    return struct.pack("<Q", len(text)) + text.encode() + bytes(4)
 
 
 WHOLE = (FILES / "saelens/standard/sae_weights.safetensors").read_bytes()
+# By the name of a file.
 SPOILT = [
     # Calls of what is not to be called.
     (
@@ -219,11 +218,8 @@ def test_each_kind_of_dictionary_opens_with_its_own_bias_or_else_the_mean(
     unit = ATOMS / np.linalg.norm(ATOMS, axis=0)
     assert_allclose(sae.unit_dictionary, unit, atol=1e-6)
     assert_array_equal(sae.bias, bias)
-    assert (sae.given.family, sae.signed, sae.model.encode) == (
-        "dictionary",
-        False,
-        None,
-    )
+    assert sae.given.family == "dictionary"
+    assert not sae.signed and sae.model.encode is None
     refused(lambda: sae.encode(X), "a decoder alone")
     if bias is MEAN:
         refused(lambda: sae_gap.load_sae(path, mean=TEN), "shape (10, num_latents)")
@@ -285,27 +281,31 @@ def test_older_options_of_saelens(tmp_path):
     assert_allclose(sae.encode(X), codes, atol=1e-5)
     wanted = (codes * factors) @ held["W_dec"] + held["b_dec"]
     assert_allclose(sae.reconstruct(X), wanted, rtol=1e-5, atol=1e-4)
-    assert (
-        sae.normalisation.name == "none"
-        and "a mean norm of 2.449" in sae.notes["caution"]
-    )
-    assert (
-        all(map(str.isprintable, sae.notes.values()))
-        and len(sae.notes["hook_name"]) < 100
-    )
+    assert sae.normalisation.name == "none"
+    assert "a mean norm of 2.449" in sae.notes["caution"]
+    assert all(map(str.isprintable, sae.notes.values()))
+    assert len(sae.notes["hook_name"]) < 100
     # What a configuration lacks is as SAELens has it by default.
     wanted = {
         "max_iterations": 6,
         "residual_threshold": 0.01,
         "stop_on_duplicate_support": True,
     }
-    assert read_options("matching_pursuit", Config(tmp_path, {}), 10, 6) == wanted
+    assert (
+        read_options("matching_pursuit", Config(tmp_path, {}), Sizes(6, 10, 6))
+        == wanted
+    )
 
 
 def test_codes_of_unit_atoms_keep_their_thresholds_and_a_dead_atom_reaches_none():
     eye = np.eye(2, dtype="f")
-    tensors = {"W_dec": np.diag([2, 0]).astype("f"), "b_dec": eye[0], "W_enc": eye}
-    tensors |= {"b_enc": np.zeros(2, "f"), "threshold": 0.5}
+    tensors = {
+        "W_dec": np.diag([2, 0]).astype("f"),
+        "b_dec": eye[0],
+        "W_enc": eye,
+        "b_enc": np.zeros(2, "f"),
+        "threshold": 0.5,
+    }
     parts = Parts(
         "jumprelu", {}, tensors, "ours", "jumprelu", {}, codes_of_unit_atoms=True
     )
@@ -324,9 +324,8 @@ def test_what_a_bias_adds_to_codes_is_summed_in_double_precision():
 def test_a_pursuit_stops_once_little_is_left():
     model = sae_gap.Model(jnp.eye(3), jnp.zeros(3))
     # After 3, what is left of the first is of norm 1.12.
-    codes = RepeatingPursuit(9, residual=1.2)(
-        model, jnp.array([[3, 1, 0.5], [3, 2, 0.5]])
-    )
+    signals = jnp.array([[3, 1, 0.5], [3, 2, 0.5]])
+    codes = RepeatingPursuit(9, residual=1.2)(model, signals)
     assert_allclose(codes, [[3, 0, 0], [3, 2, 0]])
 
 

@@ -235,12 +235,8 @@ def test_a_transcoder_infers_as_its_model_does_whatever_form_it_is_saved_in(
     ):
         check_sae_format(folder, x, codes, again)
         sae = sae_gap.load_sae(folder)
-        assert (sae.transcodes, sae.num_inputs, sae.input_dim, sae.centred) == (
-            True,
-            5,
-            6,
-            False,
-        )
+        assert sae.transcodes and not sae.centred
+        assert (sae.num_inputs, sae.input_dim) == (5, 6)
     by_saelens = name in ("relu", "jumprelu", "batchtopk", "matryoshka")
     kind = "skip_transcoder" if skip else "transcoder"
     assert by_saelens == (sae.library == "SAELens") == sae.architecture.endswith(kind)
@@ -256,11 +252,8 @@ def test_a_k_beyond_the_width_is_all_latents_and_the_own_form_is_said(
     sae_gap.save_sae(model, tmp_path / "sae", metadata={"hook_name": "blocks.2"})
     again = sae_gap.load_sae(tmp_path / "sae")
     close(again.encode(X), encode(encoder, model, jnp.asarray(X)))
-    assert (
-        alone
-        == ("sae_gap.load_sae alone reads it" in caplog.text)
-        == (again.library == "sae_gap")
-    )
+    assert ("sae_gap.load_sae alone reads it" in caplog.text) == alone
+    assert (again.library == "sae_gap") == alone
     assert again.notes["hook_name"] == "blocks.2"
 
 
@@ -290,24 +283,24 @@ def test_a_fit_whose_numbers_changed_is_refused(tmp_path):
     )
 
 
+def content(folder):
+    """The configuration, but for the version that wrote it, and the tensors."""
+    text = (folder / "cfg.json").read_text()
+    text = re.sub(r'("sae_gap_version": )".*"', r"\1null", text)
+    return text, load_file(folder / "sae_weights.safetensors")
+
+
 @mark.parametrize("case", sorted(os.listdir(FILES / "saved")))
 def test_the_files_that_saelens_read_are_those_written_now(tmp_path, case):
     sae_gap.save_sae(loaded(f"saved/{case}"), tmp_path / "sae")
     assert sorted(os.listdir(tmp_path)) == ["sae"]
-    folders = tmp_path / "sae", FILES / "saved" / case
-    # The version that wrote them is the one thing that may differ.
-    now, then = (
-        re.sub(
-            r'("sae_gap_version": )".*"', r"\1null", (folder / "cfg.json").read_text()
-        )
-        for folder in folders
-    )
-    assert now == then and '"sae_gap_version": null' in now
-    now, then = (load_file(folder / "sae_weights.safetensors") for folder in folders)
-    assert now.keys() == then.keys()
+    text, tensors = content(tmp_path / "sae")
+    former, former_tensors = content(FILES / "saved" / case)
+    assert text == former and '"sae_gap_version": null' in text
+    assert tensors.keys() == former_tensors.keys()
     # The exponential of a threshold is rounded in its own way by each machine.
-    for tensor, value in now.items():
-        assert_allclose(value, then[tensor], rtol=1e-6, err_msg=tensor)
+    for name, value in tensors.items():
+        assert_allclose(value, former_tensors[name], rtol=1e-6, err_msg=name)
 
 
 # What goes on from a known encoder may infer in its own way.

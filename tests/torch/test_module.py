@@ -25,7 +25,7 @@ from sae_gap.encoders import (
     TopK,
 )
 from sae_gap.saes import FIT, as_fit
-from sae_gap.saes.published import CONFIG, WEIGHTS
+from sae_gap.saes.saelens import CONFIG, WEIGHTS
 from sae_gap.torch import SAE, pursuit, pursuit_codes
 from tests.saes.examples import FILES, close, example, transcoder
 from tests.saes.test_libraries import CASES as CASES_OF_LIBRARIES
@@ -71,19 +71,23 @@ def tensors(*values):
     return [torch.from_numpy(value) for value in values]
 
 
+ATOMS, BIAS, X = arrays()
+PAIR = tensors(ATOMS, BIAS)
+ROWS = torch.from_numpy(X)
+
+
 @torch.no_grad()
 @mark.parametrize("threshold", [None, 0.3])
 def test_codes_are_those_of_jax(threshold, device):
-    atoms, bias, x = arrays()
     encoder = BatchPursuit if threshold else ScreenedPursuit
-    expected = jax_codes(encoder(6, 3, 3), atoms, bias, x, threshold)
-    sae = SAE(*tensors(atoms, bias), k=6, breadth=3, screens=3, threshold=threshold)
+    expected = jax_codes(encoder(6, 3, 3), ATOMS, BIAS, X, threshold)
+    sae = SAE(*PAIR, k=6, breadth=3, screens=3, threshold=threshold)
     sae.chunk = 7
-    found = sae.encode(torch.from_numpy(x))
+    found = sae.encode(ROWS)
     close(found, expected)
     assert_array_equal(found != 0, expected != 0)
     assert not found[0].any() and 0 < (expected != 0).mean() < 0.5
-    close(sae(torch.from_numpy(x)), expected @ atoms + bias)
+    close(sae(ROWS), expected @ ATOMS + BIAS)
 
 
 @torch.no_grad()
@@ -147,14 +151,10 @@ def test_half_precision_is_coded_in_float32_and_what_is_no_number_shows(architec
     with torch.autocast("cpu", torch.bfloat16):
         codes = half.encode(x)
         again = half(x)
-    assert codes.dtype == again.dtype == torch.bfloat16 and codes.shape == (
-        5,
-        10,
-        WIDTH,
-    )
-    torch.testing.assert_close(
-        codes, single.encode(x.float()).bfloat16(), equal_nan=True
-    )
+    assert codes.dtype == again.dtype == torch.bfloat16
+    assert codes.shape == (5, 10, WIDTH)
+    wanted = single.encode(x.float()).bfloat16()
+    torch.testing.assert_close(codes, wanted, equal_nan=True)
     torch.testing.assert_close(again, single(x.float()).bfloat16(), equal_nan=True)
     rows = codes.isnan().reshape(COUNT, -1)
     assert again[1, 2].isnan().all() and rows.any(1).nonzero().tolist() == [[12]]
@@ -199,44 +199,40 @@ def test_gradients_reach_the_input_and_the_dictionary(device):
 
 @torch.no_grad()
 def test_least_squares_on_a_support_are_those_of_jax_and_of_numpy(device):
-    atoms, bias, x = arrays()
     codes = default_rng(5).uniform(size=(COUNT, WIDTH)) < 0.1
-    sae = SAE(*tensors(atoms, bias), k=4)
+    sae = SAE(*PAIR, k=4)
     sae.chunk = 20
-    found = sae.refit(*tensors(x, codes.astype(np.float32)))
+    found = sae.refit(*tensors(X, codes.astype(np.float32)))
 
     class Chosen(ScreenedPursuit):
         def __call__(self, model, signals):
             return jnp.asarray(codes, jnp.float32)
 
-    close(found, jax_codes(LeastSquares(Chosen(4)), atoms, bias, x))
+    close(found, jax_codes(LeastSquares(Chosen(4)), ATOMS, BIAS, X))
     # Of codes with a sign.
-    signed = sae.refit(*tensors(x, -codes.astype(np.float32)))
+    signed = sae.refit(*tensors(X, -codes.astype(np.float32)))
     for row, support, values, free in zip(
-        x - bias, codes, found.numpy(), signed, strict=True
+        X - BIAS, codes, found.numpy(), signed, strict=True
     ):
-        best = np.linalg.lstsq(atoms[support].T.astype(np.float64), row, rcond=None)[0]
+        best = np.linalg.lstsq(ATOMS[support].T.astype(np.float64), row, rcond=None)[0]
         assert_allclose(values[support], best.clip(0), atol=1e-4)
         assert_allclose(free[support], best, atol=1e-4)
         assert not values[~support].any()
     # On twins, and on more atoms than dimensions, it is the solution of least norm.
-    unit = atoms / np.linalg.norm(atoms.astype(np.float64), axis=1, keepdims=True)
+    unit = ATOMS / np.linalg.norm(ATOMS.astype(np.float64), axis=1, keepdims=True)
     for rows in (unit[[*range(9)] * 2], unit, np.tile(np.eye(DIM), (2, 1))):
         sae = SAE(*tensors(rows), architecture="dictionary")
-        found = sae.refit(torch.from_numpy(x).double(), -torch.ones(COUNT, len(rows)))
-        close(found, np.linalg.lstsq(rows.T, x.T, rcond=1e-6)[0].T, 1e-12)
+        found = sae.refit(ROWS.double(), -torch.ones(COUNT, len(rows)))
+        close(found, np.linalg.lstsq(rows.T, X.T, rcond=1e-6)[0].T, 1e-12)
 
 
 @mark.parametrize("architecture", ["sae_gap_pursuit", "topk"])
 def test_no_rows_have_no_codes(architecture):
-    atoms, bias, x = tensors(*arrays())
-    sae = SAE(atoms, bias, atoms.mT, architecture=architecture, k=2)
-    codes = sae.encode(x[None, :0])
-    assert (
-        codes.shape == (1, 0, len(atoms))
-        and sae.refit(x[:0], codes[0]).shape == codes[0].shape
-    )
-    assert sae(x[:0]).shape == x[:0].shape
+    sae = SAE(*PAIR, PAIR[0].mT, architecture=architecture, k=2)
+    codes = sae.encode(ROWS[None, :0])
+    assert codes.shape == (1, 0, WIDTH)
+    assert sae.refit(ROWS[:0], codes[0]).shape == (0, WIDTH)
+    assert sae(ROWS[:0]).shape == (0, DIM)
 
 
 # What SAELens has no form for.
@@ -275,17 +271,16 @@ def test_a_folder_of_any_library_has_its_own_codes_and_is_written_again(case, tm
         assert_array_equal(found != 0, codes != 0)
         close(found, codes)
         close(one.decode(found, given), reconstruction)
-        close(
-            one(given),
-            reconstruction if sae.transcodes else reconstruction.reshape(x.shape),
-        )
+        decoded = reconstruction
+        if not sae.transcodes:
+            decoded = decoded.reshape(x.shape)
+        close(one(given), decoded)
     # On the target of JAX.
     loaded = sae_gap.load_sae(FILES / case)
     better = sae.pursuit(k=2)
     if sae.transcodes:
-        y = reconstruction + default_rng(0).normal(size=reconstruction.shape).astype(
-            "f"
-        )
+        noise = default_rng(0).normal(size=reconstruction.shape)
+        y = reconstruction + noise.astype("f")
         target = loaded.target(y, x)
         signals = sae.signals(torch.from_numpy(y), given)
         with raises(ValueError, match=r"code sae\.signals\(y, x\)"):
@@ -314,39 +309,34 @@ def test_a_folder_of_any_library_has_its_own_codes_and_is_written_again(case, tm
 @torch.no_grad()
 @mark.parametrize("threshold", [None, 0.3])
 def test_a_pursuit_is_kept_by_folders_and_by_the_state(threshold, tmp_path):
-    atoms, bias, x = arrays()
     metadata = {"hook_name": "h", "context_size": 16}
-    sae = SAE(
-        *tensors(atoms, bias), k=5, breadth=3, threshold=threshold, metadata=metadata
-    )
-    codes = sae.encode(torch.from_numpy(x))
+    sae = SAE(*PAIR, k=5, breadth=3, threshold=threshold, metadata=metadata)
+    codes = sae.encode(ROWS)
     assert sae.pursuit(3).cfg.metadata == metadata
     sae.save(tmp_path / "torch")
+    with raises(ValueError, match="is there already"):
+        sae.pursuit(3).save(tmp_path / "torch")
     loaded = sae_gap.load_sae(tmp_path / "torch")
     sae_gap.save_sae(loaded, tmp_path / "jax")
-    close(loaded.encode(x), codes)
+    close(loaded.encode(X), codes)
     for name in ("torch", "jax"):
         again = SAE.from_folder(tmp_path / name)
-        torch.testing.assert_close(again.encode(torch.from_numpy(x)), codes)
+        torch.testing.assert_close(again.encode(ROWS), codes)
         assert again.cfg.metadata["hook_name"] == "h"
     assert SAE.from_folder(tmp_path / "torch").cfg.metadata["context_size"] == 16
     torch.save(sae.state_dict(), tmp_path / "state")
     for before in (None, 0.1):
         blank = SAE(torch.zeros(WIDTH, DIM), k=5, breadth=3, threshold=before)
         blank.load_state_dict(torch.load(tmp_path / "state"))
-        torch.testing.assert_close(blank.encode(torch.from_numpy(x)), codes)
+        torch.testing.assert_close(blank.encode(ROWS), codes)
         assert blank.cfg.pruned == (threshold is not None)
-    assert (
-        blank.to("cpu", torch.float64).encode(torch.from_numpy(x)).dtype
-        == torch.float32
-    )
+    assert blank.to("cpu", torch.float64).encode(ROWS).dtype == torch.float32
 
 
 def test_a_dictionary_is_read_without_jax_and_the_import_loads_no_numba(tmp_path):
-    atoms, bias, x = arrays()
-    learned = sae_gap.dictionary(atoms.T, bias, l0=2.6)
+    learned = sae_gap.dictionary(ATOMS.T, BIAS, l0=2.6)
     learned.save(tmp_path / "learned")
-    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "x.npy", X)
     script = """
 import sys
 import numpy as np, torch
@@ -360,7 +350,7 @@ assert "jax" not in sys.modules
     subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, env=environment, check=True
     )
-    codes = jax_codes(ScreenedPursuit(3), learned.atoms.T, learned.bias, x)
+    codes = jax_codes(ScreenedPursuit(3), learned.atoms.T, learned.bias, X)
     close(np.load(tmp_path / "z.npy"), codes)
 
 
@@ -368,19 +358,15 @@ assert "jax" not in sys.modules
 def test_a_fit_of_the_suite_has_its_codes(tmp_path):
     x = arrays(dim=6)[2]
     file = tmp_path / FIT
-    transcoders = [
-        transcoder(kind, num_inputs=6, skip=skip)[0]
-        for kind, skip in ((TopK(3), True), (JumpReLU(), False))
+    models = [
+        transcoder(TopK(3), num_inputs=6)[0],
+        transcoder(JumpReLU(), num_inputs=6, skip=False)[0],
     ]
-    steps = (
-        LearnedSteps(2, count, hidden=size)
-        for count in (0, 1, 3, 11)
-        for size in (0, 5)
-    )
-    for model in (
-        *transcoders,
-        *map(example, ("topk", "jumprelu", "batchtopk", *steps)),
-    ):
+    models += map(example, ("topk", "jumprelu", "batchtopk"))
+    for size in (0, 5):
+        for count in (0, 1, 3, 11):
+            models.append(example(LearnedSteps(2, count, hidden=size)))
+    for model in models:
         file.write_bytes(as_fit(model, model.encode, {}))
         sae = SAE.from_folder(tmp_path)
         codes = model.encode(model, x)
@@ -388,71 +374,68 @@ def test_a_fit_of_the_suite_has_its_codes(tmp_path):
         close(sae(torch.from_numpy(x)), model.reconstruct(codes, x, x))
 
 
-SKIP, LAYER_NORM = (
-    FILES / "saelens" / name for name in ("transcoder_jumprelu_skip", "layer_norm")
-)
+PLAIN = SAE(*PAIR, k=3)
+W_DEC = PLAIN.W_dec
+
+
+def opened(name):
+    return SAE.from_folder(FILES / "saelens" / name)
 
 
 def made(architecture="standard", **options):
-    """Makes an SAE of the atoms of another with these options."""
-    return lambda sae, x, _: SAE(
-        **{"W_dec": sae.W_dec, "W_enc": sae.W_dec.mT, "architecture": architecture}
-        | options
-    )
+    """Makes an SAE of these options."""
+    options = {"W_dec": W_DEC, "W_enc": W_DEC.mT} | options
+    return lambda: SAE(architecture=architecture, **options)
 
 
 def pursued(**options):
-    return made("sae_gap_pursuit", **{"W_enc": None, "k": 3} | options)
+    return lambda: SAE(**{"W_dec": W_DEC, "k": 3} | options)
+
+
+def put(call, *given):
+    """Calls a method of the pursuit."""
+    return lambda: getattr(PLAIN, call)(*given)
 
 
 REFUSED = {
-    "b_dec must be (60)": lambda sae, x, _: SAE(sae.W_dec.mT, sae.b_dec, k=3),
+    "b_dec must be (60)": pursued(W_dec=W_DEC.mT, b_dec=PAIR[1]),
     "needs W_enc, threshold": made("jumprelu", W_enc=None),
     "k must be at most the 24 dimensions and the 60": pursued(k=25),
     "topk has no breadth": made("topk", breadth=2),
     "architecture must be one of": made("gated"),
-    "pursuit codes what it explains": made(
-        "sae_gap_pursuit", k=3, W_skip=torch.zeros(24, 24)
-    ),
+    "pursuit codes what it explains": pursued(W_skip=torch.zeros(24, 24)),
     "W_skip must be (24, 24)": made(W_skip=torch.zeros(9, 24)),
     "learned_steps codes what it explains": made("learned_steps", k=3, transcoder=True),
-    "torch.save": lambda *given: made("learned_steps", k=3)(*given).save(given[2]),
+    "torch.save": lambda: made("learned_steps", k=3)().save("never"),
     "leave normalisation out": made(transcoder=True, normalisation=LayerNorm()),
-    "W_dec must be finite": lambda sae, x, _: SAE(torch.inf * sae.W_dec, k=3),
-    "W_dec is an array of float32": lambda sae, x, _: SAE(x.numpy(), k=3),
+    "W_dec must be finite": pursued(W_dec=torch.inf * W_DEC),
+    "W_dec is an array of float32": pursued(W_dec=ATOMS),
     "threshold must be a finite number": pursued(threshold=-1.0),
-    "give what it read": lambda sae, x, _: SAE.from_folder(SKIP).decode(
+    "give what it read": lambda: opened("transcoder_jumprelu_skip").decode(
         torch.ones(2, 10)
     ),
-    "x must be (..., 5), but it is (50, 6)": lambda sae, x, _: SAE.from_folder(SKIP)(
-        x[:, :6]
+    "x must be (..., 5), but it is (50, 6)": lambda: opened("transcoder_jumprelu_skip")(
+        ROWS[:, :6]
     ),
-    "x is an array of float32": lambda sae, x, _: sae.encode(x.numpy()),
-    "a row for each of x": lambda sae, x, _: sae.refit(x, sae.encode(x)[1:]),
-    "codes must be (..., 60)": lambda sae, x, _: sae.decode(x),
-    "on meta, but W_dec on cpu": lambda sae, x, _: sae(x.to("meta")),
-    "give like=x": lambda sae, x, _: SAE.from_folder(LAYER_NORM).decode(
-        torch.ones(2, 10)
+    "x is an array of float32": put("encode", X),
+    "a row for each of x": put("refit", ROWS, torch.ones(COUNT - 1, WIDTH)),
+    "codes must be (..., 60)": put("decode", ROWS),
+    "on meta, but W_dec on cpu": put("encode", ROWS.to("meta")),
+    "give like=x": lambda: opened("layer_norm").decode(torch.ones(2, 10)),
+    "only a pursuit": lambda: opened("layer_norm").calibrate(ROWS[:, :6]),
+    "beyond 65,504": put("calibrate", (1e6 * ROWS).half()),
+    "no threshold leaves so many": lambda: SAE(torch.eye(24), k=2).calibrate(
+        -ROWS.abs()
     ),
-    "only a pursuit": lambda sae, x, _: SAE.from_folder(LAYER_NORM).calibrate(x[:, :6]),
-    "beyond 65,504": lambda sae, x, _: sae.calibrate((1e6 * x).half()),
-    "no threshold leaves so many": lambda sae, x, _: SAE(torch.eye(24), k=2).calibrate(
-        -x.abs()
-    ),
-    "is there already": lambda sae, x, folder: [
-        sae.save(folder),
-        SAE(2 * sae.W_dec, k=2).save(folder),
-    ],
-    "give W_dec as": lambda sae, x, _: pursuit_codes(x[:, 1:], sae.W_dec, k=3),
-    "but it is 61; give fewer": lambda sae, x, _: pursuit_codes(x, sae.W_dec, k=61),
+    "give W_dec as": lambda: pursuit_codes(ROWS[:, 1:], W_DEC, k=3),
+    "but it is 61; give fewer": lambda: pursuit_codes(ROWS, W_DEC, k=61),
 }
 
 
 @mark.parametrize("words", REFUSED)
-def test_bad_input_is_refused_in_a_sentence(words, tmp_path):
-    atoms, bias, x = tensors(*arrays())
+def test_bad_input_is_refused_in_a_sentence(words):
     with raises((ValueError, TypeError), match=re.escape(words)) as error:
-        REFUSED[words](SAE(atoms, bias, k=3), x, tmp_path)
+        REFUSED[words]()
     assert "\n" not in str(error.value) and str(error.value).endswith(".")
 
 
