@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from absl import flags, logging
 
-from benchmarks.options import Distributed, Options, define, parse, written
+from benchmarks.options import Distributed, Options, help_of, parse, written
 from sae_gap.runtime import devices, distributed, progress
 
 # The command in front of a binary's name, on the pages that it writes.
@@ -38,12 +38,7 @@ def run(
     options = options or options_of(main)
     if any(argument in ("--help", "-h", "-help") for argument in sys.argv[1:]):
         # absl's own help exits with 1.
-        lines = define(options).get_help(include_special_flags=False).splitlines()
-        named = [line for line in lines if line.startswith(" ")]
-        print(
-            f"{about or sys.modules[main.__module__].__doc__}\nflags:\n"
-            + "\n".join(named)
-        )
+        print(f"{about or sys.modules[main.__module__].__doc__}\n{help_of(options)}")
         sys.exit(0)
     flags.FLAGS(sys.argv[:1])
     logging.use_absl_handler()

@@ -4,8 +4,8 @@ import contextlib
 import dataclasses
 import math
 import types
-from collections.abc import Iterable, Sequence
-from typing import Any, dataclass_transform
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, dataclass_transform
 
 from absl import flags, logging
 
@@ -24,9 +24,14 @@ def frozen(kind: type) -> Any:
 class Options:
     """The options of a binary, whose fields `option` makes with a help text.
 
+    Attributes:
+      renamed: former names of flags, and what they are called now.
+
     Raises:
       ValueError: a field does not allow its value.
     """
+
+    renamed: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self):
         check_options(self)
@@ -34,7 +39,7 @@ class Options:
 
 @frozen
 class Results(Options):
-    """The folder of results."""
+    """Where results go."""
 
     results_dir: str = option(
         "results", "The folder of all results, on disk or in a bucket, gs:// or s3://."
@@ -53,7 +58,7 @@ class Results(Options):
 
 @frozen
 class Fitted(Results):
-    """The folders of results and of fitted models."""
+    """Where fitted models go."""
 
     models_dir: str | None = option(
         None,
@@ -70,7 +75,7 @@ class Fitted(Results):
 
 @frozen
 class Distributed(Options):
-    """The options of a binary that may run in many processes."""
+    """Many processes."""
 
     distributed: bool = option(
         False, "Run in many processes, one a host; TPU and Slurm need no more."
@@ -88,7 +93,7 @@ class Distributed(Options):
 
 @frozen
 class Limited(Options):
-    """The options of a binary that can stop early."""
+    """When to stop."""
 
     minutes: float = option(
         math.inf,
@@ -102,19 +107,41 @@ def fields(kind: type[Options] | Options) -> list[dataclasses.Field]:
     return [field for field in dataclasses.fields(kind) if field.metadata.get("help")]
 
 
+def groups(kind: type[Options]) -> dict[str, list[dataclasses.Field]]:
+    """The fields that have a flag, by the first words about the class that defines them."""
+    left = {field.name: field for field in fields(kind)}
+    found = {}
+    for owner in kind.__mro__:
+        names = [
+            name for name in vars(owner).get("__annotations__", {}) if name in left
+        ]
+        if names:
+            title = str(owner.__doc__).partition(".")[0]
+            found[title] = [left.pop(name) for name in names]
+    return found
+
+
 def define(kind: type[Options]) -> flags.FlagValues:
     """The flags of options. A flag that is not given is None, whatever its field's default."""
     values = flags.FlagValues()
     # Let positional arguments stand before flags.
     values.set_gnu_getopt()
-    for field in fields(kind):
-        hint = hints(kind)[field.name]
-        form = (
-            "boolean" if bool in kinds(hint) else "list" if entries(hint) else "string"
-        )
-        make = getattr(flags, f"DEFINE_{form}")
-        make(flag_of(field), None, _help(field, field.default), flag_values=values)
+    for title, members in groups(kind).items():
+        for field in members:
+            hint = hints(kind)[field.name]
+            form = "list" if entries(hint) else "string"
+            if bool in kinds(hint):
+                form = "boolean"
+            make = getattr(flags, f"DEFINE_{form}")
+            text = _help(field, field.default)
+            make(flag_of(field), None, text, flag_values=values, module_name=title)
     return values
+
+
+def help_of(kind: type[Options]) -> str:
+    """The flags of options, in groups by what they are for."""
+    values = define(kind)
+    return "\n".join(values.module_help(title) for title in groups(kind))
 
 
 def parse(kind: type[Options], arguments: Sequence[str]) -> Any:
@@ -124,6 +151,10 @@ def parse(kind: type[Options], arguments: Sequence[str]) -> Any:
       ValueError: a flag is unknown or has an invalid value, or a positional argument has no flag.
     """
     values = define(kind)
+    for argument in arguments:
+        name = argument.lstrip("-").partition("=")[0]
+        if name in kind.renamed and argument.startswith("-"):
+            raise ValueError(f"--{name} is now --{kind.renamed[name]}; give that.")
     try:
         _, *words = values(arguments)
     except flags.Error as error:

@@ -46,7 +46,12 @@ def options_of(bench: Bench) -> type[StudyOptions]:
     fields |= {name: (Any, None) for name in bench.presets["quick"].without}
     named = [(name, *field) for name, field in fields.items()]
     return dataclasses.make_dataclass(
-        "Of", named, bases=(StudyOptions,), frozen=True, kw_only=True
+        "Of",
+        named,
+        bases=(StudyOptions,),
+        namespace={"__doc__": "The sizes and lengths."},
+        frozen=True,
+        kw_only=True,
     )
 
 

@@ -99,7 +99,7 @@ ALIKE = 0.1
 
 @frozen
 class RealOptions(OnText):
-    """The options of `real`."""
+    """What to learn, and how much."""
 
     preset: str = option(
         "quick", "How much to record, learn and score.", choices=tuple(PRESETS)
@@ -197,7 +197,7 @@ def main(options: RealOptions) -> None:
     }
     put_back = dataclasses.replace(steps["measure"], **measured)
     levels = sorted(
-        {level for level in put_back.l0 if level <= most} | {options.sparsity}
+        {level for level in put_back.levels if level <= most} | {options.sparsity}
     )
     source, saes = put_back.begin(levels, CONTROLS)
     patched = measure.nats(

@@ -77,7 +77,7 @@ COLUMNS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainOptions(Fitted, OnPairs, Outliers, Distributed, Limited):
-    """The options of `train_real`."""
+    """What to train, and how much."""
 
     methods: tuple[str, ...] = option(METHODS, "What to train.", choices=EVERY)
     codes: tuple[str, ...] = option((), "Further codes, encoders by their names too.")

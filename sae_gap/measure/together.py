@@ -16,7 +16,7 @@ import numpy as np
 from sae_gap.analysis import interval, placed
 from sae_gap.core import Task, describe
 from sae_gap.lm import Downstream, rows_left
-from sae_gap.measure import in_nats, in_stages, methods_of
+from sae_gap.measure import Stages, in_nats, methods_of
 from sae_gap.metrics import Inferred, Metric, fires
 from sae_gap.saes import SAE
 from sae_gap.storage import Row, Store
@@ -164,8 +164,8 @@ def put_back_together(
         return clean.model.reconstruct(found, rows), _l0(found, sources[block].network)
 
     def measured(block, methods, earlier, **options):
-        stage = Layer(sources, block, earlier, guess), [METRIC], lambda _: methods
-        return in_stages(TOGETHER, store, [stage], **options)
+        layer = Layer(sources, block, earlier, guess)
+        return Stages(TOGETHER, store).run(layer, methods, [METRIC], **options)
 
     methods: dict[str, dict[int, Method]] = {}
     alone: dict[str, dict[str, Row]] = {}
