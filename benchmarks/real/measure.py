@@ -154,7 +154,7 @@ class MeasureOptions(OnPairs, OfRecording, Outliers, Distributed, Limited):
     @property
     def levels(self) -> tuple[float, ...]:
         """The mean L0s at which nats are compared."""
-        return tuple(int(l0) if l0.is_integer() else l0 for l0 in self.l0) or LEVELS
+        return tuple(int(l0) if l0 == int(l0) else l0 for l0 in self.l0) or LEVELS
 
     @property
     def middle(self) -> float | None:
@@ -307,14 +307,13 @@ def is_affordable(sae: SAE) -> bool:
     return products * sae.input_dim * sae.num_latents <= AFFORDABLE
 
 
-def variance(
-    options: MeasureOptions, plan: measure.Plan, reports: Mapping[str, Check]
-) -> str:
-    """Measures variance, writes the page, and returns what to print: the first process alone has
-    any.
+def variance(options: MeasureOptions) -> tuple[str, Sequence[str]]:
+    """Measures variance, writes the page, and returns what to print, which the first process alone
+    has, and the controls.
     """
     began = time.perf_counter()
     folder = options.folder(NAME)
+    plan, reports = plan_of(options)
     store = Store(folder)
     partial = {}
     try:
@@ -329,7 +328,7 @@ def variance(
             f"{left.text} Not measured yet: {', '.join(sorted(unjudged))}."
         )
     if not distributed.is_first():
-        return ""
+        return "", plan.controls
     activations = plan.source.activations
     notes = {
         "activations": f"{activations.num_samples:,} of {activations.input_dim} dimensions; "
@@ -342,7 +341,7 @@ def variance(
     found = measurement_page.Measurement(rows, store.rows(), plan.source, reports)
     text = measurement_page.write(folder, found, command, notes)
     logging.info("read %s/report.html", folder)
-    return f"{text}\n"
+    return f"{text}\n", plan.controls
 
 
 def network(options: MeasureOptions, controls: Sequence[str]) -> list[Any]:
@@ -455,10 +454,12 @@ def main(options: MeasureOptions) -> None:
     if options.recording:
         # Activations alone do not tell what an error costs in nats.
         codes = tuple(name for name in codes if measure.stem(name) != "weighted")
-    plan, reports = plan_of(dataclasses.replace(options, codes=codes))
-    print(variance(options, plan, reports), end="")
+    text, controls = variance(dataclasses.replace(options, codes=codes))
+    print(text, end="")
     if options.recording:
-        print("", *network(options, plan.controls), sep="\n\n")
+        shown = network(options, controls)
+        print()
+        print(*shown, sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -110,9 +110,7 @@ class RealOptions(OnText):
     )
     sparsity: int = option(32, "Mean L0 to train at.", least=1)
     methods: tuple[str, ...] | None = option(
-        None,
-        "What to train, as in train_real.  [the preset's]",
-        choices=train_real.EVERY,
+        None, "What to train, as in train_real.  [the preset's]"
     )
     seed: int = option(0, "Seed of what is learned.", least=0)
     dtype: str = option("float16", record.DTYPE, choices=DTYPES)

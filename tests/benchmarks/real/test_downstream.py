@@ -37,7 +37,9 @@ from tests.conftest import lines_of, page_of, refused, succeed
 
 WORDS = ("the", "cat", "in", "hat", "sat", "on", "12", "mats", "near", "inn")
 # Measures no variance, whose tests are in test_measure.py.
-ALONE = mock.patch.object(measure, "variance", lambda options: "")
+ALONE = mock.patch.object(
+    measure, "variance", lambda options: ("", options.controls or ())
+)
 
 
 @fixture(scope="module")
@@ -110,7 +112,7 @@ def test_what_it_leaves(made, recorded, monkeypatch):
     # Whatever the seed, since an SAE of `train_real` may have learned from the others.
     names = {"recording": "r", "model": "tiny.gguf", "dictionary": ("D.npy",)}
     monkeypatch.chdir(made.folder)
-    source, _ = inputs.PutBack(**names, layer=1, seed=1).begin((4,))
+    source, _ = measure.MeasureOptions(**names, layer=1, seed=1).begin((4,))
     assert {*source.documents()} == {*held}
     # The same command measures nothing again.
     monkeypatch.setattr(scoring, "Inference", None)
@@ -179,7 +181,7 @@ def _hold_together(recorded, lines, paths):
     sources = {}
     codes = {}
     for block, path in enumerate(paths):
-        options = inputs.PutBack(
+        options = measure.MeasureOptions(
             **given, sae=(str(path),), layer=block, tokens=100, anyway=True
         )
         sources[block], (sae,) = options.begin((4,))

@@ -186,8 +186,8 @@ FAULTS = {
     f"--sparsity must be below the {LATENTS} atoms and": f"--sparsity={DIM}",
     "topk has parameters": "--codes=topk",
     "a dictionary of codes must be one of": "--codes=other:omp",
-    "Pruned needs a base": "--methods=pruned",
-    "--methods: oracle cannot be learned": "--methods=oracle",
+    "'oracle' is not learned from rows alone": "--methods=oracle",
+    "topk_transcoder cannot be learned, since": "--methods=topk_transcoder",
 }
 
 
