@@ -107,41 +107,39 @@ def fields(kind: type[Options] | Options) -> list[dataclasses.Field]:
     return [field for field in dataclasses.fields(kind) if field.metadata.get("help")]
 
 
-def groups(kind: type[Options]) -> dict[str, list[dataclasses.Field]]:
-    """The fields that have a flag, by the first words about the class that defines them."""
-    left = {field.name: field for field in fields(kind)}
-    found = {}
-    for owner in kind.__mro__:
-        names = [
-            name for name in vars(owner).get("__annotations__", {}) if name in left
-        ]
-        if names:
-            title = str(owner.__doc__).partition(".")[0]
-            found[title] = [left.pop(name) for name in names]
-    return found
-
-
 def define(kind: type[Options]) -> flags.FlagValues:
     """The flags of options. A flag that is not given is None, whatever its field's default."""
     values = flags.FlagValues()
     # Let positional arguments stand before flags.
     values.set_gnu_getopt()
-    for title, members in groups(kind).items():
-        for field in members:
-            hint = hints(kind)[field.name]
-            form = "list" if entries(hint) else "string"
-            if bool in kinds(hint):
-                form = "boolean"
-            make = getattr(flags, f"DEFINE_{form}")
-            text = _help(field, field.default)
-            make(flag_of(field), None, text, flag_values=values, module_name=title)
+    for field in fields(kind):
+        hint = hints(kind)[field.name]
+        form = "list" if entries(hint) else "string"
+        if bool in kinds(hint):
+            form = "boolean"
+        getattr(flags, f"DEFINE_{form}")(
+            flag_of(field),
+            None,
+            _help(field, field.default),
+            flag_values=values,
+            module_name=_group(kind, field.name),
+        )
     return values
 
 
 def help_of(kind: type[Options]) -> str:
-    """The flags of options, in groups by what they are for."""
+    """The flags of options, in groups by the classes that define them, the last one first."""
     values = define(kind)
-    return "\n".join(values.module_help(title) for title in groups(kind))
+    groups = reversed(values.flags_by_module_dict())
+    return "\n".join(values.module_help(group) for group in groups)
+
+
+def _group(kind: type[Options], name: str) -> str:
+    """The first words about the class that defines a field."""
+    for owner in kind.__mro__:
+        if name in vars(owner).get("__annotations__", ()):
+            return str(owner.__doc__).partition(".")[0]
+    return ""
 
 
 def parse(kind: type[Options], arguments: Sequence[str]) -> Any:
@@ -153,7 +151,7 @@ def parse(kind: type[Options], arguments: Sequence[str]) -> Any:
     values = define(kind)
     for argument in arguments:
         name = argument.lstrip("-").partition("=")[0]
-        if name in kind.renamed and argument.startswith("-"):
+        if name in kind.renamed:
             raise ValueError(f"--{name} is now --{kind.renamed[name]}; give that.")
     try:
         _, *words = values(arguments)

@@ -72,10 +72,9 @@ NAMED = ("mp", "gradient_pursuit")
 LEVELS = (16, 32, 64, 128)
 PRICED = 32
 # Options that only a network has, and those that several layers do not.
-OF_NETWORK = ("layer", "mlp", "tokens", "costs")
+OF_NETWORK = "layer mlp tokens costs"
 OF_ONE_LAYER = (
-    *("layer", "mlp", "dictionary", "controls", "costs", "activations", "key"),
-    *("targets", "held_out", "samples"),
+    "layer mlp dictionary controls costs activations key targets held_out samples"
 )
 # Columns of the tables.
 SCORES = "dictionary codes level l0 fvu kl delta_ce kl_score ce_score ce_score_mean own_certificate"
@@ -143,7 +142,7 @@ class MeasureOptions(OnPairs, OfRecording, Outliers, Distributed, Limited):
             raise ValueError("--recording takes one process; leave --distributed out.")
         if not self.layers:
             return
-        for flag in written(self, OF_ONE_LAYER):
+        for flag in written(self, OF_ONE_LAYER.split()):
             name = flag.partition("=")[0]
             raise ValueError(
                 f"--layers replaces streams of a recording; leave {name} out."
@@ -163,7 +162,7 @@ class MeasureOptions(OnPairs, OfRecording, Outliers, Distributed, Limited):
 
     def read_pairs(self) -> tuple[Activations, Activations | None]:
         if not self.recording:
-            for flag in written(self, OF_NETWORK):
+            for flag in written(self, OF_NETWORK.split()):
                 name = flag.partition("=")[0]
                 raise ValueError(f"{name} is of the network; give its --recording too.")
             return super().read_pairs()
@@ -409,9 +408,8 @@ def costs(
     """
     rows = list[Row]()
     shown = []
-    kinds, named = (
-        [name for name in codes if (name in KINDS) == known] for known in (True, False)
-    )
+    kinds = [name for name in codes if name in KINDS]
+    named = [name for name in codes if name not in KINDS]
     for sae in saes:
         mine = measure.priced(source, sae, Store(folder), k, kinds, named)
         figures.save(figures.loss_by_cost(mine), folder, sae.name.replace("/", "_"))

@@ -3,11 +3,11 @@
 import dataclasses
 import functools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from benchmarks.report import pages
 from sae_gap import figures, measure
-from sae_gap.analysis import BEST, FEW_DOCUMENTS, at, sentence, table, table_of
+from sae_gap.analysis import BEST, FEW_DOCUMENTS, Table, at, sentence, table, table_of
 from sae_gap.storage import Folder, Row, grouped
 
 ABOUT = f"""
@@ -81,23 +81,8 @@ _MLP = (
 _LOST = "What each SAE loses at its own L0, and its parts ± half their 95 % intervals"
 _OBJECTIVE = "The gap of the lasso's objective and its parts, as shares of the best"
 _SAMPLES = "Samples of the largest gaps"
-_QUESTION = "Your own SAE: is it the loading, the encoder or the dictionary?"
 # With fewer samples intervals are wide.
 FEW = 500
-
-
-class Section(NamedTuple):
-    """A table of the page that shows if it has lines.
-
-    Attributes:
-      title: its title.
-      columns: names of its columns, as words.
-      lines: its lines.
-    """
-
-    title: str
-    columns: str
-    lines: Sequence[Row]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,18 +108,16 @@ class Measurement:
         return measure.verdict(self.rows, doubts)
 
     @functools.cached_property
-    def gaps(self) -> list[Row]:
-        """The lines of `gap_lines`."""
-        return measure.gap_lines(self.rows)
+    def alive(self) -> list[str]:
+        """The names of SAEs that are not dead."""
+        return [each.dictionary for each in self.verdicts if not each.dead]
 
     @functools.cached_property
-    def encoded(self) -> list[Row]:
-        """Those of encoders that are not dead."""
-        dead = {verdict.dictionary for verdict in self.verdicts if verdict.dead}
+    def gaps(self) -> list[Row]:
+        """The lines of `gap_lines` of encoders that are not dead."""
+        lines = measure.gap_lines(self.rows)
         return [
-            line
-            for line in self.gaps
-            if "gap" in line and line["dictionary"] not in dead
+            line for line in lines if "gap" in line and line["dictionary"] in self.alive
         ]
 
     @functools.cached_property
@@ -150,9 +133,9 @@ class Measurement:
     def summary(self) -> list[Row]:
         """A line for each dictionary, with the columns of all tables."""
         joined: dict[str, Row] = {}
-        curves = measure.curve_lines(self.rows)
-        for line in [*curves, *self.gaps, *measure.atom_lines(self.rows)]:
-            joined.setdefault(line["dictionary"], {}).update(line)
+        for read in (measure.curve_lines, measure.gap_lines, measure.atom_lines):
+            for line in read(self.rows):
+                joined.setdefault(line["dictionary"], {}).update(line)
         return [*joined.values()]
 
     def scored(self) -> str:
@@ -184,7 +167,7 @@ def write(
     for name in folder.names():
         if name.endswith((".png", ".pdf")):
             folder.remove(name)
-    tables = [table(*section) for section in sections(found) if section.lines]
+    tables = [each for each in sections(found) if each.lines]
     lost = [each.line for each in found.verdicts if each.line is not None]
     parts = [table_of(lost, _LOST)] if lost else []
     ranked = [
@@ -196,7 +179,7 @@ def write(
         answers = ranked + parts
     texts = findings(found, notes.get("partial"))
     page = pages.Page(
-        _QUESTION,
+        "Your own SAE: is it the loading, the encoder or the dictionary?",
         ABOUT.strip(),
         command,
         "\n\n".join(texts),
@@ -206,40 +189,35 @@ def write(
     )
     drawn = {
         "curve": figures.fvu_curve(found.rows),
-        "gap_parts": figures.gap_parts(found.encoded),
+        "gap_parts": figures.gap_parts(found.gaps),
         "coherence": figures.coherence(found.rows),
     }
     files = {"summary": found.summary(), "codes": found.rows}
     pages.publish(folder, page, found.rows[-1], drawn.items(), files)
     write_cards(folder, found)
     printed = ranked[:1] if found.has_rivals else []
-    if not is_ranked(found):
+    if len(found.alive) < 2:
         # One SAE's tables but those of samples.
         printed += parts + [each for each in tables if each.title != _SAMPLES]
     return "\n\n".join([*map(str, printed), *texts])
 
 
-def sections(found: Measurement) -> list[Section]:
-    """The tables of the page, in order."""
+def sections(found: Measurement) -> list[Table]:
+    """The tables of the page, in order; those without lines are not shown."""
     coded = [row for row in found.rows if "times" not in row]
     loaded = [
         report.columns | {"dictionary": name} for name, report in found.loaded.items()
     ]
     worst = measure.worst_lines(found.rows, found.source)
     return [
-        Section("Reconstruction", CURVE, measure.curve_lines(found.rows)),
-        Section("All codes", CODES, coded),
-        Section(_OBJECTIVE, GAP, found.encoded),
-        Section("Supports: the encoder's beside the best", SUPPORT, found.encoded),
-        Section("Atoms", ATOMS, measure.atom_lines(found.rows)),
-        Section(_SAMPLES, WORST, worst),
-        Section("As loaded", LOADED, loaded),
+        table("Reconstruction", CURVE, measure.curve_lines(found.rows)),
+        table("All codes", CODES, coded),
+        table(_OBJECTIVE, GAP, found.gaps),
+        table("Supports: the encoder's beside the best", SUPPORT, found.gaps),
+        table("Atoms", ATOMS, measure.atom_lines(found.rows)),
+        table(_SAMPLES, WORST, worst),
+        table("As loaded", LOADED, loaded),
     ]
-
-
-def is_ranked(found: Measurement) -> bool:
-    """True if there are several SAEs to rank."""
-    return sum(not verdict.dead for verdict in found.verdicts) > 1
 
 
 def findings(found: Measurement, partial: str | None = None) -> list[str]:
@@ -255,7 +233,7 @@ def findings(found: Measurement, partial: str | None = None) -> list[str]:
     if doubts:
         texts.append(f"What looks wrong:\n\n{_listed(doubts)}")
     verdicts = found.verdicts
-    if is_ranked(found):
+    if len(found.alive) > 1:
         verdicts, first = measure.ranking(verdicts)
         texts.append(f"{first} {ORDERS}")
     if found.source.activations.of_mlp:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from sae_gap.analysis import BEST, best_at, placed
 from sae_gap.core import Whitening
@@ -27,29 +27,21 @@ NATS = "downstream"
 MOST_PURSUED = 64
 
 
-class _Codes(NamedTuple):
-    """Names of codes by the L0s at which they are measured.
-
-    Attributes:
-      own: of encoders, once.
-      proposed: at the own L0 of an encoder alone.
-      common: at common L0s.
-      split: those of `common` that split a loss, at the own L0 of an encoder too.
-    """
-
-    own: list[str]
-    proposed: list[str]
-    common: list[str]
-    split: list[str]
-
-
 @dataclasses.dataclass(frozen=True)
 class _Candidates:
-    """What is put back: dictionaries with options of `methods_of`, and codes on them."""
+    """What is put back.
+
+    Attributes:
+      learners: dictionaries, with options of `methods_of`.
+      l0: common mean L0s.
+      codes: names of codes at common L0s.
+      proposed: names of codes at the own L0 of an encoder alone.
+    """
 
     learners: Mapping[str, tuple[Learner, dict[str, Any]]]
-    codes: _Codes
     l0: Sequence[float]
+    codes: Sequence[str]
+    proposed: Sequence[str]
 
     def methods(
         self, names: Sequence[str], l0: float, dictionaries: Iterable[str]
@@ -64,27 +56,31 @@ class _Candidates:
     def at_common_l0s(self, middle: float) -> Iterator[Method]:
         """All dictionaries at each common L0, and what has no encoder at the middle one."""
         for l0 in self.l0:
-            yield from self.methods(self.codes.common, l0, self.learners)
+            yield from self.methods(self.codes, l0, self.learners)
         bare = [
             name
             for name, (learner, _) in self.learners.items()
             if learner.encode is None
         ]
-        yield from self.methods(self.codes.proposed, middle, bare)
+        yield from self.methods(self.proposed, middle, bare)
 
     def at_own_l0s(self, rows: Sequence[Row], densest: float) -> Iterator[Method]:
         """Each encoder's dictionary, and the best one nearby, at the encoder's own L0."""
+        # Those that split a loss.
+        codes = [
+            name for name in self.codes if name.rpartition(":")[2] in (*BEST, "lasso")
+        ]
         for row in rows:
             # Do not split denser codes, which are not sparse.
             if row["codes"] != "own" or row["dead"] or row["level"] > densest:
                 continue
             name = row["dictionary"]
             level = row["level"]
-            yield from self.methods(self.codes.proposed, level, [name])
+            yield from self.methods(self.proposed, level, [name])
             if level not in self.l0:
                 best = best_at(rows, row["near"]) or row
                 pair = name, best["dictionary"]
-                yield from self.methods(self.codes.split, level, pair)
+                yield from self.methods(codes, level, pair)
 
 
 def put_back(
@@ -116,11 +112,14 @@ def put_back(
     middle = l0[len(l0) // 2]
     learners = learners_of(saes, controls, middle, source.input_dim)
     check_codes(codes, learners)
-    sorted_codes = _sort_codes(in_nats(codes, saes))
-    candidates = _Candidates(learners, sorted_codes, l0)
+    codes = in_nats(codes, saes)
+    own = [name for name in codes if stem(name) == "own"]
+    proposed = [name for name in codes if of_encoders(name)]
+    others = [name for name in codes if name not in (*own, *proposed)]
+    candidates = _Candidates(learners, l0, others, proposed)
     metrics = [nats.METRIC]
     stages = Stages(NATS, store)
-    stages.run(source, candidates.methods(sorted_codes.own, middle, learners), metrics)
+    stages.run(source, candidates.methods(own, middle, learners), metrics)
     _place_encoders(stages.rows, l0)
     stages.run(source, candidates.at_common_l0s(middle), metrics)
     densest = DENSEST * source.input_dim
@@ -133,14 +132,6 @@ def in_nats(codes: Sequence[str], saes: Sequence[SAE]) -> list[str]:
     units = [sae.normalisation for sae in saes]
     other = any(isinstance(unit, Whitening) or unit.per_sample for unit in units)
     return [name for name in codes if not (other and stem(name) == "weighted")]
-
-
-def _sort_codes(codes: Sequence[str]) -> _Codes:
-    own = [name for name in codes if stem(name) == "own"]
-    proposed = [name for name in codes if of_encoders(name)]
-    common = [name for name in codes if name not in (*own, *proposed)]
-    split = [name for name in common if name.rpartition(":")[2] in (*BEST, "lasso")]
-    return _Codes(own, proposed, common, split)
 
 
 def _place_encoders(rows: Sequence[Row], l0: Sequence[float]) -> None:
