@@ -91,7 +91,7 @@ def options_of(main: Callable[..., object]) -> type[Options]:
     return typing.get_type_hints(main)["options"]
 
 
-def _join(options):
+def _join(options: Distributed) -> None:
     names = ("coordinator", "num_processes", "process_id")
     if not options.distributed:
         for flag in written(options, names):
@@ -109,7 +109,7 @@ def _join(options):
         logging.get_absl_logger().setLevel(python_logging.ERROR)
 
 
-def _stop(sentence, code=2):
+def _stop(sentence: str, code: int = 2) -> NoReturn:
     sys.stderr.write(sentence + "\n")
     distributed.leave(code)
     sys.exit(code)

@@ -33,7 +33,7 @@ class Options:
 
     renamed: ClassVar[Mapping[str, str]] = {}
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         check_options(self)
 
 
@@ -178,7 +178,7 @@ def parse(kind: type[Options], arguments: Sequence[str]) -> Any:
     return kind(**found)
 
 
-def _read(text, hint):
+def _read(text: Any, hint: Any) -> Any:
     """The value of a text; a text of another type stays a text, which the options refuse."""
     if listed := entries(hint):
         return tuple(_read(entry, listed[0]) for entry in text)
@@ -220,7 +220,7 @@ def changes(options: Options) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def _help(field, default):
+def _help(field: dataclasses.Field, default: Any) -> str:
     text = field.metadata["help"]
     choices = field.metadata["limits"].get("choices", ())
     if not all(choice in text for choice in choices):
@@ -229,7 +229,7 @@ def _help(field, default):
     return text if says_nothing else f"{text}  [{_text(default)}]"
 
 
-def _text(value):
+def _text(value: Any) -> str:
     """A value as a flag's text."""
     entries = value if isinstance(value, tuple) else (value,)
     return ",".join("none" if entry is None else str(entry) for entry in entries)

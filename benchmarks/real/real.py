@@ -251,7 +251,7 @@ def write(
     few = (best["dictionary"], best["best"])
     codes = ("own", "lasso_refit", "screened")
 
-    def chosen(lines):
+    def chosen(lines: Lines) -> list[Row]:
         return [
             line
             for line in lines
@@ -322,7 +322,7 @@ def probing_change(overall: Lines, best: Row, sparsity: int) -> str:
         if line["probe"] == PROBE
     }
 
-    def of(name, codes, *scores):
+    def of(name: str, codes: str, *scores: str) -> list[str]:
         line = lines[name, codes]
         halves = [line[f"{score}_half"] for score in scores]
         return [

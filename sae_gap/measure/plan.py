@@ -66,7 +66,7 @@ class Plan:
     controls: Sequence[str] = ()
     codes: Sequence[str] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.source, Activations):
             learning = {*self.controls} - UNLEARNED or learns(self.codes)
             held = TENTH if learning else self.source
