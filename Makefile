@@ -16,6 +16,9 @@ LEARN := from sae_gap.learners.online.online_dictionary import OnlineDictionary;
 	sae_gap.fit(OnlineDictionary(num_steps=1), [sae_gap.draw(sae_gap.Setting(20, 3, 200))], [0], show_progress=False)
 CODE := import sae_gap; sae_gap.sparse_code([[1.0]], [[1.0]], 0.1)
 COMPILE := $(VENV)/bin/python -c '$(CODE); $(LEARN)'
+# Activations for the installed command.
+ROWS := import numpy, sae_gap; numpy.save("x.npy", sae_gap.draw(sae_gap.Setting(20, 3, 2000)).train.signals)
+FRESH := ../fresh/bin/sae-gap
 # import-linter has no module to run; its report is shown only if a folder imports from one above it.
 LINT_IMPORTS := $(VENV)/bin/python -c 'from importlinter.cli import lint_imports_command; lint_imports_command()'
 STUDIES := $(patsubst benchmarks/studies/%.py,%,$(shell grep -l '^BENCH = ' benchmarks/studies/*.py))
@@ -60,14 +63,20 @@ real: $(VENV)/.ready$(if $(findstring --dry_run,$(ARGS)),,-real)
 docs: $(VENV)/.ready-docs
 	$(VENV)/bin/python notebooks/reference.py build/docs
 
-# The wheel runs the headline benchmark where nothing but it is installed.
+# The wheel trains, checks and measures an SAE, and runs the headline benchmark, in an empty folder where nothing but it is installed.
+# `check` ends with 1 where something looks wrong, as in an SAE of a few steps.
 dist: $(VENV)/.ready-dist
-	rm -rf dist build/fresh
+	rm -rf dist build/fresh build/empty
 	$(RUN) build
 	$(RUN) twine check --strict dist/*
 	'$(PYTHON)' -m venv build/fresh
 	build/fresh/bin/python $(PIP) dist/*.whl
-	build/fresh/bin/sae-gap bench --preset=smoke --results_dir=build/fresh/results
+	mkdir build/empty
+	cd build/empty && ../fresh/bin/python -c '$(ROWS)'
+	cd build/empty && $(FRESH) train_real --activations=x.npy --methods=topk --width=20 --sparsity=3 --epochs=20
+	cd build/empty && $(FRESH) check results/train_real/topk --activations=x.npy || test $$? = 1
+	cd build/empty && $(FRESH) measure --sae=results/train_real/topk --activations=x.npy --controls=samples
+	cd build/empty && $(FRESH) amortisation_gap --preset=smoke
 
 test: $(VENV)/.ready-test
 	$(RUN) pytest --durations=25

@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from absl import flags, logging
 
-from benchmarks.options import Distributed, Options, define, parse, written
+from benchmarks.options import Distributed, Options, help_of, parse, written
 from sae_gap.runtime import devices, distributed, progress
 
 # The command in front of a binary's name, on the pages that it writes.
@@ -38,12 +38,7 @@ def run(
     options = options or options_of(main)
     if any(argument in ("--help", "-h", "-help") for argument in sys.argv[1:]):
         # absl's own help exits with 1.
-        lines = define(options).get_help(include_special_flags=False).splitlines()
-        named = [line for line in lines if line.startswith(" ")]
-        print(
-            f"{about or sys.modules[main.__module__].__doc__}\nflags:\n"
-            + "\n".join(named)
-        )
+        print(f"{about or sys.modules[main.__module__].__doc__}\n{help_of(options)}")
         sys.exit(0)
     flags.FLAGS(sys.argv[:1])
     logging.use_absl_handler()
@@ -96,7 +91,7 @@ def options_of(main: Callable[..., object]) -> type[Options]:
     return typing.get_type_hints(main)["options"]
 
 
-def _join(options):
+def _join(options: Distributed) -> None:
     names = ("coordinator", "num_processes", "process_id")
     if not options.distributed:
         for flag in written(options, names):
@@ -114,7 +109,7 @@ def _join(options):
         logging.get_absl_logger().setLevel(python_logging.ERROR)
 
 
-def _stop(sentence, code=2):
+def _stop(sentence: str, code: int = 2) -> NoReturn:
     sys.stderr.write(sentence + "\n")
     distributed.leave(code)
     sys.exit(code)

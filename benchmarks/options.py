@@ -4,8 +4,8 @@ import contextlib
 import dataclasses
 import math
 import types
-from collections.abc import Iterable, Sequence
-from typing import Any, dataclass_transform
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, dataclass_transform
 
 from absl import flags, logging
 
@@ -24,17 +24,22 @@ def frozen(kind: type) -> Any:
 class Options:
     """The options of a binary, whose fields `option` makes with a help text.
 
+    Attributes:
+      renamed: former names of flags, and what they are called now.
+
     Raises:
       ValueError: a field does not allow its value.
     """
 
-    def __post_init__(self):
+    renamed: ClassVar[Mapping[str, str]] = {}
+
+    def __post_init__(self) -> None:
         check_options(self)
 
 
 @frozen
 class Results(Options):
-    """The folder of results."""
+    """Where results go."""
 
     results_dir: str = option(
         "results", "The folder of all results, on disk or in a bucket, gs:// or s3://."
@@ -53,7 +58,7 @@ class Results(Options):
 
 @frozen
 class Fitted(Results):
-    """The folders of results and of fitted models."""
+    """Where fitted models go."""
 
     models_dir: str | None = option(
         None,
@@ -70,7 +75,7 @@ class Fitted(Results):
 
 @frozen
 class Distributed(Options):
-    """The options of a binary that may run in many processes."""
+    """Many processes."""
 
     distributed: bool = option(
         False, "Run in many processes, one a host; TPU and Slurm need no more."
@@ -88,7 +93,7 @@ class Distributed(Options):
 
 @frozen
 class Limited(Options):
-    """The options of a binary that can stop early."""
+    """When to stop."""
 
     minutes: float = option(
         math.inf,
@@ -109,12 +114,32 @@ def define(kind: type[Options]) -> flags.FlagValues:
     values.set_gnu_getopt()
     for field in fields(kind):
         hint = hints(kind)[field.name]
-        form = (
-            "boolean" if bool in kinds(hint) else "list" if entries(hint) else "string"
+        form = "list" if entries(hint) else "string"
+        if bool in kinds(hint):
+            form = "boolean"
+        getattr(flags, f"DEFINE_{form}")(
+            flag_of(field),
+            None,
+            _help(field, field.default),
+            flag_values=values,
+            module_name=_group(kind, field.name),
         )
-        make = getattr(flags, f"DEFINE_{form}")
-        make(flag_of(field), None, _help(field, field.default), flag_values=values)
     return values
+
+
+def help_of(kind: type[Options]) -> str:
+    """The flags of options, in groups by the classes that define them, the last one first."""
+    values = define(kind)
+    groups = reversed(values.flags_by_module_dict())
+    return "\n".join(values.module_help(group) for group in groups)
+
+
+def _group(kind: type[Options], name: str) -> str:
+    """The first words about the class that defines a field."""
+    for owner in kind.__mro__:
+        if name in vars(owner).get("__annotations__", ()):
+            return str(owner.__doc__).partition(".")[0]
+    return ""
 
 
 def parse(kind: type[Options], arguments: Sequence[str]) -> Any:
@@ -124,6 +149,10 @@ def parse(kind: type[Options], arguments: Sequence[str]) -> Any:
       ValueError: a flag is unknown or has an invalid value, or a positional argument has no flag.
     """
     values = define(kind)
+    for argument in arguments:
+        name = argument.lstrip("-").partition("=")[0]
+        if name in kind.renamed:
+            raise ValueError(f"--{name} is now --{kind.renamed[name]}; give that.")
     try:
         _, *words = values(arguments)
     except flags.Error as error:
@@ -149,7 +178,7 @@ def parse(kind: type[Options], arguments: Sequence[str]) -> Any:
     return kind(**found)
 
 
-def _read(text, hint):
+def _read(text: Any, hint: Any) -> Any:
     """The value of a text; a text of another type stays a text, which the options refuse."""
     if listed := entries(hint):
         return tuple(_read(entry, listed[0]) for entry in text)
@@ -191,7 +220,7 @@ def changes(options: Options) -> dict[str, tuple[Any, Any]]:
     }
 
 
-def _help(field, default):
+def _help(field: dataclasses.Field, default: Any) -> str:
     text = field.metadata["help"]
     choices = field.metadata["limits"].get("choices", ())
     if not all(choice in text for choice in choices):
@@ -200,7 +229,7 @@ def _help(field, default):
     return text if says_nothing else f"{text}  [{_text(default)}]"
 
 
-def _text(value):
+def _text(value: Any) -> str:
     """A value as a flag's text."""
     entries = value if isinstance(value, tuple) else (value,)
     return ",".join("none" if entry is None else str(entry) for entry in entries)

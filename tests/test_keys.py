@@ -314,7 +314,7 @@ CHANGES = {
                 {"samples": 20},
                 {"outliers": "keep"},
             ),
-            *({"atom": 1}, {"match_l0": 0.7}, {"held_out": "0.2"}),
+            *({"atom": 1}, {"l0": (0.7,)}, {"held_out": "0.2"}),
         ],
         ("control",): [{"controls": ("samples",)}],
     },

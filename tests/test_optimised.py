@@ -31,13 +31,14 @@ def run(*arguments):
 
 
 # A method of each kind: fits along gradients, in rounds and on the host, and each kind of codes.
-METHODS = "sae_topk,sae_jumprelu,sae_mp,online_dl,dl_fista,linear_probe,fista_oracle"
+METHODS = "sae_topk,sae_mp,online_dl,dl_fista,fista_oracle"
 
 
 def test_the_headline_s_rows_are_those_of_plain_programs(smoke, tmp_path):
     name = smoke.directory.name
     folders = (f"--results_dir={tmp_path}", f"--models_dir={tmp_path / 'models'}")
-    run("sae_gap", name, "--preset=smoke", f"--methods={METHODS}", *folders)
+    size = ("--preset=smoke", "--seeds=0")
+    run("sae_gap", name, *size, f"--methods={METHODS}", *folders)
     plains = {(row["method"], row["seed"]): row for row in smoke.rows}
     found = Store(tmp_path / name).rows()
     assert {row["method"] for row in found} == {*METHODS.split(",")}
@@ -51,4 +52,10 @@ def test_the_headline_s_rows_are_those_of_plain_programs(smoke, tmp_path):
 
 
 def test_the_certified_coder_s_properties_hold():
-    run("pytest", "-n0", "tests/solvers/test_coding.py", "-k", "each_kind and fista")
+    run(
+        "pytest",
+        "-n0",
+        "tests/solvers/test_coding.py",
+        "-k",
+        "each_kind and fista and not gaussian",
+    )

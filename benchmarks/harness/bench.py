@@ -70,7 +70,7 @@ class Bench(NamedTuple):
 
 @frozen
 class StudyOptions(Fitted, Distributed, Limited):
-    """The options of a study's run; `options_of` adds the changes to its preset."""
+    """What to run. `options_of` adds the changes to its preset."""
 
     preset: str = option("quick", "Sizes of a run; other flags take precedence.")
     shard: str | None = option(

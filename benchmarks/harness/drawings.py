@@ -34,7 +34,7 @@ def inference_along(metric: str = "mcc_ood", *, style: str) -> dict[str, Drawing
     kind of inference.
     """
 
-    def compared(rows):
+    def compared(rows: Lines) -> Lines:
         cold = [row for row in rows if row.get("start") != "warm"]
         names = [name for name, _ in grouped(cold, ("dictionary", style))]
         # A dictionary with one kind has nothing to compare.

@@ -62,5 +62,5 @@ def softplus_adam(p: Preset) -> SoftplusAdam:
     return SoftplusAdam(p.lam, num_steps=p.blocks, split=_split(p))
 
 
-def _split(p):
+def _split(p: Preset) -> str:
     return "id" if p.protocol == "paper" else "train"

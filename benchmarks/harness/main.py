@@ -3,21 +3,22 @@
 import dataclasses
 import itertools
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from absl import logging
 
 from benchmarks import cli
-from benchmarks.harness import Bench, Run, StudyOptions, methods
+from benchmarks.harness import Bench, Preset, Run, StudyOptions, methods
 from benchmarks.options import changes, option
 from sae_gap.core import check_width
 from sae_gap.data import SCALED, Recording, fetched
 from sae_gap.figures import labels
-from sae_gap.learners import Peer
+from sae_gap.learners import Learner, Peer
 from sae_gap.runtime import devices, distributed
 from sae_gap.storage import CELL
-from sae_gap.study import Stored, Study, chain, jobs, runner
+from sae_gap.study import Job, Method, Stored, Study, chain, jobs, runner
 
 # Options that conflict.
 _EXCLUDED = {
@@ -46,7 +47,12 @@ def options_of(bench: Bench) -> type[StudyOptions]:
     fields |= {name: (Any, None) for name in bench.presets["quick"].without}
     named = [(name, *field) for name, field in fields.items()]
     return dataclasses.make_dataclass(
-        "Of", named, bases=(StudyOptions,), frozen=True, kw_only=True
+        "Of",
+        named,
+        bases=(StudyOptions,),
+        namespace={"__doc__": "The sizes and lengths."},
+        frozen=True,
+        kw_only=True,
     )
 
 
@@ -65,7 +71,7 @@ def read(bench: Bench, options: StudyOptions) -> Run:
             "no setting is left of these sizes; choose more latents or a lower sparsity."
         )
 
-    def chosen(source):
+    def chosen(source: Any) -> list[Method]:
         """The methods to run: the study's in its order, then crossings."""
         listed = bench.methods(source, preset)
         if given is None or given == ("all",):
@@ -92,7 +98,7 @@ def read(bench: Bench, options: StudyOptions) -> Run:
     return Run(bench, options, preset, study, [*names], shard)
 
 
-def _changed(bench, options):
+def _changed(bench: Bench, options: StudyOptions) -> Preset:
     """The preset that options name, with their further changes."""
     given = {name: value for name, value in vars(options).items() if value is not None}
     for name, excluded in _EXCLUDED.items():
@@ -117,7 +123,7 @@ def _changed(bench, options):
     return preset
 
 
-def _recordings(options, preset):
+def _recordings(options: StudyOptions, preset: Preset) -> list[Recording]:
     """Recordings of a file in place of settings, for each width, sparsity and seed; by default the
     sparsity is that of its codes.
     """
@@ -137,7 +143,7 @@ def _recordings(options, preset):
     return sources
 
 
-def _check_library(name, learner):
+def _check_library(name: str, learner: Learner) -> None:
     """Refuses a method that learns, itself or in a base, by a library that is not installed."""
     for peer in chain(learner):
         if isinstance(peer, Peer):
@@ -221,7 +227,7 @@ def check_writable(run: Run) -> None:
         )
 
 
-def _ahead(run):
+def _ahead(run: Run) -> Iterator[tuple[Job, int]]:
     """Each job, with the number of models that it would be the first to fit, by their folders."""
     stored = Stored(run.study, run.store)
     planned = set[str]()

@@ -128,13 +128,13 @@ def saes(*kinds: str, names: tuple[str, ...] = SAES) -> Listed:
     ]
 
 
-def _plain(*made):
+def _plain(*made: Learner) -> Listed:
     return lambda source, p: [
         Method(one.name, one.family, one, Linear()) for one in made
     ]
 
 
-def _best(*kinds):
+def _best(*kinds: Callable[[Any], Learner]) -> Listed:
     return lambda source, p: [
         coded(one.name, one, p) for one in (kind(p) for kind in kinds)
     ]
@@ -232,7 +232,9 @@ def learner_of(name: str, study: Sequence[Method], source: Any, p: Preset) -> Le
     )
 
 
-def _encoded(learner, name, source, p):
+def _encoded(
+    learner: Learner, name: str, source: Any, p: Preset
+) -> tuple[Learner, Encoder]:
     """The learner and the encoder of a crossing. An encoder with parameters is trained on the
     learner's dictionary, by its own loss if its batches leave state behind.
     """

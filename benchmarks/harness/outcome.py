@@ -4,7 +4,8 @@ rows alone.
 
 import collections
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 from benchmarks import studies
 from benchmarks.harness import Run
@@ -12,7 +13,7 @@ from benchmarks.report import pages
 from sae_gap import catalogue
 from sae_gap.analysis import Lines, published, shares, splits, table_of, tables
 from sae_gap.figures import labels
-from sae_gap.storage import CELL, grouped
+from sae_gap.storage import CELL, Row, grouped
 
 _ANSWER = (
     "Is it the encoder or the dictionary? Distance of each SAE to the oracle in MCC OOD (number of "
@@ -100,7 +101,7 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
     return "\n\n".join(filter(None, said))
 
 
-def _distinct(run, summary):
+def _distinct(run: Run, summary: Lines) -> list[Row]:
     """The lines without refined codes where frozen ones are shown too: both are certified optima,
     and differ only in seconds.
     """
@@ -110,7 +111,7 @@ def _distinct(run, summary):
     return [line for line in summary if not certified or line["method"] not in alike]
 
 
-def _answer(parts):
+def _answer(parts: Lines) -> str:
     """The shares of encoder and dictionary in the distance of each SAE to the oracle, a line each;
     several sizes have no one answer.
     """
@@ -136,7 +137,7 @@ def is_comparable(run: Run) -> bool:
     return alike and run.preset.protocol == "paper" and not run.options.data
 
 
-def _conditions(rows, varies):
+def _conditions(rows: Lines, varies: Sequence[str]) -> list[str]:
     """The columns that tell lines apart, beside the cell and the study's own; for example none for
     noise in a run without any.
     """
@@ -151,7 +152,7 @@ def _conditions(rows, varies):
     return [name for name in found if name not in varies]
 
 
-def _told_apart(rows, listed):
+def _told_apart(rows: Lines, listed: Collection[str]) -> list[Row]:
     """The rows; a crossing is renamed learner:encoder if other methods share its dictionary."""
     shared = collections.Counter(
         name for name, _ in grouped(rows, ("dictionary", "method"))
@@ -164,7 +165,9 @@ def _told_apart(rows, listed):
     ]
 
 
-def _drawn(run, rows, conditions):
+def _drawn(
+    run: Run, rows: Lines, conditions: Sequence[str]
+) -> Iterator[tuple[str, Any]]:
     """Each figure, one for each of its cells, by the name of its file."""
     for stem, drawing in run.bench.figures.items():
         groups = grouped(rows, dict.fromkeys((*drawing.cells, *conditions)))
@@ -177,7 +180,7 @@ def _drawn(run, rows, conditions):
             yield "_".join([stem, *named]), drawing.draw(group)
 
 
-def _headings(names, lines):
+def _headings(names: Sequence[str], lines: Lines) -> dict[str, str]:
     """The headings of metrics that some line has; "ID" appears only if the table also has the other
     split.
     """
@@ -190,7 +193,7 @@ def _headings(names, lines):
     }
 
 
-def _unlisted(summary):
+def _unlisted(summary: Lines) -> str:
     """Columns that no study's table names, from metrics that a user dropped into their folder."""
     every = [one.tables.values() for one in studies.found().values()]
     listed = {
@@ -206,5 +209,5 @@ def _unlisted(summary):
     return " ".join(name for name in names if _stem(name) in shown)
 
 
-def _stem(name):
+def _stem(name: str) -> str:
     return name.removesuffix("_id").removesuffix("_ood")

@@ -117,7 +117,7 @@ class Preset(Options):
             for cell in itertools.product(*axes.values())
         ]
 
-    def _source(self, cell):
+    def _source(self, cell: dict[str, Any]) -> Source:
         if self.world_file:
             sizes = {
                 name: cell[name]

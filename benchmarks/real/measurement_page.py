@@ -1,11 +1,13 @@
 """Writes the outputs of a measurement: summary.csv, codes.csv, figures, model cards, its page."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.report import pages
 from sae_gap import figures, measure
-from sae_gap.analysis import BEST, FEW_DOCUMENTS, at, sentence, table, table_of
+from sae_gap.analysis import BEST, FEW_DOCUMENTS, Table, at, sentence, table, table_of
 from sae_gap.storage import Folder, Row, grouped
 
 ABOUT = f"""
@@ -77,28 +79,84 @@ _MLP = (
     "lose is amortisation."
 )
 _LOST = "What each SAE loses at its own L0, and its parts ± half their 95 % intervals"
+_OBJECTIVE = "The gap of the lasso's objective and its parts, as shares of the best"
 _SAMPLES = "Samples of the largest gaps"
 # With fewer samples intervals are wide.
 FEW = 500
 
 
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """What a measurement found.
+
+    Attributes:
+      rows: its rows.
+      stored: all rows in the folder, those of earlier measurements too.
+      source: source of the plan.
+      loaded: how each SAE was read, by name.
+    """
+
+    rows: Sequence[Row]
+    stored: Sequence[Row]
+    source: Any
+    loaded: Mapping[str, Any]
+
+    @functools.cached_property
+    def verdicts(self) -> list[Any]:
+        """The verdict on each SAE."""
+        doubts = {name: report.wrong for name, report in self.loaded.items()}
+        return measure.verdict(self.rows, doubts)
+
+    @functools.cached_property
+    def alive(self) -> list[str]:
+        """The names of SAEs that are not dead."""
+        return [each.dictionary for each in self.verdicts if not each.dead]
+
+    @functools.cached_property
+    def gaps(self) -> list[Row]:
+        """The lines of `gap_lines` of encoders that are not dead."""
+        lines = measure.gap_lines(self.rows)
+        return [
+            line for line in lines if "gap" in line and line["dictionary"] in self.alive
+        ]
+
+    @functools.cached_property
+    def standings(self) -> list[tuple[str, list[Row]]]:
+        """How the SAEs stand, those of this measurement's kind first."""
+        return standings(self.rows, self.stored)
+
+    @property
+    def has_rivals(self) -> bool:
+        """True if there are several SAEs of a kind."""
+        return len(self.standings[0][1]) > 1
+
+    def summary(self) -> list[Row]:
+        """A line for each dictionary, with the columns of all tables."""
+        joined: dict[str, Row] = {}
+        for read in (measure.curve_lines, measure.gap_lines, measure.atom_lines):
+            for line in read(self.rows):
+                joined.setdefault(line["dictionary"], {}).update(line)
+        return [*joined.values()]
+
+    def scored(self) -> str:
+        """How many rows of what are scored."""
+        unit = "document" if self.source.whole.documents is not None else "run"
+        documents = len(self.rows[0]["variance"])
+        if documents > 1:
+            unit += "s"
+        if "split_seed" in self.rows[0]:
+            unit = f"held-out {unit}"
+        return f"{self.rows[0]['num_scored']:,} rows of {documents} {unit}"
+
+
 def write(
-    folder: Folder,
-    rows: Sequence[Row],
-    stored: Sequence[Row],
-    source: Any,
-    loaded: Mapping[str, Any],
-    command: str,
-    notes: Mapping[str, str],
+    folder: Folder, found: Measurement, command: str, notes: Mapping[str, str]
 ) -> str:
     """Writes all files of a measurement except its rows, replacing those of an earlier one.
 
     Args:
       folder: the target.
-      rows: rows of the measurement.
-      stored: all rows in the folder, those of earlier measurements too.
-      source: source of the plan.
-      loaded: how each SAE was read, by name.
+      found: the measurement.
       command: the command of the run.
       notes: facts on the run for a reader.
 
@@ -109,103 +167,113 @@ def write(
     for name in folder.names():
         if name.endswith((".png", ".pdf")):
             folder.remove(name)
-    verdicts = measure.verdict(
-        rows, {name: report.wrong for name, report in loaded.items()}
-    )
-    dead = {each.dictionary for each in verdicts if each.dead}
-    curves, gaps, atoms = (
-        read(rows)
-        for read in (measure.curve_lines, measure.gap_lines, measure.atom_lines)
-    )
-    joined: Any = {}
-    for line in [*curves, *gaps, *atoms]:
-        joined.setdefault(line["dictionary"], {}).update(line)
-    encoded = [
-        line for line in gaps if "gap" in line and line["dictionary"] not in dead
+    tables = [each for each in sections(found) if each.lines]
+    lost = [each.line for each in found.verdicts if each.line is not None]
+    parts = [table_of(lost, _LOST)] if lost else []
+    ranked = [
+        table(_TITLE + title, STANDINGS, lines) for title, lines in found.standings
     ]
-    drawn = {
-        "curve": figures.fvu_curve(rows),
-        "gap_parts": figures.gap_parts(encoded),
-        "coherence": figures.coherence(rows),
-    }
-    rest = [
-        table(*section)
-        for section in [
-            ("Reconstruction", CURVE, curves),
-            ("All codes", CODES, [row for row in rows if "times" not in row]),
-            (
-                "The gap of the lasso's objective and its parts, as shares of the best",
-                GAP,
-                encoded,
-            ),
-            ("Supports: the encoder's beside the best", SUPPORT, encoded),
-            ("Atoms", ATOMS, atoms),
-            (_SAMPLES, WORST, measure.worst_lines(rows, source)),
-            (
-                "As loaded",
-                LOADED,
-                [of.columns | {"dictionary": name} for name, of in loaded.items()],
-            ),
-        ]
-        if section[-1]
-    ]
-    lost = [each.line for each in verdicts if each.line is not None]
-    answers = [table_of(lost, _LOST)] if lost else []
-    # One SAE's tables but those of samples; a reader of several begins with how they stand.
-    printed = [each for each in [*answers, *rest] if each.title != _SAMPLES]
-    groups = standings(rows, stored)
-    ranked = [table(_TITLE + title, STANDINGS, found) for title, found in groups]
-    if len(ranked) > 1 or len(groups[0][1]) > 1:
-        answers = ranked + answers
-    doubts = [
-        f"{name}: {doubt}" for name, report in loaded.items() for doubt in report.wrong
-    ]
-    said = [f"Partial: {notes['partial']}"] if "partial" in notes else []
-    said += [f"What looks wrong:\n\n{_listed(doubts)}"] if doubts else []
-    if len(verdicts) - len(dead) > 1:
-        verdicts, first = measure.ranking(verdicts)
-        said.append(f"{first} {ORDERS}")
-        printed = []
-    printed = ranked[: len(groups[0][1]) > 1] + printed
-    said += [_MLP] * source.activations.of_mlp
-    samples = rows[0]["num_scored"]
-    documents = len(rows[0]["variance"])
-    unnamed = source.whole.documents is None
-    held = "split_seed" in rows[0]
-    unit = f"{'run' if unnamed else 'document'}{'s' * (documents > 1)}"
-    on = f"{samples:,} rows of {documents} {'held-out ' * held}{unit}"
-    counted = f"{on} are scored"
-    stand = {line["dictionary"]: line for _, found in groups[::-1] for line in found}
-    for each in verdicts:
-        name = each.dictionary
-        sentences = str(each).splitlines()
-        sentences += [] if each.line is None else [f"Parts: {sentence(each.line)}"]
-        said.append(f"{name}:\n\n{_listed(sentences)}")
-        card = pages.model_card(
-            name=name, line=stand[name], sentences=sentences, scored=on
-        )
-        folder.write(f"{name.replace('/', '_')}.model_card.md", card.encode())
-    if samples < FEW or documents < FEW_DOCUMENTS:
-        more = "; a larger --held_out scores more" * held
-        said.append(f"Only {counted}, which are few to judge by{more}.")
-    said += [_UNNAMED] * unnamed
+    # A reader of several begins with how they stand.
+    answers = parts
+    if len(ranked) > 1 or found.has_rivals:
+        answers = ranked + parts
+    texts = findings(found, notes.get("partial"))
     page = pages.Page(
         "Your own SAE: is it the loading, the encoder or the dictionary?",
         ABOUT.strip(),
         command,
-        "\n\n".join(said),
-        tables=rest,
-        notes={**notes, "scored": counted},
+        "\n\n".join(texts),
+        tables=tables,
+        notes={**notes, "scored": f"{found.scored()} are scored"},
         answers=answers,
     )
-    pages.publish(
-        folder,
-        page,
-        rows[-1],
-        drawn.items(),
-        {"summary": [*joined.values()], "codes": rows},
-    )
-    return "\n\n".join([*map(str, printed), *said])
+    drawn = {
+        "curve": figures.fvu_curve(found.rows),
+        "gap_parts": figures.gap_parts(found.gaps),
+        "coherence": figures.coherence(found.rows),
+    }
+    files = {"summary": found.summary(), "codes": found.rows}
+    pages.publish(folder, page, found.rows[-1], drawn.items(), files)
+    write_cards(folder, found)
+    printed = ranked[:1] if found.has_rivals else []
+    if len(found.alive) < 2:
+        # One SAE's tables but those of samples.
+        printed += parts + [each for each in tables if each.title != _SAMPLES]
+    return "\n\n".join([*map(str, printed), *texts])
+
+
+def sections(found: Measurement) -> list[Table]:
+    """The tables of the page, in order; those without lines are not shown."""
+    coded = [row for row in found.rows if "times" not in row]
+    loaded = [
+        report.columns | {"dictionary": name} for name, report in found.loaded.items()
+    ]
+    worst = measure.worst_lines(found.rows, found.source)
+    return [
+        table("Reconstruction", CURVE, measure.curve_lines(found.rows)),
+        table("All codes", CODES, coded),
+        table(_OBJECTIVE, GAP, found.gaps),
+        table("Supports: the encoder's beside the best", SUPPORT, found.gaps),
+        table("Atoms", ATOMS, measure.atom_lines(found.rows)),
+        table(_SAMPLES, WORST, worst),
+        table("As loaded", LOADED, loaded),
+    ]
+
+
+def findings(found: Measurement, partial: str | None = None) -> list[str]:
+    """The paragraphs of the answer: what looks wrong, the verdicts, and what limits them."""
+    texts = []
+    if partial is not None:
+        texts.append(f"Partial: {partial}")
+    doubts = [
+        f"{name}: {doubt}"
+        for name, report in found.loaded.items()
+        for doubt in report.wrong
+    ]
+    if doubts:
+        texts.append(f"What looks wrong:\n\n{_listed(doubts)}")
+    verdicts = found.verdicts
+    if len(found.alive) > 1:
+        verdicts, first = measure.ranking(verdicts)
+        texts.append(f"{first} {ORDERS}")
+    if found.source.activations.of_mlp:
+        texts.append(_MLP)
+    for verdict in verdicts:
+        texts.append(f"{verdict.dictionary}:\n\n{_listed(sentences_of(verdict))}")
+    first_row = found.rows[0]
+    if first_row["num_scored"] < FEW or len(first_row["variance"]) < FEW_DOCUMENTS:
+        more = "; a larger --held_out scores more" if "split_seed" in first_row else ""
+        texts.append(
+            f"Only {found.scored()} are scored, which are few to judge by{more}."
+        )
+    if found.source.whole.documents is None:
+        texts.append(_UNNAMED)
+    return texts
+
+
+def sentences_of(verdict: Any) -> list[str]:
+    """The sentences of a verdict, and one on the parts of the loss."""
+    sentences = str(verdict).splitlines()
+    if verdict.line is not None:
+        sentences.append(f"Parts: {sentence(verdict.line)}")
+    return sentences
+
+
+def write_cards(folder: Folder, found: Measurement) -> None:
+    """Writes a model card for each SAE."""
+    lines = {}
+    # A skip's lines yield to those of this measurement's kind.
+    for _, standing in reversed(found.standings):
+        lines.update({line["dictionary"]: line for line in standing})
+    for verdict in found.verdicts:
+        name = verdict.dictionary
+        card = pages.model_card(
+            name=name,
+            line=lines[name],
+            sentences=sentences_of(verdict),
+            scored=found.scored(),
+        )
+        folder.write(f"{name.replace('/', '_')}.model_card.md", card.encode())
 
 
 def standings(
@@ -219,33 +287,8 @@ def standings(
       on, and the lines of `measure.standings`, the best first.
     """
     common = at(rows, BEST, "common")
-    every = [*rows]
-    level = common["l0"]
-    skips = "skip" in common
     first = rows[0]
-    here = {row["learner"].get("model") for row in rows}
-    alike = [
-        row | {"model": row["learner"].get("model")}
-        for row in stored
-        if row.get("fvu") is not None
-        and all(row.get(name) == first.get(name) for name in SCORED)
-        # Runs at several L0s may have measured it.
-        and (row.get("level") != "common" or _near(row["l0"], level))
-    ]
-    for (model,), found in grouped(alike, ("model",)).items():
-        best = at(found, BEST, "common")
-        name = found[0]["dictionary"]
-        # Controls have no model, and what a killed run left may lack the best codes.
-        if (
-            model is None
-            or model in here
-            or best is None
-            or not _near(best["l0"], level)
-        ):
-            continue
-        if any(row["dictionary"] == name for row in every):
-            name = f"{name} ({model[:4]})"
-        every += [row | {"dictionary": name} for row in found]
+    every = [*rows, *_earlier(rows, stored, common["l0"])]
     verdicts = measure.verdict(every)
     read = f" read from {first['inputs'][:6]}" if "inputs" in first else ""
     title = (
@@ -253,18 +296,55 @@ def standings(
         f"L0 {verdicts[0].common['l0']:.3g}"
     )
     groups = []
+    has_skip = "skip" in common
     # A skip explains without atoms.
-    for skip in (skips, not skips):
-        those = [each for each in verdicts if ("skip" in each.common) == skip]
-        those.sort(key=lambda each: (each.dead, -each.explained, each.dictionary))
-        if those:
-            groups.append((title + ", with a skip" * skip, measure.standings(those)))
+    for skip in (has_skip, not has_skip):
+        alike = [each for each in verdicts if ("skip" in each.common) == skip]
+        alike.sort(key=lambda each: (each.dead, -each.explained, each.dictionary))
+        if alike:
+            ending = ", with a skip" if skip else ""
+            groups.append((title + ending, measure.standings(alike)))
     return groups
 
 
-def _near(l0, level):
+def _earlier(rows: Sequence[Row], stored: Sequence[Row], l0: float) -> list[Row]:
+    """The stored rows of other SAEs, scored on the same rows at this L0."""
+    models = {row["learner"].get("model") for row in rows}
+    names = {row["dictionary"] for row in rows}
+    comparable = [
+        row | {"model": row["learner"].get("model")}
+        for row in stored
+        if _is_comparable(row, rows[0], l0)
+    ]
+    earlier = []
+    for (model,), group in grouped(comparable, ("model",)).items():
+        best = at(group, BEST, "common")
+        # Controls have no model, and what a killed run left may lack the best codes.
+        if model is None or model in models or best is None:
+            continue
+        if not _near(best["l0"], l0):
+            continue
+        name = group[0]["dictionary"]
+        if name in names:
+            name = f"{name} ({model[:4]})"
+        names.add(name)
+        earlier += [row | {"dictionary": name} for row in group]
+    return earlier
+
+
+def _is_comparable(row: Row, first: Row, l0: float) -> bool:
+    """True for a row that is scored on the rows of the first, at this L0 if at the common one."""
+    if row.get("fvu") is None:
+        return False
+    if any(row.get(name) != first.get(name) for name in SCORED):
+        return False
+    # Runs at several L0s may have measured it.
+    return row.get("level") != "common" or _near(row["l0"], l0)
+
+
+def _near(l0: float, level: float) -> bool:
     return abs(l0 - level) <= ALIKE * level
 
 
-def _listed(lines):
+def _listed(lines: Iterable[str]) -> str:
     return "\n".join(f"- {line}" for line in lines)

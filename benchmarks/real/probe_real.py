@@ -63,7 +63,7 @@ SHOWN = "dictionary codes probe auc_id auc_ood drop more_drop"
 
 @frozen
 class ProbeOptions(OfRecording):
-    """The options of `probe_real`."""
+    """What to probe, and how much."""
 
     controls: tuple[str, ...] = option(
         ("samples", "random"), "Control dictionaries, any learner by its name, or none."

@@ -18,8 +18,8 @@ import dataclasses
 import shlex
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from absl import logging
 
@@ -99,7 +99,7 @@ ALIKE = 0.1
 
 @frozen
 class RealOptions(OnText):
-    """The options of `real`."""
+    """What to learn, and how much."""
 
     preset: str = option(
         "quick", "How much to record, learn and score.", choices=tuple(PRESETS)
@@ -110,16 +110,23 @@ class RealOptions(OnText):
     )
     sparsity: int = option(32, "Mean L0 to train at.", least=1)
     methods: tuple[str, ...] | None = option(
-        None,
-        "What to train, as in train_real.  [the preset's]",
-        choices=train_real.EVERY,
+        None, "What to train, as in train_real.  [the preset's]"
     )
     seed: int = option(0, "Seed of what is learned.", least=0)
     dtype: str = option("float16", record.DTYPE, choices=DTYPES)
     dry_run: bool = option(False, "Say what would run and how much, and run nothing.")
 
 
-def steps_of(options: RealOptions) -> dict[str, Any]:
+class Steps(NamedTuple):
+    """The options of each step."""
+
+    record: record.RecordOptions
+    train_real: train_real.TrainOptions
+    measure: measure.MeasureOptions
+    probe_real: probe_real.ProbeOptions
+
+
+def steps_of(options: RealOptions) -> Steps:
     """The options of each step, without the paths of what the steps before it leave."""
     preset = PRESETS[options.preset]
     place = f"{options.results_dir}/{NAME}/{options.preset}"
@@ -143,94 +150,84 @@ def steps_of(options: RealOptions) -> dict[str, Any]:
         "dtype": options.dtype,
     }
     l0 = float(options.sparsity)
-    return {
-        "record": record.RecordOptions(**recorded | preset["record"]),
-        "train_real": train_real.TrainOptions(
-            samples=1_000, results_dir=place, **training
-        ),
-        "measure": measure.MeasureOptions(**measured | preset["measure"]),
-        "probe_real": probe_real.ProbeOptions(l0=l0, **measured | preset["probe_real"]),
-    }
+    return Steps(
+        record.RecordOptions(**recorded | preset["record"]),
+        train_real.TrainOptions(samples=1_000, results_dir=place, **training),
+        measure.MeasureOptions(**measured | preset["measure"]),
+        probe_real.ProbeOptions(l0=l0, **measured | preset["probe_real"]),
+    )
 
 
 def main(options: RealOptions) -> None:
     began = time.perf_counter()
     steps = steps_of(options)
-    trained = steps["train_real"]
     # Methods with their own codes come first.
-    methods = sorted(trained.methods, key=lambda name: name not in train_real.SAES)
+    methods = sorted(
+        steps.train_real.methods, key=lambda name: name not in train_real.SAES
+    )
     if methods[0] not in train_real.SAES:
         raise ValueError(
             f"--methods={','.join(methods)} trains no SAE; add one, such as topk."
         )
-    planned = [
-        f"{cli.COMMAND}{name} {shlex.join(written(step))}"
-        for name, step in steps.items()
-    ]
-    if options.preset in MINUTES:
-        planned.append(
-            f"{options.preset} took {MINUTES[options.preset]} minutes on two cores"
-        )
-    planned.append(f"The page: {trained.results_dir}/report.html")
     if options.dry_run:
-        print(*planned, sep="\n")
+        print(plan(options.preset, steps))
         return
-    logging.info("%s", "\n".join(planned))
-    recorded = record.main(steps["record"])
+    logging.info("%s", plan(options.preset, steps))
+    recorded = record.main(steps.record)
     # The losses of denser codes are not split.
-    most = min(trained.width - 1, recorded.activations(options.layer).input_dim // 4)
+    quarter = recorded.activations(options.layer).input_dim // 4
+    most = min(steps.train_real.width - 1, quarter)
     if options.sparsity > most:
         raise ValueError(
             f"--sparsity {options.sparsity} is too much for this width and this model; ask for at "
             f"most {most}."
         )
-    train_real.train(
-        dataclasses.replace(
-            trained, activations=f"{recorded.folder}/block{options.layer}"
-        )
-    )
-    measured = {
+    activations = f"{recorded.folder}/block{options.layer}"
+    train_real.train(dataclasses.replace(steps.train_real, activations=activations))
+    home = steps.train_real.results_dir
+    measured: Any = {
         "recording": str(recorded.folder),
-        "sae": tuple(
-            f"{trained.results_dir}/{train_real.NAME}/{name}" for name in methods
-        ),
+        "sae": tuple(f"{home}/{train_real.NAME}/{name}" for name in methods),
     }
-    put_back = dataclasses.replace(steps["measure"], **measured)
-    levels = sorted(
-        {level for level in put_back.l0 if level <= most} | {options.sparsity}
-    )
-    source, saes = put_back.begin(levels, CONTROLS)
-    patched = measure.nats(
-        put_back.folder(measure.NAME) / "nats",
-        source,
-        saes,
-        levels,
-        put_back.codes,
-        CONTROLS,
-    )
-    try:
-        probed = probe_real.measure(
-            dataclasses.replace(steps["probe_real"], **measured)
-        )
-    except ValueError as error:
-        # The text may be too short for any pair of concepts; earlier measurements stand.
-        logging.warning("%s", error)
-        probed = []
+    put_back = dataclasses.replace(steps.measure, **measured)
+    levels = {level for level in put_back.levels if level <= most}
+    patched = patch(put_back, sorted(levels | {options.sparsity}))
+    probed = probe(dataclasses.replace(steps.probe_real, **measured))
     command = f"{cli.COMMAND}{NAME} {' '.join(sys.argv[1:])}".strip()
     notes = {
         "minutes": f"{(time.perf_counter() - began) / 60:.1f}",
         "peak memory": f"{devices.peak_memory():.1f} GiB",
     }
-    print(
-        write(
-            Folder(trained.results_dir),
-            patched,
-            probed,
-            options.sparsity,
-            command,
-            notes,
-        )
-    )
+    print(write(Folder(home), patched, probed, options.sparsity, command, notes))
+
+
+def plan(preset: str, steps: Steps) -> str:
+    """The commands that run, how long they took, and where the page is."""
+    lines = [
+        f"{cli.COMMAND}{name} {shlex.join(written(step))}"
+        for name, step in steps._asdict().items()
+    ]
+    if preset in MINUTES:
+        lines.append(f"{preset} took {MINUTES[preset]} minutes on two cores")
+    lines.append(f"The page: {steps.train_real.results_dir}/report.html")
+    return "\n".join(lines)
+
+
+def patch(options: measure.MeasureOptions, l0: Sequence[float]) -> list[Row]:
+    """The rows of reconstructions that are put back into the model."""
+    source, saes = options.begin(l0, CONTROLS)
+    folder = options.folder(measure.NAME) / "nats"
+    return measure.nats(folder, source, saes, l0, options.codes, CONTROLS)
+
+
+def probe(options: probe_real.ProbeOptions) -> list[Row]:
+    """The rows of probes; the text may be too short for any pair of concepts."""
+    try:
+        return probe_real.measure(options)
+    except ValueError as error:
+        # Earlier measurements stand.
+        logging.warning("%s", error)
+        return []
 
 
 def write(
@@ -253,7 +250,7 @@ def write(
     few = (best["dictionary"], best["best"])
     codes = ("own", "lasso_refit", "screened")
 
-    def chosen(lines):
+    def chosen(lines: Lines) -> list[Row]:
         return [
             line
             for line in lines
@@ -324,7 +321,7 @@ def probing_change(overall: Lines, best: Row, sparsity: int) -> str:
         if line["probe"] == PROBE
     }
 
-    def of(name, codes, *scores):
+    def of(name: str, codes: str, *scores: str) -> list[str]:
         line = lines[name, codes]
         halves = [line[f"{score}_half"] for score in scores]
         return [

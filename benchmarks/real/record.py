@@ -27,7 +27,7 @@ DTYPE = "What activations are kept in, float16 or float32, which Gemma needs."
 
 @frozen
 class RecordOptions(OnText):
-    """The options of `record`."""
+    """What to record, and how much."""
 
     layers: tuple[int, ...] = option(
         (10,), "Blocks after which to record, counted from 0.", least=0

@@ -29,6 +29,7 @@ import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from absl import logging
 
 from benchmarks import cli
@@ -36,7 +37,7 @@ from benchmarks.options import Distributed, Fitted, Limited, option
 from benchmarks.real.inputs import OnPairs, Outliers, npy
 from sae_gap import catalogue
 from sae_gap.analysis import tables
-from sae_gap.core import Model, Transcoder
+from sae_gap.core import Model, Split, Task, Transcoder
 from sae_gap.data import HeldOut
 from sae_gap.encoders import unit_atoms
 from sae_gap.learners import Learner
@@ -49,6 +50,7 @@ from sae_gap.measure import (
     sae_names,
     study_of,
 )
+from sae_gap.measure.methods import FROM, TRANSCODERS
 from sae_gap.metrics import atom_statistics
 from sae_gap.runtime import devices, distributed, progress
 from sae_gap.saes import ATOMS, BIAS, files_of
@@ -61,7 +63,32 @@ METHODS = (
     *("matryoshka", "relu", "online_dl"),
 )
 SAES = sae_names()
-EVERY = tuple(dict.fromkeys((*SAES, *DICTIONARIES, *catalogue.learners())))
+
+
+def learners_of_rows() -> list[str]:
+    """The learners that learn a dictionary from rows alone, by name."""
+    split = Split(np.zeros((1, 2)))  # type: ignore[arg-type]
+    rows = Task(split, split, split, width=1)
+    names = []
+    for name in dict.fromkeys((*DICTIONARIES, *catalogue.learners())):
+        try:
+            learner = learner_at(name, 1, 1, 2)
+        except ValueError:
+            # It goes on from another, or has arguments that no name gives.
+            continue
+        if learner.needs(rows) is None:
+            names.append(name)
+    return names
+
+
+LEARNERS = learners_of_rows()
+EVERY = (*SAES, *LEARNERS)
+METHODS_HELP = (
+    f"What to train: an SAE, {', '.join(catalogue.saes())}; or a dictionary, "
+    f"{', '.join(LEARNERS)}. An SAE's name may end in {', '.join(TRANSCODERS)}, which explains "
+    f"--targets by the activations, without or with a skip, and then in {FROM}, which starts from "
+    "that dictionary."
+)
 CODES = ("own", "own_refit", "lasso", "lasso_refit")
 # The columns that tell the lines of the summary apart, and the others, with headings.
 CELL = {"method": "method", "codes": "codes", "num_latents": "latents", "sparsity": "k"}
@@ -77,9 +104,9 @@ COLUMNS = {
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainOptions(Fitted, OnPairs, Outliers, Distributed, Limited):
-    """The options of `train_real`."""
+    """What to train, and how much."""
 
-    methods: tuple[str, ...] = option(METHODS, "What to train.", choices=EVERY)
+    methods: tuple[str, ...] = option(METHODS, METHODS_HELP)
     codes: tuple[str, ...] = option((), "Further codes, encoders by their names too.")
     width: int = option(3072, "Atoms to learn, the width of each dictionary.", least=1)
     sparsity: int = option(32, "Mean L0 to train and to compare at.", least=1)
@@ -97,6 +124,14 @@ class TrainOptions(Fitted, OnPairs, Outliers, Distributed, Limited):
     )
     samples: int = option(5_000, "Held-out rows to score, at most.", least=2)
     seed: int = option(0, "Seed of what is learned.", least=0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in self.methods:
+            if name not in EVERY:
+                raise ValueError(
+                    f"--methods: {name!r} is not learned from rows alone; --help lists what is."
+                )
 
 
 def source_of(options: TrainOptions) -> HeldOut:

@@ -204,7 +204,7 @@ def first_sentence(text: str) -> str:
     return re.split(r"(?<=[.!?])\s+(?=[A-Z])", text.replace("`", ""), maxsplit=1)[0]
 
 
-def _number(text):
+def _number(text: Any) -> Any:
     """A number in print: a true minus, and a power of ten for an exponent."""
     safe = (
         str(markupsafe.escape(text)).replace("-", "\N{MINUS SIGN}").replace("e+", "e")
@@ -214,7 +214,7 @@ def _number(text):
     )
 
 
-def _escaped(text):
+def _escaped(text: Any) -> str:
     """A text in which Markdown reads only the code in backticks."""
     # An underscore within a word, as in every method's name, is safe and stays readable.
     marks = r"(`[^`\n]+`)|[\\`*\[\]<|~$&]|(?<!\w)_|_(?!\w)"

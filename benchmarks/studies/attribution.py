@@ -12,11 +12,13 @@ its supports, and orthogonal matching pursuit.
 """
 
 import dataclasses
+from typing import Any
 
 from benchmarks.harness import Bench, Tuned, drawings, methods, presets
 from sae_gap.data import Source
 from sae_gap.encoders import OMP, Lasso, OnSupport
 from sae_gap.learners import Oracle
+from sae_gap.study import Method
 
 # Weights of the lasso in shares of the study's.
 WEIGHTS = (0.1, 0.3, 1.0, 3.0)
@@ -43,7 +45,7 @@ class OneAtATime(Tuned):
         )
 
 
-def _methods(source, p):
+def _methods(source: Any, p: Any) -> list[Method]:
     # Codes that do without a dictionary's own encoder.
     best = {f"lasso_{weight:g}": Lasso(weight * p.lam) for weight in WEIGHTS} | {
         "lasso_fit": OnSupport(Lasso(p.lam), 0.0),

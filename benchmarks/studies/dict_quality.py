@@ -9,6 +9,8 @@ the true ones. In the protocol "strict" λ counts on unit atoms, so lengths chan
   python -m sae_gap dict_quality --preset=paper --protocol=paper --num_latents=50,100,500,1000
 """
 
+from typing import Any
+
 from benchmarks.harness import (
     INFERENCE,
     PRESETS_BY_LATENTS,
@@ -18,9 +20,10 @@ from benchmarks.harness import (
     methods,
 )
 from sae_gap.learners import Surgery
+from sae_gap.study import Method
 
 
-def _methods(source, p):
+def _methods(source: Any, p: Any) -> list[Method]:
     own = methods.saes("sae")(source, p)
     saes = {one.name.removeprefix("sae_"): one.learner for one in own}
     found = [

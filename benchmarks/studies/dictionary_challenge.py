@@ -11,6 +11,8 @@ here are non-negative like all others. Writes rows, summary.csv, figures and a p
     --stream --noise_db=20
 """
 
+from typing import Any
+
 from benchmarks.harness import (
     WIDTHS,
     Bench,
@@ -26,6 +28,7 @@ from sae_gap import catalogue
 from sae_gap.learners import SklearnMiniBatch, SpamsTrainDL
 from sae_gap.metrics import Inferred, Metric
 from sae_gap.storage import CELL
+from sae_gap.study import Method
 
 
 @frozen
@@ -52,7 +55,7 @@ def _per_latent(rows):
     ]
 
 
-def _methods(source, p):
+def _methods(source: Any, p: Any) -> list[Method]:
     length = {} if p.peer_steps is None else {"num_steps": p.peer_steps}
     rivals = [SpamsTrainDL(p.lam, **length), SklearnMiniBatch(p.lam, **length)]
     saes = [learners.tuned_sae(name, source, p) for name in catalogue.saes()]

@@ -9,6 +9,8 @@ rows, summary.csv, a figure and a page under <results_dir>/encoder_budget/ and p
   python -m sae_gap encoder_budget --dictionary=dl_fista --num_latents=1000
 """
 
+from typing import Any
+
 from benchmarks.harness import Bench, Preset, drawings, frozen, methods, option, presets
 from sae_gap.encoders import LISTA, OMP, JumpReLU, Lasso, ReLU, ScreenedPursuit, TopK
 from sae_gap.learners import Amortised, Lista, Oracle
@@ -27,7 +29,7 @@ class Budget(Preset):
     dictionary: str = option("oracle", "The learner that the dictionary comes from.")
 
 
-def _methods(source, p):
+def _methods(source: Any, p: Any) -> list[Method]:
     base = methods.learner_of(p.dictionary, [], source, p)
     k = source.sparsity
     if isinstance(base, Oracle) and source.width is not None:

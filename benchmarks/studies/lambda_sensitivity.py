@@ -9,6 +9,7 @@ optimum at that weight.
 """
 
 import dataclasses
+from typing import Any
 
 from benchmarks.harness import (
     WIDTHS,
@@ -20,6 +21,7 @@ from benchmarks.harness import (
     option,
     presets,
 )
+from sae_gap.study import Method
 
 LAMBDAS = (0.001, 0.005, 0.01, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0)
 
@@ -36,7 +38,7 @@ class Weights(Preset):
     )
 
 
-def _methods(source, p):
+def _methods(source: Any, p: Any) -> list[Method]:
     kinds = [methods.saes("frozen", names=(name,)) for name in methods.SAES]
     return methods.saes("sae")(source, p) + [
         method

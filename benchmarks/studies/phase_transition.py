@@ -10,9 +10,11 @@ paper's other studies: the MCC and the matched cosine along c.
 
 import itertools
 import math
+from typing import Any
 
 from benchmarks.harness import Bench, Preset, drawings, frozen, methods, option, presets
 from sae_gap.core import Setting
+from sae_gap.study import Method
 
 RATIOS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
 _SHAPES = [2**power for power in range(5, 20)]
@@ -69,7 +71,7 @@ def _placed(rows):
     ]
 
 
-def _methods(source, p):
+def _methods(source: Any, p: Any) -> list[Method]:
     # Signals and principal components as codes are as wide as the signals, and would be wider for
     # the padding.
     return [

@@ -18,15 +18,18 @@ is what it leaves there. Lines are means over seeds, with intervals over documen
 
 import re
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from absl import logging
 
 from benchmarks.harness import Bench, Drawing, Tuned, frozen, methods, option, presets
 from benchmarks.studies import attribution
+from sae_gap.analysis import Lines
 from sae_gap.analysis.parts import Compared, line_of, placed, splits
 from sae_gap.figures import labels
 from sae_gap.metrics import dictionary, recovery
 from sae_gap.storage import Folder, Row, Store, grouped
+from sae_gap.study import Method
 
 # The names of SAEs that `train_real --steps` stores.
 _NAMES = re.compile(
@@ -104,12 +107,12 @@ def _codes(
     )
 
 
-def _methods(source, p):
+def _methods(source: Any, p: Any) -> list[Method]:
     every = attribution.BENCH.methods(source, p)
     return [methods.along(one, one.learner.snapshots) for one in every]
 
 
-def _lines(rows):
+def _lines(rows: Lines) -> Iterator[Row]:
     for line in splits(rows, ["mcc_ood"]):
         yield line | {"panel": f"{line['num_latents']} latents, k = {line['sparsity']}"}
     yield from (row for row in rows if "panel" in row)

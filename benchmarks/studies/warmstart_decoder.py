@@ -8,13 +8,16 @@ late; its counts are shifted to match.
   python -m sae_gap warmstart_decoder --preset=paper --protocol=paper --num_latents=50,100
 """
 
+from typing import Any
+
 from benchmarks.harness import PRESETS, Bench, drawings, learners, methods
+from sae_gap.study import Method
 
 ROUNDS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1_000)
 PUBLISHED = (0, 1, 4, 9, 19, 49, 99, 199, 499, 999)
 
 
-def _methods(source, p):
+def _methods(source: Any, p: Any) -> list[Method]:
     rounds = PUBLISHED if p.protocol == "paper" else ROUNDS
     at = tuple(step for step in rounds if step <= p.rounds)
     starts = {

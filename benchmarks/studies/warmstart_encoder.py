@@ -10,6 +10,7 @@ to four screens, and the certified optimum, to which the gap is taken at the sam
 """
 
 import math
+from typing import Any
 
 from benchmarks.harness import WIDTHS, Bench, Tuned, drawings, methods, presets
 from sae_gap import catalogue
@@ -23,7 +24,7 @@ SCREENS = (1, 2, 3, 4)
 _SCORES = ("mcc_ood", "mcc_id", "relative_gap_ood")
 
 
-def _methods(source, p):
+def _methods(source: Any, p: Any) -> list[Method]:
     def fista(count, start=None):
         return Lasso(
             p.lam,

@@ -17,6 +17,7 @@ and prints the tables.
 """
 
 import dataclasses
+from typing import Any
 
 from benchmarks.harness import Bench, Preset, drawings, learners, methods, presets
 from sae_gap import catalogue
@@ -25,6 +26,7 @@ from sae_gap.encoders import JumpReLU
 from sae_gap.learners import Oracle, Random
 from sae_gap.metrics import detection, dictionary, reconstruction
 from sae_gap.storage import CELL
+from sae_gap.study import Method
 
 # Root mean square of an active code in the paper's model, whose codes are uniform on (0, 1), where
 # SAEs were tuned.
@@ -53,7 +55,7 @@ def _sae(name, source, p):
     return dataclasses.replace(learner, penalty=scale * learner.penalty)
 
 
-def _methods(source, p):
+def _methods(source: Any, p: Any) -> list[Method]:
     saes = {name: _sae(name, source, p) for name in catalogue.saes()}
     others = {
         "online_dl": learners.online(p),

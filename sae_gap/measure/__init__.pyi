@@ -8,6 +8,8 @@ from sae_gap.analysis.verdicts import ranking as ranking
 from sae_gap.analysis.verdicts import standings as standings
 from sae_gap.analysis.verdicts import verdict as verdict
 from sae_gap.data.held_out import HeldOut as HeldOut
+from sae_gap.measure.costs import KINDS as KINDS
+from sae_gap.measure.costs import priced as priced
 from sae_gap.measure.methods import DICTIONARIES as DICTIONARIES
 from sae_gap.measure.methods import OF_ENCODERS as OF_ENCODERS
 from sae_gap.measure.methods import check_codes as check_codes
@@ -22,15 +24,13 @@ from sae_gap.measure.methods import refit as refit
 from sae_gap.measure.methods import sae_names as sae_names
 from sae_gap.measure.methods import stem as stem
 from sae_gap.measure.methods import study_of as study_of
+from sae_gap.measure.patching import in_nats as in_nats
+from sae_gap.measure.patching import put_back as put_back
 from sae_gap.measure.plan import CONTROLS as CONTROLS
-from sae_gap.measure.plan import KINDS as KINDS
 from sae_gap.measure.plan import UNLEARNED as UNLEARNED
 from sae_gap.measure.plan import Plan as Plan
-from sae_gap.measure.plan import in_nats as in_nats
-from sae_gap.measure.plan import in_stages as in_stages
-from sae_gap.measure.plan import priced as priced
-from sae_gap.measure.plan import put_back as put_back
 from sae_gap.measure.plan import run as run
+from sae_gap.measure.stages import Stages as Stages
 from sae_gap.measure.together import put_back_together as put_back_together
 from sae_gap.measure.together import together_sentence as together_sentence
 from sae_gap.metrics.definitions import fvu as fvu

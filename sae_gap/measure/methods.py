@@ -401,7 +401,7 @@ def learners_of(
 def _check_bare(name: str, encoder: Encoder) -> None:
     model = Model(jnp.ones((1, 2)), jnp.zeros(1), None, None)
 
-    def infer(rows):
+    def infer(rows: Any) -> Any:
         split = Split(rows)
         return encoder.prepared(model, split, Task(split, split, split, width=2))(
             model, rows

@@ -5,49 +5,28 @@ dictionary at the L0 of its own encoder, and all at common ones.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 from sae_gap import catalogue
-from sae_gap.analysis import BEST, best_at, placed
-from sae_gap.core import (
-    Whitening,
-    check_choice,
-    check_number,
-    check_sequence,
-    check_type,
-)
-from sae_gap.data import TENTH, Activations, HeldOut, Source
+from sae_gap.core import check_choice, check_number, check_sequence, check_type
+from sae_gap.data import TENTH, Activations, HeldOut
 from sae_gap.encoders import DENSEST, Lasso, Own
-from sae_gap.learners import Held, Learner
+from sae_gap.learners import Given, Held, Learner
 from sae_gap.measure import (
     OF_ENCODERS,
+    Stages,
     check_codes,
-    finite,
     learners_of,
     learns,
     methods_of,
-    of_encoders,
-    recipe,
     stem,
-    study_of,
 )
-from sae_gap.metrics import (
-    Inferred,
-    Metric,
-    atom_statistics,
-    cost_at,
-    gap,
-    nats,
-    processor_time,
-)
-from sae_gap.runtime import progress
+from sae_gap.metrics import Inferred, Metric, atom_statistics, gap
 from sae_gap.saes import SAE
 from sae_gap.storage import Row, Store
-from sae_gap.study import Method, runner
+from sae_gap.study import Method
 
 # The former name of `measure`, which stays: the keys of rows include it.
 STUDY = "measure_sae"
@@ -65,64 +44,6 @@ USUAL = 1 / 12
 ALIKE = 0.01
 # Fewer rows say nothing of the rest.
 FEWEST = 10
-# Largest L0 of a full pursuit: its time grows with the square, and would exceed all else.
-MOST_PURSUED = 64
-# Names of the studies in nats, and of their costs.
-NATS = "downstream"
-COSTS = "encoder_cost"
-# Codes whose cost is measured, by their kinds: screens with their breadths, iterations of FISTA.
-_SCREENS = ("1x1", "1x2", "1x4", "1x16", "2x1", "2x2", "2x4", "3x2")
-KINDS = {
-    "own": ("own", "own_refit"),
-    "screened_pursuit": [f"screened_pursuit_{sizes}" for sizes in _SCREENS],
-    "batch_pursuit": [f"batch_pursuit_{sizes}" for sizes in _SCREENS],
-    "omp": ("omp", "omp_pruned"),
-    "fista": [f"fista_{count}" for count in (1, 2, 5, 10, 20, 50)],
-    "lasso": ("lasso", "lasso_refit", "lasso_pruned"),
-}
-
-# A source, its metrics, and the methods that all earlier rows ask for.
-Stage = tuple[Source, Sequence[Metric], Callable[[list[Row]], Iterable[Method]]]
-
-
-def in_stages(
-    name: str,
-    store: Store,
-    stages: Iterable[Stage],
-    *,
-    shown: bool = True,
-    **options: Any,
-) -> list[Row]:
-    """Runs studies of activations one after the other on one store.
-
-    Args:
-      name: of all studies.
-      store: where rows go.
-      stages: the studies.
-      shown: whether to show a line of progress.
-      **options: of all studies.
-
-    Returns:
-      The rows of all studies whose codes are finite.
-    """
-    rows: list[Row] = []
-    for source, metrics, wanted in stages:
-        # Dictionaries of one L0 share the codes of another.
-        methods = {
-            (each.learner, each.encoder, *each.row.items()): each
-            for each in wanted(rows)
-        }
-        if methods:
-            study = study_of(name, [source], [*methods.values()], *metrics, **options)
-            try:
-                rows += finite(runner.run(study, store, show_progress=shown))
-            except progress.UnfinishedError as left:
-                # Some codes of a dictionary do not tell which are its best.
-                rows += finite(left.rows)
-                short = left.dictionaries
-                left.rows = [row for row in rows if row["dictionary"] not in short]
-                raise
-    return rows
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +66,7 @@ class Plan:
     controls: Sequence[str] = ()
     codes: Sequence[str] = ()
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if isinstance(self.source, Activations):
             learning = {*self.controls} - UNLEARNED or learns(self.codes)
             held = TENTH if learning else self.source
@@ -214,253 +135,142 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
         mend it.
     """
     plan.check()
-    source = plan.source
-    saes = plan.saes
-    dim = source.input_dim
-    held = source.task().id
-    # A function is identified by its codes on the rows that are scored.
-    givens = {
-        sae.name: dataclasses.replace(sae.given, held=Held(sae.model, held))
-        for sae in saes
+    learners = _learners(plan)
+    stages = Stages(STUDY, store, show_progress)
+    own = own_l0s(stages.run(plan.source, _own_codes(learners), [COST]), plan)
+    common = common_l0(plan, learners, own)
+    agreement = atom_statistics.agreement_with(learners[plan.saes[0].name])
+    metrics = gap.PARTS, atom_statistics.METRIC, agreement
+    stages.run(plan.source, _best_codes(plan, learners, own, common), metrics)
+    train = dataclasses.replace(plan.source, width=plan.saes[0].num_latents)
+    stages.run(train, _controls(plan, train, common), metrics)
+    order = [*learners, *plan.controls]
+    return sorted(stages.rows, key=lambda row: order.index(row["dictionary"]))
+
+
+def own_l0s(rows: Sequence[Row], plan: Plan) -> dict[str, float]:
+    """The L0 of each encoder that is not dead, as far as codes of that L0 are sparse."""
+    densest = DENSEST * plan.source.input_dim
+    return {
+        row["dictionary"]: min(row["l0"], densest)
+        for row in rows
+        if row["codes"] == "own" and not row["dead"]
     }
-    agreed = atom_statistics.agreement_with(givens[saes[0].name])
-    every = gap.PARTS, atom_statistics.METRIC, agreed
-    train = dataclasses.replace(source, width=saes[0].num_latents)
 
-    def levels_of(rows):
-        """The L0 of each encoder that is not dead, and that of all dictionaries."""
-        own = {
-            row["dictionary"]: min(row["l0"], DENSEST * dim)
-            for row in rows
-            if row["codes"] == "own" and not row["dead"]
-        }
+
+def common_l0(
+    plan: Plan, learners: Mapping[str, Learner], own: Mapping[str, float]
+) -> float:
+    """The L0 of all dictionaries: the plan's, else that of the first, unless it is dead."""
+    usual = USUAL * plan.source.input_dim
+    if plan.l0 is not None:
+        return plan.l0
+    for name, learner in learners.items():
+        if learner.encode is None:
+            return usual
         # A dead encoder's L0 is no level at which to compare dictionaries.
-        able = (
-            name for name, each in givens.items() if name in own or each.encode is None
-        )
-        return own, plan.l0 or own.get(next(able, "")) or USUAL * dim
-
-    def encoded(_):
-        return chain(
-            *(methods_of(each, ("own", "own_refit"), 1.0) for each in givens.values())
-        )
-
-    def given(rows):
-        own, common = levels_of(rows)
-        for name, learner in givens.items():
-            at = {"own": own[name]} if name in own else {}
-            yield from _methods(plan, learner, {"common": common} | at)
-
-    def controlled(rows):
-        common = levels_of(rows)[1]
-        row = {"learned_from": train.num_train}
-        learners = learners_of(saes, plan.controls, common, dim)
-        for learner, about in (learners[name] for name in plan.controls):
-            yield from _methods(plan, learner, {"common": common}, row, **about)
-
-    stages = (
-        (source, [COST], encoded),
-        (source, every, given),
-        (train, every, controlled),
-    )
-    rows = in_stages(STUDY, store, stages, shown=show_progress)
-    order = [*givens, *plan.controls]
-    return sorted(rows, key=lambda row: order.index(row["dictionary"]))
+        if name in own:
+            return own[name] or usual
+    return usual
 
 
-def put_back(
-    source: Any,
-    saes: Sequence[SAE],
-    store: Store,
-    l0: Sequence[float],
-    codes: Sequence[str],
-    controls: Sequence[str] = (),
-) -> list[Row]:
-    """Measures in nats what reconstructions cost a network: at the L0 of each encoder, and of all
-    dictionaries at common ones.
-
-    Own codes set the L0 at which each encoder is split, and codes at the common L0s find the best
-    dictionary.
-
-    Args:
-      source: rows of a network.
-      saes: SAEs and dictionaries.
-      store: where rows go.
-      l0: mean L0s at which dictionaries are compared.
-      codes: names of codes.
-      controls: names of control dictionaries, which learn for the middle of these L0s.
-
-    Returns:
-      A row for each dictionary, codes and level; those of encoders also have `near`, the common L0
-      closest to theirs.
-    """
-    middle = l0[len(l0) // 2]
-    densest = DENSEST * source.input_dim
-    learners = learners_of(saes, controls, middle, source.input_dim)
-    check_codes(codes, learners)
-    codes = in_nats(codes, saes)
-    proposing = [name for name in codes if of_encoders(name)]
-    own = [name for name in codes if stem(name) == "own"]
-    levelled = [name for name in codes if name not in (*own, *proposing)]
-    splitting = [
-        name for name in levelled if name.rpartition(":")[2] in (*BEST, "lasso")
-    ]
-
-    def at(names, level, *dictionaries):
-        kept = [each for each in names if level <= MOST_PURSUED or stem(each) != "omp"]
-        for learner, about in (learners[name] for name in dictionaries or learners):
-            yield from methods_of(learner, kept, level, **about)
-
-    def common(rows):
-        places = {
-            row["dictionary"]: placed(row["l0"], l0)
-            for row in rows
-            if row["codes"] == "own"
-        }
-        for row in rows:
-            row.update(places.get(row["dictionary"], {}))
-        bare = [
-            name for name, (learner, _) in learners.items() if learner.encode is None
-        ]
-        alone = (at(proposing, middle, name) for name in bare)
-        return chain(*(at(levelled, level) for level in l0), *alone)
-
-    def split(rows):
-        for row in rows:
-            # Do not split denser codes, which are not sparse.
-            if row["codes"] != "own" or row["dead"] or row["level"] > densest:
-                continue
-            name = row["dictionary"]
-            level = row["level"]
-            yield from at(proposing, level, name)
-            if level not in l0:
-                near = best_at(rows, row["near"]) or row
-                yield from at(splitting, level, name, near["dictionary"])
-
-    wanted = (lambda _: at(own, middle), common, split)
-    return in_stages(NATS, store, [(source, [nats.METRIC], each) for each in wanted])
+def levels_of(common: float, own: float | None = None) -> dict[str, float]:
+    """The L0s of a dictionary's codes by the names of their levels."""
+    if own is None:
+        return {"common": common}
+    if abs(common - own) <= ALIKE * common:
+        # One level stands for both; verdicts allow for the difference.
+        return {"own": own}
+    return {"common": common, "own": own}
 
 
-def in_nats(codes: Sequence[str], saes: Sequence[SAE]) -> list[str]:
-    """The codes, but for those by nats if an SAE has units in which errors cost otherwise."""
-    units = [sae.normalisation for sae in saes]
-    other = any(isinstance(each, Whitening) or each.per_sample for each in units)
-    return [name for name in codes if not (other and stem(name) == "weighted")]
+def _learners(plan: Plan) -> dict[str, Given]:
+    """The learners of the SAEs; a function is identified by its codes on the rows scored."""
+    held = plan.source.task().id
+    return {
+        sae.name: dataclasses.replace(sae.given, held=Held(sae.model, held))
+        for sae in plan.saes
+    }
 
 
-def priced(
-    source: Source,
-    sae: SAE,
-    store: Store,
-    k: int,
-    kinds: Sequence[str],
-    names: Sequence[str] = (),
-) -> list[Row]:
-    """Measures what ways to code on a dictionary cost and save in nats.
-
-    Args:
-      source: rows of a network.
-      sae: the SAE or dictionary.
-      store: where rows go.
-      k: mean L0 of all codes but those of encoders.
-      kinds: some of `KINDS`.
-      names: further codes.
-
-    Returns:
-      A row for each way, with the λ at which the lasso has an L0 of k.
-    """
-    learner = sae.given
-    nonneg = not sae.signed
-    twice = min(2 * k, sae.num_latents)
-
-    def weights(_):
-        for l0 in (k, twice):
-            yield Method(
-                "weight", "", learner, Lasso(l0=l0, nonneg=nonneg), {"level": l0}
-            )
-
-    found = in_stages(COSTS, store, [(source, (), weights)], metrics=())
-    lams = {row["level"]: row["lam"] for row in found}
-    stage = (
-        source,
-        (nats.METRIC, cost_at(lams[k], k), processor_time()),
-        lambda _: ways(learner, k, lams, kinds, names),
-    )
-    rows = in_stages(COSTS, store, [stage], calibrate_on="train")
-    return [row | {"lam": lams[k]} for row in rows]
+def _own_codes(learners: Mapping[str, Learner]) -> Iterator[Method]:
+    for learner in learners.values():
+        yield from methods_of(learner, ("own", "own_refit"), 1.0)
 
 
-def ways(
-    learner: Learner,
-    k: int,
-    lams: Mapping[float, float],
-    kinds: Sequence[str],
-    names: Sequence[str] = (),
+def _best_codes(
+    plan: Plan,
+    learners: Mapping[str, Learner],
+    own: Mapping[str, float],
+    common: float,
 ) -> Iterator[Method]:
-    """Ways of some kinds to code on a dictionary with k atoms a sample, and further codes by their
-    names, with the lasso's λ at the L0s that need one.
+    """The codes of each SAE's dictionary at its own L0 and at the common one."""
+    for name, learner in learners.items():
+        yield from _at_levels(plan, learner, levels_of(common, own.get(name)))
+
+
+def _controls(plan: Plan, train: HeldOut, common: float) -> Iterator[Method]:
+    """The codes of the control dictionaries at the common L0."""
+    learners = learners_of(plan.saes, plan.controls, common, train.input_dim)
+    row = {"learned_from": train.num_train}
+    for name in plan.controls:
+        learner, options = learners[name]
+        yield from _at_levels(plan, learner, levels_of(common), row, **options)
+
+
+def _at_levels(
+    plan: Plan,
+    learner: Learner,
+    levels: Mapping[str, float],
+    row: Mapping[str, Any] = MappingProxyType({}),
+    **options: Any,
+) -> Iterator[Method]:
+    """The codes of a dictionary at each level, and the curve about one of them, with further
+    columns and options of `methods_of`.
     """
+    skip = {"skip": True} if getattr(learner.ready, "skip", None) is not None else {}
+    for level, l0 in levels.items():
+        columns = {"level": level, **skip, **row}
+        names = _names_at(plan, level)
+        yield from methods_of(learner, names, l0, row=columns, **options)
+    is_common = "common" in levels and (plan.l0 or "own" not in levels)
+    middle = "common" if is_common else "own"
+    nonneg = not options.get("signed", learner.signed)
+    whole = Lasso(l0=levels[middle], nonneg=nonneg)
+    for times in SPREAD:
+        columns = {"level": middle, "times": times, **row}
+        options["lasso"] = _always(Lasso(nonneg=nonneg, of=whole, times=times))
+        names = ["lasso", "lasso_refit"]
+        yield from methods_of(learner, names, 1, row=columns, **options)
 
-    def lasso(l0):
-        return Lasso(lams[l0], nonneg=not learner.signed)
 
-    every = [*chain(*(KINDS[kind] for kind in kinds)), *names]
-    for name in dict.fromkeys(every):
-        kind, sizes = recipe(name)
-        row = dict.fromkeys(("screens", "breadth", "iterations")) | sizes
-        family = name.rpartition(":")[2] if name in names else kind
-        yield from methods_of(learner, [name], k, family=family, lasso=lasso, row=row)
+def _always(lasso: Lasso) -> Callable[[float], Lasso]:
+    return lambda l0: lasso
+
+
+def _names_at(plan: Plan, level: str) -> list[str]:
+    """The names of the codes at a level, each once; own codes are measured before."""
+    names = [*CODES]
+    if level == "own":
+        names += OF_ENCODERS
+    names += plan.codes
+    # The MLP itself predicts its output, and a pursuit of that is one of the target.
+    left = ("own", "predicted") if plan.source.activations.of_mlp else ("own",)
+    return [name for name in dict.fromkeys(names) if stem(name) not in left]
 
 
 def _cost(inferred: Inferred) -> dict[str, float]:
     """`cost`, the million multiply-adds of an encoder's products for a row."""
     model = inferred.model
     encoder = inferred.encoder
-    flops = isinstance(encoder, Own) and encoder.flops(
-        model.num_inputs, model.decoder.shape[1]
-    )
+    if not isinstance(encoder, Own):
+        return {}
+    flops = encoder.flops(model.num_inputs, model.decoder.shape[1])
+    if not flops:
+        return {}
     skip = getattr(model, "skip", None)
-    return (
-        {"cost": (flops / 2 + (0 if skip is None else skip.size)) / 1e6}
-        if flops
-        else {}
-    )
+    skipped = 0 if skip is None else skip.size
+    return {"cost": (flops / 2 + skipped) / 1e6}
 
 
 COST = Metric("encoder_products", _cost, everywhere=False)
-
-
-def _methods(
-    plan: Plan,
-    learner: Learner,
-    levels: dict[str, float],
-    row: Mapping[str, Any] = MappingProxyType({}),
-    **about: Any,
-) -> Iterator[Method]:
-    """The codes of a dictionary at each level, and the curve about one of them, with further
-    columns and options of `methods_of`.
-    """
-    nonneg = not about.get("signed", learner.signed)
-    if abs(levels["common"] - levels.get("own", 0)) <= ALIKE * levels["common"]:
-        # One level stands for both; verdicts allow for the difference.
-        del levels["common"]
-    skip = {"skip": True} if getattr(learner.ready, "skip", None) is not None else {}
-    # The MLP itself predicts its output, and a pursuit of that is one of the target.
-    left = ("own", "predicted") if plan.source.activations.of_mlp else ("own",)
-    for level, l0 in levels.items():
-        names = (*CODES, *(OF_ENCODERS if level == "own" else ()), *plan.codes)
-        asked = [name for name in dict.fromkeys(names) if stem(name) not in left]
-        yield from methods_of(
-            learner, asked, l0, row={"level": level, **skip, **row}, **about
-        )
-    middle = (
-        "common" if "common" in levels and (plan.l0 or "own" not in levels) else "own"
-    )
-    whole = Lasso(l0=levels[middle], nonneg=nonneg)
-    for times in SPREAD:
-        at = {"level": middle, "times": times, **row}
-        lasso = Lasso(nonneg=nonneg, of=whole, times=times)
-        fixed = functools.partial(lambda lasso, _: lasso, lasso)
-        yield from methods_of(
-            learner, ("lasso", "lasso_refit"), 1, lasso=fixed, row=at, **about
-        )

@@ -15,8 +15,9 @@ import numpy as np
 
 from sae_gap.analysis import interval, placed
 from sae_gap.core import Task, describe
+from sae_gap.learners import Learner
 from sae_gap.lm import Downstream, rows_left
-from sae_gap.measure import in_nats, in_stages, methods_of
+from sae_gap.measure import Stages, in_nats, methods_of
 from sae_gap.metrics import Inferred, Metric, fires
 from sae_gap.saes import SAE
 from sae_gap.storage import Row, Store
@@ -60,7 +61,7 @@ class Layer:
         here = networks[self.block]
         l0s = []
 
-        def reconstruct(block, rows):
+        def reconstruct(block: int, rows: np.ndarray) -> Any:
             found, l0 = self.guess(block, self.earlier[block], rows)
             l0s.append(l0)
             return found
@@ -151,21 +152,21 @@ def put_back_together(
     models = Models(store.folder / "models")
 
     @functools.cache
-    def inference(block, learner):
+    def inference(block: int, learner: Learner) -> Inference:
         source = sources[block]
         task = source.task()
         (fit,) = models.fit(learner, [source], [task])
         return Inference(task, fit.end.model, timed=False)
 
-    def guess(block, method, rows):
+    def guess(block: int, method: Method, rows: np.ndarray) -> tuple[Any, float]:
         clean = inference(block, method.learner)
         encoder = clean.prepare(method.encoder)
         found = clean.code(encoder, clean.model.signals(jnp.asarray(rows))).codes
         return clean.model.reconstruct(found, rows), _l0(found, sources[block].network)
 
     def measured(block, methods, earlier, **options):
-        stage = Layer(sources, block, earlier, guess), [METRIC], lambda _: methods
-        return in_stages(TOGETHER, store, [stage], **options)
+        layer = Layer(sources, block, earlier, guess)
+        return Stages(TOGETHER, store).run(layer, methods, [METRIC], **options)
 
     methods: dict[str, dict[int, Method]] = {}
     alone: dict[str, dict[str, Row]] = {}
@@ -227,7 +228,7 @@ def together_sentence(lines: Sequence[Row]) -> str:
     """Says what SAEs cost together, and how much of that is their encoders'."""
     own, *others = (line for line in lines if line["replaced"] == ALL)
 
-    def said(line):
+    def said(line: Row) -> str:
         cost = f"{line['kl']:.3f} ± {line['kl_half']:.3f} nats of KL with {line['codes']} codes"
         return f"{cost}, {line['ratio']:.2f} times the sum of each alone"
 

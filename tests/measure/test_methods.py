@@ -2,6 +2,8 @@
 round, or beyond half of the width.
 """
 
+from dataclasses import replace
+
 import jax.numpy as jnp
 from numpy.random import default_rng
 from pytest import mark
@@ -118,6 +120,9 @@ def test_controls_are_of_the_width_and_signs_of_the_first():
     assert [*learners_of([one], ["none"], 2.4, DIM)] == ["mine"]
     # Each argument reaches the learner.
     online = learner_at("online_dl", 40, 2.4, DIM, 7.0)
+    assert online.centred and not online.incoherent
+    decorrelated = learner_at("online_dl_incoherent", 40, 2.4, DIM, 7.0)
+    assert decorrelated == replace(online, incoherent=True)
     assert (
         online.visits == 7
         and online.num_slots == learner_at("online_dl", 9, 2.4, DIM).num_slots

@@ -280,9 +280,7 @@ def test_a_name_says_the_dictionary_the_encoder_and_its_recipe(plan):
 def test_the_whole_idea_in_one_file_has_the_numbers_of_measure(plan, model, tmp_path):
     (sae,) = plan.saes
     methods = [*methods_of(sae.given, ("own", "own_refit", "omp"), 2.0)]
-    rows = measure.in_stages(
-        "idea", Store(tmp_path), [(plan.source, (), lambda _: methods)]
-    )
+    rows = measure.Stages("idea", Store(tmp_path)).run(plan.source, methods)
     own, refitted, best = (row["fvu"] for row in rows)
     arrays = {
         "W_enc": np.asarray(model.encoder.weight),

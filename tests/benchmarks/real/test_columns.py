@@ -114,16 +114,9 @@ def written(tmp_path_factory):
     notes = {"seconds": "12"}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(figures, "save", keep)
-        given = (
-            folder,
-            rows,
-            [*rows, *every["past"]],
-            source,
-            loaded,
-            "a command",
-            notes,
-        )
-        printed = measurement_page.write(*given)
+        stored = [*rows, *every["past"]]
+        found = measurement_page.Measurement(rows, stored, source, loaded)
+        printed = measurement_page.write(folder, found, "a command", notes)
     return SimpleNamespace(
         every=every, rows=rows, folder=folder, printed=printed, loaded=loaded
     )

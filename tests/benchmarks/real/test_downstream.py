@@ -26,7 +26,7 @@ from sae_gap.data import HeldOut, open_activations
 from sae_gap.encoders import Affine, MatchingPursuit, TopK, find_weight, lasso
 from sae_gap.learners import SparseAutoencoder
 from sae_gap.lm import Texts, record, rows_left
-from sae_gap.measure import KINDS, learner_at, methods_of, plan
+from sae_gap.measure import KINDS, costs, learner_at, methods_of
 from sae_gap.metrics import Inferred, cost, cost_at
 from sae_gap.probing import concepts
 from sae_gap.runtime import cores
@@ -37,7 +37,9 @@ from tests.conftest import lines_of, page_of, refused, succeed
 
 WORDS = ("the", "cat", "in", "hat", "sat", "on", "12", "mats", "near", "inn")
 # Measures no variance, whose tests are in test_measure.py.
-ALONE = mock.patch.object(measure, "variance", lambda options: "")
+ALONE = mock.patch.object(
+    measure, "variance", lambda options: ("", options.controls or ())
+)
 
 
 @fixture(scope="module")
@@ -110,7 +112,7 @@ def test_what_it_leaves(made, recorded, monkeypatch):
     # Whatever the seed, since an SAE of `train_real` may have learned from the others.
     names = {"recording": "r", "model": "tiny.gguf", "dictionary": ("D.npy",)}
     monkeypatch.chdir(made.folder)
-    source, _ = inputs.PutBack(**names, layer=1, seed=1).begin((4,))
+    source, _ = measure.MeasureOptions(**names, layer=1, seed=1).begin((4,))
     assert {*source.documents()} == {*held}
     # The same command measures nothing again.
     monkeypatch.setattr(scoring, "Inference", None)
@@ -179,7 +181,7 @@ def _hold_together(recorded, lines, paths):
     sources = {}
     codes = {}
     for block, path in enumerate(paths):
-        options = inputs.PutBack(
+        options = measure.MeasureOptions(
             **given, sae=(str(path),), layer=block, tokens=100, anyway=True
         )
         sources[block], (sae,) = options.begin((4,))
@@ -302,7 +304,6 @@ def test_codes_that_are_not_finite_are_left_out(made, recorded, monkeypatch, cap
         atoms,
         f"--results_dir={made.folder / 'nan'}",
         "--controls=none",
-        "--match_l0=4",
     )
     out = succeed("measure", *recorded.flags, *given, "--codes=mp", "--costs=omp,mp")
     assert caplog.text.count("left out mp of D") == 2
@@ -418,7 +419,7 @@ def on():
     task = Task(train, held, held, width=WIDTH)
     lams = {l0: find_weight(X[COUNTS], np.float32(ATOMS), l0) for l0 in (K, 2 * K)}
     inference = Inference(task, given.ready, "train", timed=False)
-    ways = plan.ways(given, K, lams, KINDS, (*measure.NAMED, "thresholding_pursuit"))
+    ways = costs.ways(given, K, lams, KINDS, (*measure.NAMED, "thresholding_pursuit"))
     every = {way.name: way.encoder for way in ways}
     kept = ("omp", "mp", "fista_10", "lasso")
     codes = {name: inference.infer(every[name], "id").codes for name in kept}
@@ -501,7 +502,6 @@ def test_one_command_has_variance_nats_and_costs_and_goes_on(recorded, monkeypat
     flags = (
         *recorded.flags,
         mine,
-        "--match_l0=4",
         "--controls=random",
         "--samples=100",
     )

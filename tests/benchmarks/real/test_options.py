@@ -169,7 +169,7 @@ def given(monkeypatch, call, tmp_path):
 BASE = {
     "record": "",
     "train_real": f"--activations=x --width={WIDTH} --sparsity=3 --methods=topk,online_dl",
-    "measure": "--sae=mine --activations=x --recording=r --l0=3 --costs=own --match_l0=3",
+    "measure": "--sae=mine --activations=x --recording=r --l0=3 --costs=own",
     "probe_real": "--sae=mine --recording=r --l0=3",
     "check": "--sae=mine --activations=x",
 }
@@ -182,7 +182,6 @@ OTHER = {
     "dictionary": "D",
     "held_out": "0.2",
     "l0": "2",
-    "match_l0": "2",
     "methods": "relu",
     "pairs": "letters:x+space",
     "process_id": "1",
@@ -256,7 +255,7 @@ def test_no_seed_scores_what_train_real_learned_from(given, tmp_path, name):
         # Controls learn for the middle of the L0s.
         (
             "measure",
-            ["--l0=2,3,4", "--controls=topk", "--match_l0=9"],
+            ["--l0=2,3,4", "--controls=topk"],
             "'k': '3 3'",
             True,
         ),

@@ -200,31 +200,25 @@ def test_every_option_reaches_its_steps_and_leaves_the_others_alone(preset):
         steps = real.steps_of(real.RealOptions(**{"preset": preset, name: value}))
         changed = {
             f"{step}.{field}"
-            for step, options in steps.items()
+            for step, options in steps._asdict().items()
             for field, one in vars(options).items()
-            if one != getattr(usual[step], field)
+            if one != getattr(getattr(usual, step), field)
         }
         assert changed == {*places, *(["record.layers"] if name == "layer" else [])}
         for place in places:
             step, field = place.split(".")
-            assert getattr(steps[step], field) == value
+            assert getattr(getattr(steps, step), field) == value
     assert {name for name, _ in REACHES} | {"preset", "results_dir", "dry_run"} == {
         *vars(real.RealOptions())
     }
     steps = real.steps_of(real.RealOptions(preset=preset, results_dir="here", layer=4))
-    assert {step.results_dir for step in steps.values()} == {f"here/real/{preset}"}
+    assert {step.results_dir for step in steps} == {f"here/real/{preset}"}
     assert (
-        steps["record"].layers == (4,)
-        and steps["measure"].anyway
-        and steps["probe_real"].anyway
+        steps.record.layers == (4,) and steps.measure.anyway and steps.probe_real.anyway
     )
-    assert (
-        steps["measure"].controls
-        == steps["probe_real"].controls
-        == ("samples", "random")
-    )
+    assert steps.measure.controls == steps.probe_real.controls == ("samples", "random")
     for step, fields in real.PRESETS[preset].items():
-        assert {name: getattr(usual[step], name) for name in fields} == fields
+        assert {name: getattr(getattr(usual, step), name) for name in fields} == fields
 
 
 @mark.parametrize(("input_dim", "levels"), [(127, [9]), (128, [9, 32])])
