@@ -116,7 +116,7 @@ class ScreenedPursuit(AmortisedEncoder):
         proposals = self._proposals(model, signals)
         given = _pose(model.decoder, model.bias, signals, proposals, kind=kind)
         least = None if threshold is None else jnp.asarray(threshold, kind)
-        return screened.pursue(self.sizes(*shape), *given, least)  # type: ignore[call-arg]
+        return screened.screened_pursuit(self.sizes(*shape), *given, least)  # type: ignore[call-arg]
 
 
 class Threshold(eqx.Module):

@@ -31,9 +31,9 @@ from sae_gap.torch.pursuit import (
     check_tensor,
     least_squares,
     mean_length,
-    pursue,
     pursuit_codes,
     pursuit_options,
+    screened_pursuit,
     supports,
     unit_atoms,
     widened,
@@ -377,7 +377,7 @@ class SAE(nn.Module):
 
         sizes = screen_sizes(2 * cfg.k, cfg.breadth, cfg.screens, *atoms.shape[::-1])
         gains = by_rows(
-            lambda x: pursue(self._target(x), atoms, *sizes, 0)[2],
+            lambda x: screened_pursuit(self._target(x), atoms, *sizes, 0)[2],
             self.chunk or MANY_ROWS,
             x,
         )

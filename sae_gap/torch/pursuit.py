@@ -70,12 +70,11 @@ def pursuit_codes(
     check_k(k, *W_dec.shape[::-1])
     weights = widened(W_dec, target)
     pursued = k
-    least = None
     atoms, lengths = unit_atoms(weights)
     if threshold is not None:
         check_scalar("threshold", threshold)
         pursued = 2 * k
-        least = (threshold * mean_length(weights)) ** 2
+        threshold = threshold * mean_length(weights)
     sizes = screen_sizes(pursued, breadth, screens, *atoms.shape[::-1])
     learns = _learns(target, weights)
 
@@ -84,7 +83,7 @@ def pursuit_codes(
         finite = (rows.square().sum(1, keepdim=True) + lengths.sum()).isfinite()
         rows = rows.where(finite, 0)
         with torch.no_grad():
-            chosen, codes, _ = pursue(rows, atoms, *sizes, least)
+            chosen, codes, _ = screened_pursuit(rows, atoms, *sizes, threshold)
             on = codes > 0
             codes = codes if learns else codes / lengths[chosen]
             codes = rows.new_zeros(len(rows), len(atoms)).scatter_add_(1, chosen, codes)
@@ -99,22 +98,26 @@ def pursuit_codes(
     return by_rows(coded, chunk, target).to(target.dtype)
 
 
-def pursue(
+def screened_pursuit(
     target: Float[Tensor, "n input_dim"],
     atoms: Float[Tensor, "num_latents input_dim"],
     num_candidates: int,
     sizes: tuple[int, ...],
-    least: Tensor | float | None = None,
+    threshold: Tensor | float | None = None,
 ) -> Sequence[Tensor]:
-    """`sae_gap.loops.host.pursue` on a CPU, and elsewhere its form for accelerators."""
+    """`sae_gap.loops.host.screened_pursuit` on a CPU, and elsewhere its form for accelerators."""
     if not _on_host(target):
-        return batched.pursue(target, atoms, num_candidates, sizes, least)
-    if least is not None:
-        least = float(least)
-    found = host.pursue(
-        target.detach().numpy(), atoms.detach().numpy(), num_candidates, sizes, least
+        return batched.screened_pursuit(target, atoms, num_candidates, sizes, threshold)
+    if threshold is not None:
+        threshold = float(threshold)
+    result = host.screened_pursuit(
+        target.detach().numpy(),
+        atoms.detach().numpy(),
+        num_candidates,
+        sizes,
+        threshold,
     )
-    return [torch.from_numpy(part) for part in found]
+    return [torch.from_numpy(part) for part in result]
 
 
 def _on_host(tensor):
