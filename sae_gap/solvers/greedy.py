@@ -155,7 +155,7 @@ def orthogonal_matching_pursuit(
     )
     if not here:
         given = jnp.asarray(signals, kind), jnp.asarray(atoms, kind)
-        return _compiled(*given, num_atoms, nonneg)
+        return _compiled(*given, num_atoms, nonneg, worth)
     chosen, codes, _ = host.screened_pursuit(
         np.asarray(signals, kind),
         np.asarray(atoms, kind),
@@ -169,12 +169,15 @@ def orthogonal_matching_pursuit(
     return spread(*placed, num_latents=width)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _compiled(signals, atoms, num_atoms, nonneg):
-    """The same by a program of XLA; the inner products of a chosen atom with all are computed."""
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _compiled(signals, atoms, num_atoms, nonneg, worth):
+    """The same by a program of XLA."""
 
     def products(latent):
         return product(atoms, atoms[latent])
+
+    if worth:
+        products = product(atoms, atoms.T).__getitem__
 
     def code(signal):
         start = jnp.sum(atoms**2, axis=1), product(atoms, signal)
