@@ -12,6 +12,8 @@ from pytest import fixture, mark
 
 from sae_gap.core import Model
 from sae_gap.encoders import (
+    FISTA,
+    ISTA,
     Encoder,
     Lasso,
     LeastSquares,
@@ -73,16 +75,18 @@ def test_a_warm_start_ends_where_a_cold_one_does(model, signals, start):
 
 
 @mark.parametrize(
-    ("start", "momentum", "unit"),
-    [(None, True, False), (ReLU(), True, True), (None, False, False)],
+    ("kind", "start", "unit"),
+    [(FISTA, None, False), (FISTA, ReLU(), True), (ISTA, None, False)],
 )
 def test_the_published_form_is_exactly_a_hundred_iterations(
-    model, signals, start, momentum, unit
+    model, signals, kind, start, unit
 ):
-    encoder = Lasso(LAM, start, None, 100, unit, momentum=momentum)
+    encoder = kind(LAM, start, unit_atoms=unit)
     target, atoms, norms = (np.float32(part) for part in framed(model, signals, unit))
     init = start and start(model, signals) * norms
-    expected = fista.fixed(target, atoms, LAM, init, iterations=100, momentum=momentum)
+    expected = fista.fixed(
+        target, atoms, LAM, init, iterations=100, momentum=kind is FISTA
+    )
     found = encoder.infer(model, signals)
     assert_allclose(found.codes * norms, expected, atol=1e-4)
     assert (found.iterations == 100).all()
