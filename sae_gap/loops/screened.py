@@ -459,6 +459,26 @@ def _finish(problem, support, elimination, values, codes, gains, slack):
 
 
 @entry
+def _room_of_candidates(problem, size):
+    """Room for the candidates of a row, of which `size` are chosen."""
+    count = problem.num_candidates
+    kind = problem.atoms.dtype
+    dim = problem.atoms.shape[1]
+    atoms = np.zeros((0 if problem.gram.size else count, dim), kind)
+    at_once = len(atoms) if atoms.size > FEW_FLOATS else 0
+    table = np.zeros((size + 3, _wide(count)), kind)
+    return Candidates(
+        latents=np.empty(count, np.int64),
+        atoms=atoms,
+        gram=np.empty((at_once, len(atoms)), kind),
+        pull=table[0],
+        left=table[1],
+        score=table[2],
+        basis=table[3:],
+    )
+
+
+@entry
 def pursue_block(signals, proposals, problem, result):
     """The screened pursuit of `sae_gap.encoders.screened_pursuit` for a block of rows.
 
@@ -471,42 +491,31 @@ def pursue_block(signals, proposals, problem, result):
     """
     atoms = problem.atoms
     sizes = problem.sizes
-    num_candidates = problem.num_candidates
     num_samples, size = result.chosen.shape
-    num_latents, dim = atoms.shape
     kind = atoms.dtype
     rest = signals.copy()
-    pull = np.empty((num_samples, num_latents), kind)
+    pull = np.empty((num_samples, len(atoms)), kind)
     values = np.empty((num_samples, size), kind)
     used = np.zeros(num_samples, np.int64)
-    held = np.zeros((0 if problem.gram.size else num_candidates, dim), kind)
-    work = np.zeros((3, _wide(num_candidates)), kind)
-    candidates = Candidates(
-        latents=np.empty(num_candidates, np.int64),
-        atoms=held,
-        gram=np.empty((len(held) if held.size > FEW_FLOATS else 0, len(held)), kind),
-        pull=work[0],
-        left=work[1],
-        score=work[2],
-        basis=np.zeros((size, _wide(num_candidates)), kind),
-    )
+    candidates = _room_of_candidates(problem, size)
+    tables = np.zeros((2, size, _wide(size)), kind)
     vectors = np.zeros((3, _wide(size)), kind)
+    flags = np.empty((2, size), np.bool_)
     support = Support(
         places=np.empty(size, np.int64),
-        gram=np.zeros((size, _wide(size)), kind),
+        gram=tables[0],
+        factor=tables[1],
         toward=vectors[0],
-        factor=np.zeros((size, _wide(size)), kind),
         right=vectors[1],
         values=vectors[2],
         few=np.empty(size + 1, np.int64),
-        allowed=np.empty(size, np.bool_),
-        on=np.empty(size, np.bool_),
+        allowed=flags[0],
+        on=flags[1],
     )
+    doubles = np.zeros((2, size, _wide(size)))
+    pair = np.zeros((2, _wide(size)))
     elimination = Elimination(
-        inverse=np.zeros((size, _wide(size))),
-        basis=np.zeros((size, _wide(size))),
-        values=np.zeros(_wide(size)),
-        left=np.zeros(_wide(size)),
+        inverse=doubles[0], basis=doubles[1], values=pair[0], left=pair[1]
     )
     for screen in range(sizes.size):
         np.dot(rest, atoms.T, pull)

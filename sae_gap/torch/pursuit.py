@@ -151,11 +151,8 @@ def least_squares(target, atoms, codes, places, on, *, anew=False):
     with torch.no_grad():
         own = atoms[places]
         shown = on[:, :, None]
-        gram = own @ own.mT
-        if _on_host(target):
-            solve = _inverse(gram, on, least_norm=anew).matmul
-        else:
-            solve = functools.partial(batched.least_norm, gram * (shown & shown.mT))
+        gram = own @ own.mT * (shown & shown.mT)
+        solve = functools.partial(batched.least_norm, gram)
         if anew:
             values = solve(own @ target[:, :, None] * shown)
             # Refined once.
@@ -174,27 +171,6 @@ def supports(codes):
     shown = codes != 0
     on, places = shown.to(codes).topk(max([1, *shown.sum(1).tolist()]))
     return places, on > 0
-
-
-def _inverse(gram, on, *, least_norm):
-    """The inverse of the Gram matrix of the atoms that are on, within a matrix of all. If atoms may
-    depend on each other it is the pseudoinverse, which gives the solution of least norm.
-    """
-    one = torch.eye(gram.shape[1], dtype=gram.dtype)
-    gram = gram.where(on[:, :, None] & on[:, None], one)
-    if not least_norm:
-        return torch.linalg.inv(gram)
-    eps = torch.finfo(gram.dtype).eps
-    factor, failed = torch.linalg.cholesky_ex(gram)
-    # Half of the digits are left at least.
-    lost = (failed > 0) | ~(factor.diagonal(dim1=1, dim2=2).amin(1) ** 2 > eps**0.5)
-    # A factor that failed may have no inverse.
-    inverse = torch.cholesky_inverse(factor.where(~lost[:, None, None], one))
-    if lost.any():
-        inverse[lost] = torch.linalg.pinv(
-            gram[lost], rtol=gram.shape[1] * eps, hermitian=True
-        )
-    return inverse
 
 
 def unit_atoms(weights):
