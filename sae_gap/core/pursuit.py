@@ -12,7 +12,7 @@ method. Each step has one name in all forms:
 
 `tests/solvers/test_pursuits.py` holds all forms to loops in NumPy and SciPy. The threshold τ of a
 pruned pursuit is in units of the signals: an atom goes while that raises the squared error by less
-than τ². Models and files have τ in units of the root mean square of the atoms' lengths.
+than τ². Models and files have it over the root mean square of the atoms' lengths.
 """
 
 import math

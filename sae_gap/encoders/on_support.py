@@ -149,7 +149,7 @@ class Pruned(Refined):
       l0: atoms that stay on average, on the rows where `prepared` finds the threshold.
       by: "loss" or "magnitude".
       nonneg: whether codes are non-negative.
-      threshold: the least worth to stay; `prepared` finds it.
+      threshold: the least worth to stay, τ² by loss and a magnitude otherwise; `prepared` finds it.
     """
 
     listed = False

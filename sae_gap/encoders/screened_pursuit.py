@@ -121,7 +121,7 @@ class ScreenedPursuit(AmortisedEncoder):
 
 
 class Threshold(eqx.Module):
-    """τ, in units of the root mean square of the atoms' lengths."""
+    """τ over the root mean square of the atoms' lengths, which training may change."""
 
     value: Float[Array, ""]
 
@@ -150,8 +150,7 @@ class BatchPursuit(ScreenedPursuit):
         given dictionary; k is then this number, rounded up.
       proposer: an encoder; the first screen takes its largest pre-activations. None takes
         `d_jᵀ (y - b)`.
-      threshold: τ times the root mean square of the atoms' lengths; `prepared` finds it. None takes
-        the model's.
+      threshold: τ, in units of the signals; `prepared` finds it. None takes the model's.
 
     References:
       Reeves (1999), "An efficient implementation of the backward greedy algorithm for sparse signal

@@ -76,7 +76,13 @@ def matching_pursuit(
 
 
 @functools.partial(jax.jit, static_argnames=("num_atoms", "nonneg"))
-def gradient_pursuit(signals, atoms, num_atoms: int, *, nonneg: bool = False):
+def gradient_pursuit(
+    signals: Float[Array, "n input_dim"],
+    atoms: Float[Array, "num_latents input_dim"],
+    num_atoms: int,
+    *,
+    nonneg: bool = False,
+) -> Float[Array, "n num_latents"]:
     """Greedy steps: add the atom with the largest |correlation| with the residual, then take a step
     of steepest descent of the error in the codes of all chosen atoms.
 
@@ -170,14 +176,18 @@ def orthogonal_matching_pursuit(
 
 
 @functools.partial(jax.jit, static_argnums=(2, 3, 4))
-def _compiled(signals, atoms, num_atoms, nonneg, worth):
+def _compiled(
+    signals: Float[Array, "n input_dim"],
+    atoms: Float[Array, "num_latents input_dim"],
+    num_atoms: int,
+    nonneg: bool,
+    worth: bool,
+) -> Float[Array, "n num_latents"]:
     """The same by a program of XLA."""
+    gram = product(atoms, atoms.T) if worth else None
 
-    def products(latent):
-        return product(atoms, atoms[latent])
-
-    if worth:
-        products = product(atoms, atoms.T).__getitem__
+    def products(latent: Array) -> Array:
+        return product(atoms, atoms[latent]) if gram is None else gram[latent]
 
     def code(signal):
         start = jnp.sum(atoms**2, axis=1), product(atoms, signal)

@@ -1,11 +1,10 @@
 """Orthogonal matching pursuit for XLA on the inner products of candidates."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.core import DEPENDENT, product
@@ -38,8 +37,8 @@ def omp(
     pull: Float[Array, " m"],
     *,
     size: int,
-    slack: ArrayLike,
-    begun: ArrayLike = 0,
+    slack: Array | float,
+    begun: Array | int = 0,
     signed: bool = False,
 ) -> tuple[Int[Array, " size"], Bool[Array, " size"], Float[Array, " size"]]:
     """Orthogonal matching pursuit among candidates, of which it takes the first `begun` first. It
@@ -58,7 +57,7 @@ def omp(
       The places of the chosen atoms, whether each adds anything, and their least squares.
     """
 
-    def step(i, state):
+    def step(i: Array, state: _Steps) -> _Steps:
         left = state.left
         score = jnp.abs(state.pull) if signed else state.pull
         # A chosen candidate has no energy left.
@@ -94,7 +93,7 @@ def omp(
     return end.places, on, _back(upper, end.values)
 
 
-def by_row(function):
+def by_row(function: Callable[..., Any]) -> Callable[..., Any]:
     """Maps a function that calls LAPACK over samples, one after another on a CPU: jaxlib shares a
     batch among threads that wait for each other, and two batches at once would wait for ever.
     """
@@ -105,5 +104,5 @@ def by_row(function):
 
 
 @by_row
-def _back(upper, values):
+def _back(upper: Float[Array, "k k"], values: Float[Array, " k"]) -> Float[Array, " k"]:
     return jax.scipy.linalg.solve_triangular(upper, values)

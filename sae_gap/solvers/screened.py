@@ -1,12 +1,13 @@
 """The form of the screened pursuit for XLA, its choice of an engine, and the gains of atoms."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from sae_gap.core import (
     EXCHANGES,
@@ -75,11 +76,15 @@ def backward_elimination(
 
 
 @functools.partial(jax.jit, static_argnames="size")
-def _eliminate(atoms, codes, size):
+def _eliminate(
+    atoms: Float[Array, "num_latents input_dim"],
+    codes: Float[Array, "n num_latents"],
+    size: int,
+) -> Float[Array, "n num_latents"]:
     # A ridge of a few roundings of the trace keeps the Gram matrix of dependent atoms definite.
     ridge = 8 * jnp.finfo(atoms.dtype).eps * size * jnp.eye(size, dtype=atoms.dtype)
 
-    def gains_of(codes):
+    def gains_of(codes: Array) -> Array:
         chosen = jax.lax.top_k(jnp.abs(codes), size)[1]
         held = atoms[chosen]
         gains = prune(product(held, held.T) + ridge, codes[chosen])
@@ -89,14 +94,14 @@ def _eliminate(atoms, codes, size):
     return jax.lax.map(gains_of, codes, batch_size=batch)
 
 
-def prune(gram, codes):
+def prune(gram: Float[Array, "k k"], codes: Float[Array, " k"]) -> Float[Array, " k"]:
     """The largest rise of the squared error up to the drop of each atom, if all are dropped."""
     inverse = _solve(
         _restricted(gram, codes != 0), jnp.eye(len(gram), dtype=gram.dtype)
     )
     begin = jnp.vstack([inverse, codes]), 0 * codes
 
-    def drop(_, carry):
+    def drop(_: ArrayLike, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         return eliminate(jnp, *carry)
 
     return jax.lax.fori_loop(0, len(gram), drop, begin)[1]
@@ -178,37 +183,42 @@ def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):
 
 
 @by_row
-def _solve(gram, correlation):
+def _solve(gram: Array, correlation: Array) -> Array:
     return jax.scipy.linalg.cho_solve(
         jax.scipy.linalg.cho_factor(gram, lower=True), correlation
     )
 
 
-def _restricted(gram, on):
+def _restricted(gram: Array, on: Array) -> Array:
     """Returns the Gram matrix of the atoms that are on, with the identity for the others."""
     return jnp.where(on[:, None] & on, gram, jnp.eye(len(gram), dtype=gram.dtype))
 
 
-def nonnegative_least_squares(gram, correlation, allowed, slack):
+def nonnegative_least_squares(
+    gram: Float[Array, "k k"],
+    correlation: Float[Array, " k"],
+    allowed: Bool[Array, " k"],
+    slack: Float[Array, ""],
+) -> tuple[Float[Array, " k"], Bool[Array, " k"]]:
     """Solves least squares over `z ≥ 0` on the allowed atoms, by block principal pivoting; returns
     the codes, and which of them may differ from zero.
     """
 
-    def solve(on):
+    def solve(on: Array) -> Array:
         return _solve(_restricted(gram, on), jnp.where(on, correlation, 0))
 
-    def wrong(on, codes):
+    def wrong(on: Array, codes: Array) -> Array:
         excess = correlation - product(gram, codes)
         return jnp.where(on, codes < -slack, allowed & (excess > slack))
 
-    def exchange(carry):
+    def exchange(carry: Any) -> Any:
         count, on, codes = carry
         swap = wrong(on, codes)
         last = jnp.arange(len(swap)) == len(swap) - 1 - jnp.argmax(swap[::-1])
         on = on ^ jnp.where(count < EXCHANGES, swap, swap & last)
         return count + 1, on, solve(on)
 
-    def more(carry):
+    def more(carry: Any) -> Array:
         count, on, codes = carry
         return (count < MOST) & jnp.any(wrong(on, codes))
 

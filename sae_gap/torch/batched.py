@@ -96,7 +96,15 @@ def nonnegative_least_squares(
     return codes[:, :, 0].where(on, 0).clamp(min=0), half.mT @ half
 
 
-def _exchange(gram, wanted, slack, allowed, on, *, single=False):
+def _exchange(
+    gram: Tensor,
+    wanted: Tensor,
+    slack: Tensor,
+    allowed: Tensor,
+    on: Tensor,
+    *,
+    single: bool = False,
+) -> tuple[Tensor, Tensor]:
     """The atoms that are on after some exchanges, and those that the last one changed."""
     for _ in range(SINGLE if single else EXCHANGES):
         codes, _ = _on_support(gram, wanted, on)
@@ -109,7 +117,7 @@ def _exchange(gram, wanted, slack, allowed, on, *, single=False):
     return on, wrong
 
 
-def _on_support(gram, wanted, on):
+def _on_support(gram: Tensor, wanted: Tensor, on: Tensor) -> tuple[Tensor, Tensor]:
     half = _half(torch.where(on[:, :, None] & on[:, None], gram, _one(gram)))
     return half.mT @ (half @ (wanted * on[:, :, None])), half
 
@@ -128,7 +136,7 @@ def least_norm(
     return codes
 
 
-def _half(gram):
+def _half(gram: Tensor) -> Tensor:
     """The inverse of the Cholesky factor L of `G = L Lᵀ`."""
     factor, _ = torch.linalg.cholesky_ex(gram)
     return torch.linalg.solve_triangular(
@@ -136,11 +144,17 @@ def _half(gram):
     )
 
 
-def _one(gram):
+def _one(gram: Tensor) -> Tensor:
     return torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
 
 
-def omp(gram, pull, first, slack, size):
+def omp(
+    gram: Float[Tensor, "n m m"],
+    pull: Float[Tensor, "n m"],
+    first: Bool[Tensor, "n m"],
+    slack: Float[Tensor, "n 1"],
+    size: int,
+) -> tuple[Int[Tensor, "n size"], Bool[Tensor, "n size"]]:
     """Runs orthogonal matching pursuit on the Gram matrix of the candidates. Returns the places of
     the chosen atoms, and whether each adds anything.
 
@@ -171,10 +185,10 @@ def omp(gram, pull, first, slack, size):
     return torch.stack(places, 1), torch.stack(on, 1)
 
 
-def _rows(like):
+def _rows(like: Tensor) -> Tensor:
     """Returns the number of its row for each entry of an array."""
     return torch.arange(len(like), device=like.device)[:, None].expand_as(like)
 
 
-def _slack(target):
+def _slack(target: Tensor) -> Tensor:
     return SLACK * (target**2).sum(1)[:, None] ** 0.5

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_gap.core import check_k, check_number, check_size, screen_sizes, shown
@@ -46,7 +46,7 @@ def pursuit_codes(
       breadth: candidates of a screen for each atom of the pursuit.
       screens: products with the dictionary that propose candidates; on a coherent dictionary two
         have up to 2.4 times the error of orthogonal matching pursuit, and six 1.01 times.
-      threshold: τ, in units of the root mean square of the atoms' lengths; None drops no atom.
+      threshold: τ over the root mean square of the atoms' lengths; None drops no atom.
       chunk: rows at once; None takes 2,048, or 128 on a CPU if gradients are wanted.
 
     Returns:
@@ -78,7 +78,7 @@ def pursuit_codes(
     sizes = screen_sizes(pursued, breadth, screens, *atoms.shape[::-1])
     learns = _learns(target, weights)
 
-    def coded(rows):
+    def coded(rows: Tensor) -> Tensor:
         # A row or an atom that is not finite would be an error of LAPACK, or choose no atom.
         finite = (rows.square().sum(1, keepdim=True) + lengths.sum()).isfinite()
         rows = rows.where(finite, 0)
@@ -120,11 +120,11 @@ def screened_pursuit(
     return [torch.from_numpy(part) for part in result]
 
 
-def _on_host(tensor):
+def _on_host(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-def _learns(*tensors):
+def _learns(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
@@ -134,7 +134,15 @@ def pursuit_options(sae: Any) -> dict[str, Any]:
     return options | {"threshold": sae.threshold}
 
 
-def least_squares(target, atoms, codes, places, on, *, anew=False):
+def least_squares(
+    target: Float[Tensor, "n input_dim"],
+    atoms: Float[Tensor, "num_latents input_dim"],
+    codes: Float[Tensor, "n num_latents"],
+    places: Int[Tensor, "n size"],
+    on: Bool[Tensor, "n size"],
+    *,
+    anew: bool = False,
+) -> Float[Tensor, "n num_latents"]:
     """Least squares on the supports of codes: the codes given, or a new solution of least norm.
 
     With the inverse G⁺ held fixed, the step `z ← z + G⁺ Dᵀ (y - D z)` from a solution, at which
@@ -164,7 +172,7 @@ def least_squares(target, atoms, codes, places, on, *, anew=False):
     return codes.scatter_add(1, places, solve(pull[:, :, None])[:, :, 0])
 
 
-def supports(codes):
+def supports(codes: Tensor) -> tuple[Tensor, Tensor]:
     """The atoms in each support, and a mask of those that are not padding. The host reads the sizes
     of the supports, once for all rows.
     """
@@ -173,20 +181,20 @@ def supports(codes):
     return places, on > 0
 
 
-def unit_atoms(weights):
+def unit_atoms(weights: Tensor) -> tuple[Tensor, Tensor]:
     """Atoms at unit length and their lengths; an atom of zeros stays, with length 1."""
     lengths = weights.norm(dim=1)
     lengths = lengths.where(lengths != 0, 1)
     return weights / lengths[:, None], lengths
 
 
-def mean_length(weights):
+def mean_length(weights: Tensor) -> Tensor:
     """The root mean square of the lengths of the atoms that are not zero."""
     squares = weights.detach().square().sum(1)
     return (squares.sum() / (squares > 0).sum()).sqrt()
 
 
-def widened(values, like):
+def widened(values: Tensor, like: Tensor) -> Tensor:
     """Values in the type of `like`, or in float32 if that is narrower."""
     return values.to(torch.promote_types(like.dtype, torch.float32))
 

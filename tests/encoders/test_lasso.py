@@ -86,7 +86,15 @@ def test_the_published_form_is_exactly_a_hundred_iterations(
 
 
 def test_iterations_keep_the_keys_that_they_had_as_options_of_the_lasso():
-    fields = ["lam", "start", "unit_atoms", "nonneg", "tol", "max_iterations", "momentum"]
+    fields = [
+        "lam",
+        "start",
+        "unit_atoms",
+        "nonneg",
+        "tol",
+        "max_iterations",
+        "momentum",
+    ]
     told = describe(ISTA(0.3, iterations=5))
     assert (told["class"], told["version"]) == ("sae_gap.Lasso", 1)
     assert [told[name] for name in fields] == [0.3, None, True, True, None, 5, False]
