@@ -188,16 +188,11 @@ def sae_for_activations(
     check_number("sparsity", sparsity, above=0)
     learner = tuned_sae(name, sparsity=sparsity, input_dim=input_dim, base=base)
     scale = (3 * input_dim / sparsity) ** 0.5
-    encoder = learner.encoder
-    penalty = learner.penalty * scale
-    if isinstance(encoder, sae_gap.encoders.JumpReLU):
-        encoder = dataclasses.replace(
-            encoder,
-            threshold=encoder.threshold * scale,
-            bandwidth=encoder.bandwidth * scale,
-        )
+    encoder = learner.encoder.scaled(scale)
+    penalty = learner.penalty
+    for _ in range(encoder.penalty_power):
         penalty *= scale
-    suited = {
+    suited: dict[str, Any] = {
         "encoder": encoder,
         "penalty": penalty,
         "l0": float(sparsity) if penalty else None,

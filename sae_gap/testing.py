@@ -449,7 +449,7 @@ def _codes(encoder, model, y):
 def _prepared(encoder, model, y):
     split = Split(y)
     if isinstance(encoder, AmortisedEncoder):
-        model = encoder.calibrated(model, y)
+        model = encoder.calibrate(model, y)
     return encoder.prepared(model, split, Task(split, split, split, width=WIDTH)), model
 
 

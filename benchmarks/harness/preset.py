@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from benchmarks.options import Options, option
 from sae_gap.core import SEED, Setting
 from sae_gap.data import WORLDS, Source, named_world, parse_law, published_world
-from sae_gap.encoders import Encoder, Lasso
+from sae_gap.encoders import FISTA, Encoder, Lasso
 from sae_gap.study import PROTOCOLS
 
 _AXES = (
@@ -95,14 +95,12 @@ class Preset(Options):
     online: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     families: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
-    def lasso(self, start: Encoder | None = None) -> Lasso:
+    def lasso(self, start: Encoder | None = None) -> Lasso | FISTA:
         """Codes on a fixed dictionary: certified, on unit atoms; or, as published, 100 FISTA
         iterations on the unscaled atoms.
         """
         if self.protocol == "paper":
-            return Lasso(
-                self.lam, start, tol=None, max_iterations=100, unit_atoms=False
-            )
+            return FISTA(self.lam, start, iterations=100, unit_atoms=False)
         return Lasso(self.lam, start)
 
     def sources(self) -> Sequence[Source]:

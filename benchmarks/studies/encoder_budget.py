@@ -12,7 +12,17 @@ rows, summary.csv, a figure and a page under <results_dir>/encoder_budget/ and p
 from typing import Any
 
 from benchmarks.harness import Bench, Preset, drawings, frozen, methods, option, presets
-from sae_gap.encoders import LISTA, OMP, JumpReLU, Lasso, ReLU, ScreenedPursuit, TopK
+from sae_gap.encoders import (
+    FISTA,
+    ISTA,
+    LISTA,
+    OMP,
+    JumpReLU,
+    Lasso,
+    ReLU,
+    ScreenedPursuit,
+    TopK,
+)
 from sae_gap.learners import Amortised, Lista, Oracle
 from sae_gap.storage import CELL
 from sae_gap.study import Method
@@ -59,12 +69,9 @@ def _methods(source: Any, p: Any) -> list[Method]:
         add(name, member.name, member, amortised)
     own = "lista_published"
     add(own, "lista", published.encoder, published, inference=own)
-    for kind in ("fista", "ista"):
+    for kind in (FISTA, ISTA):
         for count in ITERATIONS:
-            steps = Lasso(
-                p.lam, tol=None, max_iterations=count, momentum=kind == "fista"
-            )
-            add(f"{kind}_{count}", kind, steps)
+            add(f"{kind.name}_{count}", kind.name, kind(p.lam, iterations=count))
     for one in (ScreenedPursuit(k), OMP(k), Lasso(p.lam)):
         add(one.name, one.name, one)
     return found

@@ -14,7 +14,7 @@ from typing import Any
 
 from benchmarks.harness import WIDTHS, Bench, Tuned, drawings, methods, presets
 from sae_gap import catalogue
-from sae_gap.encoders import Lasso, ScreenedPursuit
+from sae_gap.encoders import FISTA, ScreenedPursuit
 from sae_gap.learners import Oracle
 from sae_gap.storage import CELL
 from sae_gap.study import Method
@@ -26,13 +26,8 @@ _SCORES = ("mcc_ood", "mcc_id", "relative_gap_ood")
 
 def _methods(source: Any, p: Any) -> list[Method]:
     def fista(count, start=None):
-        return Lasso(
-            p.lam,
-            start,
-            tol=None,
-            max_iterations=count,
-            unit_atoms=p.protocol == "strict",
-        )
+        unit = p.protocol == "strict"
+        return FISTA(p.lam, start, iterations=count, unit_atoms=unit)
 
     found = []
     for name, sae in methods.with_tuned(source, p).items():

@@ -1,6 +1,18 @@
-"""What all forms of the screened pursuit share: `sae_gap.encoders.screened_pursuit` describes the
-method, `sae_gap.loops.host` has it for a CPU, `sae_gap.solvers.screened` for XLA, and
-`sae_gap.torch.batched` for tensors elsewhere. All select, refit and prune alike.
+"""What all forms of the screened pursuit share. `sae_gap.encoders.screened_pursuit` describes the
+method. Each step has one name in all forms:
+
+| | Numba, a row at a time | XLA | tensors |
+|---|---|---|---|
+| file | `loops.screened` | `solvers.screened` | `torch.batched` |
+| k largest | `k_largest` | `lax.top_k` | `Tensor.topk` |
+| orthogonal matching pursuit | `omp` | `omp.omp` | `omp` |
+| least squares over z ≥ 0 | `nonnegative_least_squares` | the same | the same |
+| backward elimination | `prune` | `prune` | `prune` |
+| all of it | `loops.host.screened_pursuit` | `screened_pursuit` | `screened_pursuit` |
+
+`tests/solvers/test_pursuits.py` holds all forms to loops in NumPy and SciPy. The threshold τ of a
+pruned pursuit is in units of the signals: an atom goes while that raises the squared error by less
+than τ². Models and files have it over the root mean square of the atoms' lengths.
 """
 
 import math

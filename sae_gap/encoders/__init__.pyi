@@ -1,5 +1,8 @@
 # The names that files import from here, and where each is defined.
 
+from sae_gap.encoders.elsewhere import AtWeight as AtWeight
+from sae_gap.encoders.elsewhere import Elsewhere as Elsewhere
+from sae_gap.encoders.elsewhere import InNorm as InNorm
 from sae_gap.encoders.encoder import Affine as Affine
 from sae_gap.encoders.encoder import AmortisedEncoder as AmortisedEncoder
 from sae_gap.encoders.encoder import Encoder as Encoder
@@ -14,6 +17,8 @@ from sae_gap.encoders.encoder import keep_nans as keep_nans
 from sae_gap.encoders.encoder import on_unit_atoms as on_unit_atoms
 from sae_gap.encoders.encoder import unit_atoms as unit_atoms
 from sae_gap.encoders.lasso import DENSEST as DENSEST
+from sae_gap.encoders.lasso import FISTA as FISTA
+from sae_gap.encoders.lasso import ISTA as ISTA
 from sae_gap.encoders.lasso import MATCHED as MATCHED
 from sae_gap.encoders.lasso import Lasso as Lasso
 from sae_gap.encoders.lasso import Lookup as Lookup
@@ -22,9 +27,6 @@ from sae_gap.encoders.lasso import find_weight as find_weight
 from sae_gap.encoders.learned_steps import LearnedSteps as LearnedSteps
 from sae_gap.encoders.linear import Linear as Linear
 from sae_gap.encoders.lista import LISTA as LISTA
-from sae_gap.encoders.on_support import AtWeight as AtWeight
-from sae_gap.encoders.on_support import Elsewhere as Elsewhere
-from sae_gap.encoders.on_support import InNorm as InNorm
 from sae_gap.encoders.on_support import LeastSquares as LeastSquares
 from sae_gap.encoders.on_support import OnSupport as OnSupport
 from sae_gap.encoders.on_support import Pruned as Pruned

@@ -244,6 +244,8 @@ class AmortisedEncoder(Encoder):
     # None for encoders of given dictionaries. benchmarks/NOTES.md tells how the tuned
     # values were found.
     recipe: ClassVar[Recipe | None] = Recipe()
+    # The tuned penalty grows with this power of the codes: 1 for an l1 norm, 2 for an l0 norm.
+    penalty_power: ClassVar[int] = 1
 
     def parameters(
         self, weight: Float[Array, "input_dim num_latents"], key: PRNGKeyArray
@@ -295,7 +297,7 @@ class AmortisedEncoder(Encoder):
     def flops(self, input_dim: int, num_latents: int) -> int | None:
         return 2 * input_dim * num_latents
 
-    def calibrated(self, model: Model, signals: Float[Array, "n input_dim"]) -> Model:
+    def calibrate(self, model: Model, signals: Float[Array, "n input_dim"]) -> Model:
         """Returns the model with parameters found from signals in one go. On a frozen dictionary
         this replaces the encoder's training.
         """
@@ -312,6 +314,10 @@ class AmortisedEncoder(Encoder):
         L0.
         """
         return model
+
+    def scaled(self, factor: float) -> "AmortisedEncoder":
+        """Returns the encoder with initial thresholds for codes that are so many times larger."""
+        return self
 
     def affine(self, model: Model) -> Affine | None:
         """Returns the map of `y - b` whose largest outputs are the codes; None if no single map

@@ -2,6 +2,7 @@
 codes, or beside codes that were learned together with the dictionary.
 """
 
+import abc
 import dataclasses
 import functools
 import warnings
@@ -15,14 +16,16 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sae_gap.core import (
-    Look,
     Model,
     Split,
     check_number,
     check_type,
+    class_name,
+    describe,
     evenly_spaced,
     infer_in_chunks,
     option,
+    set_fields,
 )
 from sae_gap.encoders import Encoder, Inferring, Own, encode, on_unit_atoms, unit_atoms
 from sae_gap.solvers import match_l0, sparse_code
@@ -38,46 +41,16 @@ MATCHED = 500
 CHUNK = 2_000
 
 
-class Lasso(Inferring):
-    """`argmin_z ½‖y - b - D z‖² + λ‖z‖₁, z ≥ 0`, with a certificate.
-
-    Args:
-      lam: weight of the l1 norm.
-      start: an encoder; the solver starts from its codes, clipped at zero. None starts from zero.
-      tol: relative duality gap to reach. None runs exactly `max_iterations` of the published,
-        textbook iteration.
-      max_iterations: after these a sample is reported as not converged.
-      unit_atoms: whether to solve on unit atoms, where λ is comparable between dictionaries, and to
-        scale the codes back.
-      nonneg: whether codes are constrained to be non-negative.
-      momentum: whether the iterations are FISTA; otherwise they are ISTA, and a certified solve
-        takes more of them.
-      l0: the mean L0 at which `prepared` finds λ: a number, or "own" for the model's own encoder's
-        L0, capped at a quarter of the dimensions. None keeps λ.
-      of: another lasso; `prepared` takes its λ.
-      times: a factor of that λ.
-    """
-
-    label = "certified lasso"
-    colour = "#000000"
-    rank = 14
-    looks: ClassVar = {
-        "ista": Look("ISTA", "#999933"),
-        "fista": Look("FISTA", "#7F7F7F"),
-    }
+class _Minimising(Inferring):
+    """Codes that a solver of the lasso finds; subclasses say when it stops."""
 
     lam: float = option(default=0.1, least=0)
     start: Encoder | None = None
-    tol: float | None = option(default=1e-6, above=0)
-    max_iterations: int = option(default=20_000, static=False, least=0)
-    unit_atoms: bool = option(default=True)
-    nonneg: bool = option(default=True)
-    momentum: bool = option(default=True)
+    unit_atoms: bool = option(default=True, kw_only=True)
+    nonneg: bool = option(default=True, kw_only=True)
     l0: float | str | None = eqx.field(
-        default=None, static=True, metadata={"rare": True}
+        default=None, static=True, kw_only=True, metadata={"rare": True}
     )
-    of: Encoder | None = eqx.field(default=None, metadata={"rare": True})
-    times: float = option(default=1.0, above=0, rare=True)
 
     def __check_init__(self):
         if self.l0 not in (None, OWN):
@@ -90,18 +63,11 @@ class Lasso(Inferring):
         )
 
     @property
-    def name(self):  # type: ignore[override]
-        if self.tol is not None:
-            return "lasso"
-        return "fista" if self.momentum else "ista"
-
-    @property
     def coordinates(self):
         columns: Any = {"inference": self.name}
-        if self.l0 is None and self.of is None:
+        if self.l0 is None:
             columns["lam"] = self.lam
-        columns["start"] = "cold" if self.start is None else "warm"
-        return columns if self.tol else columns | {"iterations": self.max_iterations}
+        return columns | {"start": "cold" if self.start is None else "warm"}
 
     @property
     def origin(self):
@@ -111,34 +77,21 @@ class Lasso(Inferring):
     def weight(self):
         return self.lam
 
+    @abc.abstractmethod
+    def solver(self) -> dict[str, Any]:
+        """The options of `sparse_code` that end its iterations."""
+
     def prepared(self, model, split, task):
         whole: Any = super().prepared(model, split, task)
-        lam = self.lam
-        if self.of is not None:
-            lam = whole.of.lam
-        elif self.l0 is not None:
-            target = split.counted - np.asarray(model.bias)
-            l0 = self.l0
-            if l0 == OWN:
-                l0 = min(mean_l0(model, split), DENSEST * target.shape[1])
-            atoms = jax.jit(unit_atoms)(model.decoder)[0]
-            lam = find_weight(target, atoms, float(l0), self.nonneg)
-        else:
+        if self.l0 is None:
             return whole
-        return dataclasses.replace(
-            whole, lam=lam * self.times, l0=None, of=None, times=1.0
-        )
-
-    def flops(self, input_dim, num_latents):
-        """Returns those of the textbook iteration from zero; None for a certified solve, whose
-        iterations depend on the sample.
-        """
-        textbook = self.tol is None and self.start is None
-        return (
-            (2 * self.max_iterations - 1) * 2 * input_dim * num_latents
-            if textbook
-            else None
-        )
+        target = split.counted - np.asarray(model.bias)
+        l0 = self.l0
+        if l0 == OWN:
+            l0 = min(mean_l0(model, split), DENSEST * target.shape[1])
+        atoms = jax.jit(unit_atoms)(model.decoder)[0]
+        lam = find_weight(target, atoms, float(l0), self.nonneg)
+        return dataclasses.replace(whole, lam=lam, l0=None)
 
     def infer(self, model, signals, begun=None):
         """Returns the codes in units of the model's atoms; objective and gap are of the solved
@@ -150,20 +103,120 @@ class Lasso(Inferring):
         if not self.unit_atoms:
             dictionary = model.decoder
             norms = jnp.ones(())
-        init = (
-            None if begun is None else (begun * norms).clip(0 if self.nonneg else None)
-        )
+        if begun is not None:
+            begun = (begun * norms).clip(0 if self.nonneg else None)
         solution = sparse_code(
             target,
             dictionary,
             self.lam,
             nonneg=self.nonneg,
-            tol=self.tol,
-            max_iterations=self.max_iterations,
-            init=init,
-            solver="auto" if self.momentum else "ista",
+            init=begun,
+            **self.solver(),
         )
         return dataclasses.replace(solution, codes=solution.codes / norms)
+
+
+class Lasso(_Minimising):
+    """`argmin_z ½‖y - b - D z‖² + λ‖z‖₁, z ≥ 0`, with a certificate.
+
+    Args:
+      lam: weight of the l1 norm.
+      start: an encoder; the solver starts from its codes, clipped at zero. None starts from zero.
+      unit_atoms: whether to solve on unit atoms, where λ is comparable between dictionaries, and to
+        scale the codes back.
+      nonneg: whether codes are constrained to be non-negative.
+      l0: the mean L0 at which `prepared` finds λ: a number, or "own" for the model's own encoder's
+        L0, capped at a quarter of the dimensions. None keeps λ.
+      tol: relative duality gap to reach.
+      max_iterations: after these a sample is reported as not converged.
+      of: another lasso; `prepared` takes its λ.
+      times: a factor of the λ that `prepared` finds or takes.
+    """
+
+    label = "certified lasso"
+    colour = "#000000"
+    rank = 14
+    constants: ClassVar = {"momentum": True}
+
+    tol: float = option(default=1e-6, above=0, kw_only=True)
+    max_iterations: int = option(default=20_000, static=False, least=0, kw_only=True)
+    of: Encoder | None = eqx.field(default=None, kw_only=True, metadata={"rare": True})
+    times: float = option(default=1.0, above=0, rare=True, kw_only=True)
+
+    @property
+    def coordinates(self):
+        columns = super().coordinates
+        if self.of is not None:
+            columns.pop("lam", None)
+        return columns
+
+    def prepared(self, model, split, task):
+        whole: Any = super().prepared(model, split, task)
+        if self.of is not None:
+            whole = dataclasses.replace(whole, lam=whole.of.lam, l0=None, of=None)
+        elif self.l0 is None:
+            return whole
+        return dataclasses.replace(whole, lam=whole.lam * self.times, times=1.0)
+
+    def solver(self):
+        return {"tol": self.tol, "max_iterations": self.max_iterations}
+
+
+class FISTA(_Minimising):
+    """Exactly so many iterations of the published, textbook FISTA on the problem of `Lasso`,
+    converged or not.
+
+    Args:
+      lam: weight of the l1 norm.
+      start: as `Lasso` has it.
+      unit_atoms: likewise.
+      nonneg: likewise.
+      l0: likewise.
+      iterations: how many.
+
+    References:
+      Beck & Teboulle (2009), "A fast iterative shrinkage-thresholding algorithm for linear inverse
+      problems", SIAM J. Imaging Sciences 2(1).
+    """
+
+    listed = False
+    label = "FISTA"
+    colour = "#7F7F7F"
+    momentum: ClassVar[bool] = True
+
+    iterations: int = option(default=100, static=False, least=0, kw_only=True)
+
+    def described(self) -> dict[str, Any]:
+        """As keys have it since these iterations were options of `Lasso`."""
+        fields = {name: describe(value) for name, value in set_fields(self).items()}
+        fields["max_iterations"] = fields.pop("iterations")
+        lasso = {"class": class_name(Lasso), "version": self.version, "tol": None}
+        return fields | lasso | {"momentum": self.momentum}
+
+    @property
+    def coordinates(self):
+        return super().coordinates | {"iterations": self.iterations}
+
+    def flops(self, input_dim, num_latents):
+        """Returns those of the iterations from zero, of which the first takes one product."""
+        if self.start is None:
+            return (2 * self.iterations - 1) * 2 * input_dim * num_latents
+        return None
+
+    def solver(self):
+        return {
+            "tol": None,
+            "max_iterations": self.iterations,
+            "solver": "auto" if self.momentum else "ista",
+        }
+
+
+class ISTA(FISTA):
+    """FISTA without momentum, with the same options."""
+
+    label = "ISTA"
+    colour = "#999933"
+    momentum = False
 
 
 class LookupParameters(eqx.Module):
@@ -250,11 +303,12 @@ def find_weight(
     if len(few) == len(target):
         return lam
     less = sparse_code(few, atoms, 0.9 * lam, nonneg=nonneg, init=best.codes)
-    here, there = (
-        max(float(np.count_nonzero(each.codes)), 1.0) for each in (best, less)
-    )
+    here = max(float(np.count_nonzero(best.codes)), 1.0)
+    there = max(float(np.count_nonzero(less.codes)), 1.0)
     slope = np.log(there / here) / -np.log(0.9)
-    found: Any = sparse_code(target, atoms, lam, nonneg=nonneg, sparse=True).codes
-    reached = np.count_nonzero(found.data) / len(target)
+    codes: Any = sparse_code(target, atoms, lam, nonneg=nonneg, sparse=True).codes
+    reached = np.count_nonzero(codes.data) / len(target)
     # If codes hardly grow as the weight falls, no weight corrects their number.
-    return lam * (reached / l0) ** (1 / slope) if reached and slope > 0.1 else lam
+    if reached and slope > 0.1:
+        return lam * (reached / l0) ** (1 / slope)
+    return lam

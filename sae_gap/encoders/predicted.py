@@ -1,17 +1,17 @@
-"""The codes that the input of a transcoder tells: a network predicts what the transcoder explains,
-and another encoder codes the prediction.
+"""Codes for transcoders that depend on the input alone: a network predicts the target from the
+input, and another encoder codes the prediction.
 """
 
 import weakref
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from sae_gap.core import option, product
+from sae_gap.core import Split, option, product
 from sae_gap.encoders import Elsewhere
 
 # Every so many-th training row tells which of the two maps predicts better.
@@ -86,9 +86,8 @@ class Predicted(Elsewhere):
         """Returns None: those of the network are not counted."""
 
     def learned(self, task):
-        num_inputs, dim = (
-            part.shape[1] for part in (task.train.inputs, task.train.signals)
-        )
+        num_inputs = task.train.inputs.shape[1]
+        dim = task.train.signals.shape[1]
         hidden = BREADTH * num_inputs
         products = num_inputs * hidden + hidden * dim + num_inputs * dim
         steps = self.steps or min(STEPS, round(WORK / (6 * BATCH * products)))
@@ -108,77 +107,113 @@ def _signals(network, model, inputs):
 _last: Any = {}
 
 
-def _predictor(train, *sizes):
+def _predictor(train: Split, hidden: int, steps: int) -> Network:
+    sizes = hidden, steps
     if _last.get("sizes") != sizes or _last["train"]() is not train:
-        x, y = (
-            jnp.asarray(part, jnp.zeros(()).dtype)
-            for part in (train.inputs, train.signals)
-        )
-        _last.update(
-            train=weakref.ref(train), sizes=sizes, network=_trained(x, y, *sizes)
-        )
+        kind = jnp.zeros(()).dtype
+        inputs = jnp.asarray(train.inputs, kind)
+        targets = jnp.asarray(train.signals, kind)
+        network = _trained(inputs, targets, hidden, steps)
+        _last.update(train=weakref.ref(train), sizes=sizes, network=network)
     return _last["network"]
 
 
-def _trained(x, y, hidden, steps):
-    """Trains on all rows but every `HELD`-th, and chooses on those."""
-    import optax
+class _Units(NamedTuple):
+    """A shift and a scale: training sees `(x - mean) / scale`."""
 
-    kept = np.arange(len(x)) % HELD != 0
-    (middle, own), (mean, unit) = (
-        (z[kept].mean(axis=0), jnp.std(z[kept])) for z in (x, y)
+    mean: Float[Array, " dim"]
+    scale: Float[Array, ""]
+
+
+def _units(rows: Float[Array, "n dim"]) -> _Units:
+    return _Units(rows.mean(axis=0), jnp.std(rows))
+
+
+def _trained(
+    inputs: Float[Array, "n num_inputs"],
+    targets: Float[Array, "n input_dim"],
+    hidden: int,
+    steps: int,
+) -> Network:
+    """Trains on all rows but every `HELD`-th, and chooses on those."""
+    kept = np.arange(len(inputs)) % HELD != 0
+    read = _units(inputs[kept])
+    told = _units(targets[kept])
+    x = (inputs - read.mean) / read.scale
+    y = (targets - told.mean) / told.scale
+    ridge = _ridge(x[kept], y[kept], hidden)
+    best = _best_epoch(ridge, x[kept], y[kept], x[~kept], y[~kept], steps)
+    inner = best.inner / read.scale
+    slope = told.scale / read.scale * best.slope
+    return Network(
+        slope,
+        told.mean + told.scale * best.constant - read.mean @ slope,
+        inner,
+        best.inner_bias - read.mean @ inner,
+        told.scale * best.outer,
     )
-    x = (x - middle) / own
-    y = (y - mean) / unit
-    (few, truth) = (x[~kept], y[~kept])
-    (x, y) = (x[kept], y[kept])
-    slope = regression(x, y)
+
+
+def _ridge(
+    x: Float[Array, "n num_inputs"], y: Float[Array, "n input_dim"], hidden: int
+) -> Network:
+    """The regression, with hidden units that add nothing yet."""
     inner = jax.random.normal(jax.random.key(0), (x.shape[1], hidden), x.dtype)
     zeros = jnp.zeros((hidden, y.shape[1]), x.dtype)
-    ridge = Network(slope, zeros[0], inner / x.shape[1] ** 0.5, zeros[:, 0], zeros)
+    inner = inner / x.shape[1] ** 0.5
+    return Network(regression(x, y), zeros[0], inner, zeros[:, 0], zeros)
+
+
+def _error(
+    network: Network, x: Float[Array, "n num_inputs"], y: Float[Array, "n input_dim"]
+) -> Float[Array, ""]:
+    return jnp.mean((network(x) - y) ** 2)
+
+
+def _best_epoch(
+    network: Network,
+    x: Float[Array, "n num_inputs"],
+    y: Float[Array, "n input_dim"],
+    held_x: Float[Array, "m num_inputs"],
+    held_y: Float[Array, "m input_dim"],
+    steps: int,
+) -> Network:
+    """The network, or what training makes of it, whichever predicts held-out rows best."""
+    import optax
+
     size = min(BATCH, len(x))
-    many = len(x) // size
-    epochs = -(-steps // many)
+    batches = len(x) // size
+    epochs = -(-steps // batches)
     # Epochs between two looks at the held-out rows.
     apart = -(-epochs // LOOKS)
     looks = -(-epochs // apart)
-    steps = looks * apart * many
+    steps = looks * apart * batches
     rule = optax.adam(
         optax.warmup_cosine_decay_schedule(0.0, RATE, steps // 20 + 1, steps)
     )
 
-    def error(network, x, y):
-        return jnp.mean((network(x) - y) ** 2)
-
-    def step(state, rows):
+    def step(state: Any, rows: Int[Array, " size"]) -> tuple[Any, None]:
         network, memory = state
-        updates, memory = rule.update(
-            jax.grad(error)(network, x[rows], y[rows]), memory
-        )
+        slope = jax.grad(_error)(network, x[rows], y[rows])
+        updates, memory = rule.update(slope, memory)
         return (eqx.apply_updates(network, updates), memory), None
 
-    @jax.jit
-    def advance(state, numbers):
-        def order(number):
-            # Each epoch leaves out fewer rows than a batch has.
-            return jax.random.permutation(jax.random.key(number), len(x))[: many * size]
+    def order(number: Int[Array, ""]) -> Int[Array, " rows"]:
+        # Each epoch leaves out fewer rows than a batch has.
+        shuffled = jax.random.permutation(jax.random.key(number), len(x))
+        return shuffled[: batches * size]
 
+    @jax.jit
+    def advance(state: Any, numbers: Int[Array, " apart"]) -> Any:
         return jax.lax.scan(step, state, jax.vmap(order)(numbers).reshape(-1, size))[0]
 
-    state = (ridge, rule.init(ridge))
-    best = ridge
-    least = error(ridge, few, truth)
+    state = network, rule.init(network)
+    best = network
+    least = _error(network, held_x, held_y)
     for numbers in np.arange(looks * apart).reshape(looks, apart):
         state = advance(state, numbers)
-        if (found := error(state[0], few, truth)) < least:
+        error = _error(state[0], held_x, held_y)
+        if error < least:
             best = state[0]
-            least = found
-    inner = best.inner / own
-    slope = unit / own * best.slope
-    return Network(
-        slope,
-        mean + unit * best.constant - middle @ slope,
-        inner,
-        best.inner_bias - middle @ inner,
-        unit * best.outer,
-    )
+            least = error
+    return best

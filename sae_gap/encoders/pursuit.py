@@ -184,11 +184,15 @@ class ThresholdingPursuit(Inferring):
     def infer(self, model, signals, begun=None):
         """Returns the codes in units of the model's atoms, without a certificate."""
         begun = self.origin.infer(model, signals).codes if begun is None else begun
-        return Coded(_pursue(model, signals, begun, jnp.asarray(self.lam), self.rounds))
+        return Coded(
+            _threshold_and_refit(
+                model, signals, begun, jnp.asarray(self.lam), self.rounds
+            )
+        )
 
 
 @eqx.filter_jit
-def _pursue(model, signals, codes, lam, rounds):
+def _threshold_and_refit(model, signals, codes, lam, rounds):
     atoms, norms = unit_atoms(model.decoder)
     target = signals - model.bias
     codes = codes * norms

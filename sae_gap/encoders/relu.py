@@ -2,6 +2,8 @@
 for each latent, or by a gate.
 """
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -52,6 +54,7 @@ class JumpReLU(AmortisedEncoder):
     colour = "#009E73"
     rank = 3
     recipe = Recipe(penalty=0.03, options={"threshold": 0.1, "bandwidth": 0.1})
+    penalty_power = 2
 
     threshold: float | Array = option(default=1e-3, above=0)
     bandwidth: float | Array = option(default=1e-3, above=0)
@@ -60,6 +63,11 @@ class JumpReLU(AmortisedEncoder):
         return JumpReLUParameters(
             Affine.create(weight),
             jnp.full(weight.shape[1], jnp.log(self.threshold), weight.dtype),
+        )
+
+    def scaled(self, factor):
+        return dataclasses.replace(
+            self, threshold=self.threshold * factor, bandwidth=self.bandwidth * factor
         )
 
     def __call__(self, model, signals):

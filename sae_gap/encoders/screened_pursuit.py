@@ -16,6 +16,7 @@ from sae_gap.core import (
     check_number,
     check_threshold,
     counted,
+    is_traced,
     least_gain,
     option,
     screen_sizes,
@@ -116,11 +117,11 @@ class ScreenedPursuit(AmortisedEncoder):
         proposals = self._proposals(model, signals)
         given = _pose(model.decoder, model.bias, signals, proposals, kind=kind)
         least = None if threshold is None else jnp.asarray(threshold, kind)
-        return screened.pursue(self.sizes(*shape), *given, least)  # type: ignore[call-arg]
+        return screened.screened_pursuit(self.sizes(*shape), *given, least)  # type: ignore[call-arg]
 
 
 class Threshold(eqx.Module):
-    """τ, in units of the root mean square of the atoms' lengths."""
+    """τ over the root mean square of the atoms' lengths, which training may change."""
 
     value: Float[Array, ""]
 
@@ -149,8 +150,7 @@ class BatchPursuit(ScreenedPursuit):
         given dictionary; k is then this number, rounded up.
       proposer: an encoder; the first screen takes its largest pre-activations. None takes
         `d_jᵀ (y - b)`.
-      threshold: τ times the root mean square of the atoms' lengths; `prepared` finds it. None takes
-        the model's.
+      threshold: τ, in units of the signals; `prepared` finds it. None takes the model's.
 
     References:
       Reeves (1999), "An efficient implementation of the backward greedy algorithm for sparse signal
@@ -208,7 +208,7 @@ class BatchPursuit(ScreenedPursuit):
 
     def calibrate(self, model: Model, signals: Float[Array, "n input_dim"]) -> Model:
         """Returns a model with the same dictionary, this encoder, and the τ at which signals have k
-        atoms on average.
+        atoms on average. Within `jit` nothing is checked.
 
         Args:
           model: the model with the dictionary.
@@ -219,19 +219,18 @@ class BatchPursuit(ScreenedPursuit):
           ValueError: signals have another width, are not finite, are all zeros but for one row, or
             have fewer atoms than k.
         """
-        signals = as_floats("signals", signals)
-        check_rows(signals, model.widths(False))
-        found = self.calibrated(model, counted(signals))
-        check_threshold(found.encoder.value)
-        return Model(model.decoder, model.bias, found.encoder, self)
-
-    def calibrated(self, model, signals):
-        """Returns the model with the τ of all non-zero signals, also within `jit`."""
+        checks = not is_traced(signals)
+        if checks:
+            signals = as_floats("signals", signals)
+            check_rows(signals, model.widths(False))
+            signals = counted(signals)
         live = jnp.any(signals != 0, axis=1)
         gains = jnp.where(live[:, None], self._code(model, signals, 0.0)[1], 0)
-        return dataclasses.replace(
-            model, encoder=Threshold(self._value(model, gains, jnp.sum(live)))
-        )
+        threshold = Threshold(self._value(model, gains, jnp.sum(live)))
+        if not checks:
+            return dataclasses.replace(model, encoder=threshold)
+        check_threshold(threshold.value)
+        return Model(model.decoder, model.bias, threshold, self)
 
     def _threshold(self, model):
         if self.threshold is not None:

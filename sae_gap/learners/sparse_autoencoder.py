@@ -96,7 +96,7 @@ class SparseAutoencoder(Learner):
       schedule: of the rate: "constant", or "cosine", which rises over a twentieth of the steps and
         falls to zero along half a cosine.
       frozen: whether the dictionary and the bias stay the base's, so that only the encoder is
-        trained; if it has `calibrated`, without steps. On the signals that the base learned
+        trained; if it has `calibrate`, without steps. On the signals that the base learned
         from, that finds a threshold which leaves more latents on in others: 39 for 32 with ten
         signals an atom, 32.3 with eighty.
       standardised: whether to learn from `(y - mean) / unit`, with the mean of the training signals
@@ -211,7 +211,7 @@ class SparseAutoencoder(Learner):
         if self.frozen:
             # Zero rows, such as padding, stay zero and do not count.
             counted = jnp.any(signals != 0, axis=1, keepdims=True)
-            model = self.encoder.calibrated(
+            model = self.encoder.calibrate(
                 model, jnp.where(counted, (signals - mean) / unit, 0)
             )
         return self._started(model, signals, key, mean, unit)
@@ -233,7 +233,7 @@ class SparseAutoencoder(Learner):
     def done(self, state):
         return (
             self.frozen
-            and type(self.encoder).calibrated is not AmortisedEncoder.calibrated
+            and type(self.encoder).calibrate is not AmortisedEncoder.calibrate
         )
 
     def step(self, data: Split, state: SAEState):

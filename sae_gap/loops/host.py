@@ -18,12 +18,12 @@ MOST_ROWS = 256
 FEW_ATOMS = 2**10
 
 
-def pursue(
+def screened_pursuit(
     signals,
     atoms,
     num_candidates,
     sizes,
-    least=None,
+    threshold=None,
     proposals=None,
     *,
     plain=False,
@@ -38,8 +38,8 @@ def pursue(
       atoms: of unit length or zero, (num_latents, input_dim), of the type of the signals.
       num_candidates: candidates of a screen; see `core.pursuit.screen_sizes`.
       sizes: numbers of atoms after the screens.
-      least: backward elimination drops atoms while that raises the squared error by less; None
-        drops none and leaves all gains zero.
+      threshold: τ; backward elimination drops atoms while that raises the squared error by less
+        than τ². None drops none and leaves all gains zero.
       proposals: the first screen takes the largest of these; None takes correlations.
       plain: whether codes are the least squares of either sign on all atoms of the last screen, as
         in orthogonal matching pursuit; there are then no gains.
@@ -54,33 +54,34 @@ def pursue(
 
     kind = atoms.dtype
     shape = (len(signals), sizes[-1])
-    chosen = np.empty(shape, np.int64)
-    codes = np.empty(shape, kind)
-    gains = np.zeros(shape, kind)
+    result = screened.Result(
+        chosen=np.empty(shape, np.int64),
+        codes=np.empty(shape, kind),
+        gains=np.zeros(shape, kind),
+    )
     # For many rows it pays to compute the Gram matrix of all atoms.
     paid = whole_pays(len(atoms), len(signals), num_candidates, sizes, largest)
-    whole = gram_matrix(atoms[: len(atoms) * paid])
     signals = read_only(signals)
-    atoms = read_only(atoms)
     proposals = read_only(np.empty((0, 0), kind) if proposals is None else proposals)
-    shared = atoms, np.einsum("ij,ij->i", atoms, atoms), whole
-    pruning = least is not None, kind.type(least or 0)
-    options = num_candidates, np.array(sizes), *pruning, plain, signed
+    problem = screened.Problem(
+        atoms=read_only(atoms),
+        energy=np.einsum("ij,ij->i", atoms, atoms),
+        gram=gram_matrix(atoms[: len(atoms) * paid]),
+        num_candidates=num_candidates,
+        sizes=np.array(sizes),
+        prunes=threshold is not None,
+        least=kind.type(threshold or 0) ** 2,
+        plain=plain,
+        signed=signed,
+    )
 
-    def work(own):
-        screened.pursue_block(
-            signals[own],
-            *shared,
-            proposals[own],
-            *options,
-            chosen[own],
-            codes[own],
-            gains[own],
-        )
+    def work(rows: slice) -> None:
+        block = screened.Result(*(part[rows] for part in result))
+        screened.pursue_block(signals[rows], proposals[rows], problem, block)
 
     with one_blas_thread():
         on_cores(work, _blocks(len(signals)))
-    return chosen, codes, gains
+    return tuple(result)
 
 
 def gram_matrix(atoms):

@@ -1,5 +1,5 @@
-"""The screened pursuit, which is orthogonal matching pursuit on a screen of all atoms, a row at a
-time, in the type of the rows.
+"""The screened pursuit for a CPU, a row at a time, in the type of the rows: `core.pursuit` lists
+its forms.
 
 Both solve by Cholesky factors `UᵀU = G` of Gram matrices. Row i of U, from its diagonal on, is that
 of G less the sum of `U[h, i] U[h]` over the rows before, over its root.
@@ -7,6 +7,8 @@ of G less the sum of `U[h, i] U[h]` over the rows before, over its root.
 
 # Numba types these loops when it compiles them.
 # mypy: ignore-errors
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,6 +20,113 @@ from sae_gap.loops.routines import copy, dot, entry, first_largest, helper, subt
 LANES = 32
 # The Gram matrix of candidates with more floats takes less time at once than by rows on demand.
 FEW_FLOATS = 2**16
+
+
+class Problem(NamedTuple):
+    """What all rows share.
+
+    Attributes:
+      atoms: of unit length or zero, (num_latents, input_dim).
+      energy: their squared lengths.
+      gram: the Gram matrix of all atoms; without entries the loops multiply atoms themselves.
+      num_candidates: candidates of a screen, at most num_latents.
+      sizes: numbers of atoms after the screens, at most num_candidates.
+      prunes: whether it computes gains, by backward elimination.
+      least: the last least squares are without atoms of smaller gains.
+      plain: whether it ends with the least squares of the last screen, and no sooner than with all
+        its atoms, as orthogonal matching pursuit does; there are then no gains.
+      signed: whether a step takes the largest |correlation|.
+    """
+
+    atoms: np.ndarray
+    energy: np.ndarray
+    gram: np.ndarray
+    num_candidates: int
+    sizes: np.ndarray
+    prunes: bool
+    least: float
+    plain: bool
+    signed: bool
+
+
+class Result(NamedTuple):
+    """What a pursuit writes.
+
+    Attributes:
+      chosen: the atoms, (n, size).
+      codes: (n, size); zero for an unused atom.
+      gains: zeros, (n, size), for the largest rise of the squared error up to the drop of each.
+    """
+
+    chosen: np.ndarray
+    codes: np.ndarray
+    gains: np.ndarray
+
+
+class Candidates(NamedTuple):
+    """The candidates of a screen, and work memory for `omp`.
+
+    Attributes:
+      latents: their numbers.
+      atoms: the atoms, if there is no Gram matrix of all.
+      gram: their Gram matrix, if it is computed at once.
+      pull: their correlations with the residual.
+      left: their energy outside the span of the chosen atoms.
+      score: by which a step chooses.
+      basis: the inner products of the candidates with an orthonormal basis of the chosen atoms, a
+        row for each vector of the basis.
+    """
+
+    latents: np.ndarray
+    atoms: np.ndarray
+    gram: np.ndarray
+    pull: np.ndarray
+    left: np.ndarray
+    score: np.ndarray
+    basis: np.ndarray
+
+
+class Support(NamedTuple):
+    """The chosen atoms of a row, and work memory for their least squares.
+
+    Attributes:
+      places: their places among the candidates.
+      gram: their Gram matrix G.
+      toward: their correlations with the signal.
+      factor: a Cholesky factor U of G, or of a part of it.
+      right: a right-hand side.
+      values: a solution.
+      few: the places of atoms that are on.
+      allowed: whether an atom may be used.
+      on: whether it is.
+    """
+
+    places: np.ndarray
+    gram: np.ndarray
+    toward: np.ndarray
+    factor: np.ndarray
+    right: np.ndarray
+    values: np.ndarray
+    few: np.ndarray
+    allowed: np.ndarray
+    on: np.ndarray
+
+
+class Elimination(NamedTuple):
+    """Work memory of `prune`, of double precision: among very close atoms single precision would
+    lose G⁻¹.
+
+    Attributes:
+      inverse: G⁻¹.
+      basis: a Cholesky factor of it, a row for each drop.
+      values: the least squares z.
+      left: the diagonal of G⁻¹ of the atoms that are left.
+    """
+
+    inverse: np.ndarray
+    basis: np.ndarray
+    values: np.ndarray
+    left: np.ndarray
 
 
 @helper
@@ -41,7 +150,7 @@ def _reduce(row, table, column, count, rows):
 
 
 @helper
-def _largest(values, count, found):
+def k_largest(values, count, found):
     """Puts the places of the largest values in `found`, and returns their number: less than `count`
     only if values are not finite.
     """
@@ -133,37 +242,41 @@ def _marked(on, few):
 
 
 @helper
-def _nonnegative(ready, gram, toward, allowed, slack, on, codes, room):
+def nonnegative_least_squares(support, codes, slack, ready):
     """Least squares over `z ≥ 0` on the allowed atoms, by block principal pivoting. `factor` is of
     these atoms if it is ready.
     """
-    factor, right, found, places = room
+    gram = support.gram
+    toward = support.toward
+    wrong = support.right
+    values = support.values
+    allowed = support.allowed[: codes.size]
+    on = support.on[: codes.size]
     copy(on, allowed)
     for exchange in range(MOST + 1):
-        few = places[: _marked(on, places)]
+        few = support.few[: _marked(on, support.few)]
         if exchange or not ready:
-            _factor(gram, few, factor)
+            _factor(gram, few, support.factor)
         for n in range(few.size):
-            right[n] = toward[few[n]]
-        _solve(factor, few.size, right, found)
+            support.right[n] = toward[few[n]]
+        _solve(support.factor, few.size, support.right, values)
         codes[:] = 0
         for n in range(few.size):
-            codes[few[n]] = found[n]
+            codes[few[n]] = values[n]
         last = np.int64(-1)
         for w in range(on.size):
             if on[w]:
-                wrong = codes[w] < -slack
+                swap = codes[w] < -slack
             else:
-                wrong = (
-                    allowed[w] and toward[w] - dot(gram[w, : on.size], codes) > slack
-                )
-            right[w] = wrong
-            if wrong:
+                excess = toward[w] - dot(gram[w, : on.size], codes)
+                swap = allowed[w] and excess > slack
+            wrong[w] = swap
+            if swap:
                 last = w
         if last < 0 or exchange == MOST:
             break
         for w in range(on.size):
-            if right[w] > 0 and (exchange < EXCHANGES or w == last):
+            if wrong[w] > 0 and (exchange < EXCHANGES or w == last):
                 on[w] = not on[w]
     for w in range(on.size):
         on[w] = on[w] and codes[w] > 0
@@ -171,32 +284,37 @@ def _nonnegative(ready, gram, toward, allowed, slack, on, codes, room):
 
 
 @helper
-def _eliminate(on, gram, codes, gains, room):
-    """Backward elimination: drops the atom of least cost `z_j² / (G⁻¹)_jj` until none is left. The
-    gain of an atom is the largest cost up to its own.
-
-    The rows of `basis` are those of a Cholesky factor of G⁻¹ in the order of the drops. The room is
-    of double precision: among very close atoms single precision would lose G⁻¹.
-    """
-    inverse, basis, values, left = room
+def _invert(support, elimination, size):
+    """Inverts the Gram matrix of the atoms that are on; returns their number."""
+    inverse = elimination.inverse
     inverse[:] = 0
-    values[:] = 0
-    left[:] = 0
-    drops = 0
-    most = 0.0
-    copy(values[: on.size], codes)
-    for w in range(on.size):
-        if on[w]:
-            row = basis[w, : _wide(w + 1)]
+    count = 0
+    for w in range(size):
+        if support.on[w]:
+            row = elimination.basis[w, : _wide(w + 1)]
             row[:] = 0
-            _reduce(row, gram, w, w, inverse)
+            _reduce(row, support.gram, w, w, inverse)
             row[w] = 1
-            energy = dot(row, gram[w])
+            energy = dot(row, support.gram[w])
             for b in range(w + 1):
                 subtract(inverse[b, : row.size], -row[b] / energy, row)
-            drops += 1
-    for w in range(on.size):
+            count += 1
+    return count
+
+
+@helper
+def prune(support, elimination, codes, gains):
+    """Backward elimination: drops the atom of least cost `z_j² / (G⁻¹)_jj` until none is left. The
+    gain of an atom is the largest cost up to its own.
+    """
+    inverse, basis, values, left = elimination
+    values[:] = 0
+    left[:] = 0
+    copy(values[: codes.size], codes)
+    drops = _invert(support, elimination, codes.size)
+    for w in range(codes.size):
         left[w] = inverse[w, w]
+    most = 0.0
     for step in range(drops):
         row = basis[step]
         for n in range(row.size):
@@ -218,56 +336,62 @@ def _score(pull, free, signed):
 
 
 @entry
-def _match(
-    begun,
-    steps,
-    slack,
-    signed,
-    latents,
-    whole,
-    own,
-    inner,
-    pull,
-    left,
-    score,
-    basis,
-    values,
-    places,
-    gram,
-):
+def _multiply(problem, candidates, best, top, in_order, row):
+    """The inner products of the candidates with one of them. All atoms may be candidates, in their
+    order.
+    """
+    if problem.gram.size:
+        products = problem.gram[candidates.latents[best]]
+        if in_order:
+            copy(row[:top], products)
+        else:
+            for n in range(top):
+                row[n] = products[candidates.latents[n]]
+    elif candidates.gram.size:
+        copy(row[: len(candidates.gram)], candidates.gram[best])
+    else:
+        np.dot(candidates.atoms, candidates.atoms[best], row[: len(candidates.atoms)])
+
+
+@entry
+def omp(problem, candidates, support, values, top, begun, end, slack):
     """Orthogonal matching pursuit among candidates, of which it takes the first `begun` first, and
     then those of the largest correlations, or |correlations| if `signed`.
 
-    Row i of `basis` has the inner products of the candidates with vector i of an orthonormal basis
-    of the chosen atoms, `values` those of the signal, `gram` those of the chosen atoms with each
-    other. Those of the candidates are read off `whole` or `inner`, or computed where neither has
-    entries. Returns the number of chosen atoms.
+    Args:
+      problem: what all rows share.
+      candidates: those of the row.
+      support: whose `places` and `gram` it fills.
+      values: the inner products of the signal with the basis.
+      top: the number of candidates.
+      begun: atoms chosen by earlier screens.
+      end: atoms to choose.
+      slack: a smaller correlation is rounding.
+
+    Returns:
+      The number of chosen atoms.
     """
-    top = latents.size
+    pull = candidates.pull
+    left = candidates.left
+    score = candidates.score
+    signed = problem.signed
     dependent = left.dtype.type(DEPENDENT)
     wide = _wide(top)
+    in_order = begun == 0 and top == len(problem.atoms)
     for n in range(wide):
         score[n] = _score(pull[n], left[n] > dependent, signed)
-    for step in range(steps):
+    for step in range(end):
         best = step if step < begun else first_largest(score[:wide])
         if step >= begun and not score[best] > slack:
             return step
-        row = basis[step, :wide]
-        if whole.size:
-            products = whole[latents[best]]
-            if begun == 0 and top == products.size:
-                copy(row[:top], products)
-            else:
-                for n in range(top):
-                    row[n] = products[latents[n]]
-        elif inner.size:
-            copy(row[: len(inner)], inner[best])
-        else:
-            np.dot(own, own[best], row[: len(own)])
-        places[step] = best
+        row = candidates.basis[step, :wide]
+        _multiply(problem, candidates, best, top, in_order, row)
+        support.places[step] = best
         for j in range(step + 1):
-            gram[step, j] = gram[j, step] = row[places[j]]
-        _reduce(row, basis, best, step, basis)
+            inner = row[support.places[j]]
+            support.gram[step, j] = inner
+            support.gram[j, step] = inner
+        _reduce(row, candidates.basis, best, step, candidates.basis)
         scale = 1 / np.sqrt(left[best])
         if step >= begun:
             values[step] = pull[best] * scale
@@ -279,140 +403,157 @@ def _match(
             score[n] = _score(pull[n], left[n] > dependent, signed)
         left[best] = 0
         score[best] = -np.inf
-    return steps
+    return end
 
 
 @entry
-def pursue_block(
-    signals,
-    atoms,
-    energy,
-    whole,
-    proposals,
-    num_candidates,
-    sizes,
-    prunes,
-    threshold,
-    plain,
-    signed,
-    chosen,
-    codes,
-    gains,
-):
+def _propose(problem, candidates, pull, wanted, chosen):
+    """Makes the chosen atoms the first candidates, and those of the largest scores the others.
+
+    Args:
+      problem: what all rows share.
+      candidates: to fill.
+      pull: the correlations of all atoms with the residual; lowered for chosen atoms.
+      wanted: the scores, `pull` itself or others.
+      chosen: atoms chosen by earlier screens.
+
+    Returns:
+      The number of candidates.
+    """
+    latents = candidates.latents
+    begun = chosen.size
+    copy(latents[:begun], chosen)
+    if begun == 0 and latents.size == pull.size:
+        top = latents.size
+        for n in range(top):
+            latents[n] = n
+    else:
+        top = begun + k_largest(wanted, latents.size - begun, latents[begun:])
+    candidates.left[top:] = 0
+    for n in range(top):
+        candidates.pull[n] = pull[latents[n]]
+        candidates.left[n] = problem.energy[latents[n]]
+        if len(candidates.atoms):
+            copy(candidates.atoms[n], problem.atoms[latents[n]])
+    if len(candidates.gram):
+        np.dot(candidates.atoms, candidates.atoms.T, candidates.gram)
+    return top
+
+
+@helper
+def _finish(problem, support, elimination, values, codes, gains, slack):
+    """The last least squares, over `z ≥ 0`, and those without atoms of small gains."""
+    end = codes.size
+    toward = support.toward
+    toward[:] = 0
+    support.allowed[:end] = True
+    for a in range(end):
+        subtract(toward[: _wide(end)], -values[a], support.factor[a])
+    nonnegative_least_squares(support, codes, slack, True)
+    if problem.prunes:
+        prune(support, elimination, codes, gains)
+    if problem.least > 0:
+        for a in range(end):
+            support.allowed[a] = gains[a] >= problem.least
+        nonnegative_least_squares(support, codes, slack, False)
+
+
+@entry
+def _room_of_candidates(problem, size):
+    """Room for the candidates of a row, of which `size` are chosen."""
+    count = problem.num_candidates
+    kind = problem.atoms.dtype
+    dim = problem.atoms.shape[1]
+    atoms = np.zeros((0 if problem.gram.size else count, dim), kind)
+    at_once = len(atoms) if atoms.size > FEW_FLOATS else 0
+    table = np.zeros((size + 3, _wide(count)), kind)
+    return Candidates(
+        latents=np.empty(count, np.int64),
+        atoms=atoms,
+        gram=np.empty((at_once, len(atoms)), kind),
+        pull=table[0],
+        left=table[1],
+        score=table[2],
+        basis=table[3:],
+    )
+
+
+@entry
+def pursue_block(signals, proposals, problem, result):
     """The screened pursuit of `sae_gap.encoders.screened_pursuit` for a block of rows.
 
     Args:
       signals: `(n, input_dim)`, finite.
-      atoms: of unit length or zero, `(num_latents, input_dim)`.
-      energy: their squared lengths.
-      whole: the Gram matrix of all atoms; without entries the loop multiplies atoms itself.
       proposals: `(n, num_latents)`, whose largest entries the first screen takes; without rows it
         takes correlations.
-      num_candidates: candidates of a screen, at most num_latents.
-      sizes: numbers of atoms after the screens, at most num_candidates.
-      prunes: whether it computes gains, by backward elimination.
-      threshold: the last least squares are without atoms of smaller gains.
-      plain: whether it ends with the least squares of the last screen, and no sooner than with all
-        its atoms, as orthogonal matching pursuit does; there are then no gains.
-      signed: whether a step takes the largest |correlation|.
-      chosen: `(n, size)`, the result.
-      codes: `(n, size)`, the result; zero for an unused atom.
-      gains: zeros, `(n, size)`; the result: the largest rise of the squared error up to the drop of
-        each atom.
+      problem: what all rows share.
+      result: what it fills.
     """
-    (num_samples, size) = chosen.shape
-    (num_latents, dim) = atoms.shape
+    atoms = problem.atoms
+    sizes = problem.sizes
+    num_samples, size = result.chosen.shape
     kind = atoms.dtype
     rest = signals.copy()
-    pull = np.empty((num_samples, num_latents), kind)
+    pull = np.empty((num_samples, len(atoms)), kind)
     values = np.empty((num_samples, size), kind)
     used = np.zeros(num_samples, np.int64)
-    latents = np.empty(num_candidates, np.int64)
-    seats = np.empty(size, np.int64)
-    own = np.zeros((0 if whole.size else num_candidates, dim), kind)
-    inner = np.empty((len(own) if own.size > FEW_FLOATS else 0, len(own)), kind)
-    basis = np.zeros((size, _wide(num_candidates)), kind)
-    work = np.zeros((3, _wide(num_candidates)), kind)
+    candidates = _room_of_candidates(problem, size)
     tables = np.zeros((2, size, _wide(size)), kind)
     vectors = np.zeros((3, _wide(size)), kind)
+    flags = np.empty((2, size), np.bool_)
+    support = Support(
+        places=np.empty(size, np.int64),
+        gram=tables[0],
+        factor=tables[1],
+        toward=vectors[0],
+        right=vectors[1],
+        values=vectors[2],
+        few=np.empty(size + 1, np.int64),
+        allowed=flags[0],
+        on=flags[1],
+    )
     doubles = np.zeros((2, size, _wide(size)))
     pair = np.zeros((2, _wide(size)))
-    gram = tables[0]
-    factor = tables[1]
-    flags = np.empty((2, size), np.bool_)
-    toward = vectors[0]
-    on = flags[0]
-    kept = flags[1]
-    room = factor, vectors[1], vectors[2], np.empty(size + 1, np.int64)
+    elimination = Elimination(
+        inverse=doubles[0], basis=doubles[1], values=pair[0], left=pair[1]
+    )
     for screen in range(sizes.size):
         np.dot(rest, atoms.T, pull)
         for i in range(num_samples):
             length = np.sqrt(dot(signals[i], signals[i]))
-            begun = used[i]
-            for b in range(begun):
+            slack = SLACK * length
+            chosen = result.chosen[i]
+            for b in range(used[i]):
                 # Below all others.
-                latents[b] = chosen[i, b]
-                pull[i, chosen[i, b]] = -2 * length
+                pull[i, chosen[b]] = -2 * length
             wanted = proposals[i] if screen == 0 and len(proposals) else pull[i]
-            if begun == 0 and num_candidates == num_latents:
-                top = num_latents
-                for n in range(top):
-                    latents[n] = n
-            else:
-                top = begun + _largest(wanted, num_candidates - begun, latents[begun:])
-            work[1, top:] = 0
-            for n in range(top):
-                work[0, n], work[1, n] = pull[i, latents[n]], energy[latents[n]]
-                if len(own):
-                    copy(own[n], atoms[latents[n]])
-            if len(inner):
-                np.dot(own, own.T, inner)
-            used[i] = end = _match(
-                begun,
-                sizes[screen],
-                -np.inf if plain else SLACK * length,
-                signed,
-                latents[:top],
-                whole,
-                own,
-                inner,
-                work[0],
-                work[1],
-                work[2],
-                basis,
+            top = _propose(problem, candidates, pull[i], wanted, chosen[: used[i]])
+            used[i] = end = omp(
+                problem,
+                candidates,
+                support,
                 values[i],
-                seats,
-                gram,
+                top=top,
+                begun=used[i],
+                end=sizes[screen],
+                slack=-np.inf if problem.plain else slack,
             )
             for a in range(end):
-                chosen[i, a] = latents[seats[a]]
-                factor[a] = 0
+                chosen[a] = candidates.latents[support.places[a]]
+                support.factor[a] = 0
                 for b in range(a, end):
-                    factor[a, b] = basis[a, seats[b]]
-            if plain or screen < sizes.size - 1:
-                _back(factor, end, values[i], toward)
-                if plain:
-                    copy(codes[i, :end], toward)
+                    support.factor[a, b] = candidates.basis[a, support.places[b]]
+            codes = result.codes[i, :end]
+            if problem.plain or screen < sizes.size - 1:
+                _back(support.factor, end, values[i], support.toward)
+                if problem.plain:
+                    copy(codes, support.toward)
                 copy(rest[i], signals[i])
                 for a in range(end):
-                    subtract(rest[i], toward[a], atoms[chosen[i, a]])
-                continue
-            toward[:] = 0
-            on[:end] = True
-            for a in range(end):
-                subtract(toward[: _wide(end)], -values[i, a], factor[a])
-            code = codes[i, :end]
-            slack = SLACK * length
-            _nonnegative(True, gram, toward, on[:end], slack, kept[:end], code, room)
-            if prunes:
-                spare = doubles[0], doubles[1], pair[0], pair[1]
-                _eliminate(kept[:end], gram, code, gains[i, :end], spare)
-            if threshold > 0:
-                for a in range(end):
-                    on[a] = gains[i, a] >= threshold
-                _nonnegative(
-                    False, gram, toward, on[:end], slack, kept[:end], code, room
-                )
+                    subtract(rest[i], support.toward[a], atoms[chosen[a]])
+            else:
+                gains = result.gains[i, :end]
+                _finish(problem, support, elimination, values[i], codes, gains, slack)
     for i in range(num_samples):
-        chosen[i, used[i] :] = 0
-        codes[i, used[i] :] = 0
+        result.chosen[i, used[i] :] = 0
+        result.codes[i, used[i] :] = 0

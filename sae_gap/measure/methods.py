@@ -41,6 +41,7 @@ from sae_gap.analysis import TRAINED
 from sae_gap.core import Model, Split, Task, check_choice
 from sae_gap.data import Source
 from sae_gap.encoders import (
+    FISTA,
     OMP,
     AtWeight,
     BatchPursuit,
@@ -222,8 +223,9 @@ def encoder_at(
     above = max(1, math.ceil(l0))
     nearest = max(1, round(l0))
     if "iterations" in sizes:
-        few = dataclasses.replace(
-            solved(l0), tol=None, max_iterations=sizes["iterations"]
+        whole = solved(l0)
+        few = FISTA(
+            whole.lam, l0=whole.l0, nonneg=nonneg, iterations=sizes["iterations"]
         )
         return Pruned(few, l0, "magnitude", nonneg)
     if sizes:

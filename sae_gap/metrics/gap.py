@@ -27,7 +27,7 @@ from sae_gap.core import (
     shown,
     squares,
 )
-from sae_gap.encoders import Lasso, OnSupport, as_floats, check_model, unit_atoms
+from sae_gap.encoders import FISTA, Lasso, OnSupport, as_floats, check_model, unit_atoms
 from sae_gap.metrics import Inferred, Metric, fires
 from sae_gap.solvers import sparse_code
 
@@ -248,7 +248,7 @@ def _parts(inferred):
     """
     lasso = inferred.encoder
     counts = inferred.counts
-    if not isinstance(lasso, Lasso):
+    if not isinstance(lasso, Lasso | FISTA):
         return {}
     own = inferred.learner.encode
     best = inferred.infer(lasso)

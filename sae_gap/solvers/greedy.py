@@ -14,11 +14,12 @@ from sae_gap.core import check_k, product
 from sae_gap.loops import host
 from sae_gap.runtime import sharding
 from sae_gap.solvers import on_host
+from sae_gap.solvers.omp import omp
 
 # Most floats for the Gram matrix of all atoms: of 23,170 atoms.
 LARGEST_GRAM = 2**29
-# Floats of the orthonormal bases of the samples that step together.
-BASES = 2**24
+# Floats of the chosen atoms, or of the tables, of the samples that step together.
+FLOATS = 2**24
 # Most atoms for which matching pursuit updates its correlations by the Gram matrix.
 MOST_CARRIED = 4_096
 
@@ -55,7 +56,7 @@ def matching_pursuit(
     paid = len(atoms) <= most
     table = atoms @ atoms.T if paid else atoms
 
-    def pursue(signal):
+    def code(signal):
         def step(state, _):
             carried, unused = state
             pull = carried if paid else carried @ atoms.T
@@ -71,11 +72,17 @@ def matching_pursuit(
         begin = signal @ atoms.T if paid else signal, jnp.ones(len(atoms), bool)
         return lax.scan(step, begin, length=min(num_atoms, len(atoms)))[1]
 
-    return jax.vmap(pursue)(signals)
+    return jax.vmap(code)(signals)
 
 
 @functools.partial(jax.jit, static_argnames=("num_atoms", "nonneg"))
-def gradient_pursuit(signals, atoms, num_atoms: int, *, nonneg: bool = False):
+def gradient_pursuit(
+    signals: Float[Array, "n input_dim"],
+    atoms: Float[Array, "num_latents input_dim"],
+    num_atoms: int,
+    *,
+    nonneg: bool = False,
+) -> Float[Array, "n num_latents"]:
     """Greedy steps: add the atom with the largest |correlation| with the residual, then take a step
     of steepest descent of the error in the codes of all chosen atoms.
 
@@ -93,48 +100,28 @@ def gradient_pursuit(signals, atoms, num_atoms: int, *, nonneg: bool = False):
     """
     size = min(num_atoms, len(atoms))
 
-    def follow(i, signal, chosen, pull, rest, codes):
+    def step(i, carry, signal):
+        chosen, rest, codes = carry
+        pull = product(atoms, rest)
+        score = pull if nonneg else jnp.abs(pull)
+        score = score.at[chosen].set(-jnp.inf, mode="drop")
+        chosen = chosen.at[i].set(jnp.argmax(score).astype(chosen.dtype))
         slope = pull.at[chosen].get(mode="fill", fill_value=0)
         squares = jnp.sum(product(slope, atoms[chosen]) ** 2)
         codes = codes + jnp.sum(slope**2) / jnp.where(squares > 0, squares, 1) * slope
         codes = codes.clip(0 if nonneg else None)
-        return signal - product(codes, atoms[chosen]), codes
+        return chosen, signal - product(codes, atoms[chosen]), codes
 
-    begin = jnp.zeros(size, jnp.result_type(signals, atoms))
-    return _take_steps(
-        signals, atoms, nonneg, begin, follow, lambda signal, codes: codes
-    )
-
-
-def _take_steps(signals, atoms, nonneg, begin, follow, finish):
-    """Takes each step for all samples at once, in batches whose orthonormal bases fit in `BASES`.
-
-    A step takes the atom with the largest (|)correlation(|) with the residual that is not chosen;
-    `follow` then gives the new residual and the new state, and `finish` the codes of the chosen.
-    """
-    size = len(jax.tree.leaves(begin)[0])
-
-    def pursue(signal):
-        def step(i, carry):
-            chosen, rest, state = carry
-            pull = product(atoms, rest)
-            score = (
-                (pull if nonneg else jnp.abs(pull))
-                .at[chosen]
-                .set(-jnp.inf, mode="drop")
-            )
-            chosen = chosen.at[i].set(jnp.argmax(score).astype(chosen.dtype))
-            return chosen, *follow(i, signal, chosen, pull, rest, state)
-
+    def code(signal):
         # A place beyond all atoms is still empty.
         none = jnp.full(size, len(atoms), jnp.int32)
-        chosen, _, state = lax.fori_loop(0, size, step, (none, signal, begin))
-        return chosen, finish(signal, state)
+        begin = none, signal, jnp.zeros(size, jnp.result_type(signals, atoms))
+        follow = functools.partial(step, signal=signal)
+        chosen, _, codes = lax.fori_loop(0, size, follow, begin)
+        return chosen, codes
 
-    found = lax.map(
-        pursue, signals, batch_size=max(1, BASES // (size * atoms.shape[1]))
-    )
-    return spread(*found, num_latents=len(atoms))
+    batch = max(1, FLOATS // (size * atoms.shape[1]))
+    return spread(*lax.map(code, signals, batch_size=batch), num_latents=len(atoms))
 
 
 def orthogonal_matching_pursuit(
@@ -147,8 +134,7 @@ def orthogonal_matching_pursuit(
 
     On a CPU and outside of `jit` a compiled loop codes each sample by itself on the Gram matrix of
     all atoms, if that is worth its products and has at most `LARGEST_GRAM` floats. Elsewhere all
-    samples take each step together. Both choose the same atoms, except for ties up to rounding and
-    atoms within 3e-3 of the span of those chosen before.
+    samples take each step together. Both choose the same atoms, except for ties up to rounding.
 
     Args:
       signals: `(n, input_dim)`.
@@ -173,49 +159,45 @@ def orthogonal_matching_pursuit(
     here = (
         worth and jax.default_backend() == "cpu" and on_host(signals) and on_host(atoms)
     )
-    given = [(np if here else jnp).asarray(part, kind) for part in (signals, atoms)]
     if not here:
-        return _pursue_at_once(*given, num_atoms, nonneg)
-    given += width, (num_atoms,)
-    chosen, codes, _ = host.pursue(
-        *given, plain=True, signed=not nonneg, largest=LARGEST_GRAM
+        given = jnp.asarray(signals, kind), jnp.asarray(atoms, kind)
+        return _compiled(*given, num_atoms, nonneg, worth)
+    chosen, codes, _ = host.screened_pursuit(
+        np.asarray(signals, kind),
+        np.asarray(atoms, kind),
+        width,
+        (num_atoms,),
+        plain=True,
+        signed=not nonneg,
+        largest=LARGEST_GRAM,
     )
-    found = sharding.place_rows(jax.device_put((chosen, codes)), signals)
-    return spread(*found, num_latents=width)
+    placed = sharding.place_rows(jax.device_put((chosen, codes)), signals)
+    return spread(*placed, num_latents=width)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3))
-def _pursue_at_once(signals, atoms, num_atoms, nonneg):
-    """A sample has an orthonormal basis Q of its chosen atoms, and R with D_S = QᵀR, so that the
-    codes are R⁻¹ Q y.
-    """
-    kind = atoms.dtype
+@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+def _compiled(
+    signals: Float[Array, "n input_dim"],
+    atoms: Float[Array, "num_latents input_dim"],
+    num_atoms: int,
+    nonneg: bool,
+    worth: bool,
+) -> Float[Array, "n num_latents"]:
+    """The same by a program of XLA."""
+    gram = product(atoms, atoms.T) if worth else None
 
-    def follow(i, signal, chosen, pull, rest, state):
-        (basis, upper) = state
-        new = atoms[chosen[i]]
-        column = 0 * upper[0]
-        # Orthogonalising twice keeps the basis orthonormal to rounding.
-        for _ in range(2):
-            share = product(basis, new)
-            new = new - product(share, basis)
-            column = column + share
-        norm = jnp.linalg.norm(new)
-        fine = norm > 64 * jnp.finfo(kind).eps
-        norm = jnp.where(fine, norm, 1)
-        new = jnp.where(fine, new / norm, 0)
-        column = column.at[i].set(norm)
-        return rest - jnp.sum(new * rest) * new, (
-            basis.at[i].set(new),
-            upper.at[:, i].set(column),
+    def products(latent: Array) -> Array:
+        return product(atoms, atoms[latent]) if gram is None else gram[latent]
+
+    def code(signal):
+        start = jnp.sum(atoms**2, axis=1), product(atoms, signal)
+        chosen, _, codes = omp(
+            products, *start, size=num_atoms, slack=-jnp.inf, signed=not nonneg
         )
+        return chosen, codes
 
-    def finish(signal, state):
-        basis, upper = state
-        return jax.scipy.linalg.solve_triangular(upper, product(basis, signal))
-
-    begin = (jnp.zeros((num_atoms, size), kind) for size in (atoms.shape[1], num_atoms))
-    return _take_steps(signals, atoms, nonneg, tuple(begin), follow, finish)
+    batch = max(1, FLOATS // (num_atoms * len(atoms)))
+    return spread(*lax.map(code, signals, batch_size=batch), num_latents=len(atoms))
 
 
 @functools.partial(jax.jit, static_argnames="num_latents")

@@ -5,6 +5,8 @@ import functools
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
 
 from sae_gap.core import product
 from sae_gap.runtime import in_batches
@@ -58,7 +60,7 @@ def least_squares(signals, dictionary, on, pull=None):
 
     gathered = [functools.partial(_few, atoms=atoms, most=count) for count in sizes]
 
-    def chunk(part):
+    def chunk(part: list[Array]) -> Array:
         width = jnp.searchsorted(
             jnp.asarray(sizes), jnp.max(jnp.sum(part[1], axis=1), initial=0)
         )
@@ -74,7 +76,7 @@ def least_squares(signals, dictionary, on, pull=None):
     return in_batches(chunk, rows, max(1, size))[jnp.argsort(order)] / scale
 
 
-def _few(signals, on, pull, atoms, most):
+def _few(signals: Array, on: Array, pull: Array, atoms: Array, most: int) -> Array:
     """Solves on supports of at most `most` atoms, gathered."""
     chosen = jax.lax.top_k(on.astype(jnp.float32), most)[1]
     filled = jnp.take_along_axis(on, chosen, axis=1)
@@ -83,7 +85,7 @@ def _few(signals, on, pull, atoms, most):
     factor = _factor(gram)
     pull = jnp.take_along_axis(pull, chosen, axis=1)
 
-    def refine(_, codes):
+    def refine(_: ArrayLike, codes: Array) -> Array:
         rest = signals - jnp.einsum("nw,nwm->nm", codes, own, precision="highest")
         left = pull + jnp.einsum("nwm,nm->nw", own, rest, precision="highest")
         return codes + _solve(factor, jnp.where(filled, left, 0))
@@ -94,7 +96,7 @@ def _few(signals, on, pull, atoms, most):
     return spread(chosen, jnp.where(filled, codes, 0), num_latents=on.shape[1])
 
 
-def _many(signals, on, pull, atoms):
+def _many(signals: Array, on: Array, pull: Array, atoms: Array) -> Array:
     """Solves on supports of any size, for some of more atoms than dimensions."""
     weights = on.astype(signals.dtype)
     gram = jnp.einsum(
@@ -109,7 +111,7 @@ def _many(signals, on, pull, atoms):
     # Only the part of the pull in the span of the rows of D_S has a solution.
     signals = signals + _solve(factor, product(weights * pull, atoms.T))
 
-    def refine(_, codes):
+    def refine(_: ArrayLike, codes: Array) -> Array:
         return codes + weights * product(
             _solve(factor, signals - product(codes, atoms.T)), atoms
         )
@@ -117,7 +119,7 @@ def _many(signals, on, pull, atoms):
     return jax.lax.fori_loop(0, REFINEMENTS, refine, jnp.zeros(on.shape, signals.dtype))
 
 
-def _factor(gram):
+def _factor(gram: Array) -> Array:
     trace = jnp.trace(gram, axis1=1, axis2=2)
     regulariser = 8 * jnp.finfo(gram.dtype).eps * jnp.where(trace > 0, trace, 1)
     return jnp.linalg.cholesky(
@@ -125,5 +127,5 @@ def _factor(gram):
     )
 
 
-def _solve(factor, right):
+def _solve(factor: Array, right: Array) -> Array:
     return jax.scipy.linalg.cho_solve((factor, True), right[:, :, None])[:, :, 0]

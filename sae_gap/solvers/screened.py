@@ -1,15 +1,15 @@
 """The form of the screened pursuit for XLA, its choice of an engine, and the gains of atoms."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from sae_gap.core import (
-    DEPENDENT,
     EXCHANGES,
     MOST,
     SLACK,
@@ -21,12 +21,13 @@ from sae_gap.core import (
 from sae_gap.loops import host
 from sae_gap.runtime import sharding
 from sae_gap.solvers import coding
+from sae_gap.solvers.omp import by_row, omp
 
 # Floats for the samples that are coded at once.
 CHUNK = 2**24
 
 
-def pursue(options, atoms, lengths, targets, proposals, threshold):
+def screened_pursuit(options, atoms, lengths, targets, proposals, threshold):
     """The codes of a screened pursuit, (n, num_latents), NaN for a row that is not finite, and the
     largest rise in squared error up to the drop of each atom, (n, size); zero for an unused atom.
 
@@ -37,8 +38,8 @@ def pursue(options, atoms, lengths, targets, proposals, threshold):
       targets: (n, input_dim).
       proposals: (n, num_latents), of which the first screen takes the largest; None takes
         correlations.
-      threshold: the root of the rise below which an atom is dropped; None drops none and leaves
-        all gains zero.
+      threshold: τ; an atom is dropped while that raises the squared error by less than τ². None
+        drops none and leaves all gains zero.
     """
     given = atoms, lengths, targets, proposals, threshold
     traced = any(map(is_traced, given))
@@ -75,27 +76,35 @@ def backward_elimination(
 
 
 @functools.partial(jax.jit, static_argnames="size")
-def _eliminate(atoms, codes, size):
+def _eliminate(
+    atoms: Float[Array, "num_latents input_dim"],
+    codes: Float[Array, "n num_latents"],
+    size: int,
+) -> Float[Array, "n num_latents"]:
     # A ridge of a few roundings of the trace keeps the Gram matrix of dependent atoms definite.
     ridge = 8 * jnp.finfo(atoms.dtype).eps * size * jnp.eye(size, dtype=atoms.dtype)
 
-    def one(codes):
+    def gains_of(codes: Array) -> Array:
         chosen = jax.lax.top_k(jnp.abs(codes), size)[1]
         held = atoms[chosen]
-        values = codes[chosen]
-        gains = _gains(product(held, held.T) + ridge, values)
+        gains = prune(product(held, held.T) + ridge, codes[chosen])
         return jnp.zeros_like(codes).at[chosen].set(gains)
 
-    return jax.lax.map(one, codes, batch_size=max(1, CHUNK // (size * atoms.shape[1])))
+    batch = max(1, CHUNK // (size * atoms.shape[1]))
+    return jax.lax.map(gains_of, codes, batch_size=batch)
 
 
-def _gains(gram, codes):
-    one = jnp.eye(len(gram), dtype=gram.dtype)
-    inverse = _solve(_restricted(gram, codes != 0), one)
+def prune(gram: Float[Array, "k k"], codes: Float[Array, " k"]) -> Float[Array, " k"]:
+    """The largest rise of the squared error up to the drop of each atom, if all are dropped."""
+    inverse = _solve(
+        _restricted(gram, codes != 0), jnp.eye(len(gram), dtype=gram.dtype)
+    )
     begin = jnp.vstack([inverse, codes]), 0 * codes
-    return jax.lax.fori_loop(
-        0, len(gram), lambda _, carry: eliminate(jnp, *carry), begin
-    )[1]
+
+    def drop(_: ArrayLike, carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        return eliminate(jnp, *carry)
+
+    return jax.lax.fori_loop(0, len(gram), drop, begin)[1]
 
 
 def _on_host(num_candidates, sizes, *given):
@@ -104,9 +113,10 @@ def _on_host(num_candidates, sizes, *given):
     lost = ~np.isfinite(np.einsum("ij,ij->i", targets, targets))
     if lost.any():
         targets = np.where(lost[:, None], 0, targets)
-    least = None if threshold is None else float(threshold**2)
-    chosen, values, gains = host.pursue(
-        targets, atoms, num_candidates, sizes, least, proposals
+    if threshold is not None:
+        threshold = float(threshold)
+    chosen, values, gains = host.screened_pursuit(
+        targets, atoms, num_candidates, sizes, threshold, proposals
     )
     codes = host.spread(chosen, values / lengths[chosen], len(atoms))
     codes[lost] = np.nan
@@ -151,111 +161,64 @@ def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):
             else whole[candidates[:, None], candidates]
         )
         correlation = toward[candidates]
-        places, on, codes = _pursue(gram, correlation, jnp.sum(on), size, slack)
+        places, on, codes = omp(
+            gram.__getitem__,
+            jnp.diagonal(gram),
+            correlation,
+            size=size,
+            slack=slack,
+            begun=jnp.sum(on),
+        )
         chosen = candidates[places]
         pull = product(atoms, signal - product(codes, atoms[chosen]))
     gram = gram[jnp.ix_(places, places)]
     correlation = correlation[places]
-    codes, on = _nonnegative(gram, correlation, on, slack)
+    codes, on = nonnegative_least_squares(gram, correlation, on, slack)
     gains = 0 * codes
     if threshold is not None:
-        gains = _gains(gram, codes)
-        codes, _ = _nonnegative(gram, correlation, on & (gains >= threshold**2), slack)
+        gains = prune(gram, codes)
+        kept = on & (gains >= threshold**2)
+        codes, _ = nonnegative_least_squares(gram, correlation, kept, slack)
     return jnp.zeros(len(atoms), codes.dtype).at[chosen].add(codes), gains
 
 
-def _pursue(gram, correlation, begun, size, slack):
-    """Runs orthogonal matching pursuit on the Gram matrix of the candidates, and takes the first
-    `begun` of them first. It ends when none correlates with the residual beyond rounding.
-
-    Row i of `basis` has the inner products of the candidates with vector i of an orthonormal basis
-    of the chosen atoms, which their least squares use too.
-
-    Returns:
-      The places of the chosen atoms, whether each adds anything, and their least squares.
-    """
-
-    def step(i, carry):
-        basis, pull, left, places, values, on = carry
-        # A chosen candidate has no energy left.
-        best = jnp.argmax(jnp.where(left > DEPENDENT, pull, -jnp.inf))
-        best = jnp.where(i < begun, i, best).astype(places.dtype)
-        fine = (left[best] > DEPENDENT) & ((pull[best] > slack) | (i < begun))
-        new = (gram[best] - product(basis[:, best], basis)) / jnp.sqrt(left[best])
-        new = jnp.where(fine, new, 0)
-        value = jnp.where(fine, pull[best] / jnp.sqrt(left[best]), 0)
-        return (
-            basis.at[i].set(new),
-            pull - value * new,
-            left - new**2,
-            places.at[i].set(best),
-            values.at[i].set(value),
-            on.at[i].set(fine),
-        )
-
-    m = len(gram)
-    kind = gram.dtype
-    begin = (
-        jnp.zeros((size, m), kind),
-        correlation,
-        jnp.diagonal(gram),
-        jnp.zeros(size, jnp.int32),
-        jnp.zeros(size, kind),
-        jnp.zeros(size, bool),
-    )
-    basis, _, _, places, values, on = jax.lax.fori_loop(0, size, step, begin)
-    upper = jnp.triu(jnp.where(on[:, None] & on, basis[:, places], 0))
-    upper = upper + jnp.diag(jnp.where(on, 0, 1).astype(kind))
-    return places, on, _back(upper, values)
-
-
-def _by_row(function):
-    """Maps a function that calls LAPACK over samples, one after another on a CPU: jaxlib shares a
-    batch among threads that wait for each other, and two batches at once would wait for ever.
-    """
-    one = jax.custom_batching.sequential_vmap(function)
-    return lambda *arrays: jax.lax.platform_dependent(
-        *arrays, cpu=one, default=function
-    )
-
-
-@_by_row
-def _back(upper, values):
-    return jax.scipy.linalg.solve_triangular(upper, values)
-
-
-@_by_row
-def _solve(gram, correlation):
+@by_row
+def _solve(gram: Array, correlation: Array) -> Array:
     return jax.scipy.linalg.cho_solve(
         jax.scipy.linalg.cho_factor(gram, lower=True), correlation
     )
 
 
-def _restricted(gram, on):
+def _restricted(gram: Array, on: Array) -> Array:
     """Returns the Gram matrix of the atoms that are on, with the identity for the others."""
     return jnp.where(on[:, None] & on, gram, jnp.eye(len(gram), dtype=gram.dtype))
 
 
-def _nonnegative(gram, correlation, allowed, slack):
+def nonnegative_least_squares(
+    gram: Float[Array, "k k"],
+    correlation: Float[Array, " k"],
+    allowed: Bool[Array, " k"],
+    slack: Float[Array, ""],
+) -> tuple[Float[Array, " k"], Bool[Array, " k"]]:
     """Solves least squares over `z ≥ 0` on the allowed atoms, by block principal pivoting; returns
     the codes, and which of them may differ from zero.
     """
 
-    def solve(on):
+    def solve(on: Array) -> Array:
         return _solve(_restricted(gram, on), jnp.where(on, correlation, 0))
 
-    def wrong(on, codes):
+    def wrong(on: Array, codes: Array) -> Array:
         excess = correlation - product(gram, codes)
         return jnp.where(on, codes < -slack, allowed & (excess > slack))
 
-    def exchange(carry):
+    def exchange(carry: Any) -> Any:
         count, on, codes = carry
         swap = wrong(on, codes)
         last = jnp.arange(len(swap)) == len(swap) - 1 - jnp.argmax(swap[::-1])
         on = on ^ jnp.where(count < EXCHANGES, swap, swap & last)
         return count + 1, on, solve(on)
 
-    def more(carry):
+    def more(carry: Any) -> Array:
         count, on, codes = carry
         return (count < MOST) & jnp.any(wrong(on, codes))
 

@@ -1,7 +1,7 @@
 """The screened pursuit and least squares on tensors of an accelerator: each operation runs at once
 on all rows, and the host reads no value, for which it would wait.
 
-`sae_gap.encoders.screened_pursuit` describes the method; `sae_gap.loops.host` has it for a CPU.
+`sae_gap.core.pursuit` lists the forms of the method.
 """
 
 import functools
@@ -23,21 +23,22 @@ SINGLE = 30
 STEPS = 8
 
 
-def pursue(
+def screened_pursuit(
     target: Float[Tensor, "n input_dim"],
     atoms: Float[Tensor, "num_latents input_dim"],
     num_candidates: int,
     sizes: tuple[int, ...],
-    least: Tensor | float | None = None,
+    threshold: Tensor | float | None = None,
 ) -> tuple[Int[Tensor, "n size"], Float[Tensor, "n size"], Float[Tensor, "n size"]]:
-    """`sae_gap.loops.host.pursue` on tensors, without proposals."""
+    """`sae_gap.loops.host.screened_pursuit` on tensors, without proposals."""
     toward = score = target @ atoms.mT
     own = target[:, None]
     chosen = _rows(own[:, 0, :0])
     on = _rows(own[:, 0, :0]) > 0
     for steps in sizes:
         if chosen.shape[1]:
-            codes, _ = least_squares(target, own, on, nonneg=False)
+            codes, _ = _on_support(own @ own.mT, own @ target[:, :, None], on)
+            codes = codes[:, :, 0].where(on, 0)
             score = (target - (codes[:, None] @ own)[:, 0]) @ atoms.mT
             # Atoms chosen earlier are proposed first, and taken first.
             first = torch.where(on, math.inf, -math.inf).to(score)
@@ -46,54 +47,64 @@ def pursue(
         rows = _rows(near)
         own = atoms[near]
         first = score[rows, near] == math.inf
-        places, on = _match(
-            own @ own.mT, toward[rows, near], first, _slack(target), steps
-        )
+        places, on = omp(own @ own.mT, toward[rows, near], first, _slack(target), steps)
         chosen = near[rows[:, :steps], places]
         own = atoms[chosen]
-    codes, inverse = least_squares(target, own, on)
-    table = torch.cat([inverse, codes[:, None]], 1)
+    codes, inverse = nonnegative_least_squares(target, own, on)
     gains = 0 * codes
-    if least is not None:
-        drop = torch.vmap(functools.partial(eliminate, torch))
-        for _ in codes.mT:
-            table, gains = drop(table, gains)
-        codes, _ = least_squares(target, own, (gains > 0) & (gains >= least))
+    if threshold is not None:
+        gains = prune(inverse, codes)
+        kept = (gains > 0) & (gains >= threshold**2)
+        codes, _ = nonnegative_least_squares(target, own, kept)
     return chosen, codes, gains
 
 
-def least_squares(
+def prune(
+    inverse: Float[Tensor, "n size size"], codes: Float[Tensor, "n size"]
+) -> Float[Tensor, "n size"]:
+    """The largest rise of the squared error up to the drop of each atom, if all are dropped."""
+    drop = torch.vmap(functools.partial(eliminate, torch))
+    table = torch.cat([inverse, codes[:, None]], 1)
+    gains = 0 * codes
+    for _ in codes.mT:
+        table, gains = drop(table, gains)
+    return gains
+
+
+def nonnegative_least_squares(
     target: Float[Tensor, "n input_dim"],
     own: Float[Tensor, "n size input_dim"],
     on: Bool[Tensor, "n size"],
-    *,
-    nonneg: bool = True,
 ) -> tuple[Float[Tensor, "n size"], Float[Tensor, "n size size"]]:
-    """Solves least squares over `z ≥ 0` by block principal pivoting, as `loops.screened` does.
+    """Solves least squares over `z ≥ 0` by block principal pivoting.
 
     Args:
       target: (n, input_dim).
       own: the atoms of each row, (n, size, input_dim).
       on: a mask of the atoms that may be used; these must be independent.
-      nonneg: whether codes may not be negative.
 
     Returns:
       The codes z, and the inverse of the Gram matrix of their support, with the identity elsewhere.
     """
     posed = own @ own.mT, own @ target[:, :, None], _slack(target), on
-    if nonneg:
-        on, wrong = _exchange(*posed, on)
-        # Those that the last exchange still changed, in a number that the host knows.
-        rows = wrong.sum(1).topk(min(len(on), 16 + len(on) // 32)).indices
-        on[rows], _ = _exchange(*(part[rows] for part in (*posed, on)), single=True)
+    on, wrong = _exchange(*posed, on)
+    # Those that the last exchange still changed, in a number that the host knows.
+    rows = wrong.sum(1).topk(min(len(on), 16 + len(on) // 32)).indices
+    few = [part[rows] for part in (*posed, on)]
+    on[rows], _ = _exchange(*few, single=True)
     codes, half = _on_support(*posed[:2], on)
-    codes = codes[:, :, 0].where(on, 0)
-    if nonneg:
-        codes = codes.clamp(min=0)
-    return codes, half.mT @ half
+    return codes[:, :, 0].where(on, 0).clamp(min=0), half.mT @ half
 
 
-def _exchange(gram, wanted, slack, allowed, on, *, single=False):
+def _exchange(
+    gram: Tensor,
+    wanted: Tensor,
+    slack: Tensor,
+    allowed: Tensor,
+    on: Tensor,
+    *,
+    single: bool = False,
+) -> tuple[Tensor, Tensor]:
     """The atoms that are on after some exchanges, and those that the last one changed."""
     for _ in range(SINGLE if single else EXCHANGES):
         codes, _ = _on_support(gram, wanted, on)
@@ -106,7 +117,7 @@ def _exchange(gram, wanted, slack, allowed, on, *, single=False):
     return on, wrong
 
 
-def _on_support(gram, wanted, on):
+def _on_support(gram: Tensor, wanted: Tensor, on: Tensor) -> tuple[Tensor, Tensor]:
     half = _half(torch.where(on[:, :, None] & on[:, None], gram, _one(gram)))
     return half.mT @ (half @ (wanted * on[:, :, None])), half
 
@@ -125,7 +136,7 @@ def least_norm(
     return codes
 
 
-def _half(gram):
+def _half(gram: Tensor) -> Tensor:
     """The inverse of the Cholesky factor L of `G = L Lᵀ`."""
     factor, _ = torch.linalg.cholesky_ex(gram)
     return torch.linalg.solve_triangular(
@@ -133,11 +144,17 @@ def _half(gram):
     )
 
 
-def _one(gram):
+def _one(gram: Tensor) -> Tensor:
     return torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
 
 
-def _match(gram, pull, first, slack, size):
+def omp(
+    gram: Float[Tensor, "n m m"],
+    pull: Float[Tensor, "n m"],
+    first: Bool[Tensor, "n m"],
+    slack: Float[Tensor, "n 1"],
+    size: int,
+) -> tuple[Int[Tensor, "n size"], Bool[Tensor, "n size"]]:
     """Runs orthogonal matching pursuit on the Gram matrix of the candidates. Returns the places of
     the chosen atoms, and whether each adds anything.
 
@@ -168,10 +185,10 @@ def _match(gram, pull, first, slack, size):
     return torch.stack(places, 1), torch.stack(on, 1)
 
 
-def _rows(like):
+def _rows(like: Tensor) -> Tensor:
     """Returns the number of its row for each entry of an array."""
     return torch.arange(len(like), device=like.device)[:, None].expand_as(like)
 
 
-def _slack(target):
+def _slack(target: Tensor) -> Tensor:
     return SLACK * (target**2).sum(1)[:, None] ** 0.5

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sae_gap.core import check_k, check_number, check_size, screen_sizes, shown
@@ -46,7 +46,7 @@ def pursuit_codes(
       breadth: candidates of a screen for each atom of the pursuit.
       screens: products with the dictionary that propose candidates; on a coherent dictionary two
         have up to 2.4 times the error of orthogonal matching pursuit, and six 1.01 times.
-      threshold: τ, in units of the root mean square of the atoms' lengths; None drops no atom.
+      threshold: τ over the root mean square of the atoms' lengths; None drops no atom.
       chunk: rows at once; None takes 2,048, or 128 on a CPU if gradients are wanted.
 
     Returns:
@@ -70,21 +70,20 @@ def pursuit_codes(
     check_k(k, *W_dec.shape[::-1])
     weights = widened(W_dec, target)
     pursued = k
-    least = None
     atoms, lengths = unit_atoms(weights)
     if threshold is not None:
         check_scalar("threshold", threshold)
         pursued = 2 * k
-        least = (threshold * mean_length(weights)) ** 2
+        threshold = threshold * mean_length(weights)
     sizes = screen_sizes(pursued, breadth, screens, *atoms.shape[::-1])
     learns = _learns(target, weights)
 
-    def coded(rows):
+    def coded(rows: Tensor) -> Tensor:
         # A row or an atom that is not finite would be an error of LAPACK, or choose no atom.
         finite = (rows.square().sum(1, keepdim=True) + lengths.sum()).isfinite()
         rows = rows.where(finite, 0)
         with torch.no_grad():
-            chosen, codes, _ = pursue(rows, atoms, *sizes, least)
+            chosen, codes, _ = screened_pursuit(rows, atoms, *sizes, threshold)
             on = codes > 0
             codes = codes if learns else codes / lengths[chosen]
             codes = rows.new_zeros(len(rows), len(atoms)).scatter_add_(1, chosen, codes)
@@ -99,29 +98,33 @@ def pursuit_codes(
     return by_rows(coded, chunk, target).to(target.dtype)
 
 
-def pursue(
+def screened_pursuit(
     target: Float[Tensor, "n input_dim"],
     atoms: Float[Tensor, "num_latents input_dim"],
     num_candidates: int,
     sizes: tuple[int, ...],
-    least: Tensor | float | None = None,
+    threshold: Tensor | float | None = None,
 ) -> Sequence[Tensor]:
-    """`sae_gap.loops.host.pursue` on a CPU, and elsewhere its form for accelerators."""
+    """`sae_gap.loops.host.screened_pursuit` on a CPU, and elsewhere its form for accelerators."""
     if not _on_host(target):
-        return batched.pursue(target, atoms, num_candidates, sizes, least)
-    if least is not None:
-        least = float(least)
-    found = host.pursue(
-        target.detach().numpy(), atoms.detach().numpy(), num_candidates, sizes, least
+        return batched.screened_pursuit(target, atoms, num_candidates, sizes, threshold)
+    if threshold is not None:
+        threshold = float(threshold)
+    result = host.screened_pursuit(
+        target.detach().numpy(),
+        atoms.detach().numpy(),
+        num_candidates,
+        sizes,
+        threshold,
     )
-    return [torch.from_numpy(part) for part in found]
+    return [torch.from_numpy(part) for part in result]
 
 
-def _on_host(tensor):
+def _on_host(tensor: Tensor) -> bool:
     return tensor.device.type == "cpu"
 
 
-def _learns(*tensors):
+def _learns(*tensors: Tensor) -> bool:
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
@@ -131,7 +134,15 @@ def pursuit_options(sae: Any) -> dict[str, Any]:
     return options | {"threshold": sae.threshold}
 
 
-def least_squares(target, atoms, codes, places, on, *, anew=False):
+def least_squares(
+    target: Float[Tensor, "n input_dim"],
+    atoms: Float[Tensor, "num_latents input_dim"],
+    codes: Float[Tensor, "n num_latents"],
+    places: Int[Tensor, "n size"],
+    on: Bool[Tensor, "n size"],
+    *,
+    anew: bool = False,
+) -> Float[Tensor, "n num_latents"]:
     """Least squares on the supports of codes: the codes given, or a new solution of least norm.
 
     With the inverse G⁺ held fixed, the step `z ← z + G⁺ Dᵀ (y - D z)` from a solution, at which
@@ -148,11 +159,8 @@ def least_squares(target, atoms, codes, places, on, *, anew=False):
     with torch.no_grad():
         own = atoms[places]
         shown = on[:, :, None]
-        gram = own @ own.mT
-        if _on_host(target):
-            solve = _inverse(gram, on, least_norm=anew).matmul
-        else:
-            solve = functools.partial(batched.least_norm, gram * (shown & shown.mT))
+        gram = own @ own.mT * (shown & shown.mT)
+        solve = functools.partial(batched.least_norm, gram)
         if anew:
             values = solve(own @ target[:, :, None] * shown)
             # Refined once.
@@ -164,7 +172,7 @@ def least_squares(target, atoms, codes, places, on, *, anew=False):
     return codes.scatter_add(1, places, solve(pull[:, :, None])[:, :, 0])
 
 
-def supports(codes):
+def supports(codes: Tensor) -> tuple[Tensor, Tensor]:
     """The atoms in each support, and a mask of those that are not padding. The host reads the sizes
     of the supports, once for all rows.
     """
@@ -173,41 +181,20 @@ def supports(codes):
     return places, on > 0
 
 
-def _inverse(gram, on, *, least_norm):
-    """The inverse of the Gram matrix of the atoms that are on, within a matrix of all. If atoms may
-    depend on each other it is the pseudoinverse, which gives the solution of least norm.
-    """
-    one = torch.eye(gram.shape[1], dtype=gram.dtype)
-    gram = gram.where(on[:, :, None] & on[:, None], one)
-    if not least_norm:
-        return torch.linalg.inv(gram)
-    eps = torch.finfo(gram.dtype).eps
-    factor, failed = torch.linalg.cholesky_ex(gram)
-    # Half of the digits are left at least.
-    lost = (failed > 0) | ~(factor.diagonal(dim1=1, dim2=2).amin(1) ** 2 > eps**0.5)
-    # A factor that failed may have no inverse.
-    inverse = torch.cholesky_inverse(factor.where(~lost[:, None, None], one))
-    if lost.any():
-        inverse[lost] = torch.linalg.pinv(
-            gram[lost], rtol=gram.shape[1] * eps, hermitian=True
-        )
-    return inverse
-
-
-def unit_atoms(weights):
+def unit_atoms(weights: Tensor) -> tuple[Tensor, Tensor]:
     """Atoms at unit length and their lengths; an atom of zeros stays, with length 1."""
     lengths = weights.norm(dim=1)
     lengths = lengths.where(lengths != 0, 1)
     return weights / lengths[:, None], lengths
 
 
-def mean_length(weights):
+def mean_length(weights: Tensor) -> Tensor:
     """The root mean square of the lengths of the atoms that are not zero."""
     squares = weights.detach().square().sum(1)
     return (squares.sum() / (squares > 0).sum()).sqrt()
 
 
-def widened(values, like):
+def widened(values: Tensor, like: Tensor) -> Tensor:
     """Values in the type of `like`, or in float32 if that is narrower."""
     return values.to(torch.promote_types(like.dtype, torch.float32))
 

@@ -9,7 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from sae_gap.core import check_threshold, least_gain, screen_sizes
-from sae_gap.torch.pursuit import by_rows, mean_length, pursue, unit_atoms, widened
+from sae_gap.torch.pursuit import (
+    by_rows,
+    mean_length,
+    screened_pursuit,
+    unit_atoms,
+    widened,
+)
 
 
 def metadata_of_explained(
@@ -43,7 +49,7 @@ def pruning_threshold(
     sizes = screen_sizes(2 * cfg.k, cfg.breadth, cfg.screens, *atoms.shape[::-1])
 
     def gains_of(rows: Tensor) -> Tensor:
-        _, _, gains = pursue(rows, atoms, *sizes, 0)
+        _, _, gains = screened_pursuit(rows, atoms, *sizes, 0)
         return gains
 
     gains = by_rows(gains_of, chunk, target)

@@ -341,7 +341,7 @@ def test_options_of_the_study_and_the_protocol_are_those_of_its_crossings():
     # Cold, and not what goes on from another dictionary.
     assert made("dl_fista:omp", "warmstart_decoder").learner == COLD
     published = made("random:lasso", preset=replace(SMOKE, protocol="paper"))
-    assert published.encoder.max_iterations == 100
+    assert published.encoder.iterations == 100
     # Names run in the order of the study, and crossings behind them.
     names = read(
         "amortisation_gap", "--methods=oracle:omp,fista_oracle,linear_probe"

@@ -13,6 +13,7 @@ from pytest import mark, raises
 from sae_gap import catalogue
 from sae_gap.core import Model, Transcoder
 from sae_gap.encoders import (
+    FISTA,
     LISTA,
     OMP,
     Affine,
@@ -115,7 +116,7 @@ def test_codes_of_a_model_leave_out_atoms_of_zeros():
 FLOPS = {
     LISTA(3): 70 * 5,
     LISTA(3, factored=False): 70 * 3 + 2 * 98,
-    Lasso(tol=None, max_iterations=3): 5 * 70,
+    FISTA(iterations=3): 5 * 70,
     Lasso(): None,
     OnSupport(TopK(2)): 70,
     Own(TopK(2)): 70,

@@ -10,8 +10,10 @@ from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
 from pytest import fixture, mark
 
-from sae_gap.core import Model
+from sae_gap.core import Model, describe
 from sae_gap.encoders import (
+    FISTA,
+    ISTA,
     Encoder,
     Lasso,
     LeastSquares,
@@ -65,27 +67,38 @@ def test_codes_are_optimal_and_in_units_of_the_given_atoms(
     assert (found.gap <= 1e-6 * found.objective).all()
 
 
-@mark.parametrize("start", [ReLU(), MatchingPursuit(3)], ids=["non-negative", "signed"])
-def test_a_warm_start_ends_where_a_cold_one_does(model, signals, start):
-    found = Lasso(LAM, start).infer(model, signals)
-    assert found.converged.all()
-    check_optimal(framed(model, signals), found)
-
-
 @mark.parametrize(
-    ("start", "momentum", "unit"),
-    [(None, True, False), (ReLU(), True, True), (None, False, False)],
+    ("kind", "start", "unit"),
+    [(FISTA, None, False), (FISTA, MatchingPursuit(3), True), (ISTA, ReLU(), False)],
 )
 def test_the_published_form_is_exactly_a_hundred_iterations(
-    model, signals, start, momentum, unit
+    model, signals, kind, start, unit
 ):
-    encoder = Lasso(LAM, start, None, 100, unit, momentum=momentum)
+    encoder = kind(LAM, start, unit_atoms=unit)
     target, atoms, norms = (np.float32(part) for part in framed(model, signals, unit))
-    init = start and start(model, signals) * norms
-    expected = fista.fixed(target, atoms, LAM, init, iterations=100, momentum=momentum)
+    init = start and (start(model, signals) * norms).clip(0)
+    expected = fista.fixed(
+        target, atoms, LAM, init, iterations=100, momentum=kind is FISTA
+    )
     found = encoder.infer(model, signals)
     assert_allclose(found.codes * norms, expected, atol=1e-4)
     assert (found.iterations == 100).all()
+
+
+def test_iterations_keep_the_keys_that_they_had_as_options_of_the_lasso():
+    fields = [
+        "lam",
+        "start",
+        "unit_atoms",
+        "nonneg",
+        "tol",
+        "max_iterations",
+        "momentum",
+    ]
+    told = describe(ISTA(0.3, iterations=5))
+    assert (told["class"], told["version"]) == ("sae_gap.Lasso", 1)
+    assert [told[name] for name in fields] == [0.3, None, True, True, None, 5, False]
+    assert describe(Lasso()).keys() == told.keys() == {"class", "version", *fields}
 
 
 @mark.parametrize(("lam", "rounds"), [(LAM, 1), (LAM, 2), (0.4, 2)])

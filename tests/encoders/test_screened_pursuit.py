@@ -83,7 +83,7 @@ def test_calibration_is_in_units_of_the_atoms_and_counts_no_row_of_zeros(
     encoder = BatchPursuit(4)
     padded = jnp.pad(signals, ((0, 2 * COUNT), (0, 0)))
     fitted = encoder.calibrate(model, signals)
-    found = encoder.calibrate(model, padded), jax.jit(encoder.calibrated)(model, padded)
+    found = encoder.calibrate(model, padded), jax.jit(encoder.calibrate)(model, padded)
     threshold = float(fitted.encoder.value)
     assert [float(each.encoder.value) for each in found] == approx([threshold] * 2)
     size = np.sqrt((np.asarray(model.decoder) ** 2).sum(axis=0).mean())

@@ -45,10 +45,14 @@ def explained():
             ]
         most = min(dim, width)
         for k, screens in itertools.product({1, most}, [1, 6]):
-            found = host.pursue(x, atoms, width, (k,), plain=True, signed=screens == 1)
+            found = host.screened_pursuit(
+                x, atoms, width, (k,), plain=True, signed=screens == 1
+            )
             codes.append(host.spread(*found[:2], width))
             sizes = screen_sizes(k, 2, screens, dim, width)
-            found = host.pursue(x, atoms, *sizes, 0.01, rng.normal(size=(count, width)))
+            found = host.screened_pursuit(
+                x, atoms, *sizes, 0.1, rng.normal(size=(count, width))
+            )
             codes.append(host.spread(*found[:2], width))
         yield from (each @ atoms for each in codes)
 

@@ -19,6 +19,7 @@ from sae_gap.analysis import at, by_dictionary
 from sae_gap.core import Model
 from sae_gap.data import open_activations
 from sae_gap.encoders import (
+    FISTA,
     OMP,
     Affine,
     Lasso,
@@ -261,7 +262,7 @@ def test_a_name_says_the_dictionary_the_encoder_and_its_recipe(plan):
     )
     assert found["omp_pruned"] == Pruned(twice[0], 2.6)
     assert found["screened_pursuit_2x4"] == ScreenedPursuit(3, breadth=4, screens=2)
-    few = Lasso(l0=2.6, tol=None, max_iterations=5)
+    few = FISTA(l0=2.6, iterations=5)
     assert found["fista_5"] == Pruned(few, 2.6, by="magnitude")
     assert found["lasso_pruned_refit"] == OnSupport(
         Pruned(twice[1], 2.6), 0.0, True, 0.0

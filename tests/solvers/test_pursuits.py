@@ -96,8 +96,8 @@ def by_descent(signal, unit, size, nonneg):
 
 
 def loops(x, atoms, options, threshold):
-    given = *map(np.float32, (x, atoms)), *options, threshold**2
-    chosen, codes, gains = host.pursue(*given)
+    given = *map(np.float32, (x, atoms)), *options, threshold
+    chosen, codes, gains = host.screened_pursuit(*given)
     return host.spread(chosen, codes, len(atoms)), gains
 
 
@@ -120,9 +120,7 @@ def tensors(x, atoms, options, threshold):
     torch = pytest.importorskip("torch")
     batched = pytest.importorskip("sae_gap.torch").batched
     given = (torch.from_numpy(np.float32(part)) for part in (x, atoms))
-    found = batched.pursue(
-        *given, *options, torch.tensor(threshold**2, dtype=torch.float32)
-    )
+    found = batched.screened_pursuit(*given, *options, threshold)
     chosen, codes, gains = (part.numpy() for part in found)
     return host.spread(chosen, codes, len(atoms)), gains
 
@@ -218,7 +216,7 @@ def test_dependent_atoms_are_no_choice_and_rounding_chooses_none(form, scale):
 
 def test_exchanges_of_tensors_do_not_go_round_in_circles():
     torch = pytest.importorskip("torch")
-    solve = pytest.importorskip("sae_gap.torch").batched.least_squares
+    solve = pytest.importorskip("sae_gap.torch").batched.nonnegative_least_squares
     rng = default_rng(1)
     own = rng.normal(size=(600, 1, 6)) + rng.normal(size=(600, 6, 6))
     x = rng.normal(size=(600, 6))
@@ -234,14 +232,14 @@ def test_exchanges_of_tensors_do_not_go_round_in_circles():
 def each(x, atoms, size, nonneg=False):
     """A loop for each sample; otherwise all take their steps together."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.delattr(greedy, "_pursue_at_once")
+        patched.delattr(greedy, "_compiled")
         return np.asarray(orthogonal_matching_pursuit(x, atoms, size, nonneg=nonneg))
 
 
 def at_once(x, atoms, size, nonneg=False):
     with pytest.MonkeyPatch.context() as patched:
         # A few samples at once.
-        patched.setattr(greedy, "BASES", 20 * 12 * 10)
+        patched.setattr(greedy, "FLOATS", 20 * 12 * 10)
         code = jax.jit(
             lambda x: orthogonal_matching_pursuit(x, atoms, size, nonneg=nonneg)
         )

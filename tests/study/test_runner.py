@@ -15,7 +15,7 @@ from pytest import approx, fixture, mark, raises
 from sae_gap import Method, Models, Recording, Setting, Store, run
 from sae_gap.catalogue import default_metrics
 from sae_gap.core import evenly_spaced
-from sae_gap.encoders import Encoder, Lasso, Linear, MatchingPursuit, TopK
+from sae_gap.encoders import FISTA, Encoder, Lasso, Linear, MatchingPursuit, TopK
 from sae_gap.learners import Oracle, SparseAutoencoder
 from sae_gap.metrics import Metric, gap, recovery
 from sae_gap.solvers import sparse_code
@@ -53,7 +53,9 @@ def test_a_row_says_what_it_is_of(finished, task):
                 row[part]["class"] == f"sae_gap.{type(getattr(method, part)).__name__}"
             )
         assert 0 <= row.get("own_certificate_id", 0) <= 1e-6
-        assert ("own_certificate_ood" in row) == isinstance(method.encoder, Lasso)
+        assert ("own_certificate_ood" in row) == isinstance(
+            method.encoder, Lasso | FISTA
+        )
     assert not stored and store.folder.folders() == ["models", "rows"]
     codes = sparse_code(task.ood.signals, task.dictionary, 0.1)
     # Of that of one sample alone it is twice as much or more.
@@ -79,7 +81,7 @@ def test_the_gap_is_at_the_weight_that_the_codes_minimise_at_and_at_the_step_of_
     methods = [
         Method("frozen", "frozen", SAE, Lasso(0.2)),
         Method("refined", "refined", SAE, Lasso(0.05, start=TopK(3))),
-        Method("few", "frozen", SAE, Lasso(0.3, tol=None, max_iterations=3)),
+        Method("few", "frozen", SAE, FISTA(0.3, iterations=3)),
         Method("mp", "sae", pursuit, MatchingPursuit(3)),
         Method("sae", "sae", SAE, TopK(3), at=(0, 1, 2)),
     ]
@@ -355,7 +357,7 @@ def test_rows_are_the_same_whatever_was_killed_when(tmp_path, monkeypatch, seed)
 
 def test_rows_come_in_the_order_of_their_sizes_methods_and_what_these_vary(tmp_path):
     def few(lam, count):
-        encoder = Lasso(lam, tol=None, max_iterations=count)
+        encoder = FISTA(lam, iterations=count)
         return Method("b", "oracle", Oracle(), encoder, {"weight": lam})
 
     methods = [

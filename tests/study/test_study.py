@@ -12,6 +12,8 @@ from pytest import mark, raises
 from sae_gap import Method, Setting, Study
 from sae_gap.core import identity
 from sae_gap.encoders import (
+    FISTA,
+    ISTA,
     Encoder,
     Lasso,
     Linear,
@@ -84,7 +86,7 @@ CHANGES = [
         {"lam": (0.1, 0.2, 0.3), "start": (TopK(3), TopK(4)), "nonneg": (False,)},
     ),
     (Lasso(), {"tol": (1e-5, 1e-4), "unit_atoms": (False,)}),
-    (Lasso(tol=None), {"max_iterations": (10, 20), "momentum": (False,)}),
+    (FISTA(), {"iterations": (10, 20)}),
     (
         None,
         {"lam": (0.2, 0.3, None), "protocol": ("paper",), "calibrate_on": ("train",)},
@@ -190,11 +192,6 @@ def test_what_was_an_option_stays_in_keys(thing):
             replace(thing, **{name: 1})
 
 
-FISTA, ISTA = (
-    Lasso(tol=None, max_iterations=5, momentum=fast) for fast in (True, False)
-)
-
-
 @mark.parametrize(
     ("learner", "encoder", "columns"),
     [
@@ -207,8 +204,16 @@ FISTA, ISTA = (
             Lasso(start=TopK(3)),
             "dictionary=topk inference=lasso start=warm lam=0.1",
         ),
-        (SAE, FISTA, "dictionary=topk inference=fista start=cold iterations=5 lam=0.1"),
-        (SAE, ISTA, "dictionary=topk inference=ista start=cold iterations=5 lam=0.1"),
+        (
+            SAE,
+            FISTA(iterations=5),
+            "dictionary=topk inference=fista start=cold iterations=5 lam=0.1",
+        ),
+        (
+            SAE,
+            ISTA(iterations=5),
+            "dictionary=topk inference=ista start=cold iterations=5 lam=0.1",
+        ),
         (Oracle(), Lasso(0.2), "dictionary=oracle inference=lasso start=cold lam=0.2"),
         (LinearProbe(), Linear(), "dictionary=linear_probe inference=linear"),
     ],
