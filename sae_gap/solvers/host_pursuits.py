@@ -11,10 +11,11 @@ import math
 import numpy as np
 
 from sae_gap.core import slices
+from sae_gap.loops import block
 from sae_gap.loops.host import read_only
 from sae_gap.runtime import on_cores, one_blas_thread
 from sae_gap.runtime.cores import cores
-from sae_gap.solvers import GROUPS, block, mask, num_blocks
+from sae_gap.solvers import GROUPS, mask, num_blocks
 
 # Samples of a block.
 MANY_SAMPLES = 64
