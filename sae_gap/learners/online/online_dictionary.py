@@ -84,7 +84,7 @@ class OnlineDictionary(Learner):
     r"""Learns a dictionary from minibatches, with large noisy steps first and small ones later, and
     a threshold that follows the residual.
 
-    A minibatch Y is coded on the current unit atoms D by `pursue`, a reweighted lasso from zero, at
+    A minibatch Y is coded on the current unit atoms D by `reweighted_lasso` from zero, at
     the threshold
 
         t = max(margin σ, floor a),
