@@ -158,6 +158,7 @@ class OnlineDictionary(Learner):
     label = "online DL"
     colour = "#332288"
     rank = 3
+    version = 2
     looks: ClassVar = {"online_dl_incoherent": Look("online DL, incoherent", "#88CCEE")}
 
     num_steps: int = option(default=100, kw_only=True)
@@ -432,6 +433,7 @@ class Pruned(Learner):
     """
 
     rank = 5
+    version = 2
     looks: ClassVar = {
         "online_dl_families_pruned": Look("online DL, families, pruned", "#CC6677")
     }
