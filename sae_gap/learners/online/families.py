@@ -25,7 +25,7 @@ LAST = 2
 ENERGY_MEMORY = 0.7
 # Steps of conjugate gradients in a round that solves; the next one continues from them.
 SOLVE_STEPS = 32
-# e of `pursue` in units of its threshold: small, so that codes above the threshold hardly shrink.
+# e of `reweighted_lasso` in units of its threshold: small, so that codes above the threshold hardly shrink.
 EPSILON = 0.05
 # The least threshold in units of the active codes' root mean square, and ρ of the ridge in units of
 # the mean energy of an atom's codes.
@@ -61,7 +61,7 @@ class Families(Learner):
     other.
 
     If a concept is only on beside another, a code has one atom less if its atom is the sum of both.
-    A round codes many samples Y on the unit atoms D by `pursue`, at the threshold
+    A round codes many samples Y on the unit atoms D by `reweighted_lasso`, at the threshold
 
         t = max(margin σ, .18 a),
         σ² = mean residual² per coordinate,   a² = mean square of the active codes,
@@ -100,7 +100,7 @@ class Families(Learner):
     """
 
     rank = 4
-    version = 4
+    version = 5
     constants: ClassVar = {"floor": FLOOR, "ridge": RIDGE}
     looks: ClassVar = {"online_dl_families": Look("online DL, families", "#DDCC77")}
 

@@ -84,7 +84,7 @@ class OnlineDictionary(Learner):
     r"""Learns a dictionary from minibatches, with large noisy steps first and small ones later, and
     a threshold that follows the residual.
 
-    A minibatch Y is coded on the current unit atoms D by `pursue`, a reweighted lasso from zero, at
+    A minibatch Y is coded on the current unit atoms D by `reweighted_lasso` from zero, at
     the threshold
 
         t = max(margin σ, floor a),
@@ -158,6 +158,7 @@ class OnlineDictionary(Learner):
     label = "online DL"
     colour = "#332288"
     rank = 3
+    version = 2
     looks: ClassVar = {"online_dl_incoherent": Look("online DL, incoherent", "#88CCEE")}
 
     num_steps: int = option(default=100, kw_only=True)
@@ -420,7 +421,7 @@ class Pruned(Learner):
 
     To get a dictionary with fewer atoms than the signals have concepts, it is better to learn it
     whole and then cut it: concepts without an atom are noise, which blurs the atoms while they are
-    learned. Samples are coded on all atoms as in `OnlineDictionary`, by `pursue` at the threshold
+    learned. Samples are coded on all atoms as in `OnlineDictionary`, by `reweighted_lasso` at the threshold
     `max(2.5 σ, .18 a)`. The `round(share · num_latents)` atoms of greatest `Σ_i z_ij²` stay, at
     least one, in their order.
 
@@ -432,6 +433,7 @@ class Pruned(Learner):
     """
 
     rank = 5
+    version = 2
     looks: ClassVar = {
         "online_dl_families_pruned": Look("online DL, families, pruned", "#CC6677")
     }
