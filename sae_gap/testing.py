@@ -29,14 +29,13 @@ from sae_gap.core import (
     AnyPath,
     MethodPart,
     Model,
-    Setting,
     Split,
     Task,
     check_type,
     describe,
     looks_of,
 )
-from sae_gap.data import draw
+from sae_gap.data import Setting
 from sae_gap.encoders import Affine, AmortisedEncoder, Encoder, Lasso, ReLU, encode
 from sae_gap.learners import Given, Held, Learner
 from sae_gap.metrics import SCORED, Metric
@@ -264,7 +263,7 @@ def check_learner(learner: Learner) -> None:
 
 def _drawn(learner, **options):
     """A small task, with inputs that tell all of it if a transcoder is to learn."""
-    task = draw(Setting(20, 3, 200, **options))
+    task = Setting(20, 3, 200, **options).task()
     if not learner.transcodes:
         return task
     signals = task.train.signals
@@ -550,7 +549,7 @@ def _inferred(
     bias=1.0,
 ):
     """A hundred samples of each split, or sixty, with codes of any sign and some silent latents."""
-    task = draw(Setting(20, 3, 200, padded_dim=padded))
+    task = Setting(20, 3, 200, padded_dim=padded).task()
     rng = np.random.default_rng(1)
     atoms: Any = np.zeros((task.input_dim, WIDTH))
     atoms[:12] = rng.normal(size=(12, WIDTH)) * (np.arange(WIDTH) != DEAD)

@@ -12,7 +12,7 @@ import itertools
 import math
 
 from benchmarks.harness import Bench, Preset, drawings, frozen, methods, option, presets
-from sae_gap.core import Setting
+from sae_gap.data import Setting
 
 RATIOS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
 _SHAPES = [2**power for power in range(5, 20)]
