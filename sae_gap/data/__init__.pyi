@@ -9,6 +9,10 @@ from sae_gap.data.activations.opening import save_activations as save_activation
 from sae_gap.data.activations.outliers import Outliers as Outliers
 from sae_gap.data.activations.outliers import find_outliers as find_outliers
 from sae_gap.data.activations.outliers import norms as norms
+from sae_gap.data.activations.places import ABOUT as ABOUT
+from sae_gap.data.activations.places import block_folder as block_folder
+from sae_gap.data.activations.places import mlp_folders as mlp_folders
+from sae_gap.data.activations.places import read_by_mlp as read_by_mlp
 from sae_gap.data.activations.rows import ACTIVATIONS as ACTIVATIONS
 from sae_gap.data.activations.rows import DOCUMENTS as DOCUMENTS
 from sae_gap.data.activations.rows import Activations as Activations

@@ -26,15 +26,19 @@ import numpy as np
 from jaxtyping import Int
 
 from sae_gap.core import AnyPath, check_choice, check_integer
-from sae_gap.data import Activations, open_activations
+from sae_gap.data import (
+    ABOUT,
+    Activations,
+    block_folder,
+    mlp_folders,
+    open_activations,
+)
 from sae_gap.lm import LM, Batch, Piece, Texts, batch_rows, cut, fill, pack
 from sae_gap.runtime import progress
 from sae_gap.storage import Folder, brief, digest
 
 # The types that rows may have.
 DTYPES = ("float16", "float32")
-# What an MLP reads, and what it adds to the stream.
-SIDES = ("in", "out")
 # The hook points of what is recorded.
 _HOOKS = {
     "block": "blocks.{}.hook_resid_post",
@@ -84,7 +88,7 @@ class Recorded(NamedTuple):
         Raises:
           ValueError: the block was not recorded, or not to the end, or a file of rows is damaged.
         """
-        return self._rows("block{}", layer, self.layers)
+        return self._rows(block_folder(layer), layer, self.layers)
 
     def mlp(self, layer: int) -> tuple[Activations, Activations]:
         """Returns what the MLP of a block reads, and what it adds to the stream.
@@ -92,12 +96,10 @@ class Recorded(NamedTuple):
         Raises:
           ValueError: as `activations`.
         """
-        return self._rows("mlp{}_in", layer, self.mlps), self._rows(
-            "mlp{}_out", layer, self.mlps
-        )
+        read, added = mlp_folders(layer)
+        return self._rows(read, layer, self.mlps), self._rows(added, layer, self.mlps)
 
     def _rows(self, name, layer, known):
-        name = name.format(layer)
         if layer not in known:
             told = ", ".join(map(str, known)) or "no block"
             raise ValueError(
@@ -185,8 +187,9 @@ def record(
     for layer in (*layers, *mlps):
         check_integer("a layer", layer, least=0, most=lm.model.num_blocks - 1)
     blocks = {*map(int, layers)}, {*map(int, mlps)}
-    places = [f"block{layer}" for layer in blocks[0]]
-    places += [f"mlp{layer}_{side}" for layer in blocks[1] for side in SIDES]
+    places = [block_folder(layer) for layer in blocks[0]]
+    for layer in blocks[1]:
+        places += mlp_folders(layer)
     check_integer("context", context, least=2, most=lm.model.context)
     check_choice("dtype", dtype, DTYPES)
     folder = Folder(folder)
@@ -231,9 +234,9 @@ def record(
                 found = _run(
                     lm, shard, context, blocks, dtype, firsts - start, stop - start
                 )
-                if not folder.exists("recording.json"):
+                if not folder.exists(ABOUT):
                     folder.write("tokens.npz", _bytes_of(np.savez, **arrays))
-                folder.write("recording.json", json.dumps(about, indent=1).encode())
+                folder.write(ABOUT, json.dumps(about, indent=1).encode())
                 for place in missing:
                     # The digest comes last: where it is, the rows and their documents are too.
                     contents = (
@@ -255,7 +258,7 @@ def open_recording(folder: AnyPath | Folder) -> Recorded:
       ValueError: there is no recording, or it is damaged.
     """
     folder = Folder(folder)
-    if not folder.exists("recording.json"):
+    if not folder.exists(ABOUT):
         raise ValueError(
             f"{folder} holds no recording.json; give a folder that record wrote."
         )
@@ -270,13 +273,9 @@ def origin_of(activations: AnyPath) -> dict[str, Any]:
     parent, _, name = str(activations).rstrip("/").rpartition("/")
     folder = Folder(parent or ".")
     place = re.fullmatch(r"([a-z]+)(\d+)(_in|_out|)", name)
-    if (
-        not place
-        or place[1] + place[3] not in _HOOKS
-        or not folder.exists("recording.json")
-    ):
+    if not place or place[1] + place[3] not in _HOOKS or not folder.exists(ABOUT):
         return {}
-    about = json.loads(folder.read("recording.json"))
+    about = json.loads(folder.read(ABOUT))
     return {
         "model_name": about["model"],
         "hook_name": _HOOKS[place[1] + place[3]].format(place[2]),
@@ -295,7 +294,7 @@ def _damaged(place, fault):
 def _read(folder):
     """Reads recording.json and the recording; raises a ValueError if it is damaged."""
     try:
-        about = json.loads(folder.read("recording.json"))
+        about = json.loads(folder.read(ABOUT))
         if about["form"] != FORM:
             raise ValueError(f"it is of form {about['form']}, not {FORM}")
         with np.load(io.BytesIO(folder.read("tokens.npz")), allow_pickle=False) as file:
@@ -359,7 +358,7 @@ def _agreed(folder, about, layers, mlps):
     the folder holds another recording.
     """
     known = about
-    if folder.exists("recording.json"):
+    if folder.exists(ABOUT):
         known, _ = _read(folder)
     elif any(re.match(r"block|mlp", name) for name in folder.folders()):
         raise ValueError(
@@ -429,12 +428,12 @@ def _places(model, windows, layers, mlps):
         if layer in mlps:
             hidden = model.run_blocks(hidden, windows, start, layer)
             start = layer
-            names = (f"mlp{layer}_{side}" for side in SIDES)
-            yield from zip(names, model.run_mlp(hidden, windows, layer), strict=True)
+            sides = model.run_mlp(hidden, windows, layer)
+            yield from zip(mlp_folders(layer), sides, strict=True)
         if layer in layers:
             hidden = model.run_blocks(hidden, windows, start, layer + 1)
             start = layer + 1
-            yield f"block{layer}", hidden
+            yield block_folder(layer), hidden
 
 
 def _bytes_of(save, *arrays, **named):

@@ -16,6 +16,7 @@ from sae_gap.study.scoring import score as score
 from sae_gap.study.stream import fit_stream as fit_stream
 from sae_gap.study.study import PROTOCOLS as PROTOCOLS
 from sae_gap.study.study import Job as Job
+from sae_gap.study.study import Line as Line
 from sae_gap.study.study import Method as Method
 from sae_gap.study.study import Scalar as Scalar
 from sae_gap.study.study import Stored as Stored

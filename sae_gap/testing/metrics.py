@@ -73,13 +73,14 @@ class _Case:
         optimum: dict[str, Any] = {}
         if self.missing not in ("dictionary", "optimum"):
             optimum = {name: inference.infer(lasso, name) for name in SCORED}
+        method = Method("own", "sae", Given(Held(model), "own"), lasso)
         return inference.inferred(
+            method,
             codes=codes,
             optimum=optimum,
             lam=lasso.lam,
             protocol=self.protocol,
             encoder=lasso if optimum else None,
-            method=Method("own", "sae", Given(Held(model), "own"), lasso),
         )
 
     def _codes(self, name: str, rng: np.random.Generator) -> Any:
