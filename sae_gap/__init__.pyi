@@ -30,7 +30,7 @@ from sae_gap.saes.loaded_sae import load_sae as load_sae
 from sae_gap.saes.save import save_sae as save_sae
 from sae_gap.solvers import match_l0 as match_l0
 from sae_gap.solvers import sparse_code as sparse_code
-from sae_gap.storage.results import Store as Store
+from sae_gap.storage.store import Store as Store
 from sae_gap.study.fitting import fit as fit
 from sae_gap.study.models import Models as Models
 from sae_gap.study.runner import run as run

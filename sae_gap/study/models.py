@@ -24,7 +24,7 @@ from sae_gap.core import AnyPath, Model, Task, identity
 from sae_gap.data import Source
 from sae_gap.learners import Learner
 from sae_gap.runtime import devices, distributed
-from sae_gap.storage import Checkpoint, Folder, results, trees
+from sae_gap.storage import Checkpoint, Folder, digests, provenance, trees
 from sae_gap.study import Fit, Fitted, blank_model, fit
 
 _LAST = "fit.safetensors"
@@ -64,7 +64,7 @@ class Models:
         }
         name = re.sub(r"[^a-z0-9_]", "", learner.name.lower())
         where = {"precision": identity.precision(), "platform": jax.default_backend()}
-        return self.directory / f"{name}-{results.key(decides | where)}"
+        return self.directory / f"{name}-{digests.key(decides | where)}"
 
     def missing(
         self, learner: Learner, source: Source, at: Sequence[int] = ()
@@ -151,7 +151,7 @@ class _Kept:
         """A random key from the seed and the learner's class, so that two classes do not share
         their noise on one seed.
         """
-        stream = int(results.key({"learner": type(self.learner).__name__})[:7], 16)
+        stream = int(digests.key({"learner": type(self.learner).__name__})[:7], 16)
         return jax.random.fold_in(jax.random.key(self.task.seed), stream)
 
     @functools.cached_property
@@ -228,9 +228,9 @@ class _Kept:
                 "seconds": fitted.end.seconds,
                 "compile_seconds": fitted.compile_seconds,
                 "device": fitted.device,
-                **results.provenance(),
+                **provenance(),
             }
-            text = json.dumps(results.plain(note), indent=1)
+            text = json.dumps(digests.plain(note), indent=1)
             _write(self.folder, _ENDED, text.encode())
 
 

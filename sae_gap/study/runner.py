@@ -15,7 +15,7 @@ from sae_gap.core import Task, check_shard, check_type
 from sae_gap.data import Source
 from sae_gap.learners import HostLearner, Learner
 from sae_gap.runtime import devices, distributed, progress
-from sae_gap.storage import results
+from sae_gap.storage import SIZES, Row, Store
 from sae_gap.study import Fit, Job, Models, Stored, Study, at_once, jobs, score
 
 # Fit learners together only if the codes, or squares of the width, of all that run at once have at
@@ -28,12 +28,12 @@ Fits = dict[tuple[Learner, int], Fit]
 
 def run(
     study: Study,
-    store: results.Store,
+    store: Store,
     shard: tuple[int, int] | None = None,
     *,
     models: Models | None = None,
     show_progress: bool = True,
-) -> list[results.Row]:
+) -> list[Row]:
     """Runs whatever the store lacks, and returns the study's rows.
 
     Each job fits one learner for all seeds, or reads its models, and infers with every method that
@@ -63,7 +63,7 @@ def run(
       UnfinishedError: the minutes of `progress.limit` were over before a fit or a row was started.
     """
     check_type("study", study, Study, "give sae_gap.Study(name, sources, methods)")
-    check_type("store", store, results.Store, "give sae_gap.Store(directory)")
+    check_type("store", store, Store, "give sae_gap.Store(directory)")
     check_type("models", models, (Models, type(None)), "give sae_gap.Models(directory)")
     if shard is None:
         index = distributed.index()
@@ -121,7 +121,7 @@ class _Cell:
     study: Study
     data: str
     jobs: list[Job]
-    store: results.Store
+    store: Store
     stored: Stored
     models: Models
     line: progress.Line
@@ -251,16 +251,14 @@ def _depth(learner: Learner) -> int:
     return len(chain(learner))
 
 
-def _in_order(study: Study, rows: list[results.Row]) -> list[results.Row]:
+def _in_order(study: Study, rows: list[Row]) -> list[Row]:
     """Sorts rows by their sizes, then by their methods, and by what these vary."""
     names = [
         method.name for source in study.sources for method in study.methods(source)
     ]
 
-    def place_of(row: results.Row) -> tuple:
-        cell = [
-            (row.get(size) is not None, row.get(size) or 0) for size in results.SIZES
-        ]
+    def place_of(row: Row) -> tuple:
+        cell = [(row.get(size) is not None, row.get(size) or 0) for size in SIZES]
         varied = [row.get(name) or 0 for name in ("lam", "iterations", "step")]
         return (*cell, names.index(row["method"]), *varied, row["seed"])
 

@@ -12,7 +12,7 @@ from sae_gap.core import SPLITS, Coded, Solution, Task
 from sae_gap.encoders import Encoder
 from sae_gap.metrics import Inferred, Metric
 from sae_gap.runtime import devices
-from sae_gap.storage import results
+from sae_gap.storage import Row, provenance
 from sae_gap.study import Fit, Inference, Job, Line, Stored, Study
 
 DIVERGED = "%s diverged: its %s not finite, and its metrics are left out"
@@ -20,12 +20,12 @@ DIVERGED = "%s diverged: its %s not finite, and its metrics are left out"
 
 def score(
     job: Job, tasks: Sequence[Task], fits: Sequence[Fit], stored: Stored
-) -> Iterator[results.Row]:
+) -> Iterator[Row]:
     """Yields what the lines of a job lack, from the fits of its learner to the data of each
     source.
     """
     study = job.study
-    provenance = results.provenance() | {"device": devices.describe()}
+    made_by = provenance() | {"device": devices.describe()}
     for source, task, fit in zip(job.sources, tasks, fits, strict=True):
         lines = [line for line in job.lines if line.source.seed == source.seed]
         for step, scored in _by_model(lines, fit).items():
@@ -37,7 +37,7 @@ def score(
                 "fit_seconds": fitted.seconds + fit.base_seconds,
                 "compile_seconds": fit.compile_seconds,
                 "fit_device": fit.device,
-                **provenance,
+                **made_by,
             }
             for line in scored:
                 metrics = stored.lacking(line) or []
@@ -72,7 +72,7 @@ def _needed(
 
 def _measure(
     study: Study, line: Line, inference: Inference, metrics: Sequence[Metric]
-) -> tuple[results.Row, Sequence[Metric]]:
+) -> tuple[Row, Sequence[Metric]]:
     """The columns of a line, and the metrics that did not fail."""
     method = line.method
     diverged = {"diverged": True, "measured": {}}
@@ -84,7 +84,7 @@ def _measure(
     known = inference.task.train.codes is not None
     splits = SPLITS if known else inference.scored
     coded = {split: inference.infer(encoder, split) for split in splits}
-    columns: results.Row = {}
+    columns: Row = {}
     if study.seconds:
         columns["encode_seconds"] = inference.seconds(encoder)
     if study.lam is None and encoder.weight is not None and "lam" not in line.columns:
@@ -120,7 +120,7 @@ def _apply(
     line: Line,
     inferred: Inferred,
     metrics: Sequence[Metric],
-    columns: results.Row,
+    columns: Row,
 ) -> list[Metric]:
     """Adds the columns of metrics, and which of them each gave; returns those that did not fail."""
     comparable = inferred.model.dictionary is not None and line.reference is not None
