@@ -186,6 +186,6 @@ def test_a_state_with_codes_lies_as_its_samples():
     many, _, program = run(learner, data)
     one, _, _ = run(learner, Split(jnp.asarray(signals)))
     assert_allclose(many.dictionary, one.dictionary, atol=1e-4)
-    _, state = program._start(program._learner, data, jax.random.key(0), {}, 20)
+    _, state = program._start(program._learner, Inputs(data, jax.random.key(0), {}, 20))
     assert state.codes.sharding.spec == PartitionSpec("samples")
     assert state.dictionary.sharding.is_fully_replicated

@@ -31,7 +31,7 @@ def shown(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
-def _is_scalar(value, kinds, of_python):
+def _is_scalar(value: Any, kinds: str, of_python: Any) -> bool:
     """True for a scalar of Python, NumPy or JAX; bools are not numbers here."""
     if isinstance(value, bool):
         return False

@@ -141,27 +141,36 @@ class Transcoder(Model):
     )
 
     @property
-    def num_inputs(self):
+    def num_inputs(self) -> int:
         return len(self.centre)
 
-    def widths(self, reads_inputs):
+    def widths(self, reads_inputs: bool) -> tuple[int, ...]:
         own = len(self.bias)
         read = self.num_inputs
         return (read, read + own) if reads_inputs else (own,)
 
-    def read(self, signals):
+    def read(self, signals: Float[Array, "n both"]) -> Float[Array, "n num_inputs"]:
         return signals[:, : self.num_inputs] - self.centre
 
-    def outputs(self, signals):
+    def outputs(self, signals: Float[Array, "n both"]) -> Float[Array, "n input_dim"]:
         inputs, activations = jnp.split(signals, [self.num_inputs], axis=1)
         return self.signals(activations, inputs)
 
-    def signals(self, activations, inputs=None):
+    def signals(
+        self,
+        activations: Float[Array, "n input_dim"],
+        inputs: Float[Any, "n num_inputs"] | None = None,
+    ) -> Float[Array, "n input_dim"]:
         if self.skip is None:
             return activations
         return activations - self._read(inputs, len(activations)) @ self.skip
 
-    def reconstruct(self, codes, activations, inputs=None):
+    def reconstruct(
+        self,
+        codes: Any,
+        activations: Float[Any, "n input_dim"] | None,
+        inputs: Float[Any, "n num_inputs"] | None = None,
+    ) -> Float[Array, "n input_dim"]:
         decoded = super().reconstruct(codes, None)
         return (
             decoded
@@ -169,7 +178,7 @@ class Transcoder(Model):
             else decoded + self._read(inputs, len(decoded)) @ self.skip
         )
 
-    def _read(self, inputs, rows):
+    def _read(self, inputs: Any, rows: int) -> Float[Any, "n num_inputs"]:
         if np.shape(inputs) != (rows, self.num_inputs):
             raise ValueError(
                 f"a transcoder with a skip reads inputs of shape ({rows}, {self.num_inputs}), but "

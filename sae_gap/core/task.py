@@ -49,7 +49,7 @@ class Split(eqx.Module):
             self.inputs if isinstance(model, Transcoder) else self.signals
         )
 
-    def _counted(self, rows):
+    def _counted(self, rows: Any) -> Float[np.ndarray, "m columns"]:
         rows = np.asarray(rows)
         return rows if self.counts is None else rows[self.counts]
 

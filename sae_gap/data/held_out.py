@@ -91,7 +91,7 @@ class HeldOut:
     def _split_seed(self) -> int:
         return self.seed if self.split_seed is None else self.split_seed
 
-    def _split(self, rows):
+    def _split(self, rows: Activations) -> tuple[Activations, Activations]:
         return rows.split(self.held_out, self._split_seed)  # type: ignore[arg-type]
 
     @property
@@ -153,9 +153,11 @@ class HeldOut:
         """What a transcoder reads of the held-out rows to score."""
         return self._read(self._inside)
 
-    def _read(self, numbers):
+    def _read(
+        self, numbers: Int[np.ndarray, " n"]
+    ) -> Float[np.ndarray, "n num_inputs"] | None:
         """What a transcoder reads of rows, by their numbers among all rows of the files."""
-        return self.inputs and self.inputs.take(numbers)
+        return None if self.inputs is None else self.inputs.take(numbers)
 
     @functools.cached_property
     def members(self) -> Int[np.ndarray, " n"]:
@@ -183,7 +185,7 @@ class HeldOut:
         inputs = self.inputs
         numbers = evenly_spaced(train.num_samples, self.num_train)
 
-        def read(part, places):
+        def read(part: Activations, places: Int[np.ndarray, " n"]) -> Any:
             if self.together:
                 return devices.read_rows(
                     lambda rows: part.take(places[rows]), len(places), part.input_dim

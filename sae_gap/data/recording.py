@@ -58,14 +58,14 @@ def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -
             "give width."
         )
 
-    def matrix(name, rows):
+    def matrix(name: str, rows: int) -> Any:
         return (
             jnp.asarray(tensors.take(name, rows, widths[0]))
             if name in tensors
             else None
         )
 
-    def split(name):
+    def split(name: str) -> Split:
         signals = tensors.take(f"Y_{name}", tensors.shape(f"Y_{name}")[0], input_dim)
         return Split(jnp.asarray(signals), matrix(f"Z_{name}", len(signals)))
 
@@ -101,7 +101,7 @@ class Recording:
         """Returns the splits of the file, with the seed of this recording."""
         return dataclasses.replace(self._content()[0], seed=self.seed)
 
-    def _content(self):
+    def _content(self) -> tuple[Task, str]:
         modified = self.path.stat().st_mtime_ns if self.path.is_file() else 0
         return _read(self.path, self.width, modified)
 
@@ -135,6 +135,6 @@ class Recording:
 
 
 @functools.lru_cache(maxsize=1)
-def _read(path, width, modified):
+def _read(path: pathlib.Path, width: int | None, modified: int) -> tuple[Task, str]:
     """Reads a task and the digest of its file, once for all seeds unless the file changes."""
     return load(path, width=width), file_digest(path)

@@ -176,7 +176,7 @@ class Tensors:
                 "correct the architecture in its configuration, or remove what is left over."
             )
 
-    def _named(self, name):
+    def _named(self, name: str) -> np.ndarray:
         if name not in self._arrays:
             raise ValueError(
                 f"{self.path} has no tensor {name}, but {self}; check that it is the right file."
@@ -209,7 +209,7 @@ def map_safetensors(path: Path) -> dict[str, Callable[[], np.memmap]]:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         start = file.tell()
 
-    def mapped(name):
+    def mapped(name: str) -> np.memmap:
         entry = header[name]
         place = start + entry["data_offsets"][0]
         shape = tuple(entry["shape"])
@@ -272,7 +272,7 @@ def member_start(path: Path, member: zipfile.ZipInfo) -> tuple[int, int]:
 class _Named:
     """A name in a pickle that nothing calls: a type of storage, or of number."""
 
-    def __init__(self, dtype=None):
+    def __init__(self, dtype: str | None = None):
         self.dtype = dtype and np.dtype(dtype)
 
 
@@ -320,7 +320,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
     pickle names.
     """
 
-    def __init__(self, path, archive):
+    def __init__(self, path: Path, archive: zipfile.ZipFile):
         pickles = [
             name
             for name in archive.namelist()
@@ -338,7 +338,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
             )
         super().__init__(io.BytesIO(archive.read(pickles[0])))
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         # New functions for each pickle, since it can set attributes of what it gets.
@@ -354,7 +354,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
             f"it names {module}.{name}, which is no tensor and is not executed"
         )
 
-    def persistent_load(self, saved):
+    def persistent_load(self, saved: Any) -> np.memmap:
         word, kind, key, _, _ = saved
         if word != "storage" or getattr(kind, "dtype", None) is None:
             raise ValueError("it refers to something that is not a storage")
@@ -366,7 +366,9 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
         )
 
 
-def _rebuild(storage, offset, shape, strides, *rest):
+def _rebuild(
+    storage: Any, offset: int, shape: Sequence[int], strides: Sequence[int], *rest: Any
+) -> np.ndarray:
     """A tensor with any strides as a view of its storage."""
     if not isinstance(storage, np.ndarray) or math.prod(shape) > storage.size:
         raise ValueError(f"a tensor of shape {shape} does not fit in its storage")
@@ -435,7 +437,7 @@ class Config:
         """The entries of some names, as texts; those that are missing are left out."""
         return {name: str(self.entries[name]) for name in names if name in self}
 
-    def _typed(self, name, default, kind, wanted):
+    def _typed(self, name: str, default: Any, kind: type, wanted: str) -> Any:
         value = self._value(name, default)
         if not isinstance(value, kind):
             raise ValueError(
@@ -446,7 +448,7 @@ class Config:
     flag = partialmethod(_typed, kind=bool, wanted="true or false")
     text = partialmethod(_typed, kind=str, wanted="a text")
 
-    def _value(self, name, default):
+    def _value(self, name: str, default: Any) -> Any:
         value = self.entries.get(name)
         return default if value is None else value
 

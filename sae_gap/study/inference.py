@@ -116,7 +116,7 @@ class Inference:
         return self._prepared[encoder]
 
     @property
-    def _calibration(self):
+    def _calibration(self) -> Split:
         if self._calibrate_on == "scored":
             return self.normalised.id
         if self._calibrate_on == "clean":
@@ -183,7 +183,7 @@ class Inference:
             place: coded for place, coded in self._coded.items() if place[0] in kept
         }
 
-    def _run(self, encoder, split):
+    def _run(self, encoder: Encoder, split: str) -> tuple[Coded, float]:
         if (encoder, split) not in self._coded:
             mesh = devices.own_mesh()
             signals = jax.block_until_ready(

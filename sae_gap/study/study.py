@@ -246,11 +246,11 @@ class Stored:
             and all(metric.everywhere for metric in self.lacking(line) or ())
         ]
 
-    def _of(self, line):
+    def _of(self, line: Line) -> list[Row]:
         """The rows of a line, the latest last."""
         return self._rows.get(line.cell) or self._rows.get(line.key, [])
 
-    def _row(self, line):
+    def _row(self, line: Line) -> Row:
         rows = self._of(line)
         measured = [
             (row, *pair) for row in rows for pair in row.get("measured", {}).items()
@@ -318,7 +318,13 @@ def jobs(study: Study) -> Iterator[Job]:
             yield Job(study, data, learner, lines)
 
 
-def _line(study, source, description, method, step):
+def _line(
+    study: Study,
+    source: Source,
+    description: dict[str, Any],
+    method: Method,
+    step: int | None,
+) -> Line:
     encoder = method.encoder
     reference = None
     if study.lam is not None:
@@ -326,7 +332,7 @@ def _line(study, source, description, method, step):
         # codes can beat the best non-negative ones, so they are compared with the best signed ones.
         weight = study.lam if encoder.weight is None else encoder.weight
         reference = Lasso(weight, nonneg=not encoder.signed)
-    shared = {
+    shared: Row = {
         "study": study.name,
         "protocol": study.protocol,
         "method": method.name,
@@ -336,7 +342,7 @@ def _line(study, source, description, method, step):
     }
     if reference is not None:
         shared["lam"] = reference.lam
-    decides = {"source": description, "row": dict(method.row), "step": step}
+    decides: Row = {"source": description, "row": dict(method.row), "step": step}
     if study.calibrate_on != "scored":
         decides["calibrate_on"] = study.calibrate_on
     decides |= shared | {"numerics": identity.NUMERICS}
@@ -353,6 +359,6 @@ def _line(study, source, description, method, step):
     return Line(source, method, step, reference, columns, decides)
 
 
-def _key(decides, metrics):
+def _key(decides: dict[str, Any], metrics: Sequence[Metric]) -> str:
     measured = sorted([metric.name, metric.version] for metric in metrics)
     return digests.key(decides | {"metrics": measured})

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from sae_gap.core import (
     RUNS,
@@ -392,7 +392,7 @@ class Activations:
             self._tables, self.numbers[held]
         )
 
-    def _drawn(self, held_out, seed):
+    def _drawn(self, held_out: float, seed: int) -> Bool[np.ndarray, " num_samples"]:
         """Marks the rows that are held out."""
         names, member, sizes = np.unique(
             self.groups, return_inverse=True, return_counts=True
@@ -414,7 +414,9 @@ class Activations:
             held[smallest] = not held[smallest]
         return held[member]
 
-    def _gather(self, places):
+    def _gather(
+        self, places: Int[np.ndarray, " rows"]
+    ) -> Float[np.ndarray, "rows input_dim"]:
         """Reads the rows at ascending places, in spans that end at wide gaps."""
         gathered = np.empty((len(places), self.input_dim), np.float32)
         done = first = 0

@@ -112,7 +112,7 @@ class World(Law):
         train = WorldStream(self)
         firing = firing_of(self.law)
 
-        def scored(split):
+        def scored(split: str) -> Split:
             signals, codes = WorldStream(self, split).samples(0, self.num_scored)
             return Split(jnp.asarray(signals), codes)
 
@@ -195,7 +195,9 @@ class WorldStream:
             codes.append(their_codes[rows])
         return signals, sparse.csr_array(sparse.vstack(codes, format="csr"))
 
-    def _draw(self, index):
+    def _draw(
+        self, index: int
+    ) -> tuple[Float[np.ndarray, "piece input_dim"], sparse.csr_array]:
         rng = np.random.default_rng([*self._seed, index])
         codes = self._sampler.codes(rng, PIECE).astype(self.atoms.dtype)
         signals = codes @ self.atoms
