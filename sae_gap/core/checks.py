@@ -36,11 +36,9 @@ def _is_scalar(value: Any, kinds: str, of_python: Any) -> bool:
     if isinstance(value, bool):
         return False
     kind = getattr(getattr(value, "dtype", None), "kind", None)
-    return (
-        isinstance(value, of_python)
-        if kind is None
-        else kind in kinds and np.shape(value) == ()
-    )
+    if kind is None:
+        return isinstance(value, of_python)
+    return kind in kinds and np.shape(value) == ()
 
 
 def is_integer(value: Any) -> bool:

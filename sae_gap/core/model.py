@@ -145,9 +145,9 @@ class Transcoder(Model):
         return len(self.centre)
 
     def widths(self, reads_inputs: bool) -> tuple[int, ...]:
-        own = len(self.bias)
+        explained = len(self.bias)
         read = self.num_inputs
-        return (read, read + own) if reads_inputs else (own,)
+        return (read, read + explained) if reads_inputs else (explained,)
 
     def read(self, signals: Float[Array, "n both"]) -> Float[Array, "n num_inputs"]:
         return signals[:, : self.num_inputs] - self.centre
@@ -172,11 +172,9 @@ class Transcoder(Model):
         inputs: Float[Any, "n num_inputs"] | None = None,
     ) -> Float[Array, "n input_dim"]:
         decoded = super().reconstruct(codes, None)
-        return (
-            decoded
-            if self.skip is None
-            else decoded + self._read(inputs, len(decoded)) @ self.skip
-        )
+        if self.skip is None:
+            return decoded
+        return decoded + self._read(inputs, len(decoded)) @ self.skip
 
     def _read(self, inputs: Any, rows: int) -> Float[Any, "n num_inputs"]:
         if np.shape(inputs) != (rows, self.num_inputs):

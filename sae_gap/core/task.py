@@ -58,13 +58,10 @@ class Split(eqx.Module):
         """The probe's target: whether latent 0 exceeds one half."""
         if self.codes is None:
             return None
-        # Some sparse formats cannot be sliced.
-        sparse = scipy.sparse.issparse(self.codes)
-        codes = (
-            scipy.sparse.csc_array(self.codes)[:, [0]].toarray()
-            if sparse
-            else self.codes
-        )
+        codes: Any = self.codes
+        if scipy.sparse.issparse(codes):
+            # Some sparse formats cannot be sliced.
+            codes = scipy.sparse.csc_array(codes)[:, [0]].toarray()
         return codes[:, 0] > 0.5
 
 

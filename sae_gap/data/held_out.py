@@ -71,21 +71,21 @@ class HeldOut:
     @functools.cached_property
     def kept(self) -> Activations:
         """The activations, without outlier tokens unless these are kept."""
-        return (
-            self.activations
-            if self.keep_outliers
-            else self.activations.without_outliers()
-        )
+        if self.keep_outliers:
+            return self.activations
+        return self.activations.without_outliers()
 
     @functools.cached_property
     def parts(self) -> tuple[Activations, Activations]:
         """The rows that learners see, and the held-out ones."""
-        if (held := self.whole) is self.held_out:
-            return self.kept, held if self.keep_outliers else held.without_outliers()
+        if self.whole is self.held_out:
+            whole = self.whole
+            held = whole if self.keep_outliers else whole.without_outliers()
+            return self.kept, held
         train, held = self._split(self.kept)
-        return (
-            self._split(self.activations)[0] if self.learn_outliers else train
-        ), held
+        if self.learn_outliers:
+            train, _ = self._split(self.activations)
+        return train, held
 
     @property
     def _split_seed(self) -> int:
@@ -97,11 +97,8 @@ class HeldOut:
     @property
     def whole(self) -> Activations:
         """The activations of which all or a share are scored."""
-        return (
-            self.held_out
-            if isinstance(self.held_out, Activations)
-            else self.activations
-        )
+        given = isinstance(self.held_out, Activations)
+        return self.held_out if given else self.activations  # type: ignore[return-value]
 
     @functools.cached_property
     def places(self) -> Int[np.ndarray, " n"]:

@@ -75,7 +75,9 @@ class Tensors:
     """
 
     def __init__(self, path: Path, arrays: Mapping[str, np.ndarray]):
-        self.path, self._arrays, self._taken = path, dict(arrays), set[str]()
+        self.path = path
+        self._arrays = dict(arrays)
+        self._taken = set[str]()
 
     def __contains__(self, name: str) -> bool:
         return name in self._arrays
@@ -108,11 +110,8 @@ class Tensors:
         """
         array = self._named(name)
         if array.shape != shape:
-            mend = (
-                "transpose it"
-                if array.shape == shape[::-1]
-                else "give what belongs together"
-            )
+            turned = array.shape == shape[::-1]
+            mend = "transpose it" if turned else "give what belongs together"
             raise ValueError(
                 f"{name} in {self.path} has shape {array.shape} where {shape} is expected; {mend}."
             )
@@ -140,11 +139,9 @@ class Tensors:
     def scalar(self, name: str) -> float:
         """A single finite number of any type."""
         array = self._named(name)
-        value = (
-            float(array.reshape(()))
-            if array.size == 1 and array.dtype.kind in "fiubV"
-            else np.nan
-        )
+        value = np.nan
+        if array.size == 1 and array.dtype.kind in "fiubV":
+            value = float(array.reshape(()))
         if not np.isfinite(value):
             raise ValueError(
                 f"{name} in {self.path} must be one finite number; train or download it again."
@@ -264,9 +261,8 @@ def member_start(path: Path, member: zipfile.ZipInfo) -> tuple[int, int]:
         local = file.read(30)
     if local[:4] != b"PK\x03\x04":
         raise ValueError(f"its entry {member.filename!r} is damaged")
-    return member.header_offset + 30 + sum(
-        struct.unpack("<HH", local[26:30])
-    ), member.file_size
+    rest = sum(struct.unpack("<HH", local[26:30]))
+    return member.header_offset + 30 + rest, member.file_size
 
 
 class _Named:
@@ -296,23 +292,21 @@ def tensors_of(held: Any) -> dict[str, np.ndarray]:
     Raises:
       ValueError: it is no dict of names, or holds no tensors.
     """
-    if isinstance(held, Mapping) and not any(
-        isinstance(value, np.ndarray) for value in held.values()
-    ):
-        held = next(
-            (held[name] for name in _NESTED if isinstance(held.get(name), Mapping)),
-            held,
-        )
+    if isinstance(held, Mapping) and not _arrays_in(held):
+        nested = [held[name] for name in _NESTED if isinstance(held.get(name), Mapping)]
+        held = nested[0] if nested else held
     if not isinstance(held, Mapping) or not all(isinstance(name, str) for name in held):
         raise ValueError(
             f"it holds a {type(held).__name__}, not a dict of tensors by name"
         )
-    tensors = {
-        name: value for name, value in held.items() if isinstance(value, np.ndarray)
-    }
+    tensors = _arrays_in(held)
     if not tensors:
         raise ValueError("it holds no tensors")
     return tensors
+
+
+def _arrays_in(held: Mapping[Any, Any]) -> dict[Any, np.ndarray]:
+    return {name: part for name, part in held.items() if isinstance(part, np.ndarray)}
 
 
 class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
@@ -373,8 +367,9 @@ def _rebuild(
     if not isinstance(storage, np.ndarray) or math.prod(shape) > storage.size:
         raise ValueError(f"a tensor of shape {shape} does not fit in its storage")
     # NumPy refuses strides that leave the buffer.
-    offset, *apart = (number * storage.itemsize for number in (offset, *strides))
-    return np.ndarray(shape, storage.dtype, storage, offset, apart)
+    size = storage.itemsize
+    apart = [stride * size for stride in strides]
+    return np.ndarray(shape, storage.dtype, storage, offset * size, apart)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -384,10 +379,10 @@ def read_json(path: Path) -> dict[str, Any]:
       ValueError: the file is missing, or is not a JSON object.
     """
     with reading(path, "a configuration in JSON"):
-        found = json.loads(path.read_bytes())
-        if not isinstance(found, dict):
-            raise ValueError(f"it holds a {type(found).__name__}, not an object")
-        return found
+        entries = json.loads(path.read_bytes())
+        if not isinstance(entries, dict):
+            raise ValueError(f"it holds a {type(entries).__name__}, not an object")
+        return entries
 
 
 class Config:
@@ -399,7 +394,8 @@ class Config:
     """
 
     def __init__(self, path: Path, entries: Mapping[str, Any]):
-        self.path, self.entries = path, dict(entries)
+        self.path = path
+        self.entries = dict(entries)
 
     def __contains__(self, name: str) -> bool:
         return self.entries.get(name) is not None

@@ -252,18 +252,18 @@ class Stored:
 
     def _row(self, line: Line) -> Row:
         rows = self._of(line)
-        measured = [
-            (row, *pair) for row in rows for pair in row.get("measured", {}).items()
-        ]
-        owned = {"measured", "cell"}.union(*(names or () for _, _, names in measured))
-        found: Any = {}
+        owned = {"measured", "cell"}
+        wanted: Row = {}
         for row in rows:
-            found |= {name: value for name, value in row.items() if name not in owned}
-        for row, metric, names in measured:
-            if metric in self._metrics:
-                found |= {name: row[name] for name in names or ()}
+            for metric, names in row.get("measured", {}).items():
+                owned.update(names or ())
+                if metric in self._metrics:
+                    wanted |= {name: row[name] for name in names or ()}
+        joined: Row = {}
+        for row in rows:
+            joined |= {name: value for name, value in row.items() if name not in owned}
         # Labels are not stored.
-        return found | line.columns
+        return joined | wanted | line.columns
 
 
 @dataclasses.dataclass(frozen=True)

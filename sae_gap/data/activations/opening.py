@@ -40,10 +40,9 @@ def map_npy(path: pathlib.Path, begin: int = 0, size: int | None = None) -> np.n
     """
     with path.open("rb") as file:
         file.seek(begin)
-        header = (
-            f"read_array_header_{'_'.join(map(str, np.lib.format.read_magic(file)))}"
-        )
-        shape, fortran, dtype = getattr(np.lib.format, header)(file)
+        version = "_".join(map(str, np.lib.format.read_magic(file)))
+        read_header = getattr(np.lib.format, f"read_array_header_{version}")
+        shape, fortran, dtype = read_header(file)
         order: Any = "F" if fortran else "C"
         array = np.memmap(path, dtype, "r", file.tell(), shape, order)
         there = begin + (size or path.stat().st_size) - file.tell()
@@ -133,10 +132,8 @@ class _Lists:
             raise RefusedError(
                 f"{path} has lists of {widths.tolist()[:5]} numbers; drop the others."
             )
-        self.shape, self.dtype = (
-            (len(column), int(widths[0])),
-            np.dtype(kind.to_pandas_dtype()),
-        )
+        self.shape = (len(column), int(widths[0]))
+        self.dtype = np.dtype(kind.to_pandas_dtype())
         self._column = column
 
     def __getitem__(self, part: slice) -> Float[np.ndarray, "rows width"]:

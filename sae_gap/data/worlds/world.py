@@ -136,14 +136,11 @@ class World(Law):
             "seed",
             "noise_db",
         )
-        few = {
-            name: getattr(self, name)
-            for name in ("width", "scored")
-            if getattr(self, name) is not None
-        }
-        return (
-            {"world": self.title} | {name: getattr(self, name) for name in names} | few
-        )
+        values = {"world": self.title} | {name: getattr(self, name) for name in names}
+        for name in ("width", "scored"):
+            if getattr(self, name) is not None:
+                values[name] = getattr(self, name)
+        return values
 
 
 class WorldStream:
@@ -165,9 +162,10 @@ class WorldStream:
         self._sampler = Sampler(
             out_of_distribution(law) if split == "ood" else firing_of(law)
         )
-        self.atoms, self.bias = (
-            part.astype(jnp.zeros(()).dtype) for part in atoms_of(law)
-        )
+        dtype = jnp.zeros(()).dtype
+        atoms, bias = atoms_of(law)
+        self.atoms = atoms.astype(dtype)
+        self.bias = bias.astype(dtype)
         number = world.num_samples if split == "train" else world.num_scored
         way = np.random.default_rng([world.seed, _DRIFT]).standard_normal(law.input_dim)
         # The step of the mean from a sample to the next.
