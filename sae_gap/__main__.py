@@ -82,7 +82,7 @@ def listing() -> str:
     )
 
 
-def _purpose(path):
+def _purpose(path: Path) -> str:
     """Returns the first sentence of a module's docstring, in one line."""
     text = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"), path)) or ""
     return " ".join(text.partition("\n\n")[0].split())
@@ -126,14 +126,14 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
 
 
-def _end_on_signals():
+def _end_on_signals() -> None:
     """Makes Ctrl-C and SIGTERM end this process at once, with a sentence.
 
     Python would wait for an import or a compiled loop to end. Files are always whole, so nothing
     needs to be cleaned up.
     """
 
-    def wait():
+    def wait() -> None:
         word, code = _ENDS[signal.Signals(signal.sigwait(_ENDS))]
         # Python's own streams have locks, which another thread may hold.
         os.write(2, f"{word}; the same command goes on from what is saved.\n".encode())

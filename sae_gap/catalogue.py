@@ -221,13 +221,13 @@ def transcoder_for_activations(
     return sae_gap.learners.SparseTranscoder(**vars(sae), skip=skip)
 
 
-def _sae_encoder(name, sparsity, tuned=False):
+def _sae_encoder(name: str, sparsity: int, tuned: bool = False) -> Any:
     check_choice("sae", name, saes())
     kind = saes()[name]
     return _make(kind, name, sparsity, **(kind.recipe.options if tuned else {}))
 
 
-def _make(kind, name, sparsity, **offered):
+def _make(kind: Any, name: str, sparsity: int, **offered: Any) -> Any:
     try:
         return make(kind, k=sparsity, sparsity=sparsity, **offered)
     except TypeError as error:

@@ -21,7 +21,7 @@ from sae_gap.encoders import TopK
 from sae_gap.learners import DLFista, SparseAutoencoder
 from sae_gap.runtime import devices, sharding
 from sae_gap.solvers import coding, implicit, sparse_code
-from sae_gap.study import fitting as loop
+from sae_gap.study import Inputs, Pauses, Program
 from tests.solvers.problems import draw
 
 LAM = 0.05
@@ -141,10 +141,9 @@ def test_samples_that_do_not_divide_are_filled_up_with_zeros():
 
 
 def run(learner, data, num_latents=20):
-    program = loop.Program(
-        learner, num_latents, devices.mesh(), data, jax.random.key(0), {}
-    )
-    end = program.run(data, jax.random.key(0), {}, watch=lambda *_: None)
+    inputs = Inputs(data, jax.random.key(0), {}, num_latents)
+    program = Program(learner, devices.mesh(), inputs)
+    end = program.run(inputs, Pauses())
     return end.model, end.step, program
 
 
@@ -187,6 +186,6 @@ def test_a_state_with_codes_lies_as_its_samples():
     many, _, program = run(learner, data)
     one, _, _ = run(learner, Split(jnp.asarray(signals)))
     assert_allclose(many.dictionary, one.dictionary, atol=1e-4)
-    _, state = program._start(program._learner, data, jax.random.key(0), {}, 20)
+    _, state = program._start(program._learner, Inputs(data, jax.random.key(0), {}, 20))
     assert state.codes.sharding.spec == PartitionSpec("samples")
     assert state.dictionary.sharding.is_fully_replicated

@@ -25,7 +25,7 @@ from sae_gap.measure import learner_at, methods_of, study_of
 from sae_gap.metrics import nats
 from sae_gap.probing import Probed, Tokens, concepts
 from sae_gap.saes import SAE
-from sae_gap.storage import results
+from sae_gap.storage import digests
 from sae_gap.study import Method, Models, Study, jobs, runner
 
 ROWS = 400
@@ -252,7 +252,7 @@ def of_downstream(
         return [line.key for job in jobs(study) for line in job.lines]
 
     learner = learner_at(control, width, level, DIM)
-    texts = results.key(source.asdict())
+    texts = digests.key(source.asdict())
     return {"texts": texts, "score": keys(sae(**given).given), "control": keys(learner)}
 
 
@@ -280,7 +280,7 @@ def of_record(
         recording.record(
             lm, Texts(*map(tuple, texts)), folder, (1,), **{"context": 4} | options
         )
-    return {"recording": results.key(about)}
+    return {"recording": digests.key(about)}
 
 
 # Of each door: what is changed, and which keys change with it.
@@ -491,13 +491,13 @@ def test_each_field_of_a_source_is_in_its_key(source, values, of_fit):
         for value in given
     ]
     keys = [
-        results.key(one.asdict()) for one in (source, *(other for _, other in others))
+        digests.key(one.asdict()) for one in (source, *(other for _, other in others))
     ]
     assert len({*keys}) == len(keys)
     if of_fit is not None:
-        fit = results.key(source.seen())
+        fit = digests.key(source.seen())
         for name, other in others:
-            assert (results.key(other.seen()) != fit) == (name in of_fit), name
+            assert (digests.key(other.seen()) != fit) == (name in of_fit), name
 
 
 # Fields that tests of keys change; labels and what only costs time stay out of keys.

@@ -10,7 +10,7 @@ from benchmarks import cli
 from benchmarks.harness import Drawing, Preset
 from benchmarks.options import Distributed, Fitted, Limited, frozen, option, written
 from sae_gap.data import Source
-from sae_gap.storage import Folder, Row, Store, results
+from sae_gap.storage import Folder, Row, Store, digests
 from sae_gap.study import Method, Models, Study
 
 RECOVERY = (
@@ -130,7 +130,7 @@ class Run(NamedTuple):
         text = "_".join(flag.removeprefix("--") for flag in flags)
         name = re.sub(r"[^\w=.,+-]", "-", text)
         if len(name) > 100:
-            name = f"{name[:80]}-{results.key({'flags': text})}"
+            name = f"{name[:80]}-{digests.key({'flags': text})}"
         return self.store.folder / name
 
     @property

@@ -12,8 +12,7 @@ from absl import logging
 from benchmarks import cli
 from benchmarks.harness import Bench, Preset, Run, StudyOptions, methods
 from benchmarks.options import changes, option
-from sae_gap.core import check_width
-from sae_gap.data import SCALED, Recording, fetched
+from sae_gap.data import SCALED, Recording, check_width, fetched
 from sae_gap.figures import labels
 from sae_gap.learners import Learner, Peer
 from sae_gap.runtime import devices, distributed

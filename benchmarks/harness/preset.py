@@ -8,8 +8,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from benchmarks.options import Options, option
-from sae_gap.core import SEED, Setting
-from sae_gap.data import WORLDS, Source, named_world, parse_law, published_world
+from sae_gap.core import SEED
+from sae_gap.data import (
+    WORLDS,
+    Setting,
+    Source,
+    named_world,
+    parse_law,
+    published_world,
+)
 from sae_gap.encoders import FISTA, Encoder, Lasso
 from sae_gap.study import PROTOCOLS
 

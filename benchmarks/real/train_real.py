@@ -54,7 +54,7 @@ from sae_gap.measure.methods import FROM, TRANSCODERS
 from sae_gap.metrics import atom_statistics
 from sae_gap.runtime import devices, distributed, progress
 from sae_gap.saes import ATOMS, BIAS, files_of
-from sae_gap.storage import Folder, Row, results
+from sae_gap.storage import Folder, Row, Store
 from sae_gap.study import Models, Stored, Study, jobs, run
 
 NAME = "train_real"
@@ -287,7 +287,7 @@ def _train(options: TrainOptions, ending: str) -> list[Row]:
     logging.info("%d rows to learn from", source.num_train)
     origin = origin_of(options.targets or options.activations or "")
     read = origin_of(options.activations or "").get("hook_name")
-    store = results.Store(directory)
+    store = Store(directory)
     try:
         run(study_for(options, [source], options.methods), store, models=models)
     except progress.UnfinishedError as left:

@@ -14,8 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.core import Setting
-from sae_gap.data import paper
+from sae_gap.data import Setting
 from sae_gap.runtime import devices
 from sae_gap.solvers import sparse_code
 
@@ -89,7 +88,7 @@ def draw(cell: Cell) -> Problem:
         setting = Setting(
             cell.num_latents, cell.sparsity, count, input_dim=cell.input_dim
         )
-        task = paper.draw(setting)
+        task = setting.task()
         signals = np.asarray(task.train.signals)[: cell.num_samples]
         dictionary = np.ascontiguousarray(task.dictionary)
     # The weight at which the code of each signal vanishes.

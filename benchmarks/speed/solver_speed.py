@@ -32,7 +32,7 @@ from benchmarks.speed import problems, scores
 from benchmarks.speed.problems import CODERS, OURS, Cell, Run, codes_of
 from sae_gap.analysis import tables
 from sae_gap.runtime import devices
-from sae_gap.storage import Row, results
+from sae_gap.storage import Row, provenance
 
 NAME = "solver_speed"
 # Seconds after which the repeats of a cell end.
@@ -128,7 +128,7 @@ def main(options: SolverSpeedOptions) -> None:
     given = {name: flags[name] for name in Cell._fields if flags.get(name) is not None}
     cells = dict.fromkeys(problems.TABLE, names) | {problems.WIDE: [OURS]}
     folder = options.folder(NAME)
-    made = results.provenance() | {"device": devices.describe()}
+    made = provenance() | {"device": devices.describe()}
     rows = list[Row]()
     notes = dict[str, None]()
     for cell, chosen in ({Cell(**given): names} if given else cells).items():

@@ -13,7 +13,7 @@ import math
 from typing import Any
 
 from benchmarks.harness import Bench, Preset, drawings, frozen, methods, option, presets
-from sae_gap.core import Setting
+from sae_gap.data import Setting
 from sae_gap.study import Method
 
 RATIOS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)

@@ -31,16 +31,14 @@ def shown(value: Any) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
-def _is_scalar(value, kinds, of_python):
+def _is_scalar(value: Any, kinds: str, of_python: Any) -> bool:
     """True for a scalar of Python, NumPy or JAX; bools are not numbers here."""
     if isinstance(value, bool):
         return False
     kind = getattr(getattr(value, "dtype", None), "kind", None)
-    return (
-        isinstance(value, of_python)
-        if kind is None
-        else kind in kinds and np.shape(value) == ()
-    )
+    if kind is None:
+        return isinstance(value, of_python)
+    return kind in kinds and np.shape(value) == ()
 
 
 def is_integer(value: Any) -> bool:

@@ -4,7 +4,9 @@ import ast
 import importlib
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # JAX may be half loaded when a second thread loads another part of it, so one loads at a time.
 LOADING = threading.RLock()
@@ -13,7 +15,9 @@ LOADING = threading.RLock()
 PATIENCE = 20
 
 
-def attach(package, file):
+def attach(
+    package: str, file: str
+) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Returns `__getattr__` and `__dir__` of a package, which load the names that its stub,
     `__init__.pyi`, imports, and lists these as `__all__`. A new name takes one line there.
 
@@ -29,7 +33,7 @@ def attach(package, file):
         for name in node.names
     }
 
-    def load(name):
+    def load(name: str) -> Any:
         if name not in home:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         taken = LOADING.acquire(timeout=PATIENCE)

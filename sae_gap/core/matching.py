@@ -107,7 +107,9 @@ def nearest_atoms(
     )
 
 
-def correlations(left, right):
+def correlations(
+    left: Float[np.ndarray, "n left"], right: Float[np.ndarray, "n right"]
+) -> Float[np.ndarray, "left right"]:
     """Returns |r|, Pearson's correlation of every column of `left` with every column of `right`.
 
     It takes one matrix product, in the wider of the two precisions.
@@ -180,7 +182,7 @@ def as_matrix(
     return matrix
 
 
-def _centre(columns):
+def _centre(columns: Float[np.ndarray, "n columns"]) -> Float[np.ndarray, "n columns"]:
     """Subtracts the mean of each column. A constant column becomes exactly zero, which rounding of
     the mean would otherwise prevent.
     """
@@ -189,7 +191,7 @@ def _centre(columns):
     return centred
 
 
-def _sparse_weights(columns):
+def _sparse_weights(columns: Float[np.ndarray, "n columns"]) -> sparse.csr_array:
     """Returns sparse columns, transposed, over the norms of the centred columns.
 
     A centred column sums to zero, so the other factor's mean adds nothing to the product: only one

@@ -51,10 +51,10 @@ class Scale(Normalisation):
     def name(self) -> str:  # type: ignore[override]
         return f"scaled by {self.factor:.4g}"
 
-    def apply(self, activations):
+    def apply(self, activations: Any) -> Any:
         return activations * self.factor
 
-    def undo(self, normalised, like):
+    def undo(self, normalised: Any, like: Any) -> Any:
         return normalised / self.factor
 
 
@@ -68,10 +68,10 @@ class Whitening(Normalisation):
     matrix: Float[Any, "input_dim input_dim"]
     inverse: Float[Any, "input_dim input_dim"]
 
-    def apply(self, activations):
+    def apply(self, activations: Any) -> Any:
         return (activations - self.mean) @ self.matrix
 
-    def undo(self, normalised, like):
+    def undo(self, normalised: Any, like: Any) -> Any:
         return normalised @ self.inverse + self.mean
 
 
@@ -83,13 +83,13 @@ class ConstantNorm(Normalisation):
     per_sample = True
     name = "constant norm"
 
-    def apply(self, activations):
+    def apply(self, activations: Any) -> Any:
         return activations / self._factor(activations)
 
-    def undo(self, normalised, like):
+    def undo(self, normalised: Any, like: Any) -> Any:
         return normalised * self._factor(like)
 
-    def _factor(self, activations):
+    def _factor(self, activations: Any) -> Any:
         norms = (activations**2).sum(1)[:, None] ** 0.5
         return norms / activations.shape[1] ** 0.5 + (norms == 0)
 
@@ -106,15 +106,15 @@ class LayerNorm(Normalisation):
     per_sample = True
     name = "layer norm"
 
-    def apply(self, activations):
+    def apply(self, activations: Any) -> Any:
         mean, deviation = self._moments(activations)
         return (activations - mean) / (deviation + 1e-5)
 
-    def undo(self, normalised, like):
+    def undo(self, normalised: Any, like: Any) -> Any:
         mean, deviation = self._moments(like)
         return normalised * deviation + mean
 
-    def _moments(self, activations):
+    def _moments(self, activations: Any) -> tuple[Any, Any]:
         mean = activations.mean(1)[:, None]
         squares = ((activations - mean) ** 2).sum(1)[:, None]
         return mean, (squares / (activations.shape[1] - 1)) ** 0.5

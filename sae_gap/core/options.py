@@ -93,7 +93,7 @@ def entries(hint: Any) -> tuple[Any, ...]:
     return next(listed, ())
 
 
-def _check(name, value, hint, **limits):
+def _check(name: str, value: Any, hint: Any, **limits: Any) -> None:
     allowed = kinds(hint)
     listed = entries(hint)
     if value is None and types.NoneType in allowed:
@@ -130,7 +130,7 @@ def settle(settings: Any) -> None:
         object.__setattr__(settings, field.name, _plain(getattr(settings, field.name)))
 
 
-def _plain(value):
+def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return tuple(map(_plain, value))
     return value.item() if hasattr(value, "item") else value

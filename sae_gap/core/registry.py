@@ -6,7 +6,7 @@
 import importlib
 import inspect
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -114,7 +114,7 @@ def instances(package: str, kind: type[Any]) -> dict[str, Any]:
     return _unique((thing.name, thing) for thing in things if isinstance(thing, kind))
 
 
-def _unique(pairs):
+def _unique(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     register: Any = {}
     for name, thing in pairs:
         if register.setdefault(name, thing) is not thing:

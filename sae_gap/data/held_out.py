@@ -71,37 +71,34 @@ class HeldOut:
     @functools.cached_property
     def kept(self) -> Activations:
         """The activations, without outlier tokens unless these are kept."""
-        return (
-            self.activations
-            if self.keep_outliers
-            else self.activations.without_outliers()
-        )
+        if self.keep_outliers:
+            return self.activations
+        return self.activations.without_outliers()
 
     @functools.cached_property
     def parts(self) -> tuple[Activations, Activations]:
         """The rows that learners see, and the held-out ones."""
-        if (held := self.whole) is self.held_out:
-            return self.kept, held if self.keep_outliers else held.without_outliers()
+        if self.whole is self.held_out:
+            whole = self.whole
+            held = whole if self.keep_outliers else whole.without_outliers()
+            return self.kept, held
         train, held = self._split(self.kept)
-        return (
-            self._split(self.activations)[0] if self.learn_outliers else train
-        ), held
+        if self.learn_outliers:
+            train, _ = self._split(self.activations)
+        return train, held
 
     @property
     def _split_seed(self) -> int:
         return self.seed if self.split_seed is None else self.split_seed
 
-    def _split(self, rows):
+    def _split(self, rows: Activations) -> tuple[Activations, Activations]:
         return rows.split(self.held_out, self._split_seed)  # type: ignore[arg-type]
 
     @property
     def whole(self) -> Activations:
         """The activations of which all or a share are scored."""
-        return (
-            self.held_out
-            if isinstance(self.held_out, Activations)
-            else self.activations
-        )
+        given = isinstance(self.held_out, Activations)
+        return self.held_out if given else self.activations  # type: ignore[return-value]
 
     @functools.cached_property
     def places(self) -> Int[np.ndarray, " n"]:
@@ -153,9 +150,11 @@ class HeldOut:
         """What a transcoder reads of the held-out rows to score."""
         return self._read(self._inside)
 
-    def _read(self, numbers):
+    def _read(
+        self, numbers: Int[np.ndarray, " n"]
+    ) -> Float[np.ndarray, "n num_inputs"] | None:
         """What a transcoder reads of rows, by their numbers among all rows of the files."""
-        return self.inputs and self.inputs.take(numbers)
+        return None if self.inputs is None else self.inputs.take(numbers)
 
     @functools.cached_property
     def members(self) -> Int[np.ndarray, " n"]:
@@ -183,7 +182,7 @@ class HeldOut:
         inputs = self.inputs
         numbers = evenly_spaced(train.num_samples, self.num_train)
 
-        def read(part, places):
+        def read(part: Activations, places: Int[np.ndarray, " n"]) -> Any:
             if self.together:
                 return devices.read_rows(
                     lambda rows: part.take(places[rows]), len(places), part.input_dim

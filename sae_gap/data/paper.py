@@ -1,140 +1,258 @@
-"""Tasks: of the paper's generative model, whose training signals may be drawn on request, and of a
-user's file, which replaces a setting of that model.
-"""
+"""The paper's generative model `y = A z`: a setting, its task, and a stream of its signals."""
 
 import dataclasses
 import functools
-import pathlib
-from collections.abc import Iterator
-from typing import Any, Protocol, runtime_checkable
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from scipy import sparse
 
 from sae_gap.core import (
     DENSE_LATENTS,
     SEED,
-    Setting,
     Split,
     Task,
-    check_seed,
-    check_sequence,
-    check_size,
-    check_type,
+    check_integer,
     option,
+    set_fields,
     settle,
-    shown,
 )
-from sae_gap.data import fetched
-from sae_gap.storage import Tensors, file_digest, reading
+from sae_gap.data import distinct, noise_scale, pieces_of, unit_dictionary
 
-# The most numbers held at once while drawing supports and dictionaries.
-_DRAWS_AT_ONCE = 4_000_000
 # The codes and signals of a piece of a stream this small stay in cache.
 _PIECE = 10_000
-# The arrays of a file of a task.
-_NAMES = ("Y_train", "Y_val", "Y_ood", "A", "Z_train", "Z_val", "Z_ood")
+# The most samples that a split of a stream scores.
+_SCORED = 2_500
+# Streams of random numbers from a setting's seed.
+_ATOMS = 0
+_ID = 1
+_OOD = 2
+_NOISE = 3
+_PIECES = 4
+
+# The active latents of samples, and their magnitudes.
+Supports = Int[np.ndarray, "n k"]
+Magnitudes = Float[np.ndarray, "n k"]
 
 
-def draw(setting: Any) -> Task:
-    """Draws a task from the generative model `y = A z`, with k active latents uniform on (0, 1), or
-    takes that of another source of data.
-
-    The atoms are i.i.d. Gaussian directions. An in-distribution sample has, by a fair coin, either
-    latent 0 with k - 1 latents of the ID pool, or k latents other than latent 0. An
-    out-of-distribution sample has latent 0 with k - 1 latents of the OOD pool, a co-activation that
-    training never shows. The dictionary depends only on the seed and the dimensions, so a sweep
-    over `num_samples` or `noise_db` keeps it, and so does a stream.
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One cell of the paper's generative model, `y = A z`, with its seed.
 
     Args:
-      setting: the cell to draw, its seed included, or a `World` or a `Recording`.
+      num_latents: number of concepts.
+      sparsity: number of active latents in each sample, k.
+      num_samples: number of in-distribution samples, half of them for training and half for
+        validation; with `stream` all for training.
+      seed: seeds the dictionary, the samples and the learners.
+      input_dim: dimension of the signals; None takes the compressed-sensing bound
+        `max(k + 1, ceil(2 k ln(num_latents / k)))`.
+      noise_db: signal-to-noise ratio in decibels of additive Gaussian noise; None draws noise-free
+        signals.
+      stream: whether training draws as many fresh samples as it asks for: signals alone, as the
+        codes would not fit in memory.
+      padded_dim: dimensions that signals and atoms are padded to with zeros, so that settings of
+        several dimensions share compiled programs. Results are those without padding, except that a
+        learner's random start depends on the shape. None pads nothing.
+      width: atoms of the dictionaries to learn; None, which also replaces num_latents here, takes
+        one for each concept.
 
-    Returns:
-      A task with `num_samples // 2` training samples, the rest of the ID samples for validation,
-      and `num_samples // 2` OOD samples. A stream has `num_samples` training signals without codes,
-      and at most 2,500 samples in each other split. Codes of more than 20,000 latents are a sparse
-      array.
+    Raises:
+      ValueError: a value is out of range, or no such data exist (the message says why).
 
     References:
-      Barin Pacela et al. (2026), "Stop Probing, Start Coding", arXiv:2603.28744, section 3.
+      Barin Pacela et al. (2026), "Stop Probing, Start Coding", arXiv:2603.28744.
     """
-    if hasattr(setting, "task"):
-        return setting.task()
-    check_type(
-        "setting",
-        setting,
-        Setting,
-        "give sae_gap.Setting(num_latents, sparsity) or a world",
-    )
-    num_train = setting.num_train
-    num_scored = setting.num_scored
-    *rngs, noise_rng = (
-        np.random.default_rng([setting.seed, stream]) for stream in range(1, 4)
-    )
-    count = num_scored if setting.stream else setting.num_samples
-    pool = setting.num_latents - setting.num_ood
-    supports = (
-        _id_supports(setting, count, rngs[0]),
-        _with_latent_zero(setting, num_scored, pool, setting.num_ood, rngs[1]),
-    )
-    active = np.unique(np.concatenate(supports))
-    dictionary, atoms = _draw_dictionary(setting, active)
-    (signals, codes), ood = (
-        _draw_samples(setting, active, atoms, drawn, rng, noise_rng)
-        for drawn, rng in zip(supports, rngs, strict=True)
-    )
-    padding = (setting.padded_dim or len(dictionary)) - len(dictionary)
 
-    def put(array, *sides):
-        """Returns an array on the device; `asarray` would compile a program for each shape."""
-        array = np.pad(array, sides) if padding and sides else array
-        return jax.device_put(array) if isinstance(array, np.ndarray) else array
+    num_latents: int = option(default=100)
+    sparsity: int = option(default=10)
+    num_samples: int = option(default=5_000, least=4)
+    seed: int = option(default=0, **SEED)
+    input_dim: int | None = option(default=None)
+    noise_db: float | int | None = option(default=None, least=-200, most=200)
+    stream: bool = option(default=False, rare=True)
+    padded_dim: int | None = option(default=None, rare=True)
+    width: int | None = option(default=None, rare=True)
 
-    def split(signals, codes=None):
-        return Split(put(signals, (0, 0), (0, padding)), put(codes))
-
-    if setting.stream:
-        train = split(Stream(setting, dictionary)(0, num_train))
-        validation = split(signals, codes)
-    else:
-        train, validation = (
-            split(signals[part], codes[part])
-            for part in (slice(num_train), slice(num_train, None))
+    def __post_init__(self):
+        settle(self)
+        if self.sparsity >= self.num_latents:
+            raise ValueError(
+                f"sparsity must be below num_latents, but it is {self.sparsity} with "
+                f"{self.num_latents} latents; lower sparsity or raise num_latents."
+            )
+        if self.width == self.num_latents:
+            object.__setattr__(self, "width", None)
+        check_width(self.sparsity, self.width)
+        # Never above num_latents: 2 k ln(num_latents / k) is at most 2 num_latents / e.
+        bound = math.ceil(
+            2 * self.sparsity * math.log(self.num_latents / self.sparsity)
         )
-    return Task(
-        train,
-        validation,
-        split(*ood),
-        dictionary=put(dictionary, (0, padding), (0, 0)),
-        width=setting.width or setting.num_latents,
-        seed=setting.seed,
-        padding=padding,
-    )
+        input_dim = self.input_dim or max(self.sparsity + 1, bound)
+        object.__setattr__(self, "input_dim", input_dim)
+        if input_dim > self.num_latents:
+            raise ValueError(
+                f"input_dim {input_dim} is above num_latents {self.num_latents}, which leaves "
+                "nothing in superposition; lower input_dim or raise num_latents."
+            )
+        if self.padded_dim is not None:
+            check_integer("padded_dim", self.padded_dim, least=input_dim)
+        # The OOD pool is never smaller than the ID pool.
+        pool = self.num_latents - self.num_ood - 1
+        if pool < self.sparsity - 1:
+            raise ValueError(
+                f"the ID pool has {pool} latents, fewer than the sparsity - 1 = "
+                f"{self.sparsity - 1} that "
+                "co-occur with latent 0; lower sparsity or raise num_latents."
+            )
+
+    @property
+    def num_ood(self) -> int:
+        """Size of the pool of latents that co-occur with latent 0 only out of distribution."""
+        return self.num_latents // 2
+
+    @property
+    def num_train(self) -> int:
+        """Number of training samples."""
+        return self.num_samples if self.stream else self.num_samples // 2
+
+    @property
+    def num_scored(self) -> int:
+        """Number of OOD samples and, for a stream, of ID samples for validation; a stream scores
+        fewer than it trains on.
+        """
+        half = self.num_samples // 2
+        return min(half, _SCORED) if self.stream else half
+
+    @property
+    def padding(self) -> int:
+        """Number of dimensions that are zeros."""
+        return (self.padded_dim or self.input_dim) - self.input_dim  # type: ignore[operator]
+
+    def task(self) -> Task:
+        """Draws the task, with k active latents a sample, uniform on (0, 1).
+
+        The atoms are i.i.d. Gaussian directions. An in-distribution sample has, by a fair coin,
+        either latent 0 with k - 1 latents of the ID pool, or k latents other than latent 0. An
+        out-of-distribution sample has latent 0 with k - 1 latents of the OOD pool, a co-activation
+        that training never shows. The dictionary depends only on the seed and the dimensions, so a
+        sweep over `num_samples` or `noise_db` keeps it, and so does a stream.
+
+        Returns:
+          A task with `num_samples // 2` training samples, the rest of the ID samples for
+          validation, and `num_samples // 2` OOD samples. A stream has `num_samples` training
+          signals without codes, and at most 2,500 samples in each other split. Codes of more than
+          20,000 latents are a sparse array.
+
+        References:
+          Barin Pacela et al. (2026), "Stop Probing, Start Coding", arXiv:2603.28744, section 3.
+        """
+        id_rng = self.rng(_ID)
+        ood_rng = self.rng(_OOD)
+        noise_rng = self.rng(_NOISE)
+        num_id = self.num_scored if self.stream else self.num_samples
+        id_supports = _id_supports(self, num_id, id_rng)
+        ood_supports = _ood_supports(self, ood_rng)
+        active = np.unique(np.concatenate([id_supports, ood_supports]))
+        dictionary, rows = _draw_dictionary(self, active)
+        atoms = _Atoms(active, rows)
+        signals, codes = _draw_samples(self, atoms, id_supports, id_rng, noise_rng)
+        ood = _draw_samples(self, atoms, ood_supports, ood_rng, noise_rng)
+        if self.stream:
+            train = self._split(Stream(self, dictionary)(0, self.num_train))
+            validation = self._split(signals, codes)
+        else:
+            half = self.num_train
+            train = self._split(signals[:half], codes[:half])
+            validation = self._split(signals[half:], codes[half:])
+        return Task(
+            train,
+            validation,
+            self._split(*ood),
+            dictionary=_put(dictionary, (self.padding, 0)),
+            width=self.width or self.num_latents,
+            seed=self.seed,
+            padding=self.padding,
+        )
+
+    def rng(self, *stream: int) -> np.random.Generator:
+        """The generator of a stream of random numbers."""
+        return np.random.default_rng([self.seed, *stream])
+
+    def _split(self, signals: np.ndarray, codes: Any = None) -> Split:
+        return Split(_put(signals, (0, self.padding)), _put(codes))
+
+    def asdict(self) -> dict[str, Any]:
+        """Returns the values that tell settings apart, as in rows and keys."""
+        return set_fields(self)
 
 
-def _draw_samples(setting, active, atoms, supports, rng, noise_rng):
-    """Returns signals and codes for given supports; `atoms` has the atoms of the latents `active`,
-    as rows.
+def check_width(sparsity: int, width: int | None) -> None:
+    """Refuses dictionaries with no more atoms than a sample has active latents."""
+    if width is not None and sparsity >= width:
+        raise ValueError(
+            f"sparsity must be below width, but it is {sparsity} with {width} atoms; lower "
+            "sparsity or raise width."
+        )
+
+
+class _Atoms(NamedTuple):
+    """The atoms of the latents that some sample has.
+
+    Attributes:
+      latents: the latents, ascending.
+      rows: their atoms, in float64.
     """
-    n, k = supports.shape
-    values = rng.uniform(size=(n, k)).astype(jnp.zeros(()).dtype)
-    places = np.searchsorted(active, supports)
-    signals = np.zeros((n, atoms.shape[1]))
-    for column in range(k):
-        signals += values[:, column, None] * atoms[places[:, column]]
+
+    latents: Int[np.ndarray, " m"]
+    rows: Float[np.ndarray, "m input_dim"]
+
+    def decode(
+        self, values: Magnitudes, supports: Supports
+    ) -> Float[np.ndarray, "n input_dim"]:
+        """The signals of codes."""
+        places = np.searchsorted(self.latents, supports)
+        signals = np.zeros((len(values), self.rows.shape[1]))
+        for column in range(supports.shape[1]):
+            signals += values[:, column, None] * self.rows[places[:, column]]
+        return signals
+
+
+def _put(array: Any, padding: tuple[int, int] = (0, 0)) -> Any:
+    """Returns an array on the device, with zeros after its rows and its columns; `asarray` would
+    compile a program for each shape. What is no array stays.
+    """
+    if any(padding):
+        array = np.pad(array, [(0, zeros) for zeros in padding])
+    return jax.device_put(array) if isinstance(array, np.ndarray) else array
+
+
+def _draw_samples(
+    setting: Setting,
+    atoms: _Atoms,
+    supports: Supports,
+    rng: np.random.Generator,
+    noise_rng: np.random.Generator,
+) -> tuple[Float[np.ndarray, "n input_dim"], Any]:
+    """Returns signals and codes of given supports."""
+    values = rng.uniform(size=supports.shape).astype(jnp.zeros(()).dtype)
+    signals = atoms.decode(values, supports)
     if setting.noise_db is not None:
-        signals += noise_scale(signals, setting.noise_db) * noise_rng.standard_normal(
-            signals.shape
-        )
+        scale = noise_scale(signals, setting.noise_db)
+        signals += scale * noise_rng.standard_normal(signals.shape)
     codes = _sparse(values, supports, setting)
-    dense = setting.num_latents <= DENSE_LATENTS
-    return signals.astype(values.dtype), codes.toarray() if dense else codes
+    if setting.num_latents <= DENSE_LATENTS:
+        codes = codes.toarray()
+    return signals.astype(values.dtype), codes
 
 
-def _sparse(values, supports, setting):
+def _sparse(
+    values: Magnitudes, supports: Supports, setting: Setting
+) -> sparse.csr_array:
     n, k = supports.shape
     content = values.ravel(), supports.ravel(), np.arange(0, supports.size + 1, k)
     return sparse.csr_array(content, (n, setting.num_latents))
@@ -159,11 +277,9 @@ class Stream:
         if not setting.stream:
             raise ValueError("the setting is no stream; give it stream=True.")
         self._setting = setting
-        self.dictionary = (
-            _draw_dictionary(setting, np.zeros(0, int))[0]
-            if dictionary is None
-            else dictionary
-        )
+        if dictionary is None:
+            dictionary, _ = _draw_dictionary(setting, np.zeros(0, int))
+        self.dictionary = dictionary
         self._atoms = np.ascontiguousarray(self.dictionary.T, jnp.zeros(()).dtype)
         self._piece = functools.lru_cache(maxsize=1)(self._draw)
         self._noise = 0.0
@@ -171,268 +287,52 @@ class Stream:
             self._noise = noise_scale(self._draw(0), setting.noise_db)
 
     def __call__(self, start: int, count: int) -> np.ndarray:
-        found = np.empty((count, self._atoms.shape[1]), self._atoms.dtype)
+        signals = np.empty((count, self._atoms.shape[1]), self._atoms.dtype)
         for index, rows, place in pieces_of(start, count, _PIECE):
-            found[place] = self._piece(index)[rows]
-        return found
+            signals[place] = self._piece(index)[rows]
+        return signals
 
-    def _draw(self, index):
+    def _draw(self, index: int) -> Float[np.ndarray, "piece input_dim"]:
         setting = self._setting
         dtype = self._atoms.dtype
-        rng = np.random.default_rng([setting.seed, 4, index])
+        rng = setting.rng(_PIECES, index)
         supports = _id_supports(setting, _PIECE, rng)
-        signals = (
-            _sparse(rng.random(supports.shape, dtype), supports, setting) @ self._atoms
-        )
+        values = rng.random(supports.shape, dtype)
+        signals = _sparse(values, supports, setting) @ self._atoms
         if self._noise:
-            signals += dtype.type(self._noise) * rng.standard_normal(
-                signals.shape, dtype
-            )
+            noise = rng.standard_normal(signals.shape, dtype)
+            signals += dtype.type(self._noise) * noise
         return signals
 
 
-def _draw_dictionary(setting, active):
-    """Draws the dictionary in the default float type, and the atoms of the active latents as rows,
-    in float64.
-
-    A million atoms in float64 take gigabytes, so it draws some rows at a time, and draws twice:
-    first for the atoms' lengths.
-    """
-    input_dim = setting.input_dim
-    rows = max(1, _DRAWS_AT_ONCE // setting.num_latents)
-
-    def pieces():
-        rng = np.random.default_rng([setting.seed, 0])
-        for start in range(0, input_dim, rows):
-            yield (
-                slice(start, start + rows),
-                rng.standard_normal(
-                    (min(rows, input_dim - start), setting.num_latents)
-                ),
-            )
-
-    squares = np.zeros(setting.num_latents)
-    for _, piece in pieces():
-        for row in piece:
-            squares += row * row
-    lengths = np.sqrt(squares)
-    dictionary = np.empty((input_dim, setting.num_latents), jnp.zeros(()).dtype)
-    atoms = np.empty((len(active), input_dim))
-    for place, piece in pieces():
-        piece /= lengths
-        dictionary[place] = piece
-        atoms[:, place] = piece[:, active].T
-    return dictionary, atoms
+def _draw_dictionary(
+    setting: Setting, active: Int[np.ndarray, " m"]
+) -> tuple[Float[np.ndarray, "input_dim N"], Float[np.ndarray, "m input_dim"]]:
+    """The dictionary in the default float type, and the atoms of the active latents as rows."""
+    shape = setting.input_dim, setting.num_latents
+    new_rng = functools.partial(setting.rng, _ATOMS)
+    return unit_dictionary(new_rng, shape, active)  # type: ignore[arg-type]
 
 
-def _id_supports(setting, n, rng):
+def _id_supports(setting: Setting, n: int, rng: np.random.Generator) -> Supports:
     """Draws the active latents of n in-distribution samples, (n, k)."""
+    num_latents = setting.num_latents
+    k = setting.sparsity
     heads = rng.random(n) < 0.5
-    with_zero = _with_latent_zero(
-        setting, n, 1, setting.num_latents - setting.num_ood - 1, rng
-    )
-    without_zero = 1 + _distinct(
-        n, setting.sparsity, setting.num_latents - 1, rng, setting.stream
-    )
+    pool = num_latents - setting.num_ood - 1
+    with_zero = _with_latent_zero(1 + distinct(n, k - 1, pool, rng, setting.stream))
+    without_zero = 1 + distinct(n, k, num_latents - 1, rng, setting.stream)
     return np.where(heads[:, None], with_zero, without_zero)
 
 
-def _with_latent_zero(setting, n, first, size, rng):
-    others = first + _distinct(n, setting.sparsity - 1, size, rng, setting.stream)
-    return np.concatenate([np.zeros((n, 1), others.dtype), others], axis=1)
+def _ood_supports(setting: Setting, rng: np.random.Generator) -> Supports:
+    """Draws the active latents of the out-of-distribution samples, (n, k)."""
+    n = setting.num_scored
+    k = setting.sparsity
+    first = setting.num_latents - setting.num_ood
+    others = distinct(n, k - 1, setting.num_ood, rng, setting.stream)
+    return _with_latent_zero(first + others)
 
 
-def _distinct(n, k, size, rng, stream=False):
-    """Draws n uniformly random k-subsets of range(size), one a row."""
-    if k == 0:
-        return np.zeros((n, 0), np.int64)
-    # If duplicates are rare, redrawing the rows that have one is cheaper than ranking `size`
-    # uniforms a row, which pays from k² latents on. Settings other than streams keep the bound 10
-    # k² that stored rows were drawn by.
-    if size > (1 if stream else 10) * k * k:
-        subsets = rng.integers(size, size=(n, k))
-        while True:
-            ordered = np.sort(subsets, axis=1)
-            clash = np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
-            if not clash.size:
-                return subsets
-            subsets[clash] = rng.integers(size, size=(clash.size, k))
-    rows = max(1, _DRAWS_AT_ONCE // size)
-    chunks = (rng.random((min(rows, n - start), size)) for start in range(0, n, rows))
-    return np.concatenate(
-        [chunk.argpartition(k - 1, axis=1)[:, :k] for chunk in chunks]
-    )
-
-
-def noise_scale(signals: Float[np.ndarray, "n input_dim"], decibels: float) -> float:
-    """Returns the standard deviation of noise at a signal-to-noise ratio; the power of the signals
-    is their mean square.
-    """
-    return float(np.sqrt(np.mean(signals**2))) * 10 ** (-decibels / 20)
-
-
-def pieces_of(start: int, count: int, size: int) -> Iterator[tuple[int, slice, slice]]:
-    """Gives the pieces of `size` samples that hold the `count` samples from number `start` on.
-
-    Yields:
-      The number of a piece, the samples to take from it, and their place in the request.
-    """
-    done = 0
-    while done < count:
-        piece, first = divmod(start + done, size)
-        taken = min(size - first, count - done)
-        yield piece, slice(first, first + taken), slice(done, done + taken)
-        done += taken
-
-
-def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -> Task:
-    """Reads a task from an .npz file of activations.
-
-    The file holds `Y_train`, `Y_val` and `Y_ood` (samples as rows) and optionally the truth:
-    `Z_train`, `Z_val`, `Z_ood` (codes, samples as rows) and `A` (the dictionary, input_dim x
-    num_latents). Pickled arrays are refused, never loaded.
-
-    Args:
-      path: the file, or its URL in a bucket.
-      width: atoms of the dictionaries to learn; None takes the number of true ones.
-      seed: seeds the learners.
-
-    Returns:
-      The task, in the default float type. Parts of the truth that the file lacks are None.
-
-    Raises:
-      ValueError: the file does not hold such a task, or an argument is out of range; the message
-        names the fault and the mend.
-    """
-    file = fetched(path)
-    if width is not None:
-        check_size("width", width)
-    check_seed(seed)
-    dtype = jnp.zeros(()).dtype
-    arrays = {}
-    with (
-        reading(file, "arrays in an .npz file"),
-        np.load(file, allow_pickle=False) as archive,
-        np.errstate(over="ignore"),
-    ):
-        for name in (name for name in _NAMES if name in archive):
-            part = archive[name]
-            arrays[name] = part.astype(dtype) if part.dtype.kind in "fiu" else part
-    tensors = Tensors(file, arrays)
-    input_dim = tensors.shape("Y_train")[1]
-    widths = [tensors.shape(name)[1] for name in _NAMES[3:] if name in tensors]
-    if not widths and width is None:
-        raise ValueError(
-            f"{path} holds neither codes nor a dictionary, so how many atoms to learn is unknown; "
-            "give width."
-        )
-
-    def matrix(name, rows):
-        return (
-            jnp.asarray(tensors.take(name, rows, widths[0]))
-            if name in tensors
-            else None
-        )
-
-    def split(name):
-        signals = tensors.take(f"Y_{name}", tensors.shape(f"Y_{name}")[0], input_dim)
-        return Split(jnp.asarray(signals), matrix(f"Z_{name}", len(signals)))
-
-    dictionary = matrix("A", input_dim)
-    width = int(width or widths[0])
-    return Task(
-        split("train"), split("val"), split("ood"), dictionary, width=width, seed=seed
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class Recording:
-    """A user's activations that are split already; it replaces a `Setting`. `HeldOut` splits
-    others.
-
-    Args:
-      path: an .npz file, as `load` reads it, or its URL.
-      width: atoms of the dictionaries to learn; None takes the number of true ones.
-      sparsity: k of the encoders that need one.
-      seed: seeds the learners.
-    """
-
-    path: pathlib.Path
-    width: int | None = option(default=None)
-    sparsity: int = option(default=10)
-    seed: int = option(default=0, **SEED)
-
-    def __post_init__(self):
-        object.__setattr__(self, "path", fetched(self.path))
-        settle(self)
-
-    def task(self) -> Task:
-        """Returns the splits of the file, with the seed of this recording."""
-        return dataclasses.replace(self._content()[0], seed=self.seed)
-
-    def _content(self):
-        modified = self.path.stat().st_mtime_ns if self.path.is_file() else 0
-        return _read(self.path, self.width, modified)
-
-    @property
-    def input_dim(self) -> int:
-        """Dimension of the signals."""
-        return self._content()[0].input_dim
-
-    @property
-    def num_train(self) -> int:
-        """Number of training samples."""
-        return len(self._content()[0].train.signals)
-
-    def asdict(self) -> dict[str, Any]:
-        """Returns the values that tell recordings apart: the content of the file, not its path."""
-        task, content = self._content()
-        # Those to learn, if the truth is unknown.
-        known = (
-            task.dictionary,
-            *(split.codes for split in (task.train, task.id, task.ood)),
-        )
-        truth = next((part.shape[1] for part in known if part is not None), task.width)
-        return ({} if truth == task.width else {"width": task.width}) | {
-            "data": content,
-            "num_latents": truth,
-            "sparsity": self.sparsity,
-            "num_samples": len(task.train.signals) + len(task.id.signals),
-            "input_dim": task.input_dim,
-            "seed": self.seed,
-        }
-
-
-@functools.lru_cache(maxsize=1)
-def _read(path, width, modified):
-    """Reads a task and the digest of its file, once for all seeds unless the file changes."""
-    return load(path, width=width), file_digest(path)
-
-
-@runtime_checkable
-class Source(Protocol):
-    """A source of a study's data: a `Setting`, a `World`, or anything else with a seed, a
-    dimension, values that tell it from others, and `task()`.
-    """
-
-    @property
-    def seed(self) -> int:
-        """Seeds the learners; sources that differ only in it are fitted together."""
-
-    @property
-    def input_dim(self) -> int | None:
-        """Dimension of the signals."""
-
-    def asdict(self) -> dict[str, Any]:
-        """Returns the values that decide the data, as in rows and keys."""
-
-
-def check_sources(sources: Any) -> None:
-    """Raises a TypeError or a ValueError unless it is a list of sources; it reads none of them."""
-    check_sequence("sources", sources, object, "give settings, worlds or recordings")
-    for place, source in enumerate(sources):
-        if not hasattr(type(source), "asdict"):
-            raise TypeError(
-                f"sources[{place}] must be a setting, a world or a recording, but it is "
-                f"{shown(source)}; give settings, worlds or recordings."
-            )
+def _with_latent_zero(others: Supports) -> Supports:
+    return np.pad(others, [(0, 0), (1, 0)])

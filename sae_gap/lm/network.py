@@ -9,10 +9,8 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sae_gap.core import check_integer
+from sae_gap.data import block_folder, mlp_folders
 from sae_gap.lm import LanguageModel, Windows
-
-# What an MLP reads, and what it adds to the stream.
-SIDES = ("in", "out")
 
 
 class Network(NamedTuple):
@@ -72,9 +70,8 @@ def capture(
             hidden = model.run_blocks(hidden, windows, start, layer)
             start = layer
             values = model.run_mlp(hidden, windows, layer)
-            for side, value in zip(SIDES, values, strict=True):
-                yield f"mlp{layer}_{side}", value
+            yield from zip(mlp_folders(layer), values, strict=True)
         if layer in layers:
             hidden = model.run_blocks(hidden, windows, start, layer + 1)
             start = layer + 1
-            yield f"block{layer}", hidden
+            yield block_folder(layer), hidden

@@ -26,9 +26,15 @@ import numpy as np
 from jaxtyping import Int
 
 from sae_gap.core import AnyPath, check_choice, check_integer
-from sae_gap.data import Activations, open_activations
+from sae_gap.data import (
+    ABOUT,
+    Activations,
+    block_folder,
+    mlp_folders,
+    open_activations,
+)
 from sae_gap.lm import LM, Batch, Piece, Texts, batch_rows, cut, fill, pack
-from sae_gap.lm.network import SIDES, capture
+from sae_gap.lm.network import capture
 from sae_gap.runtime import progress
 from sae_gap.storage import Folder, brief, digest
 
@@ -83,7 +89,7 @@ class Recorded(NamedTuple):
         Raises:
           ValueError: the block was not recorded, or not to the end, or a file of rows is damaged.
         """
-        return self._rows(f"block{layer}", layer, self.layers)
+        return self._rows(block_folder(layer), layer, self.layers)
 
     def mlp(self, layer: int) -> tuple[Activations, Activations]:
         """Returns what the MLP of a block reads, and what it adds to the stream.
@@ -91,8 +97,11 @@ class Recorded(NamedTuple):
         Raises:
           ValueError: as `activations`.
         """
-        inputs = self._rows(f"mlp{layer}_in", layer, self.mlps)
-        return inputs, self._rows(f"mlp{layer}_out", layer, self.mlps)
+        inputs, outputs = mlp_folders(layer)
+        return (
+            self._rows(inputs, layer, self.mlps),
+            self._rows(outputs, layer, self.mlps),
+        )
 
     def _rows(self, name: str, layer: int, blocks: tuple[int, ...]) -> Activations:
         """Opens the rows of a place, after a check of their number, digests and documents."""
@@ -159,9 +168,9 @@ class _Plan(NamedTuple):
 
     def places(self) -> list[str]:
         """The names of the places, each a folder."""
-        places = [f"block{layer}" for layer in self.layers]
+        places = [block_folder(layer) for layer in self.layers]
         for layer in self.mlps:
-            places += [f"mlp{layer}_{side}" for side in SIDES]
+            places += mlp_folders(layer)
         return places
 
 
@@ -235,9 +244,9 @@ def record(
                 # Run through all requested blocks, even those already recorded: compiled pieces of
                 # another length round differently.
                 rows = _run(plan, shard, firsts - start, stop - start)
-                if not folder.exists("recording.json"):
+                if not folder.exists(ABOUT):
                     folder.write("tokens.npz", _bytes_of(np.savez, **arrays))
-                folder.write("recording.json", json.dumps(about, indent=1).encode())
+                folder.write(ABOUT, json.dumps(about, indent=1).encode())
                 for place in missing:
                     _write(folder / place, files, documents[start:stop], rows[place])
             line.update((stop - start) / 1_000)
@@ -252,7 +261,7 @@ def open_recording(folder: AnyPath | Folder) -> Recorded:
       ValueError: there is no recording, or it is damaged.
     """
     folder = Folder(folder)
-    if not folder.exists("recording.json"):
+    if not folder.exists(ABOUT):
         raise ValueError(
             f"{folder} holds no recording.json; give a folder that record wrote."
         )
@@ -267,13 +276,9 @@ def origin_of(activations: AnyPath) -> dict[str, Any]:
     parent, _, name = str(activations).rstrip("/").rpartition("/")
     folder = Folder(parent or ".")
     place = re.fullmatch(r"([a-z]+)(\d+)(_in|_out|)", name)
-    if (
-        not place
-        or place[1] + place[3] not in _HOOKS
-        or not folder.exists("recording.json")
-    ):
+    if not place or place[1] + place[3] not in _HOOKS or not folder.exists(ABOUT):
         return {}
-    about = json.loads(folder.read("recording.json"))
+    about = json.loads(folder.read(ABOUT))
     return {
         "model_name": about["model"],
         "hook_name": _HOOKS[place[1] + place[3]].format(place[2]),
@@ -292,7 +297,7 @@ def _damaged(place: Any, fault: str) -> ValueError:
 def _read(folder: Folder) -> tuple[dict[str, Any], Recorded]:
     """Reads recording.json and the recording; raises a ValueError if it is damaged."""
     try:
-        about = json.loads(folder.read("recording.json"))
+        about = json.loads(folder.read(ABOUT))
         if about["form"] != FORM:
             raise ValueError(f"it is of form {about['form']}, not {FORM}")
         with np.load(io.BytesIO(folder.read("tokens.npz")), allow_pickle=False) as file:
@@ -390,7 +395,7 @@ def _agreed(
     raises a ValueError if the folder holds another recording.
     """
     known = about
-    if folder.exists("recording.json"):
+    if folder.exists(ABOUT):
         known, _ = _read(folder)
     elif any(re.match(r"block|mlp", name) for name in folder.folders()):
         raise ValueError(

@@ -82,20 +82,15 @@ def processor_time() -> Metric:
 
 def _processor(inferred):
     """Both sides are timed for each encoder anew, so that the ratio is of one moment."""
-    own = inferred.learner.encode
     base = inferred.learner.base
-    there = inferred.inference
-    if base is not None:
-        # An encoder that was trained on a dictionary as it is has that dictionary's as its unit.
-        own = base.encode
-        there = own and type(there)(inferred.task, base.ready)
-    if own is None or jax.default_backend() != "cpu":
+    # An encoder that was trained on a dictionary as it is has that dictionary's as its unit.
+    unit = inferred.learner.encode if base is None else base.encode
+    if unit is None or jax.default_backend() != "cpu":
         return {"processor": None}
-    if base is None and own == inferred.method.encoder:
+    if base is None and unit == inferred.method.encoder:
         return {"processor": 1.0}
+    clock = TIMED_ON_CORE, RUNS, time.process_time
     with one_core():
-        mine, encoder = (
-            on.time(each, TIMED_ON_CORE, RUNS, time.process_time)
-            for on, each in ((inferred.inference, inferred.encoder), (there, own))
-        )
-    return {"processor": mine / encoder}
+        seconds = inferred.inference.time(inferred.encoder, *clock)
+        unit_seconds = inferred.on_base.time(unit, *clock)
+    return {"processor": seconds / unit_seconds}

@@ -36,7 +36,7 @@ def on_cores(work: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:
 
 
 @functools.cache
-def _pool():
+def _pool() -> Any:
     """Threads that all callers in a process share, so that several at once do not slow each other
     down.
     """
@@ -65,7 +65,7 @@ def one_core() -> Iterator[None]:
         _allow(allowed)
 
 
-def _allow(chosen):
+def _allow(chosen: Any) -> Any:
     for thread in os.listdir("/proc/self/task") if chosen else ():
         # A thread may have ended.
         with contextlib.suppress(OSError):
@@ -96,7 +96,7 @@ def one_blas_thread() -> Iterator[None]:
                 limit.restore_original_limits()
 
 
-def _take_control():
+def _take_control() -> Any:
     """Lets this thread set limits: from version 3.8 on the first thread to set any silently blocks
     the others.
     """
@@ -106,7 +106,7 @@ def _take_control():
 
 
 @functools.cache
-def _controller():
+def _controller() -> Any:
     """Controls the BLAS of NumPy and of SciPy, which must be loaded by now."""
     assert scipy.linalg
     return threadpoolctl.ThreadpoolController()

@@ -11,6 +11,7 @@ import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -43,7 +44,7 @@ def spans_processes(mesh: Mesh) -> bool:
     return len({device.process_index for device in mesh.devices.flat}) > 1
 
 
-def _of_samples(chosen):
+def _of_samples(chosen: Any) -> Mesh:
     return jax.make_mesh(
         (len(chosen),), (SAMPLES,), devices=chosen, axis_types=(AxisType.Auto,)
     )
@@ -73,7 +74,7 @@ def place(tree: PyTree, mesh: Mesh) -> PyTree:
     return _put_all(tree, mesh, lambda leaf: _rows_of_each(leaf.shape, mesh))
 
 
-def _rows_of_each(shape, mesh):
+def _rows_of_each(shape: tuple[int, ...], mesh: Mesh) -> Any:
     """Shards the rows if they divide."""
     return (
         PartitionSpec(SAMPLES)
@@ -87,10 +88,10 @@ def replicate(tree: PyTree, mesh: Mesh) -> PyTree:
     return _put_all(tree, mesh, lambda leaf: PartitionSpec())
 
 
-def _put_all(tree, mesh, spec):
+def _put_all(tree: PyTree, mesh: Mesh, spec: Any) -> PyTree:
     check_mesh(mesh)
 
-    def put_leaf(leaf):
+    def put_leaf(leaf: Any) -> Any:
         if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
             return leaf
         # One device needs no sharding, and a caller may move an uncommitted array.
@@ -143,7 +144,7 @@ def read_rows(
     shape = num_samples, width
     sharding = NamedSharding(everywhere, _rows_of_each(shape, everywhere))
 
-    def read(index):
+    def read(index: Any) -> Any:
         return take(np.arange(*index[0].indices(num_samples))).astype(dtype)
 
     return jax.make_array_from_callback(shape, sharding, read)
@@ -217,7 +218,7 @@ def describe() -> str:
     )
 
 
-def _processor():
+def _processor() -> str:
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

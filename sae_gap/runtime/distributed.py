@@ -7,7 +7,7 @@ nothing here costs or changes anything.
 import os
 import pickle
 import sys
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -98,7 +98,7 @@ def whole(tree: PyTree) -> PyTree:
     processes must call it together. Other leaves stay.
     """
 
-    def fetch(leaf):
+    def fetch(leaf: Any) -> Any:
         if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
             return leaf
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):

@@ -103,7 +103,7 @@ class Line(tqdm):
         self.update(0)
 
     @property
-    def format_dict(self):
+    def format_dict(self) -> Any:
         found = super().format_dict
         if not self.kinds:
             return found
@@ -144,7 +144,7 @@ def line(
     look |= {"miniters": 0, "smoothing": 0, "disable": hidden}
     ended = threading.Event()
 
-    def tell():
+    def tell() -> None:
         while not ended.wait(EVERY):
             logging.info("%s", drawn)
 
@@ -157,5 +157,5 @@ def line(
             ended.set()
 
 
-def _somebody_looks():
+def _somebody_looks() -> bool:
     return sys.stderr.isatty() or "ipykernel" in sys.modules

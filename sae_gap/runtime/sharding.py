@@ -31,7 +31,7 @@ def check_mesh(mesh: Any) -> None:
     _check_auto(mesh)
 
 
-def _check_auto(mesh):
+def _check_auto(mesh: Any) -> None:
     if any(kind != AxisType.Auto for kind in mesh.axis_types):
         raise ValueError(
             "the mesh must have axes of type jax.sharding.AxisType.Auto; make it by "
@@ -104,7 +104,7 @@ def by_device(
     return jax.tree.map(lambda a: a[:num_samples], results)
 
 
-def _padded(array, rows):
+def _padded(array: Array, rows: int) -> Array:
     return jnp.pad(array, ((0, rows),) + ((0, 0),) * (array.ndim - 1))
 
 
@@ -115,7 +115,7 @@ def in_batches(run: Callable[[PyTree], PyTree], rows: PyTree, size: int) -> PyTr
         return run(rows)
     batches = -(-number // size)
 
-    def split(array):
+    def split(array: Array) -> Array:
         padded = _padded(array, batches * size - number)
         return padded.reshape(batches, size, *array.shape[1:])
 
@@ -154,7 +154,7 @@ def split_batch(batch: PyTree) -> PyTree:
     """
     size = num_parts()
 
-    def split(array):
+    def split(array: Array) -> Array:
         if size == 1 or len(array) % size:
             return array
         return lax.with_sharding_constraint(array, PartitionSpec(SAMPLES))
@@ -183,7 +183,7 @@ def constrain(state: PyTree, data: PyTree) -> PyTree:
         if leaf.ndim and len(leaf) % size == 0
     }
 
-    def put(leaf):
+    def put(leaf: Any) -> Any:
         by_sample = leaf.ndim and len(leaf) in counts
         return lax.with_sharding_constraint(
             leaf, PartitionSpec(SAMPLES) if by_sample else PartitionSpec()

@@ -1,20 +1,18 @@
 # The names that files import from here, and where each is defined.
 
-from sae_gap.storage.results import CELL as CELL
-from sae_gap.storage.results import SIZES as SIZES
-from sae_gap.storage.results import BucketError as BucketError
-from sae_gap.storage.results import Folder as Folder
-from sae_gap.storage.results import Row as Row
-from sae_gap.storage.results import Store as Store
-from sae_gap.storage.results import connect as connect
-from sae_gap.storage.results import digest as digest
-from sae_gap.storage.results import file_digest as file_digest
-from sae_gap.storage.results import grouped as grouped
-from sae_gap.storage.results import key as key
-from sae_gap.storage.results import library as library
-from sae_gap.storage.results import package_folders as package_folders
-from sae_gap.storage.results import plain as plain
-from sae_gap.storage.results import version as version
+from sae_gap.storage.digests import digest as digest
+from sae_gap.storage.digests import file_digest as file_digest
+from sae_gap.storage.digests import json_digest as json_digest
+from sae_gap.storage.digests import key as key
+from sae_gap.storage.digests import plain as plain
+from sae_gap.storage.folder import BucketError as BucketError
+from sae_gap.storage.folder import Folder as Folder
+from sae_gap.storage.folder import connect as connect
+from sae_gap.storage.store import CELL as CELL
+from sae_gap.storage.store import SIZES as SIZES
+from sae_gap.storage.store import Row as Row
+from sae_gap.storage.store import Store as Store
+from sae_gap.storage.store import grouped as grouped
 from sae_gap.storage.tensor_files import Config as Config
 from sae_gap.storage.tensor_files import Tensors as Tensors
 from sae_gap.storage.tensor_files import brief as brief
@@ -30,3 +28,7 @@ from sae_gap.storage.tensor_files import read_safetensors as read_safetensors
 from sae_gap.storage.tensor_files import reading as reading
 from sae_gap.storage.tensor_files import tensors_of as tensors_of
 from sae_gap.storage.trees import Checkpoint as Checkpoint
+from sae_gap.storage.versions import library as library
+from sae_gap.storage.versions import package_folders as package_folders
+from sae_gap.storage.versions import provenance as provenance
+from sae_gap.storage.versions import version as version

@@ -75,7 +75,9 @@ class Tensors:
     """
 
     def __init__(self, path: Path, arrays: Mapping[str, np.ndarray]):
-        self.path, self._arrays, self._taken = path, dict(arrays), set[str]()
+        self.path = path
+        self._arrays = dict(arrays)
+        self._taken = set[str]()
 
     def __contains__(self, name: str) -> bool:
         return name in self._arrays
@@ -108,11 +110,8 @@ class Tensors:
         """
         array = self._named(name)
         if array.shape != shape:
-            mend = (
-                "transpose it"
-                if array.shape == shape[::-1]
-                else "give what belongs together"
-            )
+            turned = array.shape == shape[::-1]
+            mend = "transpose it" if turned else "give what belongs together"
             raise ValueError(
                 f"{name} in {self.path} has shape {array.shape} where {shape} is expected; {mend}."
             )
@@ -140,11 +139,9 @@ class Tensors:
     def scalar(self, name: str) -> float:
         """A single finite number of any type."""
         array = self._named(name)
-        value = (
-            float(array.reshape(()))
-            if array.size == 1 and array.dtype.kind in "fiubV"
-            else np.nan
-        )
+        value = np.nan
+        if array.size == 1 and array.dtype.kind in "fiubV":
+            value = float(array.reshape(()))
         if not np.isfinite(value):
             raise ValueError(
                 f"{name} in {self.path} must be one finite number; train or download it again."
@@ -176,7 +173,7 @@ class Tensors:
                 "correct the architecture in its configuration, or remove what is left over."
             )
 
-    def _named(self, name):
+    def _named(self, name: str) -> np.ndarray:
         if name not in self._arrays:
             raise ValueError(
                 f"{self.path} has no tensor {name}, but {self}; check that it is the right file."
@@ -209,7 +206,7 @@ def map_safetensors(path: Path) -> dict[str, Callable[[], np.memmap]]:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         start = file.tell()
 
-    def mapped(name):
+    def mapped(name: str) -> np.memmap:
         entry = header[name]
         place = start + entry["data_offsets"][0]
         shape = tuple(entry["shape"])
@@ -264,15 +261,14 @@ def member_start(path: Path, member: zipfile.ZipInfo) -> tuple[int, int]:
         local = file.read(30)
     if local[:4] != b"PK\x03\x04":
         raise ValueError(f"its entry {member.filename!r} is damaged")
-    return member.header_offset + 30 + sum(
-        struct.unpack("<HH", local[26:30])
-    ), member.file_size
+    rest = sum(struct.unpack("<HH", local[26:30]))
+    return member.header_offset + 30 + rest, member.file_size
 
 
 class _Named:
     """A name in a pickle that nothing calls: a type of storage, or of number."""
 
-    def __init__(self, dtype=None):
+    def __init__(self, dtype: str | None = None):
         self.dtype = dtype and np.dtype(dtype)
 
 
@@ -296,23 +292,21 @@ def tensors_of(held: Any) -> dict[str, np.ndarray]:
     Raises:
       ValueError: it is no dict of names, or holds no tensors.
     """
-    if isinstance(held, Mapping) and not any(
-        isinstance(value, np.ndarray) for value in held.values()
-    ):
-        held = next(
-            (held[name] for name in _NESTED if isinstance(held.get(name), Mapping)),
-            held,
-        )
+    if isinstance(held, Mapping) and not _arrays_in(held):
+        nested = [held[name] for name in _NESTED if isinstance(held.get(name), Mapping)]
+        held = nested[0] if nested else held
     if not isinstance(held, Mapping) or not all(isinstance(name, str) for name in held):
         raise ValueError(
             f"it holds a {type(held).__name__}, not a dict of tensors by name"
         )
-    tensors = {
-        name: value for name, value in held.items() if isinstance(value, np.ndarray)
-    }
+    tensors = _arrays_in(held)
     if not tensors:
         raise ValueError("it holds no tensors")
     return tensors
+
+
+def _arrays_in(held: Mapping[Any, Any]) -> dict[Any, np.ndarray]:
+    return {name: part for name, part in held.items() if isinstance(part, np.ndarray)}
 
 
 class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
@@ -320,7 +314,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
     pickle names.
     """
 
-    def __init__(self, path, archive):
+    def __init__(self, path: Path, archive: zipfile.ZipFile):
         pickles = [
             name
             for name in archive.namelist()
@@ -338,7 +332,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
             )
         super().__init__(io.BytesIO(archive.read(pickles[0])))
 
-    def find_class(self, module, name):
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
             return collections.OrderedDict
         # New functions for each pickle, since it can set attributes of what it gets.
@@ -354,7 +348,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
             f"it names {module}.{name}, which is no tensor and is not executed"
         )
 
-    def persistent_load(self, saved):
+    def persistent_load(self, saved: Any) -> np.memmap:
         word, kind, key, _, _ = saved
         if word != "storage" or getattr(kind, "dtype", None) is None:
             raise ValueError("it refers to something that is not a storage")
@@ -366,13 +360,16 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
         )
 
 
-def _rebuild(storage, offset, shape, strides, *rest):
+def _rebuild(
+    storage: Any, offset: int, shape: Sequence[int], strides: Sequence[int], *rest: Any
+) -> np.ndarray:
     """A tensor with any strides as a view of its storage."""
     if not isinstance(storage, np.ndarray) or math.prod(shape) > storage.size:
         raise ValueError(f"a tensor of shape {shape} does not fit in its storage")
     # NumPy refuses strides that leave the buffer.
-    offset, *apart = (number * storage.itemsize for number in (offset, *strides))
-    return np.ndarray(shape, storage.dtype, storage, offset, apart)
+    size = storage.itemsize
+    apart = [stride * size for stride in strides]
+    return np.ndarray(shape, storage.dtype, storage, offset * size, apart)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -382,10 +379,10 @@ def read_json(path: Path) -> dict[str, Any]:
       ValueError: the file is missing, or is not a JSON object.
     """
     with reading(path, "a configuration in JSON"):
-        found = json.loads(path.read_bytes())
-        if not isinstance(found, dict):
-            raise ValueError(f"it holds a {type(found).__name__}, not an object")
-        return found
+        entries = json.loads(path.read_bytes())
+        if not isinstance(entries, dict):
+            raise ValueError(f"it holds a {type(entries).__name__}, not an object")
+        return entries
 
 
 class Config:
@@ -397,7 +394,8 @@ class Config:
     """
 
     def __init__(self, path: Path, entries: Mapping[str, Any]):
-        self.path, self.entries = path, dict(entries)
+        self.path = path
+        self.entries = dict(entries)
 
     def __contains__(self, name: str) -> bool:
         return self.entries.get(name) is not None
@@ -435,7 +433,7 @@ class Config:
         """The entries of some names, as texts; those that are missing are left out."""
         return {name: str(self.entries[name]) for name in names if name in self}
 
-    def _typed(self, name, default, kind, wanted):
+    def _typed(self, name: str, default: Any, kind: type, wanted: str) -> Any:
         value = self._value(name, default)
         if not isinstance(value, kind):
             raise ValueError(
@@ -446,7 +444,7 @@ class Config:
     flag = partialmethod(_typed, kind=bool, wanted="true or false")
     text = partialmethod(_typed, kind=str, wanted="a text")
 
-    def _value(self, name, default):
+    def _value(self, name: str, default: Any) -> Any:
         value = self.entries.get(name)
         return default if value is None else value
 

@@ -166,25 +166,25 @@ class Checkpoint:
             self.folder.remove(self.name)
 
 
-def _named(tree):
+def _named(tree: PyTree) -> list[tuple[str, Any]]:
     return [
         (jax.tree_util.keystr(path) or "tree", leaf)
         for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     ]
 
 
-def _is_key(leaf):
+def _is_key(leaf: Any) -> bool:
     return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def _form(leaf):
+def _form(leaf: Any) -> str:
     """Type and shape of an array in a file, where a random key is stored as its words."""
     if _is_key(leaf):
         leaf = jax.eval_shape(jax.random.key_data, leaf)
     return f"{np.dtype(leaf.dtype)} of shape {tuple(leaf.shape)}"
 
 
-def _restored(saved, like):
+def _restored(saved: Any, like: Any) -> Any:
     """An array on the devices of `like`, if that is committed to any."""
     array = (
         jax.random.wrap_key_data(jax.numpy.asarray(saved)) if _is_key(like) else saved

@@ -24,9 +24,10 @@ from sae_gap.core import (
 from sae_gap.encoders import Encoder
 from sae_gap.metrics import SCORED, Inferred
 from sae_gap.runtime import devices
+from sae_gap.study import Method
 
-# Numbers in a chunk of dense codes, when only their non-zeros are kept.
-_CHUNK = 2**24
+# The most dense codes that are held at once where only their non-zeros are kept.
+_DENSE_CODES = 2**24
 # Training rows on which encoders find parameters for a requested L0, if a study calibrates on them.
 CALIBRATED = 2_000
 
@@ -115,7 +116,7 @@ class Inference:
         return self._prepared[encoder]
 
     @property
-    def _calibration(self):
+    def _calibration(self) -> Split:
         if self._calibrate_on == "scored":
             return self.normalised.id
         if self._calibrate_on == "clean":
@@ -158,10 +159,23 @@ class Inference:
         before = sum(self.time(each, samples, runs, clock) for each in encoder.origins)
         return before + float(np.median(seconds[1:])) / len(rows) * 1_000
 
-    def inferred(self, **options: Any) -> Inferred:
+    def inferred(self, method: Method, **options: Any) -> Inferred:
         """A method's result, as metrics read it; the options are fields of `Inferred`."""
-        known = self.normalised, self.model
-        return Inferred(*known, shared=self._shared, inference=self, **options)
+        base = method.learner.base
+        on_base: Inference | None = self
+        if base is not None:
+            on_base = None
+            if base.ready is not None:
+                on_base = Inference(self.task, base.ready)
+        return Inferred(
+            self.normalised,
+            self.model,
+            shared=self._shared,
+            method=method,
+            inference=self,
+            on_base=on_base,
+            **options,
+        )
 
     def forget(self, kept: Container[Encoder | None]) -> None:
         """Drops the codes of all encoders except those in `kept`, which others still need."""
@@ -169,7 +183,7 @@ class Inference:
             place: coded for place, coded in self._coded.items() if place[0] in kept
         }
 
-    def _run(self, encoder, split):
+    def _run(self, encoder: Encoder, split: str) -> tuple[Coded, float]:
         if (encoder, split) not in self._coded:
             mesh = devices.own_mesh()
             signals = jax.block_until_ready(
@@ -206,8 +220,7 @@ class Inference:
         """
         if not self._in_chunks:
             return encoder.infer(self.model, signals, *begun)
-        # Hold the dense codes of one chunk at most.
-        size = max(100, _CHUNK // self._width)
+        size = max(100, _DENSE_CODES // self._width)
         return infer_in_chunks(
             lambda chunk, *begun: encoder.infer(self.model, jnp.asarray(chunk), *begun),
             signals,

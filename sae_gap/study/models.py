@@ -18,21 +18,24 @@ from typing import Any
 import jax
 from absl import logging
 from jax.sharding import Mesh
+from jaxtyping import PRNGKeyArray
 
-from sae_gap.core import AnyPath, Task, identity
+from sae_gap.core import AnyPath, Model, Task, identity
 from sae_gap.data import Source
 from sae_gap.learners import Learner
 from sae_gap.runtime import devices, distributed
-from sae_gap.storage import Checkpoint, Folder, results, trees
+from sae_gap.storage import Checkpoint, Folder, digests, provenance, trees
 from sae_gap.study import Fit, Fitted, blank_model, fit
 
 _LAST = "fit.safetensors"
 _ENDED = "fit.json"
 # Errors from files that are not ours.
 _DAMAGE = (ValueError, KeyError, TypeError)
+# Is told a learner, the source of its fit, and the share of the steps that is taken.
+Watch = Callable[[Learner, Source, float], None]
 
 
-def _ignore(*_):
+def _ignore(*_: Any) -> None:
     pass
 
 
@@ -61,7 +64,7 @@ class Models:
         }
         name = re.sub(r"[^a-z0-9_]", "", learner.name.lower())
         where = {"precision": identity.precision(), "platform": jax.default_backend()}
-        return self.directory / f"{name}-{results.key(decides | where)}"
+        return self.directory / f"{name}-{digests.key(decides | where)}"
 
     def missing(
         self, learner: Learner, source: Source, at: Sequence[int] = ()
@@ -90,7 +93,7 @@ class Models:
         at: Sequence[int] = (),
         *,
         mesh: Mesh | None = None,
-        watch: Callable[[Learner, Source, float], None] = _ignore,
+        watch: Watch = _ignore,
     ) -> list[Fit]:
         """The fits of a learner to sources that differ in their seed, read from disk if they are
         there and fitted if not.
@@ -111,70 +114,27 @@ class Models:
         if learner.ready is not None:
             end = Fitted(0, learner.ready, 0.0)
             return [Fit(end, {}, 0.0, devices.describe()) for _ in tasks]
-        options: Any = {"mesh": mesh, "watch": watch}
-        bases: Any = [None] * len(tasks)
+        bases: list[Fit | None] = [None] * len(tasks)
         if learner.base is not None:
-            bases = self.fit(learner.base, sources, tasks, **options)
+            bases = [*self.fit(learner.base, sources, tasks, mesh=mesh, watch=watch)]
         together = mesh is not None and devices.spans_processes(mesh)
         writes = not together or distributed.is_first()
-        wanted = [
-            _Wanted(learner, source, task, base, self.folder(learner, source), writes)
+        kept = [
+            _Kept(learner, source, task, base, self.folder(learner, source), writes)
             for source, task, base in zip(sources, tasks, bases, strict=True)
         ]
-        fits = [each.load(at) for each in wanted]
-        absent = [place for place, stored in enumerate(fits) if stored is None]
+        fits = {place: seed.load(at) for place, seed in enumerate(kept)}
+        absent = [place for place, stored in fits.items() if stored is None]
         if together:
-            absent = sorted(
-                {place for places in distributed.gather(absent) for place in places}
-            )
+            absent = sorted(set().union(*distributed.gather(absent)))
         if absent:
-            made = self._fit([wanted[place] for place in absent], at, **options)
-            for place, fitted in zip(absent, made, strict=True):
-                fits[place] = fitted
-        return [fitted.on(base) for fitted, base in zip(fits, bases, strict=True)]
-
-    def _fit(self, wanted, at, mesh, watch):
-        """Fits one learner to all requested tasks, and keeps the models that have a folder."""
-        learner = wanted[0].learner
-        saves = [
-            Checkpoint(each.folder, fit=each.folder.name)
-            for each in wanted
-            if each.folder
-        ]
-        # Studies of drawn data share models along a fit; those of activations are large.
-        shared = (
-            () if hasattr(wanted[0].source, "seen") or not saves else learner.snapshots
-        )
-        fits = fit(
-            learner,
-            [each.task for each in wanted],
-            [each.key for each in wanted],
-            at=sorted({*at, *shared}),
-            bases=[each.base.end.model for each in wanted if each.base] or None,
-            checkpoints=saves or None,
-            keep=lambda place, fitted: wanted[place].keep(fitted, _file(fitted.step)),
-            watch=lambda place, share: watch(learner, wanted[place].source, share),
-            mesh=mesh,
-        )
-        for each, fitted in zip(wanted, fits, strict=True):
-            each.end(fitted)
-        for save in saves:
-            save.discard()
-        try:
-            # A killed process kept the models before the state from which this fit resumed.
-            return [
-                each.complete(fitted, at)
-                for each, fitted in zip(wanted, fits, strict=True)
-            ]
-        except (FileNotFoundError, ValueError):
-            logging.warning(
-                "fitting %s again: models along the fit are damaged", learner.name
-            )
-            return self._fit(wanted, at, mesh, watch)
+            made = _fit([kept[place] for place in absent], at, mesh, watch)
+            fits |= zip(absent, made, strict=True)
+        return [fits[place].on(base) for place, base in enumerate(bases)]  # type: ignore[union-attr]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Wanted:
+class _Kept:
     """A fit of one seed: the data that decide it, and its folder; without one nothing is read or
     kept.
     """
@@ -182,20 +142,20 @@ class _Wanted:
     learner: Learner
     source: Source
     task: Task
-    base: Any
-    folder: Any
+    base: Fit | None
+    folder: Folder | None
     writes: bool
 
     @functools.cached_property
-    def key(self):
+    def key(self) -> PRNGKeyArray:
         """A random key from the seed and the learner's class, so that two classes do not share
         their noise on one seed.
         """
-        stream = int(results.key({"learner": type(self.learner).__name__})[:7], 16)
+        stream = int(digests.key({"learner": type(self.learner).__name__})[:7], 16)
         return jax.random.fold_in(jax.random.key(self.task.seed), stream)
 
     @functools.cached_property
-    def about(self):
+    def about(self) -> dict[str, Any]:
         """The learner and the source, as described in its files."""
         return {
             "learner": identity.describe(self.learner),
@@ -203,50 +163,51 @@ class _Wanted:
         }
 
     @functools.cached_property
-    def blank(self):
+    def blank(self) -> Model:
         """The shapes of its model."""
-        return blank_model(
-            self.learner, self.task, self.key, self.base and self.base.end.model
-        )
+        return blank_model(self.learner, self.task, self.key, self.start)
 
-    def load(self, at):
+    @property
+    def start(self) -> Model | None:
+        """The model of its base."""
+        return None if self.base is None else self.base.end.model
+
+    def load(self, at: Sequence[int]) -> Fit | None:
         """The finished fit with the models at these steps, or None if any of them is missing."""
         if self.folder is None:
             return None
         try:
             note = json.loads(self.folder.read(_ENDED))
-            end = self.read(note["step"], _LAST)
-            return self.complete(
-                Fit(end, {}, note["compile_seconds"], note["device"]), at
-            )
+            end = self._read(self.folder, note["step"], _LAST)
+            fitted = Fit(end, {}, note["compile_seconds"], note["device"])
+            return self.complete(fitted, at)
         except FileNotFoundError:
             return None
         except _DAMAGE as error:
             logging.warning("starting over: %s cannot be used: %s", self.folder, error)
             return None
 
-    def complete(self, fit, at):
+    def complete(self, fitted: Fit, at: Sequence[int]) -> Fit:
         """A fit with the models at these steps, missing ones read from their files."""
-        lacking = [step for step in at if step < fit.end.step and step not in fit.along]
-        stored = {step: self.read(step, _file(step)) for step in lacking}
-        return dataclasses.replace(fit, along={**fit.along, **stored})
+        along = dict(fitted.along)
+        for step in at:
+            if step < fitted.end.step and step not in along and self.folder is not None:
+                along[step] = self._read(self.folder, step, _file(step))
+        return dataclasses.replace(fitted, along=along)
 
-    def read(self, step, name):
+    def _read(self, folder: Folder, step: int, name: str) -> Fitted:
         """The model at a step, from a file of that name; raises a ValueError if it is damaged or of
         another fit.
         """
-        content = self.folder.read(name)
+        content = folder.read(name)
         note = trees.read_note(content)
-        if (note.get("fit"), note.get("step")) != (self.folder.name, step):
+        if note.get("fit") != folder.name or note.get("step") != step:
             raise ValueError(f"{name} is of another fit")
         model = trees.load(content, self.blank)
-        return Fitted(
-            step,
-            dataclasses.replace(model, encode=self.learner.encode),
-            note["seconds"],
-        )
+        model = dataclasses.replace(model, encode=self.learner.encode)
+        return Fitted(step, model, note["seconds"])
 
-    def keep(self, fitted, name):
+    def keep(self, fitted: Fitted, name: str) -> None:
         """Writes a model to a file of that name."""
         if self.folder is not None and self.writes:
             note = {
@@ -257,24 +218,60 @@ class _Wanted:
             # `load_sae` reads the model's encoder from this description.
             _write(self.folder, name, trees.dump(fitted.model, note | self.about))
 
-    def end(self, fit):
+    def end(self, fitted: Fit) -> None:
         """Writes the last model, followed by the note that the fit has ended."""
         if self.folder is not None and self.writes:
-            self.keep(fit.end, _LAST)
+            self.keep(fitted.end, _LAST)
             note = {
                 **self.about,
-                "step": fit.end.step,
-                "seconds": fit.end.seconds,
-                "compile_seconds": fit.compile_seconds,
-                "device": fit.device,
-                **results.provenance(),
+                "step": fitted.end.step,
+                "seconds": fitted.end.seconds,
+                "compile_seconds": fitted.compile_seconds,
+                "device": fitted.device,
+                **provenance(),
             }
-            _write(
-                self.folder, _ENDED, json.dumps(results.plain(note), indent=1).encode()
-            )
+            text = json.dumps(digests.plain(note), indent=1)
+            _write(self.folder, _ENDED, text.encode())
 
 
-def _write(folder, name, content):
+def _fit(
+    kept: Sequence[_Kept], at: Sequence[int], mesh: Mesh | None, watch: Watch
+) -> list[Fit]:
+    """Fits one learner to all tasks, and keeps the models that have a folder."""
+    learner = kept[0].learner
+    folders = [seed.folder for seed in kept if seed.folder is not None]
+    saves = [Checkpoint(folder, fit=folder.name) for folder in folders]
+    steps = set(at)
+    # Studies of drawn data share models along a fit; those of activations are large.
+    if saves and not hasattr(kept[0].source, "seen"):
+        steps.update(learner.snapshots)
+    fits = fit(
+        learner,
+        [seed.task for seed in kept],
+        [seed.key for seed in kept],
+        at=sorted(steps),
+        bases=[seed.start for seed in kept if seed.start is not None] or None,
+        checkpoints=saves or None,
+        keep=lambda place, fitted: kept[place].keep(fitted, _file(fitted.step)),
+        watch=lambda place, share: watch(learner, kept[place].source, share),
+        mesh=mesh,
+    )
+    for seed, fitted in zip(kept, fits, strict=True):
+        seed.end(fitted)
+    for save in saves:
+        save.discard()
+    try:
+        # A killed process kept the models before the state from which this fit resumed.
+        pairs = zip(kept, fits, strict=True)
+        return [seed.complete(fitted, at) for seed, fitted in pairs]
+    except (FileNotFoundError, ValueError):
+        logging.warning(
+            "fitting %s again: models along the fit are damaged", learner.name
+        )
+        return _fit(kept, at, mesh, watch)
+
+
+def _write(folder: Folder, name: str, content: bytes) -> None:
     """Writes a file; a full disk causes only a warning, and readers notice what is missing."""
     try:
         folder.write(name, content)
@@ -282,5 +279,5 @@ def _write(folder, name, content):
         logging.warning("going on without saving the fit: %s", error)
 
 
-def _file(step):
+def _file(step: int) -> str:
     return f"{step:06d}.safetensors"

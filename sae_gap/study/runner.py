@@ -4,32 +4,36 @@ row.
 
 import collections
 import concurrent.futures
+import dataclasses
 import itertools
-from typing import Any
+from collections.abc import Sequence
 
 import jax
 from absl import logging
 
-from sae_gap.core import check_shard, check_type
-from sae_gap.data import draw
+from sae_gap.core import Task, check_shard, check_type
+from sae_gap.data import Source
 from sae_gap.learners import HostLearner, Learner
 from sae_gap.runtime import devices, distributed, progress
-from sae_gap.storage import results
-from sae_gap.study import Models, Stored, Study, at_once, jobs, score
+from sae_gap.storage import SIZES, Row, Store
+from sae_gap.study import Fit, Job, Models, Stored, Study, at_once, jobs, score
 
 # Fit learners together only if the codes, or squares of the width, of all that run at once have at
 # most so many numbers.
 _TOGETHER = 2**25
 
+# Fits by learner and seed.
+Fits = dict[tuple[Learner, int], Fit]
+
 
 def run(
     study: Study,
-    store: results.Store,
+    store: Store,
     shard: tuple[int, int] | None = None,
     *,
     models: Models | None = None,
     show_progress: bool = True,
-) -> list[results.Row]:
+) -> list[Row]:
     """Runs whatever the store lacks, and returns the study's rows.
 
     Each job fits one learner for all seeds, or reads its models, and infers with every method that
@@ -59,163 +63,183 @@ def run(
       UnfinishedError: the minutes of `progress.limit` were over before a fit or a row was started.
     """
     check_type("study", study, Study, "give sae_gap.Study(name, sources, methods)")
-    check_type("store", store, results.Store, "give sae_gap.Store(directory)")
+    check_type("store", store, Store, "give sae_gap.Store(directory)")
     check_type("models", models, (Models, type(None)), "give sae_gap.Models(directory)")
-    index, count = (
-        (distributed.index(), distributed.count())
-        if shard is None
-        else check_shard(shard)
-    )
+    if shard is None:
+        index = distributed.index()
+        count = distributed.count()
+    else:
+        index, count = check_shard(shard)
     models = Models(store.folder / "models") if models is None else models
     every = list(jobs(study))
     stored = Stored(study, store)
     mine = every if study.spread == "rows" else every[index::count]
     lacking = [job for job in map(stored.rest, mine) if job.lines]
     rows = [row.cell for job in lacking for row in job.lines]
-    fits = [
-        (learner, job.data, source.seed)
-        for job in lacking
-        for source in job.sources
-        for learner in models.missing(job.learner, source, job.steps)
-    ]
     done = sum(len(job.lines) for job in mine) - len(rows)
     with progress.line(
         what=study.name, unit="fits and rows", shown=show_progress
     ) as line:
-        line.begin(fits, rows, done)
-        for _, cell in itertools.groupby(lacking, lambda job: job.data):
-            _run_cell(list(cell), store, stored, models, line)
-    # This waits for all processes. Only the first one scores rows that all share.
-    left = [row for row in rows if line.shares[row] < 1] if progress.is_over() else []
-    lefts = distributed.gather(left)
-    left = lefts[0] if study.spread == "rows" else [*itertools.chain(*lefts)]
-    found = Stored(study, store).rows(every)
-    found = found if study.lam is None else _in_order(study, found)
+        line.begin(_fits_of(lacking, models), rows, done)
+        for data, cell in itertools.groupby(lacking, lambda job: job.data):
+            _Cell(study, data, list(cell), store, stored, models, line).run()
+    left = _left(study, [row for row in rows if line.shares[row] < 1])
+    made = Stored(study, store).rows(every)
+    made = made if study.lam is None else _in_order(study, made)
     if left:
         size = (
             f"{line.total - line.n:.0f} of {line.total} fits and rows of {study.name}"
         )
         text = f"{size} are left, since the minutes are over; the same command goes on."
         lines = [row for job in every for row in job.lines if row.cell in left]
-        raise progress.UnfinishedError(
-            text, found, {row.columns["dictionary"] for row in lines}
-        )
-    return found
+        dictionaries = {row.columns["dictionary"] for row in lines}
+        raise progress.UnfinishedError(text, made, dictionaries)
+    return made
 
 
-def _run_cell(cell, store, stored, models, line):
-    """Fits, scores and stores the jobs of a study on data that differ only in their seed."""
-    study = cell[0].study
-    data = cell[0].data
-    together = study.spread == "rows"
-    tasks = {source.seed: draw(source) for job in cell for source in job.sources}
-    first = next(iter(tasks.values()))
+def _fits_of(lacking: Sequence[Job], models: Models) -> list[tuple[Learner, str, int]]:
+    """The fits that jobs lack, as the line of progress names them."""
+    return [
+        (learner, job.data, source.seed)
+        for job in lacking
+        for source in job.sources
+        for learner in models.missing(job.learner, source, job.steps)
+    ]
 
-    def watch(learner, source, share):
-        line.report((learner, data, source.seed), share)
 
-    able = [job for job in cell if job.learner.needs(first) is None]
-    alone = study.timed or together or not able
-    fits = {} if alone else _fit_together(able, tasks, models, watch)
-    for job in cell:
-        over = progress.is_over()
-        # Processes that fit together stop together.
-        if distributed.from_first(over) if together else over:
-            return
-        line.set_postfix_str(str(job)[:60])
-        lacking = job.learner.needs(first)
-        if lacking is not None:
+def _left(study: Study, mine: list[str]) -> list[str]:
+    """The rows that all processes leave, once the minutes are over; it waits for all of them."""
+    lefts = distributed.gather(mine if progress.is_over() else [])
+    # Only the first process scores rows that all share.
+    return lefts[0] if study.spread == "rows" else list(itertools.chain(*lefts))
+
+
+@dataclasses.dataclass
+class _Cell:
+    """The jobs of a study on data that differ only in their seed."""
+
+    study: Study
+    data: str
+    jobs: list[Job]
+    store: Store
+    stored: Stored
+    models: Models
+    line: progress.Line
+
+    def run(self) -> None:
+        """Fits, scores and stores the jobs."""
+        sources = {source.seed: source for job in self.jobs for source in job.sources}
+        tasks = {seed: source.task() for seed, source in sources.items()}
+        first = next(iter(tasks.values()))
+        able = [job for job in self.jobs if job.learner.needs(first) is None]
+        fits: Fits = {}
+        if able and not self.study.timed and not self._shared:
+            fits = self._fit_together(able, tasks)
+        for job in self.jobs:
+            if self._is_over():
+                return
+            self.line.set_postfix_str(str(job)[:60])
+            lacking = job.learner.needs(first)
+            if lacking is None:
+                logging.info("running %s", job)
+                self._run_job(job, tasks, fits)
+                continue
             logging.warning("left out %s: the data lack %s", job, lacking)
             for row in job.lines:
-                line.report(row.cell)
-            continue
-        logging.info("running %s", job)
+                self.line.report(row.cell)
+
+    @property
+    def _shared(self) -> bool:
+        """True if all processes fit one job together."""
+        return self.study.spread == "rows"
+
+    def _is_over(self) -> bool:
+        over = progress.is_over()
+        # Processes that fit together stop together.
+        return distributed.from_first(over) if self._shared else over
+
+    def _run_job(self, job: Job, tasks: dict[int, Task], fits: Fits) -> None:
         drawn = [tasks[source.seed] for source in job.sources]
-        fitted = [
-            fits[place]
-            for source in job.sources
-            if (place := (job.learner, source.seed)) in fits
-        ]
-        if not fitted:
-            mesh = devices.mesh() if together else None
-            fitted = models.fit(
-                job.learner, job.sources, drawn, job.steps, mesh=mesh, watch=watch
+        keys = [(job.learner, source.seed) for source in job.sources]
+        if all(key in fits for key in keys):
+            fitted = [fits[key] for key in keys]
+        else:
+            mesh = devices.mesh() if self._shared else None
+            fitted = self.models.fit(
+                job.learner, job.sources, drawn, job.steps, mesh=mesh, watch=self._watch
             )
-        if together:
+        if self._shared:
             # A process that reads a base before the first one has written it would fit it again.
-            distributed.wait(data)
-        if not together or distributed.is_first():
-            for row in score(job, drawn, fitted, stored):
-                store.put(row)
-                line.report(row["cell"])
-                if progress.is_over():
-                    break
+            distributed.wait(self.data)
+            if not distributed.is_first():
+                return
+        for row in score(job, drawn, fitted, self.stored):
+            self.store.put(row)
+            self.line.report(row["cell"])
+            if progress.is_over():
+                break
 
+    def _watch(self, learner: Learner, source: Source, share: float) -> None:
+        self.line.report((learner, self.data, source.seed), share)
 
-def _fit_together(jobs, tasks, models, watch):
-    """Fits the learners of jobs on the same data together, a seed on each core, before any codes
-    are inferred.
+    def _fit_together(self, able: list[Job], tasks: dict[int, Task]) -> Fits:
+        """Fits the learners of jobs together, a seed on each core, before any codes are inferred.
 
-    Codes come after all fits, since encoders are timed with nothing running beside them. Bases come
-    first, each once, however many jobs build on them.
+        Codes come after all fits, since encoders are timed with nothing running beside them. Bases
+        come first, each once, however many jobs build on them. A fit that is not among those that
+        it returns is made when its job runs.
+        """
+        workers = at_once()
+        task = next(iter(tasks.values()))
+        numbers = task.width * max(len(task.train.signals), task.width) * workers
+        if workers == 1 or numbers > _TOGETHER:
+            return {}
+        needed_by = _needed_by(able)
+        fits: Fits = {}
+        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+            # Threads do not inherit thread-local JAX configuration.
+            inherited = pool.submit(lambda: dict(jax.config.values)).result()
+            if inherited != dict(jax.config.values):
+                return {}
+            # The longest first, so that no long fit starts last and runs alone.
+            ordered = sorted(
+                needed_by, key=lambda learner: (_depth(learner), -learner.num_steps)
+            )
+            for _, level in itertools.groupby(ordered, _depth):
+                fitted = pool.map(
+                    lambda learner: self._fit(learner, needed_by[learner], tasks), level
+                )
+                for made in fitted:
+                    fits |= made
+        return fits
 
-    Args:
-      jobs: jobs whose learners are fitted.
-      tasks: the data by seed.
-      models: where to keep fits.
-      watch: as for `Models.fit`.
-
-    Returns:
-      The fits by learner and seed; missing ones are fitted when their job runs.
-    """
-    task = next(iter(tasks.values()))
-    workers = at_once()
-    if (
-        workers == 1
-        or task.width * max(len(task.train.signals), task.width) * workers > _TOGETHER
-    ):
-        return {}
-    needed = collections.defaultdict(list)
-    for job in jobs:
-        parts = chain(job.learner)
-        if job.learner.ready is None and not any(
-            isinstance(part, HostLearner) for part in parts
-        ):
-            for learner in parts:
-                needed[learner].append(job)
-
-    def depth(learner):
-        return len(chain(learner))
-
-    def fit(learner):
+    def _fit(self, learner: Learner, needed_by: list[Job], tasks: dict) -> Fits:
+        """The fits of one learner for all jobs that need it."""
         if progress.is_over():
             return {}
-        needed_by = needed[learner]
         logging.info("fitting for %s", "; ".join(map(str, needed_by)))
         sources = {source.seed: source for job in needed_by for source in job.sources}
         scored = [job for job in needed_by if job.learner == learner]
         steps = sorted({step for job in scored for step in job.steps})
         drawn = [tasks[seed] for seed in sources]
-        fits = models.fit(learner, list(sources.values()), drawn, steps, watch=watch)
+        fits = self.models.fit(
+            learner, list(sources.values()), drawn, steps, watch=self._watch
+        )
         return {
             (learner, seed): fitted for seed, fitted in zip(sources, fits, strict=True)
         }
 
-    fits: Any = {}
-    with concurrent.futures.ThreadPoolExecutor(workers) as pool:
-        # Threads do not inherit thread-local JAX configuration.
-        if pool.submit(lambda: dict(jax.config.values)).result() != dict(
-            jax.config.values
-        ):
-            return {}
-        # The longest first, so that no long fit starts last and runs alone.
-        ordered = sorted(
-            needed, key=lambda learner: (depth(learner), -learner.num_steps)
-        )
-        for _, level in itertools.groupby(ordered, depth):
-            for fitted in pool.map(fit, level):
-                fits |= fitted
-    return fits
+
+def _needed_by(able: list[Job]) -> dict[Learner, list[Job]]:
+    """The jobs that need each learner, bases included; without those that learn on the host."""
+    needed_by = collections.defaultdict(list)
+    for job in able:
+        learners = chain(job.learner)
+        on_host = any(isinstance(learner, HostLearner) for learner in learners)
+        if job.learner.ready is None and not on_host:
+            for learner in learners:
+                needed_by[learner].append(job)
+    return needed_by
 
 
 def chain(learner: Learner) -> list[Learner]:
@@ -223,17 +247,19 @@ def chain(learner: Learner) -> list[Learner]:
     return [learner] if learner.base is None else [*chain(learner.base), learner]
 
 
-def _in_order(study, found):
+def _depth(learner: Learner) -> int:
+    return len(chain(learner))
+
+
+def _in_order(study: Study, rows: list[Row]) -> list[Row]:
     """Sorts rows by their sizes, then by their methods, and by what these vary."""
     names = [
         method.name for source in study.sources for method in study.methods(source)
     ]
 
-    def place_of(row):
-        cell = [
-            (row.get(size) is not None, row.get(size) or 0) for size in results.SIZES
-        ]
-        varied = (row.get(name) or 0 for name in ("lam", "iterations", "step"))
+    def place_of(row: Row) -> tuple:
+        cell = [(row.get(size) is not None, row.get(size) or 0) for size in SIZES]
+        varied = [row.get(name) or 0 for name in ("lam", "iterations", "step")]
         return (*cell, names.index(row["method"]), *varied, row["seed"])
 
-    return sorted(found, key=place_of)
+    return sorted(rows, key=place_of)

@@ -1,9 +1,9 @@
 """Learns from more samples than fit in memory."""
 
-import concurrent.futures
 import dataclasses
-import functools
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,7 +12,7 @@ import numpy as np
 from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, UInt
 
 from sae_gap.core import (
     Model,
@@ -37,14 +37,18 @@ from sae_gap.runtime import (
     progress,
 )
 from sae_gap.storage import Checkpoint, digest
-from sae_gap.study import as_key, given_base, run_loop
+from sae_gap.study import Loop, Pauses, Stepped, as_key, given_base
 
 # Returns rows of a stream: (start, count) -> rows.
 Source = Callable[[int, int], ArrayLike]
+Learner = OnlineDictionary | Families
+State = OnlineState | FamiliesState
+# A round's samples, padded.
+Block = Float[Array, "count rows input_dim"]
 
 
 def fit_stream(
-    learner: OnlineDictionary | Families,
+    learner: Learner,
     source: Source | np.ndarray,
     *,
     num_latents: int,
@@ -53,7 +57,7 @@ def fit_stream(
     base: Model | None = None,
     checkpoint: Checkpoint | None = None,
     mesh: Mesh | None = None,
-    watch: Callable[[OnlineState | FamiliesState], None] | None = None,
+    watch: Callable[[State], None] | None = None,
     show_progress: bool = True,
 ) -> Model:
     """Learns a dictionary from a stream: an array on disk, or a function that returns samples.
@@ -111,114 +115,119 @@ def fit_stream(
     check_size("num_latents", num_latents)
     # JAX would trace a number of NumPy's.
     num_latents = int(num_latents)
-    take, num_samples = _opened(source, num_samples)
+    samples = _opened(source, num_samples)
     if isinstance(learner, OnlineDictionary):
-        if num_samples < learner.num_steps:
+        if samples.total < learner.num_steps:
             raise ValueError(
-                f"{num_samples} samples are too few for {learner.num_steps} rounds; lower "
+                f"{samples.total} samples are too few for {learner.num_steps} rounds; lower "
                 "num_steps or give more."
             )
         learner = dataclasses.replace(learner, visits=None)
-    count, size = learner.minibatches(num_samples, num_latents)
-    fetch = functools.partial(_fetch, take, count, size, mesh)
+    count, size = learner.minibatches(samples.total, num_latents)
     line = progress.line(
         learner.num_steps, learner.name, unit="rounds", shown=show_progress
     )
-
-    def watched(turn, state):
-        drawn.update(turn - drawn.n)
-        if watch is not None:
-            watch(state)
-
-    with (
-        line as drawn,
-        concurrent.futures.ThreadPoolExecutor(1) as pool,
-        jax.set_mesh(mesh),
-    ):
-        upcoming = {0: pool.submit(fetch, 0)}
-        first = upcoming[0].result()
+    with line as drawn, ThreadPoolExecutor(1) as pool, jax.set_mesh(mesh):
+        rounds = _Rounds(learner, samples, count, size, mesh, pool)
+        first = rounds.fetch(0).result()
         if base is not None:
             base = _as_base(base, (first.shape[2], num_latents), first.dtype)
-
-        def advance(stepped, stop):
-            # One round at a time, since each is reported.
-            turn = int(stepped[0])
-            state = stepped[1]
-            if not bool(learner.done(state)):
-                fetched = upcoming.pop(turn, None) or pool.submit(fetch, turn)
-                upcoming.clear()
-                if stop < learner.num_steps:
-                    upcoming[stop] = pool.submit(fetch, stop)
-                with LOOPS:
-                    state = jax.block_until_ready(
-                        _round((learner, fetched.result(), size, median), state)
-                    )
-            return state.round, state
-
-        median, state = _start(learner, first, size, num_latents, key, given_base(base))
-        stepped = (state.round, state)
+        rounds.median, state = _start(
+            learner, first, size, num_latents, key, given_base(base)
+        )
+        stepped: Stepped = state.round, state
         spent = 0.0
         if checkpoint is not None:
-            data = str(_fingerprint(first, size))
-            seed = jax.random.key_data(key).tolist()
+            about = [
+                f"{num_latents} of {samples.total} samples",
+                _fingerprint(first, size),
+            ]
             if base is not None:
-                data = f"{data} from {digest(jax.tree.leaves(base))}"
-            checkpoint = checkpoint.named(
-                f"{num_latents} of {num_samples} samples {data} {checkpoint.fit}, key {seed}, "
-                f"{identity.describe(learner)}, {identity.precision()}, {identity.NUMERICS}"
-            )
+                about += ["from", digest(jax.tree.leaves(base))]
+            checkpoint = _named(checkpoint, learner, key, about)
             stepped, spent = checkpoint.load(stepped) or (stepped, spent)
         del first, state
-        model = run_loop(
-            stepped,
-            spent,
-            advance,
+
+        def report(turn: int, state: State) -> None:
+            drawn.update(turn - drawn.n)
+            if watch is not None:
+                watch(state)
+
+        loop = Loop(
+            rounds.advance,
             lambda stepped: learner.model(stepped[1]),
             learner.num_steps,
+            Pauses(save=checkpoint, watch=report),
             together=distributed.count() > 1,
-            save=checkpoint,
-            watch=watched,
-        ).model
+        )
+        model = loop.run(stepped, spent).model
     # On one device of this process, wherever its parts were.
     return jax.tree.map(jnp.asarray, jax.device_get(distributed.whole(model)))
 
 
-def _opened(source, num_samples):
-    """A function `(start, count)` that returns rows of a source in the default float type and goes
-    on from the last row to the first; and the number of samples to take from it.
-    """
-    if not callable(source) and np.ndim(source) != 2:
-        wanted = (
-            "an array (num_samples, input_dim) or a function (start, count) -> rows"
-        )
-        raise ValueError(f"source must be {wanted}, but it is {shown(source)}.")
-    most = num_samples if callable(source) else len(source)
-    if most is None:
-        raise ValueError(
-            "a function does not tell how many samples it has; give num_samples."
-        )
-    num_samples = most if num_samples is None else num_samples
-    check_integer("num_samples", num_samples, most=most)
+def _named(
+    checkpoint: Checkpoint, learner: Learner, key: PRNGKeyArray, about: list[Any]
+) -> Checkpoint:
+    """The checkpoint of a fit, by all that decides it."""
+    seed = jax.random.key_data(key).tolist()
+    return checkpoint.named(
+        f"{' '.join(map(str, about))} {checkpoint.fit}, key {seed}, "
+        f"{identity.describe(learner)}, {identity.precision()}, {identity.NUMERICS}"
+    )
 
-    def take(start, count):
-        start %= num_samples
-        if start + count > num_samples:
-            left = num_samples - start
-            return np.concatenate([take(start, left), take(0, count - left)])
-        rows = (
-            source(start, count) if callable(source) else source[start : start + count]
-        )
-        block = as_matrix(f"what the source gives from sample {start} on", rows)
+
+class _Samples(NamedTuple):
+    """The rows of a source in the default float type, again from the first after the last.
+
+    Attributes:
+      read: `(start, count)` -> rows.
+      total: the number of samples.
+    """
+
+    read: Source
+    total: int
+
+    def take(self, start: int, count: int) -> Float[np.ndarray, "count input_dim"]:
+        start %= self.total
+        left = self.total - start
+        if count > left:
+            return np.concatenate([self.take(start, left), self.take(0, count - left)])
+        name = f"what the source gives from sample {start} on"
+        block = as_matrix(name, self.read(start, count))
         if len(block) != count:
             raise ValueError(
                 f"the source gave {len(block)} rows for {count} samples; give one each."
             )
         return block.astype(jnp.zeros(()).dtype)
 
-    return take, int(num_samples)
+
+def _opened(source: Source | np.ndarray, num_samples: int | None) -> _Samples:
+    """The samples to take from a source."""
+    if callable(source):
+        read = source
+        most = num_samples
+    elif np.ndim(source) == 2:
+        rows = source
+        most = len(rows)
+
+        def read(start: int, count: int) -> ArrayLike:
+            return rows[start : start + count]
+
+    else:
+        wanted = (
+            "an array (num_samples, input_dim) or a function (start, count) -> rows"
+        )
+        raise ValueError(f"source must be {wanted}, but it is {shown(source)}.")
+    if most is None:
+        raise ValueError(
+            "a function does not tell how many samples it has; give num_samples."
+        )
+    num_samples = most if num_samples is None else num_samples
+    check_integer("num_samples", num_samples, most=most)
+    return _Samples(read, int(num_samples))
 
 
-def _as_base(base, shape, dtype):
+def _as_base(base: Model, shape: tuple[int, int], dtype: Any) -> Model:
     """A model checked to be finite and of this shape, without its encoder."""
     check_model(base)
     if base.decoder.shape != shape:
@@ -229,45 +238,80 @@ def _as_base(base, shape, dtype):
     return Model(jnp.asarray(base.decoder, dtype), jnp.asarray(base.bias, dtype))
 
 
-def _fetch(take, count, size, mesh, turn):
-    """A round's minibatches, (count, rows, input_dim), each split by rows over the devices and
-    padded with zeros.
+@dataclasses.dataclass
+class _Rounds:
+    """The rounds of a fit. While one is learned from, the samples of the next are fetched.
+
+    Attributes:
+      count: minibatches of a round.
+      size: samples of a minibatch.
+      median: the median norm of the first round's samples, once that is known.
     """
-    rows = size + -size % mesh.shape[SAMPLES]
-    begin = turn * count * size
-    sharding = NamedSharding(mesh, PartitionSpec(None, SAMPLES))
-    slices = [
-        index[1].indices(rows)
-        for index in sharding.addressable_devices_indices_map((count, rows)).values()
-        if index
-    ]
-    low = min(min(slices)[0], size - 1)
-    high = min(max(slices)[1], size)
-    if high - low == size:
-        block = take(begin, count * size).reshape(count, size, -1)
-    else:
-        # At least one row, since it shows the width.
-        block = np.stack(
-            [take(begin + i * size + low, max(1, high - low)) for i in range(count)]
-        )
 
-    def of_device(index):
-        first, last, _ = index[1].indices(rows)
-        piece = block[:, first - low : last - low]
-        return np.pad(piece, ((0, 0), (0, last - first - piece.shape[1]), (0, 0)))
+    learner: Learner
+    samples: _Samples
+    count: int
+    size: int
+    mesh: Mesh
+    pool: ThreadPoolExecutor
+    median: Any = None
+    upcoming: dict[int, Future[Block]] = dataclasses.field(default_factory=dict)
 
-    return jax.make_array_from_callback(
-        (count, rows, block.shape[2]), sharding, of_device
-    )
+    def fetch(self, turn: int) -> Future[Block]:
+        """The samples of a round, which a thread fetches."""
+        if turn not in self.upcoming:
+            self.upcoming[turn] = self.pool.submit(self._block, turn)
+        return self.upcoming[turn]
+
+    def advance(self, stepped: Stepped, stop: int) -> Stepped:
+        """Takes one round, since each is reported."""
+        turn = int(stepped[0])
+        state = stepped[1]
+        if not bool(self.learner.done(state)):
+            block = self.fetch(turn)
+            self.upcoming.clear()
+            if stop < self.learner.num_steps:
+                self.fetch(stop)
+            with LOOPS:
+                fixed = self.learner, block.result(), self.size, self.median
+                state = jax.block_until_ready(_round(fixed, state))
+        return state.round, state
+
+    def _block(self, turn: int) -> Block:
+        """A round's minibatches, each split by rows over the devices and padded with zeros."""
+        count = self.count
+        size = self.size
+        rows = size + -size % self.mesh.shape[SAMPLES]
+        begin = turn * count * size
+        sharding = NamedSharding(self.mesh, PartitionSpec(None, SAMPLES))
+        places = sharding.addressable_devices_indices_map((count, rows)).values()
+        slices = [place[1].indices(rows) for place in places if place]
+        low = min(min(slices)[0], size - 1)
+        high = min(max(slices)[1], size)
+        if high - low == size:
+            block = self.samples.take(begin, count * size).reshape(count, size, -1)
+        else:
+            # At least one row, since it shows the width.
+            some = max(1, high - low)
+            starts = [begin + i * size + low for i in range(count)]
+            block = np.stack([self.samples.take(start, some) for start in starts])
+
+        def of_device(index: Any) -> np.ndarray:
+            first, last, _ = index[1].indices(rows)
+            piece = block[:, first - low : last - low]
+            return np.pad(piece, ((0, 0), (0, last - first - piece.shape[1]), (0, 0)))
+
+        shape = count, rows, block.shape[2]
+        return jax.make_array_from_callback(shape, sharding, of_device)
 
 
-def _samples(block, size):
+def _samples(block: Block, size: int) -> Float[Array, "n input_dim"]:
     """The samples of a round, without the padding of minibatches."""
     return block[:, :size].reshape(-1, block.shape[2])
 
 
 @eqx.filter_jit
-def _fingerprint(block, size):
+def _fingerprint(block: Block, size: int) -> UInt[Array, ""]:
     """A sum of the samples' bits, weighted by place; of integers, so that the order of the
     additions does not matter.
     """
@@ -281,7 +325,14 @@ def _fingerprint(block, size):
 
 
 @eqx.filter_jit
-def _start(learner, block, size, num_latents, key, base):
+def _start(
+    learner: Learner,
+    block: Block,
+    size: int,
+    num_latents: int,
+    key: PRNGKeyArray,
+    base: dict[str, Model],
+) -> tuple[Array, State]:
     """The median norm of the first round's samples, and the state that starts from them."""
     rows = _samples(block, size)
     median = outliers.median_norm(rows)
@@ -291,7 +342,7 @@ def _start(learner, block, size, num_latents, key, base):
 
 
 @eqx.filter_jit(donate="all-except-first")
-def _round(fixed, state):
+def _round(fixed: tuple[Any, Block, int, Array], state: Any) -> Any:
     learner, minibatches, size, median = fixed
     minibatches = outliers.to_median(minibatches, median)
     if isinstance(learner, OnlineDictionary) and learner.centred:

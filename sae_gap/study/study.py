@@ -22,7 +22,7 @@ from sae_gap.data import Source, check_sources
 from sae_gap.encoders import Encoder, Lasso
 from sae_gap.learners import HostLearner, Learner
 from sae_gap.metrics import Metric
-from sae_gap.storage import results
+from sae_gap.storage import Row, Store, digests
 
 # `strict`: learners see only the training split, and codes are certified; `paper`: as published.
 PROTOCOLS = ("strict", "paper")
@@ -132,7 +132,7 @@ class Study:
         for metric in self.metrics:
             check_type("a metric", metric, Metric, "give Metric(name, function)")
         check_sources(self.sources)
-        if len({results.key(source.asdict()) for source in self.sources}) < len(
+        if len({digests.key(source.asdict()) for source in self.sources}) < len(
             self.sources
         ):
             raise ValueError(
@@ -167,7 +167,7 @@ class Line:
     method: Method
     step: int | None
     reference: Lasso | None
-    columns: results.Row
+    columns: Row
     decides: dict[str, Any]
 
     @property
@@ -178,9 +178,9 @@ class Line:
     @functools.cached_property
     def cell(self) -> str:
         """A hash of everything that decides the row except the metrics."""
-        return results.key(self.decides)
+        return digests.key(self.decides)
 
-    def row(self, metrics: Sequence[Metric], seconds: bool) -> results.Row:
+    def row(self, metrics: Sequence[Metric], seconds: bool) -> Row:
         """The columns of a row that has only some of the metrics, with its seconds or without."""
         # A row without seconds must not take the name of one that adds them.
         decides = self.decides if seconds else self.decides | {"seconds": False}
@@ -195,7 +195,7 @@ class Stored:
       ValueError: the store holds rows of another study, or of another form.
     """
 
-    def __init__(self, study: Study, store: results.Store):
+    def __init__(self, study: Study, store: Store):
         self._study = study
         self._metrics = {
             f"{metric.name} {metric.version}": metric for metric in study.metrics
@@ -234,7 +234,7 @@ class Stored:
         lines = [line for line in job.lines if self.lacking(line) is not None]
         return dataclasses.replace(job, lines=lines)
 
-    def rows(self, every: Iterable["Job"]) -> list[results.Row]:
+    def rows(self, every: Iterable["Job"]) -> list[Row]:
         """The rows of jobs that lack no metric, or only some that every study measures, with the
         columns of the metrics.
         """
@@ -246,24 +246,24 @@ class Stored:
             and all(metric.everywhere for metric in self.lacking(line) or ())
         ]
 
-    def _of(self, line):
+    def _of(self, line: Line) -> list[Row]:
         """The rows of a line, the latest last."""
         return self._rows.get(line.cell) or self._rows.get(line.key, [])
 
-    def _row(self, line):
+    def _row(self, line: Line) -> Row:
         rows = self._of(line)
-        measured = [
-            (row, *pair) for row in rows for pair in row.get("measured", {}).items()
-        ]
-        owned = {"measured", "cell"}.union(*(names or () for _, _, names in measured))
-        found: Any = {}
+        owned = {"measured", "cell"}
+        wanted: Row = {}
         for row in rows:
-            found |= {name: value for name, value in row.items() if name not in owned}
-        for row, metric, names in measured:
-            if metric in self._metrics:
-                found |= {name: row[name] for name in names or ()}
+            for metric, names in row.get("measured", {}).items():
+                owned.update(names or ())
+                if metric in self._metrics:
+                    wanted |= {name: row[name] for name in names or ()}
+        joined: Row = {}
+        for row in rows:
+            joined |= {name: value for name, value in row.items() if name not in owned}
         # Labels are not stored.
-        return found | line.columns
+        return joined | wanted | line.columns
 
 
 @dataclasses.dataclass(frozen=True)
@@ -302,7 +302,7 @@ def jobs(study: Study) -> Iterator[Job]:
     for source in study.sources:
         # With equal seeds, so that sources that differ only in the seed share a cell.
         alike = dataclasses.replace(source, seed=0)  # type: ignore[type-var]
-        cells[results.key(alike.asdict())].append(source)
+        cells[digests.key(alike.asdict())].append(source)
     for data, sources in cells.items():
         by_learner: Any = {}
         for method in study.methods(sources[0]):
@@ -318,7 +318,13 @@ def jobs(study: Study) -> Iterator[Job]:
             yield Job(study, data, learner, lines)
 
 
-def _line(study, source, description, method, step):
+def _line(
+    study: Study,
+    source: Source,
+    description: dict[str, Any],
+    method: Method,
+    step: int | None,
+) -> Line:
     encoder = method.encoder
     reference = None
     if study.lam is not None:
@@ -326,7 +332,7 @@ def _line(study, source, description, method, step):
         # codes can beat the best non-negative ones, so they are compared with the best signed ones.
         weight = study.lam if encoder.weight is None else encoder.weight
         reference = Lasso(weight, nonneg=not encoder.signed)
-    shared = {
+    shared: Row = {
         "study": study.name,
         "protocol": study.protocol,
         "method": method.name,
@@ -336,7 +342,7 @@ def _line(study, source, description, method, step):
     }
     if reference is not None:
         shared["lam"] = reference.lam
-    decides = {"source": description, "row": dict(method.row), "step": step}
+    decides: Row = {"source": description, "row": dict(method.row), "step": step}
     if study.calibrate_on != "scored":
         decides["calibrate_on"] = study.calibrate_on
     decides |= shared | {"numerics": identity.NUMERICS}
@@ -353,6 +359,6 @@ def _line(study, source, description, method, step):
     return Line(source, method, step, reference, columns, decides)
 
 
-def _key(decides, metrics):
+def _key(decides: dict[str, Any], metrics: Sequence[Metric]) -> str:
     measured = sorted([metric.name, metric.version] for metric in metrics)
-    return results.key(decides | {"metrics": measured})
+    return digests.key(decides | {"metrics": measured})

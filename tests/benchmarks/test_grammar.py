@@ -23,7 +23,7 @@ from sae_gap.analysis import published
 from sae_gap.core import describe
 from sae_gap.encoders import OMP, Lasso, OnSupport, ScreenedPursuit
 from sae_gap.learners import Amortised, DLFista, Oracle, Random, SparseAutoencoder
-from sae_gap.storage import results
+from sae_gap.storage import key
 from sae_gap.study import PROTOCOLS, jobs
 from tests import tiny
 from tests.conftest import flags_of, refused, succeed
@@ -63,9 +63,7 @@ def digests(name):
             for one in STUDIES[name].methods(source, sizes)
         ]
         text = json.dumps([source.asdict(), parts], sort_keys=True)
-        found[f"{preset} {protocol}"] = results.key(
-            [re.sub(r'"version": \d+', "", text)]
-        )
+        found[f"{preset} {protocol}"] = key([re.sub(r'"version": \d+', "", text)])
     return found
 
 

@@ -22,7 +22,7 @@ from sae_gap.encoders import Lasso
 from sae_gap.figures import labels
 from sae_gap.metrics import Metric
 from sae_gap.storage import grouped
-from sae_gap.study import fitting, jobs
+from sae_gap.study import jobs, loop
 from tests.benchmarks.reference import halves, held, split
 from tests.conftest import lines_of, page_of, refused, save_picture, succeed
 
@@ -303,7 +303,7 @@ def test_a_row_for_every_method_seed_and_coordinate(smokes, name):
 def test_a_second_run_fits_nothing(smokes, monkeypatch, tmp_path):
     fitted = []
     monkeypatch.setattr(
-        fitting.Program, "__init__", lambda self, one, *_: fitted.append(one)
+        loop.Program, "__init__", lambda self, one, *_: fitted.append(one)
     )
     folders = (f"--results_dir={tmp_path}", f"--models_dir={smokes(WHOLE[1]).models}")
     # Of models along their fit and on a base.

@@ -12,7 +12,7 @@ from pytest import approx, fixture, mark, raises
 from scipy import stats
 
 from sae_gap import Recording, Setting, draw, load
-from sae_gap.data import Stream, paper
+from sae_gap.data import Stream, draws, paper
 from tests.data.activations.test_rows import TRAP
 from tests.saes.examples import refused
 
@@ -136,7 +136,7 @@ def test_a_stream_is_the_same_in_whatever_pieces_it_is_asked_for(large, noise_db
 @mark.parametrize("at_once", [50, 4_000_000])
 def test_settings_keep_the_draws_they_have_always_had(monkeypatch, at_once):
     # Numbers of the version before streams: stored rows are of these very samples.
-    monkeypatch.setattr(paper, "_DRAWS_AT_ONCE", at_once)
+    monkeypatch.setattr(draws, "DRAWS_AT_ONCE", at_once)
     task = draw(
         Setting(num_latents=20, sparsity=3, num_samples=200, seed=5, noise_db=10.0)
     )
@@ -163,7 +163,7 @@ def test_codes_of_very_many_latents_are_sparse(monkeypatch):
 # and 11, lie beside the switch. All subsets are few enough to count.
 @mark.parametrize(("k", "size"), [(2, 41), (2, 40), (1, 11), (1, 10), (4, 5)])
 def test_all_subsets_are_equally_likely(k, size):
-    subsets = np.sort(paper._distinct(10_001, k, size, default_rng(0)), axis=1)
+    subsets = np.sort(draws.distinct(10_001, k, size, default_rng(0)), axis=1)
     found, counts = np.unique(subsets, axis=0, return_counts=True)
     assert_array_equal(found, [*itertools.combinations(range(size), k)])
     assert subsets.shape == (10_001, k) and is_even(counts)

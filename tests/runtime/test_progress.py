@@ -14,7 +14,7 @@ from pytest import fixture, mark
 from benchmarks.real import train_real
 from sae_gap import Store, run, save_activations
 from sae_gap.runtime import progress
-from sae_gap.study import fitting, models
+from sae_gap.study import loop, models
 from tests.tiny import METHODS, SETTING, make, timeless
 
 
@@ -114,7 +114,7 @@ def test_the_log_has_a_line_a_minute_within_a_fit(tmp_path, monkeypatch, door):
     )
     monkeypatch.setattr(progress, "_somebody_looks", lambda: False)
     monkeypatch.setattr(progress.Line, "report", slow)
-    monkeypatch.setattr(fitting, "REPORT_EVERY", 0.0)
+    monkeypatch.setattr(loop, "REPORT_EVERY", 0.0)
     door(tmp_path)
     assert re.search(r": 0.5 of \d fits and rows in 00:\d\d, \d\d:\d\d left", told[1])
 

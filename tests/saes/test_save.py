@@ -369,6 +369,6 @@ def test_nothing_else_is_overwritten_and_a_full_disk_is_said(tmp_path, monkeypat
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("sae_gap.storage.results.Folder.write", full)
+    monkeypatch.setattr("sae_gap.storage.folder.Folder.write", full)
     refused(lambda: sae_gap.save_sae(MODEL, other), "No space left")
     assert os.listdir(tmp_path) == ["sae"]

@@ -19,7 +19,17 @@ from numpy.testing import assert_array_equal
 from pytest import mark, raises
 
 from sae_gap.core import Model
-from sae_gap.storage import BucketError, Checkpoint, Folder, Store, results, trees
+from sae_gap.storage import (
+    BucketError,
+    Checkpoint,
+    Folder,
+    Store,
+    digests,
+    grouped,
+    provenance,
+    trees,
+    versions,
+)
 
 
 @mark.parametrize("place", ["{}/a", "file://{}/a/", "memory://bucket/a"])
@@ -133,7 +143,7 @@ def test_rows_come_back_as_they_went_in_and_each_is_written_once(tmp_path):
     )
     # Earlier versions wrote the rows of a job together, of which the first of a key counts.
     rows = [row("b", mcc_id=0.9), row("c")]
-    old = json.loads(content) | {"rows": rows, "digest": results._digest(rows)}
+    old = json.loads(content) | {"rows": rows, "digest": digests.json_digest(rows)}
     path.with_name("job.json").write_text(json.dumps(old))
     assert store.rows() == [row("a"), found, row("c")]
 
@@ -141,7 +151,7 @@ def test_rows_come_back_as_they_went_in_and_each_is_written_once(tmp_path):
 def test_rows_are_grouped_in_order_and_may_lack_a_column():
     rows = [{"a": 2, "n": 0}, {"a": 1}, {"a": 2, "n": 0}]
     groups = {(2, 0): rows[::2], (1, None): rows[1:2]}
-    assert [*results.grouped(rows, ("a", "n")).items()] == [*groups.items()]
+    assert [*grouped(rows, ("a", "n")).items()] == [*groups.items()]
 
 
 DAMAGED = "is damaged or holds no rows"
@@ -174,15 +184,15 @@ def test_rows_are_read_without_jax(tmp_path):
 
 
 def test_keys_are_stable_and_distinct_and_forget_order_and_containers():
-    assert results.key({"study": "amortisation_gap", "lam": 0.1}) == "89f0bc754d3abac0"
+    assert digests.key({"study": "amortisation_gap", "lam": 0.1}) == "89f0bc754d3abac0"
     values = (None, True, 1, "1", 1.5, [1], [], {"b": 2, "a": 1})
-    assert len({results.key({"a": value}) for value in values}) == len(values)
+    assert len({digests.key({"a": value}) for value in values}) == len(values)
     same = {"a": np.int64(2), "b": ({"d": None, "c": 1.0}, (1, 2))}
-    assert results.key(same) == results.key(
+    assert digests.key(same) == digests.key(
         {"b": [{"c": 1, "d": None}, [1.0, 2]], "a": 2.0}
     )
     with raises(TypeError):
-        results.key({"a": object()})
+        digests.key({"a": object()})
 
 
 def test_digests_tell_shapes_types_bytes_and_orders_apart():
@@ -190,8 +200,8 @@ def test_digests_tell_shapes_types_bytes_and_orders_apart():
     turned = np.arange(4.0).reshape(2, 2)
     lists = [[zeros], [zeros.reshape(2, 2)], [np.zeros(8, "f")], [np.zeros(4, int)]]
     lists += [[turned], [turned.T], [zeros, turned], [turned, zeros]]
-    assert len({*map(results.digest, lists)}) == len(lists)
-    assert results.digest([np.asfortranarray(turned)]) == results.digest([turned])
+    assert len({*map(digests.digest, lists)}) == len(lists)
+    assert digests.digest([np.asfortranarray(turned)]) == digests.digest([turned])
 
 
 def test_the_revision_is_of_this_code_and_of_no_other(tmp_path, monkeypatch):
@@ -209,23 +219,21 @@ def test_the_revision_is_of_this_code_and_of_no_other(tmp_path, monkeypatch):
         return subprocess.check_output(command, text=True).strip()
 
     def revision():
-        results._revision.cache_clear()
-        return results._revision(tmp_path)
+        versions._revision.cache_clear()
+        return versions._revision(tmp_path)
 
     git("init", "-q")
-    (tmp_path / "results.py").write_text("")
+    (tmp_path / "versions.py").write_text("")
     git("commit", "-qm", "other", "--allow-empty")
     assert revision() is None
-    git("add", "results.py")
+    git("add", "versions.py")
     git("commit", "-qm", "this")
     assert revision() == git("rev-parse", "HEAD")
-    (tmp_path / "results.py").write_text("edited")
+    (tmp_path / "versions.py").write_text("edited")
     assert revision() == git("rev-parse", "HEAD") + "-dirty"
     monkeypatch.setenv("PATH", "")
     assert revision() is None
-    assert all(
-        value is None or "/" not in value for value in results.provenance().values()
-    )
+    assert all(value is None or "/" not in value for value in provenance().values())
 
 
 TREE = {

@@ -132,7 +132,7 @@ def test_codes_of_many_samples_are_held_by_their_non_zeros(
     monkeypatch.setattr(
         inference, "DENSE_NUMBERS", len(task.ood.signals) * task.width - beyond
     )
-    monkeypatch.setattr(inference, "_CHUNK", 30 * task.width)
+    monkeypatch.setattr(inference, "_DENSE_CODES", 30 * task.width)
     coded = Inference(task, model).infer(Lasso(0.1), "ood")
     assert scipy.sparse.issparse(coded.codes) == bool(beyond)
     codes = coded.codes.toarray() if beyond else coded.codes

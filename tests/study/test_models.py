@@ -163,7 +163,7 @@ def test_of_activations_no_model_along_a_fit_is_kept_that_nobody_asked_for(tmp_p
 def test_seeds_and_learners_have_keys_of_their_own(task):
     def key(learner, seed):
         there = replace(task, seed=seed)
-        wanted = models._Wanted(learner, SETTING, there, None, None, True)
+        wanted = models._Kept(learner, SETTING, there, None, None, True)
         return str(jax.random.key_data(wanted.key))
 
     assert (

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from sae_gap.core import check_path
 from sae_gap.data import DOCUMENTS
@@ -70,7 +71,7 @@ def fetched(path: str | os.PathLike[str]) -> Path:
     return copy if is_folder else copy / PurePosixPath(remote).name
 
 
-def _version(store, file):
+def _version(store: Any, file: str) -> dict[str, Any]:
     """Returns what identifies an object's version, such as its ETag, time and size. The URL cannot:
     a server may sign it anew for each request.
     """

@@ -9,6 +9,7 @@ import os
 import pathlib
 import tempfile
 import zipfile
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -29,6 +30,9 @@ from sae_gap.data import (
 )
 from sae_gap.storage import brief, map_pt, map_safetensors, member_start, tensors_of
 
+# For the name of each array a function that maps it.
+Arrays = dict[str, Callable[[], Any]]
+
 
 def map_npy(path: pathlib.Path, begin: int = 0, size: int | None = None) -> np.ndarray:
     """Maps an array that NumPy saved in `size` bytes of a file, or in all, from a byte on; objects
@@ -36,10 +40,9 @@ def map_npy(path: pathlib.Path, begin: int = 0, size: int | None = None) -> np.n
     """
     with path.open("rb") as file:
         file.seek(begin)
-        header = (
-            f"read_array_header_{'_'.join(map(str, np.lib.format.read_magic(file)))}"
-        )
-        shape, fortran, dtype = getattr(np.lib.format, header)(file)
+        version = "_".join(map(str, np.lib.format.read_magic(file)))
+        read_header = getattr(np.lib.format, f"read_array_header_{version}")
+        shape, fortran, dtype = read_header(file)
         order: Any = "F" if fortran else "C"
         array = np.memmap(path, dtype, "r", file.tell(), shape, order)
         there = begin + (size or path.stat().st_size) - file.tell()
@@ -50,7 +53,7 @@ def map_npy(path: pathlib.Path, begin: int = 0, size: int | None = None) -> np.n
         return array
 
 
-def _read_npz(path):
+def _read_npz(path: pathlib.Path) -> Arrays:
     with zipfile.ZipFile(path) as archive:
         members = archive.infolist()
     return {
@@ -59,14 +62,14 @@ def _read_npz(path):
     }
 
 
-def _member(path, info):
+def _member(path: pathlib.Path, info: zipfile.ZipInfo) -> np.ndarray:
     if info.compress_type == zipfile.ZIP_STORED:
         return map_npy(path, *member_start(path, info))
     with zipfile.ZipFile(path) as archive, archive.open(info) as file:
         return np.lib.format.read_array(file)
 
 
-def _read_pt(path):
+def _read_pt(path: pathlib.Path) -> Arrays:
     held = map_pt(path)
     tensors = {ACTIVATIONS: held} if isinstance(held, np.ndarray) else tensors_of(held)
     return {name: partial(tensors.get, name) for name in tensors}
@@ -98,12 +101,12 @@ def read_arrow_table(path: pathlib.Path) -> Any:
         return pyarrow.ipc.open_file(source).read_all()
 
 
-def _read_arrow(path):
+def _read_arrow(path: pathlib.Path) -> Arrays:
     """Reads columns whose entries are lists of numbers, and the documents."""
     table = read_arrow_table(path)
     from pyarrow.types import is_nested
 
-    arrays = {
+    arrays: Arrays = {
         field.name: partial(_Lists, path, table[field.name])
         for field in table.schema
         if is_nested(field.type)
@@ -116,7 +119,7 @@ def _read_arrow(path):
 class _Lists:
     """A column of lists, all of one length, as the rows of an array that is read by slices."""
 
-    def __init__(self, path, column):
+    def __init__(self, path: pathlib.Path, column: Any):
         import pyarrow.compute
 
         kind = column.type.value_type
@@ -129,13 +132,11 @@ class _Lists:
             raise RefusedError(
                 f"{path} has lists of {widths.tolist()[:5]} numbers; drop the others."
             )
-        self.shape, self.dtype = (
-            (len(column), int(widths[0])),
-            np.dtype(kind.to_pandas_dtype()),
-        )
+        self.shape = (len(column), int(widths[0]))
+        self.dtype = np.dtype(kind.to_pandas_dtype())
         self._column = column
 
-    def __getitem__(self, part):
+    def __getitem__(self, part: slice) -> Float[np.ndarray, "rows width"]:
         flat = self._column[part].combine_chunks().flatten()
         return flat.to_numpy(zero_copy_only=False).reshape(-1, self.shape[1])
 
@@ -216,13 +217,13 @@ def open_activations(
     return _activations([_read_file(path, key)])
 
 
-def _activations(tables):
+def _activations(tables: list[Table]) -> Activations:
     return Activations(
         tuple(tables), np.arange(sum(table.num_rows for table in tables))
     )
 
 
-def _read_folder(folder, key):
+def _read_folder(folder: pathlib.Path, key: str | None) -> list[Table]:
     """Reads the files of activations in a folder, in the order of their names."""
     files = [
         path
@@ -242,9 +243,10 @@ def _read_folder(folder, key):
     for file in files:
         table = _read_file(file, key)
         documents = "no documents" if table.documents is None else "documents"
-        if table.counted:
-            table = table._replace(documents=table.documents + counted)
-            counted = table.documents[-1] + 1
+        if table.counted and table.documents is not None:
+            numbers = table.documents + counted
+            counted = numbers[-1] + 1
+            table = table._replace(documents=numbers)
             documents = "documents of many rows each"
         tables.append(table)
         forms.append(f"{file.suffix} of width {table.width} with {documents}")
@@ -256,7 +258,7 @@ def _read_folder(folder, key):
     return tables
 
 
-def _read_file(path, key):
+def _read_file(path: pathlib.Path, key: str | None) -> Table:
     if path.suffix not in READERS:
         raise ValueError(
             f"{path} has no ending that tells its kind; rename it to one of {', '.join(READERS)}."

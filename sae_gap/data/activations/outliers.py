@@ -7,7 +7,7 @@ References:
   Sun et al. (2024), "Massive activations in large language models".
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -130,18 +130,18 @@ def to_median(
     )
 
 
-def _is_outlier(signals, median):
+def _is_outlier(signals: Any, median: Any) -> Any:
     return (_lengths(signals) > FACTOR * median) & (median > 0)
 
 
-def _any_outlier(signals):
+def _any_outlier(signals: Any) -> Any:
     return _is_outlier(signals, median_norm(signals)).any()
 
 
-def _lengths(signals):
+def _lengths(signals: Any) -> Any:
     return _module(signals).linalg.norm(signals, axis=-1)
 
 
-def _module(signals):
+def _module(signals: Any) -> Any:
     """Returns NumPy for arrays on the host, which saves a copy to the device; else jax.numpy."""
     return jnp if isinstance(signals, jax.Array) else np

@@ -7,17 +7,24 @@ import functools
 import itertools
 import math
 import pathlib
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-from sae_gap.core import RUNS, check_number, check_seed, check_size, evenly_spaced, runs
-from sae_gap.data import Outliers, find_outliers, norms
+from sae_gap.core import (
+    RUNS,
+    check_number,
+    check_seed,
+    check_size,
+    evenly_spaced,
+    runs,
+    slices,
+)
+from sae_gap.data import ABOUT, Outliers, find_outliers, norms, read_by_mlp
 from sae_gap.storage import digest, listed
 
 # Most numbers that are held in memory as one array of rows.
@@ -264,13 +271,10 @@ class Activations:
         """True if `record` wrote the rows as what an MLP adds to the stream, and those that a
         transcoder reads as what the same MLP reads: they are then a function of them.
         """
-        read = self._inputs.files if self._inputs else ()
-        twins = [
-            re.sub(r"/mlp(\d+)_out/", r"/mlp\1_in/", str(path.absolute()))
-            for path in self.files
-        ]
-        known = bool(read) and (read[0].parent.parent / "recording.json").exists()
-        return known and twins == [str(path.absolute()) for path in read]
+        read = [path.absolute() for path in self._inputs.files] if self._inputs else []
+        if not read or not (read[0].parents[1] / ABOUT).exists():
+            return False
+        return read == [read_by_mlp(path.absolute()) for path in self.files]
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -328,8 +332,8 @@ class Activations:
             file and the row.
         """
         check_size("size", size)
-        for start in range(0, self.num_samples, size):
-            yield self._gather(self.numbers[start : start + size])
+        for part in slices(self.num_samples, size):
+            yield self._gather(self.numbers[part])
 
     def take(self, indices: Int[Any, " rows"]) -> Float[np.ndarray, "rows input_dim"]:
         """Returns the rows with these numbers, as float32, in the order of the numbers.
@@ -388,7 +392,7 @@ class Activations:
             self._tables, self.numbers[held]
         )
 
-    def _drawn(self, held_out, seed):
+    def _drawn(self, held_out: float, seed: int) -> Bool[np.ndarray, " num_samples"]:
         """Marks the rows that are held out."""
         names, member, sizes = np.unique(
             self.groups, return_inverse=True, return_counts=True
@@ -410,7 +414,9 @@ class Activations:
             held[smallest] = not held[smallest]
         return held[member]
 
-    def _gather(self, places):
+    def _gather(
+        self, places: Int[np.ndarray, " rows"]
+    ) -> Float[np.ndarray, "rows input_dim"]:
         """Reads the rows at ascending places, in spans that end at wide gaps."""
         gathered = np.empty((len(places), self.input_dim), np.float32)
         done = first = 0

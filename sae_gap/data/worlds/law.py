@@ -169,13 +169,13 @@ class Law:
         return " ".join(["synthsae", *differ])
 
 
-def _parts():
+def _parts() -> Any:
     """The default values of the parts of a law, without sizes and seed."""
     fields = dataclasses.fields(Law)
     return {field.name: field.default for field in fields if field.name not in _SIZES}
 
 
-def _said(value):
+def _said(value: Any) -> str:
     return ",".join(map(_said, value)) if isinstance(value, tuple) else str(value)
 
 
@@ -204,7 +204,7 @@ def parse_law(entries: Sequence[str]) -> dict[str, Any]:
     return parts
 
 
-def _parse(value, kind):
+def _parse(value: str, kind: Any) -> Any:
     if kind is tuple:
         return tuple(map(float, value.split(":", 1)))
     return {"true": True, "false": False}[value] if kind is bool else kind(value)

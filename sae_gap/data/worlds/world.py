@@ -112,7 +112,7 @@ class World(Law):
         train = WorldStream(self)
         firing = firing_of(self.law)
 
-        def scored(split):
+        def scored(split: str) -> Split:
             signals, codes = WorldStream(self, split).samples(0, self.num_scored)
             return Split(jnp.asarray(signals), codes)
 
@@ -136,14 +136,11 @@ class World(Law):
             "seed",
             "noise_db",
         )
-        few = {
-            name: getattr(self, name)
-            for name in ("width", "scored")
-            if getattr(self, name) is not None
-        }
-        return (
-            {"world": self.title} | {name: getattr(self, name) for name in names} | few
-        )
+        values = {"world": self.title} | {name: getattr(self, name) for name in names}
+        for name in ("width", "scored"):
+            if getattr(self, name) is not None:
+                values[name] = getattr(self, name)
+        return values
 
 
 class WorldStream:
@@ -165,9 +162,10 @@ class WorldStream:
         self._sampler = Sampler(
             out_of_distribution(law) if split == "ood" else firing_of(law)
         )
-        self.atoms, self.bias = (
-            part.astype(jnp.zeros(()).dtype) for part in atoms_of(law)
-        )
+        dtype = jnp.zeros(()).dtype
+        atoms, bias = atoms_of(law)
+        self.atoms = atoms.astype(dtype)
+        self.bias = bias.astype(dtype)
         number = world.num_samples if split == "train" else world.num_scored
         way = np.random.default_rng([world.seed, _DRIFT]).standard_normal(law.input_dim)
         # The step of the mean from a sample to the next.
@@ -195,7 +193,9 @@ class WorldStream:
             codes.append(their_codes[rows])
         return signals, sparse.csr_array(sparse.vstack(codes, format="csr"))
 
-    def _draw(self, index):
+    def _draw(
+        self, index: int
+    ) -> tuple[Float[np.ndarray, "piece input_dim"], sparse.csr_array]:
         rng = np.random.default_rng([*self._seed, index])
         codes = self._sampler.codes(rng, PIECE).astype(self.atoms.dtype)
         signals = codes @ self.atoms

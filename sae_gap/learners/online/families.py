@@ -25,7 +25,8 @@ LAST = 2
 ENERGY_MEMORY = 0.7
 # Steps of conjugate gradients in a round that solves; the next one continues from them.
 SOLVE_STEPS = 32
-# e of `reweighted_lasso` in units of its threshold: small, so that codes above the threshold hardly shrink.
+# e of `reweighted_lasso` in units of its threshold: small, so that codes above the threshold hardly
+# shrink.
 EPSILON = 0.05
 # The least threshold in units of the active codes' root mean square, and ρ of the ridge in units of
 # the mean energy of an atom's codes.

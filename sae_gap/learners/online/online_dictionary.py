@@ -421,9 +421,9 @@ class Pruned(Learner):
 
     To get a dictionary with fewer atoms than the signals have concepts, it is better to learn it
     whole and then cut it: concepts without an atom are noise, which blurs the atoms while they are
-    learned. Samples are coded on all atoms as in `OnlineDictionary`, by `reweighted_lasso` at the threshold
-    `max(2.5 σ, .18 a)`. The `round(share · num_latents)` atoms of greatest `Σ_i z_ij²` stay, at
-    least one, in their order.
+    learned. Samples are coded on all atoms as in `OnlineDictionary`, by `reweighted_lasso` at
+    the threshold `max(2.5 σ, .18 a)`. The `round(share · num_latents)` atoms of greatest
+    `Σ_i z_ij²` stay, at least one, in their order.
 
     Args:
       share: the share of atoms to keep, above 0 and at most 1.

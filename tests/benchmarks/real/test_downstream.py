@@ -27,7 +27,7 @@ from sae_gap.encoders import Affine, MatchingPursuit, TopK, find_weight, lasso
 from sae_gap.learners import SparseAutoencoder
 from sae_gap.lm import Texts, record, rows_left
 from sae_gap.measure import KINDS, costs, learner_at, methods_of
-from sae_gap.metrics import Inferred, cost, cost_at
+from sae_gap.metrics import cost, cost_at
 from sae_gap.probing import concepts
 from sae_gap.runtime import cores
 from sae_gap.saes import SAE
@@ -431,10 +431,14 @@ def on():
 def scores(on, name, metric=None, learner=None):
     encoder = on.every[name]
     codes = np.asarray(on.codes[name])
-    found = Inferred(on.task, on.inference.model, {"id": codes}, {}, 0, "strict")
-    method = Method("a", "", learner or on.given, encoder)
-    prepared = on.inference.prepare(encoder)
-    found = replace(found, method=method, encoder=prepared, inference=on.inference)
+    found = on.inference.inferred(
+        Method("a", "", learner or on.given, encoder),
+        codes={"id": codes},
+        optimum={},
+        lam=0,
+        protocol="strict",
+        encoder=on.inference.prepare(encoder),
+    )
     return (metric or cost_at(on.lams[K], K))(found)
 
 

@@ -5,10 +5,12 @@ incorrect features in sparse autoencoders", arXiv:2508.16560: 50 features in 100
 probabilities from .345 down to .05.
 """
 
+from typing import Any
+
 from sae_gap.data import TOY, NamedWorld
 
 
-def _options(num_latents):
+def _options(num_latents: int | None) -> dict[str, Any]:
     number = 50 if num_latents is None else num_latents
     return {
         **TOY,

@@ -1,5 +1,7 @@
 """SynthSAEBench's world at any size."""
 
+from typing import Any
+
 from sae_gap.data import NamedWorld
 
 # The published number of features, and the least that leaves room for three levels of children
@@ -8,7 +10,7 @@ _FULL = 16_384
 _THREE_LEVELS = 10_880
 
 
-def _options(num_latents):
+def _options(num_latents: int | None) -> dict[str, Any]:
     """Worlds below 10,880 features have two levels of children and a root for every 32 features; a
     tree needs 21 features. Larger ones have the published levels and dimension.
     """
