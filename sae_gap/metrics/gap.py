@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -28,7 +29,7 @@ from sae_gap.core import (
     squares,
 )
 from sae_gap.encoders import Lasso, OnSupport, as_floats, check_model, unit_atoms
-from sae_gap.metrics import Inferred, Metric, fires
+from sae_gap.metrics import Inferred, Metric, Overlap, fires
 from sae_gap.solvers import sparse_code
 
 # The published count of latents counts codes above this magnitude.
@@ -242,7 +243,7 @@ def _parts(inferred):
       tolerance, and `unused`, the number of latents that no code uses. For a model with an encoder
       also `gap`, the mean of F(z_e) - F(z*), and the `scale` a; as shares of F(z*) `relative_gap`,
       `scale_share`, `values_share`, `support_share`, and the duality gaps of z_s and z*,
-      `support_slack` and `optimum_slack`; how far the supports agree (see `overlap`); the latents
+      `support_slack` and `optimum_slack`; how far the supports agree (see `_supports`); the latents
       `fired_only` by the encoder and `used_only` by the optimum; and the samples with the largest
       gaps, `worst`, with their `worst_gap` and `worst_relative_gap`.
     """
@@ -289,7 +290,7 @@ def _parts(inferred):
         "support_share": (support - optimum.sum()) / unit,
         "support_slack": held_slack / unit,
         "optimum_slack": slack.sum() / unit,
-        **overlap(fired, used),
+        **_supports(fired, used),
         "fired_only": int((fires_ever & ~used_ever).sum()),
         "used_only": int((used_ever & ~fires_ever).sum()),
         "worst": np.flatnonzero(counts)[worst].tolist(),
@@ -298,7 +299,9 @@ def _parts(inferred):
     }
 
 
-def overlap(fired, used):
+def _supports(
+    fired: scipy.sparse.csr_array, used: scipy.sparse.csr_array
+) -> dict[str, float]:
     """How far the encoder's support E and the optimum's support O agree, on the mean of samples.
 
     Two empty supports agree fully; an empty and a non-empty one do not agree at all.
@@ -310,15 +313,14 @@ def overlap(fired, used):
     Returns:
       `|E ∩ O|` over `|E ∪ O|`, over `|E|` and over `|O|`.
     """
-    both, mine, best = (
-        part.sum(axis=1) for part in (fired.multiply(used), fired, used)
-    )
-    either = mine + best - both
-    sizes = {"jaccard": either, "overlap_precision": mine, "overlap_recall": best}
-    return {
-        name: float((ratio(both, size) + (either == 0)).mean())
-        for name, size in sizes.items()
+    overlap = Overlap.of(fired, used, axis=1)
+    is_empty = overlap.either == 0
+    shares = {
+        "jaccard": ratio(overlap.both, overlap.either),
+        "overlap_precision": overlap.precision,
+        "overlap_recall": overlap.recall,
     }
+    return {name: float((share + is_empty).mean()) for name, share in shares.items()}
 
 
 PARTS = Metric("gap_parts", _parts, everywhere=False)
