@@ -293,7 +293,8 @@ def nats(
     if lines:
         tables.write_table(folder, "splits.csv", lines)
     figures.save(figures.fvu_curve(rows), folder, "curve")
-    figures.save(figures.loss_parts(lines), folder, "parts")
+    where = f"{source.lm.name}, block {source.layer}"
+    figures.save(figures.loss_parts(lines, where=where), folder, "parts")
     return rows
 
 
