@@ -135,6 +135,8 @@ def _text(row: Row) -> str:
     """The name of a point."""
     if row["screens"]:
         return f"{row['screens']}×{row['breadth']}"
+    if row["codes"] == "own":
+        return ""
     return str(row.get("iterations") or row["codes"].replace("_", " "))
 
 

@@ -146,8 +146,8 @@ def loss_parts(lines: style.Lines, loss: str = "kl", where: str = "") -> Figure 
         xlabel = known.label + per_token
         unit = "document"
         lost = known.label
-    place = f" of {where}" if where else ""
-    title = f"Parts of the {lost} of each SAE{place}"
+    place = f" ({where})" if where else ""
+    title = f"Parts of each SAE's {lost}{place}"
     more = f"whiskers: 95 % {over(shown[0]['units'], unit)}"
     return stacked(bars, shown, xlabel, title, more)
 

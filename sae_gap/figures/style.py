@@ -173,7 +173,8 @@ def name_ends(axes: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
     for name in sorted(ends, key=lambda name: -ends[name][1]):
         x, y, colour = ends[name]
         place = min(y, place - apart)
-        arrow = {"arrowstyle": "-", "linewidth": 0.5, "color": colour}
+        arrow: Any = {"arrowstyle": "-", "linewidth": 0.5, "color": colour}
+        arrow["relpos"] = (0, 0.5)
         axes.annotate(
             name,
             (x, y),
