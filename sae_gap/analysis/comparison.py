@@ -120,7 +120,8 @@ def compare(
     far = np.asarray(variance, np.float64)
     explained = 1 - errors.sum(axis=1) / far.sum()
     low, high = interval(errors[1] - errors[0], far)
-    return Comparison(*map(float, (*explained, low, high)), l0s)
+    first, second = explained.tolist()
+    return Comparison(first, second, float(low), float(high), l0s)
 
 
 def interval(

@@ -205,15 +205,15 @@ def _judge(verdict: Verdict, rows: Sequence[Row]) -> Verdict:
     losses = dict[str, Comparison]()
     if verdict.rival is not None and "skip" not in verdict.common:
         losses["dictionary"] = compare_rows(verdict.rival, verdict.common)
-    if own is None:
-        return dataclasses.replace(verdict, losses=losses)
     reference = None
-    if "dictionary" in losses and verdict.common is verdict.best:
+    if verdict.rival and "dictionary" in losses and verdict.common is verdict.best:
         reference = None if losses["dictionary"].reason else [verdict.rival]
     trained = [row["codes"] for row in rows if parts.TRAINED.fullmatch(row["codes"])]
     kinds = (parts.KEPT, BEST, ["proposed"], ["retrained"], trained)
     group = [[row] for kind in kinds for row in rows_at(rows, kind)]
-    codes = parts.Compared.choose([own], group, reference, "fvu")
+    codes = own and parts.Compared.choose([own], group, reference, "fvu")
+    if own is None or codes is None:
+        return dataclasses.replace(verdict, losses=losses)
     line = parts.line_of(codes, "fvu")
     split = parts.split(codes, "fvu")
     losses = {"encoder": split.pop("amortisation")} | split | losses

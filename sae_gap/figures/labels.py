@@ -106,7 +106,7 @@ def _table(column: str) -> dict[str, Look]:
 
 @functools.cache
 def _metrics() -> dict[str, Column]:
-    columns = {}
+    columns = dict[str, Column]()
     for metric in catalogue.metrics().values():
         columns |= metric.columns
     return columns

@@ -70,8 +70,8 @@ def stacked(
             used.append(part)
             axes.barh(place, max(0.0, line[part]), 0.62, left, color=colour)
             name = part.removesuffix("_part")
-            ends = [line.get(f"{name}_low"), line.get(f"{name}_high")]
-            ends = np.array(ends, float)
+            known = [line.get(f"{name}_low"), line.get(f"{name}_high")]
+            ends = np.array(known, float)
             if np.isfinite(ends).all():
                 axes.plot(left + ends, [place, place], color="black", linewidth=0.9)
                 reach = left + ends[1]

@@ -31,8 +31,8 @@ WIDTH = 6.4
 DASHED = (0, (4, 2))
 QUIET = "#555555"
 _SIZES = ("num_latents", "sparsity", "input_dim", "num_samples")
-# Inches of a page that a name needs beside an axes, in shares of its height.
-_NAME_HEIGHT = 0.22
+# Names beside an axes are at least this share of its height apart.
+_NAME_SHARE = 0.06
 # A log axis whose ends have a smaller ratio also has ticks at 2 and 5.
 _SHORT = 200
 
@@ -168,7 +168,7 @@ def name_ends(axes: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
       ends: by name, x and y of the end of a line, and its colour.
     """
     low, high = axes.get_ylim()
-    apart = (high - low) * _NAME_HEIGHT / axes.figure.get_figheight()
+    apart = (high - low) * _NAME_SHARE
     place = np.inf
     for name in sorted(ends, key=lambda name: -ends[name][1]):
         x, y, colour = ends[name]

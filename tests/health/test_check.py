@@ -13,9 +13,7 @@ from pytest import approx, fixture, mark, raises
 import sae_gap
 from sae_gap import catalogue
 from sae_gap.core import ConstantNorm, LayerNorm, Scale, Split, Task
-from sae_gap.health import Reading, others
-from sae_gap.health import check as check_module
-from sae_gap.health.check import Evidence
+from sae_gap.health import Evidence, Reading, faults, others
 from sae_gap.measure import fvu
 from sae_gap.metrics import CHANCES
 from sae_gap.saes import SAE, Parts, of_parts
@@ -457,7 +455,7 @@ THRESHOLDS = [
 def test_each_threshold_speaks_just_beyond_it_alone(
     monkeypatch, read, told, near, near_told, words
 ):
-    monkeypatch.setattr(check_module, "others", lambda *_: ())
+    monkeypatch.setattr(faults, "others", lambda *_: ())
     for values, evidence, said in ((read, told, True), (near, near_told, False)):
         seen = types.SimpleNamespace(**HEALTHY | values)
         own = types.SimpleNamespace(
@@ -465,9 +463,7 @@ def test_each_threshold_speaks_just_beyond_it_alone(
             most_gain=1.12,
             read=lambda *_: seen,  # noqa: B023
         )
-        found = [
-            *check_module._faults(own, [None], seen, EVIDENCE._replace(**evidence))
-        ]
+        found = [*faults.find_faults(own, [None], seen, EVIDENCE._replace(**evidence))]
         assert any(words in each for each in found) == said and len(found) == said, (
             found
         )
@@ -479,4 +475,4 @@ def test_latents_that_had_few_chances_may_be_rare():
             **HEALTHY | {"dead": 20, "used": np.full(20, chances)}
         )
         own = types.SimpleNamespace(atoms=np.ones((20, 12)), most_gain=1.12)
-        assert len([*check_module._doubts(own, seen, EVIDENCE)]) == (chances >= CHANCES)
+        assert len([*faults.doubts(own, seen, EVIDENCE)]) == (chances >= CHANCES)
