@@ -270,7 +270,9 @@ def network(options: MeasureOptions) -> list[Any]:
     folder = options.folder(NAME)
     source, saes = options.begin((*options.l0, *[k] * bool(options.costs)), controls)
     codes = [*dict.fromkeys((*CODES, *options.codes))]
-    shown = report(nats(folder / "nats", source, saes, options.l0, codes, controls))
+    where = f"{source.lm.name}, block {source.layer}"
+    rows = nats(folder / "nats", source, saes, options.l0, codes, controls, where)
+    shown = report(rows)
     if options.costs:
         named = [name for name in options.costs if name != "all"]
         named += (*KINDS, *NAMED) if "all" in options.costs else ()
@@ -285,6 +287,7 @@ def nats(
     l0: Sequence[int],
     codes: Sequence[str],
     controls: Sequence[str],
+    where: str = "",
 ) -> list[Row]:
     """The rows of `put_back`; writes the tables as files, and the figures."""
     rows = measure.put_back(source, saes, Store(folder), l0, codes, controls)
@@ -293,7 +296,6 @@ def nats(
     if lines:
         tables.write_table(folder, "splits.csv", lines)
     figures.save(figures.fvu_curve(rows), folder, "curve")
-    where = f"{source.lm.name}, block {source.layer}"
     figures.save(figures.loss_parts(lines, where=where), folder, "parts")
     return rows
 

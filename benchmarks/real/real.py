@@ -229,6 +229,7 @@ def main(options: RealOptions) -> None:
             options.sparsity,
             command,
             notes,
+            f"{source.lm.name}, block {source.layer}",
         )
     )
 
@@ -240,6 +241,7 @@ def write(
     sparsity: int,
     command: str,
     notes: Mapping[str, str],
+    where: str = "",
 ) -> str:
     """Writes the page, and returns its three sentences."""
     lines = splits(patched, LOSSES)
@@ -262,7 +264,7 @@ def write(
 
     shown = measure.tables_of(patched)
     drawn = {
-        "parts": figures.loss_parts(lines),
+        "parts": figures.loss_parts(lines, where=where),
         "curve": figures.fvu_curve(chosen(patched)),
     }
     if probed:

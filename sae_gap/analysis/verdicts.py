@@ -211,9 +211,11 @@ def _judge(verdict: Verdict, rows: Sequence[Row]) -> Verdict:
     trained = [row["codes"] for row in rows if parts.TRAINED.fullmatch(row["codes"])]
     kinds = (parts.KEPT, BEST, ["proposed"], ["retrained"], trained)
     group = [[row] for kind in kinds for row in rows_at(rows, kind)]
-    codes = own and parts.Compared.choose([own], group, reference, "fvu")
-    if own is None or codes is None:
+    if own is None:
         return dataclasses.replace(verdict, losses=losses)
+    codes = parts.Compared.choose([own], group, reference, "fvu")
+    # A verdict has best codes.
+    assert codes is not None
     line = parts.line_of(codes, "fvu")
     split = parts.split(codes, "fvu")
     losses = {"encoder": split.pop("amortisation")} | split | losses

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from sae_gap.core import (
     Column,
@@ -146,14 +146,13 @@ def amortisation_gap(
     return AmortisationGap(gap, relative, codes, optimum)
 
 
-def _excess(achieved, optimum):
+def _excess(achieved: ArrayLike, optimum: Solution) -> Float[np.ndarray, " n"]:
     """`F(z_e) - F(z*)` of each sample, with 0 for negative values within the certificate and
     rounding.
     """
-    value, best, gap = (
-        np.asarray(part, np.float64)
-        for part in (achieved, optimum.objective, optimum.gap)
-    )
+    value = np.asarray(achieved, np.float64)
+    best = np.asarray(optimum.objective, np.float64)
+    gap = np.asarray(optimum.gap, np.float64)
     slack = gap + 16 * np.finfo(optimum.objective.dtype).eps * value
     return np.where((value < best) & (value - best >= -slack), 0, value - best)
 
@@ -170,7 +169,7 @@ def measure(inferred: Inferred) -> dict[str, float]:
     codes can beat a non-negative optimum, and need a signed reference.
     """
 
-    def score(name):
+    def score(name: str) -> dict[str, float]:
         codes = inferred.codes[name]
         scores = {"l0_above": int((abs(codes) > _ABOVE).sum()) / np.shape(codes)[0]}
         if inferred.model.dictionary is not None:
@@ -217,7 +216,7 @@ METRIC = Metric(
 )
 
 
-def _parts(inferred):
+def _parts(inferred: Inferred) -> dict[str, Any]:
     """The gap of a model's own encoder and its parts, at the weight of the scored lasso codes, over
     the scored samples.
 
@@ -253,24 +252,20 @@ def _parts(inferred):
         return {}
     own = inferred.learner.encode
     best = inferred.infer(lasso)
-    codes = (best if own is None else inferred.infer(own)).codes
-    fired, used = (fires(part)[counts] for part in (codes, best.codes))
-    fires_ever, used_ever = (part.sum(axis=0) > 0 for part in (fired, used))
-    converged, optimum, slack = (
-        np.asarray(getattr(best, name), float)[counts]
-        for name in ("converged", "objective", "gap")
-    )
-    found = {
-        "unconverged": int((converged == 0).sum()),
+    codes = best.codes if own is None else inferred.infer(own).codes
+    fired = fires(codes)[counts]
+    used = fires(best.codes)[counts]
+    fires_ever = fired.sum(axis=0) > 0
+    used_ever = used.sum(axis=0) > 0
+    row: dict[str, Any] = {
+        "unconverged": int((np.asarray(best.converged)[counts] == 0).sum()),
         "unused": int((~used_ever & ~fires_ever).sum()),
     }
     if own is None:
-        return found
+        return row
     held = inferred.infer(OnSupport(own, lasso.lam, lasso.nonneg, 0.0))
-    support, held_slack = (
-        float(np.asarray(part, float)[counts].sum())
-        for part in (held.objective, held.gap)
-    )
+    optimum = np.asarray(best.objective, float)[counts]
+    support = np.asarray(held.objective, float)[counts].sum()
     target, fit, size = (part[counts] for part in inferred.terms(codes))
     energy = 0.5 * squares(target)
     power = squares(fit)
@@ -279,20 +274,32 @@ def _parts(inferred):
     scale = max(0.0, pull.sum() / power.sum()) if power.sum() > 0 else 1.0
     scaled = energy.sum() - scale * pull.sum() + 0.5 * scale**2 * power.sum()
     unit = optimum.sum() or len(gaps)
-    worst = np.argsort(-gaps, kind="stable")[:WORST]
-    relative = gaps[worst] / np.where(optimum[worst] > 0, optimum[worst], 1)
-    return found | {
+    return {
+        **row,
         "gap": gaps.mean(),
         "scale": scale,
         "relative_gap": gaps.sum() / unit,
         "scale_share": (gaps.sum() + optimum.sum() - scaled) / unit,
-        "values_share": (scaled - support) / unit,
-        "support_share": (support - optimum.sum()) / unit,
-        "support_slack": held_slack / unit,
-        "optimum_slack": slack.sum() / unit,
+        "values_share": float(scaled - support) / unit,
+        "support_share": float(support - optimum.sum()) / unit,
+        "support_slack": float(np.asarray(held.gap, float)[counts].sum()) / unit,
+        "optimum_slack": np.asarray(best.gap, float)[counts].sum() / unit,
         **_supports(fired, used),
         "fired_only": int((fires_ever & ~used_ever).sum()),
         "used_only": int((used_ever & ~fires_ever).sum()),
+        **_worst(gaps, optimum, counts),
+    }
+
+
+def _worst(
+    gaps: Float[np.ndarray, " counted"],
+    optimum: Float[np.ndarray, " counted"],
+    counts: Bool[np.ndarray, " n"],
+) -> dict[str, list[float]]:
+    """The samples with the largest gaps."""
+    worst = np.argsort(-gaps, kind="stable")[:WORST]
+    relative = gaps[worst] / np.where(optimum[worst] > 0, optimum[worst], 1)
+    return {
         "worst": np.flatnonzero(counts)[worst].tolist(),
         "worst_gap": gaps[worst].tolist(),
         "worst_relative_gap": relative.tolist(),
