@@ -173,7 +173,7 @@ def atom_lines(rows: Rows) -> list[Row]:
     return lines
 
 
-def _middle(rows):
+def _middle(rows: Sequence[Row]) -> Row:
     """The row of the lasso in the middle of a dictionary's curve."""
     level = next(row["level"] for row in rows if "times" in row)
     lassos = (row for row in rows if row["codes"] == "lasso" and "times" not in row)

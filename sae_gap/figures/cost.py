@@ -5,21 +5,18 @@ from matplotlib.figure import Figure
 from sae_gap.figures import codes_label, draw_lines, labels, style, trained_name
 from sae_gap.storage import Row
 
-# Looks by the name of codes, or by family and screens.
+# Colours, markers and labels of codes, by name or by family and screens; others are named by
+# `codes_label`.
 _LINES = {
-    "own": {"label": "the SAE's encoder", "color": "black", "marker": "D"},
-    "screened_pursuit 1": {"label": "one screen", "color": "#56B4E9", "marker": "o"},
-    "screened_pursuit 2": {"label": "two screens", "color": "#0072B2", "marker": "o"},
-    "batch_pursuit 2": {
-        "label": "two screens, pruned",
-        "color": "#EE3377",
-        "marker": "o",
-    },
-    "omp": {"color": "#882255", "marker": "X"},
-    "omp_pruned": {"label": "OMP, pruned", "color": "#882255", "marker": "P"},
-    "fista None": {"label": "FISTA", "color": "#7F7F7F", "marker": "s"},
-    "lasso_refit": {"color": "black"},
-    "lasso_pruned": {"label": "the lasso, pruned", "color": "#EE3377"},
+    "own": ("black", "D", "the SAE's encoder"),
+    "screened_pursuit 1": ("#56B4E9", "o", "one screen"),
+    "screened_pursuit 2": ("#0072B2", "o", "two screens"),
+    "batch_pursuit 2": ("#EE3377", "o", "two screens, pruned"),
+    "omp": ("#882255", "X"),
+    "omp_pruned": ("#882255", "P", "OMP, pruned"),
+    "fista None": ("#7F7F7F", "s", "FISTA"),
+    "lasso_refit": ("black", ""),
+    "lasso_pruned": ("#EE3377", "", "the lasso, pruned"),
 }
 _COSTS = {
     "products": "in multiply-adds",
@@ -90,8 +87,10 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
         return None
     looks = {}
     for name in [*_LINES, *(point["line"] for point in points)]:
-        other = {"color": labels.colour(name, "inference"), "marker": "*"}
-        looks[name] = {"label": codes_label(name)} | _LINES.get(name, other)
+        other = labels.colour(name, "inference"), "*"
+        colour, marker, *labelled = _LINES.get(name, other)
+        label = labelled[0] if labelled else codes_label(name)
+        looks[name] = {"label": label, "color": colour, "marker": marker}
     l0s = [point["l0"] for point in costly]
     both = [
         {**point, "cost": point["products"] and point.get(column), "by": by}

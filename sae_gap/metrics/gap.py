@@ -251,7 +251,7 @@ def _parts(inferred: Inferred) -> dict[str, Any]:
     if not isinstance(lasso, Lasso):
         return {}
     own = inferred.learner.encode
-    best = inferred.infer(lasso)
+    best: Any = inferred.infer(lasso)
     codes = best.codes if own is None else inferred.infer(own).codes
     fired = fires(codes)[counts]
     used = fires(best.codes)[counts]
@@ -263,7 +263,7 @@ def _parts(inferred: Inferred) -> dict[str, Any]:
     }
     if own is None:
         return row
-    held = inferred.infer(OnSupport(own, lasso.lam, lasso.nonneg, 0.0))
+    held: Any = inferred.infer(OnSupport(own, lasso.lam, lasso.nonneg, 0.0))
     optimum = np.asarray(best.objective, float)[counts]
     support = np.asarray(held.objective, float)[counts].sum()
     target, fit, size = (part[counts] for part in inferred.terms(codes))
