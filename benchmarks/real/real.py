@@ -229,7 +229,6 @@ def main(options: RealOptions) -> None:
             options.sparsity,
             command,
             notes,
-            f"{source.lm.name}, block {source.layer}",
         )
     )
 
@@ -241,7 +240,6 @@ def write(
     sparsity: int,
     command: str,
     notes: Mapping[str, str],
-    where: str = "",
 ) -> str:
     """Writes the page, and returns its three sentences."""
     lines = splits(patched, LOSSES)
@@ -264,7 +262,7 @@ def write(
 
     shown = measure.tables_of(patched)
     drawn = {
-        "parts": figures.loss_parts(lines, where=where),
+        "parts": figures.loss_parts(lines),
         "curve": figures.fvu_curve(chosen(patched)),
     }
     if probed:

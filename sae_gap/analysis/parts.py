@@ -126,7 +126,7 @@ def best_at(rows: Rows, level: float, dictionary: str | None = None) -> Row | No
     none.
     """
     named = [row for row in rows if dictionary in (None, row["dictionary"])]
-    there = [row for row in named if row["level"] == level]
+    there = [row for row in named if row.get("level") == level]
     return best_row(there, BEST, "kl")
 
 
