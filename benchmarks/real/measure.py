@@ -350,7 +350,9 @@ def network(options: MeasureOptions, controls: Sequence[str]) -> list[Any]:
     levels = options.levels
     source, saes = options.begin((*levels, k) if options.costs else levels, controls)
     codes = [*dict.fromkeys((*CODES, *options.codes))]
-    shown = report(nats(folder / "nats", source, saes, levels, codes, controls))
+    where = f"{source.lm.name}, block {source.layer}"
+    rows = nats(folder / "nats", source, saes, levels, codes, controls, where)
+    shown = report(rows)
     if options.costs:
         named = [name for name in options.costs if name != "all"]
         named += (*KINDS, *NAMED) if "all" in options.costs else ()
@@ -365,6 +367,7 @@ def nats(
     l0: Sequence[float],
     codes: Sequence[str],
     controls: Sequence[str],
+    where: str = "",
 ) -> list[Row]:
     """The rows of `put_back`; writes the tables as files, and the figures."""
     rows = measure.put_back(source, saes, Store(folder), l0, codes, controls)
@@ -373,7 +376,7 @@ def nats(
     if lines:
         tables.write_table(folder, "splits.csv", lines)
     figures.save(figures.fvu_curve(rows), folder, "curve")
-    figures.save(figures.loss_parts(lines), folder, "parts")
+    figures.save(figures.loss_parts(lines, where=where), folder, "parts")
     return rows
 
 

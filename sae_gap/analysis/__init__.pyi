@@ -10,6 +10,7 @@ from sae_gap.analysis.parts import LOSSES as LOSSES
 from sae_gap.analysis.parts import TRAINED as TRAINED
 from sae_gap.analysis.parts import best as best
 from sae_gap.analysis.parts import best_at as best_at
+from sae_gap.analysis.parts import best_row as best_row
 from sae_gap.analysis.parts import compared as compared
 from sae_gap.analysis.parts import placed as placed
 from sae_gap.analysis.parts import sentence as sentence
@@ -19,6 +20,7 @@ from sae_gap.analysis.parts import table_of as table_of
 from sae_gap.analysis.summarise import at as at
 from sae_gap.analysis.summarise import by_dictionary as by_dictionary
 from sae_gap.analysis.summarise import curve_lines as curve_lines
+from sae_gap.analysis.summarise import rows_at as rows_at
 from sae_gap.analysis.tables import Lines as Lines
 from sae_gap.analysis.tables import Rows as Rows
 from sae_gap.analysis.tables import Table as Table

@@ -70,10 +70,10 @@ class Comparison(NamedTuple):
         """Why a difference is not judged; empty if it is judged, or if none shows."""
         if not np.isfinite(self.low):
             return "not judged: one document has no interval"
-        unequal = not self.sign and self.low * self.high > 0
-        return (
-            f"not judged: unequal L0, {self.l0s[0]:.2f} and {self.l0s[1]:.2f}" * unequal
-        )
+        if self.sign or self.low * self.high <= 0:
+            return ""
+        one, other = self.l0s
+        return f"not judged: unequal L0, {one:.2f} and {other:.2f}"
 
     @property
     def points(self) -> str:
@@ -84,19 +84,17 @@ class Comparison(NamedTuple):
         words, _, interval = self._points(self.sign or 1).partition(" ")
         return f"{words} points{('', ' more', ' less')[self.sign]} {interval}"
 
-    def _points(self, sign):
+    def _points(self, sign: int) -> str:
         numbers = [100 * sign * value for value in (self.more, self.low, self.high)]
         if not np.isfinite(self.low):
             return f"{numbers[0] + 0:.1f} (no interval)"
         # Never round an end that is not zero to zero.
-        sizes = [*map(abs, numbers)]
-        decimals = (
-            1 if max(sizes) >= 0.1 and (not self.sign or min(sizes) >= 0.05) else 2
-        )
+        sizes = [abs(number) for number in numbers]
+        is_coarse = max(sizes) >= 0.1 and (not self.sign or min(sizes) >= 0.05)
+        decimals = 1 if is_coarse else 2
         # Rounded zero has no sign.
-        size, *ends = (
-            f"{round(number, decimals) + 0:.{decimals}f}" for number in numbers
-        )
+        rounded = [round(number, decimals) + 0 for number in numbers]
+        size, *ends = [f"{number:.{decimals}f}" for number in rounded]
         low, high = ends[::sign]
         return f"{size} ({low} to {high})"
 
@@ -121,9 +119,9 @@ def compare(
     errors = np.array([one, other], np.float64)
     far = np.asarray(variance, np.float64)
     explained = 1 - errors.sum(axis=1) / far.sum()
-    ends = interval(errors[1] - errors[0], far)
-    first, second, low, high = map(float, (*explained, *ends))
-    return Comparison(first, second, low, high, l0s)
+    low, high = interval(errors[1] - errors[0], far)
+    first, second = explained.tolist()
+    return Comparison(first, second, float(low), float(high), l0s)
 
 
 def interval(

@@ -32,7 +32,7 @@ intervals, over documents or seeds, are those of `sae_gap.analysis.comparison`.
 
 import re
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -100,13 +100,15 @@ _COLUMNS = (
 
 def placed(l0: float, asked: Sequence[float]) -> Row:
     """The requested L0 closest by ratio to the encoder's, and the L0 used to split its loss."""
-    near = (
-        min(asked, key=lambda each: max(each, l0) / min(each, l0)) if l0 else asked[0]
-    )
-    taken = next(
-        (each for each in (near, round(l0)) if abs(l0 - each) <= ALIKE * each), l0
-    )
-    return {"near": near, "level": taken}
+
+    def ratio(level: float) -> float:
+        return max(level, l0) / min(level, l0)
+
+    near = min(asked, key=ratio) if l0 else asked[0]
+    for level in (near, round(l0)):
+        if abs(l0 - level) <= ALIKE * level:
+            return {"near": near, "level": level}
+    return {"near": near, "level": l0}
 
 
 def best(candidates: Iterable[Codes], loss: str) -> Codes | None:
@@ -123,9 +125,15 @@ def best_at(rows: Rows, level: float, dictionary: str | None = None) -> Row | No
     """The row of the codes of least KL at an L0, on one dictionary or on all; None if there is
     none.
     """
-    named = (row for row in rows if dictionary in (None, row["dictionary"]))
-    there = (row for row in named if row["codes"] in BEST and row["level"] == level)
-    return min(there, key=lambda row: row["kl"], default=None)
+    named = [row for row in rows if dictionary in (None, row["dictionary"])]
+    there = [row for row in named if row.get("level") == level]
+    return best_row(there, BEST, "kl")
+
+
+def best_row(rows: Rows, codes: Collection[str], loss: str = "fvu") -> Row | None:
+    """The row of least loss among those of some codes; None if there is none."""
+    top = best([[row] for row in rows if row["codes"] in codes], loss)
+    return top[0] if top else None
 
 
 def compared(better: Codes, worse: Codes, loss: str = "fvu") -> Comparison:
@@ -146,6 +154,50 @@ class Compared(NamedTuple):
     reference: Codes | None = None
     retrained: Codes | None = None
     learned: Codes | None = None
+
+    @classmethod
+    def choose(
+        cls,
+        own: Codes,
+        group: Iterable[Codes],
+        reference: Codes | None,
+        loss: str,
+    ) -> "Compared | None":
+        """Chooses the best codes for each part of a loss.
+
+        Args:
+          own: the encoder's codes.
+          group: all codes on its dictionary, of the same documents or seeds.
+          reference: the best codes on the best dictionary.
+          loss: the loss.
+
+        Returns:
+          The codes; None if its dictionary has no others than the own ones and those on their
+          support.
+        """
+        named = [(_name(codes[0]), codes) for codes in group]
+        keeping = [codes for name, codes in named if name in KEPT]
+        trained = [codes for name, codes in named if TRAINED.fullmatch(str(name))]
+        if loss in LOSSES:
+            candidates = [codes for name, codes in named if name in BEST]
+        else:
+            candidates = [codes for _, codes in named]
+            further = [codes for codes in candidates if codes[0] is not own[0]]
+            if len(further) == len(keeping):
+                return None
+        top = best(candidates, loss)
+        if top is None:
+            return None
+        by_name = dict(reversed(named))
+        return cls(
+            own=own,
+            kept=best([own, *keeping], loss) if keeping else None,
+            best=top,
+            proposed=by_name.get("proposed"),
+            reference=reference,
+            retrained=by_name.get("retrained"),
+            learned=best(trained, loss),
+        )
 
 
 def split(codes: Compared, loss: str) -> dict[str, Comparison]:
@@ -180,21 +232,18 @@ def line_of(codes: Compared, loss: str) -> Row:
         if column in own[0]:
             line[name] = statistics.fmean(row[column] for row in own)
     for part in ("amortisation", *PARTS, *SUPPORT, *AMORTISED):
-        found = parts.get(part)
-        ends = (
-            (None, None, None) if found is None else (found.more, found.low, found.high)
-        )
-        line |= dict(
-            zip((f"{part}_part", f"{part}_low", f"{part}_high"), ends, strict=True)
-        )
+        amount = parts.get(part)
+        line[f"{part}_part"] = amount and amount.more
+        line[f"{part}_low"] = amount and amount.low
+        line[f"{part}_high"] = amount and amount.high
     last = best if reference is None else reference
     line["rest"] = 1 - compared(last, own, loss).one
     if loss in LOSSES:
         share = compare(_losses(best, loss)[0], lost, lost)
         line |= {"share_low": share.low, "share_high": share.high}
     line["best"] = last[0]["dictionary"]
-    names = {"support_codes": kept, "own_best_codes": best, "best_codes": last}
-    return line | {name: found and _name(found[0]) for name, found in names.items()}
+    ends = {"support_codes": kept, "own_best_codes": best, "best_codes": last}
+    return line | {name: end and _name(end[0]) for name, end in ends.items()}
 
 
 def splits(rows: Rows, losses: Iterable[str]) -> list[Row]:
@@ -246,25 +295,14 @@ def splits(rows: Rows, losses: Iterable[str]) -> list[Row]:
 def _line(own: Codes, group: Codes, above: Codes, loss: str) -> list[Row]:
     """The line of some own codes among those of their dictionary; none if others are missing."""
     seeds = [row.get("seed") for row in own]
-    mine = _on_seeds(group, seeds)
     others = _on_seeds(above, seeds)
-    keeping = [codes for codes in mine if _name(codes[0]) in KEPT]
-    trained = [codes for codes in mine if TRAINED.fullmatch(str(_name(codes[0])))]
-    proposed, retrained = (
-        next((codes for codes in mine if _name(codes[0]) == name), None)
-        for name in ("proposed", "retrained")
-    )
-    further = [codes for codes in mine if codes[0] not in own and codes not in keeping]
     if loss in LOSSES:
-        mine = further = [codes for codes in further if _name(codes[0]) in BEST]
         others = [codes for codes in others if _name(codes[0]) in BEST]
-    top = best(mine, loss) if further else None
     reference = best(others, loss)
-    if top is None or reference is None:
+    chosen = Compared.choose(own, _on_seeds(group, seeds), reference, loss)
+    if chosen is None or reference is None:
         return []
-    kept = best([own, *keeping], loss) if keeping else None
-    ends = proposed, reference, retrained, best(trained, loss)
-    return [line_of(Compared(own, kept, top, *ends), loss)]
+    return [line_of(chosen, loss)]
 
 
 def shares(line: Row, *names: str) -> str:

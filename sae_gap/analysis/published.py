@@ -7,8 +7,10 @@ import csv
 import functools
 import itertools
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
-from sae_gap.analysis import Lines, Table
+from sae_gap.analysis import Lines, Table, tables
 from sae_gap.storage import CELL, Row
 
 # Columns in which a line must agree, if the published line has them.
@@ -58,7 +60,7 @@ def read(text: str) -> list[Row]:
     return [{name: _value(cell) for name, cell in line.items()} for line in lines]
 
 
-def _value(cell):
+def _value(cell: str) -> Any:
     try:
         return ast.literal_eval(cell)
     except (ValueError, SyntaxError):
@@ -104,18 +106,18 @@ def compare(summary: Lines, study: str) -> list[Row]:
     ]
 
 
-def _agrees(ours, line):
+def _agrees(ours: Row, line: Row) -> bool:
     cold = line["study"] == "warmstart_decoder" and line["start"] == "cold"
     method = ours["method"] == line["method"] or (cold and ours["method"] == "cold_dl")
     late = line["study"] == "learning_dynamics" and line["seeds"] < 3
     numbered = all(line[name] in (None, ours.get(name)) for name in _NUMBERED)
     implied = all(
-        None in (a := (line[name], ours.get(name))) or a[0] == a[1] for name in _IMPLIED
+        line[name] is None or ours.get(name) in (None, line[name]) for name in _IMPLIED
     )
     return method and numbered and implied and not late
 
 
-def _compared(ours, line, metric):
+def _compared(ours: Row, line: Row, metric: str) -> Row:
     number = ours[f"{metric}_mean"]
     mean = line[f"{metric}_mean"]
     sd = line[f"{metric}_sd"]
@@ -145,20 +147,13 @@ def table(comparison: Lines) -> Table:
         (row for row in comparison if not row["close"]), key=distance, reverse=True
     )
     close = len(comparison) - len(far)
-    measured = ("ours", "published", "difference", "tolerance")
+    names = (*_COORDINATES, "metric", "ours", "published", "difference", "tolerance")
     title = f"Published numbers: {close:,} of {len(comparison):,} are within their tolerance"
     title += "; the others, the furthest first" if far else "."
-    return Table(
-        title,
-        {
-            name: name.replace("_", " ")
-            for name in (*_varying((*_COORDINATES, "metric"), far), *measured)
-        },
-        [row | {f"{name}_mean": row[name] for name in measured} for row in far],
-    )
+    return tables.table(title, " ".join(names), far)
 
 
-def _varying(columns, rows):
+def _varying(columns: Sequence[str], rows: Lines) -> list[str]:
     """The columns that some row has."""
     return [name for name in columns if any(row.get(name) is not None for row in rows)]
 

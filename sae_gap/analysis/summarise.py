@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from sae_gap import catalogue
-from sae_gap.analysis import BEST, Rows
+from sae_gap.analysis import BEST, Rows, best_row
 from sae_gap.storage import Row, grouped
 
 # Columns of the lasso in the middle of a curve, by their names in its line.
@@ -32,8 +32,14 @@ def by_dictionary(rows: Rows) -> dict[str, list[Row]]:
 
 
 def at(rows: Sequence[Row], codes: Collection[str], level: str = "own") -> Any:
-    """The row of a dictionary's codes at a level, of several the one that explains most; None if
-    there is none.
+    """The row among `rows_at` that explains most; None if there is none."""
+    return best_row(rows_at(rows, codes, level), codes)
+
+
+def rows_at(
+    rows: Sequence[Row], codes: Collection[str], level: str = "own"
+) -> list[Row]:
+    """The rows of a dictionary's codes at a level.
 
     Args:
       rows: rows of the dictionary.
@@ -42,8 +48,7 @@ def at(rows: Sequence[Row], codes: Collection[str], level: str = "own") -> Any:
         stands for it.
     """
     there = [row for row in rows if row["codes"] in codes and "times" not in row]
-    there = [row for row in there if row.get("level") == level] or there
-    return min(there, key=lambda row: row["fvu"], default=None)
+    return [row for row in there if row.get("level") == level] or there
 
 
 def gap_lines(rows: Rows) -> list[Row]:
@@ -168,7 +173,7 @@ def atom_lines(rows: Rows) -> list[Row]:
     return lines
 
 
-def _middle(rows):
+def _middle(rows: Sequence[Row]) -> Row:
     """The row of the lasso in the middle of a dictionary's curve."""
     level = next(row["level"] for row in rows if "times" in row)
     lassos = (row for row in rows if row["codes"] == "lasso" and "times" not in row)

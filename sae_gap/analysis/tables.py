@@ -269,9 +269,8 @@ class Table(NamedTuple):
 
 def heading(name: str) -> str:
     """The name of a column, as written in headings."""
-    return " ".join(_TERMS.get(word, word) for word in name.split("_")).replace(
-        "delta CE", "ΔCE"
-    )
+    words = [_TERMS.get(word, word) for word in name.split("_")]
+    return " ".join(words).replace("delta CE", "ΔCE")
 
 
 def table(title: str, names: str, lines: Lines) -> Table:

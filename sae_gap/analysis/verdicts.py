@@ -30,7 +30,7 @@ and the mean as fixed.
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-from sae_gap.analysis import BEST, Comparison, Rows, at, by_dictionary, parts
+from sae_gap.analysis import BEST, Comparison, Rows, at, by_dictionary, parts, rows_at
 from sae_gap.storage import Row
 
 # The control that judges a dictionary.
@@ -87,17 +87,20 @@ class Verdict:
         """The sentences, by the subject that they judge."""
         lines = {}
         if self.suspicions is not None:
-            first, *more = [*self.suspicions, *["its encoder is dead"] * self.dead] or [
-                ""
-            ]
-            reason = (
-                f"suspicious, because {first.rstrip('.')}" if first else "nothing found"
-            )
-            lines["Loading"] = reason + f" (and {len(more)} more)" * bool(more)
+            lines["Loading"] = self._loading(self.suspicions)
         return lines | {"Encoder": self._encoder(), "Dictionary": self._dictionary()}
 
     def __str__(self) -> str:
         return "\n".join(f"{name}: {sentence}" for name, sentence in self.lines.items())
+
+    def _loading(self, suspicions: Sequence[str]) -> str:
+        reasons = [*suspicions]
+        if self.dead:
+            reasons.append("its encoder is dead")
+        if not reasons:
+            return "nothing found"
+        more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+        return f"suspicious, because {reasons[0].rstrip('.')}{more}"
 
     def _encoder(self) -> str:
         if self.own is None:
@@ -110,18 +113,18 @@ class Verdict:
                 "look at how it was loaded"
             )
         # The mean over few rows moves by whole latents.
-        alike = abs(self.best["l0"] - l0) <= max(
-            _ALIKE * l0, 1 / self.own["num_scored"]
-        )
-        where = (
-            f"its own L0 ({l0:.1f})"
-            if alike
-            else f"L0 {self.best['l0']:.2f} (not {l0:.2f})"
-        )
+        slack = max(_ALIKE * l0, 1 / self.own["num_scored"])
+        if abs(self.best["l0"] - l0) <= slack:
+            where = f"its own L0 ({l0:.1f})"
+            finding = "no loss beyond doubt:"
+        else:
+            where = f"L0 {self.best['l0']:.2f} (not {l0:.2f})"
+            finding = "not judged:"
         lost = self.losses["encoder"]
-        finding = "no loss beyond doubt:" if alike else "not judged:"
-        if lost.reason or lost.sign > 0:
-            finding = f"{lost.reason};" if lost.reason else "better codes exist:"
+        if lost.reason:
+            finding = f"{lost.reason};"
+        elif lost.sign > 0:
+            finding = "better codes exist:"
         points = {part: each.points for part, each in self.losses.items()}
         told = f"{points['values']} in values and {points['support']} in support"
         if self.unsure:
@@ -176,59 +179,65 @@ def verdict(
       A verdict for each SAE and dictionary, none for a control.
     """
     subjects = by_dictionary(rows)
-    verdicts = []
     rivals = [row for row in subjects.get(RIVAL, ()) if row["family"] == "control"]
     rival = at(rivals, BEST, "common")
-    for name, found in subjects.items():
-        if found[0]["family"] == "control":
+    suspected = suspicions or {}
+    verdicts = []
+    for name, scored in subjects.items():
+        if scored[0]["family"] == "control":
             continue
-        tried = [row["codes"] for row in found if parts.TRAINED.fullmatch(row["codes"])]
-        kinds = (
-            ["own"],
-            ["own_refit"],
-            BEST,
-            ["proposed"],
-            ["predicted"],
-            ["retrained"],
-            tried,
+        judged = Verdict(
+            dictionary=name,
+            suspicions=suspected.get(name),
+            own=at(scored, ["own"]),
+            best=at(scored, BEST),
+            common=at(scored, BEST, "common"),
+            rival=rival,
+            losses={},
         )
-        own, again, best, proposed, predicted, *trained = (
-            at(found, codes) for codes in kinds
-        )
-        unsure = ""
-        line = None
-        common = at(found, BEST, "common")
-        dead = own is not None and own["dead"]
-        losses = dict[str, Comparison]()
-        if rival is not None and not dead and "skip" not in common:
-            losses["dictionary"] = compare_rows(rival, common)
-        if own is not None and not dead:
-            judged = (
-                "dictionary" in losses
-                and common is best
-                and not losses["dictionary"].reason
-            )
-            every = own, again, best, proposed, rival if judged else None, *trained
-            codes = parts.Compared(*(row and [row] for row in every))
-            line = parts.line_of(codes, "fvu")
-            split = parts.split(codes, "fvu")
-            losses = {"encoder": split.pop("amortisation")} | split | losses
-            if predicted is not None:
-                few = _few(
-                    rows := predicted.get("network_rows", 0), predicted["num_latents"]
-                )
-                if few:
-                    unsure = f"it learned from {rows:,} rows{few}"
-                elif predicted["fvu"] > own["fvu"]:
-                    unsure = "its codes are worse than the encoder's"
-                else:
-                    losses["amortisation"] = compare_rows(predicted, own)
-                    losses["unreached"] = compare_rows(best, predicted)
-        said = None if suspicions is None else suspicions.get(name)
-        verdicts.append(
-            Verdict(name, said, own, best, common, rival, losses, unsure, line)
-        )
+        verdicts.append(judged if judged.dead else _judge(judged, scored))
     return verdicts
+
+
+def _judge(verdict: Verdict, rows: Sequence[Row]) -> Verdict:
+    """The verdict with its losses, from the rows of its dictionary."""
+    own = verdict.own
+    losses = dict[str, Comparison]()
+    if verdict.rival is not None and "skip" not in verdict.common:
+        losses["dictionary"] = compare_rows(verdict.rival, verdict.common)
+    reference = None
+    if verdict.rival and "dictionary" in losses and verdict.common is verdict.best:
+        reference = None if losses["dictionary"].reason else [verdict.rival]
+    trained = [row["codes"] for row in rows if parts.TRAINED.fullmatch(row["codes"])]
+    kinds = (parts.KEPT, BEST, ["proposed"], ["retrained"], trained)
+    group = [[row] for kind in kinds for row in rows_at(rows, kind)]
+    if own is None:
+        return dataclasses.replace(verdict, losses=losses)
+    codes = parts.Compared.choose([own], group, reference, "fvu")
+    # A verdict has best codes.
+    assert codes is not None
+    line = parts.line_of(codes, "fvu")
+    split = parts.split(codes, "fvu")
+    losses = {"encoder": split.pop("amortisation")} | split | losses
+    predicted = at(rows, ["predicted"])
+    unsure = _doubt(predicted, own)
+    if predicted is not None and not unsure:
+        losses["amortisation"] = compare_rows(predicted, own)
+        losses["unreached"] = compare_rows(verdict.best, predicted)
+    return dataclasses.replace(verdict, losses=losses, unsure=unsure, line=line)
+
+
+def _doubt(predicted: Row | None, own: Row) -> str:
+    """Why a network that predicts a transcoder's target splits no loss; empty if it does."""
+    if predicted is None:
+        return ""
+    rows = predicted.get("network_rows", 0)
+    few = _few(rows, predicted["num_latents"])
+    if few:
+        return f"it learned from {rows:,} rows{few}"
+    if predicted["fvu"] > own["fvu"]:
+        return "its codes are worse than the encoder's"
+    return ""
 
 
 def compare_rows(one: Row, other: Row) -> Comparison:
@@ -270,14 +279,15 @@ def ranking(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], str]:
         best = f"{first.dictionary} is the best"
     if len({"skip" in each.common for each in judged}) > 1:
         best = "none is judged the best, since only some have a skip"
-    one, other = (
-        f"{each.dictionary} (at L0 {each.common['l0']:.1f}) {_share(each.explained)}"
-        for each in (first, second)
-    )
     return ordered, (
-        f"Of the dictionaries {best}. Explained by the best codes of {one} of the variance, those "
-        f"of {other}: {lead}."
+        f"Of the dictionaries {best}. Explained by the best codes of {_explains(first)} of the "
+        f"variance, those of {_explains(second)}: {lead}."
     )
+
+
+def _explains(verdict: Verdict) -> str:
+    where = f"{verdict.dictionary} (at L0 {verdict.common['l0']:.1f})"
+    return f"{where} {_share(verdict.explained)}"
 
 
 def standings(verdicts: Sequence[Verdict]) -> list[Row]:
@@ -295,13 +305,10 @@ def standings(verdicts: Sequence[Verdict]) -> list[Row]:
         signs = [compare_rows(other.common, each.common).sign for other in judged]
         first = 1 + signs.count(1)
         last = len(judged) - signs.count(-1)
+        rank = f"{first}" if first == last else f"{first} to {last}"
         line: Row = {
             "dictionary": each.dictionary,
-            "rank": None
-            if each.dead
-            else f"{first}"
-            if first == last
-            else f"{first} to {last}",
+            "rank": None if each.dead else rank,
             "best_fvu": each.best["fvu"],
         }
         if own := each.own:
@@ -309,9 +316,8 @@ def standings(verdicts: Sequence[Verdict]) -> list[Row]:
             line |= {"own_fvu": own["fvu"], "l0": own["l0"], "dead_latents": dead}
             line["cost"] = own.get("cost")
         for name in ("values", "support", "dictionary"):
-            line[f"{name}_part"] = (
-                100 * each.losses[name].more if name in each.losses else None
-            )
+            lost = each.losses.get(name)
+            line[f"{name}_part"] = lost and 100 * lost.more
         lines.append(line)
     return lines
 

@@ -2,30 +2,29 @@
 
 from matplotlib.figure import Figure
 
-from sae_gap.figures import draw_lines, labels, style, trained_name
+from sae_gap.figures import codes_label, draw_lines, labels, style, trained_name
 from sae_gap.storage import Row
 
-# Looks by the name of codes, or by family and screens.
-_CODES = {
-    "own": ("the SAE's encoder", "black", "D"),
-    "screened_pursuit 1": ("one screen", "#56B4E9", "o"),
-    "screened_pursuit 2": ("two screens", "#0072B2", "o"),
-    "batch_pursuit 2": ("two screens, pruned", "#EE3377", "o"),
-    "omp": ("OMP", "#882255", "X"),
-    "omp_pruned": ("OMP, pruned", "#882255", "P"),
-    "fista None": ("FISTA", "#7F7F7F", "s"),
-    "lasso_refit": ("certified lasso", "black"),
-    "lasso_pruned": ("certified lasso, pruned", "#EE3377"),
+# Colours, markers and labels of codes, by name or by family and screens; others are named by
+# `codes_label`.
+_LINES = {
+    "own": ("black", "D", "the SAE's encoder"),
+    "screened_pursuit 1": ("#56B4E9", "o", "one screen"),
+    "screened_pursuit 2": ("#0072B2", "o", "two screens"),
+    "batch_pursuit 2": ("#EE3377", "o", "two screens, pruned"),
+    "omp": ("#882255", "X"),
+    "omp_pruned": ("#882255", "P", "OMP, pruned"),
+    "fista None": ("#7F7F7F", "s", "FISTA"),
+    "lasso_refit": ("black", ""),
+    "lasso_pruned": ("#EE3377", "", "the lasso, pruned"),
 }
 _COSTS = {
     "products": "in multiply-adds",
     "processor": "in processor time, one thread",
 }
 _CAPTION = (
-    "A point of screens names them and the candidates of each for an atom, 2×4 for two screens of "
-    "four, one of FISTA its iterations. Pruned codes pursue twice as "
-    "many atoms, of which those stay whose absence would cost most. All but the SAE's own "
-    "codes, matching and gradient pursuit have values by least squares"
+    "2×4 is two screens of four candidates for an atom; points of FISTA name its iterations. "
+    "Pruned codes pursue twice as many atoms"
 )
 
 
@@ -80,22 +79,18 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
     """
     points = []
     for row in sorted(rows, key=lambda row: row["products"] or 0):
-        # An encoder that goes by its name alone, outside the families here.
-        is_named = row["codes"] == row["family"] not in ("own", "omp", "lasso")
-        by_name = is_named or row["codes"] in _CODES
-        line = row["codes"] if by_name else f"{row['family']} {row['screens']}"
-        if is_named or (
-            line in _CODES and (row["products"] or row["family"] == "lasso")
-        ):
+        line = _line(row)
+        if line is not None:
             points.append({**row, "line": line, "text": _text(row)})
     costly = [point for point in points if point["products"]]
     if not costly:
         return None
     looks = {}
-    for name in [*_CODES, *(point["line"] for point in points)]:
-        named = labels.label(name, "inference"), labels.colour(name, "inference"), "*"
-        look = zip(("label", "color", "marker"), _CODES.get(name, named), strict=False)
-        looks[name] = dict(look)
+    for name in [*_LINES, *(point["line"] for point in points)]:
+        other = labels.colour(name, "inference"), "*"
+        colour, marker, *labelled = _LINES.get(name, other)
+        label = labelled[0] if labelled else codes_label(name)
+        looks[name] = {"label": label, "color": colour, "marker": marker}
     l0s = [point["l0"] for point in costly]
     both = [
         {**point, "cost": point["products"] and point.get(column), "by": by}
@@ -120,13 +115,27 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
     for axes in figure.axes:
         axes.set_ylim(0, 1.1 * max(heights) if heights else None)
         axes.set_xlim(min(0.5, *costs), 2 * max(costs))
+        axes.axvline(1, color=style.QUIET, linewidth=0.6, linestyle=":", zorder=1)
     return figure
+
+
+def _line(row: Row) -> str | None:
+    """The line of a row; None for codes that have none."""
+    codes = row["codes"]
+    if codes == row["family"] not in ("own", "omp", "lasso"):
+        # An encoder that goes by its name alone, outside the families here.
+        return codes
+    line = codes if codes in _LINES else f"{row['family']} {row['screens']}"
+    has_place = row["products"] or row["family"] == "lasso"
+    return line if line in _LINES and has_place else None
 
 
 def _text(row: Row) -> str:
     """The name of a point."""
     if row["screens"]:
         return f"{row['screens']}×{row['breadth']}"
+    if row["codes"] == "own":
+        return ""
     return str(row.get("iterations") or row["codes"].replace("_", " "))
 
 

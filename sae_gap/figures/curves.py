@@ -123,7 +123,7 @@ def recovery_by_level(rows: style.Rows) -> Figure | None:
     )
 
 
-def _in_lines(group):
+def _in_lines(group: str) -> str:
     """Returns the name of a group, broken into two lines if its neighbours would touch it."""
     group = group.replace("great_", "great-\n").replace(
         "grandchildren", "grand-\nchildren"

@@ -9,6 +9,7 @@ import zlib
 from typing import Any
 
 from sae_gap import catalogue
+from sae_gap.analysis import tables
 from sae_gap.core import Column, Look, registry
 
 # The order of legends.
@@ -42,7 +43,7 @@ _OTHERS = {
     "num_train": Column("training samples"),
     "input_dim": Column("input dimension, m", heading="dim"),
     "noise_db": Column("signal-to-noise ratio (dB)"),
-    "lam": Column("λ", heading="λ"),
+    "lam": Column("λ"),
     "iterations": Column("iterations of FISTA"),
     "step": Column("step of the fit"),
     "ratio": Column("c, for c k ln(d / k) input dimensions"),
@@ -70,8 +71,8 @@ _COUNTED = {
 
 
 @functools.cache
-def _dictionaries():
-    found: Any = {family: {} for family in _FAMILIES}
+def _dictionaries() -> dict[str, Look]:
+    found: dict[str, dict[str, Look]] = {family: {} for family in _FAMILIES}
     for name, encoder in catalogue.saes().items():
         look = registry.looks_of(encoder)[name]
         recipe = vars(encoder).get("recipe", Look("", ""))
@@ -85,7 +86,7 @@ def _dictionaries():
 
 
 @functools.cache
-def _inferences():
+def _inferences() -> dict[str, Look]:
     found = {
         "own": Look("own codes", "#7F7F7F"),
         "lista_published": Look("LISTA on its own loss", "#882255"),
@@ -95,19 +96,20 @@ def _inferences():
     return found
 
 
-def _table(column):
-    if column in ("dictionary", "inference"):
-        return _dictionaries() if column == "dictionary" else _inferences()
+def _table(column: str) -> dict[str, Look]:
+    if column == "dictionary":
+        return _dictionaries()
+    if column == "inference":
+        return _inferences()
     return _TABLES.get(column, {})
 
 
 @functools.cache
-def _metrics():
-    return {
-        name: column
-        for metric in catalogue.metrics().values()
-        for name, column in metric.columns.items()
-    }
+def _metrics() -> dict[str, Column]:
+    columns = dict[str, Column]()
+    for metric in catalogue.metrics().values():
+        columns |= metric.columns
+    return columns
 
 
 def label(name: Any, column: str = "dictionary") -> str:
@@ -156,13 +158,12 @@ def rank(name: Any, column: str = "dictionary") -> tuple[int, Any]:
     return (3, 0) if name is None else (2, str(name))
 
 
-def _find(name, column):
-    others = (
-        other for other in ("dictionary", "inference", *_TABLES) if other != column
-    )
-    return next(
-        (table[name] for table in map(_table, (column, *others)) if name in table), None
-    )
+def _find(name: Any, column: str) -> Look | None:
+    for other in (column, "dictionary", "inference", *_TABLES):
+        table = _table(other)
+        if name in table:
+            return table[name]
+    return None
 
 
 def metric_label(metric: str) -> str:
@@ -174,9 +175,10 @@ def metric_label(metric: str) -> str:
 
 def heading(metric: str) -> str:
     """Returns the heading of a column of numbers: `heading("mcc_ood")` is "MCC OOD"."""
-    (stem, split) = _split(metric)
     named = _column(metric).heading
-    return f"{stem.replace('_', ' ') if named is None else named} {split[1:].upper()}".strip()
+    if named is None:
+        return tables.heading(metric)
+    return f"{named} {_split(metric)[1][1:].upper()}".strip()
 
 
 def perfect(metric: str) -> float | None:
@@ -184,11 +186,13 @@ def perfect(metric: str) -> float | None:
     return _column(metric).perfect
 
 
-def _column(metric):
+def _column(metric: str) -> Column:
     stem, _ = _split(metric)
     return _OTHERS.get(stem) or _metrics().get(stem) or Column(stem.replace("_", " "))
 
 
-def _split(metric):
-    suffix = next((suffix for suffix in _SPLITS if metric.endswith(suffix)), "")
-    return metric.removesuffix(suffix), suffix
+def _split(metric: str) -> tuple[str, str]:
+    for suffix in _SPLITS:
+        if metric.endswith(suffix):
+            return metric.removesuffix(suffix), suffix
+    return metric, ""

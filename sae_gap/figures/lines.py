@@ -5,10 +5,11 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from sae_gap.figures import labels, style
-from sae_gap.storage import grouped
+from sae_gap.storage import Row, grouped
 
 MARKERS = [{"marker": marker} for marker in "os^DvPXp<>h*"]
 _DASHES = [
@@ -21,6 +22,7 @@ _DASHES = [
 ]
 _PLAIN = {"linestyle": "-", "color": style.QUIET}
 _FLAT = {"marker": "", "linestyle": style.DASHED}
+_LEVEL: Any = {**_FLAT, "linewidth": 1, "zorder": 1}
 # Lines with more points show intervals as a band, as whiskers would run together.
 _BANDED = 12
 
@@ -88,13 +90,12 @@ def draw_lines(
     values = {role: {mark[role] for mark in marks} for role in ("line", "dash")}
     looks = looks or {}
     dashed = {mark["dash"] for mark in moving}
-    dashes = looks.get(dash) or (
-        looks_of(dashed, dash, _DASHES) if len(dashed) > 1 else {}
-    )
-    colours = looks.get(line) or looks_of(
-        values["line"], line, [{}] if dashes else MARKERS
-    )
-
+    dashes = looks.get(dash, {})
+    if not dashes and len(dashed) > 1:
+        dashes = looks_of(dashed, dash, _DASHES)
+    colours = looks.get(line)
+    if not colours:
+        colours = looks_of(values["line"], line, [{}] if dashes else MARKERS)
     groups = [group for (group,) in grouped(moving, ("panel",))]
     several = len({value for _, value in groups}) > 1
     figure, every = style.panels(
@@ -112,13 +113,7 @@ def draw_lines(
     for mark in marks:
         if mark["x"] is None and mark["panel"] in panels:
             # Such as the oracle's score.
-            look = {
-                **_FLAT,
-                "linewidth": 1,
-                "zorder": 1,
-                **colours[mark["line"]],
-                "marker": "",
-            }
+            look = _LEVEL | colours[mark["line"]] | {"marker": ""}
             panels[mark["panel"]].axhline(mark["y"], **look)
     paths = grouped(moving, ("panel", "line", "dash"))
     is_band = any(
@@ -127,21 +122,15 @@ def draw_lines(
     )
     bare = {"marker": ""} if is_band else {}
     for (group, value, code), path in paths.items():
-        _draw(
-            panels[group],
-            path,
-            {**dashes.get(code, {}), **colours[value], **bare},
-            is_band,
-        )
+        look = {**dashes.get(code, {}), **colours[value], **bare}
+        _draw(panels[group], path, look, is_band)
     if logx:
         most = (8 if len(groups) == 1 else 4) if ticks else 0
         style.log_axis(every[0].xaxis, [mark["x"] for mark in moving], most)
     for (metric, _), axes in panels.items():
         if metric in logy:
-            style.log_axis(
-                axes.yaxis, [mark["y"] for mark in marks if mark["panel"][0] == metric]
-            )
-
+            heights = [mark["y"] for mark in marks if mark["panel"][0] == metric]
+            style.log_axis(axes.yaxis, heights)
     lines = {(role, mark[role]) for mark in moving for role in values}
     handles = [
         Line2D([], [], **_PLAIN | look | (bare if (role, value) in lines else _FLAT))
@@ -154,7 +143,7 @@ def draw_lines(
     return figure
 
 
-def _number(point, column):
+def _number(point: Row, column: str) -> Any:
     return point.get(f"{column}_mean", point.get(column))
 
 
@@ -173,7 +162,7 @@ def looks_of(
     }
 
 
-def _draw(axes, path, look, is_band):
+def _draw(axes: Axes, path: style.Lines, look: Any, is_band: bool) -> None:
     x, *numbers = ([mark[name] for mark in path] for name in ("x", "y", "high", "wide"))
     # An unknown number is None.
     y, high, wide = np.array(numbers, float)

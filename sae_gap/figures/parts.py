@@ -1,17 +1,19 @@
 """The parts of a loss: stacked bars of an SAE each, and a table of shares along each size."""
 
-import collections
+import statistics
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from sae_gap.analysis import LOSSES, over, shares
-from sae_gap.figures import MARKERS, codes_label, labels, looks_of, style, trained_name
-from sae_gap.storage import CELL, Row, grouped
+from sae_gap.figures import codes_label, labels, style, trained_name
+from sae_gap.storage import Row, grouped
 
 # Values and support are the encoder's, in a lighter and a darker blue.
 PARTS = {
@@ -24,6 +26,10 @@ PARTS = {
     "dictionary_part": ("dictionary", "#E69F00"),
     "rest": ("rest, with the best codes on the best dictionary", "#BDBDBD"),
 }
+_SIZES = ("num_latents", "sparsity", "num_train")
+# Lines of SAEs that were tuned, and of those with the paper's options.
+_TUNED: Any = {"linestyle": "-", "marker": "o", "markersize": 3}
+_UNTUNED: Any = {"linestyle": style.DASHED, "linewidth": 0.9}
 # From all the dictionary's to all the encoder's.
 _SHARES = LinearSegmentedColormap.from_list(
     "shares", [PARTS["dictionary_part"][1], "white", PARTS["values_part"][1]]
@@ -56,16 +62,16 @@ def stacked(
     longest = 1e-6
     used = []
     for place, line in enumerate(drawn):
-        left = reach = 0.0
+        left = 0.0
+        reach = 0.0
         for part, (_, colour) in parts.items():
             if line.get(part) is None:
                 continue
             used.append(part)
             axes.barh(place, max(0.0, line[part]), 0.62, left, color=colour)
             name = part.removesuffix("_part")
-            ends = np.array(
-                [line.get(f"{name}_{end}") for end in ("low", "high")], float
-            )
+            known = [line.get(f"{name}_low"), line.get(f"{name}_high")]
+            ends = np.array(known, float)
             if np.isfinite(ends).all():
                 axes.plot(left + ends, [place, place], color="black", linewidth=0.9)
                 reach = left + ends[1]
@@ -94,20 +100,14 @@ def gap_parts(lines: style.Rows) -> Figure | None:
     Returns:
       The figure, or None if there is no encoder.
     """
+    names = [name for name in PARTS if name.endswith("_share")]
     bars = []
     for line in lines:
         if line.get("relative_gap") is not None:
-            parts = {
-                name: 100 * line[name] for name in PARTS if name.endswith("_share")
-            }
+            parts = {name: 100 * line[name] for name in names}
             sizes = " + ".join(f"{part:.1f}" for part in parts.values())
-            bars.append(
-                (
-                    line["dictionary"],
-                    f"{100 * line['relative_gap']:.1f} % = {sizes}",
-                    parts,
-                )
-            )
+            words = f"{100 * line['relative_gap']:.1f} % = {sizes}"
+            bars.append((line["dictionary"], words, parts))
     if not bars:
         return None
     return stacked(
@@ -118,45 +118,58 @@ def gap_parts(lines: style.Rows) -> Figure | None:
     )
 
 
-def loss_parts(lines: style.Lines, loss: str = "kl") -> Figure | None:
+def loss_parts(lines: style.Lines, loss: str = "kl", where: str = "") -> Figure | None:
     """Draws what each SAE loses, stacked: values, support, dictionary and rest.
 
     Args:
       lines: the result of `sae_gap.analysis.parts.splits`.
       loss: which of them to draw.
+      where: the model and the block of the SAEs.
 
     Returns:
       The figure, or None if no SAE was split. The bars of a score are distances to the oracle:
       they leave out the oracle's own loss, the rest.
     """
-    shown = sorted(
-        (line for line in lines if line["loss"] == loss), key=lambda line: line["total"]
-    )
+    shown = [line for line in lines if line["loss"] == loss]
+    shown.sort(key=lambda line: line["total"])
     if not shown:
         return None
-    real = loss in LOSSES
-    bars = []
-    for line in shown:
-        # Of a score the distance to the oracle is what encoder and dictionary share.
-        share = shares(line, *(() if real else ("encoder", "dictionary"))).split(",")[0]
-        hidden = {"amortisation_part": None} if line["values_part"] is not None else {}
-        name = labels.label(line["dictionary"])
-        whole = line["total"]
-        if real:
-            name = f"{trained_name(line['dictionary'])}, L0 {line['l0']:.0f}"
-        else:
-            hidden["rest"] = None
-            whole -= line["rest"]
-        bars.append((name, f"{whole:.3f}, {share}", line | hidden))
-    xlabel = f"distance to the oracle in {labels.metric_label(loss)}"
-    if real:
-        xlabel = LOSSES[loss].label + ", nats a token" * (
-            LOSSES[loss].shares == "tokens"
-        )
-    more = (
-        f"intervals of 95 % {over(shown[0]['units'], 'document' if real else 'seed')}"
-    )
-    return stacked(bars, shown, xlabel, "What each SAE loses, and where it goes", more)
+    known = LOSSES.get(loss)
+    if known is None:
+        bars = [_distance(line) for line in shown]
+        xlabel = f"distance to the oracle in {labels.metric_label(loss)}"
+        unit = "seed"
+        lost = xlabel
+    else:
+        bars = [_loss(line) for line in shown]
+        per_token = ", nats a token" if known.shares == "tokens" else ""
+        xlabel = known.label + per_token
+        unit = "document"
+        lost = known.label
+    place = f" ({where})" if where else ""
+    title = f"Parts of each SAE's {lost}{place}"
+    more = f"whiskers: 95 % {over(shown[0]['units'], unit)}"
+    return stacked(bars, shown, xlabel, title, more)
+
+
+def _loss(line: Row) -> tuple[str, str, Row]:
+    """The bar of a loss."""
+    name = f"{trained_name(line['dictionary'])}, L0 {line['l0']:.0f}"
+    share = shares(line).split(",")[0]
+    return name, f"{line['total']:.3f}, {share}", _split(line)
+
+
+def _distance(line: Row) -> tuple[str, str, Row]:
+    """The bar of a distance to the oracle, which encoder and dictionary share."""
+    distance = line["total"] - line["rest"]
+    share = shares(line, "encoder", "dictionary").split(",")[0]
+    name = labels.label(line["dictionary"])
+    return name, f"{distance:.3f}, {share}", _split(line) | {"rest": None}
+
+
+def _split(line: Row) -> Row:
+    """The line without the sum of values and support, where both are known."""
+    return line if line["values_part"] is None else line | {"amortisation_part": None}
 
 
 def together(lines: style.Lines) -> Figure:
@@ -166,30 +179,33 @@ def together(lines: style.Lines) -> Figure:
     Args:
       lines: the result of `sae_gap.measure.put_back_together`.
     """
-    bars = []
+    bars: list[tuple[str, str, Row]] = []
     names = dict.fromkeys(line["replaced"] for line in lines)
-    for (name,), (*alone, summed, whole) in grouped(lines, ("codes",)).items():
-        for words, total, some in (
-            ("alone", summed, alone),
-            ("together", whole, [whole]),
-        ):
-            bar: Any = {}
-            for line in some:
-                part = line["replaced"]
-                kl = line["kl"]
-                half = line["kl_half"]
-                bar |= {part: kl, f"{part}_low": kl - half, f"{part}_high": kl + half}
-            bars.append((f"{codes_label(name)}, {words}", f"{total['kl']:.3f}", bar))
+    for (codes,), (*alone, summed, whole) in grouped(lines, ("codes",)).items():
+        label = codes_label(codes)
+        bars.append((f"{label}, alone", f"{summed['kl']:.3f}", _kl_parts(alone)))
+        bars.append((f"{label}, together", f"{whole['kl']:.3f}", _kl_parts([whole])))
     shades = matplotlib.colormaps["viridis_r"](np.linspace(0, 0.6, len(names)))
-    looks = dict(zip(names, zip(names, shades, strict=True), strict=True))
+    looks = {name: (name, shade) for name, shade in zip(names, shades, strict=True)}
     return stacked(
         bars,
         [],
         "KL, nats a token",
         "What SAEs of several layers cost, alone and together",
-        f"intervals of 95 % {over(lines[0]['documents'], 'document')}",
+        f"whiskers: 95 % {over(lines[0]['documents'], 'document')}",
         looks,
     )
+
+
+def _kl_parts(lines: style.Lines) -> Row:
+    """A part for each line, with the ends of its interval."""
+    parts: Row = {}
+    for line in lines:
+        name = line["replaced"]
+        parts[name] = line["kl"]
+        parts[f"{name}_low"] = line["kl"] - line["kl_half"]
+        parts[f"{name}_high"] = line["kl"] + line["kl_half"]
+    return parts
 
 
 @style.styled
@@ -205,95 +221,123 @@ def encoder_shares(lines: style.Lines, loss: str) -> Figure | None:
     Returns:
       The figure, or None if no size varies.
     """
-    # Half of the samples are for training, but for a stream.
-    shown = [
-        line | {"num_train": line["num_samples"] // (2 - bool(line.get("stream")))}
-        for line in lines
-        if line["loss"] == loss
-    ]
-    base = {
-        size: collections.Counter(line[size] for line in shown).most_common(1)[0][0]
-        for size in (*CELL[:-1], "num_train")
-        if shown
-    }
-    tables = {}
-    for size in base:
-        cells = [
-            line
-            for line in shown
-            if all(line[name] == base[name] for name in base if name != size)
-        ]
-        if len({line[size] for line in cells}) > 1:
-            tables[size] = cells
+    shown = [line | _trained_on(line) for line in lines if line["loss"] == loss]
+    tables = _along_sizes(shown)
     if not tables:
         return None
     names = sorted({line["dictionary"] for line in shown}, key=labels.rank)
-    figure = Figure(
-        figsize=(style.WIDTH, 1.0 + len(tables) * (0.7 + 0.22 * len(names)))
-    )
+    tall = 1.0 + len(tables) * (0.7 + 0.22 * len(names))
+    figure = Figure(figsize=(style.WIDTH, tall))
     drawn = figure.subplots(len(tables), 1, squeeze=False)[:, 0]
     for axes, (size, cells) in zip(drawn, tables.items(), strict=True):
         sizes = sorted({line[size] for line in cells})
         table = np.full((len(names), len(sizes)), np.nan)
         for line in cells:
-            table[names.index(line["dictionary"]), sizes.index(line[size])] = _share(
-                line
-            )
+            place = names.index(line["dictionary"]), sizes.index(line[size])
+            table[place] = _share(line)
         axes.imshow(table, _SHARES, vmin=0, vmax=100, aspect="auto")
         for (down, across), value in np.ndenumerate(table):
             text = f"{value:.0f}" if np.isfinite(value) else ""
             axes.text(across, down, text, ha="center", va="center", fontsize=8)
-        style.name_along(
-            axes.yaxis, [labels.label(name).removesuffix(" SAE") for name in names]
-        )
+        short = [labels.label(name).removesuffix(" SAE") for name in names]
+        style.name_along(axes.yaxis, short)
         style.name_along(axes.xaxis, [f"{value:,}" for value in sizes])
-        others = [labels.label(base[name], name) for name in base if name != size]
+        first = cells[0]
+        others = [labels.label(first[name], name) for name in _SIZES if name != size]
         axes.set_title(f"{labels.metric_label(size)} ({', '.join(others)})", loc="left")
     title = f"The encoder's % of what each SAE lacks in {labels.metric_label(loss)}"
-    style.finish(
-        figure, shown, title=title, more=f"means over {shown[0]['units']} seeds"
-    )
+    more = f"means over {shown[0]['units']} seeds"
+    style.finish(figure, shown, title=title, more=more)
     return figure
+
+
+def _trained_on(line: Row) -> Row:
+    # Half of the samples are for training, but all of a stream.
+    return {"num_train": line["num_samples"] // (1 if line.get("stream") else 2)}
+
+
+def _along_sizes(lines: style.Lines) -> dict[str, list[Row]]:
+    """For each size that varies the lines in which all others have their most common value."""
+    usual = {
+        size: statistics.mode(line[size] for line in lines) for size in _SIZES if lines
+    }
+    tables = {}
+    for size in usual:
+        cells = [
+            line
+            for line in lines
+            if all(line[name] == usual[name] for name in usual if name != size)
+        ]
+        if len({line[size] for line in cells}) > 1:
+            tables[size] = cells
+    return tables
 
 
 @style.styled
 def training_budget(lines: style.Lines) -> Figure:
     """Draws the encoder's share of what SAEs lack in a score against the share of atoms found, a
-    line an SAE, and the parts of nats against steps.
+    colour a method, and the parts of nats against steps.
 
     Args:
       lines: lines of `sae_gap.analysis.parts.splits`, in the order of steps, with their `panel`: of
         drawn data with `atoms_found`, others with `steps`.
     """
     groups = grouped(lines, ("panel",))
+    figure, every = style.panels([name for (name,) in groups], 2.4, 2.6, ("", ""))
     handles = dict[str, Any]()
-    figure, every = style.panels([name for (name,) in groups], 1.8, 2.2, ("", ""))
-    names = {line["dictionary"] for line in lines if "steps" not in line}
-    looks = looks_of(names, "dictionary", MARKERS)
     for axes, group in zip(every, groups.values(), strict=True):
-        if "steps" in group[0]:
-            steps = [line["steps"] for line in group]
-            below = np.zeros(len(group))
-            for part in ("amortisation_part", "dictionary_part", "rest"):
-                above = below + [max(0.0, line[part]) for line in group]
-                axes.fill_between(steps, below, above, color=PARTS[part][1])
-                handles[part] = style.swatch(*PARTS[part])
-                below = above
-            style.log_axis(axes.xaxis, steps)
-            axes.set(xlabel="steps", ylabel="KL, nats a token")
-            continue
-        for (name,), path in grouped(group, ("dictionary",)).items():
-            points = [(line["atoms_found"], _share(line)) for line in path]
-            looks[name]["color"] = labels.colour(name.removeprefix("tuned_"))
-            (handles[name],) = axes.plot(*zip(*points, strict=True), **looks[name])
-        axes.set(xlabel="share of atoms found", ylabel="encoder's share, %")
+        draw = _nats if "steps" in group[0] else _shares
+        handles |= draw(axes, group)
     style.finish(
         figure,
         lines,
         [*handles.values()],
         title="Encoder and dictionary along training",
+        more="a point a snapshot, means over seeds",
     )
     return figure
+
+
+def _nats(axes: Axes, lines: style.Lines) -> dict[str, Any]:
+    """Draws the parts of nats along steps, and returns entries of the legend."""
+    steps = [line["steps"] for line in lines]
+    below = np.zeros(len(lines))
+    handles = {}
+    for part in ("amortisation_part", "dictionary_part", "rest"):
+        above = below + [max(0.0, line[part]) for line in lines]
+        axes.fill_between(steps, below, above, color=PARTS[part][1])
+        handles[part] = style.swatch(*PARTS[part])
+        below = above
+    style.log_axis(axes.xaxis, steps)
+    axes.set(xlabel="steps", ylabel="KL, nats a token")
+    return handles
+
+
+def _shares(axes: Axes, lines: style.Lines) -> dict[str, Any]:
+    """Draws shares along atoms found, each method's name at the end of its line, and returns
+    entries of the legend.
+    """
+    ends = {}
+    handles = {}
+    for (name,), path in grouped(lines, ("dictionary",)).items():
+        method = name.removeprefix("tuned_")
+        kind = "the paper's options" if method == name else "tuned"
+        found = [line["atoms_found"] for line in path]
+        heights = [_share(line) for line in path]
+        colour = labels.colour(method)
+        look = _TUNED if kind == "tuned" else _UNTUNED
+        axes.plot(found, heights, color=colour, **look)
+        handles[kind] = Line2D([], [], color=style.QUIET, label=kind, **look)
+        # The name stands once, at the tuned line where there is one.
+        if kind == "tuned" or f"tuned_{name}" not in {
+            line["dictionary"] for line in lines
+        }:
+            label = labels.label(method).removesuffix(" SAE")
+            ends[label] = found[-1], heights[-1], colour
+    axes.set(xlabel="share of atoms found", ylabel="encoder's share, %", ylim=(-3, 103))
+    axes.set_xlim(0, 1.02)
+    style.name_ends(axes, ends)
+    return handles
 
 
 def _share(line: Row) -> float:

@@ -3,12 +3,12 @@ codes tell out of distribution, also beside the nats that the codes cost.
 """
 
 import itertools
-import re
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from sae_gap.analysis import BEST
 from sae_gap.figures import MARKERS, draw_lines, labels, style
 from sae_gap.storage import Row
 
@@ -27,24 +27,16 @@ _COLOURS = (
 _DUPLICATE = 0.95
 _OWN: Any = {"marker": "D", "markersize": 6, "linestyle": "none", "zorder": 4}
 _THIN: Any = {"markersize": 3, "linewidth": 0.9}
-_CODES = {
-    "lasso_refit": {
-        "label": "least squares on lasso supports",
-        "marker": "o",
-        "markersize": 3,
-    },
-    "lasso": _THIN
-    | {"label": "certified lasso", "marker": "s", "linestyle": style.DASHED},
-    "omp": _THIN
-    | {"label": "orthogonal matching pursuit", "marker": "^", "linestyle": ":"},
-    "screened": _THIN
-    | {"label": "screened pursuit, pruned", "marker": "v", "linestyle": "-."},
-    "weighted": _THIN
-    | {"label": "screened, by nats", "marker": "P", "linestyle": (0, (5, 1))},
-    "own": _OWN | {"label": "encoder"},
-    "own_refit": _OWN
-    | {"label": "encoder, values refitted", "markerfacecolor": "white"},
+_CODES: Any = {
+    "lasso_refit": {"marker": "o", "markersize": 3},
+    "lasso": _THIN | {"marker": "s", "linestyle": style.DASHED},
+    "omp": _THIN | {"marker": "^", "linestyle": ":"},
+    "screened": _THIN | {"marker": "v", "linestyle": "-."},
+    "weighted": _THIN | {"marker": "P", "linestyle": (0, (5, 1))},
+    "own": _OWN,
+    "own_refit": _OWN | {"markerfacecolor": "white"},
 }
+_OTHER: Any = _THIN | {"marker": "x"}
 
 
 def fvu_curve(rows: style.Rows) -> Figure | None:
@@ -60,9 +52,9 @@ def fvu_curve(rows: style.Rows) -> Figure | None:
     scored = (row for row in rows if row.get("fvu") is not None)
     shown = [row for row in scored if row.get("codes") not in hidden]
     codes = {
-        name: _THIN | {"label": codes_label(name), "marker": "x"}
-        for name in dict.fromkeys(row["codes"] for row in shown)
-    } | _CODES
+        name: {"label": codes_label(name)} | _CODES.get(name, _OTHER)
+        for name in dict.fromkeys([*_CODES, *(row["codes"] for row in shown)])
+    }
     # A dead encoder would set the scale.
     points = [
         row for row in shown if row["l0"] > 0 and row["fvu"] > 0 and not row.get("dead")
@@ -87,8 +79,8 @@ def fvu_curve(rows: style.Rows) -> Figure | None:
 
 def codes_label(codes: str) -> str:
     """Returns the label of codes, from an encoder of the suite or of the user."""
-    if codes in _CODES:
-        return _CODES[codes]["label"]
+    if codes in BEST:
+        return BEST[codes]
     plain = codes.removesuffix("_refit")
     label = labels.label(plain, "inference")
     return label if plain == codes else f"{label}, values refitted"
@@ -102,11 +94,12 @@ def name_of(row: Row) -> str:
 def trained_name(name: str) -> str:
     """Returns the name of what `train_real` trained as people say it, and others as they are."""
     kind, start, base = name.partition("_from_")
-    trained, ending = re.fullmatch(r"(.*?)((?:_skip)?_transcoder)?", kind).groups("")  # type: ignore[union-attr]
-    said = labels.label(trained).removesuffix(" SAE") + (ending + start).replace(
-        "_", " "
-    )
-    return said + base
+    ending = ""
+    for suffix in ("_skip_transcoder", "_transcoder"):
+        if kind.endswith(suffix) and not ending:
+            ending = suffix
+    method = labels.label(kind.removesuffix(ending)).removesuffix(" SAE")
+    return method + (ending + start).replace("_", " ") + base
 
 
 def is_control(row: Row) -> bool:
@@ -149,7 +142,7 @@ def coherence(rows: style.Rows) -> Figure | None:
     return figure
 
 
-def _looks(rows):
+def _looks(rows: style.Lines) -> Any:
     """Returns colours: SAEs' by their order, controls' by their names."""
     spare = itertools.cycle(_COLOURS)
     return {
@@ -161,17 +154,18 @@ def _looks(rows):
     }
 
 
+def _probe(label: str, colour: str, marker: str) -> dict[str, str]:
+    return {"label": label, "color": colour, "marker": marker, "linestyle": "none"}
+
+
 # Looks by the columns that a probe reads.
 _PROBES = {
-    probe: {"label": label, "color": colour, "marker": marker, "linestyle": "none"}
-    for probe, label, colour, marker in (
-        ("dense", "all dimensions", "#0072B2", "o"),
-        ("k=1", "1 latent", "#D55E00", "s"),
-        ("k=2", "2 latents", "#CC79A7", "v"),
-        ("k=5", "5 latents", "#E69F00", "^"),
-        ("k=20", "20 latents", "#009E73", "D"),
-        ("k=all", "all latents", "#000000", "x"),
-    )
+    "dense": _probe("all dimensions", "#0072B2", "o"),
+    "k=1": _probe("1 latent", "#D55E00", "s"),
+    "k=2": _probe("2 latents", "#CC79A7", "v"),
+    "k=5": _probe("5 latents", "#E69F00", "^"),
+    "k=20": _probe("20 latents", "#009E73", "D"),
+    "k=all": _probe("all latents", "#000000", "x"),
 }
 
 
@@ -261,9 +255,9 @@ def features_and_nats(
     )
 
 
-def _name(line):
+def _name(line: Row) -> str:
     codes = line["codes"]
     # Activations have no other name.
-    return (
-        codes if codes == line["family"] else f"{name_of(line)}: {codes_label(codes)}"
-    )
+    if codes == line["family"]:
+        return codes
+    return f"{name_of(line)}: {codes_label(codes)}"

@@ -3,7 +3,7 @@
 import io
 import pathlib
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.style
@@ -31,6 +31,8 @@ WIDTH = 6.4
 DASHED = (0, (4, 2))
 QUIET = "#555555"
 _SIZES = ("num_latents", "sparsity", "input_dim", "num_samples")
+# Names beside an axes are at least this share of its height apart.
+_NAME_SHARE = 0.06
 # A log axis whose ends have a smaller ratio also has ticks at 2 and 5.
 _SHORT = 200
 
@@ -156,6 +158,32 @@ def name_along(axis: Axis, names: Sequence[str]) -> None:
     axis.set_ticks(range(len(names)), names, fontsize=9)
     axis.set_tick_params(length=0)
     axis.axes.spines["left" if axis is axis.axes.yaxis else "bottom"].set_visible(False)
+
+
+def name_ends(axes: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
+    """Writes names beside axes, level with the ends of their lines, or below the name before.
+
+    Args:
+      axes: the axes, with their limits set.
+      ends: by name, x and y of the end of a line, and its colour.
+    """
+    low, high = axes.get_ylim()
+    apart = (high - low) * _NAME_SHARE
+    place = np.inf
+    for name in sorted(ends, key=lambda name: -ends[name][1]):
+        x, y, colour = ends[name]
+        place = min(y, place - apart)
+        arrow: Any = {"arrowstyle": "-", "linewidth": 0.5, "color": colour}
+        arrow["relpos"] = (0, 0.5)
+        axes.annotate(
+            name,
+            (x, y),
+            (1.04, place),
+            textcoords=axes.get_yaxis_transform(),
+            va="center",
+            color=colour,
+            arrowprops=arrow,
+        )
 
 
 def layout(count: int, most: int) -> tuple[int, int]:

@@ -88,17 +88,28 @@ class Reading(NamedTuple):
         """An SAE as it was loaded."""
         skip = getattr(sae.model, "skip", None)
         encode = functools.partial(own_codes, sae.model)
-        arrays = sae.lengths, sae.unit_dictionary.T, sae.bias, skip
-        return cls(sae, sae.normalisation, encode, *jax.tree.map(np.asarray, arrays))
+        return cls(
+            sae=sae,
+            normalisation=sae.normalisation,
+            encode=encode,
+            units=np.asarray(sae.lengths),
+            atoms=np.asarray(sae.unit_dictionary.T),
+            bias=np.asarray(sae.bias),
+            skip=None if skip is None else np.asarray(skip),
+        )
+
+    def shifted(self, shift: Float[np.ndarray, " num_inputs"]) -> "Reading":
+        """The reading with a shift added to what the encoder reads."""
+        return self._replace(encode=lambda signals: self.encode(signals + shift))
 
     @property
     def affine(self) -> Affine | None:
         """The map of the encoder as it was loaded; None where it has none. The columns of a
         transcoder are of another space than atoms.
         """
-        return (
-            None if self.sae.transcodes else next(iter(affines(self.sae.model)), None)
-        )
+        if self.sae.transcodes:
+            return None
+        return next(iter(affines(self.sae.model)), None)
 
     @property
     def most_gain(self) -> float:
@@ -118,25 +129,8 @@ class Reading(NamedTuple):
         """
         # By NumPy, which compiles nothing.
         signals = np.asarray(self.normalisation.apply(x), x.dtype)
-        width = len(self.atoms)
-        used = np.zeros(width, int)
-        energy = np.zeros(width)
-        sums = []
-        for start in range(0, len(x), BLOCK):
-            # The last block is as large as the others, so that nothing is compiled for it.
-            first = max(0, min(start, len(x) - BLOCK))
-            codes = np.asarray(self.encode(signals[first : start + BLOCK]))
-            block = codes[start - first :] * self.units
-            # SciPy looks for them six times as long.
-            rows, latents = np.divmod(np.flatnonzero(block != 0), width)
-            values = block[rows, latents]
-            used += np.bincount(latents, minlength=width)
-            energy += np.bincount(latents, values.astype(float) ** 2, width)
-            sums.append(
-                scipy.sparse.csr_array((values, (rows, latents)), block.shape)
-                @ self.atoms
-            )
-        decoded = np.concatenate(sums)
+        codes = self._codes(signals)
+        decoded = codes.sums
         guess = decoded + self.bias
         wanted = x if y is None else y
         if y is None:
@@ -153,25 +147,73 @@ class Reading(NamedTuple):
         error -= mean
         decoded -= decoded.mean(axis=0)
         power = float(np.vdot(decoded, decoded))
-        gain = 1 + float(np.vdot(error, decoded)) / power if power else 0.0
-        offset = float(len(x) * np.vdot(mean, mean) / left)
-        l0 = float(used.sum() / len(x))
-        return Read(l0, used, energy, guess, explained(wanted, guess), gain, offset)
+        return Read(
+            l0=float(codes.used.sum() / len(x)),
+            used=codes.used,
+            energy=codes.energy,
+            guess=guess,
+            explained=explained(wanted, guess),
+            gain=1 + float(np.vdot(error, decoded)) / power if power else 0.0,
+            offset=float(len(x) * np.vdot(mean, mean) / left),
+        )
+
+    def _codes(self, signals: Float[np.ndarray, "n num_inputs"]) -> "_Codes":
+        """Codes normalised rows, some at a time."""
+        width = len(self.atoms)
+        used = np.zeros(width, int)
+        energy = np.zeros(width)
+        sums = []
+        for start in range(0, len(signals), BLOCK):
+            # The last block is as large as the others, so that nothing is compiled for it.
+            first = max(0, min(start, len(signals) - BLOCK))
+            codes = np.asarray(self.encode(signals[first : start + BLOCK]))
+            block = codes[start - first :] * self.units
+            # SciPy looks for them six times as long.
+            rows, latents = np.divmod(np.flatnonzero(block != 0), width)
+            values = block[rows, latents]
+            used += np.bincount(latents, minlength=width)
+            energy += np.bincount(latents, values.astype(float) ** 2, width)
+            sparse = scipy.sparse.csr_array((values, (rows, latents)), block.shape)
+            sums.append(sparse @ self.atoms)
+        return _Codes(used, energy, np.concatenate(sums))
+
+
+class _Codes(NamedTuple):
+    """`used` and `energy` of a `Read`, and the sums of atoms, (n, input_dim)."""
+
+    used: Int[np.ndarray, " num_latents"]
+    energy: Float[np.ndarray, " num_latents"]
+    sums: Float[np.ndarray, "n input_dim"]
 
 
 def others(
     own: Reading, x: Float[np.ndarray, "n num_inputs"]
 ) -> Iterator[tuple[str, Reading]]:
     """Other readings, each with its cause and mend in words."""
+    if own.bias.any():
+        yield from _other_biases(own)
+    yield from _other_units(own)
+    yield from _transposed(own)
+    for other in (Normalisation(), LayerNorm(), ConstantNorm()):
+        if other.name != own.normalisation.name:
+            yield (
+                f"the normalisation is not {own.normalisation.name} but {other.name}; correct that "
+                "in the configuration, or give the activations as the model has them",
+                own._replace(normalisation=other),
+            )
+    yield from _other_scales(own, x)
+
+
+def _other_biases(own: Reading) -> Iterator[tuple[str, Reading]]:
+    """Readings of the decoder's bias, which is not zero."""
     sae = own.sae
     bias = own.bias
-    ways = own.normalisation
-    if sae.transcodes and bias.any():
+    if sae.transcodes:
         yield (
             "the decoder's bias is subtracted from the targets; give them as the model has them",
             own._replace(bias=0 * bias),
         )
-    elif bias.any():
+    else:
         if sae.centred:
             shift = -bias
             fault = "is subtracted from the encoder's input and should not be"
@@ -180,26 +222,27 @@ def others(
             fault = "should be subtracted from the encoder's input and is not"
         yield (
             f"the decoder's bias {fault}; correct that in the configuration",
-            own._replace(encode=lambda signals: own.encode(signals - shift)),
+            own.shifted(-shift),
         )
         yield (
             "the decoder's bias is subtracted twice; give the activations as the model has them",
-            own._replace(
-                encode=lambda signals: own.encode(signals + bias), bias=0 * bias
-            ),
+            own.shifted(bias)._replace(bias=0 * bias),
         )
         yield (
             "the decoder's bias is added twice; add it once",
             own._replace(bias=bias / 2),
         )
-    if bias.any():
-        negated = own._replace(bias=-bias)
-        if sae.centred:
-            # So the encoder added what it should subtract.
-            negated = negated._replace(
-                encode=lambda signals: own.encode(signals + 2 * bias)
-            )
-        yield "the decoder's bias has the wrong sign; negate it", negated
+    # An encoder that subtracts the bias added what it should subtract.
+    negated = own.shifted(2 * bias) if sae.centred else own
+    yield (
+        "the decoder's bias has the wrong sign; negate it",
+        negated._replace(bias=-bias),
+    )
+
+
+def _other_units(own: Reading) -> Iterator[tuple[str, Reading]]:
+    """Readings of the lengths of atoms."""
+    sae = own.sae
     if isinstance(sae.model.encode, TopK | AbsTopK | BatchLargest):
         lengths = own.units
         times = _replaced(
@@ -216,42 +259,42 @@ def others(
         "encoder; bring them to one length",
         own._replace(units=np.full_like(own.units, np.median(own.units))),
     )
-    skip: Any = {}
-    encoder: Any = {}
-    decoder: Any = {}
+
+
+def _transposed(own: Reading) -> Iterator[tuple[str, Reading]]:
+    """Readings of square matrices."""
+    sae = own.sae
+    changes: dict[str, Any] = {}
     if own.skip is not None and sae.num_inputs == sae.input_dim:
-        skip["skip"] = own.skip.T
+        changes["skip"] = {"skip": own.skip.T}
     if len(own.atoms) == sae.num_inputs:
-        encoder["encode"] = _replaced(
-            sae, lambda part: Affine(part.weight.T, part.bias)
-        )
+        encode = _replaced(sae, lambda part: Affine(part.weight.T, part.bias))
+        changes["encoder"] = {"encode": encode}
     if len(own.atoms) == sae.input_dim:
-        decoder["atoms"] = np.ascontiguousarray(own.atoms.T)
-    for name, change in {"skip": skip, "encoder": encoder, "decoder": decoder}.items():
-        if change:
-            yield (
-                f"the square {name} is transposed; transpose it in the file",
-                own._replace(**change),
-            )
-    if encoder and decoder:
+        changes["decoder"] = {"atoms": np.ascontiguousarray(own.atoms.T)}
+    for name, change in changes.items():
+        yield (
+            f"the square {name} is transposed; transpose it in the file",
+            own._replace(**change),
+        )
+    if {"encoder", "decoder"} <= changes.keys():
         yield (
             "both square matrices are weights of torch.nn.Linear; give linear=True",
-            own._replace(**encoder, **decoder),
+            own._replace(**changes["encoder"], **changes["decoder"]),
         )
-    for other in (Normalisation(), LayerNorm(), ConstantNorm()):
-        if other.name != ways.name:
-            yield (
-                f"the normalisation is not {ways.name} but {other.name}; correct that in the "
-                "configuration, or give the activations as the model has them",
-                own._replace(normalisation=other),
-            )
-    factor = getattr(ways, "factor", 1.0)
+
+
+def _other_scales(
+    own: Reading, x: Float[np.ndarray, "n num_inputs"]
+) -> Iterator[tuple[str, Reading]]:
+    """Readings of activations of another scale."""
+    factor = getattr(own.normalisation, "factor", 1.0)
     norm = float(np.linalg.norm(x, axis=1).mean())
     mean = x.mean(axis=0) * factor
     scales = [x.shape[1] ** 0.5 / norm / factor]
-    if not sae.transcodes:
+    if not own.sae.transcodes:
         # By this one the mean is as long as the bias, which training brings near it.
-        scales.append(float(mean @ bias / (mean @ mean)))
+        scales.append(float(mean @ own.bias / (mean @ mean)))
     for scale in scales:
         if scale > 0:
             yield (
@@ -270,6 +313,7 @@ def affines(model: Model) -> list[Affine]:
     return [part for part in parts if isinstance(part, Affine)]
 
 
-def _replaced(sae, change):
+def _replaced(sae: SAE, change: Callable[[Affine], Affine]) -> Callable[[Any], Any]:
+    """The encoder with other affine maps."""
     parts = [change(part) for part in affines(sae.model)]
     return functools.partial(own_codes, eqx.tree_at(affines, sae.model, parts))

@@ -1,5 +1,5 @@
-"""Statistics of a dictionary without any truth: how similar its atoms are, which are dead, and
-whether two learners agree.
+"""Statistics of a dictionary without any truth: similar atoms, dead ones, and whether two learners
+agree.
 """
 
 from typing import Any
@@ -42,19 +42,19 @@ def describe_atoms(
     width = atoms.shape[1]
     live = np.asarray(atoms).any(axis=0)
 
-    def cosine(place):
+    def cosine(place: jax.Array) -> jax.Array:
         return jnp.max(jnp.abs(product(atoms[:, place], atoms)).at[place].set(0))
 
     size = max(1, _COSINES // width)
-    largest = np.minimum(jax.lax.map(cosine, jnp.arange(width), batch_size=size), 1)[
-        live
-    ]
+    largest = jax.lax.map(cosine, jnp.arange(width), batch_size=size)
+    largest = np.minimum(largest, 1)[live]
+    coherence = []
+    if len(largest) > 1:
+        coherence = np.percentile(largest, np.arange(101)).tolist()
     return {
         "dead_atoms": int((~live).sum()),
         "duplicates": int((largest > DUPLICATE).sum()),
-        "coherence": np.percentile(largest, np.arange(101)).tolist()
-        if live.sum() > 1
-        else [],
+        "coherence": coherence,
     }
 
 
@@ -69,7 +69,6 @@ def agreement(left: Any, right: Any) -> float:
     Args:
       left: atoms as columns, (input_dim, num_latents), or an object with a dictionary: a `Model`,
         an `SAE`, or the result of `learn`.
-        what `learn` returned.
       right: the same.
 
     Returns:
@@ -78,17 +77,19 @@ def agreement(left: Any, right: Any) -> float:
     Raises:
       ValueError: a dictionary is not a finite, non-empty matrix, or their shapes differ.
     """
-    models = (getattr(source, "model", source) for source in (left, right))
-    left, right = (
-        matching.as_matrix("a dictionary", getattr(model, "decoder", model))
-        for model in models
-    )
+    left = _atoms_of(left)
+    right = _atoms_of(right)
     if left.shape != right.shape:
         raise ValueError(
             f"two dictionaries must have one shape to agree, but have {left.shape} and "
             f"{right.shape}."
         )
     return float(np.abs(matching.match_atoms(left, right).cosine).mean())
+
+
+def _atoms_of(source: Any) -> np.ndarray:
+    model = getattr(source, "model", source)
+    return matching.as_matrix("a dictionary", getattr(model, "decoder", model))
 
 
 def measure(inferred: Inferred) -> dict[str, Any]:
@@ -101,7 +102,7 @@ def measure(inferred: Inferred) -> dict[str, Any]:
 def agreement_with(first: Given) -> Metric:
     """A metric: the `agreement` of other models with a given one, if their shapes are equal."""
 
-    def compare(inferred):
+    def compare(inferred: Inferred) -> dict[str, float]:
         decoder = inferred.model.dictionary
         other = first.ready.decoder
         if inferred.learner == first or decoder is None or decoder.shape != other.shape:

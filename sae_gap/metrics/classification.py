@@ -70,16 +70,15 @@ def fit_logistic(
     if labels.all() or not labels.any():
         return LogisticProbe(np.zeros(codes.shape[1]), signs[0])
 
-    def loss(parameters):
+    def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         weights = parameters[:-1]
         margins = signs * (codes @ weights.astype(codes.dtype) + parameters[-1])
         residuals = -signs * scipy.special.expit(-margins) / len(signs)
         gradient = np.append(
             residuals.astype(codes.dtype) @ codes + strength * weights, residuals.sum()
         )
-        return np.logaddexp(
-            0, -margins
-        ).mean() + 0.5 * strength * weights @ weights, gradient
+        penalty = 0.5 * strength * weights @ weights
+        return np.logaddexp(0, -margins).mean() + penalty, gradient
 
     fitted = scipy.optimize.minimize(
         loss,
@@ -118,13 +117,11 @@ def roc_auc(
     # Loading scipy.stats takes longer than the rest of a binary's --help.
     from scipy.stats import rankdata
 
+    least = num_positive * (num_positive + 1) / 2
     areas = []
     for part in slices(codes.shape[1], _COLUMNS_AT_A_TIME):
         ranks = rankdata(codes[:, part].T, axis=1)
-        areas.append(
-            (ranks[:, labels].sum(axis=1) - num_positive * (num_positive + 1) / 2)
-            / pairs
-        )
+        areas.append((ranks[:, labels].sum(axis=1) - least) / pairs)
     return np.concatenate(areas)
 
 
@@ -144,15 +141,15 @@ def measure(inferred: Inferred) -> dict[str, float]:
     if labels is None or not 0 < np.mean(labels) < 1:
         return {}
     fitted = inferred.codes[fitted_on]
-    # No fit puts weight on latents that are off on its whole split; latent 0 is picked if all are
-    # constant.
+    # A fit puts no weight on latents that are off on its whole split; with none left we keep the
+    # first.
     latents = np.union1d([0], np.arange(fitted.shape[1])[active_columns(fitted)[1]])
     codes = {name: columns_of(part, latents) for name, part in inferred.codes.items()}
     logistic = fit_logistic(codes[fitted_on], labels)
     areas = roc_auc(codes[fitted_on], labels)
     latent = int(np.argmax(np.abs(areas - 0.5)))
 
-    def score(name):
+    def score(name: str) -> dict[str, float]:
         labels = inferred.split(name).labels
         if labels is None:
             return {}

@@ -2,27 +2,16 @@
 hierarchy lose where a child's latent absorbs their direction.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
 
 from sae_gap.core import AnyCodes, Column, ratio
-from sae_gap.metrics import Inferred, Metric, fires
+from sae_gap.metrics import Inferred, Metric, Overlap, fires
 
 # Judge a parent only if it fired at least this often with a child on, and as often with none.
 _FEWEST = 10
-
-
-class Firing(NamedTuple):
-    """How often each latent fired, its feature was on, and both; and the number of samples."""
-
-    fired: Int[np.ndarray, " latent"]
-    true: Int[np.ndarray, " latent"]
-    both: Int[np.ndarray, " latent"]
-    samples: int
 
 
 def count(
@@ -30,9 +19,9 @@ def count(
     true_codes: AnyCodes,
     codes: AnyCodes,
     least: Float[ArrayLike, " latent"] | float = 0.0,
-) -> Firing:
-    """Counts firings: latent j fires where `|z_j| > least_j`, and its feature is on where its true
-    code is above zero.
+) -> Overlap:
+    """Counts for each latent the samples in which it fires, its feature is on, and both: latent j
+    fires where `|z_j| > least_j`, and its feature is on where its true code is above zero.
 
     Args:
       nearest: the feature of each latent.
@@ -40,21 +29,17 @@ def count(
       codes: (n, num_latents), of the same samples.
       least: the magnitudes up to which a latent counts as off.
     """
-    on = fires(codes, least)
-    true = (scipy.sparse.csr_array(true_codes) > 0)[:, nearest]
-    counts = (part.sum(axis=0) for part in (on, true, on.multiply(true)))
-    return Firing(*counts, on.shape[0])  # type: ignore[call-arg]
+    is_on = scipy.sparse.csr_array(true_codes) > 0
+    return Overlap.of(fires(codes, least), is_on[:, nearest], axis=0)
 
 
-def detection(firing: Firing) -> dict[str, float]:
+def detection(firing: Overlap, samples: int) -> dict[str, float]:
     """Means over all latents of precision, recall, F1 and accuracy as detectors, each 0 where
     undefined; L0 and dead latents.
 
-    `precision = both / fired`, `recall = both / true`,
-    `F1 = 2 precision recall / (precision + recall)`.
-
     Args:
       firing: from `count`.
+      samples: the number of samples.
 
     Returns:
       `precision`, `recall`, `f1` and `detector_accuracy` in [0, 1], `fired`, the mean number of
@@ -64,16 +49,14 @@ def detection(firing: Firing) -> dict[str, float]:
       Chanin & Garriga-Alonso (2026), "SynthSAEBench", arXiv:2602.14687; SAELens,
       `eval_sae_on_synthetic_data`.
     """
-    precision = ratio(firing.both, firing.fired)
-    recall = ratio(firing.both, firing.true)
-    wrong = firing.fired + firing.true - 2 * firing.both
+    wrong = firing.either - firing.both
     return {
-        "precision": float(precision.mean()),
-        "recall": float(recall.mean()),
-        "f1": float(ratio(2 * precision * recall, precision + recall).mean()),
-        "detector_accuracy": float(1 - wrong.mean() / firing.samples),
-        "fired": float(firing.fired.sum() / firing.samples),
-        "dead": int(np.sum(firing.fired == 0)),
+        "precision": float(firing.precision.mean()),
+        "recall": float(firing.recall.mean()),
+        "f1": float(firing.f1.mean()),
+        "detector_accuracy": float(1 - wrong.mean() / samples),
+        "fired": float(firing.size.sum() / samples),
+        "dead": int(np.sum(firing.size == 0)),
     }
 
 
@@ -111,21 +94,17 @@ def absorption(
     )
     parents = np.unique(parent[child])
     parents = parents[partner[parents] >= 0]
-    every = truth[:, parents]
-    seen = fires(codes, least)[:, partner[parents]]
-    beside = every.multiply(truth.astype(np.float32) @ family[:, parents] > 0)
-    # For each parent, with a child on and in all: how often it is on, and its latent then fires.
-    on, hit = (
-        np.stack([part.sum(axis=0) for part in pair])
-        for pair in ((beside, every), (beside.multiply(seen), every.multiply(seen)))
-    )
-    on[1] = on[1] - on[0]
-    hit[1] = hit[1] - hit[0]
-    judged = (on >= _FEWEST).all(axis=0)
+    parent_on = truth[:, parents]
+    detected = fires(codes, least)[:, partner[parents]]
+    child_on = truth.astype(np.float32) @ family[:, parents] > 0
+    with_child = Overlap.of(detected, parent_on.multiply(child_on), axis=0)
+    in_all = Overlap.of(detected, parent_on, axis=0)
+    without_child = in_all.true - with_child.true
+    judged = np.minimum(with_child.true, without_child) >= _FEWEST
     if not judged.any():
         return None
-    with_child, alone = hit[:, judged] / on[:, judged]
-    return float((alone - with_child).mean())
+    recall_alone = ratio(in_all.both - with_child.both, without_child)
+    return float((recall_alone - with_child.recall)[judged].mean())
 
 
 def measure(inferred: Inferred) -> dict[str, float]:
@@ -135,12 +114,13 @@ def measure(inferred: Inferred) -> dict[str, float]:
     code is above the cut from its own codes of the ID split.
     """
 
-    def score(_, truth, codes):
-        nonzero, above = (
-            detection(count(inferred.nearest, truth, codes, least))
-            for least in (0, inferred.cuts)
-        )
-        return nonzero | {f"cut_{metric}": value for metric, value in above.items()}
+    def score(name: str, truth: AnyCodes, codes: AnyCodes) -> dict[str, float]:
+        samples = np.shape(codes)[0]
+        scores = detection(count(inferred.nearest, truth, codes), samples)
+        above = count(inferred.nearest, truth, codes, inferred.cuts)
+        for metric, value in detection(above, samples).items():
+            scores[f"cut_{metric}"] = value
+        return scores
 
     return {} if inferred.match is None else inferred.with_truth(score)
 
@@ -169,7 +149,7 @@ METRIC = Metric(
 )
 
 
-def _absorbed(inferred):
+def _absorbed(inferred: Inferred) -> dict[str, float]:
     """`absorption` above the cuts, for each scored split with known codes of a world with a
     hierarchy.
     """
@@ -178,7 +158,7 @@ def _absorbed(inferred):
     if tree is None or match is None:
         return {}
 
-    def score(_, truth, codes):
+    def score(name: str, truth: AnyCodes, codes: AnyCodes) -> dict[str, float]:
         lost = absorption(tree.parent, match.learned, truth, codes, inferred.cuts)
         return {} if lost is None else {"absorption": lost}
 

@@ -40,22 +40,19 @@ def dictionary_recovery(
       are more than 10,000, as many from the largest to the smallest at equal steps of rank.
     """
     cosines = np.abs(match.cosine)
-    norms, true_norms = (
-        np.sqrt(squares(np.asarray(atoms).T)) for atoms in (learned, truth)
-    )
+    norms = np.sqrt(squares(np.asarray(learned).T))
     norms = np.where(match.learned < 0, 0.0, norms[match.learned])
-    ratios = norms[true_norms > 0] / true_norms[true_norms > 0]
-    shown = (
-        np.linspace(0, len(cosines) - 1, min(len(cosines), _MOST_COSINES))
-        .round()
-        .astype(int)
-    )
+    true_norms = np.sqrt(squares(np.asarray(truth).T))
+    is_atom = true_norms > 0
+    ratios = norms[is_atom] / true_norms[is_atom]
+    shown = min(len(cosines), _MOST_COSINES)
+    ranks = np.linspace(0, len(cosines) - 1, shown).round().astype(int)
     return {
         "cosine": float(cosines.mean()),
         "close": float((cosines > _CLOSE).mean()),
         "angle": float(np.arccos(cosines).mean()),
         "norm_ratio": float(ratios.mean()) if ratios.size else 0.0,
-        "cosines": np.sort(cosines)[::-1][shown].round(4).tolist(),
+        "cosines": np.sort(cosines)[::-1][ranks].round(4).tolist(),
     }
 
 
@@ -140,7 +137,7 @@ def groups_of(
     )
 
 
-def _atoms(inferred):
+def _atoms(inferred: Inferred) -> dict[str, float]:
     """`atom_scores`, if the truth is known and a dictionary was learned."""
     true_codes = inferred.split("id").codes
     tree = inferred.task.tree

@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import scipy.sparse
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from sae_gap.core import (
     Column,
@@ -28,7 +29,7 @@ from sae_gap.core import (
     squares,
 )
 from sae_gap.encoders import FISTA, Lasso, OnSupport, as_floats, check_model, unit_atoms
-from sae_gap.metrics import Inferred, Metric, fires
+from sae_gap.metrics import Inferred, Metric, Overlap, fires
 from sae_gap.solvers import sparse_code
 
 # The published count of latents counts codes above this magnitude.
@@ -145,14 +146,13 @@ def amortisation_gap(
     return AmortisationGap(gap, relative, codes, optimum)
 
 
-def _excess(achieved, optimum):
+def _excess(achieved: ArrayLike, optimum: Solution) -> Float[np.ndarray, " n"]:
     """`F(z_e) - F(z*)` of each sample, with 0 for negative values within the certificate and
     rounding.
     """
-    value, best, gap = (
-        np.asarray(part, np.float64)
-        for part in (achieved, optimum.objective, optimum.gap)
-    )
+    value = np.asarray(achieved, np.float64)
+    best = np.asarray(optimum.objective, np.float64)
+    gap = np.asarray(optimum.gap, np.float64)
     slack = gap + 16 * np.finfo(optimum.objective.dtype).eps * value
     return np.where((value < best) & (value - best >= -slack), 0, value - best)
 
@@ -169,7 +169,7 @@ def measure(inferred: Inferred) -> dict[str, float]:
     codes can beat a non-negative optimum, and need a signed reference.
     """
 
-    def score(name):
+    def score(name: str) -> dict[str, float]:
         codes = inferred.codes[name]
         scores = {"l0_above": int((abs(codes) > _ABOVE).sum()) / np.shape(codes)[0]}
         if inferred.model.dictionary is not None:
@@ -216,7 +216,7 @@ METRIC = Metric(
 )
 
 
-def _parts(inferred):
+def _parts(inferred: Inferred) -> dict[str, Any]:
     """The gap of a model's own encoder and its parts, at the weight of the scored lasso codes, over
     the scored samples.
 
@@ -242,7 +242,7 @@ def _parts(inferred):
       tolerance, and `unused`, the number of latents that no code uses. For a model with an encoder
       also `gap`, the mean of F(z_e) - F(z*), and the `scale` a; as shares of F(z*) `relative_gap`,
       `scale_share`, `values_share`, `support_share`, and the duality gaps of z_s and z*,
-      `support_slack` and `optimum_slack`; how far the supports agree (see `overlap`); the latents
+      `support_slack` and `optimum_slack`; how far the supports agree (see `_supports`); the latents
       `fired_only` by the encoder and `used_only` by the optimum; and the samples with the largest
       gaps, `worst`, with their `worst_gap` and `worst_relative_gap`.
     """
@@ -251,25 +251,21 @@ def _parts(inferred):
     if not isinstance(lasso, Lasso | FISTA):
         return {}
     own = inferred.learner.encode
-    best = inferred.infer(lasso)
-    codes = (best if own is None else inferred.infer(own)).codes
-    fired, used = (fires(part)[counts] for part in (codes, best.codes))
-    fires_ever, used_ever = (part.sum(axis=0) > 0 for part in (fired, used))
-    converged, optimum, slack = (
-        np.asarray(getattr(best, name), float)[counts]
-        for name in ("converged", "objective", "gap")
-    )
-    found = {
-        "unconverged": int((converged == 0).sum()),
+    best: Any = inferred.infer(lasso)
+    codes = best.codes if own is None else inferred.infer(own).codes
+    fired = fires(codes)[counts]
+    used = fires(best.codes)[counts]
+    fires_ever = fired.sum(axis=0) > 0
+    used_ever = used.sum(axis=0) > 0
+    row: dict[str, Any] = {
+        "unconverged": int((np.asarray(best.converged)[counts] == 0).sum()),
         "unused": int((~used_ever & ~fires_ever).sum()),
     }
     if own is None:
-        return found
-    held = inferred.infer(OnSupport(own, lasso.lam, lasso.nonneg, 0.0))
-    support, held_slack = (
-        float(np.asarray(part, float)[counts].sum())
-        for part in (held.objective, held.gap)
-    )
+        return row
+    held: Any = inferred.infer(OnSupport(own, lasso.lam, lasso.nonneg, 0.0))
+    optimum = np.asarray(best.objective, float)[counts]
+    support = np.asarray(held.objective, float)[counts].sum()
     target, fit, size = (part[counts] for part in inferred.terms(codes))
     energy = 0.5 * squares(target)
     power = squares(fit)
@@ -278,27 +274,41 @@ def _parts(inferred):
     scale = max(0.0, pull.sum() / power.sum()) if power.sum() > 0 else 1.0
     scaled = energy.sum() - scale * pull.sum() + 0.5 * scale**2 * power.sum()
     unit = optimum.sum() or len(gaps)
-    worst = np.argsort(-gaps, kind="stable")[:WORST]
-    relative = gaps[worst] / np.where(optimum[worst] > 0, optimum[worst], 1)
-    return found | {
+    return {
+        **row,
         "gap": gaps.mean(),
         "scale": scale,
         "relative_gap": gaps.sum() / unit,
         "scale_share": (gaps.sum() + optimum.sum() - scaled) / unit,
-        "values_share": (scaled - support) / unit,
-        "support_share": (support - optimum.sum()) / unit,
-        "support_slack": held_slack / unit,
-        "optimum_slack": slack.sum() / unit,
-        **overlap(fired, used),
+        "values_share": float(scaled - support) / unit,
+        "support_share": float(support - optimum.sum()) / unit,
+        "support_slack": float(np.asarray(held.gap, float)[counts].sum()) / unit,
+        "optimum_slack": np.asarray(best.gap, float)[counts].sum() / unit,
+        **_supports(fired, used),
         "fired_only": int((fires_ever & ~used_ever).sum()),
         "used_only": int((used_ever & ~fires_ever).sum()),
+        **_worst(gaps, optimum, counts),
+    }
+
+
+def _worst(
+    gaps: Float[np.ndarray, " counted"],
+    optimum: Float[np.ndarray, " counted"],
+    counts: Bool[np.ndarray, " n"],
+) -> dict[str, list[float]]:
+    """The samples with the largest gaps."""
+    worst = np.argsort(-gaps, kind="stable")[:WORST]
+    relative = gaps[worst] / np.where(optimum[worst] > 0, optimum[worst], 1)
+    return {
         "worst": np.flatnonzero(counts)[worst].tolist(),
         "worst_gap": gaps[worst].tolist(),
         "worst_relative_gap": relative.tolist(),
     }
 
 
-def overlap(fired, used):
+def _supports(
+    fired: scipy.sparse.csr_array, used: scipy.sparse.csr_array
+) -> dict[str, float]:
     """How far the encoder's support E and the optimum's support O agree, on the mean of samples.
 
     Two empty supports agree fully; an empty and a non-empty one do not agree at all.
@@ -310,15 +320,14 @@ def overlap(fired, used):
     Returns:
       `|E ∩ O|` over `|E ∪ O|`, over `|E|` and over `|O|`.
     """
-    both, mine, best = (
-        part.sum(axis=1) for part in (fired.multiply(used), fired, used)
-    )
-    either = mine + best - both
-    sizes = {"jaccard": either, "overlap_precision": mine, "overlap_recall": best}
-    return {
-        name: float((ratio(both, size) + (either == 0)).mean())
-        for name, size in sizes.items()
+    overlap = Overlap.of(fired, used, axis=1)
+    is_empty = overlap.either == 0
+    shares = {
+        "jaccard": ratio(overlap.both, overlap.either),
+        "overlap_precision": overlap.precision,
+        "overlap_recall": overlap.recall,
     }
+    return {name: float((share + is_empty).mean()) for name, share in shares.items()}
 
 
 PARTS = Metric("gap_parts", _parts, everywhere=False)

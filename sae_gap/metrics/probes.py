@@ -11,6 +11,7 @@ References:
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -73,24 +74,21 @@ def fit_sparse(codes: Any, labels: Bool[np.ndarray, " n"], k: int) -> Probe:
     codes = scipy.sparse.csr_array(codes)
     size = abs(codes).sum(axis=0, dtype=float)
     used = (codes != 0).sum(axis=0)
-    means = [
-        codes[side].sum(axis=0, dtype=float) / max(1, side.sum())
-        for side in (labels, ~labels)
-    ]
+    mean_with = _mean(codes[labels])
+    mean_without = _mean(codes[~labels])
+    difference = np.abs(mean_with - mean_without)
     # Latents that are on in only one class tie, however large they are.
-    ranks = np.round(
-        np.abs(means[0] - means[1]) * used / np.where(size > 0, size, 1), 9
-    )
+    ranks = np.round(difference * used / np.where(size > 0, size, 1), 9)
     return _fit(codes, np.argsort(-ranks, kind="stable")[:k], labels, SPARSE_C)
 
 
-def _fit(features, latents, labels, c):
+def _fit(
+    features: Any, latents: Any, labels: Bool[np.ndarray, " n"], c: float
+) -> Probe:
     columns = columns_of(features, latents)
     # Summed in float32 over many rows, a constant would seem to vary.
-    centre, spread = (
-        moment(axis=0, dtype=np.float64).astype(columns.dtype)
-        for moment in (columns.mean, columns.std)
-    )
+    centre = columns.mean(axis=0, dtype=np.float64).astype(columns.dtype)
+    spread = columns.std(axis=0, dtype=np.float64).astype(columns.dtype)
     # A column that varies by rounding alone carries no information.
     varies = spread > 1e-6 * np.abs(columns).max(axis=0)
     scale = np.divide(1, spread, out=np.zeros_like(spread), where=varies)
@@ -98,7 +96,16 @@ def _fit(features, latents, labels, c):
     return Probe(latents, centre, scale, logistic)
 
 
-def score_pair(features, has, split, fit):
+def _mean(codes: scipy.sparse.csr_array) -> Float[np.ndarray, " latent"]:
+    return codes.sum(axis=0, dtype=float) / max(1, codes.shape[0])
+
+
+def score_pair(
+    features: Any,
+    has: Bool[np.ndarray, " n"],
+    split: Any,
+    fit: Callable[[Any, np.ndarray], Probe],
+) -> dict[str, float]:
     """Scores the probe trained without the cell and the one trained with it on the same rows.
 
     Args:
@@ -119,12 +126,10 @@ def score_pair(features, has, split, fit):
         for side, named in SIDES.items():
             tested = np.concatenate([split.test[cell] for cell in named])
             decided = probe.decide(features[tested])
-            scores[f"{prefix}auc_{side}"] = float(
-                roc_auc(decided[:, None], has[tested])[0]
-            )
-            scores[f"{prefix}accuracy_{side}"] = float(
-                np.mean((decided > 0) == has[tested])
-            )
+            (area,) = roc_auc(decided[:, None], has[tested])
+            accuracy = np.mean((decided > 0) == has[tested])
+            scores[f"{prefix}auc_{side}"] = float(area)
+            scores[f"{prefix}accuracy_{side}"] = float(accuracy)
     for name, score in {"drop": "auc", "accuracy_drop": "accuracy"}.items():
         scores[name] = scores[f"all_{score}_ood"] - scores[f"{score}_ood"]
     return scores
@@ -151,19 +156,17 @@ def measure(inferred: Inferred) -> dict[str, Any]:
             "k=all": (columns, fit_dense),
         }
     kinds |= {f"k={k}": (columns, functools.partial(fit_sparse, k=k)) for k in KS}
-    found: Any = {"probes": [*kinds], "pairs": [*concepts]}
+    row: Any = {"probes": [*kinds], "pairs": [*concepts]}
+    row |= {f"{score} {probe}": [] for probe in kinds for score in SCORES}
     for probe, (features, fit) in kinds.items():
-        scored = [
-            [score_pair(features, has, split, fit) for split in splits.values()]
-            for has, splits in concepts.values()
-        ]
-        found |= {
-            f"{score} {probe}": [
-                float(np.mean([each[score] for each in splits])) for splits in scored
+        for has, splits in concepts.values():
+            scored = [
+                score_pair(features, has, split, fit) for split in splits.values()
             ]
-            for score in SCORES
-        }
-    return found | {"splits": len(scored[0])}
+            for score in SCORES:
+                mean = np.mean([scores[score] for scores in scored])
+                row[f"{score} {probe}"].append(float(mean))
+    return row | {"splits": len(scored)}
 
 
 METRIC = Metric(
@@ -171,7 +174,7 @@ METRIC = Metric(
     measure,
     version=2,
     everywhere=False,
-    needs=lambda found: (
-        None if found.task.concepts else "the rows have no concepts to probe"
+    needs=lambda inferred: (
+        None if inferred.task.concepts else "the rows have no concepts to probe"
     ),
 )

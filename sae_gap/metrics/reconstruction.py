@@ -1,8 +1,7 @@
-"""The fraction of the variance of activations that codes leave unexplained, with its sums by
-document, and how many latents they use.
+"""How much of the variance codes leave unexplained, and how many latents they use.
 
-It is for activations of a network; `EXPLAINED` is for drawn data. `PREDICTABILITY` is how much of
-what a transcoder explains its input tells, without any codes.
+`METRIC` scores activations of a network, with sums by document; `EXPLAINED` scores drawn data.
+`PREDICTABILITY` scores predictions of a transcoder's targets from its inputs, without any codes.
 """
 
 from typing import Any
@@ -86,21 +85,20 @@ def r2_and_shrinkage(
       signals: (n, input_dim), not all equal.
       guess: their reconstructions ŷ.
     """
-    lengths, drawn = (np.sqrt(squares(part)) for part in (signals, guess))
+    lengths = np.sqrt(squares(signals))
     long = lengths > _SHORTEST
-    shrinkage = (drawn[long] / lengths[long]).mean()
+    shrinkage = (np.sqrt(squares(guess))[long] / lengths[long]).mean()
     return {"r2": 1 - explained(signals, guess)["fvu"], "shrinkage": float(shrinkage)}
 
 
-def _explained(inferred):
+def _explained(inferred: Inferred) -> dict[str, float]:
     """`r2_and_shrinkage` of every scored split, with known truth and a learned dictionary."""
     if inferred.model.dictionary is None or inferred.task.dictionary is None:
         return {}
 
-    def score(name):
-        guess = inferred.terms(inferred.codes[name], name).fit + np.asarray(
-            inferred.model.bias
-        )
+    def score(name: str) -> dict[str, float]:
+        fit = inferred.terms(inferred.codes[name], name).fit
+        guess = fit + np.asarray(inferred.model.bias)
         return r2_and_shrinkage(np.asarray(inferred.split(name).signals), guess)
 
     return inferred.by_split(score)
@@ -117,11 +115,12 @@ EXPLAINED = Metric(
 )
 
 
-def _predicted(inferred):
-    """The FVU that predictions of the activations from the input leave on rows that count: of a
-    ridge regression and of the mean of the nearest training rows, and of the network whose
-    prediction was coded, with the training rows that this network had, `network_rows`. Each FVU
-    bounds from above what no function of the input explains.
+def _predicted(inferred: Inferred) -> dict[str, float]:
+    """The FVU of three predictions of the activations from the inputs, on rows that count.
+
+    Each bounds from above what no function of the input explains: `ridge_fvu`, of a ridge
+    regression; `neighbours_fvu`, of the mean of the nearest training rows; and `network_fvu`, of
+    the network whose prediction was coded. `network_rows` are the training rows of that network.
     """
     encoder = inferred.encoder
     task = inferred.inference and inferred.inference.task
@@ -130,35 +129,38 @@ def _predicted(inferred):
     kept = inferred.counts
     inputs = np.asarray(task.id.inputs)[kept]
     x = inferred.activations[kept]
-    train = jnp.asarray(task.train.inputs), jnp.asarray(task.train.signals)
-    middle, mean = (part.mean(axis=0) for part in train)
-    known = train[0] - middle
-    near = inputs - middle
-    slope = regression(known, train[1] - mean)
-    few = evenly_spaced(len(train[0]), TRAIN)
+    train_inputs = jnp.asarray(task.train.inputs)
+    train_signals = jnp.asarray(task.train.signals)
+    centre = train_inputs.mean(axis=0)
+    mean = train_signals.mean(axis=0)
+    known = train_inputs - centre
+    centred = inputs - centre
+    slope = regression(known, train_signals - mean)
+    few = evenly_spaced(len(known), TRAIN)
+    neighbours = _nearest(
+        np.asarray(centred), np.asarray(known[few]), np.asarray(train_signals[few])
+    )
+    network = encoder.known.value(jnp.asarray(inputs))  # type: ignore[union-attr]
     return {
-        "ridge_fvu": fvu(x, np.asarray(mean + product(near, slope))),
-        "neighbours_fvu": fvu(
-            x, _nearest(*map(np.asarray, (near, known[few], train[1][few])))
-        ),
-        "network_fvu": fvu(x, np.asarray(encoder.known.value(jnp.asarray(inputs)))),  # type: ignore[union-attr]
+        "ridge_fvu": fvu(x, np.asarray(mean + product(centred, slope))),
+        "neighbours_fvu": fvu(x, neighbours),
+        "network_fvu": fvu(x, np.asarray(network)),
         "network_rows": len(known),
     }
 
 
-def _nearest(inputs, known, values):
+def _nearest(inputs: np.ndarray, known: np.ndarray, values: np.ndarray) -> np.ndarray:
     """The mean of the values at the known inputs nearest to each input, (n, input_dim). Subtract a
     common centre from both first: a large mean costs their distances digits.
     """
     half = 0.5 * (known**2).sum(axis=1)
-    found = []
+    last = min(NEIGHBOURS, len(known)) - 1
+    means = []
     for rows in slices(len(inputs), CHUNK):
-        far = half - inputs[rows] @ known.T
-        places = np.argpartition(far, min(NEIGHBOURS, len(known)) - 1, axis=1)[
-            :, :NEIGHBOURS
-        ]
-        found.append(values[places].mean(axis=1))
-    return np.concatenate(found)
+        distances = half - inputs[rows] @ known.T
+        nearest = np.argpartition(distances, last, axis=1)[:, :NEIGHBOURS]
+        means.append(values[nearest].mean(axis=1))
+    return np.concatenate(means)
 
 
 PREDICTABILITY = Metric(

@@ -18,9 +18,8 @@ from sae_gap.core import (
     active_columns,
     check_choice,
     matching,
-    ratio,
 )
-from sae_gap.metrics import Inferred, Metric, fires
+from sae_gap.metrics import Inferred, Metric, Overlap, fires
 from sae_gap.runtime import one_blas_thread
 
 # The paper's variance above which a true latent takes part in a split.
@@ -102,7 +101,7 @@ def mcc_paper(
     width = max(truth.shape[1], num_columns)
     rng = np.random.default_rng(seed)
 
-    def padded(columns, count):
+    def padded(columns: np.ndarray, count: int) -> np.ndarray:
         noise = rng.standard_normal((len(columns), width - count), columns.dtype)
         return np.hstack([columns, noise])
 
@@ -112,31 +111,26 @@ def mcc_paper(
     return _matched(truth, inferred) / width
 
 
-def _matched(truth, inferred):
+def _matched(truth: np.ndarray, inferred: np.ndarray) -> float:
     """The sum of the correlations of the best pairs."""
     if not inferred.shape[1]:
         return 0.0
     few = truth.size * inferred.shape[1] <= _FEW_PRODUCTS
     with one_blas_thread() if few else contextlib.nullcontext():
         scores = matching.correlations(truth, inferred)
-    return float(
-        scores[scipy.optimize.linear_sum_assignment(scores, maximize=True)].sum(
-            dtype=np.float64
-        )
-    )
+    pairs = scipy.optimize.linear_sum_assignment(scores, maximize=True)
+    return float(scores[pairs].sum(dtype=np.float64))
 
 
-def _check(true_codes, codes):
+def _check(true_codes: AnyCodes, codes: AnyCodes) -> tuple[np.ndarray, np.ndarray, int]:
     """The active true columns, (n, active), the code columns that vary, (n, varying), and the
     number of all code columns.
 
     A constant column would add 0 to its pair, so leaving it out is exact, and saves most of the
     work on sparse codes.
     """
-    truth, inferred = (
-        matching.as_matrix(name, active_columns(part)[0])
-        for name, part in (("true_codes", true_codes), ("codes", codes))
-    )
+    truth = matching.as_matrix("true_codes", active_columns(true_codes)[0])
+    inferred = matching.as_matrix("codes", active_columns(codes)[0])
     if len(truth) != len(inferred):
         raise ValueError(
             f"true_codes and codes must hold the same samples, but have {len(truth)} and "
@@ -148,14 +142,11 @@ def _check(true_codes, codes):
             "true_codes have no column of variance above 1e-8, so there is nothing to recover; "
             "give more samples."
         )
-    return (
-        truth[:, active],
-        inferred[:, inferred.min(axis=0) < inferred.max(axis=0)],
-        np.shape(codes)[1],
-    )
+    varies = inferred.min(axis=0) < inferred.max(axis=0)
+    return truth[:, active], inferred[:, varies], np.shape(codes)[1]
 
 
-def _is_active(columns):
+def _is_active(columns: np.ndarray) -> np.ndarray:
     return columns.var(axis=0, dtype=np.float64) > _ACTIVE_VARIANCE
 
 
@@ -165,7 +156,7 @@ def measure(inferred: Inferred) -> dict[str, float]:
     `mcc_paper` is left out above 20,000 latents: see the note on its padding.
     """
 
-    def score(name, truth, codes):
+    def score(name: str, truth: AnyCodes, codes: AnyCodes) -> dict[str, float]:
         if not np.any(_is_active(active_columns(truth)[0])):
             return {}
         found = {"mcc": mcc(truth, codes)}
@@ -194,10 +185,9 @@ def support_recovery(
     """Mean over samples of the precision, recall and F1 of the support, and the mean number of
     codes above 1e-4.
 
-    With T the true support `|z| > 1e-4` and P the support of the matched code columns, per sample
-    `precision = |P ∩ T| / |P|`, `recall = |P ∩ T| / |T|` and
-    `F1 = 2 precision recall / (precision + recall) = 2 |P ∩ T| / (|P| + |T|)`, each 0 where
-    undefined. Code columns that are no true atom's partner count in `support_l0` only.
+    They are those of `Overlap`, of the true support `|z| > 1e-4` and the support of the matched
+    code columns in each sample. Code columns that are no true atom's partner count in
+    `support_l0` only.
 
     Args:
       match: match of the learned with the true dictionary.
@@ -208,29 +198,31 @@ def support_recovery(
       `support_precision`, `support_recall`, `support_f1` in [0, 1], and `support_l0`, the mean
       number of code columns above 1e-4.
     """
-    true_on, every_on = (fires(part, _ON) for part in (true_codes, codes))
+    true_on = fires(true_codes, _ON)
+    every_on = fires(codes, _ON)
     # A missing partner is never on.
     paired = match.learned >= 0
     on = every_on[:, match.learned[paired]]
-    hits = (true_on[:, paired] * on).sum(axis=1)
-    num_on = on.sum(axis=1)
-    num_true = true_on.sum(axis=1)
+    overlap = Overlap.of(on, true_on[:, paired], axis=1)
+    overlap = overlap._replace(true=true_on.sum(axis=1))
     return {
-        "support_precision": float(ratio(hits, num_on).mean()),
-        "support_recall": float(ratio(hits, num_true).mean()),
-        "support_f1": float(ratio(2 * hits, num_on + num_true).mean()),
+        "support_precision": float(overlap.precision.mean()),
+        "support_recall": float(overlap.recall.mean()),
+        "support_f1": float(overlap.f1.mean()),
         "support_l0": float(every_on.sum(axis=1).mean()),
     }
 
 
-def _support(inferred):
+def _support(inferred: Inferred) -> dict[str, float]:
     """`support_recovery` of every scored split, with known truth and a learned dictionary."""
     match = inferred.match
     if match is None:
         return {}
-    return inferred.with_truth(
-        lambda _, truth, codes: support_recovery(match, truth, codes)
-    )
+
+    def score(name: str, truth: AnyCodes, codes: AnyCodes) -> dict[str, float]:
+        return support_recovery(match, truth, codes)
+
+    return inferred.with_truth(score)
 
 
 SUPPORT = Metric(

@@ -154,7 +154,7 @@ def concept(name: str, tokens: Tokens) -> Concept:
     )
 
 
-def _ends(tokens):
+def _ends(tokens: Tokens) -> Bool[np.ndarray, " n"]:
     """True for tokens that end a word: the document's next token does not begin with a letter."""
     goes_on = np.array([text[:1].isalpha() for text in tokens.texts[1:].tolist()], bool)
     return ~np.append(goes_on & (np.diff(tokens.documents) == 0), False)
@@ -175,7 +175,7 @@ def read_pair(text: str) -> tuple[str, str]:
     return a, b
 
 
-def cells(a, b):
+def cells(a: Concept, b: Concept) -> dict[str, Bool[np.ndarray, " n"]]:
     """The rows of each cell of two concepts, as masks by name; rows where one is undefined are in
     none.
     """
@@ -204,7 +204,7 @@ def choose_rows(
     few = order[_rank_in_group(word) < WORD_ROWS]
     ranked = [few[inside[few]] for a, b in pairs for inside in cells(a, b).values()]
 
-    def first(count):
+    def first(count: int) -> Int[np.ndarray, " chosen"]:
         return np.unique(np.concatenate([rows[:count] for rows in ranked]))
 
     counts = range(1, max(map(len, ranked)) + 1)
@@ -241,10 +241,14 @@ def split_cells(a: Concept, b: Concept, tokens: Tokens, seed: int) -> Split:
         train = train & seen
         test = test & unseen
     inside = cells(a, b)
-    learned, held = (
-        {name: rng.permutation(np.flatnonzero(inside[name] & part)) for name in CELLS}
-        for part in (train, test)
-    )
+
+    def draw(part: Bool[np.ndarray, " n"]) -> dict[str, Int[np.ndarray, " cell"]]:
+        return {
+            name: rng.permutation(np.flatnonzero(inside[name] & part)) for name in CELLS
+        }
+
+    learned = draw(train)
+    held = draw(test)
     unit = min(
         len(learned[name]) // share
         for parts in SHARES.values()
@@ -269,7 +273,9 @@ def split_cells(a: Concept, b: Concept, tokens: Tokens, seed: int) -> Split:
     return Split(sets, {name: rows[:fewest] for name, rows in held.items()})
 
 
-def _halves(names, rng):
+def _halves(
+    names: np.ndarray, rng: np.random.Generator
+) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
     """Masks of the rows whose names are drawn for training, and of the others."""
     every, member = np.unique(names, return_inverse=True)
     train = np.zeros(len(every), bool)
@@ -277,13 +283,12 @@ def _halves(names, rng):
     return train[member], ~train[member]
 
 
-def _rank_in_group(groups):
+def _rank_in_group(groups: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """For each entry, how many entries of its group come before it."""
     order = np.argsort(groups, kind="stable")
     ordered = groups[order]
-    return (np.arange(len(groups)) - np.searchsorted(ordered, ordered))[
-        np.argsort(order)
-    ]
+    ranks = np.arange(len(groups)) - np.searchsorted(ordered, ordered)
+    return ranks[np.argsort(order)]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

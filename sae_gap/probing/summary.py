@@ -54,11 +54,11 @@ def overall(rows: Sequence[Row], baseline: str) -> list[Row]:
     return lines
 
 
-def _interval(values):
+def _interval(values: np.ndarray) -> tuple[float | None, float | None]:
     """The mean and half its 95 % interval by Student's law; None for what is not known."""
     known = values[np.isfinite(values)]
     if len(known) < 2:
-        return (float(known[0]) if len(known) else None), None
+        return float(known[0]) if len(known) else None, None
     low, high = comparison.interval(known, np.ones(len(known)))
     # For equal weights, the jackknife's interval is Student's times the root of n / (n - 1).
     return float(known.mean()), float(high - low) / 2 * math.sqrt(1 - 1 / len(known))

@@ -96,8 +96,6 @@ def test_what_the_rows_do_not_say_is_refused_or_left_out():
     )
     with raises(ValueError, match="mix num_latents"):
         figures.curve(make_warm(), **WARM)
-    with raises(ValueError, match="twice"):
-        figures.curve(make_warm((100,)), "iterations", "mcc_ood")
 
 
 def test_many_points_have_a_band_and_no_markers():

@@ -32,7 +32,7 @@ def test_the_curve_draws_the_lasso_and_the_encoder_before_and_after_a_refit():
     figure = figures.fvu_curve([*rows, *points("other", 5.0)])
     axes = figure.axes[0]
     legend = figure.legends[0].get_texts()
-    wanted = {"a$b$c", "random atoms", "certified lasso", "encoder, values refitted"}
+    wanted = {"a$b$c", "random atoms", "certified lasso", "own codes, values refitted"}
     # A name is drawn to the letter.
     assert wanted <= {text.get_text() for text in legend}
     assert not any(text.get_parse_math() for text in legend)
@@ -96,7 +96,9 @@ def test_what_an_sae_loses_is_a_bar_of_its_parts():
         costly | {"dictionary": "a", "total": 0.1},
         costly | {"loss": "mcc_ood"},
     ]
-    (axes,) = figures.loss_parts(lines).axes
+    figure = figures.loss_parts(lines, where="SmolLM2, block 10")
+    assert figure.get_suptitle() == "Parts of each SAE's KL (SmolLM2, block 10)"
+    (axes,) = figure.axes
     # The SAE that costs least comes first, and a negative part takes no room.
     names = ["a, L0 8", "TopK skip transcoder from online_dl, L0 8"]
     assert [
@@ -181,8 +183,15 @@ def test_shares_stand_against_atoms_found_and_parts_of_nats_against_steps():
     lines += [
         line | {"panel": "b", "dictionary": "b", "steps": steps} for steps in (10, 100)
     ]
-    left, right = figures.training_budget(lines).axes
+    lines += [drawn | {"dictionary": "tuned_topk", "atoms_found": 0.9}]
+    figure = figures.training_budget(lines)
+    left, right = figure.axes
     assert left.lines[0].get_xydata().tolist() == [[0.2, 75], [0.8, 75]]
+    # Both SAEs of a method have its colour, and its name stands once.
+    assert len({line.get_color() for line in left.lines}) == 1
+    assert [text.get_text() for text in left.texts] == ["TopK"]
+    legend = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert {"tuned", "the paper's options"} <= legend
     areas = [area.get_paths()[0].vertices for area in right.collections]
     assert [(area.min(axis=0)[1], *area.max(axis=0)) for area in areas] == [
         (0, 100, 3),

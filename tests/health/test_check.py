@@ -13,9 +13,7 @@ from pytest import approx, fixture, mark, raises
 import sae_gap
 from sae_gap import catalogue
 from sae_gap.core import ConstantNorm, LayerNorm, Scale, Split, Task
-from sae_gap.health import Reading, others
-from sae_gap.health import check as check_module
-from sae_gap.health.check import Evidence
+from sae_gap.health import Evidence, Reading, faults, others
 from sae_gap.measure import fvu
 from sae_gap.metrics import CHANCES
 from sae_gap.saes import SAE, Parts, of_parts
@@ -434,43 +432,46 @@ HEALTHY = {
     "dead": 0,
 }
 EVIDENCE = Evidence(0, True, 1.0, 0.0, 0.0, 0, 0, ())
+# A number, its value beyond a threshold, its value within, and what is said beyond.
 THRESHOLDS = [
-    ({"fvu": 0.51}, {}, {"fvu": 0.49}, {}, "high for an SAE"),
-    ({"fvu": 0.9}, {}, {"fvu": 0.499}, {}, "not read as it was trained"),
-    ({"l0": 0.99}, {}, {"l0": 1.0}, {}, "no latent on"),
-    ({"l0": 6.1}, {}, {"l0": 6.0}, {}, "dense for an SAE"),
-    ({"offset": 0.26}, {}, {"offset": 0.25}, {}, "one vector for all"),
-    ({"gain": 0.75}, {}, {"gain": 0.76}, {}, "fit best when multiplied"),
-    ({"gain": 1.12}, {}, {"gain": 1.11}, {}, "fit best when multiplied"),
-    ({}, {"aligned": 0.84}, {}, {"aligned": 0.86}, "nearest to its own atom"),
-    ({}, {"k": 8}, {}, {"k": 7.9}, "but k is 8"),
-    ({}, {"k": 2}, {}, {"k": 2.1}, "but k is 2"),
-    ({}, {"negated": 0.51}, {}, {"negated": 0.5}, "signs of the encoder"),
-    ({}, {"misplaced": 0.021}, {}, {"misplaced": 0.02}, "permuted"),
-    ({"dead": 11}, {}, {"dead": 10}, {}, "latents never fire"),
-    ({}, {"empty": 1}, {}, {"empty": 0}, "weights of zeros"),
-    ({}, {"copies": 1}, {}, {"copies": 0}, "are copies"),
+    ("fvu", 0.51, 0.49, "high for an SAE"),
+    ("fvu", 0.9, 0.499, "not read as it was trained"),
+    ("l0", 0.99, 1.0, "no latent on"),
+    ("l0", 6.1, 6.0, "dense for an SAE"),
+    ("offset", 0.26, 0.25, "one vector for all"),
+    ("gain", 0.75, 0.76, "fit best when multiplied"),
+    ("gain", 1.12, 1.11, "fit best when multiplied"),
+    ("aligned", 0.84, 0.86, "nearest to its own atom"),
+    ("k", 8, 7.9, "but k is 8"),
+    ("k", 2, 2.1, "but k is 2"),
+    ("negated", 0.51, 0.5, "signs of the encoder"),
+    ("misplaced", 0.021, 0.02, "permuted"),
+    ("dead", 11, 10, "latents never fire"),
+    ("empty", 1, 0, "weights of zeros"),
+    ("copies", 1, 0, "are copies"),
 ]
 
 
-@mark.parametrize(("read", "told", "near", "near_told", "words"), THRESHOLDS)
+@mark.parametrize(("name", "beyond", "within", "words"), THRESHOLDS)
 def test_each_threshold_speaks_just_beyond_it_alone(
-    monkeypatch, read, told, near, near_told, words
+    monkeypatch, name, beyond, within, words
 ):
-    monkeypatch.setattr(check_module, "others", lambda *_: ())
-    for values, evidence, said in ((read, told, True), (near, near_told, False)):
-        seen = types.SimpleNamespace(**HEALTHY | values)
-        own = types.SimpleNamespace(
-            atoms=np.ones((20, 12)),
-            most_gain=1.12,
-            read=lambda *_: seen,  # noqa: B023
-        )
-        found = [
-            *check_module._faults(own, [None], seen, EVIDENCE._replace(**evidence))
-        ]
-        assert any(words in each for each in found) == said and len(found) == said, (
-            found
-        )
+    monkeypatch.setattr(faults, "others", lambda *_: ())
+
+    def found(value):
+        seen = types.SimpleNamespace(**HEALTHY)
+        evidence = EVIDENCE
+        if name in HEALTHY:
+            setattr(seen, name, value)
+        else:
+            evidence = EVIDENCE._replace(**{name: value})
+        own = types.SimpleNamespace(atoms=np.ones((20, 12)), most_gain=1.12)
+        own.read = lambda *_: seen
+        return [*faults.find_faults(own, [None], seen, evidence)]
+
+    (said,) = found(beyond)
+    assert words in said
+    assert found(within) == []
 
 
 def test_latents_that_had_few_chances_may_be_rare():
@@ -479,4 +480,4 @@ def test_latents_that_had_few_chances_may_be_rare():
             **HEALTHY | {"dead": 20, "used": np.full(20, chances)}
         )
         own = types.SimpleNamespace(atoms=np.ones((20, 12)), most_gain=1.12)
-        assert len([*check_module._doubts(own, seen, EVIDENCE)]) == (chances >= CHANCES)
+        assert len([*faults.doubts(own, seen, EVIDENCE)]) == (chances >= CHANCES)
