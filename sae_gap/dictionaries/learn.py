@@ -3,12 +3,8 @@ such as the rows of an unembedding.
 """
 
 import contextlib
-import dataclasses
-import itertools
-import math
 import os
 import time
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,25 +20,19 @@ from sae_gap.core import (
     detached,
     evenly_spaced,
 )
-from sae_gap.data import Activations
 from sae_gap.dictionaries import (
     SCORED,
     LearnedDictionary,
     Rows,
     check_sparse,
-    fit_signals,
+    fit_rows,
     open_rows,
 )
 from sae_gap.encoders import check_model, unit_atoms
-from sae_gap.learners import OnlineDictionary, total_visits
+from sae_gap.learners import OnlineDictionary
 from sae_gap.learners.online.online_dictionary import VISITS
 from sae_gap.metrics import check_varies
 from sae_gap.storage import Folder, trees
-from sae_gap.study import fit_stream
-
-# The least shift between one round of a stream and the next, in hundredths of the distance between
-# two rows of a round: even with few rows, consecutive rounds differ.
-STRIDE = 61
 
 
 def learn(
@@ -169,64 +159,3 @@ def dictionary(
     model = Model(decoder, jnp.asarray(offset, decoder.dtype))
     check_model(model)
     return LearnedDictionary(model, l0)
-
-
-def fit_rows(
-    learner: OnlineDictionary,
-    rows: Activations,
-    width: int,
-    seed: int,
-    *,
-    checkpoint: trees.Checkpoint | None,
-    show_progress: bool,
-) -> Model:
-    """Learns a dictionary of activations: in memory if the rows fit there, and otherwise from
-    their files.
-
-    Args:
-      learner: the learner to fit.
-      rows: the rows to learn from.
-      width: number of atoms to learn.
-      seed: seeds the fit.
-      checkpoint: stores the state, and finds it after a kill; its `fit` names the rows.
-      show_progress: whether to show a line of progress.
-    """
-    if rows.num_pooled < rows.num_samples:
-        total = total_visits(learner.visits, width)  # type: ignore[arg-type]
-        learner = dataclasses.replace(learner, visits=None)
-        share = int(np.prod(learner.minibatches(total, width)))
-        return fit_stream(
-            learner,
-            spread(rows, learner.num_steps, share),
-            num_latents=width,
-            num_samples=total,
-            key=seed,
-            checkpoint=checkpoint,
-            show_progress=show_progress,
-        )
-    saves = checkpoint and [
-        checkpoint.named(f"{width} of {checkpoint.fit}, seed {seed}, {learner}")
-    ]
-    return fit_signals(
-        learner,
-        rows.pool(),
-        width,
-        seed,
-        checkpoints=saves,
-        show_progress=show_progress,
-    ).model
-
-
-def spread(rows: Activations, rounds: int, share: int) -> Any:
-    """Returns a source for a stream: each round samples `share` rows across the whole file, and
-    over the fit every row is used equally often.
-    """
-    # It must be coprime to the rounds: otherwise some rounds would have the same rows.
-    stride = next(n for n in itertools.count(STRIDE) if math.gcd(n, rounds) == 1)
-
-    def source(start, count):
-        turn, place = np.divmod(np.arange(start, start + count), share)
-        number = place * rounds + turn * stride % rounds
-        return rows.take(number * rows.num_samples // (share * rounds))
-
-    return source

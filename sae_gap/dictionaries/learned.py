@@ -3,144 +3,42 @@ SAE, whose encoder is trained on the rows that the dictionary was learned from.
 """
 
 import dataclasses
-import functools
-import math
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
-from absl import logging
-from jax.typing import ArrayLike
-from jaxtyping import Float, PRNGKeyArray
+from jaxtyping import Float
 
-from sae_gap import catalogue
-from sae_gap.analysis import Comparison, compare_dictionaries, curve_lines, tables
-from sae_gap.core import (
-    Model,
-    Split,
-    Task,
-    check_choice,
-    check_number,
-    check_size,
-    evenly_spaced,
-    relative_gap,
-)
+from sae_gap.core import Model, check_size, evenly_spaced, relative_gap
 from sae_gap.data import TENTH, Activations, HeldOut, open_activations
-from sae_gap.encoders import DENSEST, MATCHED, BatchPursuit, Lasso, ScreenedPursuit
-from sae_gap.learners import Learner, OnlineDictionary
-from sae_gap.measure import UNLEARNED, Plan, methods_of, run, study_of
+from sae_gap.dictionaries import (
+    Export,
+    Report,
+    Rows,
+    Sides,
+    check_reached,
+    check_sparse,
+    make_report,
+    open_rows,
+    sae_learner,
+    score_codes,
+    screened,
+    train_sae,
+)
+from sae_gap.encoders import MATCHED, Lasso
+from sae_gap.measure import UNLEARNED, Plan
 from sae_gap.measure import refit as least_squares
 from sae_gap.runtime import progress
-from sae_gap.saes import DICTIONARY, SAE, as_metadata, has_form, save_sae, write_free
+from sae_gap.saes import DICTIONARY, SAE, as_metadata, save_sae, write_free
 from sae_gap.solvers import match_l0
-from sae_gap.storage import Folder, Row, Store, brief, trees
-from sae_gap.study import Fitted, Models, fit, runner
+from sae_gap.storage import Folder, brief, trees
 
-# Names in the rows of a measurement.
-LEARNED = "learned"
-GIVEN = "given"
-# Rows that are read and coded at once, and the most rows that are scored.
+# Rows that are read and coded at once.
 CHUNK = 1_024
-SCORED = 5_000
-# Steps of an SAE whose epochs are not given.
-STEPS = 2_000
-
-Rows = Activations | ArrayLike | str | os.PathLike[str]
-"""What a user gives as activations: rows, the path of a file or folder of them, or opened ones."""
-
-
-def open_rows(
-    activations: Rows,
-    *,
-    documents: ArrayLike | None = None,
-    targets: Rows | None = None,
-    outliers: str = "drop",
-) -> tuple[Activations | None, Activations]:
-    """Opens copies of what a transcoder reads, if there are targets, and of what is explained,
-    without outliers if they are dropped.
-    """
-    inputs = None
-    explained = activations
-    if targets is not None:
-        inputs = open_activations(activations).copied()
-        explained = targets
-    rows = open_activations(explained, documents=documents).copied()
-    return inputs, screened(rows.with_inputs(inputs) if inputs else rows, outliers)
-
-
-def screened(activations: Activations, policy: str) -> Activations:
-    """Reports outliers, and returns the rows that a policy keeps."""
-    check_choice("outliers", policy, ("drop", "keep"))
-    if len(activations.outliers.rows):
-        logging.warning(
-            "%s; %s", activations.outliers, "left out" if policy == "drop" else "kept"
-        )
-    return activations.without_outliers() if policy == "drop" else activations
-
-
-class Report(NamedTuple):
-    """The result of `LearnedDictionary.report`.
-
-    Attributes:
-      curves: a line for the dictionary and each control, from `sae_gap.measure.curve_lines`.
-      best: the name of the best control; None without controls.
-      lead: compares what the dictionary and that control explain.
-    """
-
-    curves: list[Row]
-    best: str | None
-    lead: Comparison | None
-
-    def __repr__(self) -> str:
-        names = {
-            "dictionary": "dictionary",
-            "at_l0": "L0",
-            "curve_fvu": "FVU, lasso",
-            "curve_refit_fvu": "FVU, least squares",
-            "best_fvu": "FVU, best codes",
-        }
-        table = tables.format_table(self.curves, names)
-        if self.lead is None:
-            return table
-        return f"{table}\n\nBeside the best control, {self.best}: {self.lead}"
-
-
-class Export(NamedTuple):
-    """An SAE made from a dictionary, and the error of its encoder on the rows that `learn` held
-    out.
-
-    Attributes:
-      model: the dictionary and the encoder.
-      k: the requested number of latents.
-      seconds: the time of the training; 0 if there was nothing to train.
-      l0: mean L0 of the encoder's codes.
-      fvu: FVU of the encoder's codes.
-      best_fvu: FVU of least squares on the certified supports at an L0 of k, on the learned
-        dictionary.
-    """
-
-    model: Model
-    k: int
-    seconds: float
-    l0: float
-    fvu: float
-    best_fvu: float
-
-    def __repr__(self) -> str:
-        scores = (
-            f"FVU of its codes {self.fvu:.3f} at L0 {self.l0:.1f}, of certified codes "
-            f"{self.best_fvu:.3f} at L0 {self.k}"
-        )
-        if isinstance(self.model.encode, ScreenedPursuit):
-            return f"{scores}; SAELens reads it after import sae_gap.torch.saelens"
-        if has_form(type(self.model.encode)):
-            return scores
-        return f"{scores}; SAELens has no such encoder, sae_gap alone reads it"
 
 
 @dataclasses.dataclass(eq=False, repr=False)
@@ -248,19 +146,18 @@ class LearnedDictionary:
         """
         rows = self._opened(activations)
         parts = []
-        known = self.parts or self._sparsity(l0) in self.weights
-        lasso = Lasso(self.lam(l0, None if known else rows))
+        is_known = self.parts or self._sparsity(l0) in self.weights
+        lasso = Lasso(self.lam(l0, None if is_known else rows))
         self.certificate = 0.0
         with progress.line(rows.num_samples, "encode", unit="rows") as line:
             for chunk in rows.chunks(CHUNK):
                 signals = jnp.asarray(chunk)
-                found = lasso.infer(self.model, signals)
-                self.certificate = max(
-                    self.certificate, float(relative_gap(found).max())
-                )
+                coded = lasso.infer(self.model, signals)
+                gap = float(relative_gap(coded).max())
+                self.certificate = max(self.certificate, gap)
                 if refit:
-                    found = least_squares(lasso).infer(self.model, signals, found.codes)
-                parts.append(scipy.sparse.csr_array(np.asarray(found.codes)))
+                    coded = least_squares(lasso).infer(self.model, signals, coded.codes)
+                parts.append(scipy.sparse.csr_array(np.asarray(coded.codes)))
                 line.update(len(chunk))
         return scipy.sparse.vstack(parts, format="csr")
 
@@ -287,41 +184,15 @@ class LearnedDictionary:
           outliers: "drop" leaves outlier tokens out and reports them, "keep" counts them.
         """
         rows, l0 = self._asked(activations, l0, outliers)
-        found = self.scored(
-            self.model, ("lasso", "lasso_refit"), l0, rows, outliers == "keep"
+        scores = score_codes(
+            self.model,
+            ["lasso", "lasso_refit"],
+            l0,
+            rows,
+            keep_outliers=outliers == "keep",
         )
-        _require_reached(found["lasso"]["l0"], l0, found["lasso"]["num_scored"])
-        return found["lasso_refit"]["fvu"]
-
-    def scored(
-        self,
-        model: Model,
-        codes: Sequence[str],
-        l0: float,
-        rows: Activations,
-        keep: bool,
-    ) -> dict[str, Row]:
-        """Returns a row for each of some codes on the atoms of a model, by name.
-
-        Args:
-          model: the dictionary, and the encoder for "own".
-          codes: the names of the codes.
-          l0: mean L0 of codes that take one.
-          rows: the rows; at most `SCORED` are scored.
-          keep: whether outlier tokens count.
-        """
-        given = SAE.of_model(model, name=LEARNED).given
-        # Only a transcoder's own codes read them, on the rows of `learn`.
-        inputs = self.inputs if "own" in codes else None
-        source = HeldOut(
-            rows, samples=SCORED, keep_outliers=keep, held_out=rows, inputs=inputs
-        )
-        study = study_of("learned", [source], [*methods_of(given, codes, l0)])
-        with tempfile.TemporaryDirectory() as folder:
-            measured = runner.run(
-                study, Store(folder), models=Models(), show_progress=False
-            )
-        return {row["codes"]: row for row in measured}
+        check_reached(scores["lasso"]["l0"], l0, scores["lasso"]["num_scored"])
+        return scores["lasso_refit"]["fvu"]
 
     def report(
         self,
@@ -342,21 +213,15 @@ class LearnedDictionary:
           outliers: "drop" leaves outlier tokens out and reports them, "keep" counts them.
         """
         rows, l0 = self._asked(activations, l0, outliers)
-        name = LEARNED if self.parts else GIVEN
-        train = self.train if self.parts else rows
-        held = TENTH if not self.parts and {*controls} - UNLEARNED else rows
-        source = HeldOut(train, keep_outliers=outliers == "keep", held_out=held)
-        plan = Plan(
-            [SAE.of_model(self.model, name=name)], source, l0=l0, controls=controls
-        )
-        with tempfile.TemporaryDirectory() as folder:
-            measured = run(plan, Store(folder))
-        curves = curve_lines(measured)
-        _require_reached(curves[0]["at_l0"], l0, curves[0]["samples"])
-        if not controls:
-            return Report(curves, None, None)
-        best = min(curves[1:], key=lambda line: line["best_fvu"])["dictionary"]
-        return Report(curves, best, compare_dictionaries(measured, name, best))
+        if self.parts:
+            train = self.train
+            held_out: Any = rows
+        else:
+            train = rows
+            held_out = TENTH if {*controls} - UNLEARNED else rows
+        source = HeldOut(train, keep_outliers=outliers == "keep", held_out=held_out)
+        sae = SAE.of_model(self.model, name="learned" if self.parts else "given")
+        return make_report(Plan([sae], source, l0=l0, controls=controls))
 
     def sae(
         self,
@@ -394,49 +259,18 @@ class LearnedDictionary:
         check_size("k", k)
         check_sparse("k", k, *self.atoms.shape)
         k = int(k)
-        model = self.model
-        rows = self.train
-        inputs = self.inputs
-        make: Any = catalogue.sae_for_activations
-        if inputs:
-            make = functools.partial(catalogue.transcoder_for_activations, skip=skip)
-        elif skip:
-            raise ValueError(
-                "only a transcoder has a skip; give learn the targets, or leave it out."
-            )
-        # It only asks its base for the model, which is this one.
-        base = OnlineDictionary()
-        learner = make(
-            encoder, sparsity=k, input_dim=rows.input_dim, base=base, frozen=frozen
+        sides = Sides(self.train, self.held_out, self.inputs)
+        learner = sae_learner(
+            encoder, sides, skip=skip, epochs=epochs, sparsity=k, frozen=frozen
         )
-        if epochs is None:
-            epochs = math.ceil(STEPS / math.ceil(rows.num_pooled / learner.batch_size))
-        learner = dataclasses.replace(learner, num_steps=epochs)
-        seconds = 0.0
         # An impossible k is refused before an encoder is trained.
         best = self.fvu(None, k, outliers="keep")
-        key = jax.random.key(seed)
-        if frozen and learner.encoder.parameters(model.decoder, key) is None:
-            # Matching pursuit reads only the dictionary.
-            model = dataclasses.replace(model, encode=learner.encoder)
-        elif frozen and isinstance(learner.encoder, BatchPursuit):
-            # A threshold of the rows that the dictionary learned from leaves too many latents on in
-            # others.
-            model = learner.encoder.calibrate(model, jnp.asarray(self.held_out.pool()))
-        else:
-            read: Any = inputs and inputs.take(
-                rows.numbers[evenly_spaced(rows.num_samples, rows.num_pooled)]
-            )
-            _, model, seconds = fit_signals(
-                learner,
-                rows.pool(),
-                self.width,
-                seed,
-                read,
-                bases=[model],
-                show_progress=show_progress,
-            )
-        own = self.scored(model, ["own"], k, self.held_out, True)["own"]
+        model, seconds = train_sae(
+            learner, self.model, sides, seed, show_progress=show_progress
+        )
+        own = score_codes(
+            model, ["own"], k, self.held_out, keep_outliers=True, inputs=self.inputs
+        )["own"]
         return Export(model, k, seconds, own["l0"], own["fvu"], best)
 
     def save(self, folder: str | os.PathLike[str]) -> None:
@@ -479,8 +313,9 @@ class LearnedDictionary:
             note = trees.read_note(content)
             shape = tuple(note["shape"])
             dtype = note["dtype"]
-            parts = (jax.ShapeDtypeStruct(shape[:dims], dtype) for dims in (2, 1))
-            model = trees.load(content, Model(*parts))  # type: ignore[arg-type]
+            atoms: Any = jax.ShapeDtypeStruct(shape, dtype)
+            bias: Any = jax.ShapeDtypeStruct(shape[:1], dtype)
+            model = trees.load(content, Model(atoms, bias))
             learned = cls(
                 model, note["l0"], note["seconds"], weights=dict(note["weights"])
             )
@@ -518,13 +353,15 @@ class LearnedDictionary:
         save_sae(export.model, folder, metadata=metadata)
         return export
 
-    def _sparsity(self, l0):
+    def _sparsity(self, l0: float | None) -> float:
         l0 = self.l0 if l0 is None else l0
         check_sparse("l0", l0, *self.atoms.shape)
         # JAX would trace a number of NumPy's.
         return float(l0)
 
-    def _asked(self, activations, l0, outliers):
+    def _asked(
+        self, activations: Rows | None, l0: float | None, outliers: str
+    ) -> tuple[Activations, float]:
         """The rows to score, the given ones or those held out, after reporting outliers; and at
         which L0.
         """
@@ -532,7 +369,7 @@ class LearnedDictionary:
         screened(rows, outliers)
         return rows, self._sparsity(l0)
 
-    def _opened(self, activations):
+    def _opened(self, activations: Rows) -> Activations:
         rows = open_activations(activations)
         if rows.input_dim != len(self.bias):
             raise ValueError(
@@ -540,49 +377,3 @@ class LearnedDictionary:
                 f"{len(self.bias)}; give those of the layer that it was learned from."
             )
         return rows
-
-
-def _require_reached(reached, l0, samples):
-    if abs(reached - l0) > max(0.05 * l0, 1 / samples):
-        raise ValueError(
-            f"no weight gives codes of a mean L0 of {l0:g} on these activations, only of "
-            f"{reached:.3g}; ask for less."
-        )
-
-
-def fit_signals(
-    learner: Learner,
-    signals: Float[np.ndarray, "n input_dim"],
-    width: int,
-    seed: int | PRNGKeyArray,
-    inputs: Float[np.ndarray, "n num_inputs"] | None = None,
-    **options: Any,
-) -> Fitted:
-    """Fits a learner to signals and returns the end of the fit.
-
-    Args:
-      learner: the learner to fit.
-      signals: (n, input_dim).
-      width: number of atoms to learn.
-      seed: the seed of the fit, an integer or a random key.
-      inputs: what a transcoder reads.
-      **options: options of `fit`.
-    """
-    read = None if inputs is None else jnp.asarray(inputs, float)
-    train = Split(jnp.asarray(signals, float), inputs=read)
-    # The other two splits are not scored.
-    task = Task(train, train, train, width=width)
-    return fit(learner, [task], [seed], **options)[0].end
-
-
-def check_sparse(name: str, value: float, input_dim: int, width: int) -> None:
-    """Raises a ValueError if codes with so many latents are not sparse, which no measurement
-    allows.
-    """
-    check_number(name, value, above=0)
-    most = min(DENSEST * input_dim, width - 1)
-    if value > most:
-        raise ValueError(
-            f"{name} is {value:g}, but codes are sparse only up to {most:g}, a quarter of the "
-            f"{input_dim} dimensions and fewer than the {width} atoms; ask for less."
-        )

@@ -4,12 +4,12 @@ optimum?
 
 import abc
 import dataclasses
-from collections import namedtuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from sae_gap.core import Model, check_sequence, check_type, option
 from sae_gap.encoders import LISTA, AmortisedEncoder, Encoder, unit_atoms
@@ -17,9 +17,16 @@ from sae_gap.learners import Learner, base_of, batches, live_share
 from sae_gap.runtime import sharding
 from sae_gap.solvers import sparse_code
 
-# A model of the frozen dictionary, its frozen bias and the encoders, and the certified codes of the
-# training signals, if these are learned.
-_State = namedtuple("_State", "model codes optimiser key")
+
+class _State(NamedTuple):
+    """A model of the frozen dictionary, its frozen bias and the encoders, and the certified codes
+    of the training signals, if these are learned.
+    """
+
+    model: Model
+    codes: Float[Array, "n num_latents"] | None
+    optimiser: PyTree
+    key: PRNGKeyArray
 
 
 class TrainedEncoders(Learner):

@@ -1,11 +1,11 @@
 """Alternating dictionary learning with FISTA codes, as published."""
 
-from collections import namedtuple
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Int
 
 from sae_gap.core import Model, Split, option, product
 from sae_gap.data.activations import outliers
@@ -14,9 +14,16 @@ from sae_gap.learners import Learner, random_atoms
 from sae_gap.runtime import num_parts
 from sae_gap.solvers import fista, host_learning, wants_gram
 
-# The dictionary and the codes after `round` rounds, and the dictionary's relative change in the
-# last one.
-_State = namedtuple("_State", "dictionary codes change round")
+
+class _State(NamedTuple):
+    """The dictionary and the codes after `round` rounds, and the dictionary's relative change in
+    the last one.
+    """
+
+    dictionary: Float[Array, "input_dim num_latents"]
+    codes: Float[Array, "n num_latents"]
+    change: Float[Array, ""]
+    round: Int[Array, ""]
 
 
 # FISTA iterations in a round, and the ridge ε of the dictionary's update.
@@ -111,7 +118,12 @@ class DLFista(Learner):
         )
         return _State(dictionary, codes, change, state.round + 1)
 
-    def _code(self, signals, dictionary, codes):
+    def _code(
+        self,
+        signals: Float[Array, "n input_dim"],
+        dictionary: Float[Array, "input_dim num_latents"],
+        codes: Float[Array, "n num_latents"],
+    ) -> Float[Array, "n num_latents"]:
         spread = jax.default_backend() != "cpu" or num_parts() > 1
         if spread or not wants_gram(codes.shape[1], len(signals)):
             return fista.fixed(
@@ -120,7 +132,7 @@ class DLFista(Learner):
 
         # Takes a third of the time of XLA's program, which also multiplies by the zeros among the
         # codes.
-        def iterate(*arrays):
+        def iterate(*arrays: Array) -> np.ndarray:
             return host_learning.iterate(
                 *map(np.asarray, arrays), iterations=ITERATIONS
             )

@@ -2,11 +2,11 @@
 
 import dataclasses
 import functools
-from collections import namedtuple
-from typing import ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
 
 from sae_gap.core import Model, option
 from sae_gap.data.activations import outliers
@@ -26,11 +26,22 @@ IMPROVEMENT = 1e-6
 LEAST_UPDATES = 10_000
 
 
-# The state of a fit after `updates` updates. `free` holds the dictionary and P, whose softplus are
-# the codes; `known` holds the signals of those codes, if kept. `best` is the least loss so far and
-# `worse` the number of updates in a row without a new best; `record` is the last loss that counted
-# as an improvement, and `waited` the updates since.
-_State = namedtuple("_State", "free adam known rate best worse record waited updates")
+class _State(NamedTuple):
+    """The state of a fit after `updates` updates. `free` holds the dictionary and P, whose softplus
+    are the codes; `known` holds the signals of those codes, if kept. `best` is the least loss so
+    far and `worse` the number of updates in a row without a new best; `record` is the last loss
+    that counted as an improvement, and `waited` the updates since.
+    """
+
+    free: tuple[Float[Array, "input_dim num_latents"], tuple[Array, ...]]
+    adam: PyTree
+    known: Float[Array, "n input_dim"] | None
+    rate: Float[Array, ""]
+    best: Float[Array, ""]
+    worse: Int[Array, ""]
+    record: Float[Array, ""]
+    waited: Int[Array, ""]
+    updates: Int[Array, ""]
 
 
 class SoftplusAdam(Learner):
@@ -133,7 +144,7 @@ class SoftplusAdam(Learner):
         codes = jax.nn.softplus(jnp.concatenate(free))
         return dataclasses.replace(model, encoder=LookupParameters(state.known, codes))
 
-    def _loss(self, free, data):
+    def _loss(self, free: PyTree, data: tuple[Array, ...]) -> Float[Array, ""]:
         dictionary, parts = free
         live = live_share(data[0])
         loss = jnp.zeros((), dictionary.dtype)
@@ -146,7 +157,7 @@ class SoftplusAdam(Learner):
             dictionary = jax.lax.stop_gradient(dictionary)
         return loss
 
-    def _update(self, data, state):
+    def _update(self, data: tuple[Array, ...], state: _State) -> _State:
         loss, gradient = jax.value_and_grad(self._loss)(state.free, data)
         direction, adam = _adam().update(gradient, state.adam)
         free = jax.tree.map(
@@ -169,7 +180,7 @@ class SoftplusAdam(Learner):
         )
 
 
-def _adam():
+def _adam() -> Any:
     # Imported here, since --help need not wait for it.
     import optax
 

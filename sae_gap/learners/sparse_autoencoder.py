@@ -216,15 +216,20 @@ class SparseAutoencoder(Learner):
             )
         return self._started(model, signals, key, mean, unit)
 
-    def _started(self, model, signals, key, mean, unit):
+    def _started(
+        self,
+        model: Model,
+        signals: Float[Array, "n input_dim"],
+        key: PRNGKeyArray,
+        mean: Float[Array, " columns"],
+        unit: Float[Array, "..."],
+    ) -> SAEState:
         """Returns the state of a model before the first step."""
         zero = jnp.zeros((), signals.dtype)
         count = jnp.zeros((), jnp.int32)
-        steering = (
-            None
-            if self.l0 is None
-            else Steering(zero + jnp.log(GENTLE), zero, zero, count)
-        )
+        steering = None
+        if self.l0 is not None:
+            steering = Steering(zero + jnp.log(GENTLE), zero, zero, count)
         optimiser = self._optimiser(len(signals), model.decoder.shape[1]).init(model)
         return SAEState(
             model, optimiser, count, live_share(signals), key, steering, mean, unit
@@ -236,7 +241,7 @@ class SparseAutoencoder(Learner):
             and type(self.encoder).calibrate is not AmortisedEncoder.calibrate
         )
 
-    def step(self, data: Split, state: SAEState):
+    def step(self, data: Split, state: SAEState) -> SAEState:
         shuffle_key, key = jax.random.split(state.key)
         epoch = batches(shuffle_key, len(data.signals), self.batch_size)
         rule = self._optimiser(len(data.signals), state.model.decoder.shape[1])
@@ -244,50 +249,26 @@ class SparseAutoencoder(Learner):
         total = self.num_steps * len(epoch[0])
         done = number / max(1, total - 1)
 
-        def train_step(carry, batch):
+        def train_step(carry: tuple, batch: tuple) -> tuple[tuple, None]:
+            model, optimiser, steering = carry
             indices, weights, done = batch
             signals, weights = sharding.split_batch(
                 (self._rows(data, indices), weights)
             )
             signals = (signals - state.mean) / state.unit
-            model, optimiser, steering = carry
             penalty = jnp.asarray(self.penalty)
             error = None
             if steering is not None:
-                active = jnp.sum(
-                    weights * jnp.sum(self.encoder(model, signals) != 0, axis=1)
-                )
+                active = jnp.sum(self.encoder(model, signals) != 0, axis=1)
+                active = jnp.sum(weights * active)
                 steering, factor, error = self._steer(steering, active, total)
                 penalty = penalty * factor
             # Padding lowers squared errors, which are means over all dimensions; but only their
             # ratio matters to Adam.
             penalty = penalty * state.live
-
-            def loss(model):
-                if self.frozen:
-                    # Without the products of gradients that nothing takes.
-                    model = eqx.tree_at(_fixed, model, replace_fn=jax.lax.stop_gradient)
-                losses, seen = self.encoder.loss_after(done, model, signals, penalty)
-                return jnp.sum(weights * losses), seen
-
-            gradient, seen = jax.grad(loss, has_aux=True)(model)
-            atoms = model.decoder
-            slope = gradient.decoder
-            # As published, atoms count as unit here. Between renormalisations they are unit to a
-            # per cent; the rest of a radial gradient shows in the norms of an l1-penalised
-            # dictionary.
-            radial = jnp.sum(slope * atoms, axis=0)
-            gradient = eqx.tree_at(
-                lambda model: model.dictionary, gradient, slope - radial * atoms
-            )
+            gradient, seen = self._gradient(model, signals, weights, penalty, done)
             updates, optimiser = rule.update(gradient, optimiser, model)
-            if self.frozen:
-                updates = eqx.tree_at(_fixed, updates, replace_fn=jnp.zeros_like)
-            model = self.encoder.observe(eqx.apply_updates(model, updates), seen)
-            if error is not None:
-                model = self.encoder.raised(model, NUDGE * error)
-            if self.renormalise_every is None and not self.frozen:
-                model = _unit(model)
+            model = self._moved(model, updates, seen, error)
             return (model, optimiser, steering), None
 
         carry = state.model, state.optimiser, state.steering
@@ -301,16 +282,54 @@ class SparseAutoencoder(Learner):
                 lambda model: model,
                 model,
             )
-        return SAEState(
-            model,
-            optimiser,
-            state.epoch + 1,
-            state.live,
-            key,
-            steering,
-            state.mean,
-            state.unit,
+        return dataclasses.replace(
+            state,
+            model=model,
+            optimiser=optimiser,
+            epoch=state.epoch + 1,
+            key=key,
+            steering=steering,
         )
+
+    def _gradient(
+        self,
+        model: Model,
+        signals: Float[Array, "n columns"],
+        weights: Float[Array, " n"],
+        penalty: Float[Array, ""],
+        done: Float[Array, ""],
+    ) -> tuple[Model, PyTree]:
+        """Returns the gradient of a batch's loss, the dictionary's orthogonal to its atoms; and
+        what the encoder observed.
+        """
+
+        def loss(model: Model) -> tuple[Array, PyTree]:
+            if self.frozen:
+                # Without the products of gradients that nothing takes.
+                model = eqx.tree_at(_fixed, model, replace_fn=jax.lax.stop_gradient)
+            losses, seen = self.encoder.loss_after(done, model, signals, penalty)
+            return jnp.sum(weights * losses), seen
+
+        gradient, seen = jax.grad(loss, has_aux=True)(model)
+        atoms = model.decoder
+        slope = gradient.decoder
+        # As published, atoms count as unit here. Between renormalisations they are unit to a per
+        # cent; the rest of a radial gradient shows in the norms of an l1-penalised dictionary.
+        slope = slope - jnp.sum(slope * atoms, axis=0) * atoms
+        return eqx.tree_at(lambda model: model.dictionary, gradient, slope), seen
+
+    def _moved(
+        self, model: Model, updates: Model, seen: PyTree, error: Array | None
+    ) -> Model:
+        """Returns the model after the updates of a step; `error` is that of a steered L0."""
+        if self.frozen:
+            updates = eqx.tree_at(_fixed, updates, replace_fn=jnp.zeros_like)
+        model = self.encoder.observe(eqx.apply_updates(model, updates), seen)
+        if error is not None:
+            model = self.encoder.raised(model, NUDGE * error)
+        if self.renormalise_every is None and not self.frozen:
+            model = _unit(model)
+        return model
 
     def model(self, state):
         model = state.model
@@ -322,7 +341,9 @@ class SparseAutoencoder(Learner):
             encoder=unscaled(model.encoder, unit),
         )
 
-    def _rows(self, data, indices):
+    def _rows(
+        self, data: Split, indices: Int[Array, " n"]
+    ) -> Float[Array, "n columns"]:
         """Returns rows, (n, columns), as the encoder and its loss take them."""
         return data.signals[indices]
 
@@ -379,10 +400,10 @@ def few(rows: Float[Array, "n dim"]) -> Float[Array, "some dim"]:
     return rows[:: -(-len(rows) // FEW)]
 
 
-def unscaled(encoder, unit):
+def unscaled(encoder: PyTree, unit: Float[Array, ""]) -> PyTree:
     """Returns the parameters of an encoder of rows in units, for the rows themselves."""
 
-    def scaled(part):
+    def scaled(part: PyTree) -> PyTree:
         return (
             Affine(part.weight / unit, part.bias) if isinstance(part, Affine) else part
         )
@@ -390,7 +411,7 @@ def unscaled(encoder, unit):
     return jax.tree.map(scaled, encoder, is_leaf=lambda part: isinstance(part, Affine))
 
 
-def _fixed(model):
+def _fixed(model: Model) -> tuple[PyTree, PyTree]:
     return model.dictionary, model.bias
 
 

@@ -16,7 +16,7 @@ from sae_gap import Setting, agreement
 from sae_gap.data import Activations
 from sae_gap.data.activations import rows
 from sae_gap.dictionaries import learned as curve
-from sae_gap.dictionaries.learn import spread
+from sae_gap.dictionaries.fits import spread
 from sae_gap.encoders import BatchTopK, TopK
 from sae_gap.storage import Checkpoint
 
@@ -292,7 +292,7 @@ def test_an_sae_is_trained_as_asked_and_else_for_2000_steps(
         assert (learner.encoder, learner.num_steps, learner.frozen, seed) == wanted
         raise InterruptedError
 
-    monkeypatch.setattr("sae_gap.dictionaries.learned.fit_signals", interrupted)
+    monkeypatch.setattr("sae_gap.dictionaries.export.fit_signals", interrupted)
     train = learned.train.take(np.arange(count)) if count else learned.train
     parts = sae_gap.open_activations(train), learned.held_out
     with raises(InterruptedError):

@@ -6,7 +6,6 @@ share. So a row of partners is kept for each atom, and memory grows with their n
 square of the width.
 """
 
-from collections import namedtuple
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -85,7 +84,7 @@ def mean_code(products, together, sums, uses):
     return products / jnp.maximum(sums, tiny) * uses / jnp.maximum(together, 1)
 
 
-class Uses(namedtuple("Uses", "atoms samples codes begins")):
+class Uses(NamedTuple):
     """Positive codes, in the order of their atoms; free slots fill up the end.
 
     Attributes:
@@ -95,9 +94,15 @@ class Uses(namedtuple("Uses", "atoms samples codes begins")):
       begins: where the uses of each atom begin, and where the last atom's end.
     """
 
-    def some(self, begin):
+    atoms: Int[Array, " uses"]
+    samples: Int[Array, " uses"]
+    codes: Float[Array, " uses"]
+    begins: Int[Array, " ends"]
+
+    def some(self, begin: int | Int[Array, ""]) -> list[Array]:
         """Returns the atoms, samples and codes of `_USES` uses, from `begin` on."""
-        return [lax.dynamic_slice(each, (begin,), (_USES,)) for each in self[:3]]
+        columns = self.atoms, self.samples, self.codes
+        return [lax.dynamic_slice(column, (begin,), (_USES,)) for column in columns]
 
 
 def uses_of(places, codes, num_latents):
@@ -110,15 +115,9 @@ def uses_of(places, codes, num_latents):
     codes = jnp.where(codes > 0, codes, 0).reshape(-1)[order]
     begins = jnp.searchsorted(atoms, jnp.arange(num_latents + 1))
     # Padded, so that a slice may begin anywhere.
-    atoms, samples, codes = (
-        jnp.pad(each, (0, _USES), constant_values=fill)
-        for each, fill in (
-            (atoms, num_latents),
-            (order // places.shape[1], 0),
-            (codes, 0),
-        )
-    )
-    return Uses(atoms, samples, codes, begins)
+    atoms = jnp.pad(atoms, (0, _USES), constant_values=num_latents)
+    samples = jnp.pad(order // places.shape[1], (0, _USES))
+    return Uses(atoms, samples, jnp.pad(codes, (0, _USES)), begins)
 
 
 def energy_product(uses, rows, num_samples):

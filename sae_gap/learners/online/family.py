@@ -10,15 +10,17 @@ All atoms are treated at once, in arrays of fixed shapes. So the index `num_late
 atom": JAX reads the last atom in its place, which is then ignored, and drops assignments to it.
 """
 
-from collections import namedtuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.encoders import unit_atoms
 from sae_gap.learners import (
     LEAST_USES,
     PARTNERS,
+    Cooccurrence,
     coherent_cosine,
     includes,
     least_share,
@@ -65,12 +67,13 @@ _LEAST_ENERGY = 0.3
 _LEAST_PARTED = 0.5
 
 
-class Atoms(namedtuple("Atoms", "dictionary moved")):
-    """A dictionary of unit atoms, (input_dim, num_latents), with a mask of the atoms that have
-    moved.
-    """
+class Atoms(NamedTuple):
+    """A dictionary of unit atoms, with a mask of the atoms that have moved."""
 
-    def put(self, places, atoms):
+    dictionary: Float[Array, "input_dim num_latents"]
+    moved: Bool[Array, " num_latents"]
+
+    def put(self, places: Int[Array, "..."], atoms: Float[Array, "..."]) -> "Atoms":
         """Puts atoms, (..., input_dim), at unit length in their places, (...,); drops those whose
         place is num_latents.
         """
@@ -82,7 +85,27 @@ class Atoms(namedtuple("Atoms", "dictionary moved")):
         )
 
 
-def repair(dictionary, counts, idle):
+class Factor(NamedTuple):
+    """What some rays have in common, and what is left of each.
+
+    Attributes:
+      common: the common factor p.
+      rest: the remainder of each ray without it.
+      length: the lengths of these.
+      loading: each ray's loading on p.
+    """
+
+    common: Float[Array, "... input_dim"]
+    rest: Float[Array, "... rays input_dim"]
+    length: Float[Array, "... rays"]
+    loading: Float[Array, "... rays"]
+
+
+def repair(
+    dictionary: Float[Array, "input_dim num_latents"],
+    counts: Cooccurrence,
+    idle: Float[Array, " num_latents"],
+) -> tuple[Atoms, Float[Array, " num_latents"]]:
     """Repairs parents that decorrelation cannot: those that are merged with a child, have no atom,
     are turned, or recur in a child. An atom moves at most once.
 
@@ -102,7 +125,9 @@ def repair(dictionary, counts, idle):
     return atoms, jnp.where(twice, 0, idle)
 
 
-def split_merged_parents(atoms, counts, idle):
+def split_merged_parents(
+    atoms: Atoms, counts: Cooccurrence, idle: Float[Array, " num_latents"]
+) -> Atoms:
     """Splits a parent whose atom is merged with one of its children, `v = p + c_1`.
 
     Its other children c_k are then learned as `p + c_k` without the part along v. They share
@@ -118,80 +143,119 @@ def split_merged_parents(atoms, counts, idle):
     `p + (c_1 + c_2) / 2`, and the remainders are opposite. But with three atoms for three concepts,
     signals with varying codes decide the rest: the next rounds that solve find p, c_1 and c_2.
     """
-    rows = atoms.dictionary.T
-    num_latents = len(rows)
-    uses = counts.uses
     parent = parents(counts)
-    names = jnp.arange(num_latents)
-    siblings = (
-        members_of(parent, NEIGHBOURS)
-        .at[parent]
-        .get(mode="fill", fill_value=num_latents)
-    )
-    alike, _ = alike_pairs(atoms, counts, siblings, SIBLINGS)
-    lone = jnp.zeros_like(uses).at[parent].add(1, mode="drop")[parent] == 1
-    owner = jnp.where(jnp.any(alike, axis=1) | lone, parent, num_latents)
+    owner = owners(atoms, counts, parent)
     children = members_of(owner)
-
-    def over_children(values):
-        return jnp.zeros_like(uses).at[owner].add(values, mode="drop")
-
-    both, beside, product = (
-        with_partner(counts, values, owner)
-        for values in (counts.together, counts.beside, counts.products)
+    evidence = weigh_parents(atoms, counts, owner)
+    names = jnp.arange(len(owner))
+    wanted, lone, factor = lax.map(
+        lambda name: split_parent(name, children[name], atoms, counts, evidence),
+        names,
+        batch_size=BATCH,
     )
+    # An atom is not split together with its own parent.
+    wanted &= ~flags_of(wanted, parent)
+    # The child that the parent was merged with takes an idle atom.
+    lost = wanted & (evidence.alone > ALONE) & (factor.length[:, -1] > LEAST_REST)
+    taken = wanted | flags_of(wanted, owner)
+    spare = idle_atoms(lost, jnp.where(taken, jnp.inf, idle))
+    wanted &= ~lone | (spare < len(owner))
+    remains = factor.length[:, :-1] > LEAST_REST
+    at_child = jnp.where(wanted[:, None] & remains, children, len(owner))
+    at_parent = jnp.where(wanted, names, len(owner))
+    atoms = atoms.put(at_child, factor.rest[:, :-1]).put(at_parent, factor.common)
+    return atoms.put(spare, factor.rest[:, -1])
+
+
+def owners(
+    atoms: Atoms, counts: Cooccurrence, parent: Int[Array, " num_latents"]
+) -> Int[Array, " num_latents"]:
+    """Returns the parent of each atom that may be split from it: of one that is alike to a sibling
+    or has none; num_latents for others.
+    """
+    num_latents = len(parent)
+    siblings = members_of(parent, NEIGHBOURS)
+    siblings = siblings.at[parent].get(mode="fill", fill_value=num_latents)
+    alike, _ = alike_pairs(atoms, counts, siblings, SIBLINGS)
+    lone = sum_by(parent, jnp.ones_like(counts.uses))[parent] == 1
+    return jnp.where(jnp.any(alike, axis=1) | lone, parent, num_latents)
+
+
+class Evidence(NamedTuple):
+    """What counts say of atoms as parents, and as children of the parents that own them.
+
+    Attributes:
+      alone: the share of a parent's uses in which none of its children is on.
+      smaller: whether its mean code beside its children is smaller than without them.
+      splits_lone: whether its codes allow it to be split from a lone child.
+      product: Σ z_i z_j of a child j and its owner i.
+      short: whether a child's ray is no longer than its owner's.
+    """
+
+    alone: Float[Array, " num_latents"]
+    smaller: Bool[Array, " num_latents"]
+    splits_lone: Bool[Array, " num_latents"]
+    product: Float[Array, " num_latents"]
+    short: Bool[Array, " num_latents"]
+
+
+def weigh_parents(
+    atoms: Atoms, counts: Cooccurrence, owner: Int[Array, " num_latents"]
+) -> Evidence:
+    """Returns the evidence for a split of each parent from the atoms that it owns."""
+    rows = atoms.dictionary.T
+    uses = counts.uses
     size = counts.size
-    cosine = jnp.sum(rows * rows[owner], axis=1)
-    times = over_children(both)
-    total = over_children(both * beside)
-    alone = 1 - over_children(uses) / jnp.maximum(uses, 1)
+    together = with_partner(counts, counts.together, owner)
+    beside = with_partner(counts, counts.beside, owner)
+    times = sum_by(owner, together)
+    total = sum_by(owner, together * beside)
     without = (counts.sums - total) / jnp.maximum(uses - times, 1)
     smaller = total / jnp.maximum(times, 1) < (1 - DIFFER) * without
-    short = is_short(beside, size[owner], size, cosine)
     # If p and c have the usual size, their sum is larger.
     large = size > jnp.nanmedian(jnp.where(uses >= LEAST_USES, size, jnp.nan))
-    # The conditions for a parent to be split from a lone child.
-    is_lone = smaller & large & (times > PARTNERS * uses)
-
-    def split(v):
-        exists = children[v] < num_latents
-        own = jnp.minimum(children[v], num_latents - 1)
-        pairs = exists[:, None] & exists & ~jnp.eye(MEMBERS, dtype=bool)
-        some = rows[own]
-        shared = jnp.sum(jnp.where(pairs, some @ some.T, 0)) / jnp.maximum(
-            jnp.sum(pairs), 1
-        )
-        rays = some * counts.squares[own, None] + rows[v] * product[own, None]
-        exists = jnp.append(exists, alone[v] > ALONE)
-        common, rest, length, loading = common_factor(
-            unit_atoms(jnp.vstack([rays, rows[v]]).T)[0].T, exists
-        )
-        many = (
-            (jnp.sum(exists) >= 3)
-            & (shared > SIBLINGS)
-            & (smaller[v] | (alone[v] <= ALONE))
-        )
-        two = (jnp.sum(exists[:-1]) == 1) & exists[-1] & is_lone[v] & ~short[own[0]]
-        return (many | two) & (loading[-1] <= PURE), two, common, rest, length
-
-    wanted, two, common, rest, length = lax.map(split, names, batch_size=BATCH)
-    # An atom is not split together with its own parent.
-    wanted &= ~jnp.append(wanted, False)[parent]
-    # The child that the parent was merged with takes an idle atom.
-    lost = wanted & (alone > ALONE) & (length[:, -1] > LEAST_REST)
-    taken = wanted | jnp.append(wanted, False)[owner]
-    spare = idle_atoms(lost, jnp.where(taken, jnp.inf, idle))
-    wanted &= ~two | (spare < num_latents)
-    at_child = jnp.where(
-        wanted[:, None] & (length[:, :-1] > LEAST_REST), children, num_latents
-    )
-    at_parent = jnp.where(wanted, names, num_latents)
-    return (
-        atoms.put(at_child, rest[:, :-1]).put(at_parent, common).put(spare, rest[:, -1])
+    cosine = jnp.sum(rows * rows[owner], axis=1)
+    return Evidence(
+        alone=1 - sum_by(owner, uses) / jnp.maximum(uses, 1),
+        smaller=smaller,
+        splits_lone=smaller & large & (times > PARTNERS * uses),
+        product=with_partner(counts, counts.products, owner),
+        short=is_short(beside, size[owner], size, cosine),
     )
 
 
-def add_missing_parents(atoms, counts, idle):
+def split_parent(
+    name: Int[Array, ""],
+    children: Int[Array, " members"],
+    atoms: Atoms,
+    counts: Cooccurrence,
+    evidence: Evidence,
+) -> tuple[Bool[Array, ""], Bool[Array, ""], Factor]:
+    """Tells whether to split a parent from its children, and whether from a lone one; and returns
+    the common factor of the children's rays and, in the last place, of its own atom.
+    """
+    rows = atoms.dictionary.T
+    exists = children < len(rows)
+    children = jnp.minimum(children, len(rows) - 1)
+    child_rows = rows[children]
+    pairs = exists[:, None] & exists & ~jnp.eye(MEMBERS, dtype=bool)
+    shared = jnp.sum(jnp.where(pairs, child_rows @ child_rows.T, 0))
+    shared = shared / jnp.maximum(jnp.sum(pairs), 1)
+    rays = child_rows * counts.squares[children, None]
+    rays = rays + rows[name] * evidence.product[children, None]
+    has_alone = evidence.alone[name] > ALONE
+    exists = jnp.append(exists, has_alone)
+    factor = common_factor(unit_rows(jnp.vstack([rays, rows[name]])), exists)
+    many = (jnp.sum(exists) >= 3) & (shared > SIBLINGS)
+    many &= evidence.smaller[name] | ~has_alone
+    lone = (jnp.sum(exists[:-1]) == 1) & has_alone & evidence.splits_lone[name]
+    lone &= ~evidence.short[children[0]]
+    return (many | lone) & (factor.loading[-1] <= PURE), lone, factor
+
+
+def add_missing_parents(
+    atoms: Atoms, counts: Cooccurrence, idle: Float[Array, " num_latents"]
+) -> Atoms:
     """Gives an atom to a parent that has none: p is never on without a child, and the atom of each
     child is `p + c_k`.
 
@@ -201,7 +265,28 @@ def add_missing_parents(atoms, counts, idle):
     small if each is coherent with one atom, but not with the others. The factor goes to the atom
     that is p already, or else to an idle one, and the members keep their remainders.
     """
-    dictionary, moved = atoms
+    leader = leaders(atoms, counts)
+    num_latents = len(leader)
+    members = members_of(leader)
+    wanted, factor, near, has_atom = lax.map(
+        lambda members: find_parent(members, atoms), members, batch_size=BATCH
+    )
+    in_family = flags_of(wanted, leader)
+    near = parents_of_one_family(near, has_atom, leader, in_family)
+    claimed = jnp.zeros(num_latents, bool).at[near].set(True, mode="drop")
+    busy = atoms.moved | claimed | in_family
+    spare = idle_atoms(wanted & ~has_atom, jnp.where(busy, jnp.inf, idle))
+    at_parent = jnp.where(has_atom, near, spare)
+    remains = factor.length > LEAST_REST
+    has_place = (at_parent < num_latents)[:, None]
+    at_member = jnp.where(has_place & remains, members, num_latents)
+    # Put the parent last, since it may be a member.
+    return atoms.put(at_member, factor.rest).put(at_parent, factor.common)
+
+
+def leaders(atoms: Atoms, counts: Cooccurrence) -> Int[Array, " num_latents"]:
+    """Returns the atom that each atom follows; num_latents if that follows another."""
+    dictionary = atoms.dictionary
     num_latents = dictionary.shape[1]
     names = jnp.arange(num_latents)
     others = nearest(dictionary)
@@ -212,40 +297,44 @@ def add_missing_parents(atoms, counts, idle):
     # The first of the most central atoms.
     leader = jnp.min(jnp.where(beside == most[:, None], others, num_latents), axis=1)
     leader = jnp.where(central == most, jnp.minimum(names, leader), leader)
-    leader = jnp.where(leader[leader] == leader, leader, num_latents)
-    members = members_of(leader)
+    return jnp.where(leader[leader] == leader, leader, num_latents)
 
-    def find(members):
-        exists = members < num_latents
-        own = jnp.minimum(members, num_latents - 1)
-        common, rest, length, loading = common_factor(dictionary.T[own], exists)
-        # Fewer than three members have no triples, and so the least loadings.
-        loaded = jnp.sum(jnp.where(exists, loading, 0)) > LOADED * jnp.sum(exists)
-        close = jnp.where(moved, -1, common @ dictionary)
-        near = jnp.argmax(close)
-        return loaded, common, rest, length, near, loaded & (close[near] > SAME)
 
-    wanted, common, rest, length, near, has = lax.map(find, members, batch_size=BATCH)
-    in_family = jnp.append(wanted, False)[leader]
-    # An atom is the parent of one family, the first, and only of its own if it is in one.
-    near = jnp.where(
-        has & ((leader[near] == names) | ~in_family[near]), near, num_latents
-    )
+def find_parent(
+    members: Int[Array, " members"], atoms: Atoms
+) -> tuple[Bool[Array, ""], Factor, Int[Array, ""], Bool[Array, ""]]:
+    """Tells whether members are a family without a parent, and their common factor; and returns the
+    atom nearest to the factor, and whether that is the parent already.
+    """
+    dictionary = atoms.dictionary
+    exists = members < dictionary.shape[1]
+    members = jnp.minimum(members, dictionary.shape[1] - 1)
+    factor = common_factor(dictionary.T[members], exists)
+    # Fewer than three members have no triples, and so the least loadings.
+    wanted = jnp.sum(jnp.where(exists, factor.loading, 0)) > LOADED * jnp.sum(exists)
+    close = jnp.where(atoms.moved, -1, factor.common @ dictionary)
+    near = jnp.argmax(close)
+    return wanted, factor, near, wanted & (close[near] > SAME)
+
+
+def parents_of_one_family(
+    near: Int[Array, " num_latents"],
+    has_atom: Bool[Array, " num_latents"],
+    leader: Int[Array, " num_latents"],
+    in_family: Bool[Array, " num_latents"],
+) -> Int[Array, " num_latents"]:
+    """Returns the atom that is the parent of each leader's family, or num_latents: an atom is the
+    parent of one family, the first, and only of its own if it is in one.
+    """
+    num_latents = len(leader)
+    names = jnp.arange(num_latents)
+    fits = has_atom & ((leader[near] == names) | ~in_family[near])
+    near = jnp.where(fits, near, num_latents)
     first = jnp.full(num_latents + 1, num_latents).at[near].min(names)
-    near = jnp.where(first[near] == names, near, num_latents)
-    claimed = jnp.zeros(num_latents, bool).at[near].set(True, mode="drop")
-    spare = idle_atoms(
-        wanted & ~has, jnp.where(moved | claimed | in_family, jnp.inf, idle)
-    )
-    at_parent = jnp.where(has, near, spare)
-    at_member = jnp.where(
-        (at_parent < num_latents)[:, None] & (length > LEAST_REST), members, num_latents
-    )
-    # Put the parent last, since it may be a member.
-    return atoms.put(at_member, rest).put(at_parent, common)
+    return jnp.where(first[near] == names, near, num_latents)
 
 
-def turn_pairs(atoms, counts):
+def turn_pairs(atoms: Atoms, counts: Cooccurrence) -> Atoms:
     """Turns pairs `v = p + c`, which is on wherever p is, and `u = p - c`, its partner, which is on
     beside v when c is off.
 
@@ -255,46 +344,59 @@ def turn_pairs(atoms, counts):
     becomes u, the base of the pair, and the remainder of v becomes v.
     """
     rows = atoms.dictionary.T
-    moved = atoms.moved
     num_latents = len(rows)
     names = jnp.arange(num_latents)
-    others = counts.partners
-    uses = counts.uses
-    size = counts.size
-    cosines = lax.map(
-        lambda name: rows[others[name]] @ rows[name], names, batch_size=BATCH
-    )
-    # Each atom as the parent of its partners, and as their child.
-    own = (uses[:, None], size[:, None])
-    its = (counts.of(uses), counts.of(size))
-    back = counts.together / jnp.maximum(its[0], 1)
-    beside = mean_code(counts.products, counts.together, counts.of(counts.sums), its[0])
-    child = includes(counts) & (back > PARTNERS) & (its[0] >= own[0])
-    child &= is_short(counts.beside, its[1], own[1], cosines)
-    parent = (back > least_share(counts)[:, None]) & (its[0] >= LEAST_USES)
-    parent &= own[0] >= its[0]
-    parent &= is_short(beside, own[1], its[1], cosines)
-    free = (others < num_latents) & ~(moved[:, None] | counts.of(moved))
+    back = counts.together / jnp.maximum(counts.of(counts.uses), 1)
+    child, parent = pair_roles(rows, counts, back)
+    moves = atoms.moved[:, None] | counts.of(atoms.moved)
+    free = (counts.partners < num_latents) & ~moves
     score = jnp.where((child | parent) & free, counts.given * back, 0)
     # Each is the other's best partner, so no atom is in two pairs. If either can be the base, the
     # first becomes it.
     best = jnp.argmax(score, axis=1)[:, None]
 
-    def of_best(values):
+    def of_best(values: Array) -> Array:
         return jnp.take_along_axis(values, best, axis=1)[:, 0]
 
-    u = of_best(others)
+    u = of_best(counts.partners)
     turns = (of_best(score) > 0) & (u[u] == names) & of_best(parent)
     turns &= ~(of_best(child) & (u < names))
-    base = rows[u] * counts.squares[u, None] + rows * of_best(counts.products)[:, None]
-    base = unit_atoms(base.T)[0].T
+    base = rows[u] * counts.squares[u, None]
+    base = unit_rows(base + rows * of_best(counts.products)[:, None])
     rest = rows - jnp.sum(rows * base, axis=1, keepdims=True) * base
     turns &= jnp.linalg.norm(rest, axis=1) > LEAST_REST
-    at_base, at_other = (jnp.where(turns, place, num_latents) for place in (u, names))
-    return atoms.put(at_base, base).put(at_other, rest)
+    at_base = jnp.where(turns, u, num_latents)
+    return atoms.put(at_base, base).put(jnp.where(turns, names, num_latents), rest)
 
 
-def is_short(beside, size, other, cosine):
+def pair_roles(
+    rows: Float[Array, "num_latents input_dim"],
+    counts: Cooccurrence,
+    back: Float[Array, "num_latents partners"],
+) -> tuple[Bool[Array, "num_latents partners"], Bool[Array, "num_latents partners"]]:
+    """Tells whether each atom may be u, the child, and v, the parent, of a pair with each of its
+    partners; `back` is the share of the partner's uses in which the atom is on.
+    """
+    cosines = lax.map(
+        lambda name: rows[counts.partners[name]] @ rows[name],
+        jnp.arange(len(rows)),
+        batch_size=BATCH,
+    )
+    uses = counts.uses[:, None]
+    size = counts.size[:, None]
+    its_uses = counts.of(counts.uses)
+    its_size = counts.of(counts.size)
+    beside = mean_code(
+        counts.products, counts.together, counts.of(counts.sums), its_uses
+    )
+    child = includes(counts) & (back > PARTNERS) & (its_uses >= uses)
+    child &= is_short(counts.beside, its_size, size, cosines)
+    parent = (back > least_share(counts)[:, None]) & (its_uses >= LEAST_USES)
+    parent &= (uses >= its_uses) & is_short(beside, size, its_size, cosines)
+    return child, parent
+
+
+def is_short(beside: Array, size: Array, other: Array, cosine: Array) -> Array:
     """Tells whether the ray of j, `z̄_ij d_i + z̄_j d_j`, is shorter than that of i or about as
     long; a child's is longer.
 
@@ -304,12 +406,13 @@ def is_short(beside, size, other, cosine):
       other: z̄_j.
       cosine: the cosine of the atoms i and j.
     """
-    return (
-        beside**2 + other**2 + 2 * beside * other * cosine < ((1 + DIFFER) * size) ** 2
-    )
+    square = beside**2 + other**2 + 2 * beside * other * cosine
+    return square < ((1 + DIFFER) * size) ** 2
 
 
-def part_from_parents(atoms, counts):
+def part_from_parents(
+    atoms: Atoms, counts: Cooccurrence
+) -> tuple[Atoms, Bool[Array, " num_latents"]]:
     """Takes a parent out of a child that is used in its place: `p + c` is an atom, and so is p,
     which is off when the other is on.
 
@@ -326,11 +429,9 @@ def part_from_parents(atoms, counts):
     energy = counts.squares
     others = nearest(dictionary)
     lies, cosines = alike_pairs(atoms, counts, others, coherent_cosine(dictionary))
-    lies &= (
-        (size[others] < size[:, None])
-        & (cosines * size[:, None] > CONTAINS * size[others])
-        & (energy[others] > _LEAST_ENERGY * energy[:, None])
-    )
+    lies &= size[others] < size[:, None]
+    lies &= cosines * size[:, None] > CONTAINS * size[others]
+    lies &= energy[others] > _LEAST_ENERGY * energy[:, None]
     # A parent does not move itself.
     lies &= ~jnp.any(lies, axis=1)[others]
     longest = jnp.argmax(jnp.where(lies, size[others], -1), axis=1)
@@ -342,28 +443,51 @@ def part_from_parents(atoms, counts):
     return atoms.put(places, rest.T), parts & twice
 
 
-def usual_energy(squares):
+def unit_rows(rows: Float[Array, "n dim"]) -> Float[Array, "n dim"]:
+    """Scales rows to unit length."""
+    return unit_atoms(rows.T)[0].T
+
+
+def flags_of(
+    flags: Bool[Array, " num_latents"], places: Int[Array, " n"]
+) -> Bool[Array, " n"]:
+    """Returns the flag of the atom at each place; False where the place is num_latents."""
+    return jnp.append(flags, False)[places]
+
+
+def sum_by(
+    owner: Int[Array, " num_latents"], values: Float[Array, " num_latents"]
+) -> Float[Array, " num_latents"]:
+    """Returns for each atom the sum of the values of the atoms that it owns."""
+    return jnp.zeros_like(values).at[owner].add(values, mode="drop")
+
+
+def usual_energy(squares: Float[Array, " num_latents"]) -> Float[Array, ""]:
     """Returns the median energy Σ z² of the atoms with any; 0 if none has."""
     return jnp.nan_to_num(jnp.nanmedian(jnp.where(squares > 0, squares, jnp.nan)))
 
 
-def idle_energy(squares):
+def idle_energy(
+    squares: Float[Array, " num_latents"],
+) -> Float[Array, " num_latents"]:
     """Returns the energy of idle atoms, which have less than the share `IDLE` of the usual energy;
     infinity for others.
     """
-    return jnp.where(
-        (squares > 0) & (squares >= IDLE * usual_energy(squares)), jnp.inf, squares
-    )
+    is_used = (squares > 0) & (squares >= IDLE * usual_energy(squares))
+    return jnp.where(is_used, jnp.inf, squares)
 
 
-def idle_atoms(wanted, idle):
+def idle_atoms(
+    wanted: Bool[Array, " num_latents"], idle: Float[Array, " num_latents"]
+) -> Int[Array, " num_latents"]:
     """Returns an idle atom for each wanting place while there are any; else num_latents."""
-    queue = jnp.argsort(idle)
-    turn = jnp.cumsum(wanted) - 1
-    return jnp.where(wanted & (idle[queue[turn]] < jnp.inf), queue[turn], len(idle))
+    next_idle = jnp.argsort(idle)[jnp.cumsum(wanted) - 1]
+    return jnp.where(wanted & (idle[next_idle] < jnp.inf), next_idle, len(idle))
 
 
-def nearest(dictionary):
+def nearest(
+    dictionary: Float[Array, "input_dim num_latents"],
+) -> Int[Array, "num_latents neighbours"]:
     """Returns for each atom the few with the largest cosines, itself included, in the order of
     their numbers.
     """
@@ -375,7 +499,12 @@ def nearest(dictionary):
     )
 
 
-def alike_pairs(atoms, counts, others, least):
+def alike_pairs(
+    atoms: Atoms,
+    counts: Cooccurrence,
+    others: Int[Array, "num_latents others"],
+    least: float | Float[Array, ""],
+) -> tuple[Bool[Array, "num_latents others"], Float[Array, "num_latents others"]]:
     """Tells which of some others each atom is alike to, and their cosines: the cosine exceeds
     `least`, and both atoms are judged, and apart.
 
@@ -390,7 +519,7 @@ def alike_pairs(atoms, counts, others, least):
     names = jnp.arange(len(atoms.moved))
     judged = (counts.uses >= LEAST_USES) & ~atoms.moved
 
-    def compare(name):
+    def compare(name: Array) -> tuple[Array, Array]:
         own = others[name]
         cosines = rows[own] @ rows[name]
         # For each of the two, the share of its uses in which the other is on.
@@ -403,7 +532,9 @@ def alike_pairs(atoms, counts, others, least):
     return lax.map(compare, names, batch_size=BATCH)
 
 
-def members_of(owner, most=MEMBERS):
+def members_of(
+    owner: Int[Array, " num_latents"], most: int = MEMBERS
+) -> Int[Array, "num_latents most"]:
     """Returns the first atoms that each atom owns, a row each, filled up with num_latents, which is
     also the owner, of (num_latents,), of atoms that have none.
     """
@@ -417,9 +548,10 @@ def members_of(owner, most=MEMBERS):
     )
 
 
-def common_factor(rays, exists):
-    """Returns the common factor p of unit rays, (input_dim,), the remainder of each without it,
-    (some, input_dim), the lengths of these, and the loadings on p.
+def common_factor(
+    rays: Float[Array, "rays input_dim"], exists: Bool[Array, " rays"]
+) -> Factor:
+    """Returns the common factor p of unit rays, and what is left of each without it.
 
     Rays that share nothing but p have the products `r_j · r_k = a_j a_k`, with the loadings
     `a_j = r_j · p`. So `a_j² = mean over k and l of r_j·r_k r_j·r_l / r_k·r_l`. A solve with a
@@ -433,17 +565,13 @@ def common_factor(rays, exists):
     pairs = exists[:, None] & exists
     other = pairs & ~jnp.eye(len(exists), dtype=bool)
     triples = other[:, :, None] & other[:, None, :] & other[None]
-    ratios = (
-        products[:, :, None]
-        * products[:, None, :]
-        / jnp.maximum(products, _LEAST_COSINE)
-    )
-    squares = jnp.sum(jnp.where(triples, ratios, 0), axis=(1, 2)) / jnp.maximum(
-        jnp.sum(triples, axis=(1, 2)), 1
-    )
+    ratios = products[:, :, None] * products[:, None, :]
+    ratios = ratios / jnp.maximum(products, _LEAST_COSINE)
+    squares = jnp.sum(jnp.where(triples, ratios, 0), axis=(1, 2))
+    squares = squares / jnp.maximum(jnp.sum(triples, axis=(1, 2)), 1)
     loading = jnp.sqrt(jnp.clip(squares, _RIDGE, 1))
     system = jnp.where(pairs, products, 0) + jnp.diag(jnp.where(exists, _RIDGE, 1))
     factor = jnp.linalg.solve(system, jnp.where(exists, loading, 0)) @ rays
     common = unit_atoms(factor[:, None])[0][:, 0]
     rest = rays - jnp.outer(rays @ common, common)
-    return common, rest, jnp.linalg.norm(rest, axis=1), loading
+    return Factor(common, rest, jnp.linalg.norm(rest, axis=1), loading)

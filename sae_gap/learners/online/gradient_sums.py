@@ -1,13 +1,13 @@
 """Codes samples a few at a time, and sums what a step of the dictionary needs."""
 
-from collections import namedtuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.sharding import PartitionSpec
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from sae_gap.runtime import SAMPLES, num_parts
 from sae_gap.solvers import (
@@ -28,10 +28,20 @@ ROOM = 2**29
 LEAST_LATENTS = 500
 
 
-# Sums over samples with codes Z and residuals R = Y - Z Dᵀ: Zᵀ R, (num_latents, input_dim), the
-# negative gradient of ½‖R‖² in Dᵀ; the sum of each atom's squared codes and the number of its
-# non-zero codes, (num_latents,); and ‖R‖².
-_Sums = namedtuple("_Sums", "gradient squares uses error")
+class _Sums(NamedTuple):
+    """Sums over samples with codes Z and residuals R = Y - Z Dᵀ.
+
+    Attributes:
+      gradient: Zᵀ R, the negative gradient of ½‖R‖² in Dᵀ.
+      squares: the sum of each atom's squared codes.
+      uses: the number of its non-zero codes.
+      error: ‖R‖².
+    """
+
+    gradient: Float[Array, "num_latents input_dim"]
+    squares: Float[Array, " num_latents"]
+    uses: Float[Array, " num_latents"]
+    error: Float[Array, ""]
 
 
 def accumulate(signals, dictionary, least, epsilon, *, num_slots, num_rounds=3):
