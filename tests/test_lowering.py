@@ -18,7 +18,7 @@ from sae_gap.core import Model
 from sae_gap.encoders import BatchTopK, TopK
 from sae_gap.learners import HostLearner, Learner
 from sae_gap.solvers import coding, sparse_code
-from sae_gap.study import fitting as program
+from sae_gap.study import loop
 
 from .solvers.problems import draw
 from .test_versions import crossed, seen
@@ -100,11 +100,14 @@ def test_a_fit(name):
     data = learner.select(task)
     key = jax.random.key(0)
     start, advance, end = (
-        inspect.unwrap(each)
-        for each in (program._start, program._advance, program._end)
+        inspect.unwrap(each) for each in (loop._start, loop._advance, loop._end)
     )
-    stepped = lowered(lambda *given: start(*given, {}, 16), learner, data, key)
-    stepped = jax.tree.map(program._blank, stepped)
+
+    def begin(learner, data, key):
+        return start(learner, loop.Inputs(data, key, base={}, num_latents=16))
+
+    stepped = lowered(begin, learner, data, key)
+    stepped = jax.tree.map(loop._blank, stepped)
     if learner.num_steps:
         lowered(advance, (learner, data, np.int32(4)), stepped)
     lowered(end, learner, stepped[1])

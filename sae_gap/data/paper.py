@@ -334,5 +334,5 @@ def _ood_supports(setting: Setting, rng: np.random.Generator) -> Supports:
     return _with_latent_zero(first + others)
 
 
-def _with_latent_zero(others: Supports) -> Supports:
+def _with_latent_zero(others: Int[np.ndarray, "n others"]) -> Supports:
     return np.pad(others, [(0, 0), (1, 0)])
