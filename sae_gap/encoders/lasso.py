@@ -16,6 +16,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from sae_gap.core import (
+    Look,
     Model,
     Split,
     check_number,
@@ -136,6 +137,11 @@ class Lasso(_Minimising):
     label = "certified lasso"
     colour = "#000000"
     rank = 14
+    # Of the iterations below, which no list of encoders names.
+    looks: ClassVar = {
+        "ista": Look("ISTA", "#999933"),
+        "fista": Look("FISTA", "#7F7F7F"),
+    }
     constants: ClassVar = {"momentum": True}
 
     tol: float = option(default=1e-6, above=0, kw_only=True)
@@ -180,8 +186,6 @@ class FISTA(_Minimising):
     """
 
     listed = False
-    label = "FISTA"
-    colour = "#7F7F7F"
     momentum: ClassVar[bool] = True
 
     iterations: int = option(default=100, static=False, least=0, kw_only=True)
@@ -214,8 +218,6 @@ class FISTA(_Minimising):
 class ISTA(FISTA):
     """FISTA without momentum, with the same options."""
 
-    label = "ISTA"
-    colour = "#999933"
     momentum = False
 
 
