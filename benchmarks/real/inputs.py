@@ -232,11 +232,10 @@ def check_place(name: str, hook: str, layer: int, mlp: bool = False) -> None:
     place = re.fullmatch(pattern, hook)
     # sparsify notes only the folder, whose name may be anything.
     if "." in hook and place is None:
-        wanted = "the MLP's output" if mlp else "the residual stream"
-        mend = "leave --mlp out" if mlp else "or add --mlp for one of the MLP's output"
-        raise ValueError(
-            f"{name} was trained at {hook}; give an SAE of {wanted}, {mend}."
-        )
+        mend = "the residual stream, or add --mlp for one of the MLP's output"
+        if mlp:
+            mend = "the MLP's output, leave --mlp out"
+        raise ValueError(f"{name} was trained at {hook}; give an SAE of {mend}.")
     if place is not None and int(place[1] or place[3]) - (place[2] == "pre") != layer:
         raise ValueError(
             f"{name} was trained at {hook}, not behind block {layer}; give its own as --layer."

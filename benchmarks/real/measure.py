@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from absl import logging
 
 from benchmarks import cli
-from benchmarks.options import Distributed, Limited, frozen, option, written
+from benchmarks.options import Distributed, Limited, frozen, option, refuse
 from benchmarks.real import measurement_page
 from benchmarks.real.inputs import OfRecording, OnPairs, Outliers, check_place
 from sae_gap import figures, measure
@@ -142,11 +142,11 @@ class MeasureOptions(OnPairs, OfRecording, Outliers, Distributed, Limited):
             raise ValueError("--recording takes one process; leave --distributed out.")
         if not self.layers:
             return
-        for flag in written(self, OF_ONE_LAYER.split()):
-            name = flag.partition("=")[0]
-            raise ValueError(
-                f"--layers replaces streams of a recording; leave {name} out."
-            )
+        refuse(
+            self,
+            OF_ONE_LAYER.split(),
+            "--layers replaces streams of a recording; leave {} out.",
+        )
         if [*self.layers] != sorted(self.layers) or len(self.sae) != len(self.layers):
             raise ValueError("--layers must ascend, with one --sae for each.")
 
@@ -162,9 +162,11 @@ class MeasureOptions(OnPairs, OfRecording, Outliers, Distributed, Limited):
 
     def read_pairs(self) -> tuple[Activations, Activations | None]:
         if not self.recording:
-            for flag in written(self, OF_NETWORK.split()):
-                name = flag.partition("=")[0]
-                raise ValueError(f"{name} is of the network; give its --recording too.")
+            refuse(
+                self,
+                OF_NETWORK.split(),
+                "{} is of the network; give its --recording too.",
+            )
             return super().read_pairs()
         from sae_gap.lm.recording import open_recording
 
@@ -222,8 +224,9 @@ class MeasureOptions(OnPairs, OfRecording, Outliers, Distributed, Limited):
             )
         for name, report in reports.items():
             notes = report.sae.notes
-            names = ("hook_name_out", "hook_name", "hookpoint")
-            hook = next((notes[word] for word in names if word in notes), "")
+            hook = ""
+            for word in ("hookpoint", "hook_name", "hook_name_out"):
+                hook = notes.get(word, hook)
             check_place(name, hook, self.layer, self.mlp)
         if len(activations.outliers.rows):
             fate = "replaced" if rows.keep_outliers else "left as they are"
@@ -337,8 +340,12 @@ def variance(options: MeasureOptions) -> tuple[str, Sequence[str]]:
         **partial,
     }
     command = f"{cli.COMMAND}{NAME} {shlex.join(sys.argv[1:])}"
-    found = measurement_page.Measurement(rows, store.rows(), plan.source, reports)
-    text = measurement_page.write(folder, found, command, notes)
+    text = measurement_page.write(
+        folder,
+        measurement_page.Measurement(rows, store.rows(), plan.source, reports),
+        command,
+        notes,
+    )
     logging.info("read %s/report.html", folder)
     return f"{text}\n", plan.controls
 
@@ -350,8 +357,15 @@ def network(options: MeasureOptions, controls: Sequence[str]) -> list[Any]:
     levels = options.levels
     source, saes = options.begin((*levels, k) if options.costs else levels, controls)
     codes = [*dict.fromkeys((*CODES, *options.codes))]
-    where = f"{source.lm.name}, block {source.layer}"
-    rows = nats(folder / "nats", source, saes, levels, codes, controls, where)
+    rows = nats(
+        folder / "nats",
+        source,
+        saes,
+        levels,
+        codes,
+        controls,
+        f"{source.lm.name}, block {source.layer}",
+    )
     shown = report(rows)
     if options.costs:
         named = [name for name in options.costs if name != "all"]
@@ -409,7 +423,7 @@ def costs(
     Returns:
       A table for each SAE, sorted by the cost of codes.
     """
-    rows = list[Row]()
+    rows: list[Row] = []
     shown = []
     kinds = [name for name in codes if name in KINDS]
     named = [name for name in codes if name not in KINDS]

@@ -49,37 +49,19 @@ STANDINGS = (
 ALIKE = 0.02
 # Rows with these columns equal are scored on the same activations.
 SCORED = (
-    *("activations", "inputs", "samples", "seed", "split_seed", "keep_outliers"),
-    *("held_out", "runs"),
+    "activations",
+    "inputs",
+    "samples",
+    "seed",
+    "split_seed",
+    "keep_outliers",
+    "held_out",
+    "runs",
 )
-# Columns of each table, by their names in summary.csv and codes.csv.
-CURVE = (
-    "dictionary l0 fvu refit_fvu at_l0 curve_fvu curve_refit_fvu best_fvu best_codes "
-    "refit_fvu_ratio certificate"
-)
-CODES = "dictionary codes level l0 fvu fvu_outliers own_certificate"
-GAP = "dictionary lam l0 optimum_l0 relative_gap scale_share values_share support_share"
-SUPPORT = (
-    "dictionary jaccard overlap_precision overlap_recall fired_only used_only unused"
-)
-ATOMS = "dictionary num_latents dead_atoms duplicates coherence_median coherence_95 agreement"
-WORST = "dictionary index document gap relative_gap"
-LOADED = "dictionary library architecture normalisation fvu l0 dead"
 _TITLE = (
     "The best first, parts in points of 100 and cost in million multiply-adds a row: "
 )
-# How to make intervals over whole documents.
-_UNNAMED = (
-    "The activations name no documents: runs of neighbouring rows take their place, as long as the "
-    "correlation of neighbours asks for. To compare and hold out whole documents, give an array "
-    "`documents` beside that of the activations, with an integer for each row."
-)
-_MLP = (
-    "An MLP computes what transcoders explain here from what they read, so all that their encoders "
-    "lose is amortisation."
-)
 _LOST = "What each SAE loses at its own L0, and its parts ± half their 95 % intervals"
-_OBJECTIVE = "The gap of the lasso's objective and its parts, as shares of the best"
 _SAMPLES = "Samples of the largest gaps"
 # With fewer samples intervals are wide.
 FEW = 500
@@ -210,13 +192,38 @@ def sections(found: Measurement) -> list[Table]:
     ]
     worst = measure.worst_lines(found.rows, found.source)
     return [
-        table("Reconstruction", CURVE, measure.curve_lines(found.rows)),
-        table("All codes", CODES, coded),
-        table(_OBJECTIVE, GAP, found.gaps),
-        table("Supports: the encoder's beside the best", SUPPORT, found.gaps),
-        table("Atoms", ATOMS, measure.atom_lines(found.rows)),
-        table(_SAMPLES, WORST, worst),
-        table("As loaded", LOADED, loaded),
+        table(
+            "Reconstruction",
+            "dictionary l0 fvu refit_fvu at_l0 curve_fvu curve_refit_fvu best_fvu best_codes "
+            "refit_fvu_ratio certificate",
+            measure.curve_lines(found.rows),
+        ),
+        table(
+            "All codes",
+            "dictionary codes level l0 fvu fvu_outliers own_certificate",
+            coded,
+        ),
+        table(
+            "The gap of the lasso's objective and its parts, as shares of the best",
+            "dictionary lam l0 optimum_l0 relative_gap scale_share values_share support_share",
+            found.gaps,
+        ),
+        table(
+            "Supports: the encoder's beside the best",
+            "dictionary jaccard overlap_precision overlap_recall fired_only used_only unused",
+            found.gaps,
+        ),
+        table(
+            "Atoms",
+            "dictionary num_latents dead_atoms duplicates coherence_median coherence_95 agreement",
+            measure.atom_lines(found.rows),
+        ),
+        table(_SAMPLES, "dictionary index document gap relative_gap", worst),
+        table(
+            "As loaded",
+            "dictionary library architecture normalisation fvu l0 dead",
+            loaded,
+        ),
     ]
 
 
@@ -237,7 +244,10 @@ def findings(found: Measurement, partial: str | None = None) -> list[str]:
         verdicts, first = measure.ranking(verdicts)
         texts.append(f"{first} {ORDERS}")
     if found.source.activations.of_mlp:
-        texts.append(_MLP)
+        texts.append(
+            "An MLP computes what transcoders explain here from what they read, so all that their "
+            "encoders lose is amortisation."
+        )
     for verdict in verdicts:
         texts.append(f"{verdict.dictionary}:\n\n{_listed(sentences_of(verdict))}")
     first_row = found.rows[0]
@@ -247,7 +257,12 @@ def findings(found: Measurement, partial: str | None = None) -> list[str]:
             f"Only {found.scored()} are scored, which are few to judge by{more}."
         )
     if found.source.whole.documents is None:
-        texts.append(_UNNAMED)
+        texts.append(
+            "The activations name no documents: runs of neighbouring rows take their place, as "
+            "long as the correlation of neighbours asks for. To compare and hold out whole "
+            "documents, give an array `documents` beside that of the activations, with an integer "
+            "for each row."
+        )
     return texts
 
 

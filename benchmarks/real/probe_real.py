@@ -153,13 +153,12 @@ def of_pairs(
 
 def methods(options: ProbeOptions, saes: Sequence[SAE], input_dim: int) -> list[Method]:
     """The activations, and all codes on each SAE and each control."""
-    codes = dict.fromkeys(options.codes)
     alone = dict.fromkeys(("dictionary", "codes"), "activations")
     found = [Method("activations", "activations", Raw(), Linear(), alone)]
     for learner, about in learners_of(
         saes, options.controls, options.l0, input_dim
     ).values():
-        found += methods_of(learner, codes, options.l0, **about)
+        found += methods_of(learner, dict.fromkeys(options.codes), options.l0, **about)
     return found
 
 
@@ -173,7 +172,8 @@ def measure(options: ProbeOptions) -> list[Row]:
     recorded, lm = options.open()
     source = HeldOut(recorded.activations(options.layer), split_seed=0)
     train, held = source.parts
-    held = held if options.documents == "held_out" else source.kept
+    if options.documents == "all":
+        held = source.kept
     topics = recorded.topics
     documents = {*recorded.documents[held.numbers]}
     there = {topics[number] for number in documents} if topics else ()
@@ -201,9 +201,9 @@ def measure(options: ProbeOptions) -> list[Row]:
 
 def table_of(lines: Sequence[Row], baseline: str) -> Table:
     """The scores of each probe, from lines that `probing.overall` compared with a baseline."""
-    over = f"means over {lines[0]['pairs']} pairs ± half their 95 % intervals"
     return table(
-        f"AUC and its drop, {over}; more: less what own codes of {baseline} have",
+        f"AUC and its drop, means over {lines[0]['pairs']} pairs ± half their 95 % intervals; "
+        f"more: less what own codes of {baseline} have",
         SHOWN,
         lines,
     )

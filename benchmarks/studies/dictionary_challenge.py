@@ -90,9 +90,10 @@ BENCH = Bench(
         "online_dl_families",
         "spams",
         "sklearn",
-        *(
-            f"sae_{name}"
-            for name in ("jumprelu", "mp", "matryoshka", "lista_matryoshka", "gated")
-        ),
+        "sae_jumprelu",
+        "sae_mp",
+        "sae_matryoshka",
+        "sae_lista_matryoshka",
+        "sae_gated",
     ),
 )

@@ -42,10 +42,8 @@ def _methods(source: Any, p: Any) -> list[Method]:
             found.append(Method(f"warm_{name}", "refined", sae, warm, row))
         for count in SCREENS:
             pursuit = ScreenedPursuit(source.sparsity, screens=count)
-            told = {"screens": count}
-            found.append(
-                Method(f"screened_{name}", "pursuit", sae, pursuit, {**row, **told})
-            )
+            screened = {**row, "screens": count}
+            found.append(Method(f"screened_{name}", "pursuit", sae, pursuit, screened))
     true = Oracle()
     return found + [
         Method("fista_oracle", "oracle", true, fista(count)) for count in ITERATIONS
@@ -69,12 +67,14 @@ def by_products(rows):
         size = row["input_dim"], row["num_latents"]
         return encoder.flops(*size) / (2 * math.prod(size)) + 2 * (steps or 0)
 
-    chosen = [row for row in rows if row["family"] != "oracle"]
     found = [
         row
-        | {"products": cost(row)}
-        | {"codes": "screens" if row.get("screens") else row.get("start") or "own"}
-        for row in chosen
+        | {
+            "products": cost(row),
+            "codes": "screens" if row.get("screens") else row.get("start") or "own",
+        }
+        for row in rows
+        if row["family"] != "oracle"
     ]
     return [row for row in found if row["inference"] != "lasso" and row["products"] > 0]
 

@@ -95,11 +95,6 @@ _FULL = _STANDARD | {
     "online": {"rates": (0.3, 0.03, 0.005), "batch_size": 1_024, "num_slots": 96},
     "families": {"visits": 2, "num_slots": 96, "margin": 2.5},
 }
-_QUICK = _STANDARD | {
-    "num_latents": (512,),
-    "num_samples": (20_000,),
-    "sae_steps": 5_000,
-}
 
 
 class OfWorld(Preset):
@@ -115,7 +110,13 @@ BENCH = Bench(
     presets(
         OfWorld,
         smoke=_WORLD | {"num_latents": (64,), "num_samples": (1_000,)},
-        quick=_QUICK | {"seeds": Preset.seeds},
+        quick=_STANDARD
+        | {
+            "num_latents": (512,),
+            "num_samples": (20_000,),
+            "seeds": Preset.seeds,
+            "sae_steps": 5_000,
+        },
         standard=_STANDARD,
         paper=_STANDARD,
         full=_FULL,
