@@ -60,10 +60,9 @@ def run(
         # The suite's own errors are already sentences.
         if error.strerror is None:
             _stop(str(error))
-        name = error.filename or "a file"
         _stop(
-            f"{name} could not be read or written ({error.strerror}); mend that and run the same "
-            "again."
+            f"{error.filename or 'a file'} could not be read or written ({error.strerror}); mend "
+            "that and run the same again."
         )
     except Exception as error:
         if isinstance(error, MemoryError) or re.search(

@@ -21,17 +21,9 @@ from sae_gap.study import Job, Method, Stored, Study, chain, jobs, runner
 
 # Options that conflict.
 _EXCLUDED = {
-    "world": ("sparsity", "stream", "data"),
-    "world_file": (
-        "world",
-        "law",
-        "num_latents",
-        "sparsity",
-        "input_dim",
-        "stream",
-        "data",
-    ),
-    "data": ("num_latents", "num_samples", "input_dim", "noise_db", "stream"),
+    "world": "sparsity stream data",
+    "world_file": "world law num_latents sparsity input_dim stream data",
+    "data": "num_latents num_samples input_dim noise_db stream",
 }
 
 
@@ -100,7 +92,7 @@ def _changed(bench: Bench, options: StudyOptions) -> Preset:
     """The preset that options name, with their further changes."""
     given = {name: value for name, value in vars(options).items() if value is not None}
     for name, excluded in _EXCLUDED.items():
-        for other in excluded:
+        for other in excluded.split():
             if given.get(name) and given.get(other):
                 raise ValueError(
                     f"--{other} and --{name} exclude each other; leave one of them out."

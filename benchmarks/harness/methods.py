@@ -217,9 +217,8 @@ def learner_of(name: str, study: Sequence[Method], source: Any, p: Preset) -> Le
     kind = catalogue.learners().get(name)
     if kind is None and name not in catalogue.saes():
         raise ValueError(
-            f"{name!r} is no method of this study, no learner "
-            f"({', '.join(catalogue.learners())}) and no "
-            f"SAE ({', '.join(catalogue.saes())})."
+            f"{name!r} is no method of this study, no learner ({', '.join(catalogue.learners())}) "
+            f"and no SAE ({', '.join(catalogue.saes())})."
         )
     # On the host, steps are minibatches, not epochs, and the learner sets their number.
     steps = None if kind is not None and issubclass(kind, HostLearner) else p.epochs

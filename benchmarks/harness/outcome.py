@@ -27,17 +27,7 @@ _SCORES = [
 ]
 # A run is comparable with the paper's numbers only if these are as in the paper.
 _AS_PUBLISHED = (
-    "lam",
-    "seeds",
-    "epochs",
-    "rounds",
-    "blocks",
-    "input_dim",
-    "noise_db",
-    "width",
-    "stream",
-    "world",
-    "world_file",
+    "lam seeds epochs rounds blocks input_dim noise_db width stream world world_file"
 )
 
 
@@ -143,7 +133,8 @@ def is_comparable(run: Run) -> bool:
     """
     quick = run.bench.presets["quick"]
     alike = all(
-        getattr(run.preset, name) == getattr(quick, name) for name in _AS_PUBLISHED
+        getattr(run.preset, name) == getattr(quick, name)
+        for name in _AS_PUBLISHED.split()
     )
     return alike and run.preset.protocol == "paper" and not run.options.data
 

@@ -215,12 +215,9 @@ class MeasureOptions(OnPairs, OfRecording, Outliers, Distributed, Limited):
         narrowest = min(saes, key=lambda sae: sae.num_latents)
         densest = min(activations.input_dim // 4, narrowest.num_latents - 1)
         if max(l0) > densest:
-            limits = (
-                f"a quarter of the dimensions and the {narrowest.num_latents} atoms"
-            )
             raise ValueError(
-                f"--l0 {max(l0)} is too much for {limits} of {narrowest.name}; ask for at most "
-                f"{densest}."
+                f"--l0 {max(l0)} is too much for a quarter of the dimensions and the "
+                f"{narrowest.num_latents} atoms of {narrowest.name}; ask for at most {densest}."
             )
         for name, report in reports.items():
             notes = report.sae.notes
@@ -324,8 +321,9 @@ def variance(options: MeasureOptions) -> tuple[str, Sequence[str]]:
         rows = left.rows
         if at(rows, BEST, "common") is None:
             raise
-        unjudged = {*plan.controls, *(sae.name for sae in plan.saes)}
-        unjudged -= {row["dictionary"] for row in rows}
+        unjudged = {*plan.controls, *(sae.name for sae in plan.saes)} - {
+            row["dictionary"] for row in rows
+        }
         partial["partial"] = (
             f"{left.text} Not measured yet: {', '.join(sorted(unjudged))}."
         )
@@ -339,11 +337,10 @@ def variance(options: MeasureOptions) -> tuple[str, Sequence[str]]:
         "peak memory": f"{devices.peak_memory():.1f} GiB",
         **partial,
     }
-    command = f"{cli.COMMAND}{NAME} {shlex.join(sys.argv[1:])}"
     text = measurement_page.write(
         folder,
         measurement_page.Measurement(rows, store.rows(), plan.source, reports),
-        command,
+        f"{cli.COMMAND}{NAME} {shlex.join(sys.argv[1:])}",
         notes,
     )
     logging.info("read %s/report.html", folder)
@@ -407,10 +404,12 @@ def tables_of(rows: Sequence[Row]) -> list[Table]:
     dead = ", ".join(dict.fromkeys(row["dictionary"] for row in scored if row["dead"]))
     lost = f"The loss of each SAE ± half its 95 % interval {over_documents(first)}"
     lost += f"; left out, since their encoders are dead: {dead}" if dead else ""
-    references = f"zeros {first['ce_zero']:.3f}, the mean {first['ce_mean']:.3f}"
     clean = sum(first["ce_clean"]) / sum(first["tokens"])
     scores = table(
-        f"Nats above a clean loss of {clean:.3f} ({references})", SCORES, scored
+        f"Nats above a clean loss of {clean:.3f} "
+        f"(zeros {first['ce_zero']:.3f}, the mean {first['ce_mean']:.3f})",
+        SCORES,
+        scored,
     )
     return [*([table_of(lines, lost)] if lines else []), scores]
 

@@ -48,16 +48,7 @@ STANDINGS = (
 # The share by which L0s at which dictionaries are ranked may differ.
 ALIKE = 0.02
 # Rows with these columns equal are scored on the same activations.
-SCORED = (
-    "activations",
-    "inputs",
-    "samples",
-    "seed",
-    "split_seed",
-    "keep_outliers",
-    "held_out",
-    "runs",
-)
+SCORED = "activations inputs samples seed split_seed keep_outliers held_out runs"
 _TITLE = (
     "The best first, parts in points of 100 and cost in million multiply-adds a row: "
 )
@@ -174,8 +165,13 @@ def write(
         "gap_parts": figures.gap_parts(found.gaps),
         "coherence": figures.coherence(found.rows),
     }
-    files = {"summary": found.summary(), "codes": found.rows}
-    pages.publish(folder, page, found.rows[-1], drawn.items(), files)
+    pages.publish(
+        folder,
+        page,
+        found.rows[-1],
+        drawn.items(),
+        {"summary": found.summary(), "codes": found.rows},
+    )
     write_cards(folder, found)
     printed = ranked[:1] if found.has_rivals else []
     if len(found.alive) < 2:
@@ -186,11 +182,6 @@ def write(
 
 def sections(found: Measurement) -> list[Table]:
     """The tables of the page, in order; those without lines are not shown."""
-    coded = [row for row in found.rows if "times" not in row]
-    loaded = [
-        report.columns | {"dictionary": name} for name, report in found.loaded.items()
-    ]
-    worst = measure.worst_lines(found.rows, found.source)
     return [
         table(
             "Reconstruction",
@@ -201,7 +192,7 @@ def sections(found: Measurement) -> list[Table]:
         table(
             "All codes",
             "dictionary codes level l0 fvu fvu_outliers own_certificate",
-            coded,
+            [row for row in found.rows if "times" not in row],
         ),
         table(
             "The gap of the lasso's objective and its parts, as shares of the best",
@@ -218,11 +209,18 @@ def sections(found: Measurement) -> list[Table]:
             "dictionary num_latents dead_atoms duplicates coherence_median coherence_95 agreement",
             measure.atom_lines(found.rows),
         ),
-        table(_SAMPLES, "dictionary index document gap relative_gap", worst),
+        table(
+            _SAMPLES,
+            "dictionary index document gap relative_gap",
+            measure.worst_lines(found.rows, found.source),
+        ),
         table(
             "As loaded",
             "dictionary library architecture normalisation fvu l0 dead",
-            loaded,
+            [
+                report.columns | {"dictionary": name}
+                for name, report in found.loaded.items()
+            ],
         ),
     ]
 
@@ -303,8 +301,7 @@ def standings(
     """
     common = at(rows, BEST, "common")
     first = rows[0]
-    every = [*rows, *_earlier(rows, stored, common["l0"])]
-    verdicts = measure.verdict(every)
+    verdicts = measure.verdict([*rows, *_earlier(rows, stored, common["l0"])])
     read = f" read from {first['inputs'][:6]}" if "inputs" in first else ""
     title = (
         f"{first['num_scored']:,} rows of {first['activations'][:6]}{read}, seed {first['seed']}, "
@@ -335,9 +332,12 @@ def _earlier(rows: Sequence[Row], stored: Sequence[Row], l0: float) -> list[Row]
     for (model,), group in grouped(comparable, ("model",)).items():
         best = at(group, BEST, "common")
         # Controls have no model, and what a killed run left may lack the best codes.
-        if model is None or model in models or best is None:
-            continue
-        if not _near(best["l0"], l0):
+        if (
+            model is None
+            or model in models
+            or best is None
+            or not _near(best["l0"], l0)
+        ):
             continue
         name = group[0]["dictionary"]
         if name in names:
@@ -349,9 +349,9 @@ def _earlier(rows: Sequence[Row], stored: Sequence[Row], l0: float) -> list[Row]
 
 def _is_comparable(row: Row, first: Row, l0: float) -> bool:
     """True for a row that is scored on the rows of the first, at this L0 if at the common one."""
-    if row.get("fvu") is None:
-        return False
-    if any(row.get(name) != first.get(name) for name in SCORED):
+    if row.get("fvu") is None or any(
+        row.get(name) != first.get(name) for name in SCORED.split()
+    ):
         return False
     # Runs at several L0s may have measured it.
     return row.get("level") != "common" or _near(row["l0"], l0)

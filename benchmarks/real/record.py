@@ -44,13 +44,25 @@ class RecordOptions(OnText):
 
 def main(options: RecordOptions) -> Recorded:
     lm, texts, folder = options.begin(NAME)
-    names = ("layers", "mlps", "tokens", "context", "dtype", "seed")
     found = record(
-        lm, texts, folder, **{name: getattr(options, name) for name in names}
+        lm,
+        texts,
+        folder,
+        layers=options.layers,
+        mlps=options.mlps,
+        tokens=options.tokens,
+        context=options.context,
+        dtype=options.dtype,
+        seed=options.seed,
     )
-    size = f"{len(found.tokens):,} tokens of {len(found.names):,} documents"
-    memory = f"peak memory {devices.peak_memory():.2f} GiB"
-    logging.info("%s holds %s, after blocks %s; %s", folder, size, found.layers, memory)
+    logging.info(
+        "%s holds %s tokens of %s documents, after blocks %s; peak memory %.2f GiB",
+        folder,
+        f"{len(found.tokens):,}",
+        f"{len(found.names):,}",
+        found.layers,
+        devices.peak_memory(),
+    )
     return found
 
 

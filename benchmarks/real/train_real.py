@@ -33,7 +33,7 @@ import numpy as np
 from absl import logging
 
 from benchmarks import cli
-from benchmarks.options import Distributed, Fitted, Limited, option
+from benchmarks.options import Distributed, Fitted, Limited, frozen, option
 from benchmarks.real.inputs import OnPairs, Outliers, npy
 from sae_gap import catalogue
 from sae_gap.analysis import tables
@@ -107,7 +107,7 @@ COLUMNS = {
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class TrainOptions(Fitted, OnPairs, Outliers, Distributed, Limited):
     """What to train, and how much."""
 

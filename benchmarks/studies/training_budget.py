@@ -78,8 +78,8 @@ def _measured(p: Budget) -> Iterator[Row]:
         if seeds:
             own, kept, best, least = zip(*seeds, strict=True)
             panel = f"{labels.label(kind)}, {atoms:,} atoms, block {group[0]['layer']}"
-            line = line_of(Compared(own, kept, best, reference=least), "kl")
-            yield line | {"dictionary": panel, "panel": panel, "steps": steps}
+            parts = line_of(Compared(own, kept, best, reference=least), "kl")
+            yield parts | {"dictionary": panel, "panel": panel, "steps": steps}
 
 
 def _codes(

@@ -42,7 +42,7 @@ def _methods(source: Any, p: Any) -> list[Method]:
             found.append(Method(f"warm_{name}", "refined", sae, warm, row))
         for count in SCREENS:
             pursuit = ScreenedPursuit(source.sparsity, screens=count)
-            screened = {**row, "screens": count}
+            screened: dict[str, Any] = {**row, "screens": count}
             found.append(Method(f"screened_{name}", "pursuit", sae, pursuit, screened))
     true = Oracle()
     return found + [
@@ -57,15 +57,15 @@ def by_products(rows):
     """
 
     def cost(row):
-        k, steps, screens = (
-            row.get(name) for name in ("sparsity", "iterations", "screens")
-        )
+        products = 2 * (row.get("iterations") or 0)
         if row.get("start") == "cold":
-            return 2 * (steps or 0) - 1
+            return products - 1
+        k = row["sparsity"]
+        screens = row.get("screens")
         sae = catalogue.paper_sae(row["dictionary"].removeprefix("tuned_"), sparsity=k)
         encoder = ScreenedPursuit(k, screens=screens) if screens else sae.encoder
         size = row["input_dim"], row["num_latents"]
-        return encoder.flops(*size) / (2 * math.prod(size)) + 2 * (steps or 0)
+        return encoder.flops(*size) / (2 * math.prod(size)) + products
 
     found = [
         row

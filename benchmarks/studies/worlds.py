@@ -44,13 +44,14 @@ def _sae(name, source, p):
     encoder = learner.encoder
     if isinstance(encoder, JumpReLU):
         # Of the squared error, a count of latents saves the square of a code.
-        raised = dataclasses.replace(
-            encoder,
-            threshold=scale * encoder.threshold,
-            bandwidth=scale * encoder.bandwidth,
-        )
         return dataclasses.replace(
-            learner, encoder=raised, penalty=scale**2 * learner.penalty
+            learner,
+            encoder=dataclasses.replace(
+                encoder,
+                threshold=scale * encoder.threshold,
+                bandwidth=scale * encoder.bandwidth,
+            ),
+            penalty=scale**2 * learner.penalty,
         )
     return dataclasses.replace(learner, penalty=scale * learner.penalty)
 

@@ -223,7 +223,9 @@ def encoder_at(
     nearest = max(1, round(l0))
     if "iterations" in sizes:
         whole = solved(l0)
-        few = FISTA(whole.lam, l0=whole.l0, nonneg=nonneg, **sizes)
+        few = FISTA(
+            whole.lam, l0=whole.l0, nonneg=nonneg, iterations=sizes["iterations"]
+        )
         return Pruned(few, l0, "magnitude", nonneg)
     if sizes:
         encoder = catalogue.make_encoder(kind, sparsity=above, l0=float(l0))
