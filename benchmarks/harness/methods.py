@@ -96,8 +96,8 @@ def on(kind: str, name: str, sae: Any, p: Preset, **row: Any) -> Method:
     """
     own = sae.encoder
     if kind in ("frozen", "refined"):
-        start = own if kind == "refined" else None
-        return coded(f"{kind}_{name}", sae, p, p.lasso(start), family=kind, **row)
+        best = p.lasso(own if kind == "refined" else None)
+        return coded(f"{kind}_{name}", sae, p, best, family=kind, **row)
     encoder = {
         "support": OnSupport(own, p.lam),
         "least_squares": LeastSquares(own),
@@ -209,9 +209,12 @@ def learner_of(name: str, study: Sequence[Method], source: Any, p: Preset) -> Le
     Raises:
       ValueError: there is none of that name.
     """
-    known = (method.learner for method in (*study, *_COMMON(source, p)))
     # Learners that build on a dictionary share its name.
-    found = [learner for learner in known if learner.name == name]
+    found = [
+        method.learner
+        for method in (*study, *_COMMON(source, p))
+        if method.learner.name == name
+    ]
     if found:
         return min(found, key=lambda learner: len(chain(learner)))
     kind = catalogue.learners().get(name)
@@ -244,14 +247,14 @@ def _encoded(
     encoder = catalogue.make_encoder(
         name, sparsity=source.sparsity, lam=p.lam, base=learner.encode
     )
-    if not isinstance(encoder, AmortisedEncoder):
-        return learner, encoder
-    if encoder.parameters(jnp.zeros((1, 1)), jax.random.key(0)) is None:
+    if (
+        not isinstance(encoder, AmortisedEncoder)
+        or encoder.parameters(jnp.zeros((1, 1)), jax.random.key(0)) is None
+    ):
         return learner, encoder
     if type(encoder).observe is not AmortisedEncoder.observe:
-        learner = SparseAutoencoder(
+        return SparseAutoencoder(
             encoder, base=learner, frozen=True, num_steps=p.epochs
-        )
-        return learner, encoder
+        ), encoder
     trained = Amortised((encoder,), p.lam, base=learner, num_steps=p.epochs)
     return trained, trained.members[0]

@@ -88,14 +88,17 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
     # Drop the command lines of the docstring, which are indented.
     about = re.sub("^  .*\n?", "", bench.about, flags=re.MULTILINE).strip()
     page = pages.Page(bench.title, about, run.command, answer, (), shown, notes)
-    files = {
-        "summary": summary,
-        "decomposition": parts,
-        "published": comparison,
-        "nats": measured,
-    }
     pages.publish(
-        folder, page, rows[-1], _drawn(run, [*rows, *measured], conditions), files
+        folder,
+        page,
+        rows[-1],
+        _drawn(run, [*rows, *measured], conditions),
+        {
+            "summary": summary,
+            "decomposition": parts,
+            "published": comparison,
+            "nats": measured,
+        },
     )
     texts = *map(str, shown), answer, f"The page: {folder}/report.html"
     return "\n\n".join(filter(None, texts))

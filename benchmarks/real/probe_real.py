@@ -127,10 +127,10 @@ def of_pairs(
     places = np.searchsorted(whole, held.numbers)
     pairs = {}
     for name in names:
-        a, b = (
-            probing.concept(part, tokens).at(places) for part in probing.read_pair(name)
-        )
-        pairs[name] = a, b
+        first, second = probing.read_pair(name)
+        a = probing.concept(first, tokens)
+        b = probing.concept(second, tokens)
+        pairs[name] = a.at(places), b.at(places)
     tokens = tokens.at(places)
     chosen = probing.choose_rows([*pairs.values()], tokens, most)
     tokens = tokens.at(chosen)
@@ -175,7 +175,7 @@ def measure(options: ProbeOptions) -> list[Row]:
     if options.documents == "all":
         held = source.kept
     topics = recorded.topics
-    documents = {*recorded.documents[held.numbers]}
+    documents = recorded.documents[held.numbers]
     there = {topics[number] for number in documents} if topics else ()
     pairs = options.pairs or usual_pairs(sorted(there))
     saes, _ = options.read(source.scored, train.mean, options.controls)

@@ -13,12 +13,14 @@ of a transcoder. A run that was stopped goes on with the same command.
   python -m sae_gap record --model=FILE.gguf --text=FOLDER --layers=4,8 --dtype=float32
 """
 
+from pathlib import Path
+
 from absl import logging
 
 from benchmarks import cli
 from benchmarks.options import frozen, option
 from benchmarks.real.inputs import OnText
-from sae_gap.lm import DTYPES, Recorded, record
+from sae_gap.lm import DTYPES, Recorded, load_lm, read_texts, record
 from sae_gap.runtime import devices
 
 NAME = "record"
@@ -43,7 +45,11 @@ class RecordOptions(OnText):
 
 
 def main(options: RecordOptions) -> Recorded:
-    lm, texts, folder = options.begin(NAME)
+    home = options.folder(NAME)
+    texts = read_texts(options.text)
+    lm = load_lm(options.model, options.tokenizer)
+    text = "bbc" if options.text is None else Path(options.text).resolve().stem
+    folder = home / f"{lm.name}-{text}"
     found = record(
         lm,
         texts,

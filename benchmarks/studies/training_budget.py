@@ -108,8 +108,10 @@ def _codes(
 
 
 def _methods(source: Any, p: Any) -> list[Method]:
-    every = attribution.BENCH.methods(source, p)
-    return [methods.along(one, one.learner.snapshots) for one in every]
+    return [
+        methods.along(method, method.learner.snapshots)
+        for method in attribution.BENCH.methods(source, p)
+    ]
 
 
 def _lines(rows: Lines) -> Iterator[Row]:

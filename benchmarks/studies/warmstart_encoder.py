@@ -44,9 +44,8 @@ def _methods(source: Any, p: Any) -> list[Method]:
             pursuit = ScreenedPursuit(source.sparsity, screens=count)
             screened: dict[str, Any] = {**row, "screens": count}
             found.append(Method(f"screened_{name}", "pursuit", sae, pursuit, screened))
-    true = Oracle()
     return found + [
-        Method("fista_oracle", "oracle", true, fista(count)) for count in ITERATIONS
+        Method("fista_oracle", "oracle", Oracle(), fista(count)) for count in ITERATIONS
     ]
 
 
