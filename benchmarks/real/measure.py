@@ -225,9 +225,9 @@ class MeasureOptions(OnPairs, OfRecording, Outliers, Distributed, Limited):
             for word in ("hookpoint", "hook_name", "hook_name_out"):
                 hook = notes.get(word, hook)
             check_place(name, hook, self.layer, self.mlp)
-        if len(activations.outliers.rows):
-            fate = "replaced" if rows.keep_outliers else "left as they are"
-            logging.info("%s; they are %s.", activations.outliers, fate)
+        _log_outliers(
+            activations, "replaced" if rows.keep_outliers else "left as they are"
+        )
         rows = dataclasses.replace(rows, width=saes[0].num_latents)
         return OnNetwork(
             recorded, lm, self.layer, rows, self.tokens, documents_seed=self.seed
@@ -259,11 +259,10 @@ def plan_of(options: MeasureOptions) -> tuple[measure.Plan, dict[str, Check]]:
         ),
         inputs=inputs,
     )
-    if len(activations.outliers.rows):
-        fate = (
-            "kept" if source.keep_outliers else "left out; --outliers=keep keeps them"
-        )
-        logging.info("%s; they are %s.", activations.outliers, fate)
+    _log_outliers(
+        activations,
+        "kept" if source.keep_outliers else "left out; --outliers=keep keeps them",
+    )
     saes, reports = options.read(
         source.scored,
         source.kept.mean,
@@ -278,6 +277,11 @@ def plan_of(options: MeasureOptions) -> tuple[measure.Plan, dict[str, Check]]:
         )
         controls = controls[1:]
     return measure.Plan(saes, source, options.middle, controls, options.codes), reports
+
+
+def _log_outliers(activations: Activations, fate: str) -> None:
+    if len(activations.outliers.rows):
+        logging.info("%s; they are %s.", activations.outliers, fate)
 
 
 def _held_out(

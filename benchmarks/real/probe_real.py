@@ -52,10 +52,7 @@ CODES = ("own", "own_refit", "lasso", "lasso_refit", "thresholded")
 # Concepts of words: each is paired with a topic, and these with each other.
 WORDS = ("capital", "letters:abc", "suffix:s", "letters:stu", "suffix:ed")
 MEETINGS = (
-    "letters:abc+capital",
-    "capital+suffix:s",
-    "suffix:s+letters:stu",
-    "letters:stu+suffix:s",
+    "letters:abc+capital capital+suffix:s suffix:s+letters:stu letters:stu+suffix:s"
 )
 # Columns of the printed tables, among those of the CSV files.
 SHOWN = "dictionary codes probe auc_id auc_ood drop more_drop"
@@ -95,7 +92,7 @@ def usual_pairs(topics: Sequence[str]) -> list[str]:
         for pair in zip(named, WORDS, strict=False)
         for a, b in (pair, pair[::-1])
     ]
-    return [*met, *MEETINGS]
+    return [*met, *MEETINGS.split()]
 
 
 def tokens_of(recorded: Recorded, lm: LM) -> probing.Tokens:

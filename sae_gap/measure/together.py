@@ -193,9 +193,8 @@ def put_back_together(
             continue
         earlier = methods[name]
         block, last = earlier.popitem()
-        found = measured(block, [last], earlier, calibrate_on="clean")
-        if found:
-            lines += _lines_of(name, rows, found[0], own_kl)
+        for whole in measured(block, [last], earlier, calibrate_on="clean"):
+            lines += _lines_of(name, rows, whole, own_kl)
     return lines
 
 
