@@ -192,12 +192,10 @@ def method_of(name: str, study: Sequence[Method], source: Source, p: Preset) -> 
         family = "frozen" if learner.family == "sae" else learner.family
         crossed, encoder = _encoded(learner, right, source, p)
         # The lasso has one name in both protocols; a learner trained for the crossing has its own.
-        told = (
-            {"inference": right}
-            if encoder == p.lasso() or crossed is not learner
-            else {}
-        )
-        return Method(name, family, crossed, encoder, told)
+        row = {}
+        if encoder == p.lasso() or crossed is not learner:
+            row["inference"] = right
+        return Method(name, family, crossed, encoder, row)
     if sae != left and own is not None:
         return Method(name, "sae", learner, own)
     return coded(name, learner, p, family="frozen" if own is not None else "")
