@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 
 from absl import flags, logging
 
-from benchmarks.options import Distributed, Options, help_of, parse, written
+from benchmarks.options import Distributed, Options, help_of, parse, refuse
 from sae_gap.runtime import devices, distributed, progress
 
 # The command in front of a binary's name, on the pages that it writes.
@@ -60,10 +60,9 @@ def run(
         # The suite's own errors are already sentences.
         if error.strerror is None:
             _stop(str(error))
-        name = error.filename or "a file"
         _stop(
-            f"{name} could not be read or written ({error.strerror}); mend that and run the same "
-            "again."
+            f"{error.filename or 'a file'} could not be read or written ({error.strerror}); mend "
+            "that and run the same again."
         )
     except Exception as error:
         if isinstance(error, MemoryError) or re.search(
@@ -94,9 +93,7 @@ def options_of(main: Callable[..., object]) -> type[Options]:
 def _join(options: Distributed) -> None:
     names = ("coordinator", "num_processes", "process_id")
     if not options.distributed:
-        for flag in written(options, names):
-            name = flag.partition("=")[0]
-            raise ValueError(f"{name} goes with --distributed; give both or neither.")
+        refuse(options, names, "{} goes with --distributed; give both or neither.")
         return
     try:
         distributed.start(**{name: getattr(options, name) for name in names})

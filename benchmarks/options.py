@@ -202,6 +202,14 @@ def written(options: Options, names: Iterable[str] | None = None) -> list[str]:
     return found
 
 
+def refuse(options: Options, names: Iterable[str], why: str) -> None:
+    """Raises a ValueError for the first of the named flags that is not at its default; `why` says
+    `{}` for the flag.
+    """
+    for flag in written(options, names):
+        raise ValueError(why.format(flag.partition("=")[0]))
+
+
 def changes(options: Options) -> dict[str, tuple[Any, Any]]:
     """The fields of the options again, all optional, each a type and a field: None keeps the value.
 

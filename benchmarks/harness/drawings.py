@@ -55,13 +55,14 @@ def along(
     cells are named after both.
     """
     fixed = {"x": x, "panel": "num_latents", **options}
-    logy = ("relative_gap_id", "mse_id")
-    return {
-        f"{metric}_by_{x}" if cells else metric: Drawing(
-            "curve", {**fixed, "y": metric, "logy": metric in logy}, rows, cells
+    found = {}
+    for metric in metrics:
+        logy = metric in ("relative_gap_id", "mse_id")
+        name = f"{metric}_by_{x}" if cells else metric
+        found[name] = Drawing(
+            "curve", {**fixed, "y": metric, "logy": logy}, rows, cells
         )
-        for metric in metrics
-    }
+    return found
 
 
 def recovery_along(x: str) -> dict[str, Drawing]:

@@ -21,33 +21,24 @@ from sae_gap.study import Job, Method, Stored, Study, chain, jobs, runner
 
 # Options that conflict.
 _EXCLUDED = {
-    "world": ("sparsity", "stream", "data"),
-    "world_file": (
-        "world",
-        "law",
-        "num_latents",
-        "sparsity",
-        "input_dim",
-        "stream",
-        "data",
-    ),
-    "data": ("num_latents", "num_samples", "input_dim", "noise_db", "stream"),
+    "world": "sparsity stream data",
+    "world_file": "world law num_latents sparsity input_dim stream data",
+    "data": "num_latents num_samples input_dim noise_db stream",
 }
 
 
 def options_of(bench: Bench) -> type[StudyOptions]:
     """The options of a study's command line: how to run, and changes to its preset."""
     fields: Any = changes(bench.presets["quick"])
-    sizes = option(
-        "quick", "The sizes that no other flag gives.", choices=bench.presets
+    fields["preset"] = (
+        str,
+        option("quick", "The sizes that no other flag gives.", choices=bench.presets),
     )
-    fields["preset"] = (str, sizes)
     # A field that was not made by `option` has no flag.
     fields |= {name: (Any, None) for name in bench.presets["quick"].without}
-    named = [(name, *field) for name, field in fields.items()]
     return dataclasses.make_dataclass(
         "Of",
-        named,
+        [(name, *field) for name, field in fields.items()],
         bases=(StudyOptions,),
         namespace={"__doc__": "The sizes and lengths."},
         frozen=True,
@@ -101,7 +92,7 @@ def _changed(bench: Bench, options: StudyOptions) -> Preset:
     """The preset that options name, with their further changes."""
     given = {name: value for name, value in vars(options).items() if value is not None}
     for name, excluded in _EXCLUDED.items():
-        for other in excluded:
+        for other in excluded.split():
             if given.get(name) and given.get(other):
                 raise ValueError(
                     f"--{other} and --{name} exclude each other; leave one of them out."
@@ -131,7 +122,7 @@ def _recordings(options: StudyOptions, preset: Preset) -> list[Recording]:
     codes = Recording(path, preset.width[0]).task().train.codes
     if vars(options).get("sparsity") is None and codes is not None:
         sparsities = (
-            max(1, round(float(np.count_nonzero(np.asarray(codes), axis=1).mean()))),
+            max(1, round(np.count_nonzero(np.asarray(codes), axis=1).mean())),
         )
     sources = [
         Recording(path, *cell)
@@ -173,9 +164,9 @@ def execute(run: Run) -> None:
     rows = runner.run(run.study, run.store, run.shard, models=run.models)
     logging.info("%d rows in %s", len(rows), run.store.folder)
     if not rows and run.shard is None:
-        names = ", ".join(run.names)
         raise ValueError(
-            f"none of {names} can run on these data; choose others or add the truth that they need."
+            f"none of {', '.join(run.names)} can run on these data; choose others or add the "
+            "truth that they need."
         )
     if rows and distributed.is_first():
         notes = {
@@ -206,8 +197,9 @@ def plan(run: Run) -> str:
             labels.label(size[name], name) for name in (*CELL, "input_dim")
         )
         there = sum(stored.lacking(line) is None for line in job.lines)
-        said = f"{there}/{len(job.lines)} rows there, {fits or 'nothing'} to fit"
-        lines.append(f"{cell}: {job}: {said}")
+        lines.append(
+            f"{cell}: {job}: {there}/{len(job.lines)} rows there, {fits or 'nothing'} to fit"
+        )
         planned += fits
     return "\n".join([*lines, f"{len(lines)} jobs, {planned} models to fit"])
 
@@ -229,7 +221,7 @@ def check_writable(run: Run) -> None:
 def _ahead(run: Run) -> Iterator[tuple[Job, int]]:
     """Each job, with the number of models that it would be the first to fit, by their folders."""
     stored = Stored(run.study, run.store)
-    planned = set[str]()
+    planned: set[str] = set()
     for job in jobs(run.study):
         fits = {
             str(run.models.folder(learner, source))

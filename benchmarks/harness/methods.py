@@ -96,8 +96,8 @@ def on(kind: str, name: str, sae: Any, p: Preset, **row: Any) -> Method:
     """
     own = sae.encoder
     if kind in ("frozen", "refined"):
-        start = own if kind == "refined" else None
-        return coded(f"{kind}_{name}", sae, p, p.lasso(start), family=kind, **row)
+        best = p.lasso(own if kind == "refined" else None)
+        return coded(f"{kind}_{name}", sae, p, best, family=kind, **row)
     encoder = {
         "support": OnSupport(own, p.lam),
         "least_squares": LeastSquares(own),
@@ -192,12 +192,10 @@ def method_of(name: str, study: Sequence[Method], source: Source, p: Preset) -> 
         family = "frozen" if learner.family == "sae" else learner.family
         crossed, encoder = _encoded(learner, right, source, p)
         # The lasso has one name in both protocols; a learner trained for the crossing has its own.
-        told = (
-            {"inference": right}
-            if encoder == p.lasso() or crossed is not learner
-            else {}
-        )
-        return Method(name, family, crossed, encoder, told)
+        row = {}
+        if encoder == p.lasso() or crossed is not learner:
+            row["inference"] = right
+        return Method(name, family, crossed, encoder, row)
     if sae != left and own is not None:
         return Method(name, "sae", learner, own)
     return coded(name, learner, p, family="frozen" if own is not None else "")
@@ -209,17 +207,19 @@ def learner_of(name: str, study: Sequence[Method], source: Any, p: Preset) -> Le
     Raises:
       ValueError: there is none of that name.
     """
-    known = (method.learner for method in (*study, *_COMMON(source, p)))
     # Learners that build on a dictionary share its name.
-    found = [learner for learner in known if learner.name == name]
+    found = [
+        method.learner
+        for method in (*study, *_COMMON(source, p))
+        if method.learner.name == name
+    ]
     if found:
         return min(found, key=lambda learner: len(chain(learner)))
     kind = catalogue.learners().get(name)
     if kind is None and name not in catalogue.saes():
         raise ValueError(
-            f"{name!r} is no method of this study, no learner "
-            f"({', '.join(catalogue.learners())}) and no "
-            f"SAE ({', '.join(catalogue.saes())})."
+            f"{name!r} is no method of this study, no learner ({', '.join(catalogue.learners())}) "
+            f"and no SAE ({', '.join(catalogue.saes())})."
         )
     # On the host, steps are minibatches, not epochs, and the learner sets their number.
     steps = None if kind is not None and issubclass(kind, HostLearner) else p.epochs
@@ -245,14 +245,14 @@ def _encoded(
     encoder = catalogue.make_encoder(
         name, sparsity=source.sparsity, lam=p.lam, base=learner.encode
     )
-    if not isinstance(encoder, AmortisedEncoder):
-        return learner, encoder
-    if encoder.parameters(jnp.zeros((1, 1)), jax.random.key(0)) is None:
+    if (
+        not isinstance(encoder, AmortisedEncoder)
+        or encoder.parameters(jnp.zeros((1, 1)), jax.random.key(0)) is None
+    ):
         return learner, encoder
     if type(encoder).observe is not AmortisedEncoder.observe:
-        learner = SparseAutoencoder(
+        return SparseAutoencoder(
             encoder, base=learner, frozen=True, num_steps=p.epochs
-        )
-        return learner, encoder
+        ), encoder
     trained = Amortised((encoder,), p.lam, base=learner, num_steps=p.epochs)
     return trained, trained.members[0]

@@ -27,8 +27,7 @@ _SCORES = [
 ]
 # A run is comparable with the paper's numbers only if these are as in the paper.
 _AS_PUBLISHED = (
-    *("lam", "seeds", "epochs", "rounds", "blocks"),
-    *("input_dim", "noise_db", "width", "stream", "world", "world_file"),
+    "lam seeds epochs rounds blocks input_dim noise_db width stream world world_file"
 )
 
 
@@ -69,15 +68,16 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
     )
     recovered = [line for line in parts if line["loss"] == "mcc_ood"]
     if recovered:
-        over = f"{recovered[0]['units']} seeds"
-        title = f"1 - MCC OOD of each SAE and its parts ± half their 95 % intervals over {over}"
+        title = (
+            "1 - MCC OOD of each SAE and its parts ± half their 95 % intervals over "
+            f"{recovered[0]['units']} seeds"
+        )
         shown.append(table_of(recovered, title, " ".join([*varied, "atoms_found"])))
     measured = [*bench.measured(run.preset)]
     if measured:
-        over = f"{measured[0]['units']} documents"
         title = (
-            "Nats of a language model, means over seeds "
-            f"± half their 95 % intervals over {over}"
+            "Nats of a language model, means over seeds ± half their 95 % intervals over "
+            f"{measured[0]['units']} documents"
         )
         shown.append(table_of(measured, title, "dictionary steps"))
     known = is_comparable(run) and published.published(bench.name)
@@ -88,17 +88,20 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
     # Drop the command lines of the docstring, which are indented.
     about = re.sub("^  .*\n?", "", bench.about, flags=re.MULTILINE).strip()
     page = pages.Page(bench.title, about, run.command, answer, (), shown, notes)
-    files = {
-        "summary": summary,
-        "decomposition": parts,
-        "published": comparison,
-        "nats": measured,
-    }
     pages.publish(
-        folder, page, rows[-1], _drawn(run, [*rows, *measured], conditions), files
+        folder,
+        page,
+        rows[-1],
+        _drawn(run, [*rows, *measured], conditions),
+        {
+            "summary": summary,
+            "decomposition": parts,
+            "published": comparison,
+            "nats": measured,
+        },
     )
-    said = [*map(str, shown), answer, f"The page: {folder}/report.html"]
-    return "\n\n".join(filter(None, said))
+    texts = *map(str, shown), answer, f"The page: {folder}/report.html"
+    return "\n\n".join(filter(None, texts))
 
 
 def _distinct(run: Run, summary: Lines) -> list[Row]:
@@ -121,7 +124,8 @@ def _answer(parts: Lines) -> str:
     for line in parts:
         whole = line["total"] - line["rest"]
         told = [f"{labels.label(line['method'].removeprefix('sae_'))}: {whole:.3f}"]
-        told += [shares(line, "encoder", "dictionary")] if whole > 0 else []
+        if whole > 0:
+            told.append(shares(line, "encoder", "dictionary"))
         said.append(f"- {', '.join(told)}")
     return "\n".join(said)
 
@@ -132,7 +136,8 @@ def is_comparable(run: Run) -> bool:
     """
     quick = run.bench.presets["quick"]
     alike = all(
-        getattr(run.preset, name) == getattr(quick, name) for name in _AS_PUBLISHED
+        getattr(run.preset, name) == getattr(quick, name)
+        for name in _AS_PUBLISHED.split()
     )
     return alike and run.preset.protocol == "paper" and not run.options.data
 
@@ -195,16 +200,18 @@ def _headings(names: Sequence[str], lines: Lines) -> dict[str, str]:
 
 def _unlisted(summary: Lines) -> str:
     """Columns that no study's table names, from metrics that a user dropped into their folder."""
-    every = [one.tables.values() for one in studies.found().values()]
     listed = {
-        _stem(name) for words in every for names in words for name in names.split()
+        _stem(name)
+        for study in studies.found().values()
+        for words in study.tables.values()
+        for name in words.split()
     }
-    columns = [
-        item
+    shown = {
+        name
         for metric in catalogue.metrics().values()
-        for item in metric.columns.items()
-    ]
-    shown = {name for name, column in columns if column.heading != ""} - listed
+        for name, column in metric.columns.items()
+        if column.heading != ""
+    } - listed
     names = [column.removesuffix("_mean") for column in summary[0]]
     return " ".join(name for name in names if _stem(name) in shown)
 

@@ -20,15 +20,7 @@ from sae_gap.data import (
 from sae_gap.encoders import FISTA, Encoder, Lasso
 from sae_gap.study import PROTOCOLS
 
-_AXES = (
-    "num_latents",
-    "sparsity",
-    "num_samples",
-    "input_dim",
-    "noise_db",
-    "width",
-    "seeds",
-)
+_AXES = "num_latents sparsity num_samples input_dim noise_db width seeds"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +104,7 @@ class Preset(Options):
 
     def sources(self) -> Sequence[Source]:
         """A setting, or a world, for each combination of sizes and each seed."""
-        axes = {name: getattr(self, name) for name in _AXES}
+        axes = {name: getattr(self, name) for name in _AXES.split()}
         axes["seed"] = axes.pop("seeds")
         if self.world or self.world_file:
             # The sparsity of a world follows from its law.
@@ -124,11 +116,10 @@ class Preset(Options):
 
     def _source(self, cell: dict[str, Any]) -> Source:
         if self.world_file:
-            sizes = {
-                name: cell[name]
-                for name in ("num_samples", "noise_db", "width", "seed")
-            }
-            return published_world(self.world_file, **sizes)
+            names = "num_samples", "noise_db", "width", "seed"
+            return published_world(
+                self.world_file, **{name: cell[name] for name in names}
+            )
         if self.world:
             return named_world(self.world, **cell, **parse_law(self.law))
         return Setting(**cell, stream=self.stream)

@@ -16,13 +16,11 @@ from sae_gap.data import Activations, open_activations
 from sae_gap.health import Check
 from sae_gap.health.check import check
 from sae_gap.saes import SAE, holds, load_sae
-from sae_gap.storage import Folder
 
 # What needs no network loads none.
 if TYPE_CHECKING:
     from sae_gap.lm.pretrained import LM
     from sae_gap.lm.recording import Recorded
-    from sae_gap.lm.texts import Texts
 
 # Above this FVU an SAE explains so little that its reading or the activations must be wrong.
 WRONG = 0.9
@@ -111,17 +109,6 @@ class OnText(LanguageModel, Results):
         ".arrow file.  [BBC news]",
     )
     seed: int = option(0, "Draws the order of the documents.", least=0)
-
-    def begin(self, name: str) -> tuple["LM", "Texts", Folder]:
-        """The model, the documents, and the folder of a benchmark for both."""
-        from sae_gap.lm.pretrained import load_lm
-        from sae_gap.lm.texts import read_texts
-
-        home = self.folder(name)
-        texts = read_texts(self.text)
-        lm = load_lm(self.model, self.tokenizer)
-        text = "bbc" if self.text is None else pathlib.Path(self.text).resolve().stem
-        return lm, texts, home / f"{lm.name}-{text}"
 
 
 @frozen
@@ -232,11 +219,10 @@ def check_place(name: str, hook: str, layer: int, mlp: bool = False) -> None:
     place = re.fullmatch(pattern, hook)
     # sparsify notes only the folder, whose name may be anything.
     if "." in hook and place is None:
-        wanted = "the MLP's output" if mlp else "the residual stream"
-        mend = "leave --mlp out" if mlp else "or add --mlp for one of the MLP's output"
-        raise ValueError(
-            f"{name} was trained at {hook}; give an SAE of {wanted}, {mend}."
-        )
+        mend = "the residual stream, or add --mlp for one of the MLP's output"
+        if mlp:
+            mend = "the MLP's output, leave --mlp out"
+        raise ValueError(f"{name} was trained at {hook}; give an SAE of {mend}.")
     if place is not None and int(place[1] or place[3]) - (place[2] == "pre") != layer:
         raise ValueError(
             f"{name} was trained at {hook}, not behind block {layer}; give its own as --layer."

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from absl import logging
 
 from benchmarks import cli
-from benchmarks.options import Distributed, Limited, frozen, option, written
+from benchmarks.options import Distributed, Limited, frozen, option, refuse
 from benchmarks.real import measurement_page
 from benchmarks.real.inputs import OfRecording, OnPairs, Outliers, check_place
 from sae_gap import figures, measure
@@ -142,11 +142,11 @@ class MeasureOptions(OnPairs, OfRecording, Outliers, Distributed, Limited):
             raise ValueError("--recording takes one process; leave --distributed out.")
         if not self.layers:
             return
-        for flag in written(self, OF_ONE_LAYER.split()):
-            name = flag.partition("=")[0]
-            raise ValueError(
-                f"--layers replaces streams of a recording; leave {name} out."
-            )
+        refuse(
+            self,
+            OF_ONE_LAYER.split(),
+            "--layers replaces streams of a recording; leave {} out.",
+        )
         if [*self.layers] != sorted(self.layers) or len(self.sae) != len(self.layers):
             raise ValueError("--layers must ascend, with one --sae for each.")
 
@@ -162,9 +162,11 @@ class MeasureOptions(OnPairs, OfRecording, Outliers, Distributed, Limited):
 
     def read_pairs(self) -> tuple[Activations, Activations | None]:
         if not self.recording:
-            for flag in written(self, OF_NETWORK.split()):
-                name = flag.partition("=")[0]
-                raise ValueError(f"{name} is of the network; give its --recording too.")
+            refuse(
+                self,
+                OF_NETWORK.split(),
+                "{} is of the network; give its --recording too.",
+            )
             return super().read_pairs()
         from sae_gap.lm.recording import open_recording
 
@@ -213,21 +215,19 @@ class MeasureOptions(OnPairs, OfRecording, Outliers, Distributed, Limited):
         narrowest = min(saes, key=lambda sae: sae.num_latents)
         densest = min(activations.input_dim // 4, narrowest.num_latents - 1)
         if max(l0) > densest:
-            limits = (
-                f"a quarter of the dimensions and the {narrowest.num_latents} atoms"
-            )
             raise ValueError(
-                f"--l0 {max(l0)} is too much for {limits} of {narrowest.name}; ask for at most "
-                f"{densest}."
+                f"--l0 {max(l0)} is too much for a quarter of the dimensions and the "
+                f"{narrowest.num_latents} atoms of {narrowest.name}; ask for at most {densest}."
             )
         for name, report in reports.items():
             notes = report.sae.notes
-            names = ("hook_name_out", "hook_name", "hookpoint")
-            hook = next((notes[word] for word in names if word in notes), "")
+            hook = ""
+            for word in ("hookpoint", "hook_name", "hook_name_out"):
+                hook = notes.get(word, hook)
             check_place(name, hook, self.layer, self.mlp)
-        if len(activations.outliers.rows):
-            fate = "replaced" if rows.keep_outliers else "left as they are"
-            logging.info("%s; they are %s.", activations.outliers, fate)
+        _log_outliers(
+            activations, "replaced" if rows.keep_outliers else "left as they are"
+        )
         rows = dataclasses.replace(rows, width=saes[0].num_latents)
         return OnNetwork(
             recorded, lm, self.layer, rows, self.tokens, documents_seed=self.seed
@@ -259,11 +259,10 @@ def plan_of(options: MeasureOptions) -> tuple[measure.Plan, dict[str, Check]]:
         ),
         inputs=inputs,
     )
-    if len(activations.outliers.rows):
-        fate = (
-            "kept" if source.keep_outliers else "left out; --outliers=keep keeps them"
-        )
-        logging.info("%s; they are %s.", activations.outliers, fate)
+    _log_outliers(
+        activations,
+        "kept" if source.keep_outliers else "left out; --outliers=keep keeps them",
+    )
     saes, reports = options.read(
         source.scored,
         source.kept.mean,
@@ -278,6 +277,11 @@ def plan_of(options: MeasureOptions) -> tuple[measure.Plan, dict[str, Check]]:
         )
         controls = controls[1:]
     return measure.Plan(saes, source, options.middle, controls, options.codes), reports
+
+
+def _log_outliers(activations: Activations, fate: str) -> None:
+    if len(activations.outliers.rows):
+        logging.info("%s; they are %s.", activations.outliers, fate)
 
 
 def _held_out(
@@ -321,8 +325,9 @@ def variance(options: MeasureOptions) -> tuple[str, Sequence[str]]:
         rows = left.rows
         if at(rows, BEST, "common") is None:
             raise
-        unjudged = {*plan.controls, *(sae.name for sae in plan.saes)}
-        unjudged -= {row["dictionary"] for row in rows}
+        unjudged = {*plan.controls, *(sae.name for sae in plan.saes)} - {
+            row["dictionary"] for row in rows
+        }
         partial["partial"] = (
             f"{left.text} Not measured yet: {', '.join(sorted(unjudged))}."
         )
@@ -336,9 +341,12 @@ def variance(options: MeasureOptions) -> tuple[str, Sequence[str]]:
         "peak memory": f"{devices.peak_memory():.1f} GiB",
         **partial,
     }
-    command = f"{cli.COMMAND}{NAME} {shlex.join(sys.argv[1:])}"
-    found = measurement_page.Measurement(rows, store.rows(), plan.source, reports)
-    text = measurement_page.write(folder, found, command, notes)
+    text = measurement_page.write(
+        folder,
+        measurement_page.Measurement(rows, store.rows(), plan.source, reports),
+        f"{cli.COMMAND}{NAME} {shlex.join(sys.argv[1:])}",
+        notes,
+    )
     logging.info("read %s/report.html", folder)
     return f"{text}\n", plan.controls
 
@@ -350,8 +358,15 @@ def network(options: MeasureOptions, controls: Sequence[str]) -> list[Any]:
     levels = options.levels
     source, saes = options.begin((*levels, k) if options.costs else levels, controls)
     codes = [*dict.fromkeys((*CODES, *options.codes))]
-    where = f"{source.lm.name}, block {source.layer}"
-    rows = nats(folder / "nats", source, saes, levels, codes, controls, where)
+    rows = nats(
+        folder / "nats",
+        source,
+        saes,
+        levels,
+        codes,
+        controls,
+        f"{source.lm.name}, block {source.layer}",
+    )
     shown = report(rows)
     if options.costs:
         named = [name for name in options.costs if name != "all"]
@@ -393,10 +408,12 @@ def tables_of(rows: Sequence[Row]) -> list[Table]:
     dead = ", ".join(dict.fromkeys(row["dictionary"] for row in scored if row["dead"]))
     lost = f"The loss of each SAE ± half its 95 % interval {over_documents(first)}"
     lost += f"; left out, since their encoders are dead: {dead}" if dead else ""
-    references = f"zeros {first['ce_zero']:.3f}, the mean {first['ce_mean']:.3f}"
     clean = sum(first["ce_clean"]) / sum(first["tokens"])
     scores = table(
-        f"Nats above a clean loss of {clean:.3f} ({references})", SCORES, scored
+        f"Nats above a clean loss of {clean:.3f} "
+        f"(zeros {first['ce_zero']:.3f}, the mean {first['ce_mean']:.3f})",
+        SCORES,
+        scored,
     )
     return [*([table_of(lines, lost)] if lines else []), scores]
 
@@ -409,7 +426,7 @@ def costs(
     Returns:
       A table for each SAE, sorted by the cost of codes.
     """
-    rows = list[Row]()
+    rows: list[Row] = []
     shown = []
     kinds = [name for name in codes if name in KINDS]
     named = [name for name in codes if name not in KINDS]

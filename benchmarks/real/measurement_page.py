@@ -48,38 +48,11 @@ STANDINGS = (
 # The share by which L0s at which dictionaries are ranked may differ.
 ALIKE = 0.02
 # Rows with these columns equal are scored on the same activations.
-SCORED = (
-    *("activations", "inputs", "samples", "seed", "split_seed", "keep_outliers"),
-    *("held_out", "runs"),
-)
-# Columns of each table, by their names in summary.csv and codes.csv.
-CURVE = (
-    "dictionary l0 fvu refit_fvu at_l0 curve_fvu curve_refit_fvu best_fvu best_codes "
-    "refit_fvu_ratio certificate"
-)
-CODES = "dictionary codes level l0 fvu fvu_outliers own_certificate"
-GAP = "dictionary lam l0 optimum_l0 relative_gap scale_share values_share support_share"
-SUPPORT = (
-    "dictionary jaccard overlap_precision overlap_recall fired_only used_only unused"
-)
-ATOMS = "dictionary num_latents dead_atoms duplicates coherence_median coherence_95 agreement"
-WORST = "dictionary index document gap relative_gap"
-LOADED = "dictionary library architecture normalisation fvu l0 dead"
+SCORED = "activations inputs samples seed split_seed keep_outliers held_out runs"
 _TITLE = (
     "The best first, parts in points of 100 and cost in million multiply-adds a row: "
 )
-# How to make intervals over whole documents.
-_UNNAMED = (
-    "The activations name no documents: runs of neighbouring rows take their place, as long as the "
-    "correlation of neighbours asks for. To compare and hold out whole documents, give an array "
-    "`documents` beside that of the activations, with an integer for each row."
-)
-_MLP = (
-    "An MLP computes what transcoders explain here from what they read, so all that their encoders "
-    "lose is amortisation."
-)
 _LOST = "What each SAE loses at its own L0, and its parts ± half their 95 % intervals"
-_OBJECTIVE = "The gap of the lasso's objective and its parts, as shares of the best"
 _SAMPLES = "Samples of the largest gaps"
 # With fewer samples intervals are wide.
 FEW = 500
@@ -192,8 +165,13 @@ def write(
         "gap_parts": figures.gap_parts(found.gaps),
         "coherence": figures.coherence(found.rows),
     }
-    files = {"summary": found.summary(), "codes": found.rows}
-    pages.publish(folder, page, found.rows[-1], drawn.items(), files)
+    pages.publish(
+        folder,
+        page,
+        found.rows[-1],
+        drawn.items(),
+        {"summary": found.summary(), "codes": found.rows},
+    )
     write_cards(folder, found)
     printed = ranked[:1] if found.has_rivals else []
     if len(found.alive) < 2:
@@ -204,19 +182,46 @@ def write(
 
 def sections(found: Measurement) -> list[Table]:
     """The tables of the page, in order; those without lines are not shown."""
-    coded = [row for row in found.rows if "times" not in row]
-    loaded = [
-        report.columns | {"dictionary": name} for name, report in found.loaded.items()
-    ]
-    worst = measure.worst_lines(found.rows, found.source)
     return [
-        table("Reconstruction", CURVE, measure.curve_lines(found.rows)),
-        table("All codes", CODES, coded),
-        table(_OBJECTIVE, GAP, found.gaps),
-        table("Supports: the encoder's beside the best", SUPPORT, found.gaps),
-        table("Atoms", ATOMS, measure.atom_lines(found.rows)),
-        table(_SAMPLES, WORST, worst),
-        table("As loaded", LOADED, loaded),
+        table(
+            "Reconstruction",
+            "dictionary l0 fvu refit_fvu at_l0 curve_fvu curve_refit_fvu best_fvu best_codes "
+            "refit_fvu_ratio certificate",
+            measure.curve_lines(found.rows),
+        ),
+        table(
+            "All codes",
+            "dictionary codes level l0 fvu fvu_outliers own_certificate",
+            [row for row in found.rows if "times" not in row],
+        ),
+        table(
+            "The gap of the lasso's objective and its parts, as shares of the best",
+            "dictionary lam l0 optimum_l0 relative_gap scale_share values_share support_share",
+            found.gaps,
+        ),
+        table(
+            "Supports: the encoder's beside the best",
+            "dictionary jaccard overlap_precision overlap_recall fired_only used_only unused",
+            found.gaps,
+        ),
+        table(
+            "Atoms",
+            "dictionary num_latents dead_atoms duplicates coherence_median coherence_95 agreement",
+            measure.atom_lines(found.rows),
+        ),
+        table(
+            _SAMPLES,
+            "dictionary index document gap relative_gap",
+            measure.worst_lines(found.rows, found.source),
+        ),
+        table(
+            "As loaded",
+            "dictionary library architecture normalisation fvu l0 dead",
+            [
+                report.columns | {"dictionary": name}
+                for name, report in found.loaded.items()
+            ],
+        ),
     ]
 
 
@@ -237,7 +242,10 @@ def findings(found: Measurement, partial: str | None = None) -> list[str]:
         verdicts, first = measure.ranking(verdicts)
         texts.append(f"{first} {ORDERS}")
     if found.source.activations.of_mlp:
-        texts.append(_MLP)
+        texts.append(
+            "An MLP computes what transcoders explain here from what they read, so all that their "
+            "encoders lose is amortisation."
+        )
     for verdict in verdicts:
         texts.append(f"{verdict.dictionary}:\n\n{_listed(sentences_of(verdict))}")
     first_row = found.rows[0]
@@ -247,7 +255,12 @@ def findings(found: Measurement, partial: str | None = None) -> list[str]:
             f"Only {found.scored()} are scored, which are few to judge by{more}."
         )
     if found.source.whole.documents is None:
-        texts.append(_UNNAMED)
+        texts.append(
+            "The activations name no documents: runs of neighbouring rows take their place, as "
+            "long as the correlation of neighbours asks for. To compare and hold out whole "
+            "documents, give an array `documents` beside that of the activations, with an integer "
+            "for each row."
+        )
     return texts
 
 
@@ -288,8 +301,7 @@ def standings(
     """
     common = at(rows, BEST, "common")
     first = rows[0]
-    every = [*rows, *_earlier(rows, stored, common["l0"])]
-    verdicts = measure.verdict(every)
+    verdicts = measure.verdict([*rows, *_earlier(rows, stored, common["l0"])])
     read = f" read from {first['inputs'][:6]}" if "inputs" in first else ""
     title = (
         f"{first['num_scored']:,} rows of {first['activations'][:6]}{read}, seed {first['seed']}, "
@@ -320,9 +332,12 @@ def _earlier(rows: Sequence[Row], stored: Sequence[Row], l0: float) -> list[Row]
     for (model,), group in grouped(comparable, ("model",)).items():
         best = at(group, BEST, "common")
         # Controls have no model, and what a killed run left may lack the best codes.
-        if model is None or model in models or best is None:
-            continue
-        if not _near(best["l0"], l0):
+        if (
+            model is None
+            or model in models
+            or best is None
+            or not _near(best["l0"], l0)
+        ):
             continue
         name = group[0]["dictionary"]
         if name in names:
@@ -334,9 +349,9 @@ def _earlier(rows: Sequence[Row], stored: Sequence[Row], l0: float) -> list[Row]
 
 def _is_comparable(row: Row, first: Row, l0: float) -> bool:
     """True for a row that is scored on the rows of the first, at this L0 if at the common one."""
-    if row.get("fvu") is None:
-        return False
-    if any(row.get(name) != first.get(name) for name in SCORED):
+    if row.get("fvu") is None or any(
+        row.get(name) != first.get(name) for name in SCORED.split()
+    ):
         return False
     # Runs at several L0s may have measured it.
     return row.get("level") != "common" or _near(row["l0"], l0)

@@ -52,10 +52,7 @@ CODES = ("own", "own_refit", "lasso", "lasso_refit", "thresholded")
 # Concepts of words: each is paired with a topic, and these with each other.
 WORDS = ("capital", "letters:abc", "suffix:s", "letters:stu", "suffix:ed")
 MEETINGS = (
-    "letters:abc+capital",
-    "capital+suffix:s",
-    "suffix:s+letters:stu",
-    "letters:stu+suffix:s",
+    "letters:abc+capital capital+suffix:s suffix:s+letters:stu letters:stu+suffix:s"
 )
 # Columns of the printed tables, among those of the CSV files.
 SHOWN = "dictionary codes probe auc_id auc_ood drop more_drop"
@@ -95,7 +92,7 @@ def usual_pairs(topics: Sequence[str]) -> list[str]:
         for pair in zip(named, WORDS, strict=False)
         for a, b in (pair, pair[::-1])
     ]
-    return [*met, *MEETINGS]
+    return [*met, *MEETINGS.split()]
 
 
 def tokens_of(recorded: Recorded, lm: LM) -> probing.Tokens:
@@ -127,10 +124,10 @@ def of_pairs(
     places = np.searchsorted(whole, held.numbers)
     pairs = {}
     for name in names:
-        a, b = (
-            probing.concept(part, tokens).at(places) for part in probing.read_pair(name)
-        )
-        pairs[name] = a, b
+        first, second = probing.read_pair(name)
+        a = probing.concept(first, tokens)
+        b = probing.concept(second, tokens)
+        pairs[name] = a.at(places), b.at(places)
     tokens = tokens.at(places)
     chosen = probing.choose_rows([*pairs.values()], tokens, most)
     tokens = tokens.at(chosen)
@@ -153,13 +150,12 @@ def of_pairs(
 
 def methods(options: ProbeOptions, saes: Sequence[SAE], input_dim: int) -> list[Method]:
     """The activations, and all codes on each SAE and each control."""
-    codes = dict.fromkeys(options.codes)
     alone = dict.fromkeys(("dictionary", "codes"), "activations")
     found = [Method("activations", "activations", Raw(), Linear(), alone)]
     for learner, about in learners_of(
         saes, options.controls, options.l0, input_dim
     ).values():
-        found += methods_of(learner, codes, options.l0, **about)
+        found += methods_of(learner, dict.fromkeys(options.codes), options.l0, **about)
     return found
 
 
@@ -173,9 +169,10 @@ def measure(options: ProbeOptions) -> list[Row]:
     recorded, lm = options.open()
     source = HeldOut(recorded.activations(options.layer), split_seed=0)
     train, held = source.parts
-    held = held if options.documents == "held_out" else source.kept
+    if options.documents == "all":
+        held = source.kept
     topics = recorded.topics
-    documents = {*recorded.documents[held.numbers]}
+    documents = recorded.documents[held.numbers]
     there = {topics[number] for number in documents} if topics else ()
     pairs = options.pairs or usual_pairs(sorted(there))
     saes, _ = options.read(source.scored, train.mean, options.controls)
@@ -201,9 +198,9 @@ def measure(options: ProbeOptions) -> list[Row]:
 
 def table_of(lines: Sequence[Row], baseline: str) -> Table:
     """The scores of each probe, from lines that `probing.overall` compared with a baseline."""
-    over = f"means over {lines[0]['pairs']} pairs ± half their 95 % intervals"
     return table(
-        f"AUC and its drop, {over}; more: less what own codes of {baseline} have",
+        f"AUC and its drop, means over {lines[0]['pairs']} pairs ± half their 95 % intervals; "
+        f"more: less what own codes of {baseline} have",
         SHOWN,
         lines,
     )

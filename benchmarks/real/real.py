@@ -137,24 +137,29 @@ def steps_of(options: RealOptions) -> Steps:
     }
     # Measure what was learned here, however good it is.
     measured = lm | {"layer": options.layer, "controls": CONTROLS, "anyway": True}
-    training = {"sparsity": options.sparsity, "seed": options.seed} | preset[
-        "train_real"
-    ]
+    training = {**preset["train_real"]}
     for name in ("width", "methods"):
-        training[name] = getattr(options, name) or training.get(
-            name, train_real.METHODS
-        )
-    recorded = lm | {
-        "layers": (options.layer,),
-        "text": options.text,
-        "dtype": options.dtype,
-    }
-    l0 = float(options.sparsity)
+        if getattr(options, name):
+            training[name] = getattr(options, name)
     return Steps(
-        record.RecordOptions(**recorded | preset["record"]),
-        train_real.TrainOptions(samples=1_000, results_dir=place, **training),
-        measure.MeasureOptions(**measured | preset["measure"]),
-        probe_real.ProbeOptions(l0=l0, **measured | preset["probe_real"]),
+        record.RecordOptions(
+            layers=(options.layer,),
+            text=options.text,
+            dtype=options.dtype,
+            **lm,
+            **preset["record"],
+        ),
+        train_real.TrainOptions(
+            sparsity=options.sparsity,
+            samples=1_000,
+            seed=options.seed,
+            results_dir=place,
+            **training,
+        ),
+        measure.MeasureOptions(**measured, **preset["measure"]),
+        probe_real.ProbeOptions(
+            l0=float(options.sparsity), **measured, **preset["probe_real"]
+        ),
     )
 
 
@@ -169,10 +174,11 @@ def main(options: RealOptions) -> None:
         raise ValueError(
             f"--methods={','.join(methods)} trains no SAE; add one, such as topk."
         )
+    commands = plan(options.preset, steps)
     if options.dry_run:
-        print(plan(options.preset, steps))
+        print(commands)
         return
-    logging.info("%s", plan(options.preset, steps))
+    logging.info("%s", commands)
     recorded = record.main(steps.record)
     # The losses of denser codes are not split.
     quarter = recorded.activations(options.layer).input_dim // 4
@@ -193,12 +199,18 @@ def main(options: RealOptions) -> None:
     levels = {level for level in put_back.levels if level <= most}
     patched = patch(put_back, sorted(levels | {options.sparsity}))
     probed = probe(dataclasses.replace(steps.probe_real, **measured))
-    command = f"{cli.COMMAND}{NAME} {' '.join(sys.argv[1:])}".strip()
-    notes = {
-        "minutes": f"{(time.perf_counter() - began) / 60:.1f}",
-        "peak memory": f"{devices.peak_memory():.1f} GiB",
-    }
-    print(write(Folder(home), patched, probed, options.sparsity, command, notes))
+    text = write(
+        Folder(home),
+        patched,
+        probed,
+        options.sparsity,
+        f"{cli.COMMAND}{NAME} {' '.join(sys.argv[1:])}".strip(),
+        {
+            "minutes": f"{(time.perf_counter() - began) / 60:.1f}",
+            "peak memory": f"{devices.peak_memory():.1f} GiB",
+        },
+    )
+    print(text)
 
 
 def plan(preset: str, steps: Steps) -> str:
@@ -247,14 +259,13 @@ def write(
             "or longer."
         )
     sentences = [f"{sentence(best)}.", best_dictionary(patched, sparsity)]
-    few = (best["dictionary"], best["best"])
-    codes = ("own", "lasso_refit", "screened")
 
     def chosen(lines: Lines) -> list[Row]:
         return [
             line
             for line in lines
-            if line["dictionary"] in few and line["codes"] in codes
+            if line["dictionary"] in (best["dictionary"], best["best"])
+            and line["codes"] in ("own", "lasso_refit", "screened")
         ]
 
     shown = measure.tables_of(patched)
@@ -265,9 +276,10 @@ def write(
     if probed:
         probes = probing.overall(probed, best["dictionary"])
         sentences.append(probing_change(probes, best, sparsity))
-        told = [line for line in probes if line["codes"] in ("own", "activations")]
-        told += [line for line in chosen(probes) if line["codes"] == "lasso_refit"]
-        drawn["pairs_drop"] = figures.ood_drop(told)
+        drawn["pairs_drop"] = figures.ood_drop(
+            [line for line in probes if line["codes"] in ("own", "activations")]
+            + [line for line in chosen(probes) if line["codes"] == "lasso_refit"]
+        )
         alike = [
             row for row in patched if row["codes"] == "own" or row["level"] == sparsity
         ]

@@ -13,12 +13,14 @@ of a transcoder. A run that was stopped goes on with the same command.
   python -m sae_gap record --model=FILE.gguf --text=FOLDER --layers=4,8 --dtype=float32
 """
 
+from pathlib import Path
+
 from absl import logging
 
 from benchmarks import cli
 from benchmarks.options import frozen, option
 from benchmarks.real.inputs import OnText
-from sae_gap.lm import DTYPES, Recorded, record
+from sae_gap.lm import DTYPES, Recorded, load_lm, read_texts, record
 from sae_gap.runtime import devices
 
 NAME = "record"
@@ -43,14 +45,30 @@ class RecordOptions(OnText):
 
 
 def main(options: RecordOptions) -> Recorded:
-    lm, texts, folder = options.begin(NAME)
-    names = ("layers", "mlps", "tokens", "context", "dtype", "seed")
+    home = options.folder(NAME)
+    texts = read_texts(options.text)
+    lm = load_lm(options.model, options.tokenizer)
+    text = "bbc" if options.text is None else Path(options.text).resolve().stem
+    folder = home / f"{lm.name}-{text}"
     found = record(
-        lm, texts, folder, **{name: getattr(options, name) for name in names}
+        lm,
+        texts,
+        folder,
+        layers=options.layers,
+        mlps=options.mlps,
+        tokens=options.tokens,
+        context=options.context,
+        dtype=options.dtype,
+        seed=options.seed,
     )
-    size = f"{len(found.tokens):,} tokens of {len(found.names):,} documents"
-    memory = f"peak memory {devices.peak_memory():.2f} GiB"
-    logging.info("%s holds %s, after blocks %s; %s", folder, size, found.layers, memory)
+    logging.info(
+        "%s holds %s tokens of %s documents, after blocks %s; peak memory %.2f GiB",
+        folder,
+        f"{len(found.tokens):,}",
+        f"{len(found.names):,}",
+        found.layers,
+        devices.peak_memory(),
+    )
     return found
 
 

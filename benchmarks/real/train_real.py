@@ -33,7 +33,7 @@ import numpy as np
 from absl import logging
 
 from benchmarks import cli
-from benchmarks.options import Distributed, Fitted, Limited, option
+from benchmarks.options import Distributed, Fitted, Limited, frozen, option
 from benchmarks.real.inputs import OnPairs, Outliers, npy
 from sae_gap import catalogue
 from sae_gap.analysis import tables
@@ -59,8 +59,13 @@ from sae_gap.study import Models, Stored, Study, jobs, run
 
 NAME = "train_real"
 METHODS = (
-    *("topk", "topk_from_online_dl", "batchtopk", "jumprelu"),
-    *("matryoshka", "relu", "online_dl"),
+    "topk",
+    "topk_from_online_dl",
+    "batchtopk",
+    "jumprelu",
+    "matryoshka",
+    "relu",
+    "online_dl",
 )
 SAES = sae_names()
 
@@ -102,7 +107,7 @@ COLUMNS = {
 }
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@frozen
 class TrainOptions(Fitted, OnPairs, Outliers, Distributed, Limited):
     """What to train, and how much."""
 
@@ -143,17 +148,17 @@ def source_of(options: TrainOptions) -> HeldOut:
     activations, inputs = options.read_pairs()
     if not options.keep_outliers and len(activations.outliers.rows):
         logging.warning("left out: %s", activations.outliers)
-    named = {
-        name: getattr(options, name)
-        for name in ("width", "sparsity", "samples", "seed")
-    }
-    fixed: Any = {
-        "split_seed": 0,
-        "together": True,
-        "learn_outliers": options.keep_outliers,
-    }
     source = HeldOut(
-        activations, inputs=inputs, learn_from=options.rows, **named, **fixed
+        activations,
+        inputs=inputs,
+        learn_from=options.rows,
+        width=options.width,
+        sparsity=options.sparsity,
+        samples=options.samples,
+        seed=options.seed,
+        split_seed=0,
+        together=True,
+        learn_outliers=options.keep_outliers,
     )
     if options.sparsity >= min(options.width, source.input_dim):
         limits = f"the {options.width} atoms and the {source.input_dim} dimensions"
@@ -190,9 +195,15 @@ def budgets(options: TrainOptions) -> Iterator[tuple[str, TrainOptions]]:
 
 def learner_of(name: str, options: TrainOptions, input_dim: int) -> Learner:
     """The learner of a method for activations of `input_dim` dimensions."""
-    about = {"num_steps": options.epochs, "batch_size": options.batch_size}
-    sizes = options.width, options.sparsity, input_dim, options.visits
-    return learner_at(name, *sizes, **about)
+    return learner_at(
+        name,
+        options.width,
+        options.sparsity,
+        input_dim,
+        options.visits,
+        num_steps=options.epochs,
+        batch_size=options.batch_size,
+    )
 
 
 def study_for(
@@ -244,8 +255,11 @@ def summarise(
     kept = ("codes", "seed", *COLUMNS, *catalogue.default_columns())
     lines = []
     for row in rows:
-        about = {"method": row["dictionary"], "sparsity": options.sparsity}
-        about["num_latents"] = row.get("num_latents", options.width)
+        about = {
+            "method": row["dictionary"],
+            "sparsity": options.sparsity,
+            "num_latents": row.get("num_latents", options.width),
+        }
         lines.append({name: row[name] for name in kept if name in row} | about)
     return tables.summarise(lines, by=[*CELL], methods=names)
 
@@ -311,8 +325,7 @@ def _train(options: TrainOptions, ending: str) -> list[Row]:
         for seed in sorted({row["seed"] for row in there})
     ]
     every = study_for(options, sources, names)
-    found = Stored(every, store).rows(jobs(every))
-    return summarise(found, options, [*learners])
+    return summarise(Stored(every, store).rows(jobs(every)), options, [*learners])
 
 
 def main(options: TrainOptions) -> None:

@@ -31,8 +31,8 @@ PROVED = (
 )
 
 # In the order of the page.
-_MADE_BY = ("date", "revision", "machine", "device", "precision")
-_PACKAGES = ("sae_gap", "python", "jax", "jaxlib", "equinox", "optax", "numpy", "scipy")
+_MADE_BY = "date revision machine device precision"
+_PACKAGES = "sae_gap python jax jaxlib equinox optax numpy scipy"
 
 
 class Figure(NamedTuple):
@@ -194,8 +194,10 @@ def render(entries: Sequence[Entry]) -> str:
 def provenance(row: Mapping[str, Any]) -> dict[str, str]:
     """A row's provenance (revision, machine, device, versions), as notes of a page."""
     known = {name: str(value) for name, value in row.items() if value is not None}
-    made = {name: known[name] for name in _MADE_BY if name in known}
-    versions = ", ".join(f"{name} {known[name]}" for name in _PACKAGES if name in known)
+    made = {name: known[name] for name in _MADE_BY.split() if name in known}
+    versions = ", ".join(
+        f"{name} {known[name]}" for name in _PACKAGES.split() if name in known
+    )
     return made | ({"versions": versions} if versions else {})
 
 

@@ -85,10 +85,9 @@ def draw(cell: Cell) -> Problem:
     else:
         # Half of the samples are for training.
         count = max(4, 2 * cell.num_samples)
-        setting = Setting(
+        task = Setting(
             cell.num_latents, cell.sparsity, count, input_dim=cell.input_dim
-        )
-        task = setting.task()
+        ).task()
         signals = np.asarray(task.train.signals)[: cell.num_samples]
         dictionary = np.ascontiguousarray(task.dictionary)
     # The weight at which the code of each signal vanishes.
@@ -175,8 +174,13 @@ def celer(problem: Problem) -> Run:
     from celer import Lasso
 
     atoms = np.asfortranarray(problem.dictionary, np.float64)
-    options = {"max_iter": 1_000, "positive": True, "fit_intercept": False}
-    model = Lasso(alpha=problem.lam / len(atoms), tol=TARGET, **options)
+    model = Lasso(
+        alpha=problem.lam / len(atoms),
+        tol=TARGET,
+        max_iter=1_000,
+        positive=True,
+        fit_intercept=False,
+    )
 
     def run():
         # It warns that it misses its accuracy, which the table shows.

@@ -74,7 +74,7 @@ def measure(
     are extrapolated to all.
     """
     problem = problems.draw(cell)
-    runs = dict[str, Run]()
+    runs: dict[str, Run] = {}
     skipped = []
     rows = []
     for name in names:
@@ -99,20 +99,21 @@ def measure(
         signals = problem.signals[: len(codes)]
         value, gap = scores.score(signals, problem.dictionary, codes, problem.lam)
         seconds = least[name] * len(problem.signals) / len(codes)
-        row = {
-            **cell._asdict(),
-            "lam": problem.lam,
-            "input_dim": problem.signals.shape[1],
-            "method": name,
-            "num_timed": len(codes),
-            "seconds": seconds,
-            "first": first[name][0],
-            "products": seconds / least[_PRODUCT],
-            "share": least.get(OURS, math.nan) / seconds,
-            "gap": float((gap / np.maximum(value, 1e-300)).max()),
-            "l0": float(np.count_nonzero(codes, axis=1).mean()),
-        }
-        rows.append(row)
+        rows.append(
+            {
+                **cell._asdict(),
+                "lam": problem.lam,
+                "input_dim": problem.signals.shape[1],
+                "method": name,
+                "num_timed": len(codes),
+                "seconds": seconds,
+                "first": first[name][0],
+                "products": seconds / least[_PRODUCT],
+                "share": least.get(OURS, math.nan) / seconds,
+                "gap": float((gap / np.maximum(value, 1e-300)).max()),
+                "l0": float(np.count_nonzero(codes, axis=1).mean()),
+            }
+        )
     return rows, skipped
 
 
@@ -129,8 +130,8 @@ def main(options: SolverSpeedOptions) -> None:
     cells = dict.fromkeys(problems.TABLE, names) | {problems.WIDE: [OURS]}
     folder = options.folder(NAME)
     made = provenance() | {"device": devices.describe()}
-    rows = list[Row]()
-    notes = dict[str, None]()
+    rows: list[Row] = []
+    notes: dict[str, None] = {}
     for cell, chosen in ({Cell(**given): names} if given else cells).items():
         timed, skipped = measure(cell, chosen, options.repeats)
         rows += [row | made for row in timed]

@@ -54,9 +54,9 @@ def _methods(source: Any, p: Any) -> list[Method]:
     found = []
     for name, learner in {**methods.with_tuned(source, p), "oracle": Oracle()}.items():
         if name != "oracle":
-            kinds = ("sae", "support", "least_squares")
             found += [
-                methods.on(kind, name, learner, p, dictionary=name) for kind in kinds
+                methods.on(kind, name, learner, p, dictionary=name)
+                for kind in ("sae", "support", "least_squares")
             ]
         found += [
             methods.coded(

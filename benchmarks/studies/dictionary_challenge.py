@@ -58,14 +58,15 @@ def _per_latent(rows):
 def _methods(source: Any, p: Any) -> list[Method]:
     length = {} if p.peer_steps is None else {"num_steps": p.peer_steps}
     rivals = [SpamsTrainDL(p.lam, **length), SklearnMiniBatch(p.lam, **length)]
-    saes = [learners.tuned_sae(name, source, p) for name in catalogue.saes()]
     return [
         *methods.learned(source, p)[::-1],
         *methods.families(source, p),
         *(methods.coded(learner.name, learner, p) for learner in rivals),
         *(
-            methods.coded(f"sae_{learner.name}", learner, p, family="sae")
-            for learner in saes
+            methods.coded(
+                f"sae_{name}", learners.tuned_sae(name, source, p), p, family="sae"
+            )
+            for name in catalogue.saes()
         ),
         *methods.oracle(source, p),
     ]
@@ -90,9 +91,10 @@ BENCH = Bench(
         "online_dl_families",
         "spams",
         "sklearn",
-        *(
-            f"sae_{name}"
-            for name in ("jumprelu", "mp", "matryoshka", "lista_matryoshka", "gated")
-        ),
+        "sae_jumprelu",
+        "sae_mp",
+        "sae_matryoshka",
+        "sae_lista_matryoshka",
+        "sae_gated",
     ),
 )

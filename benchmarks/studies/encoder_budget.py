@@ -27,7 +27,6 @@ from sae_gap.learners import Amortised, Lista, Oracle
 from sae_gap.storage import CELL
 from sae_gap.study import Method
 
-DEPTHS = (1, 2, 4, 8, 16)
 ITERATIONS = (1, 2, 5, 10, 20, 50, 100)
 
 
@@ -50,7 +49,7 @@ def _methods(source: Any, p: Any) -> list[Method]:
     # A window about as wide as the codes' spread: the published 1e-3 holds too few of them for the
     # thresholds to learn by.
     trained = {"relu": ReLU(), "topk": TopK(k), "jumprelu": JumpReLU(p.lam, p.lam)} | {
-        f"lista_{depth}": LISTA(depth, p.lam) for depth in DEPTHS
+        f"lista_{depth}": LISTA(depth, p.lam) for depth in (1, 2, 4, 8, 16)
     }
     # An epoch of the paper's SAEs is long enough for two of these.
     epochs = max(1, round(0.4 * p.epochs))
@@ -62,13 +61,19 @@ def _methods(source: Any, p: Any) -> list[Method]:
         cost = trained.get(name, encoder).flops(
             source.input_dim, source.width or source.num_latents
         )
-        row |= {} if cost is None else {"flops": cost}
+        if cost is not None:
+            row["flops"] = cost
         found.append(Method(name, kind, learner, encoder, row))
 
     for name, member in zip(trained, amortised.members, strict=True):
         add(name, member.name, member, amortised)
-    own = "lista_published"
-    add(own, "lista", published.encoder, published, inference=own)
+    add(
+        "lista_published",
+        "lista",
+        published.encoder,
+        published,
+        inference="lista_published",
+    )
     for kind in (FISTA, ISTA):
         for count in ITERATIONS:
             add(f"{kind.name}_{count}", kind.name, kind(p.lam, iterations=count))

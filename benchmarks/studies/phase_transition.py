@@ -21,6 +21,11 @@ _SHAPES = [2**power for power in range(5, 20)]
 _FEW = {"num_samples": (2_000,)}
 
 
+def _bound(num_latents: int, k: int) -> float:
+    """The dimensions that compressed sensing asks for at c = 1."""
+    return k * math.log(num_latents / k)
+
+
 @frozen
 class Ratios(Preset):
     """A preset with the dimensions as multiples of what compressed sensing asks for."""
@@ -35,17 +40,15 @@ class Ratios(Preset):
         superposition.
         """
         found = []
-        axes = "num_latents", "sparsity", "num_samples", "seeds", "ratios", "width"
+        axes = "num_latents sparsity num_samples seeds ratios width"
         for size, k, samples, seed, ratio, width in itertools.product(
-            *(getattr(self, name) for name in axes)
+            *(getattr(self, name) for name in axes.split())
         ):
-            input_dim = math.ceil(ratio * k * math.log(size / k))
+            input_dim = math.ceil(ratio * _bound(size, k))
             if k < input_dim <= size:
                 # Padded, a handful of shapes serve all ratios: else compiling would take longer
                 # than solving.
-                padded = min(
-                    size, next(shape for shape in _SHAPES if shape >= input_dim)
-                )
+                shape = next(shape for shape in _SHAPES if shape >= input_dim)
                 found.append(
                     Setting(
                         size,
@@ -53,7 +56,7 @@ class Ratios(Preset):
                         samples,
                         seed,
                         input_dim,
-                        padded_dim=padded,
+                        padded_dim=min(size, shape),
                         width=width,
                     )
                 )
@@ -62,13 +65,11 @@ class Ratios(Preset):
 
 def _placed(rows):
     """Rows with the ratio of their dimension, to halves."""
-    bounds = [
-        row["sparsity"] * math.log(row["num_latents"] / row["sparsity"]) for row in rows
-    ]
-    return [
-        row | {"ratio": round(2 * row["input_dim"] / bound) / 2}
-        for row, bound in zip(rows, bounds, strict=True)
-    ]
+    found = []
+    for row in rows:
+        bound = _bound(row["num_latents"], row["sparsity"])
+        found.append(row | {"ratio": round(2 * row["input_dim"] / bound) / 2})
+    return found
 
 
 def _methods(source: Any, p: Any) -> list[Method]:

@@ -78,8 +78,8 @@ def _measured(p: Budget) -> Iterator[Row]:
         if seeds:
             own, kept, best, least = zip(*seeds, strict=True)
             panel = f"{labels.label(kind)}, {atoms:,} atoms, block {group[0]['layer']}"
-            line = line_of(Compared(own, kept, best, reference=least), "kl")
-            yield line | {"dictionary": panel, "panel": panel, "steps": steps}
+            parts = line_of(Compared(own, kept, best, reference=least), "kl")
+            yield parts | {"dictionary": panel, "panel": panel, "steps": steps}
 
 
 def _codes(
@@ -108,8 +108,10 @@ def _codes(
 
 
 def _methods(source: Any, p: Any) -> list[Method]:
-    every = attribution.BENCH.methods(source, p)
-    return [methods.along(one, one.learner.snapshots) for one in every]
+    return [
+        methods.along(method, method.learner.snapshots)
+        for method in attribution.BENCH.methods(source, p)
+    ]
 
 
 def _lines(rows: Lines) -> Iterator[Row]:

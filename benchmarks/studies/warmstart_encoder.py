@@ -42,13 +42,10 @@ def _methods(source: Any, p: Any) -> list[Method]:
             found.append(Method(f"warm_{name}", "refined", sae, warm, row))
         for count in SCREENS:
             pursuit = ScreenedPursuit(source.sparsity, screens=count)
-            told = {"screens": count}
-            found.append(
-                Method(f"screened_{name}", "pursuit", sae, pursuit, {**row, **told})
-            )
-    true = Oracle()
+            screened: dict[str, Any] = {**row, "screens": count}
+            found.append(Method(f"screened_{name}", "pursuit", sae, pursuit, screened))
     return found + [
-        Method("fista_oracle", "oracle", true, fista(count)) for count in ITERATIONS
+        Method("fista_oracle", "oracle", Oracle(), fista(count)) for count in ITERATIONS
     ]
 
 
@@ -59,22 +56,24 @@ def by_products(rows):
     """
 
     def cost(row):
-        k, steps, screens = (
-            row.get(name) for name in ("sparsity", "iterations", "screens")
-        )
+        products = 2 * (row.get("iterations") or 0)
         if row.get("start") == "cold":
-            return 2 * (steps or 0) - 1
+            return products - 1
+        k = row["sparsity"]
+        screens = row.get("screens")
         sae = catalogue.paper_sae(row["dictionary"].removeprefix("tuned_"), sparsity=k)
         encoder = ScreenedPursuit(k, screens=screens) if screens else sae.encoder
         size = row["input_dim"], row["num_latents"]
-        return encoder.flops(*size) / (2 * math.prod(size)) + 2 * (steps or 0)
+        return encoder.flops(*size) / (2 * math.prod(size)) + products
 
-    chosen = [row for row in rows if row["family"] != "oracle"]
     found = [
         row
-        | {"products": cost(row)}
-        | {"codes": "screens" if row.get("screens") else row.get("start") or "own"}
-        for row in chosen
+        | {
+            "products": cost(row),
+            "codes": "screens" if row.get("screens") else row.get("start") or "own",
+        }
+        for row in rows
+        if row["family"] != "oracle"
     ]
     return [row for row in found if row["inference"] != "lasso" and row["products"] > 0]
 

@@ -44,13 +44,14 @@ def _sae(name, source, p):
     encoder = learner.encoder
     if isinstance(encoder, JumpReLU):
         # Of the squared error, a count of latents saves the square of a code.
-        raised = dataclasses.replace(
-            encoder,
-            threshold=scale * encoder.threshold,
-            bandwidth=scale * encoder.bandwidth,
-        )
         return dataclasses.replace(
-            learner, encoder=raised, penalty=scale**2 * learner.penalty
+            learner,
+            encoder=dataclasses.replace(
+                encoder,
+                threshold=scale * encoder.threshold,
+                bandwidth=scale * encoder.bandwidth,
+            ),
+            penalty=scale**2 * learner.penalty,
         )
     return dataclasses.replace(learner, penalty=scale * learner.penalty)
 
@@ -95,11 +96,6 @@ _FULL = _STANDARD | {
     "online": {"rates": (0.3, 0.03, 0.005), "batch_size": 1_024, "num_slots": 96},
     "families": {"visits": 2, "num_slots": 96, "margin": 2.5},
 }
-_QUICK = _STANDARD | {
-    "num_latents": (512,),
-    "num_samples": (20_000,),
-    "sae_steps": 5_000,
-}
 
 
 class OfWorld(Preset):
@@ -115,7 +111,13 @@ BENCH = Bench(
     presets(
         OfWorld,
         smoke=_WORLD | {"num_latents": (64,), "num_samples": (1_000,)},
-        quick=_QUICK | {"seeds": Preset.seeds},
+        quick=_STANDARD
+        | {
+            "num_latents": (512,),
+            "num_samples": (20_000,),
+            "seeds": Preset.seeds,
+            "sae_steps": 5_000,
+        },
         standard=_STANDARD,
         paper=_STANDARD,
         full=_FULL,

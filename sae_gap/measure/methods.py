@@ -170,8 +170,9 @@ def check_codes(
             check_choice(
                 "codes", name, dict.fromkeys((*CODES, *trained, *catalogue.encoders()))
             )
-            encoder = catalogue.make_encoder(name, sparsity=1, nonneg=True, l0=1.0)
-            _check_bare(name, encoder)
+            _check_bare(
+                name, catalogue.make_encoder(name, sparsity=1, nonneg=True, l0=1.0)
+            )
 
 
 def encoder_at(
@@ -199,11 +200,9 @@ def encoder_at(
     if name.endswith(REFIT):
         return refit(encoder_at(name.removesuffix(REFIT), l0, learner, signed, lasso))
     if name.endswith(PRUNED):
-        most = (
-            2 * l0
-            if learner.ready is None
-            else min(2 * l0, learner.ready.decoder.shape[1])
-        )
+        most = 2 * l0
+        if learner.ready is not None:
+            most = min(most, learner.ready.decoder.shape[1])
         whole = encoder_at(name.removesuffix(PRUNED), most, learner, signed, lasso)
         refitted = whole if isinstance(whole, OnSupport) else refit(whole)
         return Pruned(refitted, l0, nonneg=nonneg)
@@ -293,8 +292,13 @@ def methods_of(
             continue
         # Own codes do not depend on the requested L0.
         level: dict[str, Scalar] = {} if name.startswith("own") else {"level": l0}
-        about = {"codes": name, **level, **row}
-        yield Method(name, family or learner.family, source, encoder, about)
+        yield Method(
+            name,
+            family or learner.family,
+            source,
+            encoder,
+            {"codes": name, **level, **row},
+        )
 
 
 def study_of(
@@ -313,8 +317,12 @@ def study_of(
       *metrics: further metrics, beside `reconstruction` and those that every study has.
       **options: of `Study`.
     """
-    mine = reconstruction.METRIC, reconstruction.PREDICTABILITY
-    every = (*catalogue.default_metrics(), *mine, *metrics)
+    every = (
+        *catalogue.default_metrics(),
+        reconstruction.METRIC,
+        reconstruction.PREDICTABILITY,
+        *metrics,
+    )
     plain = {"lam": None, "optimum": False, "seconds": False, "metrics": every}
     return Study(name, sources, methods, **plain | options)
 
@@ -324,9 +332,11 @@ def finite(rows: Iterable[Row]) -> list[Row]:
     found = []
     for row in rows:
         if "diverged" in row:
-            codes = row["codes"]
-            dictionary = row["dictionary"]
-            logging.warning("left out %s of %s: they are not finite", codes, dictionary)
+            logging.warning(
+                "left out %s of %s: they are not finite",
+                row["codes"],
+                row["dictionary"],
+            )
         else:
             found.append(row)
     return found

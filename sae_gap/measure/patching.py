@@ -120,7 +120,14 @@ def put_back(
     metrics = [nats.METRIC]
     stages = Stages(NATS, store)
     stages.run(source, candidates.methods(own, middle, learners), metrics)
-    _place_encoders(stages.rows, l0)
+    # The level that the own L0 of each encoder stands for.
+    places = {
+        row["dictionary"]: placed(row["l0"], l0)
+        for row in stages.rows
+        if row["codes"] == "own"
+    }
+    for row in stages.rows:
+        row.update(places.get(row["dictionary"], {}))
     stages.run(source, candidates.at_common_l0s(middle), metrics)
     densest = DENSEST * source.input_dim
     stages.run(source, candidates.at_own_l0s([*stages.rows], densest), metrics)
@@ -132,14 +139,3 @@ def in_nats(codes: Sequence[str], saes: Sequence[SAE]) -> list[str]:
     units = [sae.normalisation for sae in saes]
     other = any(isinstance(unit, Whitening) or unit.per_sample for unit in units)
     return [name for name in codes if not (other and stem(name) == "weighted")]
-
-
-def _place_encoders(rows: Sequence[Row], l0: Sequence[float]) -> None:
-    """Adds to the rows of each encoder the level that its own L0 stands for."""
-    places = {
-        row["dictionary"]: placed(row["l0"], l0)
-        for row in rows
-        if row["codes"] == "own"
-    }
-    for row in rows:
-        row.update(places.get(row["dictionary"], {}))

@@ -137,7 +137,12 @@ def run(plan: Plan, store: Store, *, show_progress: bool = True) -> list[Row]:
     plan.check()
     learners = _learners(plan)
     stages = Stages(STUDY, store, show_progress)
-    own = own_l0s(stages.run(plan.source, _own_codes(learners), [COST]), plan)
+    own_codes = [
+        method
+        for learner in learners.values()
+        for method in methods_of(learner, ("own", "own_refit"), 1.0)
+    ]
+    own = own_l0s(stages.run(plan.source, own_codes, [COST]), plan)
     common = common_l0(plan, learners, own)
     agreement = atom_statistics.agreement_with(learners[plan.saes[0].name])
     metrics = gap.PARTS, atom_statistics.METRIC, agreement
@@ -167,7 +172,7 @@ def common_l0(
         return plan.l0
     for name, learner in learners.items():
         if learner.encode is None:
-            return usual
+            break
         # A dead encoder's L0 is no level at which to compare dictionaries.
         if name in own:
             return own[name] or usual
@@ -191,11 +196,6 @@ def _learners(plan: Plan) -> dict[str, Given]:
         sae.name: dataclasses.replace(sae.given, held=Held(sae.model, held))
         for sae in plan.saes
     }
-
-
-def _own_codes(learners: Mapping[str, Learner]) -> Iterator[Method]:
-    for learner in learners.values():
-        yield from methods_of(learner, ("own", "own_refit"), 1.0)
 
 
 def _best_codes(
@@ -230,18 +230,26 @@ def _at_levels(
     """
     skip = {"skip": True} if getattr(learner.ready, "skip", None) is not None else {}
     for level, l0 in levels.items():
-        columns = {"level": level, **skip, **row}
-        names = _names_at(plan, level)
-        yield from methods_of(learner, names, l0, row=columns, **options)
+        yield from methods_of(
+            learner,
+            _names_at(plan, level),
+            l0,
+            row={"level": level, **skip, **row},
+            **options,
+        )
     is_common = "common" in levels and (plan.l0 or "own" not in levels)
     middle = "common" if is_common else "own"
     nonneg = not options.get("signed", learner.signed)
     whole = Lasso(l0=levels[middle], nonneg=nonneg)
     for times in SPREAD:
-        columns = {"level": middle, "times": times, **row}
         options["lasso"] = _always(Lasso(nonneg=nonneg, of=whole, times=times))
-        names = ["lasso", "lasso_refit"]
-        yield from methods_of(learner, names, 1, row=columns, **options)
+        yield from methods_of(
+            learner,
+            ["lasso", "lasso_refit"],
+            1,
+            row={"level": middle, "times": times, **row},
+            **options,
+        )
 
 
 def _always(lasso: Lasso) -> Callable[[float], Lasso]:

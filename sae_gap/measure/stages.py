@@ -53,8 +53,7 @@ class Stages:
         }
         if not distinct:
             return []
-        methods = [*distinct.values()]
-        study = study_of(self.name, [source], methods, *metrics, **options)
+        study = study_of(self.name, [source], [*distinct.values()], *metrics, **options)
         try:
             rows = finite(runner.run(study, self.store, show_progress=self.shown))
         except progress.UnfinishedError as error:

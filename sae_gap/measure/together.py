@@ -193,9 +193,8 @@ def put_back_together(
             continue
         earlier = methods[name]
         block, last = earlier.popitem()
-        found = measured(block, [last], earlier, calibrate_on="clean")
-        if found:
-            lines += _lines_of(name, rows, found[0], own_kl)
+        for whole in measured(block, [last], earlier, calibrate_on="clean"):
+            lines += _lines_of(name, rows, whole, own_kl)
     return lines
 
 
@@ -229,8 +228,10 @@ def together_sentence(lines: Sequence[Row]) -> str:
     own, *others = (line for line in lines if line["replaced"] == ALL)
 
     def said(line: Row) -> str:
-        cost = f"{line['kl']:.3f} ± {line['kl_half']:.3f} nats of KL with {line['codes']} codes"
-        return f"{cost}, {line['ratio']:.2f} times the sum of each alone"
+        return (
+            f"{line['kl']:.3f} ± {line['kl_half']:.3f} nats of KL with {line['codes']} codes, "
+            f"{line['ratio']:.2f} times the sum of each alone"
+        )
 
     text = f"Together the SAEs cost {said(own)}"
     for line in others:

@@ -49,10 +49,8 @@ def split(unit, share=False, **losses):
     line = {}
     for part, (worse, better) in PAIRS.items():
         if worse in losses and better in losses:
-            found = ends(losses[worse] - losses[better], unit)
-            line |= dict(
-                zip((f"{part}_part", f"{part}_low", f"{part}_high"), found, strict=True)
-            )
+            mean, low, high = ends(losses[worse] - losses[better], unit)
+            line |= {f"{part}_part": mean, f"{part}_low": low, f"{part}_high": high}
     last = losses.get("last", losses["best"])
     line |= {"total": losses["own"].sum() / unit.sum(), "rest": last.sum() / unit.sum()}
     if share:

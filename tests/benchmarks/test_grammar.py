@@ -135,8 +135,10 @@ FLAGS = {
     "lambda_sensitivity": "lam=0.2/0.3",
 }
 # How and where a run goes, and files.
-OTHERS = "preset shard dry_run data world_file distributed coordinator num_processes process_id"
-OTHERS += " minutes measured"
+OTHERS = (
+    "preset shard dry_run data world_file distributed coordinator num_processes process_id "
+    "minutes measured"
+)
 
 
 def test_each_value_of_a_flag_is_another_run():
@@ -250,8 +252,13 @@ def test_the_default_needs_no_other_package_and_an_absent_one_is_one_sentence(
 
 
 def test_costs_count_products_with_the_dictionary():
-    size = {"num_latents": 40, "input_dim": 20, "sparsity": 3, "family": "sae"}
-    size["dictionary"] = "tuned_topk"
+    size = {
+        "num_latents": 40,
+        "input_dim": 20,
+        "sparsity": 3,
+        "family": "sae",
+        "dictionary": "tuned_topk",
+    }
     fista = {"inference": "fista", "iterations": 5}
     pursuit = ScreenedPursuit(3, screens=3).flops(20, 40)
     cases = [
@@ -275,8 +282,9 @@ def test_a_model_that_several_jobs_need_is_counted_with_the_first(tmp_path):
     listed = [
         Method(f"m{place}", "", learner, Lasso()) for place, learner in enumerate(kinds)
     ]
-    places = {"store": Store(tmp_path), "models": Models(tmp_path)}
-    run = types.SimpleNamespace(study=tiny.make(methods=listed), **places)
+    run = types.SimpleNamespace(
+        study=tiny.make(methods=listed), store=Store(tmp_path), models=Models(tmp_path)
+    )
     said = main.plan(run).splitlines()
     # Methods of one learner are one job.
     counts = [line.rpartition(": ")[2] for line in said[:-1]]
@@ -325,12 +333,8 @@ CROSSINGS = {
 @mark.parametrize("name", CROSSINGS)
 def test_a_crossing_is_the_learner_with_the_encoder_at_the_sparsity_of_the_source(name):
     method = made(name)
-    found = (
-        method.learner,
-        method.encoder,
-        method.family,
-        method.coordinates["inference"],
-    )
+    inference = method.coordinates["inference"]
+    found = method.learner, method.encoder, method.family, inference
     assert found == CROSSINGS[name] and method.name == name
 
 
@@ -341,10 +345,8 @@ def test_options_of_the_study_and_the_protocol_are_those_of_its_crossings():
     published = made("random:lasso", preset=replace(SMOKE, protocol="paper"))
     assert published.encoder.iterations == 100
     # Names run in the order of the study, and crossings behind them.
-    names = read(
-        "amortisation_gap", "--methods=oracle:omp,fista_oracle,linear_probe"
-    ).names
-    assert names == ["linear_probe", "fista_oracle", "oracle:omp"]
+    found = read("amortisation_gap", "--methods=oracle:omp,fista_oracle,linear_probe")
+    assert found.names == ["linear_probe", "fista_oracle", "oracle:omp"]
 
 
 def test_methods_of_other_studies_run_in_every_study():

@@ -89,8 +89,14 @@ def test_headings_name_a_split_only_beside_the_other_and_columns_that_are_there(
 
 
 def test_an_answer_has_a_line_for_each_sae_of_one_size():
-    one = {"method": "sae_topk", "units": 3, "total": 0.5, "rest": 0.1}
-    one |= {"amortisation_part": 0.3, "dictionary_part": 0.1}
+    one = {
+        "method": "sae_topk",
+        "units": 3,
+        "total": 0.5,
+        "rest": 0.1,
+        "amortisation_part": 0.3,
+        "dictionary_part": 0.1,
+    }
     question, line, other = outcome._answer(
         [one, one | {"method": "sae_mp", "total": 0.1}]
     ).splitlines()[-3:]

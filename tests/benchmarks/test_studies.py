@@ -34,11 +34,7 @@ SMOKE = (WHOLE[0], "--preset=smoke")
 OTHER_SIZES = {"phase_transition": ("--ratios=1.5,2,2.5",)}
 # Studies of which every SAE has its own codes, its support and the lasso.
 DECOMPOSED = (
-    "amortisation_gap",
-    "frozen_decoder",
-    "support_recovery",
-    "attribution",
-    "training_budget",
+    "amortisation_gap frozen_decoder support_recovery attribution training_budget"
 )
 
 
@@ -95,7 +91,7 @@ def test_what_is_left_and_drawn_is_what_the_rows_say(
     pictures = {path for path in names if path.endswith((".png", ".pdf"))}
     files = {"summary.csv", "README.md", "report.html", "page.json"}
     assert names - pictures == files | (
-        {"decomposition.csv"} if name in DECOMPOSED else set()
+        {"decomposition.csv"} if name in DECOMPOSED.split() else set()
     )
     assert page.title == one.title and f" {name} " in page.command
     # Cells have files of their own.
@@ -136,7 +132,7 @@ def means(group, by):
     """What a line of a summary has beside its place."""
     line = {"seeds": len(group)}
     for name, value in group[0].items():
-        if type(value) in (int, float) and name not in (*by, *NO_METRICS):
+        if type(value) in (int, float) and name not in (*by, *NO_METRICS.split()):
             values = [row[name] for row in group]
             line[f"{name}_mean"] = np.mean(values)
             line[f"{name}_sd"] = np.std(values, ddof=1) if len(group) > 1 else None
@@ -144,18 +140,9 @@ def means(group, by):
 
 
 # Columns of numbers that are no scores: conditions, and what no mean is of.
-NO_METRICS = [
-    "lam",
-    "compile_seconds",
-    "seed",
-    "input_dim",
-    "width",
-    "step",
-    "iterations",
-    "flops",
-    "depth",
-    "padded_dim",
-]
+NO_METRICS = (
+    "lam compile_seconds seed input_dim width step iterations flops depth padded_dim"
+)
 SCORED = [
     f"{name}_{part}"
     for name in ("mcc", "support_f1", "accuracy", "auc")
@@ -200,9 +187,9 @@ def decomposed(rows, order):
             top = least(there, loss)
             last = least(above, loss)
             kept = least([own, *keep], loss) if keep else None
-            codes = {"own": own, "best": top, "last": last} | (
-                {"kept": kept} if keep else {}
-            )
+            codes = {"own": own, "best": top, "last": last}
+            if keep:
+                codes["kept"] = kept
             line = split(
                 np.ones(len(own)),
                 **{name: lost(each, loss) for name, each in codes.items()},

@@ -84,13 +84,13 @@ def test_gaps_and_curves_are_those_of_scikit_learn_on_held_out_documents(
     codes = np.asarray(model.encode(model, jnp.asarray(x, jnp.float32)), float) * norms
     (line,) = measure.gap_lines(rows)
     lam = line["lam"]
-    options = {
-        "positive": True,
-        "fit_intercept": False,
-        "tol": 1e-12,
-        "max_iter": 100_000,
-    }
-    peer = SklearnLasso(alpha=lam / len(unit), **options)
+    peer = SklearnLasso(
+        alpha=lam / len(unit),
+        positive=True,
+        fit_intercept=False,
+        tol=1e-12,
+        max_iter=100_000,
+    )
     best = np.array([peer.fit(unit, y).coef_ for y in target])
 
     def objective(z):
@@ -125,14 +125,18 @@ def test_gaps_and_curves_are_those_of_scikit_learn_on_held_out_documents(
     assert {name: line[name] for name in wanted} == {
         k: v.sum() for k, v in wanted.items()
     }
-    kinds = {"own": codes, "own_refit": refitted(codes)}
-    kinds |= {"lasso": best, "lasso_refit": refitted(best)}
+    kinds = {
+        "own": codes,
+        "own_refit": refitted(codes),
+        "lasso": best,
+        "lasso_refit": refitted(best),
+    }
     for name, values in kinds.items():
-        place = name, None if name.startswith("own") else "own", None
+        place = name, None if name.startswith("own") else "own"
         row = next(
             row
             for row in rows
-            if (*map(row.get, ("codes", "level", "times")),) == place
+            if (row["codes"], row.get("level")) == place and "times" not in row
         )
         assert row["errors"] == approx(errors(values), rel=1e-3)
         assert row["fvu"] == approx(errors(values).sum() / variance, rel=1e-3)
@@ -251,31 +255,28 @@ def test_the_seed_draws_the_rows_that_are_scored_unless_nothing_learns(
 def test_a_name_says_the_dictionary_the_encoder_and_its_recipe(plan):
     learner = plan.saes[0].given
     other = learner_at("random", 20, 2, 12)
-    names = [
-        *["mine:omp_pruned", "screened_pursuit_2x4", "fista_5", "lasso_pruned_refit"]
-    ]
+    names = (
+        "mine:omp_pruned",
+        "screened_pursuit_2x4",
+        "fista_5",
+        "lasso_pruned_refit",
+    )
     found = {each.name: each.encoder for each in methods_of(learner, names, 2.6)}
     assert list(found) == [name.rpartition(":")[2] for name in names]
-    twice = (
-        OnSupport(OMP(5, nonneg=True), 0.0, True, 0.0),
-        OnSupport(Lasso(l0=5.2), 0.0, True, 0.0),
-    )
-    assert found["omp_pruned"] == Pruned(twice[0], 2.6)
+    pursued = OnSupport(OMP(5, nonneg=True), 0.0, True, 0.0)
+    solved = OnSupport(Lasso(l0=5.2), 0.0, True, 0.0)
+    assert found["omp_pruned"] == Pruned(pursued, 2.6)
     assert found["screened_pursuit_2x4"] == ScreenedPursuit(3, breadth=4, screens=2)
     few = FISTA(l0=2.6, iterations=5)
     assert found["fista_5"] == Pruned(few, 2.6, by="magnitude")
-    assert found["lasso_pruned_refit"] == OnSupport(
-        Pruned(twice[1], 2.6), 0.0, True, 0.0
-    )
+    assert found["lasso_pruned_refit"] == OnSupport(Pruned(solved, 2.6), 0.0, True, 0.0)
     assert [each.name for each in methods_of(other, names, 2.6)] == [*found][1:]
-    sizes = {"screens": 2, "breadth": 4}, {"iterations": 5}
-    wanted = (
+    assert [*map(recipe, names)] == [
         ("omp", {}),
-        ("screened_pursuit", sizes[0]),
-        ("fista", sizes[1]),
+        ("screened_pursuit", {"screens": 2, "breadth": 4}),
+        ("fista", {"iterations": 5}),
         ("lasso", {}),
-    )
-    assert (*map(recipe, names),) == wanted
+    ]
 
 
 def test_the_whole_idea_in_one_file_has_the_numbers_of_measure(plan, model, tmp_path):
@@ -289,10 +290,13 @@ def test_the_whole_idea_in_one_file_has_the_numbers_of_measure(plan, model, tmp_
         "W_dec": np.asarray(model.dictionary).T,
         "b_dec": np.asarray(model.bias),
     }
-    parts = {
-        "own": own,
-        "values": own - refitted,
-        "support": refitted - best,
-        "rest": best,
-    }
-    assert idea.split(plan.source.scored, arrays, k=2) == approx(parts, rel=1e-4)
+    parts = idea.split(plan.source.scored, arrays, k=2)
+    assert parts == approx(
+        {
+            "own": own,
+            "values": own - refitted,
+            "support": refitted - best,
+            "rest": best,
+        },
+        rel=1e-4,
+    )

@@ -154,14 +154,15 @@ def test_the_parts_name_what_is_at_fault(patched, tmp_path):
     random = (
         np.random.default_rng(1).normal(size=(DIM, 20)).astype(np.float32) / DIM**0.5
     )
-    candidates = [candidate("values", patched.atoms, Shrunk(0.3))]
-    candidates += [
+    rows = run(
+        patched,
+        tmp_path,
+        candidate("values", patched.atoms, Shrunk(0.3)),
         candidate("atoms", random, Shrunk(0.7)),
         candidate("true", patched.atoms),
-    ]
-    candidates += [candidate("dead", patched.atoms, Shrunk(1.7))]
-    candidates += [candidate("dense", random, Shrunk(0.01))]
-    rows = run(patched, tmp_path, *candidates)
+        candidate("dead", patched.atoms, Shrunk(1.7)),
+        candidate("dense", random, Shrunk(0.01)),
+    )
     down = patched.downstream
     for row in rows:
         if row["codes"] == "lasso":
@@ -172,8 +173,8 @@ def test_the_parts_name_what_is_at_fault(patched, tmp_path):
     assert {name for name, _ in lines} == {"values", "atoms"}
     own = rows[0]
     assert lines["values", "ce"]["total"] == approx(own["ce"] - down.clean.ce.mean())
-    references = own["ce_zero"], own["ce_mean"]
-    assert references == approx((down.zero.ce.mean(), down.mean.ce.mean()))
+    assert own["ce_zero"] == approx(down.zero.ce.mean())
+    assert own["ce_mean"] == approx(down.mean.ce.mean())
     assert own["fvu_outliers"] != approx(own["fvu"], rel=0.1)
     # Its support is that of the lasso, on the true atoms: only values are lost.
     one = lines["values", "kl"]
@@ -360,10 +361,8 @@ def test_an_encoder_is_trained_on_the_dictionary_as_it_is(patched, tmp_path):
         and alone["form_part"] is alone["search_part"] is None
     )
     learned = min(named[kind]["fvu"] for kind in kinds[:3])
-    wanted = (
-        named["own"]["fvu"] - named["retrained"]["fvu"],
-        named["retrained"]["fvu"] - learned,
-    )
+    retrained = named["retrained"]["fvu"]
+    wanted = named["own"]["fvu"] - retrained, retrained - learned
     assert parts[:2] == approx(wanted) and line["training_low"] > 0 and min(parts) >= 0
 
 
@@ -410,11 +409,10 @@ def test_where_activations_are_in_other_units_none_has_weighted_codes(
     """Dictionaries are compared by codes of the same kinds."""
     plain = candidate("plain", patched.atoms)
     eye = np.eye(DIM, dtype=np.float32)
-    other = {
-        "each": normalise.ConstantNorm(),
-        "white": normalise.Whitening(np.zeros(DIM, np.float32), 2 * eye, eye / 2),
-    }
-    model = replace(plain.model, normalisation=other[kind])
+    units = normalise.ConstantNorm()
+    if kind == "white":
+        units = normalise.Whitening(np.zeros(DIM, np.float32), 2 * eye, eye / 2)
+    model = replace(plain.model, normalisation=units)
     saes = plain, replace(plain, name=kind, model=model)
     rows = run(patched, tmp_path, *saes, l0=(1,), codes=("screened", "weighted"))
     assert [row["codes"] for row in rows] == ["screened"] * 2

@@ -43,13 +43,16 @@ SHARED |= {"keep_outliers": False, "num_scored": 1_234, "input_dim": 16}
 
 def rows_of(name):
     l0, dead, model, fvu = SUBJECTS[name]
-    about = {"dictionary": name, "family": "sae" if model else "control", "dead": dead}
-    about |= SHARED | {
+    about = SHARED | {
+        "dictionary": name,
+        "family": "sae" if model else "control",
+        "dead": dead,
         "num_latents": 64 + len(name),
         "learned_from": 9_000,
         "cost": len(name) / 7,
+        "fired": 60,
+        "learner": {"model": model} if model else {"num_steps": 3},
     }
-    about |= {"fired": 60, "learner": {"model": model} if model else {"num_steps": 3}}
     levels = {"own": l0, "common": 7.4} if l0 else {"common": 7.4}
     kinds = {
         "lasso": 0.9,
@@ -67,15 +70,20 @@ def rows_of(name):
                 "codes": codes,
                 "level": level,
                 "l0": at + RNG.uniform() / 100,
+                "errors": [*errors],
+                "variance": [*VARIANCE],
+                "mse": RNG.uniform(),
+                "fvu": errors.sum() / VARIANCE.sum(),
+                "fvu_outliers": RNG.uniform(),
             }
-            row |= {"errors": [*errors], "variance": [*VARIANCE], "mse": RNG.uniform()}
-            row |= {"fvu": errors.sum() / VARIANCE.sum(), "fvu_outliers": RNG.uniform()}
             row |= {"own_certificate": RNG.uniform() / 1e6} if codes == "lasso" else {}
             rows.append(row)
     middle = next(row for row in rows if row["codes"] == "lasso")
     middle |= {column: RNG.uniform() for column in GAP.split()} if model else {}
-    middle |= {"lam": RNG.uniform(), "unconverged": 0.25, "unused": 5}
     middle |= {
+        "lam": RNG.uniform(),
+        "unconverged": 0.25,
+        "unused": 5,
         "worst": [2, 0],
         "worst_gap": [0.5, 0.25],
         "worst_relative_gap": [2.0, 1.5],
@@ -144,28 +152,32 @@ def reference(rows):
     lasso = one(rows, "lasso")
     refit = one(rows, "lasso_refit")
     top = best(rows)
-    own = None
     own = one(rows, "own")
     again = one(rows, "own_refit")
-    known = {"dictionary": top["dictionary"], "family": top["family"], "samples": 1_234}
-    known |= {
+    # Of all of the lasso's codes in the curve's table; of those in its middle otherwise.
+    proofs = [row["own_certificate"] for row in rows if row["codes"] == "lasso"]
+    known = {
+        "dictionary": top["dictionary"],
+        "family": top["family"],
+        "samples": 1_234,
         "at_l0": lasso["l0"],
         "curve_fvu": lasso["fvu"],
         "curve_refit_fvu": refit["fvu"],
-    }
-    known |= {
         "best_codes": top["codes"],
         "best_fvu": top["fvu"],
         "mse": (own or top)["mse"],
+        "certificate": max(proofs),
     }
-    # Of all of the lasso's codes in the curve's table; of those in its middle otherwise.
-    proofs = [row["own_certificate"] for row in rows if row["codes"] == "lasso"]
-    known["certificate"] = max(proofs)
     if own:
-        known |= {"l0": own["l0"], "fvu": own["fvu"], "refit_l0": again["l0"]}
-        known |= {"refit_fvu": again["fvu"], "fvu_ratio": own["fvu"] / top["fvu"]}
-        known |= {"refit_fvu_ratio": again["fvu"] / top["fvu"]}
-        known |= {column: lasso[column] for column in GAP.split()}
+        known |= {
+            "l0": own["l0"],
+            "fvu": own["fvu"],
+            "refit_l0": again["l0"],
+            "refit_fvu": again["fvu"],
+            "fvu_ratio": own["fvu"] / top["fvu"],
+            "refit_fvu_ratio": again["fvu"] / top["fvu"],
+            **{column: lasso[column] for column in GAP.split()},
+        }
     if top["family"] != "control":
         known |= {
             name: lasso[name]
@@ -272,12 +284,14 @@ def test_tables_have_what_the_rows_say(written):
     wanted = []
     for name in alive:
         line, losses = parts(written.every, name)
-        known = halves(line) | {"dictionary": name, "loss": "FVU", "best": name}
-        known |= {
+        known = {
+            "dictionary": name,
+            "loss": "FVU",
+            "best": name,
             "l0_mean": losses["own"]["l0"],
             "own_best_codes": losses["best"]["codes"],
         }
-        wanted.append(known)
+        wanted.append(halves(line) | known)
     held(lines, wanted)
     ((title, (_, lines)),) = found.items()
     common = best(written.every["mine"], "common")["l0"]
@@ -389,22 +403,21 @@ def nats_rows():
             "level": 7.4,
             "l0": 7.4 + kl,
             "family": "sae",
-        }
-        row |= {"dead": name == "dead", "tokens": [*TOKENS], "variance": [*VARIANCE]}
-        row |= {"kl_sums": [*(kl * TOKENS * noise[0])], "ce_clean": [*CLEAN]}
-        row |= {
+            "dead": name == "dead",
+            "tokens": [*TOKENS],
+            "variance": [*VARIANCE],
+            "kl_sums": [*(kl * TOKENS * noise[0])],
+            "ce_clean": [*CLEAN],
             "ce_sums": [*(CLEAN + kl * TOKENS * noise[1])],
             "errors": [*(fvu * VARIANCE * noise[2])],
+            "ce_zero": 9.25,
+            "ce_mean": 7.125,
+            "products": None if codes == "lasso" else 8 / kl,
         }
         for loss, (column, unit) in SUMS.items():
             row[loss] = sum(row[column]) / unit.sum()
         names = "delta_ce kl_score ce_score ce_score_mean processor seconds objective_gap shared"
         row |= {column: RNG.uniform() for column in names.split()}
-        row |= {
-            "ce_zero": 9.25,
-            "ce_mean": 7.125,
-            "products": None if codes == "lasso" else 8 / kl,
-        }
         rows.append(row | ({"own_certificate": 1e-7} if codes == "lasso" else {}))
     return rows
 
@@ -453,19 +466,17 @@ def test_nats_and_costs_have_what_the_rows_say(nats):
             for name, row in (codes | {"best": top, "last": last}).items()
         }
         losses = {name: each - CLEAN * (loss == "ce") for name, each in losses.items()}
-        line = split(unit, True, **losses) | {
+        about = {
             "loss": loss,
             "level": 7.4,
             "l0": own["l0"],
-        }
-        line |= {
             "dictionary": "mine",
             "support_codes": "own_refit",
             "best": last["dictionary"],
+            "own_best_codes": top["codes"],
+            "best_codes": last["codes"],
         }
-        wanted.append(
-            line | {"own_best_codes": top["codes"], "best_codes": last["codes"]}
-        )
+        wanted.append(split(unit, True, **losses) | about)
     held(lines_of(f"{nats.folder}/nats/splits.csv"), wanted)
     lost, scores, _, *costs = nats.shown
     labels = {"kl": "KL", "ce": "ΔCE", "fvu": "FVU"}

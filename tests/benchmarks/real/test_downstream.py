@@ -213,16 +213,15 @@ def _hold_together(recorded, lines, paths):
             if (line["codes"], line["replaced"]) == (name, "all together")
         )
         low, high = interval(costs[name], net.tokens)
+        least, most = interval(costs[name], costs["own"])
         wanted = {
             "kl": costs[name].sum() / net.tokens.sum(),
             "kl_half": (high - low) / 2,
-        }
-        low, high = interval(costs[name], costs["own"])
-        wanted |= {
             "of_own": costs[name].sum() / costs["own"].sum(),
-            "of_own_half": (high - low) / 2,
+            "of_own_half": (most - least) / 2,
+            "l0": np.mean(l0s),
+            "documents": np.count_nonzero(net.tokens),
         }
-        wanted |= {"l0": np.mean(l0s), "documents": np.count_nonzero(net.tokens)}
         assert {key: float(line[key]) for key in wanted} == approx(
             wanted, rel=1e-3, abs=1e-6
         )
@@ -503,14 +502,9 @@ def test_one_command_has_variance_nats_and_costs_and_goes_on(recorded, monkeypat
     monkeypatch.setattr(measure, "CODES", ("own", "own_refit", "lasso_refit"))
     mine = f"--sae={recorded.folder / 'mine'}"
     results = recorded.folder / "results" / "measure"
-    flags = (
-        *recorded.flags,
-        mine,
-        "--controls=random",
-        "--samples=100",
-    )
     # Codes that need the network are measured in nats alone.
-    flags += ("--codes=weighted,mine:weighted_refit",)
+    some = "--codes=weighted,mine:weighted_refit"
+    flags = (*recorded.flags, mine, "--controls=random", "--samples=100", some)
     succeed("measure", *flags, "--costs=own,mp")
     some = {row["key"] for row in sae_gap.Store(results / "costs").rows()}
     flags += ("--costs=own,mp,fista",)
@@ -560,8 +554,10 @@ def test_drawn_and_recorded_saes_along_their_training(recorded, tmp_path, caplog
         results,
         "--sparsity=4",
         "--width=80",
+        "--methods=topk",
+        "--samples=50",
+        "--steps=1,15",
     )
-    about += ("--methods=topk", "--samples=50", "--steps=1,15")
     whole = HeldOut(recorded.found.activations(1), split_seed=0)
     for seed in (0, 1):
         succeed("train_real", *about, f"--seed={seed}")
@@ -571,15 +567,16 @@ def test_drawn_and_recorded_saes_along_their_training(recorded, tmp_path, caplog
         assert [*dict.fromkeys(told)] == ["1", "18"]
     for steps, epochs in ((1, 1), (15, round(256 * 15 / whole.num_train))):
         # Each learns from as many rows as it takes, in whole passes.
-        sizes = {
-            "width": 80,
-            "sparsity": 4,
-            "split_seed": 0,
-            "together": True,
-            "samples": 50,
-        }
-        seen = min(256 * steps, whole.num_train)
-        source = HeldOut(whole.activations, **sizes, seed=1, learn_from=seen)
+        source = HeldOut(
+            whole.activations,
+            width=80,
+            sparsity=4,
+            split_seed=0,
+            together=True,
+            samples=50,
+            seed=1,
+            learn_from=min(256 * steps, whole.num_train),
+        )
         learner = learner_at("topk", 80, 4, 64, num_steps=epochs, batch_size=256)
         assert (
             sae_gap.Models(tmp_path / "models")

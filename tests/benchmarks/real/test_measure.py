@@ -162,7 +162,9 @@ BAD = {
     "too few to judge by": ["--dictionary={D}", "--activations={few}"],
     "no rows for controls or codes": [
         *MINE,
-        *["--held_out=all", "--codes=retrained", "--controls=none"],
+        "--held_out=all",
+        "--codes=retrained",
+        "--controls=none",
     ],
     "a share between 0 and 1, or all": [*MINE, "--held_out=some"],
     "holds no recording.json": [*MINE, "--recording={D}"],
@@ -176,11 +178,10 @@ BAD = {
 @mark.parametrize("words", BAD)
 def test_whatever_is_wrong_is_one_sentence_and_leaves_nothing(words, files, tmp_path):
     x = np.load(files / "x.npz")["activations"]
-    arrays = {"moved": x - 0.7, "few": x[:9]}
-    for name, array in arrays.items():
-        np.save(tmp_path / f"{name}.npy", array)
-    places = {name: str(tmp_path / f"{name}.npy") for name in arrays}
-    places |= {name[0]: str(files / name) for name in ("D.npy", "mine", "x.npz")}
+    np.save(tmp_path / "moved.npy", x - 0.7)
+    np.save(tmp_path / "few.npy", x[:9])
+    places = {name: f"{tmp_path}/{name}.npy" for name in ("moved", "few")}
+    places |= {name[0]: f"{files}/{name}" for name in ("D.npy", "mine", "x.npz")}
     given = [text.format(**places) for text in BAD[words]]
     refused(words, "measure", *given, f"--results_dir={tmp_path / 'results'}")
     assert not (tmp_path / "results").exists()

@@ -16,7 +16,7 @@ from sae_gap.analysis import best_at
 from sae_gap.encoders import lasso
 from sae_gap.lm import recording
 from sae_gap.probing import concepts
-from sae_gap.study import Models, scoring
+from sae_gap.study import models, scoring
 from tests import tiny
 from tests.benchmarks.reference import ends
 from tests.conftest import refused, succeed
@@ -39,12 +39,11 @@ def options(tmp_path_factory):
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("".join(rng.choice([*string.ascii_letters], 60)))
     flags = (
-        *(
-            f"--model={folder / 'tiny.gguf'}",
-            f"--tokenizer={folder / 'tokenizer.json'}",
-        ),
-        *(f"--text={folder / 'text'}", f"--results_dir={folder / 'with, comma'}"),
-        *("--preset=smoke", "--layer=1", f"--sparsity={L0}", "--dtype=float32"),
+        f"--model={folder / 'tiny.gguf'}",
+        f"--tokenizer={folder / 'tokenizer.json'}",
+        f"--text={folder / 'text'}",
+        f"--results_dir={folder / 'with, comma'}",
+        *f"--preset=smoke --layer=1 --sparsity={L0} --dtype=float32".split(),
     )
     return folder / "with, comma" / "real" / "smoke", flags
 
@@ -91,7 +90,7 @@ def test_from_nothing_to_a_page_and_on(options, small, monkeypatch):
     )
 
     # The same command fits, runs and codes nothing again.
-    for module, name in ((recording, "_run"), (scoring, "Inference"), (Models, "_fit")):
+    for module, name in ((recording, "_run"), (scoring, "Inference"), (models, "_fit")):
         monkeypatch.setattr(module, name, None)
     assert succeed("real", *arguments) == out
     # A text that is too short for concepts leaves the rest.
@@ -141,8 +140,7 @@ def test_the_best_dictionary_leads_the_second_by_their_best_codes_at_the_l0_of_t
     # Own codes, and those at another L0, do not count; a third is behind.
     losses |= {("c", "omp", 32): 0.8, ("c", "own", 32): 0.1, ("b", "omp", 64): 0.2}
     rows = patched_rows(losses)
-    first = rows[1]
-    second = rows[2]
+    _, first, second, *_ = rows
     more, low, high = ends(second["kl_sums"] - first["kl_sums"], first["tokens"])
     assert real.best_dictionary(rows, 32) == (
         f"Of the dictionaries at L0 32, the best codes of a lose least: {first['kl']:.3f} nats of "
@@ -158,14 +156,10 @@ def test_probes_change_by_certified_codes_on_either_dictionary(best):
     for place, words in enumerate(kinds.split("/")):
         name, codes, probe = words.split()
         line = {"dictionary": name, "codes": codes, "probe": probe}
-        line |= {score: (10 * place + at) / 100 for at, score in enumerate(scores)}
-        lines.append(
-            line
-            | {
-                f"{score}_half": None if at % 2 else 0.5
-                for at, score in enumerate(scores)
-            }
-        )
+        for at, score in enumerate(scores):
+            line[score] = (10 * place + at) / 100
+            line[f"{score}_half"] = None if at % 2 else 0.5
+        lines.append(line)
     said = real.probing_change(lines, {"dictionary": "topk", "best": best}, 32)
     changes = ["certified codes on topk change these by 0.120 ± 0.500 and 0.130"]
     changes += ["certified codes on online_dl change these by 0.220 ± 0.500 and 0.230"]

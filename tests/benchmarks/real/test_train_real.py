@@ -35,13 +35,7 @@ def file(tmp_path_factory):
     return path
 
 
-OPTIONS = (
-    f"--width={LATENTS}",
-    f"--sparsity={K}",
-    "--epochs=2",
-    "--visits=2",
-    "--samples=50",
-)
+OPTIONS = f"--width={LATENTS} --sparsity={K} --epochs=2 --visits=2 --samples=50".split()
 SAES = ("topk", "jumprelu", "topk_from_online_dl", "batch_pursuit")
 
 
