@@ -22,9 +22,9 @@ References:
   "SAEBench".
 """
 
-import copy
-import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -181,17 +181,17 @@ class Downstream:
         """Returns the sums over the scored tokens of each document."""
         return np.bincount(self.documents[self.scored], nats, self.documents.max() + 1)
 
-    @functools.cached_property
+    @cached_property
     def zero(self) -> Nats:
         """The cost of the tokens if all rows are zero, also outliers and special ones, the ablation
         of SAEBench and SAELens.
         """
         return self._nats(np.zeros_like(self.activations))
 
-    @functools.cached_property
+    @cached_property
     def mean(self) -> Nats:
         """The cost of the tokens if the replaced rows are their mean."""
-        mean = self.activations[self.replaced].mean(axis=0, dtype=np.float64)
+        mean = self.activations[self.replaced].mean(0, np.float64)
         return self.nats(np.broadcast_to(mean, self.activations.shape))
 
     def nats(self, reconstruction: Float[ArrayLike, "rows dim"]) -> Nats:
@@ -250,7 +250,7 @@ class Downstream:
         kept = scored[self.scored]
         if not kept.any():
             raise ValueError("no token is scored at every layer; give longer texts.")
-        changed = copy.copy(self)
+        changed = copy(self)
         # Their costs are those of the clean rows.
         for name in ("zero", "mean"):
             vars(changed).pop(name, None)
@@ -366,9 +366,9 @@ def rows_left(
     start = 0
     for block in earlier:
         net = networks[block]
-        run = functools.partial(model.run_blocks, start=start, stop=block + 1)
+        run = partial(model.run_blocks, start=start, stop=block + 1)
         rows = token_rows.run(run, streams)
         streams = token_rows.spread(net._put(reconstruct(block, rows), rows))
         start = block + 1
-    run = functools.partial(model.run_blocks, start=start, stop=last + 1)
+    run = partial(model.run_blocks, start=start, stop=last + 1)
     return token_rows.run(run, streams)

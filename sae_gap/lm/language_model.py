@@ -1,6 +1,6 @@
 """A language model of any kind, which can be cut open after any block."""
 
-import abc
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -25,20 +25,20 @@ class LanguageModel(eqx.Module):
     blocks: eqx.AbstractVar[Any]
 
     @property
-    @abc.abstractmethod
+    @abstractmethod
     def unembedding(self) -> Float[Array, "vocabulary dim"]:
         """E; the logits are `E features(h)`."""
 
     @property
-    @abc.abstractmethod
+    @abstractmethod
     def context(self) -> int:
         """Number of tokens that the model was trained to read at once."""
 
-    @abc.abstractmethod
+    @abstractmethod
     def embed(self, windows: Windows) -> Stream:
         """Returns the residual stream before the first block."""
 
-    @abc.abstractmethod
+    @abstractmethod
     def block_parts(
         self, windows: Windows
     ) -> Callable[[Stream, Any], tuple[Stream, Stream, Stream]]:
@@ -46,7 +46,7 @@ class LanguageModel(eqx.Module):
         after attention, what the MLP reads, and what it adds to the stream.
         """
 
-    @abc.abstractmethod
+    @abstractmethod
     def features(self, hidden: Float[Array, "*rows dim"]) -> Float[Array, "*rows dim"]:
         """Maps the residual stream after the last block to the features that the unembedding
         multiplies.

@@ -2,8 +2,8 @@
 them.
 """
 
-import pathlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -102,7 +102,7 @@ def load_lm(path: AnyPath | None = None, tokenizer: AnyPath | None = None) -> LM
     return LM(path.stem, model, cutter, file_digest(*files))
 
 
-def installed(name: str | None = None) -> pathlib.Path:
+def installed(name: str | None = None) -> Path:
     """Returns the GGUF file of a package, given the name of its model."""
     if name == GEMMA:
         try:

@@ -1,6 +1,6 @@
 """What the unembedding reads out of features, a few hundred tokens at a time."""
 
-import functools
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -39,10 +39,10 @@ def read_out(
 ) -> ReadOut:
     """Reads features out, in float64."""
     parts = _read_out(unembedding, features, targets, expected=expected)
-    return jax.tree.map(functools.partial(np.asarray, dtype=np.float64), parts)
+    return jax.tree.map(partial(np.asarray, dtype=np.float64), parts)
 
 
-@functools.partial(jax.jit, static_argnames="expected")
+@partial(jax.jit, static_argnames="expected")
 def _read_out(
     head: Array, features: Array, targets: Array, *, expected: bool
 ) -> ReadOut:

@@ -38,8 +38,7 @@ class GroupMax(AmortisedEncoder):
     def __call__(self, model: Model, signals: Signals) -> Array:
         hidden = jax.nn.relu(self.preactivations(model, signals))
         groups = hidden.reshape(len(hidden), self.k, -1)
-        largest = jnp.argmax(groups, axis=2, keepdims=True)
-        chosen = largest == jnp.arange(groups.shape[2])
+        chosen = jnp.argmax(groups, 2, keepdims=True) == jnp.arange(groups.shape[2])
         return jnp.where(chosen, groups, 0).reshape(hidden.shape)
 
 
@@ -117,9 +116,9 @@ class RepeatingPursuit(Encoder):
             return _State(state.rounds + 1, residual, codes, done)
 
         start = _State(
-            rounds=0,
-            residual=signals - model.bias,
-            codes=jnp.zeros((len(signals), len(atoms)), signals.dtype),
-            done=jnp.zeros(len(signals), bool),
+            0,
+            signals - model.bias,
+            jnp.zeros((len(signals), len(atoms)), signals.dtype),
+            jnp.zeros(len(signals), bool),
         )
         return jax.lax.while_loop(unfinished, step, start).codes

@@ -77,10 +77,10 @@ def of_arrays(
         encoder,
         dict.fromkeys(ARCHITECTURES[encoder].options, k),
         take(encoder, tensors, sizes, skip=W_skip is not None),
-        library="given",
-        architecture=architecture,
-        notes=notes,
-        centred=centred,
+        "given",
+        architecture,
+        notes,
+        centred,
         transcodes=transcoder,
     )
 

@@ -2,9 +2,9 @@
 where that leaves it open, its tensors do. No JAX is loaded.
 """
 
-import dataclasses
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -46,7 +46,7 @@ def read(weights: Path) -> Parts:
         return parts
     tensors.finish(parts.architecture)
     notes = {"dtype on disk": tensors.dtypes(), **parts.notes}
-    return dataclasses.replace(parts, notes=notes)
+    return replace(parts, notes=notes)
 
 
 def holds(name: str) -> bool:

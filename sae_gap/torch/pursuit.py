@@ -1,8 +1,8 @@
 """The codes of a screened pursuit and least squares on a support, with gradients, in PyTorch."""
 
-import functools
-import math
 from collections.abc import Callable, Sequence
+from functools import partial
+from math import nan
 from typing import Any
 
 import torch
@@ -91,7 +91,7 @@ def pursuit_codes(
             # A CPU is faster with places for the atoms that stay alone.
             held = supports(codes) if _on_host(rows) else (chosen, on)
             codes = least_squares(rows, atoms, codes, *held).clamp(min=0) / lengths
-        return codes.masked_fill_(~finite, math.nan)
+        return codes.masked_fill_(~finite, nan)
 
     if chunk is None and not learns:
         chunk = MANY_ROWS
@@ -160,7 +160,7 @@ def least_squares(
         own = atoms[places]
         shown = on[:, :, None]
         gram = own @ own.mT * (shown & shown.mT)
-        solve = functools.partial(batched.least_norm, gram)
+        solve = partial(batched.least_norm, gram)
         if anew:
             values = solve(own @ target[:, :, None] * shown)
             # Refined once.
