@@ -133,13 +133,13 @@ class Downstream:
         self._rest: Any = 0
         if network.mlp:
             inputs, outputs = zip(*map(network.mlp, batches), strict=True)
-            stream = self.activations
             self.inputs = rows.join(inputs)
-            self.activations = rows.join(outputs)
-            self._rest = stream - self.activations
+            added = rows.join(outputs)
+            self._rest = self.activations - added
+            self.activations = added
         self.documents = _numbered(documents, rows.positions)
-        outlying = find_outliers(norms(self.activations)).rows
-        self.outliers = np.isin(np.arange(len(rows.tokens)), outlying)
+        self.outliers = np.zeros(len(rows.tokens), bool)
+        self.outliers[find_outliers(norms(self.activations)).rows] = True
         self.ordinary = ~np.isin(rows.tokens, list(special))
         self.replaced = self.ordinary
         if outliers == "drop":
@@ -268,19 +268,16 @@ class Downstream:
         F is the mean over replaced rows of `g gᵀ`, where g is the gradient of `Σ_t log q(v_t)` with
         respect to the row, with v_t drawn from the clean model's distribution at token t.
         """
-        rows = self._rows
-        streams = rows.spread(self.activations + self._rest)
-        replaced = rows.split(self.replaced)
-        dim = self.activations.shape[1]
-        total = np.zeros((dim, dim))
+        streams = self._rows.spread(self.activations + self._rest)
+        replaced = self._rows.split(self.replaced)
+        total: Any = 0
         for number, stream in enumerate(streams):
-            key = jax.random.fold_in(jax.random.key(0), number)
-            gradients = self._gradients(stream, number, key)[replaced[number]]
-            total += gradients.T @ gradients
+            gradients = self._gradients(stream, number)[replaced[number]]
+            total = total + gradients.T @ gradients
         return total / self.replaced.sum()
 
     def _gradients(
-        self, stream: Float[np.ndarray, "rows length dim"], number: int, key: Array
+        self, stream: Float[np.ndarray, "rows length dim"], number: int
     ) -> Float[np.ndarray, "tokens dim"]:
         """Returns the gradient by each row of a batch of the log-probability of next tokens, which
         are drawn.
@@ -292,6 +289,7 @@ class Downstream:
             return jnp.asarray(self._network.after(stream, windows))
 
         features, pull = jax.vjp(features_of, stream)
+        key = jax.random.fold_in(jax.random.key(0), number)
         scores = drawn_scores(self._network.unembedding, features[real], key)
         (gradients,) = pull(jnp.zeros_like(features).at[real].set(scores))
         return np.asarray(gradients, np.float64)[real]
@@ -365,10 +363,10 @@ def rows_left(
     streams: Any = map(model.embed, token_rows.batches)
     start = 0
     for block in earlier:
-        net = networks[block]
         run = partial(model.run_blocks, start=start, stop=block + 1)
         rows = token_rows.run(run, streams)
-        streams = token_rows.spread(net._put(reconstruct(block, rows), rows))
+        guess = networks[block]._put(reconstruct(block, rows), rows)
+        streams = token_rows.spread(guess)
         start = block + 1
     run = partial(model.run_blocks, start=start, stop=last + 1)
     return token_rows.run(run, streams)

@@ -6,6 +6,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+from equinox import filter_jit
 from jaxtyping import Array, Float
 
 from sae_gap.core import product
@@ -62,7 +63,7 @@ class LanguageModel(eqx.Module):
         """Dimension of the residual stream."""
         return self.unembedding.shape[1]
 
-    @eqx.filter_jit
+    @filter_jit
     def run_blocks(
         self, hidden: Stream, windows: Windows, start: int, stop: int
     ) -> Stream:
@@ -83,7 +84,7 @@ class LanguageModel(eqx.Module):
         blocks = jax.tree.map(lambda leaf: leaf[start:stop], self.blocks)
         return jax.lax.scan(step, hidden, blocks)[0]
 
-    @eqx.filter_jit
+    @filter_jit
     def run_mlp(
         self, hidden: Stream, windows: Windows, block: int
     ) -> tuple[Stream, Stream]:
@@ -93,7 +94,7 @@ class LanguageModel(eqx.Module):
         part = jax.tree.map(lambda leaf: leaf[block], self.blocks)
         return self.block_parts(windows)(hidden, part)[1:]
 
-    @eqx.filter_jit
+    @filter_jit
     def log_probabilities(
         self, hidden: Float[Array, "*rows dim"]
     ) -> Float[Array, "*rows vocabulary"]:

@@ -90,7 +90,6 @@ class OnNetwork:
     def task(self) -> Task:
         """Returns the rows that learners see, and the network's replaced rows."""
         net = self.network
-        rows = self.rows
         held = Split(
             jnp.asarray(net.activations),
             documents=net.documents,
@@ -98,7 +97,12 @@ class OnNetwork:
             inputs=net.inputs,
         )
         return Task(
-            rows.train, held, held, width=rows.width, seed=self.seed, network=net
+            self.rows.train,
+            held,
+            held,
+            width=self.rows.width,
+            seed=self.seed,
+            network=net,
         )
 
     @cached_property

@@ -47,10 +47,8 @@ class LM(NamedTuple):
           context: number of tokens in a window; every window then starts with the special tokens
             that start a text, as Gemma predicts badly without them.
         """
-        lists = [
-            np.array(found.ids, np.int32)
-            for found in self.tokenizer.encode_batch(list(texts))
-        ]
+        encoded = self.tokenizer.encode_batch(list(texts))
+        lists = [np.array(text.ids, np.int32) for text in encoded]
         if context is None:
             return lists
         start = [*self.tokenizer.encode("a").special_tokens_mask, 0].index(0)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.nn import logsumexp, softmax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
@@ -49,7 +50,7 @@ def _read_out(
     def of_token(token: tuple[Array, Array]) -> ReadOut:
         feature, target = token
         logits = product(feature, head.T)
-        log_z = jax.nn.logsumexp(logits)
+        log_z = logsumexp(logits)
         mean = product(jnp.exp(logits - log_z), head) if expected else None
         return ReadOut(log_z, logits[target], mean)
 
@@ -68,7 +69,7 @@ def drawn_scores(
         feature, key = token
         logits = product(feature, head.T)
         drawn = head[jax.random.categorical(key, logits)]
-        return drawn - product(jax.nn.softmax(logits), head)
+        return drawn - product(softmax(logits), head)
 
     keys = jax.random.split(key, len(features))
     return jax.lax.map(of_token, (features, keys), batch_size=CHUNK)

@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import default_matmul_precision
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 from scipy.sparse import issparse, sparray
@@ -229,7 +230,7 @@ class SAE:
         Raises:
           ValueError: the activations have another width, or are not finite.
         """
-        with jax.default_matmul_precision("highest"):
+        with default_matmul_precision("highest"):
             rows = self.as_rows(activations, explained=True)
             read = self._inputs(inputs, len(rows)) if self.transcodes else None
             return self.model.signals(rows, read) - self.bias
@@ -247,7 +248,7 @@ class SAE:
         Raises:
           ValueError: the activations have another width, or are not finite.
         """
-        with jax.default_matmul_precision("highest"):
+        with default_matmul_precision("highest"):
             rows = self.as_rows(activations)
             if not self.transcodes:
                 rows = self.model.signals(rows)
@@ -280,7 +281,7 @@ class SAE:
                 f"codes have {codes.shape[1]} columns, but the SAE has {self.num_latents} latents."
             )
         read = self._inputs(like, len(codes))
-        with jax.default_matmul_precision("highest"):
+        with default_matmul_precision("highest"):
             return self.model.reconstruct(jnp.asarray(codes), read, read)
 
     def reconstruct(self, activations: Rows) -> Outputs:
@@ -368,7 +369,7 @@ def own_codes(model: Model, signals: Float[ArrayLike, "n input_dim"]) -> Codes:
         raise ValueError(
             "a decoder alone gives no codes; give a model with an encoder."
         )
-    with jax.default_matmul_precision("highest"):
+    with default_matmul_precision("highest"):
         if isinstance(encode, Encoder):
             return encode.infer(model, jnp.asarray(signals)).codes
         return encode(model, jnp.asarray(signals))

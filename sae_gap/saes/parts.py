@@ -129,7 +129,7 @@ class Parts:
             shift = np.einsum("i,ij->j", added, held["W_enc"], dtype=float)
         lengths: Any = 1
         if self.codes_of_unit_atoms:
-            lengths = np.linalg.norm(self.atoms.astype(np.float64), axis=1)
+            lengths = np.linalg.norm(self.atoms.astype(float), axis=1)
             held["W_dec"] = self.atoms / np.where(lengths > 0, lengths, 1)[:, None]
         gains = {"b_enc": 1, "b_gate": 1, "b_mag": np.exp(held.get("r_mag", 0))}
         for name in gains.keys() & held.keys():

@@ -9,7 +9,7 @@ from math import inf
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, where
 
 from sae_gap.core import DEPENDENT, SLACK, eliminate
 
@@ -41,7 +41,7 @@ def screened_pursuit(
             codes = codes[:, :, 0].where(on, 0)
             score = (target - (codes[:, None] @ own)[:, 0]) @ atoms.mT
             # Atoms chosen earlier are proposed first, and taken first.
-            first = torch.where(on, inf, -inf).to(score)
+            first = where(on, inf, -inf).to(score)
             score = score.scatter_reduce(1, chosen, first, "amax")
         near = score.topk(num_candidates, sorted=False).indices
         rows = _rows(near)
@@ -109,7 +109,7 @@ def _exchange(
     for _ in range(SINGLE if single else EXCHANGES):
         codes, _ = _on_support(gram, wanted, on)
         above = allowed & ((wanted - gram @ codes)[:, :, 0] > slack)
-        wrong = torch.where(on, codes[:, :, 0] < -slack, above)
+        wrong = where(on, codes[:, :, 0] < -slack, above)
         if single:
             # The last of a row.
             wrong &= wrong.cumsum(1) == wrong.sum(1, keepdim=True)
@@ -118,7 +118,7 @@ def _exchange(
 
 
 def _on_support(gram: Tensor, wanted: Tensor, on: Tensor) -> tuple[Tensor, Tensor]:
-    half = _half(torch.where(on[:, :, None] & on[:, None], gram, _one(gram)))
+    half = _half(where(on[:, :, None] & on[:, None], gram, _one(gram)))
     return half.mT @ (half @ (wanted * on[:, :, None])), half
 
 
@@ -168,11 +168,11 @@ def omp(
     on = []
     for i in range(size):
         free = left > DEPENDENT
-        best = torch.where(free, torch.where(first, inf, pull), -inf).argmax(1)
+        best = where(free, where(first, inf, pull), -inf).argmax(1)
         gain = pull[rows, best]
         fine = free[rows, best] & (first[rows, best] | (gain > slack[:, 0]))
         before = basis[:, :i]
-        length = torch.where(fine, left[rows, best], inf) ** 0.5
+        length = where(fine, left[rows, best], inf) ** 0.5
         new = gram[rows, best] - (before[rows, :, best][:, None] @ before)[:, 0]
         new = new / length[:, None]
         basis[:, i] = new
