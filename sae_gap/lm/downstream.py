@@ -22,9 +22,9 @@ References:
   "SAEBench".
 """
 
-import copy
-import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
+from copy import copy
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -133,13 +133,13 @@ class Downstream:
         self._rest: Any = 0
         if network.mlp:
             inputs, outputs = zip(*map(network.mlp, batches), strict=True)
-            stream = self.activations
             self.inputs = rows.join(inputs)
-            self.activations = rows.join(outputs)
-            self._rest = stream - self.activations
+            added = rows.join(outputs)
+            self._rest = self.activations - added
+            self.activations = added
         self.documents = _numbered(documents, rows.positions)
-        outlying = find_outliers(norms(self.activations)).rows
-        self.outliers = np.isin(np.arange(len(rows.tokens)), outlying)
+        self.outliers = np.zeros(len(rows.tokens), bool)
+        self.outliers[find_outliers(norms(self.activations)).rows] = True
         self.ordinary = ~np.isin(rows.tokens, list(special))
         self.replaced = self.ordinary
         if outliers == "drop":
@@ -181,17 +181,17 @@ class Downstream:
         """Returns the sums over the scored tokens of each document."""
         return np.bincount(self.documents[self.scored], nats, self.documents.max() + 1)
 
-    @functools.cached_property
+    @cached_property
     def zero(self) -> Nats:
         """The cost of the tokens if all rows are zero, also outliers and special ones, the ablation
         of SAEBench and SAELens.
         """
         return self._nats(np.zeros_like(self.activations))
 
-    @functools.cached_property
+    @cached_property
     def mean(self) -> Nats:
         """The cost of the tokens if the replaced rows are their mean."""
-        mean = self.activations[self.replaced].mean(axis=0, dtype=np.float64)
+        mean = self.activations[self.replaced].mean(0, np.float64)
         return self.nats(np.broadcast_to(mean, self.activations.shape))
 
     def nats(self, reconstruction: Float[ArrayLike, "rows dim"]) -> Nats:
@@ -250,7 +250,7 @@ class Downstream:
         kept = scored[self.scored]
         if not kept.any():
             raise ValueError("no token is scored at every layer; give longer texts.")
-        changed = copy.copy(self)
+        changed = copy(self)
         # Their costs are those of the clean rows.
         for name in ("zero", "mean"):
             vars(changed).pop(name, None)
@@ -268,19 +268,16 @@ class Downstream:
         F is the mean over replaced rows of `g gᵀ`, where g is the gradient of `Σ_t log q(v_t)` with
         respect to the row, with v_t drawn from the clean model's distribution at token t.
         """
-        rows = self._rows
-        streams = rows.spread(self.activations + self._rest)
-        replaced = rows.split(self.replaced)
-        dim = self.activations.shape[1]
-        total = np.zeros((dim, dim))
+        streams = self._rows.spread(self.activations + self._rest)
+        replaced = self._rows.split(self.replaced)
+        total: Any = 0
         for number, stream in enumerate(streams):
-            key = jax.random.fold_in(jax.random.key(0), number)
-            gradients = self._gradients(stream, number, key)[replaced[number]]
-            total += gradients.T @ gradients
+            gradients = self._gradients(stream, number)[replaced[number]]
+            total = total + gradients.T @ gradients
         return total / self.replaced.sum()
 
     def _gradients(
-        self, stream: Float[np.ndarray, "rows length dim"], number: int, key: Array
+        self, stream: Float[np.ndarray, "rows length dim"], number: int
     ) -> Float[np.ndarray, "tokens dim"]:
         """Returns the gradient by each row of a batch of the log-probability of next tokens, which
         are drawn.
@@ -292,6 +289,7 @@ class Downstream:
             return jnp.asarray(self._network.after(stream, windows))
 
         features, pull = jax.vjp(features_of, stream)
+        key = jax.random.fold_in(jax.random.key(0), number)
         scores = drawn_scores(self._network.unembedding, features[real], key)
         (gradients,) = pull(jnp.zeros_like(features).at[real].set(scores))
         return np.asarray(gradients, np.float64)[real]
@@ -365,10 +363,10 @@ def rows_left(
     streams: Any = map(model.embed, token_rows.batches)
     start = 0
     for block in earlier:
-        net = networks[block]
-        run = functools.partial(model.run_blocks, start=start, stop=block + 1)
+        run = partial(model.run_blocks, start=start, stop=block + 1)
         rows = token_rows.run(run, streams)
-        streams = token_rows.spread(net._put(reconstruct(block, rows), rows))
+        guess = networks[block]._put(reconstruct(block, rows), rows)
+        streams = token_rows.spread(guess)
         start = block + 1
-    run = functools.partial(model.run_blocks, start=start, stop=last + 1)
+    run = partial(model.run_blocks, start=start, stop=last + 1)
     return token_rows.run(run, streams)

@@ -1,7 +1,7 @@
 """The tokenizer of a GGUF file: SmolLM's byte pairs or Gemma's pairs of SentencePiece."""
 
-import pathlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from sae_gap.storage import library, reading
@@ -15,7 +15,7 @@ _WHOLE = 4
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
 
 
-def tokenizer_of(path: pathlib.Path, fields: Mapping[str, Any]) -> Any:
+def tokenizer_of(path: Path, fields: Mapping[str, Any]) -> Any:
     """Builds the `tokenizers.Tokenizer` of a file from its fields.
 
     Raises:

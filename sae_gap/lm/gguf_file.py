@@ -110,8 +110,9 @@ class _Weights:
 
     def of_blocks(self, name: str, num_blocks: int) -> np.ndarray:
         """Returns a tensor of all blocks, stacked; in a file, each row gives one output."""
-        blocks = [self.read(f"blk.{block}.{name}").T for block in range(num_blocks)]
-        return np.stack(blocks)
+        return np.stack(
+            [self.read(f"blk.{block}.{name}").T for block in range(num_blocks)]
+        )
 
 
 def _assemble(weights: _Weights, kind: str, fields: Mapping[str, Any]) -> Llama:

@@ -1,11 +1,12 @@
 """A language model of any kind, which can be cut open after any block."""
 
-import abc
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
 import jax
+from equinox import filter_jit
 from jaxtyping import Array, Float
 
 from sae_gap.core import product
@@ -25,20 +26,20 @@ class LanguageModel(eqx.Module):
     blocks: eqx.AbstractVar[Any]
 
     @property
-    @abc.abstractmethod
+    @abstractmethod
     def unembedding(self) -> Float[Array, "vocabulary dim"]:
         """E; the logits are `E features(h)`."""
 
     @property
-    @abc.abstractmethod
+    @abstractmethod
     def context(self) -> int:
         """Number of tokens that the model was trained to read at once."""
 
-    @abc.abstractmethod
+    @abstractmethod
     def embed(self, windows: Windows) -> Stream:
         """Returns the residual stream before the first block."""
 
-    @abc.abstractmethod
+    @abstractmethod
     def block_parts(
         self, windows: Windows
     ) -> Callable[[Stream, Any], tuple[Stream, Stream, Stream]]:
@@ -46,7 +47,7 @@ class LanguageModel(eqx.Module):
         after attention, what the MLP reads, and what it adds to the stream.
         """
 
-    @abc.abstractmethod
+    @abstractmethod
     def features(self, hidden: Float[Array, "*rows dim"]) -> Float[Array, "*rows dim"]:
         """Maps the residual stream after the last block to the features that the unembedding
         multiplies.
@@ -62,7 +63,7 @@ class LanguageModel(eqx.Module):
         """Dimension of the residual stream."""
         return self.unembedding.shape[1]
 
-    @eqx.filter_jit
+    @filter_jit
     def run_blocks(
         self, hidden: Stream, windows: Windows, start: int, stop: int
     ) -> Stream:
@@ -83,7 +84,7 @@ class LanguageModel(eqx.Module):
         blocks = jax.tree.map(lambda leaf: leaf[start:stop], self.blocks)
         return jax.lax.scan(step, hidden, blocks)[0]
 
-    @eqx.filter_jit
+    @filter_jit
     def run_mlp(
         self, hidden: Stream, windows: Windows, block: int
     ) -> tuple[Stream, Stream]:
@@ -93,7 +94,7 @@ class LanguageModel(eqx.Module):
         part = jax.tree.map(lambda leaf: leaf[block], self.blocks)
         return self.block_parts(windows)(hidden, part)[1:]
 
-    @eqx.filter_jit
+    @filter_jit
     def log_probabilities(
         self, hidden: Float[Array, "*rows dim"]
     ) -> Float[Array, "*rows vocabulary"]:

@@ -18,8 +18,8 @@ References:
   Gemma Team (2025), "Gemma 3 Technical Report".
 """
 
-import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import equinox as eqx
 import jax
@@ -31,7 +31,7 @@ from sae_gap.lm import LanguageModel, Windows
 from sae_gap.lm.language_model import Stream
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Shape:
     """Sizes and constants of a model.
 

@@ -2,9 +2,9 @@
 back into the network.
 """
 
-import dataclasses
-import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from sae_gap.lm import FIRST, LM, Downstream, Recorded
 from sae_gap.storage import digest
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class OnNetwork:
     """Documents that run through a network, cut open at a layer.
 
@@ -76,11 +76,11 @@ class OnNetwork:
             outliers="keep" if self.rows.keep_outliers else "drop",
         )
 
-    @functools.cached_property
+    @cached_property
     def network(self) -> Downstream:
         """The network on the held-out documents."""
         found = self.network_on(self.documents())
-        found.information = functools.cache(self.information)  # type: ignore[attr-defined]
+        found.information = cache(self.information)  # type: ignore[attr-defined]
         return found
 
     def information(self) -> Float[np.ndarray, "dim dim"]:
@@ -90,7 +90,6 @@ class OnNetwork:
     def task(self) -> Task:
         """Returns the rows that learners see, and the network's replaced rows."""
         net = self.network
-        rows = self.rows
         held = Split(
             jnp.asarray(net.activations),
             documents=net.documents,
@@ -98,10 +97,15 @@ class OnNetwork:
             inputs=net.inputs,
         )
         return Task(
-            rows.train, held, held, width=rows.width, seed=self.seed, network=net
+            self.rows.train,
+            held,
+            held,
+            width=self.rows.width,
+            seed=self.seed,
+            network=net,
         )
 
-    @functools.cached_property
+    @cached_property
     def _texts(self) -> list[str]:
         """Digests of what the network reads: held-out documents, then training documents."""
         found = []

@@ -2,8 +2,8 @@
 them.
 """
 
-import pathlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,10 +47,8 @@ class LM(NamedTuple):
           context: number of tokens in a window; every window then starts with the special tokens
             that start a text, as Gemma predicts badly without them.
         """
-        lists = [
-            np.array(found.ids, np.int32)
-            for found in self.tokenizer.encode_batch(list(texts))
-        ]
+        encoded = self.tokenizer.encode_batch(list(texts))
+        lists = [np.array(text.ids, np.int32) for text in encoded]
         if context is None:
             return lists
         start = [*self.tokenizer.encode("a").special_tokens_mask, 0].index(0)
@@ -102,7 +100,7 @@ def load_lm(path: AnyPath | None = None, tokenizer: AnyPath | None = None) -> LM
     return LM(path.stem, model, cutter, file_digest(*files))
 
 
-def installed(name: str | None = None) -> pathlib.Path:
+def installed(name: str | None = None) -> Path:
     """Returns the GGUF file of a package, given the name of its model."""
     if name == GEMMA:
         try:

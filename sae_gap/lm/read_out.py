@@ -1,11 +1,12 @@
 """What the unembedding reads out of features, a few hundred tokens at a time."""
 
-import functools
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.nn import logsumexp, softmax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
@@ -39,17 +40,17 @@ def read_out(
 ) -> ReadOut:
     """Reads features out, in float64."""
     parts = _read_out(unembedding, features, targets, expected=expected)
-    return jax.tree.map(functools.partial(np.asarray, dtype=np.float64), parts)
+    return jax.tree.map(partial(np.asarray, dtype=np.float64), parts)
 
 
-@functools.partial(jax.jit, static_argnames="expected")
+@partial(jax.jit, static_argnames="expected")
 def _read_out(
     head: Array, features: Array, targets: Array, *, expected: bool
 ) -> ReadOut:
     def of_token(token: tuple[Array, Array]) -> ReadOut:
         feature, target = token
         logits = product(feature, head.T)
-        log_z = jax.nn.logsumexp(logits)
+        log_z = logsumexp(logits)
         mean = product(jnp.exp(logits - log_z), head) if expected else None
         return ReadOut(log_z, logits[target], mean)
 
@@ -68,7 +69,7 @@ def drawn_scores(
         feature, key = token
         logits = product(feature, head.T)
         drawn = head[jax.random.categorical(key, logits)]
-        return drawn - product(jax.nn.softmax(logits), head)
+        return drawn - product(softmax(logits), head)
 
     keys = jax.random.split(key, len(features))
     return jax.lax.map(of_token, (features, keys), batch_size=CHUNK)

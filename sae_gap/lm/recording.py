@@ -15,11 +15,11 @@ last. A killed process loses its current shard; the next run goes on from there 
 bytes.
 """
 
-import functools
-import io
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from io import BytesIO
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -123,12 +123,14 @@ class Recorded(NamedTuple):
             )
         for file in rows.files:
             if digest([np.load(file)]).encode() != place.read(f"{file.stem}.digest"):
-                fault = "its rows are not those of its digest"
-                raise _damaged(f"{place}/{file.name}", fault)
+                raise _damaged(
+                    f"{place}/{file.name}", "its rows are not those of its digest"
+                )
         # The split into training and held-out rows draws by them.
         if rows.documents is None or not np.array_equal(rows.documents, self.documents):
-            fault = f"the documents of {name} are not those of its tokens"
-            raise _damaged(self.folder, fault)
+            raise _damaged(
+                self.folder, f"the documents of {name} are not those of its tokens"
+            )
         return rows
 
     def require(self, lm: LM) -> None:
@@ -216,7 +218,7 @@ def record(
     check_choice("dtype", dtype, DTYPES)
     folder = Folder(folder)
     plan = _Plan(lm, {*map(int, layers)}, {*map(int, mlps)}, int(context), dtype)
-    tokenise = functools.partial(lm.tokenise, context=context)
+    tokenise = partial(lm.tokenise, context=context)
     drawn = _draw(tokenise, texts, tokens, seed)
     arrays = _arrays(texts, drawn, context)
     documents = arrays["documents"]
@@ -234,9 +236,10 @@ def record(
     there = {place: {*(folder / place).names()} for place in plan.places()}
     firsts = np.searchsorted(documents, np.arange(len(drawn)))
     start = 0
-    thousands = len(documents) / 1_000
-    with progress.line(thousands, "recorded", unit="thousand tokens") as line:
-        for number, shard in enumerate(_shards(list(drawn.values()), context)):
+    with progress.line(
+        len(documents) / 1_000, "recorded", unit="thousand tokens"
+    ) as line:
+        for number, shard in enumerate(_shards([*drawn.values()], context)):
             stop = start + sum(len(piece.tokens) for piece in shard)
             files = _files(number)
             missing = [place for place in there if not there[place].issuperset(files)]
@@ -300,11 +303,13 @@ def _read(folder: Folder) -> tuple[dict[str, Any], Recorded]:
         about = json.loads(folder.read(ABOUT))
         if about["form"] != FORM:
             raise ValueError(f"it is of form {about['form']}, not {FORM}")
-        with np.load(io.BytesIO(folder.read("tokens.npz")), allow_pickle=False) as file:
+        with np.load(BytesIO(folder.read("tokens.npz")), allow_pickle=False) as file:
             arrays = dict(file)
         positions = _positions(arrays["documents"], about["context"])
-        same = np.array_equal(arrays["positions"], positions)
-        if not same or _text(arrays) != about["text"]:
+        if (
+            not np.array_equal(arrays["positions"], positions)
+            or _text(arrays) != about["text"]
+        ):
             raise ValueError("tokens.npz is not what recording.json tells")
         fields = {
             name: about[name] for name in ("model", "identity", "context", "dtype")
@@ -325,17 +330,17 @@ def _draw(
     """Returns the tokens of documents in random order until the next does not fit; repeated texts
     are left out.
     """
-    lists = dict[int, np.ndarray]()
+    lists: dict[int, np.ndarray] = {}
     left = np.inf if tokens is None else tokens
     for i, numbers in texts.shuffled(tokenise, seed):
         left -= len(numbers)
-        if left < 0 and not lists:
+        if left < 0:
+            if lists:
+                return lists
             raise ValueError(
                 f"the first document, {texts.names[i]}, has {len(numbers)} tokens; raise tokens to "
                 "as many."
             )
-        if left < 0:
-            return lists
         if len(numbers):
             lists[i] = numbers
     if not lists:
@@ -419,7 +424,7 @@ def _shards(token_lists: Sequence[np.ndarray], context: int) -> Iterator[list[Pi
     """Gives windows in order, as many at a time as fit into whole batches of `SHARD` tokens."""
     rows = batch_rows(context)
     most = max(1, SHARD // (context * rows)) * rows
-    shard = list[Piece]()
+    shard: list[Piece] = []
     for piece in cut(token_lists, context):
         if len(shard) >= most and len(fill([*shard, piece], context)) > most:
             yield shard
@@ -434,12 +439,12 @@ def _run(
     """Returns the rows of a shard at each place; `firsts` are the rows where documents begin,
     relative to the shard's first row.
     """
-    model = plan.lm.model
-    rows = dict[str, np.ndarray]()
+    rows: dict[str, np.ndarray] = {}
     for batch in pack(shard, plan.context):
         real = batch.documents >= 0
         numbers = (firsts[batch.documents] + batch.places)[real]
-        for place, hidden in capture(model, batch.windows, plan.layers, plan.mlps):
+        places = capture(plan.lm.model, batch.windows, plan.layers, plan.mlps)
+        for place, hidden in places:
             values = np.asarray(hidden)[real]
             _check_reach(place, values, plan.dtype)
             if place not in rows:
@@ -461,6 +466,6 @@ def _check_reach(place: str, values: np.ndarray, dtype: str) -> None:
 
 
 def _bytes_of(save: Callable, *arrays: np.ndarray, **named: np.ndarray) -> bytes:
-    file = io.BytesIO()
+    file = BytesIO()
     save(file, *arrays, **named)
     return file.getvalue()

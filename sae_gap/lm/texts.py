@@ -1,8 +1,8 @@
 """Documents of text, with their names and, if the source has them, their topics."""
 
 import json
-import pathlib
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -95,9 +95,9 @@ def read_texts(source: AnyPath | None = None) -> Texts:
     return Texts(texts, names, None if None in topics else topics)
 
 
-def _installed() -> pathlib.Path:
+def _installed() -> Path:
     folders = [folder / "bbcnews/data" for folder in package_folders(PACKAGE)]
-    if not any(map(pathlib.Path.is_dir, folders)):
+    if not any(map(Path.is_dir, folders)):
         raise ValueError(
             f"no text is named and {PACKAGE} is not installed; give a file or a folder, or "
             f"{INSTALL}."
@@ -105,7 +105,7 @@ def _installed() -> pathlib.Path:
     return folders[0]
 
 
-def _inside(folder: pathlib.Path) -> Iterator[Document]:
+def _inside(folder: Path) -> Iterator[Document]:
     """Gives the documents of a folder, whose topics are the first folders on their paths."""
     for file in sorted(path for path in folder.rglob("*.txt") if path.is_file()):
         place = file.relative_to(folder)
@@ -113,7 +113,7 @@ def _inside(folder: pathlib.Path) -> Iterator[Document]:
         yield place.as_posix(), _decoded(file), topic
 
 
-def _decoded(path: pathlib.Path) -> str:
+def _decoded(path: Path) -> str:
     content = path.read_bytes()
     if b"\0" in content:
         raise ValueError(f"{path} is not text; remove it or give another.")
@@ -134,18 +134,18 @@ def _document(number: int, row: Any) -> Document:
     return str(number), text, None
 
 
-def _lines(path: pathlib.Path) -> Iterator[Any]:
+def _lines(path: Path) -> Iterator[Any]:
     with path.open(encoding="utf-8") as file:
         yield from map(json.loads, filter(str.strip, file))
 
 
-def _columns(path: pathlib.Path) -> list[Any]:
+def _columns(path: Path) -> list[Any]:
     table = read_arrow_table(path)
     names = [name for name in ("text", *TOPICS) if name in table.column_names]
     return table.select(names).to_pylist()
 
 
-_READERS: dict[str, Callable[[pathlib.Path], Iterable[Any]]] = {
+_READERS: dict[str, Callable[[Path], Iterable[Any]]] = {
     ".jsonl": _lines,
     ".parquet": _columns,
     ".arrow": _columns,

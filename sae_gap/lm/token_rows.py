@@ -39,8 +39,7 @@ class TokenRows:
 
     def split(self, rows: np.ndarray) -> list[np.ndarray]:
         """Returns the rows of each batch."""
-        sizes = [np.count_nonzero(real) for real in self.real]
-        return np.split(rows, np.cumsum(sizes)[:-1])
+        return np.split(rows, np.cumsum([real.sum() for real in self.real])[:-1])
 
     def spread(self, rows: Float[np.ndarray, "rows dim"]) -> list[np.ndarray]:
         """Returns the rows where their tokens stand in each batch, (rows, length, dim), with zeros
@@ -67,5 +66,5 @@ def _following(windows: Windows) -> np.ndarray:
     segments = np.asarray(windows.segments)
     following = np.full(tokens.shape, -1)
     same = segments[:, 1:] == segments[:, :-1]
-    following[:, :-1] = np.where(same, tokens[:, 1:], -1)
+    following[:, :-1][same] = tokens[:, 1:][same]
     return following

@@ -2,9 +2,9 @@
 `hf download` put them; and a folder that is free for one. It downloads nothing, and loads no JAX.
 """
 
-import os
 import re
 from collections.abc import Mapping
+from os import environ
 from pathlib import Path
 
 from sae_gap.core import AnyPath, check_path
@@ -74,10 +74,8 @@ def _weights_in(folder: Path) -> Path:
         weights += _weights_below(folder, depth)
     named = _EXPECTED
     if weights:
-        below = sorted({file.parent for file in weights})
-        named = (
-            f"but these below it have: {listed(below, folder)}; give the path of one"
-        )
+        below = listed(sorted({file.parent for file in weights}), folder)
+        named = f"but these below it have: {below}; give the path of one"
     raise ValueError(f"{folder} has no weights of an SAE, {named}.")
 
 
@@ -103,8 +101,8 @@ def cached(release: str, sae_id: str) -> Path:
     Raises:
       ValueError: the SAE is not in the cache; the message says how to get it.
     """
-    home = os.environ.get("HF_HOME", "~/.cache/huggingface")
-    cache = Path(os.environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
+    home = environ.get("HF_HOME", "~/.cache/huggingface")
+    cache = Path(environ.get("HF_HUB_CACHE", f"{home}/hub")).expanduser()
     release, sae_id = _of_saelens(release, sae_id)
     folder = cache / f"models--{release.replace('/', '--')}"
     revision = folder / "refs/main"

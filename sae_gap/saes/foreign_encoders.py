@@ -2,9 +2,10 @@
 
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
+from equinox import field
+from jax.nn import relu
 from jaxtyping import Array, Bool, Float
 
 from sae_gap.core import Model
@@ -21,7 +22,7 @@ class AbsTopK(AmortisedEncoder):
       arXiv:2510.00404.
     """
 
-    k: int = eqx.field(static=True)
+    k: int = field(static=True)
 
     signed = True
 
@@ -33,13 +34,12 @@ class AbsTopK(AmortisedEncoder):
 class GroupMax(AmortisedEncoder):
     """The largest `relu(p)` in each of k consecutive groups of latents of equal size."""
 
-    k: int = eqx.field(static=True)
+    k: int = field(static=True)
 
     def __call__(self, model: Model, signals: Signals) -> Array:
-        hidden = jax.nn.relu(self.preactivations(model, signals))
+        hidden = relu(self.preactivations(model, signals))
         groups = hidden.reshape(len(hidden), self.k, -1)
-        largest = jnp.argmax(groups, axis=2, keepdims=True)
-        chosen = largest == jnp.arange(groups.shape[2])
+        chosen = jnp.argmax(groups, 2, keepdims=True) == jnp.arange(groups.shape[2])
         return jnp.where(chosen, groups, 0).reshape(hidden.shape)
 
 
@@ -49,10 +49,10 @@ class BatchLargest(AmortisedEncoder):
     A sample's codes depend on the other samples of its batch.
     """
 
-    k: int = eqx.field(static=True)
+    k: int = field(static=True)
 
     def __call__(self, model: Model, signals: Signals) -> Array:
-        hidden = jax.nn.relu(self.preactivations(model, signals))
+        hidden = relu(self.preactivations(model, signals))
         kept = keep_largest(hidden.reshape(1, -1), self.k * len(hidden))
         return kept.reshape(hidden.shape)
 
@@ -89,9 +89,9 @@ class RepeatingPursuit(Encoder):
       Matching Pursuit".
     """
 
-    rounds: int = eqx.field(static=True)
-    residual: float = eqx.field(static=True, default=0.0)
-    stop_on_repeat: bool = eqx.field(static=True, default=True)
+    rounds: int = field(static=True)
+    residual: float = field(static=True, default=0.0)
+    stop_on_repeat: bool = field(static=True, default=True)
 
     def __call__(self, model: Model, signals: Signals) -> Array:
         atoms = model.decoder.T
@@ -103,7 +103,7 @@ class RepeatingPursuit(Encoder):
         def step(state: _State) -> _State:
             chosen = jnp.argmax(state.residual @ atoms.T, axis=1)
             atom = atoms[chosen]
-            value = jax.nn.relu(jnp.sum(state.residual * atom, axis=1))
+            value = relu(jnp.sum(state.residual * atom, axis=1))
             value = jnp.where(state.done, 0, value)
             before = state.codes[rows, chosen]
             residual = state.residual - value[:, None] * atom
@@ -117,9 +117,9 @@ class RepeatingPursuit(Encoder):
             return _State(state.rounds + 1, residual, codes, done)
 
         start = _State(
-            rounds=0,
-            residual=signals - model.bias,
-            codes=jnp.zeros((len(signals), len(atoms)), signals.dtype),
-            done=jnp.zeros(len(signals), bool),
+            0,
+            signals - model.bias,
+            jnp.zeros((len(signals), len(atoms)), signals.dtype),
+            jnp.zeros(len(signals), bool),
         )
         return jax.lax.while_loop(unfinished, step, start).codes

@@ -48,9 +48,10 @@ def of_arrays(
     check_flag("transcoder", transcoder)
     if W_skip is not None and not transcoder:
         raise ValueError("an SAE has no W_skip; give transcoder=True, or leave it out.")
-    held = {name: _as_array(name, value) for name, value in given.items()}
-    if W_skip is not None:
-        held["W_skip"] = _as_array("W_skip", W_skip)
+    held = {}
+    for name, value in {**given, "W_skip": W_skip, "threshold": threshold}.items():
+        if value is not None or name in given:
+            held[name] = as_real(name, value, "an array of floats")
     num_latents = held["b_enc"].size
     input_dim = held["b_dec"].size
     num_inputs = input_dim
@@ -65,8 +66,6 @@ def of_arrays(
         notes["square matrices"] = (
             f"taken as {' and '.join(square)}; linear=True takes torch.nn.Linear's"
         )
-    if threshold is not None:
-        held["threshold"] = _as_array("threshold", threshold)
     if threshold is not None and held["threshold"].size == 1:
         held["threshold"] = np.resize(held["threshold"], num_latents)
     elif k is not None:
@@ -77,16 +76,12 @@ def of_arrays(
         encoder,
         dict.fromkeys(ARCHITECTURES[encoder].options, k),
         take(encoder, tensors, sizes, skip=W_skip is not None),
-        library="given",
-        architecture=architecture,
-        notes=notes,
-        centred=centred,
+        "given",
+        architecture,
+        notes,
+        centred,
         transcodes=transcoder,
     )
-
-
-def _as_array(name: str, value: Any) -> np.ndarray:
-    return as_real(name, value, "an array of floats")
 
 
 def _turn(held: dict[str, np.ndarray], sizes: Sizes, linear: bool | None) -> list[str]:

@@ -5,14 +5,15 @@ be certified.
 `SAE.of_model` from a model of this suite or a bare decoder.
 """
 
-import dataclasses
-import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import default_matmul_precision
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 from scipy.sparse import issparse, sparray
@@ -47,7 +48,7 @@ Codes = Float[Array, "n num_latents"]
 UNIT = 1e-6
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class SAE:
     """A model in the units of its library, with the notes of its files.
 
@@ -73,7 +74,7 @@ class SAE:
     architecture: str = ""
     centred: bool = False
     heads: bool = False
-    notes: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
     name: str = "sae"
     signed: bool = False
 
@@ -92,11 +93,11 @@ class SAE:
         dictionary = as_floats("the dictionary", model.decoder)
         bias = as_floats("bias", model.bias)
         encode = model.encode
-        transcodes = isinstance(model, Transcoder)
         return cls(
-            dataclasses.replace(model, dictionary=dictionary, bias=bias),
+            replace(model, dictionary=dictionary, bias=bias),
             name=name,
-            centred=isinstance(encode, AmortisedEncoder) and not transcodes,
+            centred=isinstance(encode, AmortisedEncoder)
+            and not isinstance(model, Transcoder),
             signed=bool(getattr(encode, "signed", False)),
         )
 
@@ -149,14 +150,13 @@ class SAE:
             missing or does not belong to the architecture.
         """
         given = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
-        sae = of_parts(of_arrays(given, architecture, **options))
-        return dataclasses.replace(sae, name=name)
+        return replace(of_parts(of_arrays(given, architecture, **options)), name=name)
 
     @property
     def decoder_alone(self) -> "SAE":
         """The same dictionary and normalisation without an encoder."""
-        model = dataclasses.replace(self.model, encoder=None, encode=None)
-        return dataclasses.replace(self, model=model, signed=False)
+        model = replace(self.model, encoder=None, encode=None)
+        return replace(self, model=model, signed=False)
 
     @property
     def bias(self) -> Float[Array, " input_dim"]:
@@ -168,14 +168,14 @@ class SAE:
         """The normalisation of activations before they are encoded."""
         return self.model.normalisation or Normalisation()
 
-    @functools.cached_property
+    @cached_property
     def lengths(self) -> Float[Array, " num_latents"]:
         """Lengths of the atoms on disk; zero for a dead atom. Codes in the library's units times
         these are codes on unit atoms.
         """
         return _lengths(self.model.decoder)
 
-    @functools.cached_property
+    @cached_property
     def unit_dictionary(self) -> Float[Array, "input_dim num_latents"]:
         """The atoms at unit length; zeros for a dead atom."""
         atoms = self.model.decoder
@@ -185,7 +185,7 @@ class SAE:
             return atoms
         return jax.jit(unit_atoms)(atoms)[0]
 
-    @functools.cached_property
+    @cached_property
     def given(self) -> Given:
         """A learner for studies that returns this model."""
         family = "dictionary" if self.model.encode is None else "sae"
@@ -230,7 +230,7 @@ class SAE:
         Raises:
           ValueError: the activations have another width, or are not finite.
         """
-        with jax.default_matmul_precision("highest"):
+        with default_matmul_precision("highest"):
             rows = self.as_rows(activations, explained=True)
             read = self._inputs(inputs, len(rows)) if self.transcodes else None
             return self.model.signals(rows, read) - self.bias
@@ -248,7 +248,7 @@ class SAE:
         Raises:
           ValueError: the activations have another width, or are not finite.
         """
-        with jax.default_matmul_precision("highest"):
+        with default_matmul_precision("highest"):
             rows = self.as_rows(activations)
             if not self.transcodes:
                 rows = self.model.signals(rows)
@@ -281,7 +281,7 @@ class SAE:
                 f"codes have {codes.shape[1]} columns, but the SAE has {self.num_latents} latents."
             )
         read = self._inputs(like, len(codes))
-        with jax.default_matmul_precision("highest"):
+        with default_matmul_precision("highest"):
             return self.model.reconstruct(jnp.asarray(codes), read, read)
 
     def reconstruct(self, activations: Rows) -> Outputs:
@@ -314,9 +314,15 @@ class SAE:
         """The checked activations for `encode`, heads side by side; those for `target` if
         `explained`.
         """
-        kind = "transcoder" if self.transcodes else "SAE"
-        name = "targets" if self.transcodes and explained else "activations"
-        axis = "num_inputs" if self.transcodes and not explained else "input_dim"
+        kind = "SAE"
+        name = "activations"
+        axis = "input_dim"
+        if self.transcodes:
+            kind = "transcoder"
+            if explained:
+                name = "targets"
+            else:
+                axis = "num_inputs"
         dim = getattr(self, axis)
         # `asanyarray` keeps masks, so that the check refuses them.
         array = self.flat(np.asanyarray(detached(activations)))
@@ -363,7 +369,7 @@ def own_codes(model: Model, signals: Float[ArrayLike, "n input_dim"]) -> Codes:
         raise ValueError(
             "a decoder alone gives no codes; give a model with an encoder."
         )
-    with jax.default_matmul_precision("highest"):
+    with default_matmul_precision("highest"):
         if isinstance(encode, Encoder):
             return encode.infer(model, jnp.asarray(signals)).codes
         return encode(model, jnp.asarray(signals))
@@ -412,8 +418,7 @@ def load_sae(
                 f"{path} must be of shape ({np.size(bias)}, num_latents), but it is "
                 f"{parts.atoms.shape[::-1]}; give one of that layer, or its transpose."
             )
-        tensors = {**parts.tensors, "b_dec": detached(bias)}
-        parts = dataclasses.replace(parts, tensors=tensors)
+        parts = replace(parts, tensors={**parts.tensors, "b_dec": detached(bias)})
     return of_parts(parts)
 
 
@@ -424,7 +429,7 @@ def of_parts(parts: Parts) -> SAE:
       ValueError: a bias overflows on the target, an atom is too small to be told from zero, or the
         encoder or its parameters do not fit.
     """
-    return dataclasses.replace(
+    return replace(
         SAE.of_model(model_of(parts)),
         library=parts.library,
         architecture=parts.architecture,

@@ -2,8 +2,8 @@
 or by its description in a fit, and that encoder's parameters.
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +51,13 @@ def model_of(parts: Parts) -> Model:
         return Model(dictionary, bias)
     num_latents = dictionary.shape[1]
     if not parts.transcodes:
-        shape = len(bias), num_latents
-        encoder, parameters = _encoder_of(parts, tensors, shape)
+        encoder, parameters = _encoder_of(parts, tensors, (len(bias), num_latents))
         normalisation: Normalisation | None = parts.normalisation
         if type(normalisation) is Normalisation:
             normalisation = None
         return Model(dictionary, bias, parameters, encoder, normalisation=normalisation)
-    centre: Any = tensors.pop("centre", None)
-    if centre is None:
-        centre = np.zeros(len(tensors["W_enc"]), bias.dtype)
+    none = np.zeros(len(tensors["W_enc"]), bias.dtype)
+    centre = tensors.pop("centre", none)
     skip: Any = tensors.pop("W_skip", None)
     if skip is not None:
         skip = jnp.asarray(skip)
@@ -94,8 +92,9 @@ def _encoder_of(parts: Parts, tensors: Held, shape: tuple[int, int]) -> tuple[An
         places = {name: name.removeprefix(OWN) for name in tensors}
     if not places:
         return encoder, None
-    stored = {place: tensors[name] for name, place in places.items()}
-    held = Tensors(Path("its file"), stored)
+    held = Tensors(
+        Path("its file"), {place: tensors[name] for name, place in places.items()}
+    )
 
     def taken(path: Any, leaf: Any) -> jax.Array:
         place = keystr(path)[1:]
@@ -147,7 +146,7 @@ def _trained(described: Config, num_latents: int) -> Encoder:
 
     readers: dict[type, Callable] = {int: size, float: described.number, bool: flag}
     options = {}
-    for field in dataclasses.fields(kind):
+    for field in fields(kind):
         reader = readers.get(type(field.default))
         if reader:
             options[field.name] = reader(field.name)

@@ -2,8 +2,8 @@
 architectures of SAEs, a row each, under SAELens's names where it has them.
 """
 
-import dataclasses
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,7 +43,7 @@ def side_by_side(rows: Any, notes: Mapping[str, Any]) -> Any:
     return rows.reshape((*others, parts * dim))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Parts:
     """The parts of an SAE, in its library's units.
 
@@ -78,9 +78,9 @@ class Parts:
     notes: Mapping[str, str]
     centred: bool = False
     codes_of_unit_atoms: bool = False
-    normalisation: Normalisation = dataclasses.field(default_factory=Normalisation)
+    normalisation: Normalisation = field(default_factory=Normalisation)
     heads: bool = False
-    metadata: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
     transcodes: bool = False
 
     @property
@@ -129,7 +129,7 @@ class Parts:
             shift = np.einsum("i,ij->j", added, held["W_enc"], dtype=float)
         lengths: Any = 1
         if self.codes_of_unit_atoms:
-            lengths = np.linalg.norm(self.atoms.astype(np.float64), axis=1)
+            lengths = np.linalg.norm(self.atoms.astype(float), axis=1)
             held["W_dec"] = self.atoms / np.where(lengths > 0, lengths, 1)[:, None]
         gains = {"b_enc": 1, "b_gate": 1, "b_mag": np.exp(held.get("r_mag", 0))}
         for name in gains.keys() & held.keys():

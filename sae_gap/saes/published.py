@@ -104,9 +104,9 @@ def dictionary_learning(config: Config, tensors: Tensors) -> Parts:
         encoder,
         options,
         held,
-        library="dictionary_learning",
-        architecture=architecture,
-        notes=notes,
+        "dictionary_learning",
+        architecture,
+        notes,
         centred=centred,
         codes_of_unit_atoms=architecture == "AutoEncoder",
     )
@@ -162,9 +162,9 @@ def sparsify(config: Config, tensors: Tensors) -> Parts:
         encoder,
         {"k": k},
         held,
-        library="sparsify",
-        architecture=encoder,
-        notes={"hookpoint": path.parent.resolve().name, "k": str(k)},
+        "sparsify",
+        encoder,
+        {"hookpoint": path.parent.resolve().name, "k": str(k)},
         centred=True,
         transcodes=transcodes,
     )
@@ -201,19 +201,20 @@ def gemma_scope(config: Config, tensors: Tensors) -> Parts:
         notes["release"] = "2"
         names = {"W_enc": "w_enc", "W_dec": "w_dec", "W_skip": _SKIP}
     num_inputs, num_latents = tensors.shape(names.get("W_enc", "W_enc"))
-    _, input_dim = tensors.shape(names.get("W_dec", "W_dec"))
+    input_dim = tensors.shape(names.get("W_dec", "W_dec"))[1]
     sizes = Sizes(num_inputs, num_latents, input_dim)
-    held = take("jumprelu", tensors, sizes, names=names, skip=skip)
-    hooks = {"hook_name": source, "hook_name_out": aim if transcodes else ""}
-    hooks["model_name"] = config.text("model_name", "")
-    notes |= {name: value for name, value in hooks.items() if value}
+    if source:
+        notes["hook_name"] = source
+    if aim and transcodes:
+        notes["hook_name_out"] = aim
+    notes |= config.texts("model_name")
     return Parts(
         "jumprelu",
         {},
-        held,
-        library="Gemma Scope",
-        architecture="jumprelu",
-        notes=notes,
+        take("jumprelu", tensors, sizes, names=names, skip=skip),
+        "Gemma Scope",
+        "jumprelu",
+        notes,
         transcodes=transcodes,
     )
 
@@ -221,11 +222,9 @@ def gemma_scope(config: Config, tensors: Tensors) -> Parts:
 def circuit_tracer(tensors: Tensors, layer: str) -> Parts:
     """A transcoder of circuit-tracer, whose matrices but W_dec are those of torch.nn.Linear."""
     num_latents, num_inputs = tensors.shape("W_enc")
-    _, input_dim = tensors.shape("W_dec")
-    sizes = Sizes(num_inputs, num_latents, input_dim)
+    sizes = Sizes(num_inputs, num_latents, tensors.shape("W_dec")[1])
     config = _plain_yaml(tensors.path.with_name("config.yaml"))
-    names = ("relu", "jumprelu", "topk")
-    activation = config.choice("activation", "relu", names)
+    activation = config.choice("activation", "relu", ("relu", "jumprelu", "topk"))
     encoder = "standard"
     if _THRESHOLD in tensors:
         encoder = "jumprelu"
@@ -257,9 +256,9 @@ def circuit_tracer(tensors: Tensors, layer: str) -> Parts:
         encoder,
         read_options(encoder, config, sizes),
         held,
-        library="circuit-tracer",
-        architecture=encoder,
-        notes=notes,
+        "circuit-tracer",
+        encoder,
+        notes,
         transcodes=True,
     )
 
@@ -277,11 +276,9 @@ def crosscoder(tensors: Tensors, layers: int, dim: int, num_latents: int) -> Par
     explains all of them: an SAE of them side by side, (n, layers · dim).
     """
     width = layers * dim
-    inward = tensors.take("W_enc", layers, dim, num_latents)
-    outward = tensors.take("W_dec", num_latents, layers, dim)
     known = {
-        "W_enc": inward.reshape(width, num_latents),
-        "W_dec": outward.reshape(num_latents, width),
+        "W_enc": tensors.take("W_enc", layers, dim, num_latents).reshape(width, -1),
+        "W_dec": tensors.take("W_dec", num_latents, layers, dim).reshape(-1, width),
         "b_dec": tensors.take("b_dec", layers, dim).reshape(width),
     }
     encoder = "jumprelu" if "threshold" in tensors else "standard"
@@ -289,8 +286,8 @@ def crosscoder(tensors: Tensors, layers: int, dim: int, num_latents: int) -> Par
         encoder,
         {},
         take(encoder, tensors, Sizes(width, num_latents, width), known=known),
-        library="crosscoder",
-        architecture="crosscoder",
-        notes={LAYERS: str(layers)},
+        "crosscoder",
+        "crosscoder",
+        {LAYERS: str(layers)},
         heads=True,
     )

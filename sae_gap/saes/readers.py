@@ -2,15 +2,25 @@
 where that leaves it open, its tensors do. No JAX is loaded.
 """
 
-import dataclasses
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from sae_gap.saes import own_files, published, saelens
 from sae_gap.saes.files import read_tensors
+from sae_gap.saes.own_files import ATOMS, decoder, fit
 from sae_gap.saes.parts import DICTIONARY, FIT, Parts
+from sae_gap.saes.published import (
+    CROSS_LAYER,
+    LAYER,
+    circuit_tracer,
+    crosscoder,
+    dictionary_learning,
+    gemma_scope,
+    sparsify,
+)
+from sae_gap.saes.saelens import CONFIG, WEIGHTS, saelens
 from sae_gap.storage import Config, Tensors, read_json
 
 
@@ -45,8 +55,7 @@ def read(weights: Path) -> Parts:
     if parts.library == "sae_gap":
         return parts
     tensors.finish(parts.architecture)
-    notes = {"dtype on disk": tensors.dtypes(), **parts.notes}
-    return dataclasses.replace(parts, notes=notes)
+    return replace(parts, notes={"dtype on disk": tensors.dtypes(), **parts.notes})
 
 
 def holds(name: str) -> bool:
@@ -62,37 +71,37 @@ def _by_tensors(config: Config, tensors: Tensors) -> Parts:
       ValueError: the file holds anything else.
     """
     path = tensors.path
-    if published.CROSS_LAYER.fullmatch(path.name):
+    if CROSS_LAYER.fullmatch(path.name):
         raise ValueError(
             f"{path} is of a cross-layer transcoder, whose codes add to many layers; give a "
             "transcoder of one layer."
         )
     if "W_enc" not in tensors:
-        return own_files.decoder(config, tensors)
+        return decoder(config, tensors)
     axes = tensors.sizes("W_enc")
     if len(axes) == 3 and all(axes):
-        return published.crosscoder(tensors, *axes)
-    layer = published.LAYER.fullmatch(path.name)
+        return crosscoder(tensors, *axes)
+    layer = LAYER.fullmatch(path.name)
     if layer is None:
         raise ValueError(
             f"{path} has a W_enc and no configuration, so that nothing tells its library; keep the "
             "names of its files, or give the arrays to SAE.from_arrays."
         )
-    return published.circuit_tracer(tensors, layer[1])
+    return circuit_tracer(tensors, layer[1])
 
 
 READERS = {
-    saelens.WEIGHTS: Reader(saelens.saelens, saelens.CONFIG),
-    "sae.safetensors": Reader(published.sparsify, "cfg.json"),
-    "ae.pt": Reader(published.dictionary_learning, "config.json"),
-    "params.npz": Reader(published.gemma_scope),
-    "params.safetensors": Reader(published.gemma_scope, "config.json", optional=True),
-    FIT: Reader(own_files.fit),
-    DICTIONARY: Reader(own_files.decoder),
-    own_files.ATOMS: Reader(own_files.decoder),
+    WEIGHTS: Reader(saelens, CONFIG),
+    "sae.safetensors": Reader(sparsify, "cfg.json"),
+    "ae.pt": Reader(dictionary_learning, "config.json"),
+    "params.npz": Reader(gemma_scope),
+    "params.safetensors": Reader(gemma_scope, "config.json", optional=True),
+    FIT: Reader(fit),
+    DICTIONARY: Reader(decoder),
+    ATOMS: Reader(decoder),
     # The name that the replication of crosscoders for model diffing gives its weights.
     "cc_weights.pt": Reader(_by_tensors),
 }
 # dictionary_learning's names of weights during training.
 _AMID_TRAINING = re.compile(r"ae_\d+\.pt")
-_PATTERNS = (_AMID_TRAINING, published.LAYER, published.CROSS_LAYER)
+_PATTERNS = (_AMID_TRAINING, LAYER, CROSS_LAYER)

@@ -50,7 +50,6 @@ _NAMES = (
     *TRANSCODERS,
 )
 _SCALED = "expected_average_only_in"
-_WHITENED = "covariance_whitening"
 _WITHOUT_STATISTICS = {
     str(kind.saelens): kind for kind in (Normalisation, LayerNorm, ConstantNorm)
 }
@@ -86,7 +85,9 @@ def saelens(config: Config, tensors: Tensors) -> Parts:
     config = _current(config)
     metadata = config.part("metadata").entries
     kind = _kind(config, metadata)
-    sizes = _sizes(config, kind)
+    num_inputs = config.size("d_in")
+    input_dim = config.size("d_out") if kind.transcodes else num_inputs
+    sizes = Sizes(num_inputs, config.size("d_sae"), input_dim)
     heads = config.choice("reshape_activations", "none", ("none", "hook_z")) == "hook_z"
     notes = {"normalize_activations": config.text("normalize_activations", "none")}
     entries = Config(config.path, config.entries | metadata)
@@ -122,15 +123,15 @@ def saelens(config: Config, tensors: Tensors) -> Parts:
         kind.encoder,
         options,
         held,
-        library="SAELens",
-        architecture=kind.architecture,
-        notes=notes,
-        centred=kind.centred,
-        codes_of_unit_atoms=rescaled,
-        normalisation=normalisation,
-        heads=heads,
-        metadata=metadata,
-        transcodes=kind.transcodes,
+        "SAELens",
+        kind.architecture,
+        notes,
+        kind.centred,
+        rescaled,
+        normalisation,
+        heads,
+        metadata,
+        kind.transcodes,
     )
 
 
@@ -148,11 +149,10 @@ def written(
     Raises:
       ValueError: a weight is not finite.
     """
-    arrays = {
-        name: np.array(value, np.float32, order="C") for name, value in tensors.items()
-    }
-    for name, array in arrays.items():
-        if not np.isfinite(array).all():
+    arrays = {}
+    for name, value in tensors.items():
+        arrays[name] = np.array(value, np.float32, order="C")
+        if not np.isfinite(arrays[name]).all():
             raise ValueError(
                 f"{name} has NaN or infinite entries; train the model again before it is saved."
             )
@@ -175,8 +175,8 @@ def _current(config: Config) -> Config:
     if old.choice("activation_fn", "relu", ("relu", "topk")) == "topk":
         entries["architecture"] = "topk"
         entries["k"] = old.part("activation_fn_kwargs").size("k")
-    if isinstance(entries.get("normalize_activations"), bool):
-        scaled = entries["normalize_activations"]
+    scaled = entries.get("normalize_activations")
+    if isinstance(scaled, bool):
         entries["normalize_activations"] = _SCALED if scaled else "none"
     if entries.get("reshape_activations") is None:
         by_heads = "hook_z" in old.text("hook_name", "")
@@ -212,12 +212,6 @@ def _kind(config: Config, metadata: Mapping[str, Any]) -> _Kind:
     return _Kind(architecture, encoder, transcodes, skips, centred)
 
 
-def _sizes(config: Config, kind: _Kind) -> Sizes:
-    num_inputs = config.size("d_in")
-    input_dim = config.size("d_out") if kind.transcodes else num_inputs
-    return Sizes(num_inputs, config.size("d_sae"), input_dim)
-
-
 def _threshold(kind: _Kind, config: Config, tensors: Tensors, num_latents: int) -> Any:
     """The threshold that is not stored as `ARCHITECTURES` has it; None if there is none."""
     if kind.architecture in _BATCH_TOPK:
@@ -248,7 +242,7 @@ def _normalisation(
     """The normalisation of activations. Where its statistics are missing it is the identity, and a
     note says so.
     """
-    names = (*_WITHOUT_STATISTICS, _SCALED, _WHITENED)
+    names = (*_WITHOUT_STATISTICS, _SCALED, "covariance_whitening")
     name = config.choice("normalize_activations", "none", names)
     if name in _WITHOUT_STATISTICS:
         return _WITHOUT_STATISTICS[name]()
@@ -269,9 +263,9 @@ def _normalisation(
         )
         return Normalisation()
     tensors = read_safetensors(path)
-    square = (input_dim, input_dim)
-    return Whitening(
-        tensors.take("mean", input_dim).astype(np.float32),
-        tensors.take("matrix", *square).astype(np.float32),
-        tensors.take("inverse_matrix", *square).astype(np.float32),
+    statistics = (
+        tensors.take("mean", input_dim),
+        tensors.take("matrix", input_dim, input_dim),
+        tensors.take("inverse_matrix", input_dim, input_dim),
     )
+    return Whitening(*(array.astype(np.float32) for array in statistics))

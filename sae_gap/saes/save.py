@@ -1,8 +1,8 @@
 """Writes SAEs in SAELens's form, or in the suite's own form if SAELens has no such encoder."""
 
-import dataclasses
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 
@@ -145,7 +145,7 @@ def exported(encoder: Encoder, model: Model) -> tuple[dict[str, Any], dict[str, 
         name: getattr(encoder, field.name)
         for name, field in zip(
             ARCHITECTURES[architecture].options,
-            dataclasses.fields(encoder),
+            fields(encoder),
             strict=False,
         )
     }

@@ -4,12 +4,12 @@ on all rows, and the host reads no value, for which it would wait.
 `sae_gap.core.pursuit` lists the forms of the method.
 """
 
-import functools
-import math
+from functools import partial
+from math import inf
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, where
 
 from sae_gap.core import DEPENDENT, SLACK, eliminate
 
@@ -41,12 +41,12 @@ def screened_pursuit(
             codes = codes[:, :, 0].where(on, 0)
             score = (target - (codes[:, None] @ own)[:, 0]) @ atoms.mT
             # Atoms chosen earlier are proposed first, and taken first.
-            first = torch.where(on, math.inf, -math.inf).to(score)
+            first = where(on, inf, -inf).to(score)
             score = score.scatter_reduce(1, chosen, first, "amax")
         near = score.topk(num_candidates, sorted=False).indices
         rows = _rows(near)
         own = atoms[near]
-        first = score[rows, near] == math.inf
+        first = score[rows, near] == inf
         places, on = omp(own @ own.mT, toward[rows, near], first, _slack(target), steps)
         chosen = near[rows[:, :steps], places]
         own = atoms[chosen]
@@ -63,7 +63,7 @@ def prune(
     inverse: Float[Tensor, "n size size"], codes: Float[Tensor, "n size"]
 ) -> Float[Tensor, "n size"]:
     """The largest rise of the squared error up to the drop of each atom, if all are dropped."""
-    drop = torch.vmap(functools.partial(eliminate, torch))
+    drop = torch.vmap(partial(eliminate, torch))
     table = torch.cat([inverse, codes[:, None]], 1)
     gains = 0 * codes
     for _ in codes.mT:
@@ -109,7 +109,7 @@ def _exchange(
     for _ in range(SINGLE if single else EXCHANGES):
         codes, _ = _on_support(gram, wanted, on)
         above = allowed & ((wanted - gram @ codes)[:, :, 0] > slack)
-        wrong = torch.where(on, codes[:, :, 0] < -slack, above)
+        wrong = where(on, codes[:, :, 0] < -slack, above)
         if single:
             # The last of a row.
             wrong &= wrong.cumsum(1) == wrong.sum(1, keepdim=True)
@@ -118,7 +118,7 @@ def _exchange(
 
 
 def _on_support(gram: Tensor, wanted: Tensor, on: Tensor) -> tuple[Tensor, Tensor]:
-    half = _half(torch.where(on[:, :, None] & on[:, None], gram, _one(gram)))
+    half = _half(where(on[:, :, None] & on[:, None], gram, _one(gram)))
     return half.mT @ (half @ (wanted * on[:, :, None])), half
 
 
@@ -168,13 +168,11 @@ def omp(
     on = []
     for i in range(size):
         free = left > DEPENDENT
-        best = torch.where(free, torch.where(first, math.inf, pull), -math.inf).argmax(
-            1
-        )
+        best = where(free, where(first, inf, pull), -inf).argmax(1)
         gain = pull[rows, best]
         fine = free[rows, best] & (first[rows, best] | (gain > slack[:, 0]))
         before = basis[:, :i]
-        length = torch.where(fine, left[rows, best], math.inf) ** 0.5
+        length = where(fine, left[rows, best], inf) ** 0.5
         new = gram[rows, best] - (before[rows, :, best][:, None] @ before)[:, 0]
         new = new / length[:, None]
         basis[:, i] = new

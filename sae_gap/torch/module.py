@@ -1,9 +1,9 @@
 """An SAE as a module of PyTorch."""
 
-import dataclasses
-import math
-import types
 from collections.abc import Mapping
+from dataclasses import fields
+from math import nan
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -132,14 +132,14 @@ class SAE(nn.Module):
         self.register_buffer(
             "threshold", as_threshold(architecture, threshold, self.W_dec)
         )
-        for field in dataclasses.fields(self._normalises):
+        for field in fields(self._normalises):
             value = tensor_like(getattr(normalisation, field.name), self.W_dec)
             self.register_buffer(f"normalisation_{field.name}", value)
         if architecture == PURSUIT:
             options["pruned"] = threshold is not None
         if self.transcodes:
             options["d_out"] = dim
-        self.cfg = types.SimpleNamespace(
+        self.cfg = SimpleNamespace(
             architecture=architecture,
             d_in=num_inputs,
             d_sae=width,
@@ -211,7 +211,10 @@ class SAE(nn.Module):
         """
         cfg = self.cfg
         metadata = cfg.metadata
+        W_enc: Tensor | None = self.W_enc  # noqa: N806
+        b_enc: Tensor | None = self.b_enc
         if self.transcodes:
+            W_enc = b_enc = None  # noqa: N806
             metadata = sae_pursuit.metadata_of_explained(
                 metadata, skips=self.W_skip is not None
             )
@@ -219,8 +222,8 @@ class SAE(nn.Module):
         return type(self)(
             self.W_dec,
             self.b_dec,
-            W_enc=None if self.transcodes else self.W_enc,
-            b_enc=None if self.transcodes else self.b_enc,
+            W_enc,
+            b_enc,
             k=own_k if k is None else k,
             breadth=breadth,
             screens=screens,
@@ -260,11 +263,12 @@ class SAE(nn.Module):
         clean = x.where(whole, 0)
         if self._pursues:
             target = by_rows(self._target, self.chunk, clean)
-            options = pursuit_options(self)
-            codes = pursuit_codes(target, self.W_dec, chunk=self.chunk, **options)
+            codes = pursuit_codes(
+                target, self.W_dec, chunk=self.chunk, **pursuit_options(self)
+            )
         else:
             codes = by_rows(self._encoder, self.chunk, clean)
-        return codes.where(whole, math.nan).to(x.dtype)
+        return codes.where(whole, nan).to(x.dtype)
 
     def decode(
         self,
@@ -306,10 +310,8 @@ class SAE(nn.Module):
     ) -> Float[Tensor, "... input_dim"]:
         """The reconstruction, from codes that are not rounded to the type of x."""
         wide = widened(self._flat(x), x)
-        decoded = self.decode(self.encode(wide), wide)
-        if not self.transcodes:
-            decoded = decoded.reshape(x.shape)
-        return decoded.to(x.dtype)
+        decoded = self.decode(self.encode(wide), wide).to(x.dtype)
+        return decoded if self.transcodes else decoded.reshape(x.shape)
 
     def refit(
         self, x: Float[Tensor, "... input_dim"], codes: Float[Tensor, "... num_latents"]
@@ -332,7 +334,7 @@ class SAE(nn.Module):
             target = self._target(x)
             solved = least_squares(target, atoms, codes, places, on, anew=True)
             solved = solved / lengths
-            return solved.where(signed, solved.clamp(min=0)).where(whole, math.nan)
+            return solved.where(signed, solved.clamp(min=0)).where(whole, nan)
 
         return by_rows(of_rows, self.chunk, x, codes).to(x.dtype)
 
@@ -377,11 +379,10 @@ class SAE(nn.Module):
         self, state: dict[str, Tensor], prefix: str, *options: Any
     ) -> None:
         if self._pursues and f"{prefix}W_dec" in state:
-            threshold: Any = state.get(f"{prefix}threshold")
-            self.cfg.pruned = threshold is not None
-            if threshold is not None:
-                threshold = threshold.to(self.W_dec)
-            self.threshold = threshold
+            self.threshold = state.get(f"{prefix}threshold")  # type: ignore[assignment]
+            self.cfg.pruned = self.threshold is not None
+            if self.cfg.pruned:
+                self.threshold = self.threshold.to(self.W_dec)
         super()._load_from_state_dict(state, prefix, *options)
 
     @property
@@ -390,10 +391,8 @@ class SAE(nn.Module):
 
     def _normalisation(self, like: Tensor) -> Normalisation:
         """The normalisation of activations, in the type of some rows."""
-        fields = dataclasses.fields(self._normalises)
-        return self._normalises(
-            *(getattr(self, f"normalisation_{field.name}").to(like) for field in fields)
-        )
+        names = [f"normalisation_{field.name}" for field in fields(self._normalises)]
+        return self._normalises(*(getattr(self, name).to(like) for name in names))
 
     def _target(self, x: Tensor) -> Tensor:
         """The target of the codes of rows."""

@@ -85,8 +85,9 @@ def as_threshold(architecture: str, threshold: Any, atoms: Tensor) -> Tensor | N
         return None
     if architecture == PURSUIT:
         check_scalar("threshold", threshold)
-        return tensor_like(threshold, atoms)
     threshold = tensor_like(threshold, atoms)
+    if architecture == PURSUIT:
+        return threshold
     if not threshold.ndim:
         threshold = threshold.expand(len(atoms)).clone()
     check_tensor("threshold", threshold, (len(atoms),), "give one for each latent")

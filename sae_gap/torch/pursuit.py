@@ -1,8 +1,8 @@
 """The codes of a screened pursuit and least squares on a support, with gradients, in PyTorch."""
 
-import functools
-import math
 from collections.abc import Callable, Sequence
+from functools import partial
+from math import nan
 from typing import Any
 
 import torch
@@ -85,13 +85,14 @@ def pursuit_codes(
         with torch.no_grad():
             chosen, codes, _ = screened_pursuit(rows, atoms, *sizes, threshold)
             on = codes > 0
-            codes = codes if learns else codes / lengths[chosen]
+            if not learns:
+                codes = codes / lengths[chosen]
             codes = rows.new_zeros(len(rows), len(atoms)).scatter_add_(1, chosen, codes)
         if learns:
             # A CPU is faster with places for the atoms that stay alone.
             held = supports(codes) if _on_host(rows) else (chosen, on)
             codes = least_squares(rows, atoms, codes, *held).clamp(min=0) / lengths
-        return codes.masked_fill_(~finite, math.nan)
+        return codes.masked_fill_(~finite, nan)
 
     if chunk is None and not learns:
         chunk = MANY_ROWS
@@ -160,7 +161,7 @@ def least_squares(
         own = atoms[places]
         shown = on[:, :, None]
         gram = own @ own.mT * (shown & shown.mT)
-        solve = functools.partial(batched.least_norm, gram)
+        solve = partial(batched.least_norm, gram)
         if anew:
             values = solve(own @ target[:, :, None] * shown)
             # Refined once.
@@ -211,11 +212,8 @@ def by_rows(
     check_size("chunk", chunk)
     rows = [widened(array, like).reshape(-1, array.shape[-1]) for array in arrays]
     with torch.autocast(like.device.type, enabled=False):
-        starts = range(0, len(rows[0]) or 1, chunk)
-        parts = [
-            function(*(array[start : start + chunk] for array in rows))
-            for start in starts
-        ]
+        chunks = zip(*(array.split(chunk) for array in rows), strict=True)
+        parts = [function(*arrays) for arrays in chunks]
     # One part is not copied.
     joined = parts[0] if len(parts) == 1 else torch.cat(parts)
     return joined.reshape((*like.shape[:-1], *joined.shape[1:]))
@@ -243,8 +241,10 @@ def check_tensor(
             f"{name} is {shown(values)}; give a tensor of floating-point numbers, such as "
             "torch.as_tensor(values).float()."
         )
-    last = shape[shape[:1] == ("...",) :]
-    found = values.shape[-len(last) :] if len(last) < len(shape) else values.shape
+    last = [axis for axis in shape if axis != "..."]
+    found = values.shape
+    if "..." in shape:
+        found = found[-len(last) :]
     pairs = zip(last, found, strict=False)
     if len(found) != len(last) or not all(
         isinstance(axis, str) or axis == length for axis, length in pairs

@@ -41,7 +41,7 @@ def _described(parts: Parts) -> dict[str, Any]:
     return {
         "normalisation": parts.normalisation,
         "heads": parts.heads,
-        "metadata": notes | dict(parts.metadata),
+        "metadata": {**notes, **parts.metadata},
         "transcoder": parts.transcodes,
     }
 
@@ -87,15 +87,15 @@ def save(sae: "SAE", folder: AnyPath) -> None:
             "state_dict() by torch.save."
         )
     architecture = cfg.architecture
+    names = ["W_dec", "b_dec", "W_skip", "threshold"]
+    names += ARCHITECTURES[architecture].tensors
     if sae.transcodes:
-        architecture = transcoder_of(cfg.architecture, "W_skip" in state)
+        architecture = transcoder_of(architecture, "W_skip" in state)
         if architecture is None:
             raise ValueError(
                 f"SAELens has no form for a transcoder of {cfg.architecture} codes; load and "
                 "save it by sae_gap.load_sae and sae_gap.save_sae."
             )
-    names = ["W_dec", "b_dec", "W_skip", "threshold"]
-    names += ARCHITECTURES[cfg.architecture].tensors
     tensors = {
         name: state[name].float().cpu().numpy() for name in names if name in state
     }

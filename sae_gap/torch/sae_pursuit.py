@@ -53,8 +53,8 @@ def pruning_threshold(
         return gains
 
     gains = by_rows(gains_of, chunk, target)
-    least = least_gain(gains.cpu().numpy(), cfg.k * len(target))
-    threshold = (float(least) ** 0.5 / mean_length(weights)).to(W_dec)
+    least = float(least_gain(gains.cpu().numpy(), cfg.k * len(target)))
+    threshold = (least**0.5 / mean_length(weights)).to(W_dec)
     # One that its type rounds to zero would prune nothing.
     check_threshold(threshold)
     return threshold

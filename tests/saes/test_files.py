@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 
 import sae_gap
 from benchmarks.real import train_real
+from sae_gap import load_sae
 from sae_gap.saes import Parts, RepeatingPursuit, of_parts, read_tensors
 from sae_gap.saes.parts import Sizes, read_options
 from sae_gap.storage import Config, Folder
@@ -76,7 +77,7 @@ ROWS = [(case, *fault) for case, faults in FAULTS.items() for fault in faults]
 @mark.parametrize(("case", "values", "words"), ROWS)
 def test_what_does_not_fit_is_named(tmp_path, case, values, words):
     folder = changed(tmp_path, case, **values)
-    refused(lambda: sae_gap.load_sae(folder), str(folder), words)
+    refused(lambda: load_sae(folder), str(folder), words)
 
 
 def npy(shape, size, dtype="<f4"):
@@ -152,7 +153,7 @@ def test_a_path_has_one_sae(tmp_path):
     folder = changed(tmp_path, "saelens/standard")
     shutil.copy(FILES / "gemma_scope/first/params.npz", folder)
     refused(
-        lambda: sae_gap.load_sae(folder),
+        lambda: load_sae(folder),
         "several files",
         "sae_weights.safetensors",
         "params",
@@ -181,7 +182,7 @@ def test_a_path_has_one_sae(tmp_path):
         (folder / "row.npy", "must be a non-empty matrix"),
         (folder / "cut.npy", "cannot be read as weights of an SAE or an array"),
     ):
-        refused(lambda: sae_gap.load_sae(path), words)  # noqa: B023
+        refused(lambda: load_sae(path), words)  # noqa: B023
 
 
 ATOMS = default_rng(0).normal(size=(6, 10)).astype(np.float32)
@@ -214,7 +215,7 @@ def test_each_kind_of_dictionary_opens_with_its_own_bias_or_else_the_mean(
     write, name, bias = KINDS[kind]
     write(tmp_path / kind)
     path = tmp_path / kind / name
-    sae = sae_gap.load_sae(path, mean=lambda: MEAN)
+    sae = load_sae(path, mean=lambda: MEAN)
     unit = ATOMS / np.linalg.norm(ATOMS, axis=0)
     assert_allclose(sae.unit_dictionary, unit, atol=1e-6)
     assert_array_equal(sae.bias, bias)
@@ -222,8 +223,8 @@ def test_each_kind_of_dictionary_opens_with_its_own_bias_or_else_the_mean(
     assert not sae.signed and sae.model.encode is None
     refused(lambda: sae.encode(X), "a decoder alone")
     if bias is MEAN:
-        refused(lambda: sae_gap.load_sae(path, mean=TEN), "shape (10, num_latents)")
-        assert not sae_gap.load_sae(path).bias.any()
+        refused(lambda: load_sae(path, mean=TEN), "shape (10, num_latents)")
+        assert not load_sae(path).bias.any()
 
 
 HERE = {"hf_hook_point_out": "model.layers.5.pre_feedforward_layernorm.output"}
@@ -244,7 +245,7 @@ def test_each_sign_of_a_transcoder_of_gemma_scope_is_enough(
     folder = changed(
         tmp_path, f"gemma_scope/{case}", affine_connection=False, **entries
     )
-    assert sae_gap.load_sae(folder).transcodes == transcodes
+    assert load_sae(folder).transcodes == transcodes
 
 
 @mark.parametrize("kind", [torch.float8_e4m3fn, torch.float64])
@@ -252,7 +253,7 @@ def test_weights_of_eight_or_sixty_four_bits_are_read_as_they_are(tmp_path, kind
     folder = changed(tmp_path, "saelens/standard")
     narrow = {name: torch.tensor(array).to(kind) for name, array in PLAIN.items()}
     safetensors.torch.save_file(narrow, folder / "sae_weights.safetensors")
-    found = sae_gap.load_sae(folder).model.encoder.weight
+    found = load_sae(folder).model.encoder.weight
     assert_array_equal(found, narrow["W_enc"].float())
 
 
@@ -260,7 +261,7 @@ def test_weights_of_eight_or_sixty_four_bits_are_read_as_they_are(tmp_path, kind
 def test_a_dead_atom_is_never_among_the_largest(tmp_path, case):
     """Its code times its length is nothing."""
     atoms = PLAIN["W_dec"] * (np.arange(10) != 4)[:, None]
-    sae = sae_gap.load_sae(changed(tmp_path, f"saelens/{case}", W_dec=atoms))
+    sae = load_sae(changed(tmp_path, f"saelens/{case}", W_dec=atoms))
     codes = np.asarray(sae.encode(X))
     assert np.isfinite(codes).all() and float(sae.lengths[4]) == 0
     assert not codes[:, 4].any() and (codes != 0).sum(axis=1).max() > 1
@@ -273,9 +274,7 @@ def test_older_options_of_saelens(tmp_path):
     options = {"finetuning_scaling_factor": True, "normalize_activations": True}
     options |= {"hook_point": "0\n\x1b[31m" + "x" * 10_000, "sae_lens_version": "²"}
     factors = np.linspace(0.5, 2, 10, dtype="f")
-    sae = sae_gap.load_sae(
-        changed(tmp_path, "saelens/old", scaling_factor=factors, **options)
-    )
+    sae = load_sae(changed(tmp_path, "saelens/old", scaling_factor=factors, **options))
     held = load_file(tmp_path / "sae/sae_weights.safetensors")
     codes = np.maximum((X - held["b_dec"]) @ held["W_enc"] + held["b_enc"], 0)
     assert_allclose(sae.encode(X), codes, atol=1e-5)
@@ -342,9 +341,9 @@ def test_an_sae_is_found_in_the_cache_of_the_hub(tmp_path, monkeypatch):
         )
     monkeypatch.delenv("HF_HUB_CACHE", raising=False)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    assert sae_gap.load_sae("some/saes", "layer_3/wide").architecture == "jumprelu"
+    assert load_sae("some/saes", "layer_3/wide").architecture == "jumprelu"
     get = "get it by hf download some/saes --include 'layer_4/*'."
-    refused(lambda: sae_gap.load_sae("some/saes", "layer_4"), get)
+    refused(lambda: load_sae("some/saes", "layer_4"), get)
     (package / "__init__.py").write_text("raise RuntimeError('imported')")
     (package / "pretrained_saes.yaml").write_text(
         "two-res:\n  repo_id: some/saes\n  saes:\n  - {id: blocks.3, path: layer_3/wide}\n"
@@ -352,8 +351,8 @@ def test_an_sae_is_found_in_the_cache_of_the_hub(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(package.parent)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "home/hub"))
     monkeypatch.setenv("HF_HOME", str(tmp_path / "elsewhere"))
-    assert sae_gap.load_sae("two-res", "blocks.3").architecture == "jumprelu"
+    assert load_sae("two-res", "blocks.3").architecture == "jumprelu"
     refused(
-        lambda: sae_gap.load_sae("two-res", "blocks.4"),
+        lambda: load_sae("two-res", "blocks.4"),
         "has no SAE blocks.4, but blocks.3;",
     )

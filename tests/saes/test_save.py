@@ -17,8 +17,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from pytest import mark, raises
 from safetensors.numpy import load_file
 
-import sae_gap
-from sae_gap import catalogue
+from sae_gap import catalogue, load_sae, save_sae
 from sae_gap.core import Model, describe
 from sae_gap.encoders import Lasso, ListaMatryoshka, MatchingPursuit, TopK, encode
 from sae_gap.learners import SparseAutoencoder, SparseTranscoder
@@ -161,7 +160,7 @@ def test_arrays_that_make_no_sae_are_refused(change, words):
 
 
 def test_activations_and_codes_that_do_not_fit():
-    sae = sae_gap.load_sae(FILES / "saelens/layer_norm")
+    sae = load_sae(FILES / "saelens/layer_norm")
     eye = np.eye(6)
     for call, words in (
         (lambda: sae.encode(np.ones((3, 7))), "7 columns, but the SAE has input_dim 6"),
@@ -180,10 +179,10 @@ def test_activations_and_codes_that_do_not_fit():
 
 
 def test_a_crosscoder_takes_layers_before_dimensions(tmp_path):
-    sae = sae_gap.load_sae(FILES / "crosscoder/relu")
+    sae = load_sae(FILES / "crosscoder/relu")
     x = RNG.normal(size=(20, 3, 2))
-    sae_gap.save_sae(sae, tmp_path / "sae")
-    again = sae_gap.load_sae(tmp_path / "sae")
+    save_sae(sae, tmp_path / "sae")
+    again = load_sae(tmp_path / "sae")
     again.encode(x)
     for wrong in (x.swapaxes(1, 2), x[:, :2]):
         encode = functools.partial(again.encode, wrong)
@@ -210,7 +209,7 @@ def test_a_fit_infers_as_its_model_does(tmp_path, name):
     folder = written(tmp_path / "fit", model)
     (folder / "000001.safetensors").write_bytes(b"a model along the fit")
     check_sae_format(folder, X, own, model.reconstruct(own, None))
-    sae = sae_gap.load_sae(folder)
+    sae = load_sae(folder)
     assert (sae.library, sae.architecture) == ("sae_gap", type(model.encode).__name__)
     # One that infers by thresholds keeps its k in a note.
     k = {"k": "3"} if name in ("batchtopk", "matryoshka") else {}
@@ -228,13 +227,13 @@ def test_a_transcoder_infers_as_its_model_does_whatever_form_it_is_saved_in(
     codes = np.asarray(encode(model.encode, model, jnp.asarray(x)))
     # The formula, apart from the model's own.
     again = codes @ model.dictionary.T + model.bias + (x @ model.skip if skip else 0)
-    sae_gap.save_sae(model, tmp_path / "saved")
+    save_sae(model, tmp_path / "saved")
     for folder in (
         written(tmp_path / "fit", model, SparseTranscoder),
         tmp_path / "saved",
     ):
         check_sae_format(folder, x, codes, again)
-        sae = sae_gap.load_sae(folder)
+        sae = load_sae(folder)
         assert sae.transcodes and not sae.centred
         assert (sae.num_inputs, sae.input_dim) == (5, 6)
     by_saelens = name in ("relu", "jumprelu", "batchtopk", "matryoshka")
@@ -249,8 +248,8 @@ def test_a_k_beyond_the_width_is_all_latents_and_the_own_form_is_said(
     tmp_path, caplog, encoder, alone
 ):
     model = example(encoder)
-    sae_gap.save_sae(model, tmp_path / "sae", metadata={"hook_name": "blocks.2"})
-    again = sae_gap.load_sae(tmp_path / "sae")
+    save_sae(model, tmp_path / "sae", metadata={"hook_name": "blocks.2"})
+    again = load_sae(tmp_path / "sae")
     close(again.encode(X), encode(encoder, model, jnp.asarray(X)))
     assert ("sae_gap.load_sae alone reads it" in caplog.text) == alone
     assert (again.library == "sae_gap") == alone
@@ -271,16 +270,14 @@ FAULTS = [
 @mark.parametrize(("name", "values", "words"), FAULTS)
 def test_a_fit_that_is_no_sae_is_refused_in_a_sentence(tmp_path, name, values, words):
     folder = written(tmp_path / "fit", example(name), **values)
-    refused(lambda: sae_gap.load_sae(folder), words)
+    refused(lambda: load_sae(folder), words)
 
 
 def test_a_fit_whose_numbers_changed_is_refused(tmp_path):
     path = written(tmp_path / "fit", example("topk")) / "fit.safetensors"
     content = path.read_bytes()
     path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-    refused(
-        lambda: sae_gap.load_sae(path), "its numbers are not those that were written"
-    )
+    refused(lambda: load_sae(path), "its numbers are not those that were written")
 
 
 def content(folder):
@@ -292,7 +289,7 @@ def content(folder):
 
 @mark.parametrize("case", sorted(os.listdir(FILES / "saved")))
 def test_the_files_that_saelens_read_are_those_written_now(tmp_path, case):
-    sae_gap.save_sae(loaded(f"saved/{case}"), tmp_path / "sae")
+    save_sae(loaded(f"saved/{case}"), tmp_path / "sae")
     assert sorted(os.listdir(tmp_path)) == ["sae"]
     text, tensors = content(tmp_path / "sae")
     former, former_tensors = content(FILES / "saved" / case)
@@ -326,7 +323,7 @@ REFUSED = [
 def test_a_model_needs_a_dictionary_and_an_encoder_that_is_known(
     tmp_path, model, encoder, words
 ):
-    refused(lambda: sae_gap.save_sae(model, tmp_path / "sae", encoder=encoder), words)
+    refused(lambda: save_sae(model, tmp_path / "sae", encoder=encoder), words)
     assert os.listdir(tmp_path) == []
 
 
@@ -335,13 +332,11 @@ def test_metadata_and_a_given_encoder_are_written_but_cannot_change_the_form(
 ):
     metadata = {"hook_name": "h", "sae_lens_version": "3"}
     monkeypatch.setenv("HOME", str(tmp_path))
-    sae_gap.save_sae(BARE, "~/of/saes", encoder=TopK(2), metadata=metadata)
+    save_sae(BARE, "~/of/saes", encoder=TopK(2), metadata=metadata)
     config = json.loads((tmp_path / "of/saes/cfg.json").read_text())
     assert (config["architecture"], config["k"]) == ("topk", 2)
-    sae_gap.save_sae(
-        sae_gap.load_sae("~/of/saes"), "~/again", metadata={"hook_name": "other"}
-    )
-    notes = sae_gap.load_sae("~/again").notes
+    save_sae(load_sae("~/of/saes"), "~/again", metadata={"hook_name": "other"})
+    notes = load_sae("~/again").notes
     assert (notes["hook_name"], notes["sae_lens_version"]) == ("other", "6.0.0")
 
 
@@ -349,26 +344,24 @@ def test_nothing_else_is_overwritten_and_a_full_disk_is_said(tmp_path, monkeypat
     folder = tmp_path / "sae"
     other = tmp_path / "other"
     folder.mkdir()
-    sae_gap.save_sae(MODEL, folder)
+    save_sae(MODEL, folder)
     before = {path: path.read_bytes() for path in folder.iterdir()}
     # The same SAE may be saved again.
-    sae_gap.save_sae(MODEL, folder)
+    save_sae(MODEL, folder)
     twice = replace(MODEL, dictionary=2 * MODEL.dictionary)
     for model in (example("topk"), twice, PURSUED):
-        refused(lambda: sae_gap.save_sae(model, folder), "already")  # noqa: B023
+        refused(lambda: save_sae(model, folder), "already")  # noqa: B023
     (folder / "notes.txt").touch()
-    refused(lambda: sae_gap.save_sae(MODEL, folder), "already")
+    refused(lambda: save_sae(MODEL, folder), "already")
     (folder / "notes.txt").unlink()
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
-    refused(
-        lambda: sae_gap.save_sae(MODEL, folder / "cfg.json/below"), "cannot be written"
-    )
+    refused(lambda: save_sae(MODEL, folder / "cfg.json/below"), "cannot be written")
     with raises(TypeError, match="JSON"):
-        sae_gap.save_sae(MODEL, other, metadata={"a": {1}})
+        save_sae(MODEL, other, metadata={"a": {1}})
 
     def full(*_):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("sae_gap.storage.folder.Folder.write", full)
-    refused(lambda: sae_gap.save_sae(MODEL, other), "No space left")
+    refused(lambda: save_sae(MODEL, other), "No space left")
     assert os.listdir(tmp_path) == ["sae"]

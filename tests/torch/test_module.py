@@ -12,8 +12,11 @@ import torch
 from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
 from pytest import approx, fixture, mark, raises
+from torch import from_numpy
+from torch.testing import assert_close
 
 import sae_gap
+from sae_gap import load_sae, save_sae
 from sae_gap.core import LayerNorm, Model
 from sae_gap.encoders import (
     BatchPursuit,
@@ -67,12 +70,12 @@ def jax_codes(encoder, atoms, bias, x, threshold=None):
 
 
 def tensors(*values):
-    return [torch.from_numpy(value) for value in values]
+    return [from_numpy(value) for value in values]
 
 
 ATOMS, BIAS, X = arrays()
 PAIR = tensors(ATOMS, BIAS)
-ROWS = torch.from_numpy(X)
+ROWS = from_numpy(X)
 
 
 @torch.no_grad()
@@ -96,16 +99,16 @@ def test_a_pruned_pursuit_is_calibrated_as_in_jax(device):
     encoder = BatchPursuit(4, 3, 3)
     options = {"k": 4, "breadth": 3, "screens": 3}
     fitted = encoder.calibrate(Model(jnp.asarray(atoms.T), jnp.asarray(bias)), x)
-    sae = SAE(*tensors(atoms, bias), **options).calibrate(torch.from_numpy(x))
+    sae = SAE(*tensors(atoms, bias), **options).calibrate(from_numpy(x))
     assert sae.threshold.item() == approx(float(fitted.encoder.value), rel=1e-5)
-    codes = sae.encode(torch.from_numpy(x))
+    codes = sae.encode(from_numpy(x))
     # Atoms that go together are kept together.
     assert 0 <= (codes > 0).sum() - 4 * COUNT <= 1
-    padded = torch.from_numpy(np.pad(x, ((0, 2 * COUNT), (0, 0))))
+    padded = from_numpy(np.pad(x, ((0, 2 * COUNT), (0, 0))))
     again = SAE(*tensors(atoms, bias), **options).calibrate(padded)
     assert again.threshold.item() == approx(sae.threshold.item(), rel=1e-6)
     # A pursuit of as many atoms keeps the threshold, one of fewer has none.
-    assert torch.equal(sae.pursuit(**options).encode(torch.from_numpy(x)), codes)
+    assert torch.equal(sae.pursuit(**options).encode(from_numpy(x)), codes)
     assert sae.pursuit(3).threshold is None
 
 
@@ -128,8 +131,8 @@ def test_half_precision_is_coded_in_float32_and_what_is_no_number_shows(architec
     assert codes.dtype == again.dtype == torch.bfloat16
     assert codes.shape == (5, 10, WIDTH)
     wanted = single.encode(x.float()).bfloat16()
-    torch.testing.assert_close(codes, wanted, equal_nan=True)
-    torch.testing.assert_close(again, single(x.float()).bfloat16(), equal_nan=True)
+    assert_close(codes, wanted, equal_nan=True)
+    assert_close(again, single(x.float()).bfloat16(), equal_nan=True)
     rows = codes.isnan().reshape(COUNT, -1)
     assert again[1, 2].isnan().all() and rows.any(1).nonzero().tolist() == [[12]]
     assert rows[12].all() and half.decode(codes).dtype == torch.bfloat16
@@ -162,11 +165,11 @@ def test_gradients_reach_the_input_and_the_dictionary(device):
     x.grad = None
     pursuit_codes(x, weights, k=4).square().sum().backward()
     for found, expected in zip(single, (x.grad, weights.grad), strict=True):
-        torch.testing.assert_close(found.double(), expected, rtol=1e-3, atol=1e-3)
+        assert_close(found.double(), expected, rtol=1e-3, atol=1e-3)
     sae.zero_grad()
     rest = sae(x.float()) - x.float()
     rest.square().sum().div(2).backward()
-    torch.testing.assert_close(
+    assert_close(
         sae.W_dec.grad, codes.detach().mT @ rest.detach(), atol=1e-4, rtol=1e-4
     )
 
@@ -217,7 +220,7 @@ UNSAVED = (
 @mark.parametrize("case", CASES_OF_LIBRARIES)
 def test_a_folder_of_any_library_has_its_own_codes_and_is_written_again(case, tmp_path):
     x, codes, reconstruction = of_library(case)
-    given = torch.from_numpy(x)
+    given = from_numpy(x)
     sae = SAE.from_folder(FILES / case)
     saes = [sae]
     if sae.cfg.architecture == "dictionary":
@@ -233,7 +236,7 @@ def test_a_folder_of_any_library_has_its_own_codes_and_is_written_again(case, tm
         sae.save(tmp_path / "sae")
         assert {path.name for path in (tmp_path / "sae").iterdir()} == {WEIGHTS, CONFIG}
         saes.append(SAE.from_folder(tmp_path / "sae"))
-        close(sae_gap.load_sae(tmp_path / "sae").encode(x), codes)
+        close(load_sae(tmp_path / "sae").encode(x), codes)
     for one in saes:
         found = one.encode(given)
         assert_array_equal(found != 0, codes != 0)
@@ -244,20 +247,20 @@ def test_a_folder_of_any_library_has_its_own_codes_and_is_written_again(case, tm
             decoded = decoded.reshape(x.shape)
         close(one(given), decoded)
     # On the target of JAX.
-    loaded = sae_gap.load_sae(FILES / case)
+    loaded = load_sae(FILES / case)
     better = sae.pursuit(k=2)
     if sae.transcodes:
         noise = default_rng(0).normal(size=reconstruction.shape)
         y = reconstruction + noise.astype("f")
         target = loaded.target(y, x)
-        signals = sae.signals(torch.from_numpy(y), given)
+        signals = sae.signals(from_numpy(y), given)
         with raises(ValueError, match=r"code sae\.signals\(y, x\)"):
             SAE.from_folder(FILES / case, k=2)
     else:
         target = loaded.target(x)
         signals = given
         again = SAE.from_folder(FILES / case, k=2).encode(given)
-        torch.testing.assert_close(again, better.encode(given))
+        assert_close(again, better.encode(given))
     assert better.W_dec is sae.W_dec and (better.encode(signals) > 0).sum(1).max() == 2
     # A pursuit is an SAE of what it codes, which is at no hook if a skip is subtracted.
     hook = "hook_name_out" if sae.transcodes else "hook_name"
@@ -266,7 +269,7 @@ def test_a_folder_of_any_library_has_its_own_codes_and_is_written_again(case, tm
     if not case.endswith(("saelens/scaled", "saelens/whitened")):
         better.save(tmp_path / "better")
         again = SAE.from_folder(tmp_path / "better")
-        torch.testing.assert_close(again.encode(signals), better.encode(signals))
+        assert_close(again.encode(signals), better.encode(signals))
     for name in ("model_name", "hook_name", "hook_name_out"):
         assert sae.cfg.metadata.get(name) == loaded.notes.get(name)
     expected = ScreenedPursuit(2)(Model(loaded.model.decoder, 0 * loaded.bias), target)
@@ -284,19 +287,19 @@ def test_a_pursuit_is_kept_by_folders_and_by_the_state(threshold, tmp_path):
     sae.save(tmp_path / "torch")
     with raises(ValueError, match="is there already"):
         sae.pursuit(3).save(tmp_path / "torch")
-    loaded = sae_gap.load_sae(tmp_path / "torch")
-    sae_gap.save_sae(loaded, tmp_path / "jax")
+    loaded = load_sae(tmp_path / "torch")
+    save_sae(loaded, tmp_path / "jax")
     close(loaded.encode(X), codes)
     for name in ("torch", "jax"):
         again = SAE.from_folder(tmp_path / name)
-        torch.testing.assert_close(again.encode(ROWS), codes)
+        assert_close(again.encode(ROWS), codes)
         assert again.cfg.metadata["hook_name"] == "h"
     assert SAE.from_folder(tmp_path / "torch").cfg.metadata["context_size"] == 16
     torch.save(sae.state_dict(), tmp_path / "state")
     for before in (None, 0.1):
         blank = SAE(torch.zeros(WIDTH, DIM), k=5, breadth=3, threshold=before)
         blank.load_state_dict(torch.load(tmp_path / "state"))
-        torch.testing.assert_close(blank.encode(ROWS), codes)
+        assert_close(blank.encode(ROWS), codes)
         assert blank.cfg.pruned == (threshold is not None)
     assert blank.to("cpu", torch.float64).encode(ROWS).dtype == torch.float32
 
@@ -338,8 +341,8 @@ def test_a_fit_of_the_suite_has_its_codes(tmp_path):
         file.write_bytes(as_fit(model, model.encode, {}))
         sae = SAE.from_folder(tmp_path)
         codes = model.encode(model, x)
-        close(sae.encode(torch.from_numpy(x)), codes)
-        close(sae(torch.from_numpy(x)), model.reconstruct(codes, x, x))
+        close(sae.encode(from_numpy(x)), codes)
+        close(sae(from_numpy(x)), model.reconstruct(codes, x, x))
 
 
 PLAIN = SAE(*PAIR, k=3)
@@ -415,9 +418,9 @@ BLOCKS = re.findall(
 
 def test_the_example_of_the_page_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    sae_gap.save_sae(example("topk"), "my_sae")
+    save_sae(example("topk"), "my_sae")
     exec(BLOCKS[0], {"x": torch.randn(500, 6)})
-    assert sae_gap.load_sae("my_pursuit").num_latents == 10
+    assert load_sae("my_pursuit").num_latents == 10
 
 
 @mark.parametrize("threshold", [None, 0.3])
