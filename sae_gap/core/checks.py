@@ -5,12 +5,13 @@ A value out of range, or an array that does not hold numbers, is a ValueError; a
 wrong class is a TypeError. A number that JAX is tracing has no value yet and passes.
 """
 
-import dataclasses
 import math
 import os
 import pathlib
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -78,10 +79,10 @@ def check_number(
     name: str,
     value: Any,
     *,
-    above: float = -math.inf,
-    least: float = -math.inf,
-    below: float = math.inf,
-    most: float = math.inf,
+    above: float = -inf,
+    least: float = -inf,
+    below: float = inf,
+    most: float = inf,
 ) -> None:
     """Raises a ValueError unless the value is a finite number with `above < value < below` and
     `least <= value <= most`.
@@ -168,7 +169,7 @@ def check_static(module: Any) -> None:
 
     JAX compiles a program for each value of such a field, and looks it up by the hash.
     """
-    for field in dataclasses.fields(module):
+    for field in fields(module):
         if field.metadata.get("static"):
             value = getattr(module, field.name)
             try:

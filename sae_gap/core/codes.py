@@ -2,14 +2,14 @@
 non-zeros.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
+from scipy.sparse import csr_array, issparse, vstack
 
 from sae_gap.core import slices
 
@@ -22,17 +22,17 @@ DENSE_NUMBERS = 2**28
 # How many numbers of dense codes are in memory at once, where a few samples at a time will do.
 _AT_ONCE = 2**22
 # Codes in either form, (n, num_latents); `sparse_code(…, sparse=True)` gives the latter.
-AnyCodes = Float[ArrayLike, "n _"] | scipy.sparse.csr_array
+AnyCodes = Float[ArrayLike, "n _"] | csr_array
 
 
 def active_columns(codes: Any) -> tuple[Float[np.ndarray, "n active"], Any]:
     """Returns dense columns of codes, and which latents they are: all columns of dense codes, and
     of sparse ones, in any format, the columns with a non-zero, or the first column if none has.
     """
-    if not scipy.sparse.issparse(codes):
+    if not issparse(codes):
         # Masked entries must stay masked for the caller's check.
         return np.asanyarray(codes), slice(None)
-    codes = scipy.sparse.csr_array(codes)
+    codes = csr_array(codes)
     latents = np.unique(codes.indices[codes.data != 0])
     latents = latents if len(latents) else np.zeros(1, int)
     return columns_of(codes, latents), latents
@@ -41,7 +41,7 @@ def active_columns(codes: Any) -> tuple[Float[np.ndarray, "n active"], Any]:
 def columns_of(codes: Any, latents: Int[np.ndarray, " some"] | slice) -> np.ndarray:
     """Returns the columns of some latents, dense, (n, some)."""
     chosen = codes[:, latents]
-    return chosen.toarray() if scipy.sparse.issparse(chosen) else np.asarray(chosen)
+    return chosen.toarray() if issparse(chosen) else np.asarray(chosen)
 
 
 def dense_chunks(*codes: Any) -> Iterator[tuple[Any, ...]]:
@@ -61,10 +61,7 @@ def dense_chunks(*codes: Any) -> Iterator[tuple[Any, ...]]:
 
 def _sliceable(codes):
     """Turns codes into forms whose rows can be sliced."""
-    return [
-        scipy.sparse.csr_array(form) if scipy.sparse.issparse(form) else form
-        for form in codes
-    ]
+    return [csr_array(form) if issparse(form) else form for form in codes]
 
 
 def _dense(part):
@@ -104,11 +101,11 @@ def infer_in_chunks(
         inferred = infer(*(np.pad(part, filled) for part in given))
         arrays = {
             field.name: np.asarray(getattr(inferred, field.name))[: len(chunk)]
-            for field in dataclasses.fields(inferred)
+            for field in fields(inferred)
         }
-        parts.append(arrays | {"codes": scipy.sparse.csr_array(arrays["codes"])})
+        parts.append(arrays | {"codes": csr_array(arrays["codes"])})
     columns = {name: [part[name] for part in parts] for name in parts[0]}
-    codes = scipy.sparse.vstack(columns.pop("codes"), "csr")
+    codes = vstack(columns.pop("codes"), "csr")
     return type(inferred)(
         codes=codes,
         **{name: np.concatenate(column) for name, column in columns.items()},

@@ -5,13 +5,13 @@ metrics share to undo those three is here, in NumPy on the host: each cell of a 
 sets of columns, and jit would compile for each.
 """
 
-import dataclasses
+from dataclasses import dataclass
 
 import numpy as np
 import scipy
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
-from scipy import sparse
+from scipy.sparse import csr_array
 
 from sae_gap.core import as_real, slices
 
@@ -22,7 +22,7 @@ _COLUMNS_AT_ONCE = 512
 _COSINES_AT_ONCE = 2**22
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Match:
     """For each true atom, the learned atom assigned to it.
 
@@ -191,7 +191,7 @@ def _centre(columns: Float[np.ndarray, "n columns"]) -> Float[np.ndarray, "n col
     return centred
 
 
-def _sparse_weights(columns: Float[np.ndarray, "n columns"]) -> sparse.csr_array:
+def _sparse_weights(columns: Float[np.ndarray, "n columns"]) -> csr_array:
     """Returns sparse columns, transposed, over the norms of the centred columns.
 
     A centred column sums to zero, so the other factor's mean adds nothing to the product: only one
@@ -204,6 +204,6 @@ def _sparse_weights(columns: Float[np.ndarray, "n columns"]) -> sparse.csr_array
     square = np.einsum("ij,ij->j", scaled, scaled, dtype=np.float64) - total**2 / len(
         scaled
     )
-    return sparse.csr_array(
+    return csr_array(
         (scaled / np.sqrt(np.where(square > 0, square, 1)).astype(scaled.dtype)).T
     )

@@ -11,8 +11,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
 from jaxtyping import Array, Float, PyTree
+from scipy.sparse import issparse
 
 from sae_gap.core import (
     ConstantNorm,
@@ -93,7 +93,7 @@ class Model(eqx.Module):
           activations: the activations that were coded; a normalisation `per_sample` reads them.
           inputs: what a transcoder read.
         """
-        if scipy.sparse.issparse(codes):
+        if issparse(codes):
             product = jnp.asarray(codes @ np.asarray(self.decoder).T)
         else:
             product = codes @ self.decoder.T

@@ -1,10 +1,11 @@
 """Fields that state their valid values: hyper-parameters, settings and flags."""
 
 import dataclasses
-import functools
 import types
 import typing
 from collections.abc import Callable
+from dataclasses import fields
+from functools import cache
 from typing import Any
 
 from sae_gap.core import check_choice, check_flag, check_integer, check_number, shown
@@ -47,7 +48,7 @@ def option(
 
 def set_fields(thing: Any) -> dict[str, Any]:
     """The fields of a dataclass, and their values, but for rare ones at their defaults."""
-    every = ((field, getattr(thing, field.name)) for field in dataclasses.fields(thing))
+    every = ((field, getattr(thing, field.name)) for field in fields(thing))
     return {
         field.name: value
         for field, value in every
@@ -57,7 +58,7 @@ def set_fields(thing: Any) -> dict[str, Any]:
 
 def check_options(module: Any) -> None:
     """Raises a ValueError if an option of a module has a value that its field forbids."""
-    for field in dataclasses.fields(module):
+    for field in fields(module):
         value = getattr(module, field.name)
         if "limits" in field.metadata and value is not field.default:
             name = f"--{flag_of(field)}" if field.metadata["help"] else field.name
@@ -72,7 +73,7 @@ def flag_of(field: dataclasses.Field) -> str:
 
 
 # The annotation of each field of a class.
-hints: Callable[[type], dict[str, Any]] = functools.cache(typing.get_type_hints)
+hints: Callable[[type], dict[str, Any]] = cache(typing.get_type_hints)
 
 
 def kinds(hint: Any) -> tuple[Any, ...]:
@@ -126,7 +127,7 @@ def settle(settings: Any) -> None:
     so that keys agree.
     """
     check_options(settings)
-    for field in dataclasses.fields(settings):
+    for field in fields(settings):
         object.__setattr__(settings, field.name, _plain(getattr(settings, field.name)))
 
 

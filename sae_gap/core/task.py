@@ -4,14 +4,14 @@ Shapes, throughout the suite: a dictionary is `(input_dim, num_latents)` with at
 signals are `(n, input_dim)` and codes `(n, num_latents)`, with samples as rows.
 """
 
-import functools
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import equinox as eqx
 import numpy as np
-import scipy.sparse
 from jaxtyping import Array, Bool, Float, Int
+from scipy.sparse import csc_array, issparse
 
 from sae_gap.core import AnyCodes, Model, Transcoder
 
@@ -59,9 +59,9 @@ class Split(eqx.Module):
         if self.codes is None:
             return None
         codes: Any = self.codes
-        if scipy.sparse.issparse(codes):
+        if issparse(codes):
             # Some sparse formats cannot be sliced.
-            codes = scipy.sparse.csc_array(codes)[:, [0]].toarray()
+            codes = csc_array(codes)[:, [0]].toarray()
         return codes[:, 0] > 0.5
 
 
@@ -81,12 +81,12 @@ class Unread:
         self._read = read
         self._read_inputs = read_inputs
 
-    @functools.cached_property
+    @cached_property
     def signals(self) -> Float[Array, "n input_dim"]:
         """The rows to learn from."""
         return self._read()
 
-    @functools.cached_property
+    @cached_property
     def inputs(self) -> Float[Array, "n num_inputs"] | None:
         """What a transcoder reads of each row."""
         return None if self._read_inputs is None else self._read_inputs()

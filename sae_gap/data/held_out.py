@@ -1,8 +1,7 @@
 """A user's activations as a source: rows to learn from, and rows of other documents to score."""
 
-import dataclasses
-import functools
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from sae_gap.storage import digest
 TENTH = 0.1
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class HeldOut:
     """Rows of activations. Held-out documents are scored, and learners see the rest.
 
@@ -68,14 +67,14 @@ class HeldOut:
         """Dimension of the rows."""
         return self.activations.input_dim
 
-    @functools.cached_property
+    @cached_property
     def kept(self) -> Activations:
         """The activations, without outlier tokens unless these are kept."""
         if self.keep_outliers:
             return self.activations
         return self.activations.without_outliers()
 
-    @functools.cached_property
+    @cached_property
     def parts(self) -> tuple[Activations, Activations]:
         """The rows that learners see, and the held-out ones."""
         if self.whole is self.held_out:
@@ -100,12 +99,12 @@ class HeldOut:
         given = isinstance(self.held_out, Activations)
         return self.held_out if given else self.activations  # type: ignore[return-value]
 
-    @functools.cached_property
+    @cached_property
     def places(self) -> Int[np.ndarray, " n"]:
         """The numbers of the scored rows within the held-out part."""
         return evenly_spaced(self.parts[1].num_samples, self.samples)
 
-    @functools.cached_property
+    @cached_property
     def scored(self) -> Float[np.ndarray, "n input_dim"]:
         """The held-out rows to score.
 
@@ -124,12 +123,12 @@ class HeldOut:
             )
         return rows
 
-    @functools.cached_property
+    @cached_property
     def left_out(self) -> Float[np.ndarray, "m input_dim"]:
         """Held-out outlier tokens, in the same share as the scored rows, but at least one."""
         return self.whole.take(np.searchsorted(self.whole.numbers, self._outside))
 
-    @functools.cached_property
+    @cached_property
     def _outside(self) -> Int[np.ndarray, " m"]:
         """The numbers of these tokens among all rows of the files."""
         whole = self.whole
@@ -156,7 +155,7 @@ class HeldOut:
         """What a transcoder reads of rows, by their numbers among all rows of the files."""
         return None if self.inputs is None else self.inputs.take(numbers)
 
-    @functools.cached_property
+    @cached_property
     def members(self) -> Int[np.ndarray, " n"]:
         """The document of each scored row, or its run of neighbours, counted from 0."""
         rows = np.searchsorted(self.whole.numbers, self._inside)
@@ -175,7 +174,7 @@ class HeldOut:
         most = train.num_samples if self.together else train.num_pooled
         return min(most, self.learn_from or most)
 
-    @functools.cached_property
+    @cached_property
     def train(self) -> Unread:
         """The rows that learners see, evenly spaced, read once for all readers of the task."""
         train = self.parts[0]

@@ -1,15 +1,16 @@
 """The paper's generative model `y = A z`: a setting, its task, and a stream of its signals."""
 
-import dataclasses
-import functools
 import math
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import sparse
+from numpy.random import default_rng
+from scipy.sparse import csr_array
 
 from sae_gap.core import (
     DENSE_LATENTS,
@@ -39,7 +40,7 @@ Supports = Int[np.ndarray, "n k"]
 Magnitudes = Float[np.ndarray, "n k"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Setting:
     """One cell of the paper's generative model, `y = A z`, with its seed.
 
@@ -181,7 +182,7 @@ class Setting:
 
     def rng(self, *stream: int) -> np.random.Generator:
         """The generator of a stream of random numbers."""
-        return np.random.default_rng([self.seed, *stream])
+        return default_rng([self.seed, *stream])
 
     def _split(self, signals: np.ndarray, codes: Any = None) -> Split:
         return Split(_put(signals, (0, self.padding)), _put(codes))
@@ -250,12 +251,10 @@ def _draw_samples(
     return signals.astype(values.dtype), codes
 
 
-def _sparse(
-    values: Magnitudes, supports: Supports, setting: Setting
-) -> sparse.csr_array:
+def _sparse(values: Magnitudes, supports: Supports, setting: Setting) -> csr_array:
     n, k = supports.shape
     content = values.ravel(), supports.ravel(), np.arange(0, supports.size + 1, k)
-    return sparse.csr_array(content, (n, setting.num_latents))
+    return csr_array(content, (n, setting.num_latents))
 
 
 class Stream:
@@ -281,7 +280,7 @@ class Stream:
             dictionary, _ = _draw_dictionary(setting, np.zeros(0, int))
         self.dictionary = dictionary
         self._atoms = np.ascontiguousarray(self.dictionary.T, jnp.zeros(()).dtype)
-        self._piece = functools.lru_cache(maxsize=1)(self._draw)
+        self._piece = lru_cache(maxsize=1)(self._draw)
         self._noise = 0.0
         if setting.noise_db is not None:
             self._noise = noise_scale(self._draw(0), setting.noise_db)
@@ -310,7 +309,7 @@ def _draw_dictionary(
 ) -> tuple[Float[np.ndarray, "input_dim N"], Float[np.ndarray, "m input_dim"]]:
     """The dictionary in the default float type, and the atoms of the active latents as rows."""
     shape = setting.input_dim, setting.num_latents
-    new_rng = functools.partial(setting.rng, _ATOMS)
+    new_rng = partial(setting.rng, _ATOMS)
     return unit_dictionary(new_rng, shape, active)  # type: ignore[arg-type]
 
 

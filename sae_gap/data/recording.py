@@ -1,8 +1,8 @@
 """A user's file of a task: activations that are split already, with the truth or parts of it."""
 
-import dataclasses
-import functools
 import pathlib
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import jax.numpy as jnp
@@ -76,7 +76,7 @@ def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Recording:
     """A user's activations that are split already; it replaces a `Setting`. `HeldOut` splits
     others.
@@ -99,7 +99,7 @@ class Recording:
 
     def task(self) -> Task:
         """Returns the splits of the file, with the seed of this recording."""
-        return dataclasses.replace(self._content()[0], seed=self.seed)
+        return replace(self._content()[0], seed=self.seed)
 
     def _content(self) -> tuple[Task, str]:
         modified = self.path.stat().st_mtime_ns if self.path.is_file() else 0
@@ -134,7 +134,7 @@ class Recording:
         }
 
 
-@functools.lru_cache(maxsize=1)
+@lru_cache(maxsize=1)
 def _read(path: pathlib.Path, width: int | None, modified: int) -> tuple[Task, str]:
     """Reads a task and the digest of its file, once for all seeds unless the file changes."""
     return load(path, width=width), file_digest(path)

@@ -4,12 +4,12 @@ Samples are sharded over all devices, since every cost that grows is a sum or a 
 device has the whole dictionary.
 """
 
-import contextlib
 import os
 import platform
 import resource
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ def mesh() -> Mesh:
 def has_devices() -> bool:
     """True if JAX finds a device of the platforms that it was asked for."""
     # JAX raises an AssertionError if a plugin is missing.
-    with contextlib.suppress(RuntimeError, AssertionError):
+    with suppress(RuntimeError, AssertionError):
         return bool(jax.local_devices())
     return False
 
@@ -195,7 +195,7 @@ jax.monitoring.register_event_duration_secs_listener(
 
 def peak_memory() -> float:
     """The peak memory of this process so far, in GiB."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         # On Linux `getrusage` also counts the process that started this one.
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
@@ -219,7 +219,7 @@ def describe() -> str:
 
 
 def _processor() -> str:
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()

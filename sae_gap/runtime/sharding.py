@@ -3,8 +3,8 @@
 The mesh has an axis `SAMPLES`. Within `jax.jit` it is the mesh of `jax.set_mesh`.
 """
 
-import contextlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
@@ -192,7 +192,7 @@ def constrain(state: PyTree, data: PyTree) -> PyTree:
     return state if size == 1 else jax.tree.map(put, state)
 
 
-def within(tree: PyTree) -> contextlib.AbstractContextManager:
+def within(tree: PyTree) -> AbstractContextManager:
     """The context for tracing with the mesh of a tree's arrays; on one device it sets no mesh."""
     mesh = mesh_of(*jax.tree.leaves(tree))
-    return jax.set_mesh(mesh) if isinstance(mesh, Mesh) else contextlib.nullcontext()
+    return jax.set_mesh(mesh) if isinstance(mesh, Mesh) else nullcontext()

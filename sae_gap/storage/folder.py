@@ -1,12 +1,12 @@
 """A folder of whole files, on disk or in a bucket. Nothing is ever appended to a file."""
 
-import contextlib
 import os
 import re
 import secrets
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +122,7 @@ class Folder:
                 error.errno, error.strerror, str(self.local / name)
             ) from error
         finally:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 draft.unlink()
 
     def remove(self, name: str) -> None:
@@ -190,14 +190,14 @@ class Folder:
         if not self._swept:
             self._swept = True
             for draft in folder.glob(".draft-*"):
-                with contextlib.suppress(OSError):
+                with suppress(OSError):
                     if time.time() - draft.stat().st_mtime > _STALE:
                         draft.unlink()
 
     def _remote(self, name: str) -> str:
         return f"{self._bucket._strip_protocol(self._url)}/{name}"
 
-    @contextlib.contextmanager
+    @contextmanager
     def _asking(self, name: str, verb: str) -> Iterator[None]:
         try:
             yield

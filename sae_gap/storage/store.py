@@ -1,8 +1,8 @@
 """Rows of results: an immutable file for each. Reading them needs no JAX."""
 
-import collections
 import json
 import os
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
@@ -22,7 +22,7 @@ def grouped(
     """Groups rows by their values of some columns, None for a missing column, in the order of the
     groups' first rows.
     """
-    groups = collections.defaultdict(list)
+    groups = defaultdict(list)
     for row in rows:
         groups[tuple(row.get(name) for name in by)].append(row)
     return dict(groups)

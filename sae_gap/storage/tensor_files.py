@@ -9,18 +9,18 @@ name functions to call; this reader has its own versions of those that rebuild a
 every other name.
 """
 
-import collections
-import contextlib
 import io
 import json
-import math
 import pickle
 import re
 import struct
 import zipfile
 import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial, partialmethod
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +181,7 @@ class Tensors:
         return self._arrays[name]
 
 
-@contextlib.contextmanager
+@contextmanager
 def reading(path: Path, kind: str) -> Iterator[None]:
     """Turns any error while a file is read into one sentence.
 
@@ -334,7 +334,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
+            return OrderedDict
         # New functions for each pickle, since it can set attributes of what it gets.
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return lambda *arguments: _rebuild(*arguments)
@@ -364,7 +364,7 @@ def _rebuild(
     storage: Any, offset: int, shape: Sequence[int], strides: Sequence[int], *rest: Any
 ) -> np.ndarray:
     """A tensor with any strides as a view of its storage."""
-    if not isinstance(storage, np.ndarray) or math.prod(shape) > storage.size:
+    if not isinstance(storage, np.ndarray) or prod(shape) > storage.size:
         raise ValueError(f"a tensor of shape {shape} does not fit in its storage")
     # NumPy refuses strides that leave the buffer.
     size = storage.itemsize

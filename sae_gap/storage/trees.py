@@ -5,9 +5,9 @@ A file may come from anyone who can write to the folder: nothing in it is execut
 read only if its arrays have the expected names, shapes and types.
 """
 
-import contextlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -162,7 +162,7 @@ class Checkpoint:
 
     def discard(self) -> None:
         """Removes the file, if possible, once the results of the fit are safe."""
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             self.folder.remove(self.name)
 
 

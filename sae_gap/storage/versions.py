@@ -1,11 +1,11 @@
 """Which versions made a row: of packages, of this code, and of the machine."""
 
-import functools
 import importlib.metadata
 import importlib.util
 import os
 import platform
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ def provenance() -> dict[str, str | None]:
     }
 
 
-@functools.cache
+@cache
 def version(package: str) -> str | None:
     """The version of a package, None if it is not installed."""
     try:
@@ -36,7 +36,7 @@ def version(package: str) -> str | None:
         return None
 
 
-@functools.cache
+@cache
 def _revision(folder: Path) -> str | None:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("GIT_")

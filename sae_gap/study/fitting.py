@@ -1,9 +1,9 @@
 """Fits a learner to tasks, one for each seed: one compiled loop for all, on every core."""
 
-import concurrent.futures
-import dataclasses
-import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import Any
 
 import equinox as eqx
@@ -31,7 +31,7 @@ from sae_gap.storage import Checkpoint
 from sae_gap.study import Fitted, Inputs, Pauses, Program, given_base, prepared
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Fit:
     """A finished fit of one seed.
 
@@ -52,7 +52,7 @@ class Fit:
     def on(self, base: "Fit | None") -> "Fit":
         """The fit with the seconds of its base's fit added; None means no base."""
         seconds = base.end.seconds + base.base_seconds if base else 0.0
-        return dataclasses.replace(self, base_seconds=seconds)
+        return replace(self, base_seconds=seconds)
 
     def at(self, step: int | None) -> Fitted:
         """The model at a step; the last model for None and every later step."""
@@ -126,7 +126,7 @@ def fit(
     return [fitted.on(base) for fitted, base in zip(fits, before, strict=True)]
 
 
-@dataclasses.dataclass
+@dataclass
 class _Seeds:
     """The fits of a learner, of a seed each; the fields are the arguments of `fit`."""
 
@@ -144,10 +144,10 @@ class _Seeds:
         fits = []
         for place, inputs in enumerate(self.inputs):
             self.watch(place, 0.0)
-            began = time.perf_counter()
+            began = perf_counter()
             data, key, base, num_latents = inputs
             model = learner.learn(data, num_latents=num_latents, key=key, **base)
-            end = Fitted(learner.num_steps, model, time.perf_counter() - began)
+            end = Fitted(learner.num_steps, model, perf_counter() - began)
             fits.append(Fit(end, {}, 0.0, devices.describe()))
             self.watch(place, 1.0)
         return fits
@@ -170,7 +170,7 @@ class _Seeds:
             with jax.enable_x64(precise), LOOPS, one_blas_thread():
                 return self._run(program, place, placed[place])
 
-        with concurrent.futures.ThreadPoolExecutor(at_once(mesh)) as pool:
+        with ThreadPoolExecutor(at_once(mesh)) as pool:
             return list(pool.map(run, range(len(placed))))
 
     def _run(self, program: Program, place: int, inputs: Inputs) -> Fit:
@@ -194,7 +194,7 @@ class _Seeds:
 
     def _whole(self, fitted: Fitted) -> Fitted:
         model = distributed.whole(fitted.model)
-        model = dataclasses.replace(model, encode=self.learner.encode)
+        model = replace(model, encode=self.learner.encode)
         return fitted._replace(model=model)
 
 

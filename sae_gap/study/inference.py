@@ -1,13 +1,14 @@
 """Codes on one model: each encoder runs once on a split, however many methods and metrics ask."""
 
-import dataclasses
-import time
 from collections.abc import Callable, Container, Sequence
+from dataclasses import fields, replace
+from time import perf_counter
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import block_until_ready
 from jaxtyping import Array, Float
 
 from sae_gap.core import (
@@ -48,7 +49,7 @@ class Inference:
         self.task = task
         # Inference does not need the encoder that the model was trained with, which would compile
         # again for each kind.
-        self.model = dataclasses.replace(model, encode=None)
+        self.model = replace(model, encode=None)
         self._given = model
         self._calibrate_on = calibrate_on
         self._timed = timed
@@ -93,23 +94,21 @@ class Inference:
     def normalised(self) -> Task:
         """The task with signals as encoders see them."""
         held = {
-            split: dataclasses.replace(
-                getattr(self.task, split), signals=self.signals(split)
-            )
+            split: replace(getattr(self.task, split), signals=self.signals(split))
             for split in self.scored
         }
-        return dataclasses.replace(self.task, **{"ood": held["id"]} | held)
+        return replace(self.task, **{"ood": held["id"]} | held)
 
     def prepare(self, encoder: Encoder) -> Encoder:
         """The encoder with its parameters for a requested L0 filled in, found once."""
         if encoder not in self._prepared:
             parts = {
                 field.name: self.prepare(part)
-                for field in dataclasses.fields(encoder)
+                for field in fields(encoder)
                 if isinstance(part := getattr(encoder, field.name), Encoder)
                 and not encoder.elsewhere
             }
-            whole = dataclasses.replace(encoder, **parts) if parts else encoder
+            whole = replace(encoder, **parts) if parts else encoder
             with jax.default_matmul_precision("highest"):
                 ready = whole.prepared(self._given, self._calibration, self.task)
             self._prepared[encoder] = self._prepared[ready] = ready
@@ -121,7 +120,7 @@ class Inference:
             return self.normalised.id
         if self._calibrate_on == "clean":
             clean = self.model.signals(self.task.network.unchanged, None)
-            return dataclasses.replace(self.normalised.id, signals=clean)
+            return replace(self.normalised.id, signals=clean)
         train = self.task.train
         few = evenly_spaced(len(train.signals), CALIBRATED)
         rows = np.asarray(train.signals)[few]
@@ -143,7 +142,7 @@ class Inference:
         encoder: Encoder,
         samples: int,
         runs: int = 1,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float] = perf_counter,
     ) -> float:
         """The seconds for 1,000 samples by a clock, timed on the first of the ID split: the median
         of some runs after one that compiles.
@@ -154,7 +153,7 @@ class Inference:
         seconds = []
         for _ in range(1 + runs):
             began = clock()
-            jax.block_until_ready(self.code(encoder, rows, begun))
+            block_until_ready(self.code(encoder, rows, begun))
             seconds.append(clock() - began)
         before = sum(self.time(each, samples, runs, clock) for each in encoder.origins)
         return before + float(np.median(seconds[1:])) / len(rows) * 1_000
@@ -186,18 +185,16 @@ class Inference:
     def _run(self, encoder: Encoder, split: str) -> tuple[Coded, float]:
         if (encoder, split) not in self._coded:
             mesh = devices.own_mesh()
-            signals = jax.block_until_ready(
-                devices.place(self.read(encoder, split), mesh)
-            )
+            signals = block_until_ready(devices.place(self.read(encoder, split), mesh))
             begun = [self.infer(each, split).codes for each in encoder.origins]
             if not self._in_chunks:
-                begun = jax.block_until_ready(devices.place(begun, mesh))
+                begun = block_until_ready(devices.place(begun, mesh))
             # A run that compiles is repeated once for its time; only the ID split is timed.
             for _ in range(2):
                 compiled = devices.compilations()
-                began = time.perf_counter()
-                coded = jax.block_until_ready(self.code(encoder, signals, begun))
-                seconds = time.perf_counter() - began
+                began = perf_counter()
+                coded = block_until_ready(self.code(encoder, signals, begun))
+                seconds = perf_counter() - began
                 if (
                     not self._timed
                     or split != "id"

@@ -1,14 +1,15 @@
 """The compiled loop of a fit, with pauses for models along the way, for reports and for saves."""
 
-import dataclasses
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import block_until_ready
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
@@ -80,7 +81,7 @@ class Program:
     """The start, the loop and the end of a fit, compiled for all inputs of the given shapes."""
 
     def __init__(self, learner: Learner, mesh: Mesh, inputs: Inputs):
-        began = time.perf_counter()
+        began = perf_counter()
         self._together = devices.spans_processes(mesh)
         self._learner = devices.replicate(prepared(learner), mesh)
         self._num_steps = learner.num_steps
@@ -93,11 +94,11 @@ class Program:
                 fixed = self._learner, inputs.data, np.int32(0)
                 self._advance = _compile(_advance, fixed, blank)
             self._end = _compile(_end, self._learner, blank[1])
-        self.compile_seconds = time.perf_counter() - began
+        self.compile_seconds = perf_counter() - began
 
     def run(self, inputs: Inputs, pauses: Pauses) -> Fitted:
         """Runs a fit to its end. `watch` is also told where it begins."""
-        began = time.perf_counter()
+        began = perf_counter()
         saved = pauses.save and pauses.save.load(self._like)
         stepped, spent = saved or (self._start(self._learner, inputs), 0.0)
         if pauses.watch is not None:
@@ -110,10 +111,10 @@ class Program:
             return self._end(self._learner, stepped[1])
 
         loop = Loop(advance, end, self._num_steps, pauses, self._together, REPORT_EVERY)
-        return loop.run(stepped, spent + time.perf_counter() - began)
+        return loop.run(stepped, spent + perf_counter() - began)
 
 
-@dataclasses.dataclass
+@dataclass
 class Loop:
     """Takes the steps of a fit.
 
@@ -145,7 +146,7 @@ class Loop:
           The end of the fit. Its seconds include `spent`, but not those of reports and saves.
         """
         _, keep, save, watch = self.pauses
-        saved = time.perf_counter()
+        saved = perf_counter()
         clock = saved - spent
         done = int(stepped[0])
         kept = sorted(
@@ -156,18 +157,18 @@ class Loop:
         ended = False
         while not ended:
             if keep is not None and done in kept:
-                model = jax.block_until_ready(self.end(stepped))
-                paused = time.perf_counter()
+                model = block_until_ready(self.end(stepped))
+                paused = perf_counter()
                 keep(Fitted(done, model, paused - clock))
-                clock += time.perf_counter() - paused
+                clock += perf_counter() - paused
             kept = [step for step in kept if step > done]
             if done >= self.num_steps:
                 break
-            before = time.perf_counter()
+            before = perf_counter()
             target = min([stop, *kept[:1]])
             stepped = self.advance(stepped, target)
             reached = int(stepped[0])
-            now = time.perf_counter()
+            now = perf_counter()
             stop = self._next_stop(reached, (now - before) / max(1, reached - done))
             done = reached
             ended = reached < target
@@ -179,12 +180,12 @@ class Loop:
                 stop, due = distributed.from_first((stop, due))
             if save is not None and due:
                 save.store(stepped, now - clock, step=done)
-                saved = time.perf_counter()
+                saved = perf_counter()
             if watch is not None:
                 watch(done, stepped[1])
-            clock += time.perf_counter() - now
-        model = jax.block_until_ready(self.end(stepped))
-        return Fitted(done, model, time.perf_counter() - clock)
+            clock += perf_counter() - now
+        model = block_until_ready(self.end(stepped))
+        return Fitted(done, model, perf_counter() - clock)
 
     @property
     def _waits(self) -> list[float]:
@@ -202,7 +203,7 @@ def given_base(base: Model | None) -> dict[str, Model]:
     """The argument `base` of `init`, without its encoder: a learner that continues from the numbers
     of a base does not use it, and would compile again for each kind.
     """
-    return {} if base is None else {"base": dataclasses.replace(base, encode=None)}
+    return {} if base is None else {"base": replace(base, encode=None)}
 
 
 def prepared(learner: Learner) -> Learner:

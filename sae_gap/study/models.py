@@ -8,11 +8,11 @@ during the fit the state from which a killed fit resumes, `state.safetensors`. A
 damaged or of another fit is detected, and fitted again.
 """
 
-import dataclasses
-import functools
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import jax
@@ -133,7 +133,7 @@ class Models:
         return [fits[place].on(base) for place, base in enumerate(bases)]  # type: ignore[union-attr]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _Kept:
     """A fit of one seed: the data that decide it, and its folder; without one nothing is read or
     kept.
@@ -146,7 +146,7 @@ class _Kept:
     folder: Folder | None
     writes: bool
 
-    @functools.cached_property
+    @cached_property
     def key(self) -> PRNGKeyArray:
         """A random key from the seed and the learner's class, so that two classes do not share
         their noise on one seed.
@@ -154,7 +154,7 @@ class _Kept:
         stream = int(digests.key({"learner": type(self.learner).__name__})[:7], 16)
         return jax.random.fold_in(jax.random.key(self.task.seed), stream)
 
-    @functools.cached_property
+    @cached_property
     def about(self) -> dict[str, Any]:
         """The learner and the source, as described in its files."""
         return {
@@ -162,7 +162,7 @@ class _Kept:
             "source": self.source.asdict(),
         }
 
-    @functools.cached_property
+    @cached_property
     def blank(self) -> Model:
         """The shapes of its model."""
         return blank_model(self.learner, self.task, self.key, self.start)
@@ -193,7 +193,7 @@ class _Kept:
         for step in at:
             if step < fitted.end.step and step not in along and self.folder is not None:
                 along[step] = self._read(self.folder, step, _file(step))
-        return dataclasses.replace(fitted, along=along)
+        return replace(fitted, along=along)
 
     def _read(self, folder: Folder, step: int, name: str) -> Fitted:
         """The model at a step, from a file of that name; raises a ValueError if it is damaged or of
@@ -204,7 +204,7 @@ class _Kept:
         if note.get("fit") != folder.name or note.get("step") != step:
             raise ValueError(f"{name} is of another fit")
         model = trees.load(content, self.blank)
-        model = dataclasses.replace(model, encode=self.learner.encode)
+        model = replace(model, encode=self.learner.encode)
         return Fitted(step, model, note["seconds"])
 
     def keep(self, fitted: Fitted, name: str) -> None:

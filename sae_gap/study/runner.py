@@ -2,11 +2,12 @@
 row.
 """
 
-import collections
-import concurrent.futures
-import dataclasses
 import itertools
+from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
 
 import jax
 from absl import logging
@@ -81,7 +82,7 @@ def run(
         what=study.name, unit="fits and rows", shown=show_progress
     ) as line:
         line.begin(_fits_of(lacking, models), rows, done)
-        for data, cell in itertools.groupby(lacking, lambda job: job.data):
+        for data, cell in groupby(lacking, lambda job: job.data):
             _Cell(study, data, list(cell), store, stored, models, line).run()
     left = _left(study, [row for row in rows if line.shares[row] < 1])
     made = Stored(study, store).rows(every)
@@ -114,7 +115,7 @@ def _left(study: Study, mine: list[str]) -> list[str]:
     return lefts[0] if study.spread == "rows" else list(itertools.chain(*lefts))
 
 
-@dataclasses.dataclass
+@dataclass
 class _Cell:
     """The jobs of a study on data that differ only in their seed."""
 
@@ -196,7 +197,7 @@ class _Cell:
             return {}
         needed_by = _needed_by(able)
         fits: Fits = {}
-        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        with ThreadPoolExecutor(workers) as pool:
             # Threads do not inherit thread-local JAX configuration.
             inherited = pool.submit(lambda: dict(jax.config.values)).result()
             if inherited != dict(jax.config.values):
@@ -205,7 +206,7 @@ class _Cell:
             ordered = sorted(
                 needed_by, key=lambda learner: (_depth(learner), -learner.num_steps)
             )
-            for _, level in itertools.groupby(ordered, _depth):
+            for _, level in groupby(ordered, _depth):
                 fitted = pool.map(
                     lambda learner: self._fit(learner, needed_by[learner], tasks), level
                 )
@@ -232,7 +233,7 @@ class _Cell:
 
 def _needed_by(able: list[Job]) -> dict[Learner, list[Job]]:
     """The jobs that need each learner, bases included; without those that learn on the host."""
-    needed_by = collections.defaultdict(list)
+    needed_by = defaultdict(list)
     for job in able:
         learners = chain(job.learner)
         on_host = any(isinstance(learner, HostLearner) for learner in learners)

@@ -1,15 +1,15 @@
 """Learns from more samples than fit in memory."""
 
-import dataclasses
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import block_until_ready, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, UInt
@@ -122,7 +122,7 @@ def fit_stream(
                 f"{samples.total} samples are too few for {learner.num_steps} rounds; lower "
                 "num_steps or give more."
             )
-        learner = dataclasses.replace(learner, visits=None)
+        learner = replace(learner, visits=None)
     count, size = learner.minibatches(samples.total, num_latents)
     line = progress.line(
         learner.num_steps, learner.name, unit="rounds", shown=show_progress
@@ -238,7 +238,7 @@ def _as_base(base: Model, shape: tuple[int, int], dtype: Any) -> Model:
     return Model(jnp.asarray(base.decoder, dtype), jnp.asarray(base.bias, dtype))
 
 
-@dataclasses.dataclass
+@dataclass
 class _Rounds:
     """The rounds of a fit. While one is learned from, the samples of the next are fetched.
 
@@ -255,7 +255,7 @@ class _Rounds:
     mesh: Mesh
     pool: ThreadPoolExecutor
     median: Any = None
-    upcoming: dict[int, Future[Block]] = dataclasses.field(default_factory=dict)
+    upcoming: dict[int, Future[Block]] = field(default_factory=dict)
 
     def fetch(self, turn: int) -> Future[Block]:
         """The samples of a round, which a thread fetches."""
@@ -274,7 +274,7 @@ class _Rounds:
                 self.fetch(stop)
             with LOOPS:
                 fixed = self.learner, block.result(), self.size, self.median
-                state = jax.block_until_ready(_round(fixed, state))
+                state = block_until_ready(_round(fixed, state))
         return state.round, state
 
     def _block(self, turn: int) -> Block:

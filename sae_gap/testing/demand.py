@@ -1,8 +1,8 @@
 """What the checks share: a demand that raises, the demands on every part, and comparisons."""
 
-import dataclasses
 import json
 import re
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -11,7 +11,7 @@ import numpy as np
 from sae_gap.core import MethodPart, check_type, describe, looks_of
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Demand:
     """Raises an AssertionError of a subject for what does not hold."""
 

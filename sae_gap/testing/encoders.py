@@ -1,14 +1,15 @@
 """The check of an encoder."""
 
-import contextlib
-import dataclasses
 import tempfile
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
+from numpy.random import default_rng
 
 from sae_gap import catalogue
 from sae_gap.core import Model, Split, Task
@@ -75,7 +76,7 @@ def check_encoder(encoder: Encoder) -> None:
 
 def _drawn(encoder: Encoder) -> tuple[Signals, Model]:
     """Signals, of which the first leaves nothing to code, and a model with trained parameters."""
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     atoms = rng.normal(size=(DIM, WIDTH)) * rng.uniform(0.5, 2, WIDTH)
     maker = encoder if isinstance(encoder, AmortisedEncoder) else ReLU()
     # As training moves them.
@@ -114,7 +115,7 @@ def _check_rows(case: _Case) -> None:
     """Checks that each row is coded by itself."""
     demand, encoder, model, signals, codes = case
     for misshapen in (signals[0], signals[:, 1:]):
-        with contextlib.suppress(ValueError):
+        with suppress(ValueError):
             encoder(model, misshapen)
             demand(
                 False,
@@ -207,7 +208,7 @@ def _check_training(case: _Case, encoder: AmortisedEncoder, dead: _Case) -> None
 
 
 def _check_file(case: _Case, dead: _Case) -> None:
-    model = dataclasses.replace(dead.model, encode=case.encoder)
+    model = replace(dead.model, encode=case.encoder)
     rows = np.asarray(case.signals)
     reconstruction = model.reconstruct(dead.codes, rows)
     with tempfile.TemporaryDirectory() as folder:
@@ -238,7 +239,7 @@ def _at_unit(encoder: Encoder) -> Encoder:
             moved[name] = _at_unit(value)
         elif name == "lam":
             moved[name] = UNIT * value
-    return dataclasses.replace(encoder, **moved)
+    return replace(encoder, **moved)
 
 
 def _in_unit(model: Model, trained: bool) -> Model:

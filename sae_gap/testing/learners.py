@@ -1,6 +1,6 @@
 """The check of a learner."""
 
-import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -86,7 +86,7 @@ def _check_blind(
         isinstance(lacks, str | None), "must say by `needs` in words what a task lacks"
     )
     if lacks is not None:
-        blind = dataclasses.replace(task, id=noise, ood=noise, seed=9)
+        blind = replace(task, id=noise, ood=noise, seed=9)
     demand(
         _same(_fitted(learner, blind), model),
         "must learn the same bits from a key and training data, whatever is scored or fitted "
@@ -105,7 +105,7 @@ def _drawn(learner: Learner, **options: Any) -> Task:
         return task
     signals = task.train.signals
     train = Split(signals, task.train.codes, inputs=2 * signals[:, ::-1] + 1)
-    return dataclasses.replace(task, train=train)
+    return replace(task, train=train)
 
 
 def _same(tree: Any, other: Any) -> Any:

@@ -1,11 +1,11 @@
 """The check of a file of an SAE."""
 
-import functools
+from functools import partial
 
 import numpy as np
-import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Float
+from scipy.sparse import csr_array
 
 from sae_gap.core import AnyPath
 from sae_gap.saes import load_sae
@@ -45,7 +45,7 @@ def check_read(
 ) -> None:
     """`check_sae_format`, with a demand of its own."""
     sae = load_sae(path)
-    same = functools.partial(close, tol=1e-5)
+    same = partial(close, tol=1e-5)
     read = np.asarray(sae.encode(x))
     demand(
         np.array_equal(read != 0, np.asarray(codes) != 0),
@@ -59,7 +59,7 @@ def check_read(
         sae.signed or read.min() >= 0,
         "has codes below zero; let its encoder be `signed`",
     )
-    for form in (np.asarray, scipy.sparse.csr_array):
+    for form in (np.asarray, csr_array):
         demand(
             same(sae.decode(form(read), x), reconstruction),
             "must decode them alike; compare W_dec, b_dec and the normalisation",

@@ -86,7 +86,7 @@ def test_one_run_for_an_encoder_and_a_split(task, model):
 def test_the_seconds_are_those_of_the_last_run_and_of_all_that_it_starts_from(
     task, model, monkeypatch
 ):
-    monkeypatch.setattr(inference.time, "perf_counter", lambda: NOW[0])
+    monkeypatch.setattr(inference, "perf_counter", lambda: NOW[0])
     # Each run on the ID split is repeated once if it compiled.
     monkeypatch.setattr(devices, "compilations", itertools.count().__next__)
     first = Counting(1.0)

@@ -2,18 +2,18 @@
 kinds of file have a table of rows as their common form.
 """
 
-import dataclasses
-import functools
-import itertools
-import math
 import pathlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
+from math import prod
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from numpy.random import default_rng
 
 from sae_gap.core import (
     RUNS,
@@ -59,7 +59,7 @@ class Table(NamedTuple):
     @property
     def num_rows(self) -> int:
         """The number of rows."""
-        return math.prod(self.array.shape[:-1])
+        return prod(self.array.shape[:-1])
 
     @property
     def width(self) -> int:
@@ -160,7 +160,7 @@ def as_table(path: pathlib.Path | str, array: Any, documents: Any = None) -> Tab
     return table._replace(documents=np.repeat(named.astype(np.int64), total // each))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Activations:
     """Rows of files or of an array, or a part of them; `open_activations` opens them."""
 
@@ -194,14 +194,14 @@ class Activations:
             table.path for table in self._tables if isinstance(table.path, pathlib.Path)
         )
 
-    @functools.cached_property
+    @cached_property
     def documents(self) -> Int[np.ndarray, " num_samples"] | None:
         """The document of each row, or None where the files name none."""
         if self._tables[0].documents is None:
             return None
         return np.concatenate([table.documents for table in self._tables])[self.numbers]
 
-    @functools.cached_property
+    @cached_property
     def groups(self) -> Int[np.ndarray, " num_samples"]:
         """The document of each row or, where the files name none, its run of neighbours, as long as
         the correlation of their distances from the mean row asks for; see `core.rows.runs`.
@@ -215,7 +215,7 @@ class Activations:
             np.concatenate([norms(chunk - mean) for chunk in self.chunks(SPAN)])
         )
 
-    @functools.cached_property
+    @cached_property
     def outliers(self) -> Outliers:
         """The rows whose norm exceeds `outliers.FACTOR` times the median norm, or whose input's
         does. Finding them reads all rows, in chunks.
@@ -276,7 +276,7 @@ class Activations:
             return False
         return read == [read_by_mlp(path.absolute()) for path in self.files]
 
-    @functools.cached_property
+    @cached_property
     def fingerprint(self) -> str:
         """A digest of all rows, and of the documents and the numbers that `split` draws by.
 
@@ -303,7 +303,7 @@ class Activations:
             self.numbers,
             named,
         )
-        return digest(itertools.chain(first, self.chunks(SPAN)))
+        return digest(chain(first, self.chunks(SPAN)))
 
     def copied(self) -> "Activations":
         """Returns the same rows, with a copy of an array in memory, so that changes to it have no
@@ -404,7 +404,7 @@ class Activations:
             )
         left = held_out * self.num_samples
         held = np.zeros(len(names), bool)
-        order = np.random.default_rng(seed).permutation(len(names))
+        order = default_rng(seed).permutation(len(names))
         for name in order:
             if abs(left - sizes[name]) < abs(left):
                 held[name] = True

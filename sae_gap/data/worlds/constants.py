@@ -2,11 +2,12 @@
 magnitudes.
 """
 
-import dataclasses
-import functools
+from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
+from numpy.random import default_rng
 
 from sae_gap.data import (
     Atoms,
@@ -83,21 +84,21 @@ def _correlate(
     return factor, np.where(large, _LEAST_REST, 1 - square)
 
 
-@functools.lru_cache(maxsize=4)
+@lru_cache(maxsize=4)
 def firing_of(law: Law) -> Firing:
     """Returns the constants of a law, computed or read from the files of a published world."""
     if law.folder:
         return read_firing(law.folder)
     number = law.num_latents
     parent, level = plant(law)
-    rng = np.random.default_rng([law.seed, _STD])
+    rng = default_rng([law.seed, _STD])
     mean = np.linspace(law.loudest, law.softest, number)
     std = np.abs(law.spread[0] + law.spread[1] * rng.standard_normal(number))
     exclusive = np.full(number, law.exclusive)
     scaled = np.full(number, law.scale_children)
     rates = compensated(base_rates(law), parent, exclusive)
     rates[number - law.dense :] = 0.5
-    rng = np.random.default_rng([law.seed, _FACTOR])
+    rng = default_rng([law.seed, _FACTOR])
     factor, rest = _correlate(rng, law.correlation, (number, law.rank))
     return Firing(
         rates, factor, rest, mean, std, parent, level, exclusive, scaled, law.lognormal
@@ -112,19 +113,19 @@ def out_of_distribution(law: Law) -> Firing:
     scale = law.correlation
     if law.folder and firing.factor.size:
         scale = float(np.sqrt(np.mean(firing.factor**2)))
-    rng = np.random.default_rng([law.seed, _OTHER_FACTOR])
+    rng = default_rng([law.seed, _OTHER_FACTOR])
     factor, rest = _correlate(rng, scale, firing.factor.shape)
-    return dataclasses.replace(firing, factor=factor, rest=rest)
+    return replace(firing, factor=factor, rest=rest)
 
 
-@functools.lru_cache(maxsize=2)
+@lru_cache(maxsize=2)
 def atoms_of(law: Law) -> tuple[Atoms, Float[np.ndarray, " input_dim"]]:
     """Returns the unit atoms as rows and the bias, in float32: drawn from the seed, or read from
     the files of a published world.
     """
     if law.folder:
         return read_atoms(law.folder)
-    rng = np.random.default_rng([law.seed, _ATOMS])
+    rng = default_rng([law.seed, _ATOMS])
     atoms = rng.standard_normal((law.num_latents, law.input_dim), np.float32)
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
     bias = rng.standard_normal(law.input_dim, np.float32)

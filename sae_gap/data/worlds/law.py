@@ -5,6 +5,7 @@ and below which parents.
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sae_gap.core import SEED, check_number, option, settle, shown
@@ -28,7 +29,7 @@ TOY = {
 _SIZES = ("num_latents", "input_dim", "seed", "folder", "digest")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Law:
     """The law that a world's samples are drawn by; the defaults are the published benchmark's.
 
@@ -210,7 +211,7 @@ def _parse(value: str, kind: Any) -> Any:
     return {"true": True, "false": False}[value] if kind is bool else kind(value)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class NamedWorld:
     """A world by its name.
 

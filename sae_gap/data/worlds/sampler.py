@@ -1,11 +1,13 @@
 """Draws the codes of a world, and skips features that cannot fire."""
 
-import functools
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import sparse, special
+from numpy.random import default_rng
+from scipy import special
+from scipy.sparse import csr_array
 
 from sae_gap.core import slices
 from sae_gap.data import Firing, Law, Numbers, firing_of
@@ -58,7 +60,7 @@ class Sampler:
         self._first = np.cumsum(family) - family
         self._family = family
 
-    def codes(self, rng: np.random.Generator, count: int) -> sparse.csr_array:
+    def codes(self, rng: np.random.Generator, count: int) -> csr_array:
         """Draws codes z of `count` samples, (count, N), in float32."""
         drawn = []
         for part in slices(count, _BLOCK):
@@ -66,7 +68,7 @@ class Sampler:
             drawn.append(block._replace(rows=part.start + block.rows))
         rows, features, values = _joined(drawn)
         shape = count, len(self.firing.rates)
-        return sparse.csr_array((values.astype(np.float32), (rows, features)), shape)
+        return csr_array((values.astype(np.float32), (rows, features)), shape)
 
     def _block(self, rng: np.random.Generator, count: int) -> _Fired:
         """Draws a few samples, level by level."""
@@ -145,10 +147,10 @@ def _thinned(rng: np.random.Generator, length: int) -> Ints:
     return places[: np.searchsorted(places, length)]
 
 
-@functools.lru_cache(maxsize=8)
+@lru_cache(maxsize=8)
 def _counts(law: Law) -> Numbers:
     """Returns for each feature how many up to it fire in a sample, on average over a fixed draw."""
-    rng = np.random.default_rng([law.seed, 0])
+    rng = default_rng([law.seed, 0])
     codes = Sampler(firing_of(law)).codes(rng, _MEASURED)
     return np.cumsum(np.bincount(codes.indices, minlength=law.num_latents)) / _MEASURED
 

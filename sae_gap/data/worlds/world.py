@@ -1,14 +1,15 @@
 """A world that replaces a `Setting`: its task, and its samples as a stream."""
 
-import dataclasses
-import functools
 import pathlib
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from scipy import sparse
+from numpy.random import default_rng
+from scipy.sparse import csr_array, vstack
 
 from sae_gap.core import (
     Split,
@@ -43,7 +44,7 @@ _SPLITS = {"train": 4, "id": 5, "ood": 6}
 _DRIFT = 48
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class World(Law):
     """A synthetic world after SynthSAEBench, `y = b + Σ_i z_i d_i`; it replaces a `Setting`.
 
@@ -167,13 +168,13 @@ class WorldStream:
         self.atoms = atoms.astype(dtype)
         self.bias = bias.astype(dtype)
         number = world.num_samples if split == "train" else world.num_scored
-        way = np.random.default_rng([world.seed, _DRIFT]).standard_normal(law.input_dim)
+        way = default_rng([world.seed, _DRIFT]).standard_normal(law.input_dim)
         # The step of the mean from a sample to the next.
         self._drift = law.drift / max(1, number - 1) * way / np.linalg.norm(way)
-        self._piece = functools.lru_cache(maxsize=1)(self._draw)
+        self._piece = lru_cache(maxsize=1)(self._draw)
         self._noise = 0.0
         if world.noise_db is not None:
-            first = WorldStream(dataclasses.replace(world, noise_db=None))(0, PIECE)
+            first = WorldStream(replace(world, noise_db=None))(0, PIECE)
             self._noise = noise_scale(first, world.noise_db)
 
     def __call__(self, start: int, count: int) -> Float[np.ndarray, "count input_dim"]:
@@ -181,7 +182,7 @@ class WorldStream:
 
     def samples(
         self, start: int, count: int
-    ) -> tuple[Float[np.ndarray, "count input_dim"], sparse.csr_array]:
+    ) -> tuple[Float[np.ndarray, "count input_dim"], csr_array]:
         """Returns signals with their codes, (count, N)."""
         check_integer("start", start, least=0, most=2**62)
         check_size("count", count)
@@ -191,12 +192,12 @@ class WorldStream:
             drawn, their_codes = self._piece(index)
             signals[place] = drawn[rows]
             codes.append(their_codes[rows])
-        return signals, sparse.csr_array(sparse.vstack(codes, format="csr"))
+        return signals, csr_array(vstack(codes, format="csr"))
 
     def _draw(
         self, index: int
-    ) -> tuple[Float[np.ndarray, "piece input_dim"], sparse.csr_array]:
-        rng = np.random.default_rng([*self._seed, index])
+    ) -> tuple[Float[np.ndarray, "piece input_dim"], csr_array]:
+        rng = default_rng([*self._seed, index])
         codes = self._sampler.codes(rng, PIECE).astype(self.atoms.dtype)
         signals = codes @ self.atoms
         signals += self.bias
