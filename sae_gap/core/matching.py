@@ -11,6 +11,7 @@ import numpy as np
 import scipy
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
+from numpy import einsum, float32, float64
 from scipy.sparse import csr_array
 
 from sae_gap.core import as_real, slices
@@ -66,7 +67,7 @@ def match_atoms(
     if learned.shape == truth.shape and np.array_equal(learned, truth):
         # A million atoms have too many cosines to store, and no assignment beats this one.
         return Match(
-            np.arange(truth.shape[1]), np.any(truth != 0, axis=0).astype(np.float64)
+            np.arange(truth.shape[1]), np.any(truth != 0, axis=0).astype(float64)
         )
     atoms = unit_columns(learned)
     true_atoms = unit_columns(truth)
@@ -77,8 +78,8 @@ def match_atoms(
     partner[rows] = columns
     cosine = np.zeros(truth.shape[1])
     # float32 loses the angle of a nearly perfect atom: its arccos cannot tell 0 from 3e-4.
-    pairs = unit_columns(learned[:, columns].astype(np.float64)) * unit_columns(
-        truth[:, rows].astype(np.float64)
+    pairs = unit_columns(learned[:, columns].astype(float64)) * unit_columns(
+        truth[:, rows].astype(float64)
     )
     cosine[rows] = np.clip(pairs.sum(axis=0), -1.0, 1.0)
     return Match(learned=partner, cosine=cosine)
@@ -151,7 +152,7 @@ def unit_columns(
     # Dividing by the largest entry first keeps the squares of small entries from underflowing.
     largest = np.abs(matrix).max(axis=0)
     scaled = matrix / np.where(largest > 0, largest, 1)
-    norms = np.sqrt(np.einsum("ij,ij->j", scaled, scaled, dtype=np.float64))
+    norms = np.sqrt(einsum("ij,ij->j", scaled, scaled, dtype=float64))
     return scaled / np.where(norms > 0, norms, 1).astype(matrix.dtype)
 
 
@@ -175,8 +176,8 @@ def as_matrix(
         raise ValueError(
             f"{name} must be a non-empty matrix, but its shape is {matrix.shape}."
         )
-    if matrix.dtype not in (np.float32, np.float64):
-        matrix = matrix.astype(np.float32)
+    if matrix.dtype not in (float32, float64):
+        matrix = matrix.astype(float32)
     if not np.isfinite(matrix).all():
         raise ValueError(f"{name} must be finite, but it has NaN or infinite entries.")
     return matrix
@@ -186,7 +187,7 @@ def _centre(columns: Float[np.ndarray, "n columns"]) -> Float[np.ndarray, "n col
     """Subtracts the mean of each column. A constant column becomes exactly zero, which rounding of
     the mean would otherwise prevent.
     """
-    centred = columns - columns.mean(axis=0, dtype=np.float64).astype(columns.dtype)
+    centred = columns - columns.mean(axis=0, dtype=float64).astype(columns.dtype)
     centred[:, columns.min(axis=0) == columns.max(axis=0)] = 0
     return centred
 
@@ -200,10 +201,8 @@ def _sparse_weights(columns: Float[np.ndarray, "n columns"]) -> csr_array:
     scaled = columns / np.where(
         columns.any(axis=0), np.abs(columns).max(axis=0, initial=0), 1
     )
-    total = scaled.sum(axis=0, dtype=np.float64)
-    square = np.einsum("ij,ij->j", scaled, scaled, dtype=np.float64) - total**2 / len(
-        scaled
-    )
+    total = scaled.sum(axis=0, dtype=float64)
+    square = einsum("ij,ij->j", scaled, scaled, dtype=float64) - total**2 / len(scaled)
     return csr_array(
         (scaled / np.sqrt(np.where(square > 0, square, 1)).astype(scaled.dtype)).T
     )

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 from jaxtyping import Float, Int
+from numpy import arange
 
 # The golden section.
 GOLDEN = (5**0.5 - 1) / 2
@@ -23,10 +24,8 @@ def evenly_spaced(count: int, most: int) -> Int[np.ndarray, " chosen"]:
     length, and do not always include the first row of a text, which is often unlike others.
     """
     most = min(most, count)
-    edges = np.arange(most + 1) * count // max(1, most)
-    return edges[:-1] + (np.arange(1, most + 1) * GOLDEN % 1 * np.diff(edges)).astype(
-        int
-    )
+    edges = arange(most + 1) * count // max(1, most)
+    return edges[:-1] + (arange(1, most + 1) * GOLDEN % 1 * np.diff(edges)).astype(int)
 
 
 def slices(count: int, size: int) -> list[slice]:
@@ -63,7 +62,7 @@ def runs(values: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     pairs = shared.reshape(-1, 2).sum(axis=1) / (shared[0] or 1)
     more = 2 * pairs[np.cumprod(pairs > 0, dtype=bool)].sum() - 2
     count = np.clip(int(size / (1 + APART * max(0, more))), *RUNS)
-    return np.arange(size) * min(count, size) // size
+    return arange(size) * min(count, size) // size
 
 
 def counted(rows: Float[Any, "n input_dim"]) -> Float[Any, "live input_dim"]:

@@ -17,6 +17,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 from jaxtyping import Array, PyTree
+from numpy import arange
 
 from sae_gap.runtime import SAMPLES, check_mesh
 
@@ -140,12 +141,12 @@ def read_rows(
     dtype = jax.numpy.zeros(()).dtype
     everywhere = mesh()
     if everywhere.size == len(jax.local_devices()):
-        return jax.numpy.asarray(take(np.arange(num_samples)), dtype)
+        return jax.numpy.asarray(take(arange(num_samples)), dtype)
     shape = num_samples, width
     sharding = NamedSharding(everywhere, _rows_of_each(shape, everywhere))
 
     def read(index: Any) -> Any:
-        return take(np.arange(*index[0].indices(num_samples))).astype(dtype)
+        return take(arange(*index[0].indices(num_samples))).astype(dtype)
 
     return jax.make_array_from_callback(shape, sharding, read)
 

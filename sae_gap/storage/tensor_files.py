@@ -29,6 +29,7 @@ import ml_dtypes  # noqa: F401
 import numpy as np
 import safetensors
 from jaxtyping import Float
+from numpy import memmap
 
 from sae_gap.core import check_choice, check_integer, check_number, shown
 
@@ -199,18 +200,18 @@ def reading(path: Path, kind: str) -> Iterator[None]:
         ) from None
 
 
-def map_safetensors(path: Path) -> dict[str, Callable[[], np.memmap]]:
+def map_safetensors(path: Path) -> dict[str, Callable[[], memmap]]:
     """For the name of each tensor of a .safetensors file, a function that maps it."""
     # It finds a header that does not fit the file.
     with safetensors.safe_open(path, "numpy"), path.open("rb") as file:  # type: ignore[attr-defined]
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
         start = file.tell()
 
-    def mapped(name: str) -> np.memmap:
+    def mapped(name: str) -> memmap:
         entry = header[name]
         place = start + entry["data_offsets"][0]
         shape = tuple(entry["shape"])
-        return np.memmap(path, _TYPES[entry["dtype"]], "r", place, shape)
+        return memmap(path, _TYPES[entry["dtype"]], "r", place, shape)
 
     return {name: partial(mapped, name) for name in header if name != "__metadata__"}
 
@@ -348,16 +349,14 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
             f"it names {module}.{name}, which is no tensor and is not executed"
         )
 
-    def persistent_load(self, saved: Any) -> np.memmap:
+    def persistent_load(self, saved: Any) -> memmap:
         word, kind, key, _, _ = saved
         if word != "storage" or getattr(kind, "dtype", None) is None:
             raise ValueError("it refers to something that is not a storage")
         place, size = member_start(
             self._path, self._archive.getinfo(f"{self._folder}data/{key}")
         )
-        return np.memmap(
-            self._path, kind.dtype, "r", place, size // kind.dtype.itemsize
-        )
+        return memmap(self._path, kind.dtype, "r", place, size // kind.dtype.itemsize)
 
 
 def _rebuild(

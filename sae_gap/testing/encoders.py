@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PyTree
+from numpy import arange
 from numpy.random import default_rng
 
 from sae_gap import catalogue
@@ -121,12 +122,12 @@ def _check_rows(case: _Case) -> None:
                 False,
                 "must refuse signals of another shape; let `__call__` see them first",
             )
-    for rows in (np.arange(5, 6), np.arange(6, ROWS), np.arange(MANY) % ROWS):
+    for rows in (arange(5, 6), arange(6, ROWS), arange(MANY) % ROWS):
         demand(
             close(_codes(encoder, model, signals[rows]), codes[rows]),
             "must code a row alike in every batch, of any size; let no row see another",
         )
-    others = np.arange(ROWS) != 2
+    others = arange(ROWS) != 2
     for infer in (_codes, encode):
         try:
             spoilt = np.asarray(infer(encoder, model, signals.at[2, 1].set(jnp.nan)))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from numpy import float32
 from numpy.random import default_rng
 
 from sae_gap.core import (
@@ -86,7 +87,7 @@ class Table(NamedTuple):
         raw = tokens[start - first * length : stop - first * length]
         with np.errstate(over="ignore"):
             rows = np.asarray(
-                raw if len(raw) == len(wanted) else raw[wanted - start], np.float32
+                raw if len(raw) == len(wanted) else raw[wanted - start], float32
             )
         if not (finite := np.isfinite(rows).all(axis=1)).all():
             raise ValueError(
@@ -356,7 +357,7 @@ class Activations:
     def mean(self) -> Float[np.ndarray, " input_dim"]:
         """Returns the mean of all rows, summed in float64."""
         total = sum(chunk.sum(axis=0, dtype=np.float64) for chunk in self.chunks(SPAN))
-        return (total / self.num_samples).astype(np.float32)
+        return (total / self.num_samples).astype(float32)
 
     def split(
         self, held_out: float = 0.1, seed: int = 0
@@ -418,7 +419,7 @@ class Activations:
         self, places: Int[np.ndarray, " rows"]
     ) -> Float[np.ndarray, "rows input_dim"]:
         """Reads the rows at ascending places, in spans that end at wide gaps."""
-        gathered = np.empty((len(places), self.input_dim), np.float32)
+        gathered = np.empty((len(places), self.input_dim), float32)
         done = first = 0
         for table in self._tables:
             stop = int(np.searchsorted(places, first + table.num_rows))

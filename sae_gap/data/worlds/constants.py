@@ -7,6 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
+from numpy import arange, float32
 from numpy.random import default_rng
 
 from sae_gap.data import (
@@ -36,7 +37,7 @@ _EPSILON = 1e-8
 
 def base_rates(law: Law) -> Numbers:
     """Returns the Zipf law p_i, (N,); see `Law`."""
-    ranks = np.arange(1, law.num_latents + 1, dtype=np.float64)
+    ranks = arange(1, law.num_latents + 1, dtype=np.float64)
     # Dividing the ranks keeps their powers from overflowing; a common factor of all r_i cancels.
     ranked = (ranks if law.exponent > 0 else ranks / law.num_latents) ** -law.exponent
     span = ranked[0] - ranked[-1]
@@ -48,12 +49,10 @@ def plant(law: Law) -> tuple[Parents, Parents]:
     """Plants trees level by level from feature 0 on; returns parents and levels, (N,) each."""
     parent = np.full(law.num_latents, -1)
     level = np.full(law.num_latents, -1)
-    sizes = law.roots * law.branching ** np.arange(law.depth + 1)
+    sizes = law.roots * law.branching ** arange(law.depth + 1)
     planted = sizes.sum()
-    level[:planted] = np.repeat(np.arange(law.depth + 1), sizes)
-    parent[law.roots : planted] = np.arange(planted - law.roots) // max(
-        1, law.branching
-    )
+    level[:planted] = np.repeat(arange(law.depth + 1), sizes)
+    parent[law.roots : planted] = arange(planted - law.roots) // max(1, law.branching)
     return parent, level
 
 
@@ -126,10 +125,10 @@ def atoms_of(law: Law) -> tuple[Atoms, Float[np.ndarray, " input_dim"]]:
     if law.folder:
         return read_atoms(law.folder)
     rng = default_rng([law.seed, _ATOMS])
-    atoms = rng.standard_normal((law.num_latents, law.input_dim), np.float32)
+    atoms = rng.standard_normal((law.num_latents, law.input_dim), float32)
     atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
-    bias = rng.standard_normal(law.input_dim, np.float32)
-    bias *= np.float32(law.bias) / np.linalg.norm(bias)
+    bias = rng.standard_normal(law.input_dim, float32)
+    bias *= float32(law.bias) / np.linalg.norm(bias)
     atoms = push_apart(atoms, law.orthogonal_steps)
     last = law.num_latents - law.dense
     pairs = atoms[last - 2 * law.antipodal : last].reshape(-1, 2, law.input_dim)
@@ -152,7 +151,7 @@ def push_apart(atoms: Atoms, steps: int) -> Atoms:
       Unit rows, (N, input_dim).
     """
     atoms = atoms.copy()
-    number = np.float32(len(atoms))
+    number = float32(len(atoms))
     first = np.zeros_like(atoms)
     second = np.zeros_like(atoms)
     for step in range(1, steps + 1):

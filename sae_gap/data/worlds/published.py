@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from numpy import float32, float64
 
 from sae_gap.data import LOUDEST, Atoms, Firing, Flags, Numbers, Parents
 from sae_gap.storage import Config, read_json, read_safetensors
@@ -46,10 +47,10 @@ def read_atoms(folder: pathlib.Path) -> tuple[Atoms, Float[np.ndarray, " input_d
     """
     _, number, input_dim = read_sizes(folder)
     tensors = read_safetensors(folder / _TENSORS)
-    atoms = tensors.take("feature_vectors", number, input_dim).astype(np.float32)
+    atoms = tensors.take("feature_vectors", number, input_dim).astype(float32)
     lengths = np.linalg.norm(atoms, axis=1)
     _check_range("the lengths of feature_vectors", lengths, *_ONE, tensors.path)
-    return atoms, tensors.take("bias", input_dim).astype(np.float32)
+    return atoms, tensors.take("bias", input_dim).astype(float32)
 
 
 def read_firing(folder: pathlib.Path) -> Firing:
@@ -61,14 +62,14 @@ def read_firing(folder: pathlib.Path) -> Firing:
     """
     config, number, _ = read_sizes(folder)
     tensors = read_safetensors(folder / _TENSORS)
-    rates = tensors.take("firing_probabilities", number).astype(np.float64)
+    rates = tensors.take("firing_probabilities", number).astype(float64)
     _check_range("firing_probabilities", rates, 0, 1, tensors.path)
     factor = np.zeros((number, 0))
     rest = np.ones(number)
     if "correlation_factor" in tensors:
         rank = tensors.shape("correlation_factor")[1]
-        factor = tensors.take("correlation_factor", number, rank).astype(np.float64)
-        rest = tensors.take("correlation_diag", number).astype(np.float64)
+        factor = tensors.take("correlation_factor", number, rank).astype(float64)
+        rest = tensors.take("correlation_diag", number).astype(float64)
         variances = rest + np.sum(factor**2, axis=1)
         _check_range(
             "the variances of correlation_factor", variances, *_ONE, tensors.path
@@ -144,7 +145,7 @@ def torch_normal(seed: int, number: int) -> Float[np.ndarray, " number"]:
             "or more."
         )
     words = np.random.RandomState(seed)._bit_generator.random_raw(number + _NORMALS)
-    uniform = ((words & (2**24 - 1)) * 2.0**-24).astype(np.float32)
+    uniform = ((words & (2**24 - 1)) * 2.0**-24).astype(float32)
     whole = number - number % _NORMALS
     normal = np.zeros(number)
     normal[:whole] = _box_muller(uniform[:whole])
@@ -154,7 +155,7 @@ def torch_normal(seed: int, number: int) -> Float[np.ndarray, " number"]:
 
 
 def _box_muller(uniform: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    pairs = uniform.astype(np.float64).reshape(-1, 2, _NORMALS // 2)
+    pairs = uniform.astype(float64).reshape(-1, 2, _NORMALS // 2)
     radius = np.sqrt(-2 * np.log1p(-pairs[:, 0]))
     angle = 2 * np.pi * pairs[:, 1]
     return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()
