@@ -105,8 +105,7 @@ def infer_in_chunks(
         }
         parts.append(arrays | {"codes": csr_array(arrays["codes"])})
     columns = {name: [part[name] for part in parts] for name in parts[0]}
-    codes = vstack(columns.pop("codes"), "csr")
     return type(inferred)(
-        codes=codes,
+        codes=vstack(columns.pop("codes"), "csr"),
         **{name: np.concatenate(column) for name, column in columns.items()},
     )

@@ -70,9 +70,8 @@ def match_atoms(
             np.arange(truth.shape[1]), np.any(truth != 0, axis=0).astype(float64)
         )
     atoms = unit_columns(learned)
-    true_atoms = unit_columns(truth)
     rows, columns = scipy.optimize.linear_sum_assignment(
-        np.abs(true_atoms.T @ atoms), maximize=True
+        np.abs(unit_columns(truth).T @ atoms), maximize=True
     )
     partner = np.full(truth.shape[1], -1)
     partner[rows] = columns
@@ -82,7 +81,7 @@ def match_atoms(
         truth[:, rows].astype(float64)
     )
     cosine[rows] = np.clip(pairs.sum(axis=0), -1.0, 1.0)
-    return Match(learned=partner, cosine=cosine)
+    return Match(partner, cosine)
 
 
 def nearest_atoms(
@@ -101,8 +100,7 @@ def nearest_atoms(
     """
     atoms = unit_columns(np.asarray(learned)).T
     features = unit_columns(np.asarray(truth))
-    rows = max(1, _COSINES_AT_ONCE // features.shape[1])
-    parts = slices(len(atoms), rows)
+    parts = slices(len(atoms), max(1, _COSINES_AT_ONCE // features.shape[1]))
     return np.concatenate(
         [np.abs(atoms[part] @ features).argmax(axis=1) for part in parts]
     )

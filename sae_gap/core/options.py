@@ -86,12 +86,10 @@ def entries(hint: Any) -> tuple[Any, ...]:
     """Returns the types of a tuple's entries, the second of them ... for a tuple of any length; an
     empty tuple if the annotation allows no tuple.
     """
-    listed = (
-        typing.get_args(kind)
-        for kind in kinds(hint)
-        if typing.get_origin(kind) is tuple
-    )
-    return next(listed, ())
+    for kind in kinds(hint):
+        if typing.get_origin(kind) is tuple:
+            return typing.get_args(kind)
+    return ()
 
 
 def _check(name: str, value: Any, hint: Any, **limits: Any) -> None:

@@ -76,11 +76,12 @@ def counted(rows: Float[Any, "n input_dim"]) -> Float[Any, "live input_dim"]:
       ValueError: fewer than two rows are not all zeros.
     """
     live = (rows != 0).any(-1)
-    zeros = int((~live).sum())
-    if len(live) - zeros < FEWEST:
-        few = f"{len(live) - zeros} rows that are not all zeros"
+    count = int(live.sum())
+    zeros = len(live) - count
+    if count < FEWEST:
         raise ValueError(
-            f"{few} are too few to find a threshold on; give some hundreds."
+            f"{count} rows that are not all zeros are too few to find a threshold on; give some "
+            "hundreds."
         )
     if zeros:
         logging.warning(

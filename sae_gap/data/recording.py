@@ -46,7 +46,7 @@ def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -
         np.load(file, allow_pickle=False) as archive,
         np.errstate(over="ignore"),
     ):
-        for name in (name for name in _NAMES if name in archive):
+        for name in archive.keys() & _NAMES:
             part = archive[name]
             arrays[name] = part.astype(dtype) if part.dtype.kind in "fiu" else part
     tensors = Tensors(file, arrays)
@@ -59,11 +59,9 @@ def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -
         )
 
     def matrix(name: str, rows: int) -> Any:
-        return (
-            jnp.asarray(tensors.take(name, rows, widths[0]))
-            if name in tensors
-            else None
-        )
+        if name not in tensors:
+            return None
+        return jnp.asarray(tensors.take(name, rows, widths[0]))
 
     def split(name: str) -> Split:
         signals = tensors.take(f"Y_{name}", tensors.shape(f"Y_{name}")[0], input_dim)
@@ -119,10 +117,7 @@ class Recording:
         """Returns the values that tell recordings apart: the content of the file, not its path."""
         task, content = self._content()
         # Those to learn, if the truth is unknown.
-        known = (
-            task.dictionary,
-            *(split.codes for split in (task.train, task.id, task.ood)),
-        )
+        known = (task.dictionary, task.train.codes, task.id.codes, task.ood.codes)
         truth = next((part.shape[1] for part in known if part is not None), task.width)
         return ({} if truth == task.width else {"width": task.width}) | {
             "data": content,

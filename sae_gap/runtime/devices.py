@@ -214,9 +214,8 @@ def describe() -> str:
       For example `4 x NVIDIA H100 80GB HBM3`, or `1 x cpu (AMD EPYC)`.
     """
     kind = jax.devices()[0].device_kind
-    return f"{jax.device_count()} x {kind}" + (
-        f" ({_processor()})" if kind == "cpu" else ""
-    )
+    processor = f" ({_processor()})" if kind == "cpu" else ""
+    return f"{jax.device_count()} x {kind}{processor}"
 
 
 def _processor() -> str:

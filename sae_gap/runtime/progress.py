@@ -79,8 +79,8 @@ class Line(tqdm):
         """
         self.shares = dict.fromkeys(rows, 0.0)
         self.kinds = dict.fromkeys(self.shares, "row") | dict.fromkeys(fits, "fit")
-        self.gained = Counter[str]()
-        self.spent = Counter[str]()
+        self.gained: Any = Counter()
+        self.spent: Any = Counter()
         self.last = seconds()
         self.initial: float = done
         self.n: float = done
@@ -95,8 +95,8 @@ class Line(tqdm):
         kind = self.kinds[name]
         with self.get_lock():
             now = seconds()
-            self.gained[kind] += share - self.shares.get(name, share)  # type: ignore[assignment]
-            self.spent[kind] += now - self.last  # type: ignore[assignment]
+            self.gained[kind] += share - self.shares.get(name, share)
+            self.spent[kind] += now - self.last
             self.shares[name] = share
             self.last = now
             self.n = self.initial + sum(self.shares.values())

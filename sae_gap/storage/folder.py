@@ -140,9 +140,7 @@ class Folder:
         try:
             if self.local:
                 above = self.local.absolute().parents
-                there = next(
-                    path for path in (self.local, *above) if os.path.lexists(path)
-                )
+                there = next(filter(os.path.lexists, (self.local, *above)))
                 with tempfile.TemporaryFile(dir=there) as probe:
                     probe.write(b"\n")
             else:
@@ -155,8 +153,7 @@ class Folder:
 
     def require_writable(self) -> None:
         """Raises a ValueError if nothing can be written to it."""
-        obstacle = self.obstacle()
-        if obstacle is not None:
+        if obstacle := self.obstacle():
             raise ValueError(
                 f"results cannot be written to {self} ({obstacle}); choose another folder."
             )
@@ -175,8 +172,9 @@ class Folder:
         with self._asking("", "read"):
             self._bucket.invalidate_cache()
             remote = self._remote("").rstrip("/")
-            there = self._bucket.exists(remote)
-            listed = self._bucket.ls(remote, detail=True) if there else []
+            listed = []
+            if self._bucket.exists(remote):
+                listed = self._bucket.ls(remote, detail=True)
         entries = []
         for entry in listed:
             name = entry["name"].rstrip("/")

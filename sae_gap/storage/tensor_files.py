@@ -78,7 +78,7 @@ class Tensors:
     def __init__(self, path: Path, arrays: Mapping[str, np.ndarray]):
         self.path = path
         self._arrays = dict(arrays)
-        self._taken = set[str]()
+        self._taken: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
         return name in self._arrays
@@ -142,7 +142,7 @@ class Tensors:
         array = self._named(name)
         value = np.nan
         if array.size == 1 and array.dtype.kind in "fiubV":
-            value = float(array.reshape(()))
+            value = float(array.item())
         if not np.isfinite(value):
             raise ValueError(
                 f"{name} in {self.path} must be one finite number; train or download it again."
@@ -167,7 +167,7 @@ class Tensors:
 
     def finish(self, architecture: str) -> None:
         """Raises a ValueError if a tensor was not taken: the codes would miss its effect."""
-        rest = sorted(set(self._arrays) - self._taken)
+        rest = sorted(self._arrays.keys() - self._taken)
         if rest:
             raise ValueError(
                 f"{self.path} holds {listed(rest)}, which a {architecture} SAE does not have; "
@@ -294,8 +294,8 @@ def tensors_of(held: Any) -> dict[str, np.ndarray]:
       ValueError: it is no dict of names, or holds no tensors.
     """
     if isinstance(held, Mapping) and not _arrays_in(held):
-        nested = [held[name] for name in _NESTED if isinstance(held.get(name), Mapping)]
-        held = nested[0] if nested else held
+        nested = (held.get(name) for name in _NESTED)
+        held = next((part for part in nested if isinstance(part, Mapping)), held)
     if not isinstance(held, Mapping) or not all(isinstance(name, str) for name in held):
         raise ValueError(
             f"it holds a {type(held).__name__}, not a dict of tensors by name"

@@ -186,12 +186,10 @@ def _form(leaf: Any) -> str:
 
 def _restored(saved: Any, like: Any) -> Any:
     """An array on the devices of `like`, if that is committed to any."""
-    array = (
-        jax.random.wrap_key_data(jax.numpy.asarray(saved)) if _is_key(like) else saved
-    )
+    array = jax.numpy.asarray(saved)
+    if _is_key(like):
+        array = jax.random.wrap_key_data(array)
     # Keep uncommitted arrays uncommitted: JAX compiles again for each array that becomes committed.
-    return (
-        devices.put(array, like.sharding)
-        if getattr(like, "committed", False)
-        else jax.numpy.asarray(array)
-    )
+    if getattr(like, "committed", False):
+        return devices.put(array, like.sharding)
+    return array

@@ -62,7 +62,7 @@ def package_folders(package: str) -> list[Path]:
     need missing libraries.
     """
     spec = importlib.util.find_spec(package)
-    return [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
+    return [*map(Path, (spec and spec.submodule_search_locations) or ())]
 
 
 def library(name: str) -> Any:

@@ -105,12 +105,11 @@ def fit(
         of keys and tasks differ.
     """
     keys = _checked(learner, tasks, keys, at)
-    before: list[Fit | None] = [None] * len(tasks)
+    before: list[Any] = [None] * len(tasks)
     starts: Sequence[Model | None] = bases or [None] * len(tasks)
     if learner.base is not None and bases is None:
-        fitted = fit(learner.base, tasks, keys, show_progress=show_progress, mesh=mesh)
-        before = list(fitted)
-        starts = [base.end.model for base in fitted]
+        before = fit(learner.base, tasks, keys, show_progress=show_progress, mesh=mesh)
+        starts = [base.end.model for base in before]
     inputs = [
         Inputs(learner.select(task), key, given_base(start), int(task.width))
         for task, key, start in zip(tasks, keys, starts, strict=True)
@@ -194,8 +193,7 @@ class _Seeds:
 
     def _whole(self, fitted: Fitted) -> Fitted:
         model = distributed.whole(fitted.model)
-        model = replace(model, encode=self.learner.encode)
-        return fitted._replace(model=model)
+        return fitted._replace(model=replace(model, encode=self.learner.encode))
 
 
 def at_once(mesh: Mesh | None = None) -> int:

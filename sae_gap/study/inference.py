@@ -217,10 +217,9 @@ class Inference:
         """
         if not self._in_chunks:
             return encoder.infer(self.model, signals, *begun)
-        size = max(100, _DENSE_CODES // self._width)
         return infer_in_chunks(
             lambda chunk, *begun: encoder.infer(self.model, jnp.asarray(chunk), *begun),
             signals,
-            size,
+            max(100, _DENSE_CODES // self._width),
             begun=begun,
         )

@@ -35,10 +35,6 @@ _DAMAGE = (ValueError, KeyError, TypeError)
 Watch = Callable[[Learner, Source, float], None]
 
 
-def _ignore(*_: Any) -> None:
-    pass
-
-
 class Models:
     """A folder of fitted models, or none, so that fits are not kept.
 
@@ -61,10 +57,11 @@ class Models:
             # The scored rows do not decide a fit.
             "source": getattr(source, "seen", source.asdict)(),
             "numerics": identity.NUMERICS,
+            "precision": identity.precision(),
+            "platform": jax.default_backend(),
         }
         name = re.sub(r"[^a-z0-9_]", "", learner.name.lower())
-        where = {"precision": identity.precision(), "platform": jax.default_backend()}
-        return self.directory / f"{name}-{digests.key(decides | where)}"
+        return self.directory / f"{name}-{digests.key(decides)}"
 
     def missing(
         self, learner: Learner, source: Source, at: Sequence[int] = ()
@@ -77,7 +74,7 @@ class Models:
             return before
         folder = self.folder(learner, source)
         try:
-            if folder is not None:
+            if folder:
                 last = json.loads(folder.read(_ENDED))["step"]
                 if all(step >= last or folder.exists(_file(step)) for step in at):
                     return before
@@ -93,7 +90,7 @@ class Models:
         at: Sequence[int] = (),
         *,
         mesh: Mesh | None = None,
-        watch: Watch = _ignore,
+        watch: Watch = lambda *_: None,
     ) -> list[Fit]:
         """The fits of a learner to sources that differ in their seed, read from disk if they are
         there and fitted if not.
@@ -114,9 +111,9 @@ class Models:
         if learner.ready is not None:
             end = Fitted(0, learner.ready, 0.0)
             return [Fit(end, {}, 0.0, devices.describe()) for _ in tasks]
-        bases: list[Fit | None] = [None] * len(tasks)
+        bases: Sequence[Fit | None] = [None] * len(tasks)
         if learner.base is not None:
-            bases = [*self.fit(learner.base, sources, tasks, mesh=mesh, watch=watch)]
+            bases = self.fit(learner.base, sources, tasks, mesh=mesh, watch=watch)
         together = mesh is not None and devices.spans_processes(mesh)
         writes = not together or distributed.is_first()
         kept = [
@@ -191,7 +188,7 @@ class _Kept:
         """A fit with the models at these steps, missing ones read from their files."""
         along = dict(fitted.along)
         for step in at:
-            if step < fitted.end.step and step not in along and self.folder is not None:
+            if self.folder and step < fitted.end.step and step not in along:
                 along[step] = self._read(self.folder, step, _file(step))
         return replace(fitted, along=along)
 
@@ -209,7 +206,7 @@ class _Kept:
 
     def keep(self, fitted: Fitted, name: str) -> None:
         """Writes a model to a file of that name."""
-        if self.folder is not None and self.writes:
+        if self.folder and self.writes:
             note = {
                 "fit": self.folder.name,
                 "step": fitted.step,
@@ -220,7 +217,7 @@ class _Kept:
 
     def end(self, fitted: Fit) -> None:
         """Writes the last model, followed by the note that the fit has ended."""
-        if self.folder is not None and self.writes:
+        if self.folder and self.writes:
             self.keep(fitted.end, _LAST)
             note = {
                 **self.about,
@@ -239,8 +236,9 @@ def _fit(
 ) -> list[Fit]:
     """Fits one learner to all tasks, and keeps the models that have a folder."""
     learner = kept[0].learner
-    folders = [seed.folder for seed in kept if seed.folder is not None]
-    saves = [Checkpoint(folder, fit=folder.name) for folder in folders]
+    saves = [
+        Checkpoint(seed.folder, fit=seed.folder.name) for seed in kept if seed.folder
+    ]
     steps = set(at)
     # Studies of drawn data share models along a fit; those of activations are large.
     if saves and not hasattr(kept[0].source, "seen"):
@@ -250,19 +248,19 @@ def _fit(
         [seed.task for seed in kept],
         [seed.key for seed in kept],
         at=sorted(steps),
-        bases=[seed.start for seed in kept if seed.start is not None] or None,
+        bases=[seed.start for seed in kept if seed.start] or None,
         checkpoints=saves or None,
         keep=lambda place, fitted: kept[place].keep(fitted, _file(fitted.step)),
         watch=lambda place, share: watch(learner, kept[place].source, share),
         mesh=mesh,
     )
-    for seed, fitted in zip(kept, fits, strict=True):
+    pairs = list(zip(kept, fits, strict=True))
+    for seed, fitted in pairs:
         seed.end(fitted)
     for save in saves:
         save.discard()
     try:
         # A killed process kept the models before the state from which this fit resumed.
-        pairs = zip(kept, fits, strict=True)
         return [seed.complete(fitted, at) for seed, fitted in pairs]
     except (FileNotFoundError, ValueError):
         logging.warning(

@@ -86,14 +86,19 @@ def run(
             _Cell(study, data, list(cell), store, stored, models, line).run()
     left = _left(study, [row for row in rows if line.shares[row] < 1])
     made = Stored(study, store).rows(every)
-    made = made if study.lam is None else _in_order(study, made)
+    if study.lam is not None:
+        made = _in_order(study, made)
     if left:
-        size = (
-            f"{line.total - line.n:.0f} of {line.total} fits and rows of {study.name}"
+        text = (
+            f"{line.total - line.n:.0f} of {line.total} fits and rows of {study.name} are "
+            "left, since the minutes are over; the same command goes on."
         )
-        text = f"{size} are left, since the minutes are over; the same command goes on."
-        lines = [row for job in every for row in job.lines if row.cell in left]
-        dictionaries = {row.columns["dictionary"] for row in lines}
+        dictionaries = {
+            row.columns["dictionary"]
+            for job in every
+            for row in job.lines
+            if row.cell in left
+        }
         raise progress.UnfinishedError(text, made, dictionaries)
     return made
 
@@ -237,7 +242,7 @@ def _needed_by(able: list[Job]) -> dict[Learner, list[Job]]:
     for job in able:
         learners = chain(job.learner)
         on_host = any(isinstance(learner, HostLearner) for learner in learners)
-        if job.learner.ready is None and not on_host:
+        if not (job.learner.ready or on_host):
             for learner in learners:
                 needed_by[learner].append(job)
     return needed_by

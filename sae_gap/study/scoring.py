@@ -1,5 +1,6 @@
 """The rows of a job: its methods infer on the fitted models, and metrics score the codes."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,8 +28,12 @@ def score(
     study = job.study
     made_by = provenance() | {"device": devices.describe()}
     for source, task, fit in zip(job.sources, tasks, fits, strict=True):
-        lines = [line for line in job.lines if line.source.seed == source.seed]
-        for step, scored in _by_model(lines, fit).items():
+        # If a fit stopped by itself, its end and later steps share a model.
+        by_model = defaultdict(list)
+        for line in job.lines:
+            if line.source.seed == source.seed:
+                by_model[fit.at(line.step).step].append(line)
+        for step, scored in by_model.items():
             fitted = fit.at(step)
             inference = Inference(task, fitted.model, study.calibrate_on, study.seconds)
             needed = _needed(job, scored, inference)
@@ -44,16 +49,6 @@ def score(
                 measured, done = _measure(study, line, inference, metrics)
                 yield line.row(done, study.seconds) | measured | made
                 inference.forget(needed)
-
-
-def _by_model(lines: Sequence[Line], fit: Fit) -> dict[int, list[Line]]:
-    """The lines by the step of their model. If a fit stopped by itself, its end and later steps
-    share one.
-    """
-    by_model: dict[int, list[Line]] = {}
-    for line in lines:
-        by_model.setdefault(fit.at(line.step).step, []).append(line)
-    return by_model
 
 
 def _needed(
@@ -81,8 +76,7 @@ def _measure(
         return diverged, metrics
     encoder = inference.prepare(method.encoder)
     # Without the truth no metric is fitted on the training split, which may be too large for codes.
-    known = inference.task.train.codes is not None
-    splits = SPLITS if known else inference.scored
+    splits = inference.scored if inference.task.train.codes is None else SPLITS
     coded = {split: inference.infer(encoder, split) for split in splits}
     columns: Row = {}
     if study.seconds:
@@ -180,6 +174,5 @@ def _certificates(
 
 
 def _finite(tree: Any) -> bool:
-    leaves = jax.tree.leaves(tree)
-    numbers = [leaf.data if issparse(leaf) else leaf for leaf in leaves]
+    numbers = [leaf.data if issparse(leaf) else leaf for leaf in jax.tree.leaves(tree)]
     return all(np.isfinite(part).all() for part in numbers)

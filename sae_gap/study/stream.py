@@ -201,17 +201,16 @@ class _Samples(NamedTuple):
         return block.astype(jnp.zeros(()).dtype)
 
 
-def _opened(source: Source | np.ndarray, num_samples: int | None) -> _Samples:
+def _opened(source: Any, num_samples: int | None) -> _Samples:
     """The samples to take from a source."""
     if callable(source):
         read = source
         most = num_samples
     elif np.ndim(source) == 2:
-        rows = source
-        most = len(rows)
+        most = len(source)
 
         def read(start: int, count: int) -> ArrayLike:
-            return rows[start : start + count]
+            return source[start : start + count]
 
     else:
         wanted = (

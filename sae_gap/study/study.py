@@ -236,10 +236,10 @@ class Stored:
         """The rows of jobs that lack no metric, or only some that every study measures, with the
         columns of the metrics.
         """
-        lines = (line for job in every for line in job.lines)
         return [
             self._row(line)
-            for line in lines
+            for job in every
+            for line in job.lines
             if self._of(line)
             and all(metric.everywhere for metric in self.lacking(line) or ())
         ]
@@ -344,12 +344,11 @@ def _line(
     if study.calibrate_on != "scored":
         decides["calibrate_on"] = study.calibrate_on
     decides |= shared | {"numerics": identity.NUMERICS}
-    key = _key(decides, study.metrics)
     columns = {
         **method.coordinates,
         **shared,
         **description,
-        "key": key,
+        "key": _key(decides, study.metrics),
         "family": method.family,
     }
     if step is not None:

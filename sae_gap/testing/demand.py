@@ -54,9 +54,7 @@ def close(result: Any, wanted: Any, tol: float = 1e-3) -> bool:
     result = np.asarray(result)
     wanted = np.asarray(wanted)
     atol = tol * max(1, np.abs(wanted).max())
-    return result.shape == wanted.shape and np.allclose(
-        result, wanted, rtol=tol, atol=atol
-    )
+    return result.shape == wanted.shape and np.allclose(result, wanted, tol, atol)
 
 
 def finite(tree: Any) -> bool:

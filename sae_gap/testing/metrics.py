@@ -74,9 +74,8 @@ class _Case:
         optimum: dict[str, Any] = {}
         if self.missing not in ("dictionary", "optimum"):
             optimum = {name: inference.infer(lasso, name) for name in SCORED}
-        method = Method("own", "sae", Given(Held(model), "own"), lasso)
         return inference.inferred(
-            method,
+            Method("own", "sae", Given(Held(model), "own"), lasso),
             codes=codes,
             optimum=optimum,
             lam=lasso.lam,
@@ -204,8 +203,6 @@ def _moved(columns: Columns, other: Columns) -> set[str]:
     for name in columns.keys() | other.keys():
         left = np.asarray(columns.get(name, np.nan))
         right = np.asarray(other.get(name, np.nan))
-        if left.shape != right.shape or not np.allclose(
-            left, right, rtol=1e-4, atol=1e-6
-        ):
+        if left.shape != right.shape or not np.allclose(left, right, 1e-4, 1e-6):
             moved.add(name)
     return moved

@@ -50,11 +50,9 @@ class Outliers(NamedTuple):
             "the median row"
         )
         text = f"{len(self.rows):,} of {self.num_rows:,} rows are outliers, {lengths}"
-        return (
-            text
-            if self.num_first is None
-            else f"{text}, {self.num_first:,} of them the first of their document"
-        )
+        if self.num_first is not None:
+            text += f", {self.num_first:,} of them the first of their document"
+        return text
 
 
 def norms(rows: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
@@ -85,7 +83,7 @@ def find_outliers(
     count = None
     if documents is not None:
         firsts = np.unique(documents, return_index=True)[1]
-        count = int(np.isin(rows, firsts).sum())
+        count = len(np.intersect1d(rows, firsts))
     return Outliers(rows, ratios[rows], len(ratios), count)
 
 

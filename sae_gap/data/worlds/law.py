@@ -136,8 +136,8 @@ class Law:
                 f"{self.num_latents} that there are; lower dense or antipodal."
             )
         for _ in range(self.depth + 1 if level else 0):
-            needed = needed + level
-            level = level * self.branching
+            needed += level
+            level *= self.branching
             if needed > self.num_latents:
                 raise ValueError(
                     f"{self.roots} trees with {self.depth} levels of {self.branching} children "

@@ -234,12 +234,11 @@ def published_world(folder: str | pathlib.Path, **options: Any) -> World:
             "an option of a published world", name, (*World.__annotations__, "seed")
         )
     _, num_latents, input_dim = read_sizes(place)
-    digest = file_digest(*(place / name for name in FILES))
     world = World(
         num_latents=num_latents,
         input_dim=input_dim,
         folder=place,
-        digest=digest,
+        digest=file_digest(*(place / name for name in FILES)),
         **options,
     )
     # Read the files now, so that their faults show early.
