@@ -7,11 +7,11 @@ wrong class is a TypeError. A number that JAX is tracing has no value yet and pa
 
 import math
 import os
-import pathlib
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from math import inf
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -149,7 +149,7 @@ def check_sequence(name: str, value: Any, kinds: Any, mend: str) -> None:
         check_type(f"{name}[{place}]", entry, kinds, mend)
 
 
-def check_path(name: str, value: Any) -> pathlib.Path:
+def check_path(name: str, value: Any) -> Path:
     """Returns the path, with the home folder for ~; raises a TypeError unless the value names a
     file or a folder, and a ValueError if no system takes such a name.
     """
@@ -161,7 +161,7 @@ def check_path(name: str, value: Any) -> pathlib.Path:
         raise ValueError(
             f"{name} must be the name of a file or a folder, but it is {shown(str(value))}."
         )
-    return pathlib.Path(os.path.expanduser(value))
+    return Path(os.path.expanduser(value))
 
 
 def check_static(module: Any) -> None:

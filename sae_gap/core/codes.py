@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
+from numpy import asarray
 from scipy.sparse import csr_array, issparse, vstack
 
 from sae_gap.core import slices
@@ -41,7 +42,7 @@ def active_columns(codes: Any) -> tuple[Float[np.ndarray, "n active"], Any]:
 def columns_of(codes: Any, latents: Int[np.ndarray, " some"] | slice) -> np.ndarray:
     """Returns the columns of some latents, dense, (n, some)."""
     chosen = codes[:, latents]
-    return chosen.toarray() if issparse(chosen) else np.asarray(chosen)
+    return chosen.toarray() if issparse(chosen) else asarray(chosen)
 
 
 def dense_chunks(*codes: Any) -> Iterator[tuple[Any, ...]]:
@@ -90,7 +91,7 @@ def infer_in_chunks(
     Returns:
       The result of `infer` for all signals, with codes as a sparse array. No value is rounded to 0.
     """
-    host = np.asarray(signals)
+    host = asarray(signals)
     chunk_size = min(chunk_size, len(host))
     starts = _sliceable(begun)
     parts = []
@@ -100,7 +101,7 @@ def infer_in_chunks(
         filled = (0, chunk_size - len(chunk)), (0, 0)
         inferred = infer(*(np.pad(part, filled) for part in given))
         arrays = {
-            field.name: np.asarray(getattr(inferred, field.name))[: len(chunk)]
+            field.name: asarray(getattr(inferred, field.name))[: len(chunk)]
             for field in fields(inferred)
         }
         parts.append(arrays | {"codes": csr_array(arrays["codes"])})

@@ -11,7 +11,7 @@ import numpy as np
 import scipy
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
-from numpy import einsum, float32, float64
+from numpy import einsum, float32, float64, where
 from scipy.sparse import csr_array
 
 from sae_gap.core import as_real, slices
@@ -149,9 +149,9 @@ def unit_columns(
     """
     # Dividing by the largest entry first keeps the squares of small entries from underflowing.
     largest = np.abs(matrix).max(axis=0)
-    scaled = matrix / np.where(largest > 0, largest, 1)
+    scaled = matrix / where(largest > 0, largest, 1)
     norms = np.sqrt(einsum("ij,ij->j", scaled, scaled, dtype=float64))
-    return scaled / np.where(norms > 0, norms, 1).astype(matrix.dtype)
+    return scaled / where(norms > 0, norms, 1).astype(matrix.dtype)
 
 
 def as_matrix(
@@ -196,11 +196,11 @@ def _sparse_weights(columns: Float[np.ndarray, "n columns"]) -> csr_array:
     A centred column sums to zero, so the other factor's mean adds nothing to the product: only one
     of the two needs to be centred.
     """
-    scaled = columns / np.where(
+    scaled = columns / where(
         columns.any(axis=0), np.abs(columns).max(axis=0, initial=0), 1
     )
     total = scaled.sum(axis=0, dtype=float64)
     square = einsum("ij,ij->j", scaled, scaled, dtype=float64) - total**2 / len(scaled)
     return csr_array(
-        (scaled / np.sqrt(np.where(square > 0, square, 1)).astype(scaled.dtype)).T
+        (scaled / np.sqrt(where(square > 0, square, 1)).astype(scaled.dtype)).T
     )

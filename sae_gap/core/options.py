@@ -6,7 +6,8 @@ import typing
 from collections.abc import Callable
 from dataclasses import fields
 from functools import cache
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from sae_gap.core import check_choice, check_flag, check_integer, check_number, shown
 
@@ -73,13 +74,13 @@ def flag_of(field: dataclasses.Field) -> str:
 
 
 # The annotation of each field of a class.
-hints: Callable[[type], dict[str, Any]] = cache(typing.get_type_hints)
+hints: Callable[[type], dict[str, Any]] = cache(get_type_hints)
 
 
 def kinds(hint: Any) -> tuple[Any, ...]:
     """Returns the types that an annotation allows."""
-    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
-    return typing.get_args(hint) if is_union else (hint,)
+    is_union = get_origin(hint) in (types.UnionType, typing.Union)
+    return get_args(hint) if is_union else (hint,)
 
 
 def entries(hint: Any) -> tuple[Any, ...]:
@@ -87,15 +88,15 @@ def entries(hint: Any) -> tuple[Any, ...]:
     empty tuple if the annotation allows no tuple.
     """
     for kind in kinds(hint):
-        if typing.get_origin(kind) is tuple:
-            return typing.get_args(kind)
+        if get_origin(kind) is tuple:
+            return get_args(kind)
     return ()
 
 
 def _check(name: str, value: Any, hint: Any, **limits: Any) -> None:
     allowed = kinds(hint)
     listed = entries(hint)
-    if value is None and types.NoneType in allowed:
+    if value is None and NoneType in allowed:
         return
     if listed:
         count = None if ... in listed else len(listed)

@@ -3,10 +3,10 @@
 `sae_gap.catalogue` lists the packages.
 """
 
-import importlib
 import inspect
 import pkgutil
 from collections.abc import Iterable, Iterator
+from importlib import import_module
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -73,11 +73,9 @@ def modules(package: str) -> Iterator[ModuleType]:
     Raises:
       BrokenFileError: a module cannot be imported.
     """
-    for module in pkgutil.walk_packages(
-        importlib.import_module(package).__path__, f"{package}."
-    ):
+    for module in pkgutil.walk_packages(import_module(package).__path__, f"{package}."):
         try:
-            yield importlib.import_module(module.name)
+            yield import_module(module.name)
         except BrokenFileError:
             raise
         except Exception as error:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
-import equinox as eqx
 import numpy as np
+from equinox import Module, field
 from jaxtyping import Array, Bool, Float, Int
 from scipy.sparse import csc_array, issparse
 
@@ -19,7 +19,7 @@ from sae_gap.core import AnyCodes, Model, Transcoder
 SPLITS = ("train", "id", "ood")
 
 
-class Split(eqx.Module):
+class Split(Module):
     """Samples of one split.
 
     Attributes:
@@ -92,7 +92,7 @@ class Unread:
         return None if self._read_inputs is None else self._read_inputs()
 
 
-class Tree(eqx.Module):
+class Tree(Module):
     """A hierarchy of features: a child fires only where its parent does.
 
     Attributes:
@@ -104,7 +104,7 @@ class Tree(eqx.Module):
     level: Int[np.ndarray, " N"]
 
 
-class Task(eqx.Module):
+class Task(Module):
     """The data of one setting. Only oracles and metrics may look at `dictionary` and at the codes
     of a split.
 
@@ -119,11 +119,11 @@ class Task(eqx.Module):
     id: Split
     ood: Split
     dictionary: Float[Array, "input_dim num_latents"] | None = None
-    width: int = eqx.field(static=True, default=0)
-    seed: int = eqx.field(static=True, default=0)
-    padding: int = eqx.field(static=True, default=0)
+    width: int = field(static=True, default=0)
+    seed: int = field(static=True, default=0)
+    padding: int = field(static=True, default=0)
     tree: Tree | None = None
-    network: Any = eqx.field(static=True, default=None)
+    network: Any = field(static=True, default=None)
     concepts: Any = None
 
     @property

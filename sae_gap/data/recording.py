@@ -1,8 +1,8 @@
 """A user's file of a task: activations that are split already, with the truth or parts of it."""
 
-import pathlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from sae_gap.storage import Tensors, file_digest, reading
 _NAMES = ("Y_train", "Y_val", "Y_ood", "A", "Z_train", "Z_val", "Z_ood")
 
 
-def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -> Task:
+def load(path: str | Path, *, width: int | None = None, seed: int = 0) -> Task:
     """Reads a task from an .npz file of activations.
 
     The file holds `Y_train`, `Y_val` and `Y_ood` (samples as rows) and optionally the truth:
@@ -86,7 +86,7 @@ class Recording:
       seed: seeds the learners.
     """
 
-    path: pathlib.Path
+    path: Path
     width: int | None = option(default=None)
     sparsity: int = option(default=10)
     seed: int = option(default=0, **SEED)
@@ -130,6 +130,6 @@ class Recording:
 
 
 @lru_cache(maxsize=1)
-def _read(path: pathlib.Path, width: int | None, modified: int) -> tuple[Task, str]:
+def _read(path: Path, width: int | None, modified: int) -> tuple[Task, str]:
     """Reads a task and the digest of its file, once for all seeds unless the file changes."""
     return load(path, width=width), file_digest(path)

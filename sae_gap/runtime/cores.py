@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import cache
+from threading import Lock
 from typing import Any
 
 import scipy
 import threadpoolctl
 
-_LOCK = threading.Lock()
+_LOCK = Lock()
 # One entry for each caller inside; the first to enter sets the limit, and the last to leave removes
 # it.
 _LIMITS: list[Any] = []

@@ -15,7 +15,9 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.random import key_data, key_impl, wrap_key_data
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.tree_util import tree_map
 from jaxtyping import Array, PyTree
 from numpy import arange
 
@@ -100,7 +102,7 @@ def _put_all(tree: PyTree, mesh: Mesh, spec: Any) -> PyTree:
             return jax.numpy.asarray(leaf)
         return put(leaf, NamedSharding(mesh, spec(leaf)))
 
-    return jax.tree.map(put_leaf, tree)
+    return tree_map(put_leaf, tree)
 
 
 def put(array: jax.Array | np.ndarray, sharding: Sharding) -> jax.Array:
@@ -114,9 +116,7 @@ def put(array: jax.Array | np.ndarray, sharding: Sharding) -> jax.Array:
     ):
         return jax.device_put(array, sharding)
     if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(
-            put(jax.random.key_data(array), sharding), impl=jax.random.key_impl(array)
-        )
+        return wrap_key_data(put(key_data(array), sharding), impl=key_impl(array))
     # Each process brings its own devices' part, and reads no more of a mapped file. `device_put`
     # would send the whole array around to check that it is the same.
     held = np.asarray(array)

@@ -12,6 +12,8 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+from jax.random import key_data, key_impl, wrap_key_data
+from jax.tree_util import tree_map
 from jaxtyping import PyTree
 
 T = TypeVar("T")
@@ -102,14 +104,12 @@ def whole(tree: PyTree) -> PyTree:
         if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
             return leaf
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(
-                fetch(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf)
-            )
+            return wrap_key_data(fetch(key_data(leaf)), impl=key_impl(leaf))
         if leaf.is_fully_replicated:
             return jax.numpy.asarray(np.asarray(leaf.addressable_data(0)))
         return jax.numpy.asarray(multihost_utils.process_allgather(leaf, tiled=True))
 
-    return jax.tree.map(fetch, tree)
+    return tree_map(fetch, tree)
 
 
 def leave(code: int) -> None:

@@ -4,13 +4,13 @@ and the minutes after which a process starts nothing more.
 
 import io
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from math import inf
+from threading import Event, Thread
 from typing import Any
 
 from absl import logging
@@ -142,7 +142,7 @@ def line(
         look = {"bar_format": _WRITTEN, "file": io.StringIO(), "mininterval": inf}
     # Draw after every report, and take the mean speed.
     look |= {"miniters": 0, "smoothing": 0, "disable": hidden}
-    ended = threading.Event()
+    ended = Event()
 
     def tell() -> None:
         while not ended.wait(EVERY):
@@ -150,7 +150,7 @@ def line(
 
     with Line(total=total, desc=what, unit=unit, **look) as drawn:
         if logged:
-            threading.Thread(target=tell, daemon=True).start()
+            Thread(target=tell, daemon=True).start()
         try:
             yield drawn
         finally:

@@ -23,6 +23,7 @@ from functools import partial, partialmethod
 from math import prod
 from pathlib import Path
 from typing import Any
+from zipfile import ZIP_STORED, ZipFile
 
 # NumPy then knows its types by their names.
 import ml_dtypes  # noqa: F401
@@ -235,12 +236,12 @@ def read_npz(path: Path) -> Tensors:
     Raises:
       ValueError: it is no such file, or an array in it is not plain.
     """
-    with reading(path, "an .npz file"), zipfile.ZipFile(path) as archive:
+    with reading(path, "an .npz file"), ZipFile(path) as archive:
         check_members(path, archive, _MOST_COMPRESSED)
         return Tensors(path, dict(np.load(path)))
 
 
-def check_members(path: Path, archive: zipfile.ZipFile, ratio: float = 1) -> None:
+def check_members(path: Path, archive: ZipFile, ratio: float = 1) -> None:
     """Raises a ValueError if a zip file would unpack to more than `ratio` times its own size."""
     unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > ratio * path.stat().st_size:
@@ -255,7 +256,7 @@ def member_start(path: Path, member: zipfile.ZipInfo) -> tuple[int, int]:
     Raises:
       ValueError: the member is encrypted, compressed or damaged, so that it cannot be mapped.
     """
-    if member.flag_bits & 1 or member.compress_type != zipfile.ZIP_STORED:
+    if member.flag_bits & 1 or member.compress_type != ZIP_STORED:
         raise ValueError(f"its entry {member.filename!r} is encrypted or compressed")
     with path.open("rb") as file:
         file.seek(member.header_offset)
@@ -281,7 +282,7 @@ def map_pt(path: Path) -> Any:
       Exception: of any kind, if it is no such file, names anything but tensors, or a tensor does
         not fit its storage.
     """
-    with zipfile.ZipFile(path) as archive:
+    with ZipFile(path) as archive:
         # torch.save compresses nothing, so the members together are no larger than the file.
         check_members(path, archive)
         return _Reader(path, archive).load()
@@ -315,7 +316,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
     pickle names.
     """
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile):
+    def __init__(self, path: Path, archive: ZipFile):
         pickles = [
             name
             for name in archive.namelist()

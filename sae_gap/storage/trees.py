@@ -15,6 +15,8 @@ import jax
 import numpy as np
 import safetensors.numpy
 from absl import logging
+from jax.random import key_data, wrap_key_data
+from jax.tree_util import tree_leaves, tree_structure, tree_unflatten
 from jaxtyping import PyTree
 from safetensors import SafetensorError
 
@@ -30,9 +32,7 @@ def dump(tree: PyTree, note: Mapping[str, Any]) -> bytes:
       note: anything with a JSON form.
     """
     arrays = {
-        name: np.asarray(
-            jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C"
-        )
+        name: np.asarray(key_data(leaf) if _is_key(leaf) else leaf, order="C")
         for name, leaf in _named(tree)
     }
     header = {
@@ -73,7 +73,7 @@ def load(content: bytes, like: PyTree) -> PyTree:
     if checksum != Tensors(Path(), found).checksum():
         raise ValueError("its numbers are not those that were written")
     leaves = (_restored(found[name], leaf) for name, leaf in _named(like))
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    return tree_unflatten(tree_structure(like), leaves)
 
 
 def read_note(content: bytes) -> dict[str, Any]:
@@ -127,7 +127,7 @@ class Checkpoint:
         """
         spans = any(
             isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
-            for leaf in jax.tree.leaves(state)
+            for leaf in tree_leaves(state)
         )
         whole = distributed.whole(state)
         if distributed.is_first() or not spans:
@@ -180,7 +180,7 @@ def _is_key(leaf: Any) -> bool:
 def _form(leaf: Any) -> str:
     """Type and shape of an array in a file, where a random key is stored as its words."""
     if _is_key(leaf):
-        leaf = jax.eval_shape(jax.random.key_data, leaf)
+        leaf = jax.eval_shape(key_data, leaf)
     return f"{np.dtype(leaf.dtype)} of shape {tuple(leaf.shape)}"
 
 
@@ -188,7 +188,7 @@ def _restored(saved: Any, like: Any) -> Any:
     """An array on the devices of `like`, if that is committed to any."""
     array = jax.numpy.asarray(saved)
     if _is_key(like):
-        array = jax.random.wrap_key_data(array)
+        array = wrap_key_data(array)
     # Keep uncommitted arrays uncommitted: JAX compiles again for each array that becomes committed.
     if getattr(like, "committed", False):
         return devices.put(array, like.sharding)

@@ -6,10 +6,10 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from equinox import filter_eval_shape
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray, PyTree
 
@@ -281,4 +281,4 @@ def blank_model(
         return Model(dictionary, jax.ShapeDtypeStruct((task.input_dim,), dtype))  # type: ignore[arg-type]
     inputs = Inputs(learner.select(task), key, given_base(base), task.width)
     inner = prepared(learner)
-    return eqx.filter_eval_shape(lambda given: inner.model(given.init(inner)), inputs)
+    return filter_eval_shape(lambda given: inner.model(given.init(inner)), inputs)

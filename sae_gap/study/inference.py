@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import block_until_ready
+from jax.tree_util import tree_leaves
 from jaxtyping import Array, Float
 
 from sae_gap.core import (
@@ -58,7 +59,7 @@ class Inference:
         self._prepared: Any = {}
         self._coded: Any = {}
         # An oracle or a probe has as many latents as the truth, whatever the requested width.
-        maps = (leaf for leaf in jax.tree.leaves(model) if np.ndim(leaf) == 2)
+        maps = (leaf for leaf in tree_leaves(model) if np.ndim(leaf) == 2)
         self._width = max([task.width, *(leaf.shape[1] for leaf in maps)])
         samples = max(len(task.id.signals), len(task.ood.signals))
         self._in_chunks = (

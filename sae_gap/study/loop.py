@@ -5,12 +5,13 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from equinox import filter_eval_shape, filter_jit
 from jax import block_until_ready
 from jax.sharding import Mesh
+from jax.tree_util import tree_map
 from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
 from sae_gap.core import Model
@@ -87,8 +88,8 @@ class Program:
         self._num_steps = learner.num_steps
         with sharding.within(inputs.data):
             self._start = _compile(_start, self._learner, inputs)
-            shapes = eqx.filter_eval_shape(_start, self._learner, inputs)
-            blank = devices.replicate(jax.tree.map(_blank, shapes), mesh)
+            shapes = filter_eval_shape(_start, self._learner, inputs)
+            blank = devices.replicate(tree_map(_blank, shapes), mesh)
             self._like = blank = sharding.constrain(blank, inputs.data)
             if self._num_steps:
                 fixed = self._learner, inputs.data, np.int32(0)
@@ -210,12 +211,12 @@ def prepared(learner: Learner) -> Learner:
     """The learner without its base, of which it needs only the model, and with its floats as
     arrays, so that a sweep compiles once.
     """
-    alone = jax.tree.map(
+    alone = tree_map(
         lambda part: None if part is learner.base else part,
         learner,
         is_leaf=lambda x: x is learner.base,
     )
-    return jax.tree.map(
+    return tree_map(
         lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf, alone
     )
 
@@ -233,13 +234,13 @@ def _blank(leaf: Any) -> Any:
     return jax.device_put(np.zeros(leaf.shape, leaf.dtype))
 
 
-@eqx.filter_jit
+@filter_jit
 def _start(learner: Learner, inputs: Inputs) -> Stepped:
     stepped = jnp.zeros((), jnp.int32), inputs.init(learner)
     return sharding.constrain(stepped, inputs.data)
 
 
-@eqx.filter_jit(donate="all-except-first")
+@filter_jit(donate="all-except-first")
 def _advance(fixed: tuple[Learner, PyTree, Array], stepped: Stepped) -> Stepped:
     learner, data, stop = fixed
 
@@ -252,6 +253,6 @@ def _advance(fixed: tuple[Learner, PyTree, Array], stepped: Stepped) -> Stepped:
     return sharding.constrain(jax.lax.while_loop(unfinished, step, stepped), data)
 
 
-@eqx.filter_jit
+@filter_jit
 def _end(learner: Learner, state: PyTree) -> Model:
     return learner.model(state)

@@ -17,6 +17,7 @@ from typing import Any
 
 import jax
 from absl import logging
+from jax.random import fold_in
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
@@ -149,7 +150,7 @@ class _Kept:
         their noise on one seed.
         """
         stream = int(digests.key({"learner": type(self.learner).__name__})[:7], 16)
-        return jax.random.fold_in(jax.random.key(self.task.seed), stream)
+        return fold_in(jax.random.key(self.task.seed), stream)
 
     @cached_property
     def about(self) -> dict[str, Any]:

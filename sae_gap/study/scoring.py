@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 from absl import logging
+from jax.tree_util import tree_leaves
 from scipy.sparse import issparse
 
 from sae_gap.core import SPLITS, Coded, Solution, Task
@@ -174,5 +175,5 @@ def _certificates(
 
 
 def _finite(tree: Any) -> bool:
-    numbers = [leaf.data if issparse(leaf) else leaf for leaf in jax.tree.leaves(tree)]
+    numbers = [leaf.data if issparse(leaf) else leaf for leaf in tree_leaves(tree)]
     return all(np.isfinite(part).all() for part in numbers)

@@ -5,12 +5,14 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from equinox import filter_jit, tree_at
 from jax import block_until_ready, lax
+from jax.random import key_data
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import tree_leaves, tree_map
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, UInt
 
@@ -143,7 +145,7 @@ def fit_stream(
                 _fingerprint(first, size),
             ]
             if base is not None:
-                about += ["from", digest(jax.tree.leaves(base))]
+                about += ["from", digest(tree_leaves(base))]
             checkpoint = _named(checkpoint, learner, key, about)
             stepped, spent = checkpoint.load(stepped) or (stepped, spent)
         del first, state
@@ -162,14 +164,14 @@ def fit_stream(
         )
         model = loop.run(stepped, spent).model
     # On one device of this process, wherever its parts were.
-    return jax.tree.map(jnp.asarray, jax.device_get(distributed.whole(model)))
+    return tree_map(jnp.asarray, jax.device_get(distributed.whole(model)))
 
 
 def _named(
     checkpoint: Checkpoint, learner: Learner, key: PRNGKeyArray, about: list[Any]
 ) -> Checkpoint:
     """The checkpoint of a fit, by all that decides it."""
-    seed = jax.random.key_data(key).tolist()
+    seed = key_data(key).tolist()
     return checkpoint.named(
         f"{' '.join(map(str, about))} {checkpoint.fit}, key {seed}, "
         f"{identity.describe(learner)}, {identity.precision()}, {identity.NUMERICS}"
@@ -309,7 +311,7 @@ def _samples(block: Block, size: int) -> Float[Array, "n input_dim"]:
     return block[:, :size].reshape(-1, block.shape[2])
 
 
-@eqx.filter_jit
+@filter_jit
 def _fingerprint(block: Block, size: int) -> UInt[Array, ""]:
     """A sum of the samples' bits, weighted by place; of integers, so that the order of the
     additions does not matter.
@@ -323,7 +325,7 @@ def _fingerprint(block: Block, size: int) -> UInt[Array, ""]:
     return jnp.sum(words * rows[:, None] * columns, dtype=jnp.uint32)
 
 
-@eqx.filter_jit
+@filter_jit
 def _start(
     learner: Learner,
     block: Block,
@@ -340,13 +342,13 @@ def _start(
     return constrain((median, state), ())
 
 
-@eqx.filter_jit(donate="all-except-first")
+@filter_jit(donate="all-except-first")
 def _round(fixed: tuple[Any, Block, int, Array], state: Any) -> Any:
     learner, minibatches, size, median = fixed
     minibatches = outliers.to_median(minibatches, median)
     if isinstance(learner, OnlineDictionary) and learner.centred:
         brought = jnp.sum(minibatches, axis=(0, 1)) / (len(minibatches) * size)
-        state = eqx.tree_at(
+        state = tree_at(
             lambda s: s.mean,
             state,
             state.mean + (brought - state.mean) / (state.round + 1),

@@ -5,8 +5,8 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
-import jax
 import numpy as np
+from jax.tree_util import tree_leaves
 
 from sae_gap.core import MethodPart, check_type, describe, looks_of
 
@@ -59,4 +59,4 @@ def close(result: Any, wanted: Any, tol: float = 1e-3) -> bool:
 
 def finite(tree: Any) -> bool:
     """True if all numbers are finite."""
-    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
+    return all(np.isfinite(leaf).all() for leaf in tree_leaves(tree))

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import tree_map
 from jaxtyping import Array, Float, PyTree
 from numpy import arange
 from numpy.random import default_rng
@@ -80,7 +81,7 @@ def _drawn(encoder: Encoder) -> tuple[Signals, Model]:
     atoms = rng.normal(size=(DIM, WIDTH)) * rng.uniform(0.5, 2, WIDTH)
     maker = encoder if isinstance(encoder, AmortisedEncoder) else ReLU()
     # As training moves them.
-    parameters = jax.tree.map(
+    parameters = tree_map(
         lambda leaf: leaf + rng.uniform(0, 0.2, leaf.shape),
         maker.parameters(jnp.asarray(atoms), jax.random.key(0)),
     )
@@ -145,7 +146,7 @@ def _check_rows(case: _Case) -> None:
 
 def _check_units(case: _Case, encoder: Encoder) -> None:
     """Checks that the codes do not depend on dimensions of zeros, on the unit and on the origin."""
-    wider, deeper = jax.tree.map(_padded, (case.model, case.signals))
+    wider, deeper = tree_map(_padded, (case.model, case.signals))
     case.demand(
         close(_codes(case.encoder, wider, deeper), case.codes),
         "must not mind dimensions of zeros; count only those with an atom",
@@ -177,7 +178,7 @@ def _check_double(case: _Case) -> None:
 
 def _check_dead_atom(case: _Case) -> _Case:
     """Checks the codes beside an atom of zeros, and returns them with their model."""
-    model = jax.tree.map(_without_latent, case.model)
+    model = tree_map(_without_latent, case.model)
     codes = _codes(case.encoder, model, case.signals)
     case.demand(
         finite(codes),
@@ -202,7 +203,7 @@ def _check_training(case: _Case, encoder: AmortisedEncoder, dead: _Case) -> None
     )
     after = encoder.observe(case.model, seen)
     case.demand(
-        jax.tree.map(np.shape, after) == jax.tree.map(np.shape, case.model),
+        tree_map(np.shape, after) == tree_map(np.shape, case.model),
         "must keep the shapes of parameters in `observe`; see `parameters`",
     )
 
@@ -252,14 +253,14 @@ def _in_unit(model: Model, trained: bool) -> Model:
             return Affine(part.weight / UNIT, part.bias)
         return part / UNIT if not trained and DIM in part.shape else part
 
-    parameters = jax.tree.map(
+    parameters = tree_map(
         mapped, model.encoder, is_leaf=lambda part: isinstance(part, Affine)
     )
     return Model(UNIT * model.decoder, ORIGIN + UNIT * model.bias, parameters)
 
 
 def _floats(tree: Any, dtype: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), dtype), tree)
+    return tree_map(lambda leaf: jnp.asarray(np.asarray(leaf), dtype), tree)
 
 
 def _padded(leaf: Array) -> Array:

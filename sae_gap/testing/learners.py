@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import tree_leaves
 
 from sae_gap.core import Model, Split, Task
 from sae_gap.data import Setting
@@ -61,7 +62,7 @@ def _check_model(demand: Demand, learner: Learner, task: Task, model: Model) -> 
     demand(
         finite(model), "must learn finite numbers; divide by nothing that may be zero"
     )
-    dtypes = {leaf.dtype for leaf in jax.tree.leaves(model)}
+    dtypes = {leaf.dtype for leaf in tree_leaves(model)}
     floats = {dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)}
     demand(
         floats == {task.train.signals.dtype},
@@ -109,4 +110,4 @@ def _drawn(learner: Learner, **options: Any) -> Task:
 
 
 def _same(tree: Any, other: Any) -> Any:
-    return eqx.tree_equal(jax.tree.leaves(tree), jax.tree.leaves(other))
+    return eqx.tree_equal(tree_leaves(tree), tree_leaves(other))

@@ -2,18 +2,18 @@
 kinds of file have a table of rows as their common form.
 """
 
-import pathlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import chain
 from math import prod
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from numpy import float32
+from numpy import concatenate, float32, unique, zeros
 from numpy.random import default_rng
 
 from sae_gap.core import (
@@ -52,7 +52,7 @@ class Table(NamedTuple):
     `counted` is True if the documents are numbered from zero because the file does not name them.
     """
 
-    path: pathlib.Path | str
+    path: Path | str
     array: Any
     documents: Int[np.ndarray, " num_rows"] | None = None
     counted: bool = False
@@ -97,7 +97,7 @@ class Table(NamedTuple):
         return rows
 
 
-def choose(path: pathlib.Path, names: Sequence[str], key: str | None) -> str:
+def choose(path: Path, names: Sequence[str], key: str | None) -> str:
     """Returns the name of the array to read: `key` if given, else `activations`, else the only
     one.
     """
@@ -119,7 +119,7 @@ def choose(path: pathlib.Path, names: Sequence[str], key: str | None) -> str:
     raise RefusedError(f"{path} holds no activations; save them as {ACTIVATIONS}.")
 
 
-def as_table(path: pathlib.Path | str, array: Any, documents: Any = None) -> Table:
+def as_table(path: Path | str, array: Any, documents: Any = None) -> Table:
     """Makes a table of an array of rows, or of documents of equal length.
 
     Args:
@@ -189,10 +189,10 @@ class Activations:
         return min(self.num_samples, max(1, POOL // self.input_dim))
 
     @property
-    def files(self) -> tuple[pathlib.Path, ...]:
+    def files(self) -> tuple[Path, ...]:
         """The files that hold the rows, in order; empty for an array in memory."""
         return tuple(
-            table.path for table in self._tables if isinstance(table.path, pathlib.Path)
+            table.path for table in self._tables if isinstance(table.path, Path)
         )
 
     @cached_property
@@ -200,7 +200,7 @@ class Activations:
         """The document of each row, or None where the files name none."""
         if self._tables[0].documents is None:
             return None
-        return np.concatenate([table.documents for table in self._tables])[self.numbers]
+        return concatenate([table.documents for table in self._tables])[self.numbers]
 
     @cached_property
     def groups(self) -> Int[np.ndarray, " num_samples"]:
@@ -212,9 +212,7 @@ class Activations:
         if self._whole:
             return np.delete(self._whole.groups, self._whole.outliers.rows)
         mean = self.mean()
-        return runs(
-            np.concatenate([norms(chunk - mean) for chunk in self.chunks(SPAN)])
-        )
+        return runs(concatenate([norms(chunk - mean) for chunk in self.chunks(SPAN)]))
 
     @cached_property
     def outliers(self) -> Outliers:
@@ -222,9 +220,9 @@ class Activations:
         does. Finding them reads all rows, in chunks.
         """
         if self._whole:
-            return Outliers(np.zeros(0, int), np.zeros(0), self.num_samples)
+            return Outliers(zeros(0, int), zeros(0), self.num_samples)
         lengths = (
-            np.concatenate(
+            concatenate(
                 [
                     norms(chunk)
                     for chunk in replace(part, numbers=self.numbers).chunks(SPAN)
@@ -257,7 +255,7 @@ class Activations:
             named = self.documents, inputs.documents[self.numbers]
             # Their names may differ.
             own, read = (
-                None if part is None else np.unique(part, return_inverse=True)[1]
+                None if part is None else unique(part, return_inverse=True)[1]
                 for part in named
             )
             if not np.array_equal(own, read):  # type: ignore[arg-type]
@@ -347,7 +345,7 @@ class Activations:
             raise IndexError(
                 f"rows are numbered from 0 to {self.num_samples - 1}; give none below."
             )
-        places, back = np.unique(self.numbers[indices], return_inverse=True)
+        places, back = unique(self.numbers[indices], return_inverse=True)
         return self._gather(places)[back]
 
     def pool(self) -> Float[np.ndarray, "rows input_dim"]:
@@ -395,7 +393,7 @@ class Activations:
 
     def _drawn(self, held_out: float, seed: int) -> Bool[np.ndarray, " num_samples"]:
         """Marks the rows that are held out."""
-        names, member, sizes = np.unique(
+        names, member, sizes = unique(
             self.groups, return_inverse=True, return_counts=True
         )
         if len(names) < 2:
@@ -404,7 +402,7 @@ class Activations:
                 "be held out."
             )
         left = held_out * self.num_samples
-        held = np.zeros(len(names), bool)
+        held = zeros(len(names), bool)
         order = default_rng(seed).permutation(len(names))
         for name in order:
             if abs(left - sizes[name]) < abs(left):

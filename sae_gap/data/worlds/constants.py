@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
-from numpy import arange, float32
+from numpy import arange, float32, full, linalg, sqrt
 from numpy.random import default_rng
 
 from sae_gap.data import (
@@ -47,8 +47,8 @@ def base_rates(law: Law) -> Numbers:
 
 def plant(law: Law) -> tuple[Parents, Parents]:
     """Plants trees level by level from feature 0 on; returns parents and levels, (N,) each."""
-    parent = np.full(law.num_latents, -1)
-    level = np.full(law.num_latents, -1)
+    parent = full(law.num_latents, -1)
+    level = full(law.num_latents, -1)
     sizes = law.roots * law.branching ** arange(law.depth + 1)
     planted = sizes.sum()
     level[:planted] = np.repeat(arange(law.depth + 1), sizes)
@@ -79,7 +79,7 @@ def _correlate(
     factor = scale * rng.standard_normal(shape)
     square = np.sum(factor**2, axis=1)
     large = square > 1 - _LEAST_REST
-    factor[large] *= np.sqrt((1 - _LEAST_REST) / square[large])[:, None]
+    factor[large] *= sqrt((1 - _LEAST_REST) / square[large])[:, None]
     return factor, np.where(large, _LEAST_REST, 1 - square)
 
 
@@ -93,8 +93,8 @@ def firing_of(law: Law) -> Firing:
     rng = default_rng([law.seed, _STD])
     mean = np.linspace(law.loudest, law.softest, number)
     std = np.abs(law.spread[0] + law.spread[1] * rng.standard_normal(number))
-    exclusive = np.full(number, law.exclusive)
-    scaled = np.full(number, law.scale_children)
+    exclusive = full(number, law.exclusive)
+    scaled = full(number, law.scale_children)
     rates = compensated(base_rates(law), parent, exclusive)
     rates[number - law.dense :] = 0.5
     rng = default_rng([law.seed, _FACTOR])
@@ -111,7 +111,7 @@ def out_of_distribution(law: Law) -> Firing:
     firing = firing_of(law)
     scale = law.correlation
     if law.folder and firing.factor.size:
-        scale = float(np.sqrt(np.mean(firing.factor**2)))
+        scale = float(sqrt(np.mean(firing.factor**2)))
     rng = default_rng([law.seed, _OTHER_FACTOR])
     factor, rest = _correlate(rng, scale, firing.factor.shape)
     return replace(firing, factor=factor, rest=rest)
@@ -126,9 +126,9 @@ def atoms_of(law: Law) -> tuple[Atoms, Float[np.ndarray, " input_dim"]]:
         return read_atoms(law.folder)
     rng = default_rng([law.seed, _ATOMS])
     atoms = rng.standard_normal((law.num_latents, law.input_dim), float32)
-    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
+    atoms /= linalg.norm(atoms, axis=1, keepdims=True)
     bias = rng.standard_normal(law.input_dim, float32)
-    bias *= float32(law.bias) / np.linalg.norm(bias)
+    bias *= float32(law.bias) / linalg.norm(bias)
     atoms = push_apart(atoms, law.orthogonal_steps)
     last = law.num_latents - law.dense
     pairs = atoms[last - 2 * law.antipodal : last].reshape(-1, 2, law.input_dim)
@@ -160,6 +160,6 @@ def push_apart(atoms: Atoms, steps: int) -> Atoms:
         slope *= 4
         first += (1 - _BETAS[0]) * (slope - first)
         second += (1 - _BETAS[1]) * (slope * slope - second)
-        scale = np.sqrt(second / (1 - _BETAS[1] ** step)) + _EPSILON
+        scale = sqrt(second / (1 - _BETAS[1] ** step)) + _EPSILON
         atoms -= _RATE / (1 - _BETAS[0] ** step) * first / scale
-    return atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
+    return atoms / linalg.norm(atoms, axis=1, keepdims=True)

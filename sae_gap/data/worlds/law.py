@@ -3,9 +3,9 @@ and below which parents.
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sae_gap.core import SEED, check_number, option, settle, shown
@@ -99,7 +99,7 @@ class Law:
     scale_children: bool = option(default=True)
     orthogonal_steps: int = option(default=100, least=0, most=100_000)
     bias: float = option(default=0.5, least=0, most=LOUDEST)
-    folder: pathlib.Path | None = None
+    folder: Path | None = None
     digest: str | None = None
 
     def __post_init__(self):

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from numpy import arange, cumsum, flatnonzero, float32, float64
+from numpy import arange, concatenate, cumsum, flatnonzero, float32, float64, repeat
 from numpy.random import default_rng
 from scipy import special
 from scipy.sparse import csr_array
@@ -101,8 +101,8 @@ class Sampler:
         firing = self.firing
         # The place of each child's parent among the firing features.
         sizes = self._family[above.features]
-        parent = np.repeat(arange(len(sizes)), sizes)
-        place = arange(len(parent)) - np.repeat(cumsum(sizes) - sizes, sizes)
+        parent = repeat(arange(len(sizes)), sizes)
+        place = arange(len(parent)) - repeat(cumsum(sizes) - sizes, sizes)
         children = self._children[self._first[above.features[parent]] + place]
         row = shared[above.rows[parent]]
         level = np.einsum("ij,ij->i", self._weights[children], row)
@@ -124,14 +124,14 @@ def _fire(rng: np.random.Generator, level: Float[np.ndarray, " all"]) -> Ints:
     common = flatnonzero(level > _CUT)
     rare = _thinned(rng, len(level))
     rare = rare[level[rare] <= _CUT]
-    places = np.concatenate([common, rare])
-    bound = np.repeat([1.0, _RARE], [len(common), len(rare)])
+    places = concatenate([common, rare])
+    bound = repeat([1.0, _RARE], [len(common), len(rare)])
     chance = special.ndtr(level[places].astype(float64))
     return places[rng.random(len(places)) * bound < chance]
 
 
 def _joined(parts: list[_Fired]) -> _Fired:
-    return _Fired(*map(np.concatenate, zip(*parts, strict=True)))
+    return _Fired(*map(concatenate, zip(*parts, strict=True)))
 
 
 def _thinned(rng: np.random.Generator, length: int) -> Ints:
@@ -144,7 +144,7 @@ def _thinned(rng: np.random.Generator, length: int) -> Ints:
         gaps = rng.geometric(_RARE, max(16, int(1.1 * (length - end) * _RARE)))
         runs.append(end + cumsum(gaps))
         end = runs[-1][-1]
-    places = np.concatenate(runs)
+    places = concatenate(runs)
     return places[: np.searchsorted(places, length)]
 
 

@@ -1,8 +1,8 @@
 """A world that replaces a `Setting`: its task, and its samples as a stream."""
 
-import pathlib
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -211,7 +211,7 @@ class WorldStream:
         return signals, codes
 
 
-def published_world(folder: str | pathlib.Path, **options: Any) -> World:
+def published_world(folder: str | Path, **options: Any) -> World:
     """Opens the world in a folder of files that SAELens wrote, such as SynthSAEBench-16k: vectors,
     rates, correlation and trees.
 
