@@ -5,10 +5,10 @@ The folder is the register: each class or metric that a module defines is listed
 importing this module does not, so that rows can be read without it.
 """
 
-import inspect
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
+from inspect import signature
 from typing import Any
 
 import sae_gap.encoders
@@ -58,7 +58,7 @@ def make(kind: Callable[..., Any], **offered: Any) -> Any:
     """Returns an instance of a class from the offered values that it has fields for; None keeps the
     default.
     """
-    fields = inspect.signature(kind).parameters
+    fields = signature(kind).parameters
     return kind(
         **{
             name: value

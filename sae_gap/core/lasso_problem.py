@@ -9,10 +9,9 @@ The weight `lam` is a scalar, one value a sample `(n,)`, or a matrix that broadc
 `(n, num_latents)`.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import jit, lax
 from jaxtyping import Array, Float
 
 from sae_gap.core import Solution, ratio
@@ -44,7 +43,7 @@ def residual(
     return signals - product(codes, dictionary.T)
 
 
-@jax.jit
+@jit
 def objective(
     signals: Float[Array, "n input_dim"],
     dictionary: Float[Array, "input_dim num_latents"],

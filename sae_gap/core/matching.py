@@ -8,10 +8,10 @@ sets of columns, and jit would compile for each.
 from dataclasses import dataclass
 
 import numpy as np
-import scipy
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
-from numpy import einsum, float32, float64, where
+from numpy import asarray, einsum, float32, float64, sqrt, where
+from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_array
 
 from sae_gap.core import as_real, slices
@@ -70,7 +70,7 @@ def match_atoms(
             np.arange(truth.shape[1]), np.any(truth != 0, axis=0).astype(float64)
         )
     atoms = unit_columns(learned)
-    rows, columns = scipy.optimize.linear_sum_assignment(
+    rows, columns = linear_sum_assignment(
         np.abs(unit_columns(truth).T @ atoms), maximize=True
     )
     partner = np.full(truth.shape[1], -1)
@@ -98,8 +98,8 @@ def nearest_atoms(
     Returns:
       An index of a true atom for each learned one.
     """
-    atoms = unit_columns(np.asarray(learned)).T
-    features = unit_columns(np.asarray(truth))
+    atoms = unit_columns(asarray(learned)).T
+    features = unit_columns(asarray(truth))
     parts = slices(len(atoms), max(1, _COSINES_AT_ONCE // features.shape[1]))
     return np.concatenate(
         [np.abs(atoms[part] @ features).argmax(axis=1) for part in parts]
@@ -150,7 +150,7 @@ def unit_columns(
     # Dividing by the largest entry first keeps the squares of small entries from underflowing.
     largest = np.abs(matrix).max(axis=0)
     scaled = matrix / where(largest > 0, largest, 1)
-    norms = np.sqrt(einsum("ij,ij->j", scaled, scaled, dtype=float64))
+    norms = sqrt(einsum("ij,ij->j", scaled, scaled, dtype=float64))
     return scaled / where(norms > 0, norms, 1).astype(matrix.dtype)
 
 
@@ -202,5 +202,5 @@ def _sparse_weights(columns: Float[np.ndarray, "n columns"]) -> csr_array:
     total = scaled.sum(axis=0, dtype=float64)
     square = einsum("ij,ij->j", scaled, scaled, dtype=float64) - total**2 / len(scaled)
     return csr_array(
-        (scaled / np.sqrt(where(square > 0, square, 1)).astype(scaled.dtype)).T
+        (scaled / sqrt(where(square > 0, square, 1)).astype(scaled.dtype)).T
     )

@@ -78,7 +78,7 @@ class Model(Module):
         `inputs`.
         """
         kind = self.normalisation
-        return activations if kind is None else kind.apply(activations)
+        return kind.apply(activations) if kind else activations
 
     def reconstruct(
         self,
@@ -99,7 +99,7 @@ class Model(Module):
             product = codes @ self.decoder.T
         kind = self.normalisation
         decoded = product + self.bias
-        return decoded if kind is None else kind.undo(decoded, activations)
+        return kind.undo(decoded, activations) if kind else decoded
 
     @property
     def decoder(self) -> Float[Array, "input_dim num_latents"]:

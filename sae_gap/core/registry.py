@@ -3,10 +3,10 @@
 `sae_gap.catalogue` lists the packages.
 """
 
-import inspect
 import pkgutil
 from collections.abc import Iterable, Iterator
 from importlib import import_module
+from inspect import isabstract, isclass
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -94,13 +94,11 @@ def classes(package: str, base: type) -> dict[str, type]:
         thing
         for module in modules(package)
         for thing in vars(module).values()
-        if inspect.isclass(thing)
+        if isclass(thing)
         and issubclass(thing, base)
         and thing.__module__ == module.__name__
         and getattr(thing, "listed", True)
-        and not (
-            thing is base or thing.__name__.startswith("_") or inspect.isabstract(thing)
-        )
+        and not (thing is base or thing.__name__.startswith("_") or isabstract(thing))
     ]
     listed.sort(key=lambda kind: (kind.rank, name_of(kind)))
     return _unique((name_of(kind), kind) for kind in listed)

@@ -89,7 +89,7 @@ class Unread:
     @cached_property
     def inputs(self) -> Float[Array, "n num_inputs"] | None:
         """What a transcoder reads of each row."""
-        return None if self._read_inputs is None else self._read_inputs()
+        return self._read_inputs and self._read_inputs()
 
 
 class Tree(Module):

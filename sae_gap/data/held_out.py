@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from numpy import concatenate, searchsorted
 
 from sae_gap.core import FEWEST, Split, Task, Unread, check_type, evenly_spaced
 from sae_gap.data import Activations
@@ -126,7 +127,7 @@ class HeldOut:
     @cached_property
     def left_out(self) -> Float[np.ndarray, "m input_dim"]:
         """Held-out outlier tokens, in the same share as the scored rows, but at least one."""
-        return self.whole.take(np.searchsorted(self.whole.numbers, self._outside))
+        return self.whole.take(searchsorted(self.whole.numbers, self._outside))
 
     @cached_property
     def _outside(self) -> Int[np.ndarray, " m"]:
@@ -153,12 +154,12 @@ class HeldOut:
         self, numbers: Int[np.ndarray, " n"]
     ) -> Float[np.ndarray, "n num_inputs"] | None:
         """What a transcoder reads of rows, by their numbers among all rows of the files."""
-        return None if self.inputs is None else self.inputs.take(numbers)
+        return self.inputs.take(numbers) if self.inputs else None
 
     @cached_property
     def members(self) -> Int[np.ndarray, " n"]:
         """The document of each scored row, or its run of neighbours, counted from 0."""
-        rows = np.searchsorted(self.whole.numbers, self._inside)
+        rows = searchsorted(self.whole.numbers, self._inside)
         return np.unique(self.whole.groups[rows], return_inverse=True)[1]
 
     @property
@@ -194,8 +195,8 @@ class HeldOut:
     def task(self) -> Task:
         """Returns the rows that learners see, and the scored rows as one split."""
         members = np.pad(self.members, (0, len(self.left_out)))
-        rows = np.concatenate([self.scored, self.left_out]).astype(np.float32)
-        read = self._read(np.concatenate([self._inside, self._outside]))
+        rows = concatenate([self.scored, self.left_out]).astype(np.float32)
+        read = self._read(concatenate([self._inside, self._outside]))
         held = Split(rows, documents=members, counts=self.counts, inputs=read)
         return Task(self.train, held, held, width=self.width, seed=self.seed)
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import device_put
 from jaxtyping import Float, Int
 from numpy.random import default_rng
 from scipy.sparse import csr_array
@@ -229,7 +229,7 @@ def _put(array: Any, padding: tuple[int, int] = (0, 0)) -> Any:
     """
     if any(padding):
         array = np.pad(array, [(0, zeros) for zeros in padding])
-    return jax.device_put(array) if isinstance(array, np.ndarray) else array
+    return device_put(array) if isinstance(array, np.ndarray) else array
 
 
 def _draw_samples(

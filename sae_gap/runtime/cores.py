@@ -20,11 +20,12 @@ _LIMITS: list[Any] = []
 
 def cores() -> int:
     """The cores that this process may use."""
-    return (
-        len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1
-    )
+    return len(_allowed()) or os.cpu_count() or 1
+
+
+def _allowed() -> set[int]:
+    """The numbers of these cores, none where the system does not tell."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 
 def on_cores(work: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:
@@ -58,7 +59,7 @@ def one_core() -> Iterator[None]:
     """Keeps this process's threads on one core, where the system can, so that processor time is
     that of one thread.
     """
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    allowed = _allowed()
     _allow({*sorted(allowed)[:1]})
     try:
         yield

@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import device_put
 from jax.random import key_data, key_impl, wrap_key_data
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
 from jax.tree_util import tree_map
@@ -22,6 +24,7 @@ from jaxtyping import Array, PyTree
 from numpy import arange
 
 from sae_gap.runtime import SAMPLES, check_mesh
+from sae_gap.runtime.distributed import is_key
 
 
 def mesh() -> Mesh:
@@ -99,7 +102,7 @@ def _put_all(tree: PyTree, mesh: Mesh, spec: Any) -> PyTree:
             return leaf
         # One device needs no sharding, and a caller may move an uncommitted array.
         if mesh.size == 1:
-            return jax.numpy.asarray(leaf)
+            return jnp.asarray(leaf)
         return put(leaf, NamedSharding(mesh, spec(leaf)))
 
     return tree_map(put_leaf, tree)
@@ -114,8 +117,8 @@ def put(array: jax.Array | np.ndarray, sharding: Sharding) -> jax.Array:
     if sharding.is_fully_addressable or not getattr(
         array, "is_fully_addressable", True
     ):
-        return jax.device_put(array, sharding)
-    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
+        return device_put(array, sharding)
+    if is_key(array):
         return wrap_key_data(put(key_data(array), sharding), impl=key_impl(array))
     # Each process brings its own devices' part, and reads no more of a mapped file. `device_put`
     # would send the whole array around to check that it is the same.
@@ -138,10 +141,10 @@ def read_rows(
       The rows, (num_samples, width), uncommitted in one process, and sharded over the devices of
       several.
     """
-    dtype = jax.numpy.zeros(()).dtype
+    dtype = jnp.zeros(()).dtype
     everywhere = mesh()
     if everywhere.size == len(jax.local_devices()):
-        return jax.numpy.asarray(take(arange(num_samples)), dtype)
+        return jnp.asarray(take(arange(num_samples)), dtype)
     shape = num_samples, width
     sharding = NamedSharding(everywhere, _rows_of_each(shape, everywhere))
 

@@ -10,6 +10,7 @@ import sys
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 from jax.random import key_data, key_impl, wrap_key_data
@@ -95,6 +96,11 @@ def from_first(value: T) -> T:
     return gather(value)[0]
 
 
+def is_key(leaf: Any) -> bool:
+    """True for a random key."""
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
 def whole(tree: PyTree) -> PyTree:
     """A tree with its arrays that span processes fetched whole into this one's memory; all
     processes must call it together. Other leaves stay.
@@ -103,11 +109,11 @@ def whole(tree: PyTree) -> PyTree:
     def fetch(leaf: Any) -> Any:
         if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
             return leaf
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        if is_key(leaf):
             return wrap_key_data(fetch(key_data(leaf)), impl=key_impl(leaf))
         if leaf.is_fully_replicated:
-            return jax.numpy.asarray(np.asarray(leaf.addressable_data(0)))
-        return jax.numpy.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+            return jnp.asarray(np.asarray(leaf.addressable_data(0)))
+        return jnp.asarray(multihost_utils.process_allgather(leaf, tiled=True))
 
     return tree_map(fetch, tree)
 

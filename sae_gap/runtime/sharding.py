@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import device_put, lax
 from jax.sharding import (
     AbstractMesh,
     AxisType,
@@ -138,9 +138,7 @@ def place_rows(tree: PyTree, like: Array) -> PyTree:
         return tree
     rows = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:1]))
     return tree_map(
-        lambda leaf: (
-            jax.device_put(leaf, rows) if isinstance(leaf, jax.Array) else leaf
-        ),
+        lambda leaf: device_put(leaf, rows) if isinstance(leaf, jax.Array) else leaf,
         tree,
     )
 

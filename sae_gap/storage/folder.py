@@ -2,12 +2,12 @@
 
 import os
 import re
-import secrets
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
+from tempfile import TemporaryFile
 from typing import Any
 
 from sae_gap.core import check_path
@@ -107,7 +107,7 @@ class Folder:
             with self._asking(name, "written"):
                 self._bucket.pipe_file(self._remote(name), content)
             return
-        draft = self.local / f".draft-{secrets.token_hex(8)}"
+        draft = self.local / f".draft-{token_hex(8)}"
         try:
             self.local.mkdir(parents=True, exist_ok=True)
             self._sweep(self.local)
@@ -141,10 +141,10 @@ class Folder:
             if self.local:
                 above = self.local.absolute().parents
                 there = next(filter(os.path.lexists, (self.local, *above)))
-                with tempfile.TemporaryFile(dir=there) as probe:
+                with TemporaryFile(dir=there) as probe:
                     probe.write(b"\n")
             else:
-                probe_name = f".probe-{secrets.token_hex(8)}"
+                probe_name = f".probe-{token_hex(8)}"
                 self.write(probe_name, b"\n")
                 self.remove(probe_name)
         except OSError as error:
@@ -161,7 +161,7 @@ class Folder:
     def _entries(self) -> list[tuple[str, bool]]:
         """The name of each file and folder, and whether it is a file."""
         entries = []
-        if self.local is None:
+        if not self.local:
             entries = self._listed()
         elif self.local.is_dir():
             entries = [(path.name, path.is_file()) for path in self.local.iterdir()]

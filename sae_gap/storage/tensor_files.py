@@ -12,7 +12,6 @@ every other name.
 import io
 import json
 import pickle
-import re
 import struct
 import zipfile
 import zlib
@@ -22,6 +21,7 @@ from contextlib import contextmanager
 from functools import partial, partialmethod
 from math import prod
 from pathlib import Path
+from re import fullmatch
 from typing import Any
 from zipfile import ZIP_STORED, ZipFile
 
@@ -30,7 +30,7 @@ import ml_dtypes  # noqa: F401
 import numpy as np
 import safetensors
 from jaxtyping import Float
-from numpy import memmap
+from numpy import isfinite, memmap
 
 from sae_gap.core import check_choice, check_integer, check_number, shown
 
@@ -48,8 +48,10 @@ _TYPES: dict[str, Any] = {
     "F8_E5M2": "float8_e5m2",
 }
 _FLOATS = [
-    np.dtype(_TYPES[kind])
-    for kind in ("F16", "F32", "F64", "BF16", "F8_E4M3", "F8_E5M2")
+    *map(
+        np.dtype,
+        ("float16", "float32", "float64", "bfloat16", "float8_e4m3fn", "float8_e5m2"),
+    )
 ]
 
 _STORAGES = {
@@ -123,7 +125,7 @@ class Tensors:
             )
         self._taken.add(name)
         wide = array.astype(np.promote_types(array.dtype, np.float32), copy=False)
-        if not np.isfinite(wide).all():
+        if not isfinite(wide).all():
             raise ValueError(
                 f"{name} in {self.path} has NaN or infinite entries; train or download it again."
             )
@@ -144,7 +146,7 @@ class Tensors:
         value = np.nan
         if array.size == 1 and array.dtype.kind in "fiubV":
             value = float(array.item())
-        if not np.isfinite(value):
+        if not isfinite(value):
             raise ValueError(
                 f"{name} in {self.path} must be one finite number; train or download it again."
             )
@@ -318,9 +320,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
 
     def __init__(self, path: Path, archive: ZipFile):
         pickles = [
-            name
-            for name in archive.namelist()
-            if re.fullmatch(r"[^/]+/data\.pkl", name)
+            name for name in archive.namelist() if fullmatch(r"[^/]+/data\.pkl", name)
         ]
         if len(pickles) != 1:
             raise ValueError("it has not one data.pkl, as torch.save writes")
@@ -343,7 +343,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return lambda tensor, *rest: tensor
         if module == "torch" and (
-            name in _STORAGES or re.fullmatch(r"b?float\d+|u?int\d+|bool", name)
+            name in _STORAGES or fullmatch(r"b?float\d+|u?int\d+|bool", name)
         ):
             return _Named(_STORAGES.get(name))
         raise ValueError(

@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from absl import logging
+from jax import eval_shape
 from jax.random import key_data, wrap_key_data
 from jax.tree_util import tree_leaves, tree_structure, tree_unflatten
 from jaxtyping import PyTree
 from safetensors import SafetensorError
 
 from sae_gap.runtime import devices, distributed
+from sae_gap.runtime.distributed import is_key
 from sae_gap.storage import Folder, Tensors, plain
 
 
@@ -32,7 +35,7 @@ def dump(tree: PyTree, note: Mapping[str, Any]) -> bytes:
       note: anything with a JSON form.
     """
     arrays = {
-        name: np.asarray(key_data(leaf) if _is_key(leaf) else leaf, order="C")
+        name: np.asarray(key_data(leaf) if is_key(leaf) else leaf, order="C")
         for name, leaf in _named(tree)
     }
     header = {
@@ -173,21 +176,17 @@ def _named(tree: PyTree) -> list[tuple[str, Any]]:
     ]
 
 
-def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _form(leaf: Any) -> str:
     """Type and shape of an array in a file, where a random key is stored as its words."""
-    if _is_key(leaf):
-        leaf = jax.eval_shape(key_data, leaf)
+    if is_key(leaf):
+        leaf = eval_shape(key_data, leaf)
     return f"{np.dtype(leaf.dtype)} of shape {tuple(leaf.shape)}"
 
 
 def _restored(saved: Any, like: Any) -> Any:
     """An array on the devices of `like`, if that is committed to any."""
-    array = jax.numpy.asarray(saved)
-    if _is_key(like):
+    array = jnp.asarray(saved)
+    if is_key(like):
         array = wrap_key_data(array)
     # Keep uncommitted arrays uncommitted: JAX compiles again for each array that becomes committed.
     if getattr(like, "committed", False):

@@ -4,9 +4,9 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import subprocess
 from functools import cache
 from pathlib import Path
+from subprocess import DEVNULL, SubprocessError, check_output
 from typing import Any
 
 
@@ -44,8 +44,8 @@ def _revision(folder: Path) -> str | None:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
-        return subprocess.check_output(
-            command, stderr=subprocess.DEVNULL, text=True, timeout=10, env=environment
+        return check_output(
+            command, stderr=DEVNULL, text=True, timeout=10, env=environment
         ).strip()
 
     try:
@@ -53,7 +53,7 @@ def _revision(folder: Path) -> str | None:
         # about this code.
         git("ls-files", "--error-unmatch", Path(__file__).name)
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, SubprocessError):
         return None
 
 

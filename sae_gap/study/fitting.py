@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from equinox import filter_eval_shape
+from jax import ShapeDtypeStruct, enable_x64
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray, PyTree
 
@@ -107,21 +108,21 @@ def fit(
     keys = _checked(learner, tasks, keys, at)
     before: list[Any] = [None] * len(tasks)
     starts: Sequence[Model | None] = bases or [None] * len(tasks)
-    if learner.base is not None and bases is None:
+    if learner.base and bases is None:
         before = fit(learner.base, tasks, keys, show_progress=show_progress, mesh=mesh)
         starts = [base.end.model for base in before]
     inputs = [
         Inputs(learner.select(task), key, given_base(start), int(task.width))
         for task, key, start in zip(tasks, keys, starts, strict=True)
     ]
-    shown = show_progress and watch is None
+    shown = show_progress and not watch
     with progress.line(what=learner.name, unit="fits", shown=shown) as line:
         line.begin(range(len(tasks)))
         seeds = _Seeds(learner, inputs, at, checkpoints, keep, watch or line.report)
         if isinstance(learner, HostLearner):
             fits = seeds.fit_on_host(learner)
         else:
-            fits = seeds.fit_in_loops(devices.own_mesh() if mesh is None else mesh)
+            fits = seeds.fit_in_loops(mesh or devices.own_mesh())
     return [fitted.on(base) for fitted, base in zip(fits, before, strict=True)]
 
 
@@ -166,7 +167,7 @@ class _Seeds:
         def run(place: int) -> Fit:
             # LAPACK's matrices are small, and its further threads would take cores from the other
             # loops.
-            with jax.enable_x64(precise), LOOPS, one_blas_thread():
+            with enable_x64(precise), LOOPS, one_blas_thread():
                 return self._run(program, place, placed[place])
 
         with ThreadPoolExecutor(at_once(mesh)) as pool:
@@ -177,7 +178,7 @@ class _Seeds:
 
         def keep(fitted: Fitted) -> None:
             along[fitted.step] = self._whole(fitted)
-            if self.keep is not None:
+            if self.keep:
                 self.keep(place, along[fitted.step])
 
         def watch(steps: int, state: PyTree) -> None:
@@ -201,7 +202,7 @@ def at_once(mesh: Mesh | None = None) -> int:
     several devices.
     """
     # Programs on several devices together must start in the same order on all of them.
-    mesh = devices.own_mesh() if mesh is None else mesh
+    mesh = mesh or devices.own_mesh()
     return cores() if jax.default_backend() == "cpu" and mesh.size == 1 else 1
 
 
@@ -277,8 +278,8 @@ def blank_model(
     """
     if isinstance(learner, HostLearner):
         dtype = task.train.signals.dtype
-        dictionary = jax.ShapeDtypeStruct((task.input_dim, task.width), dtype)
-        return Model(dictionary, jax.ShapeDtypeStruct((task.input_dim,), dtype))  # type: ignore[arg-type]
+        dictionary = ShapeDtypeStruct((task.input_dim, task.width), dtype)
+        return Model(dictionary, ShapeDtypeStruct((task.input_dim,), dtype))  # type: ignore[arg-type]
     inputs = Inputs(learner.select(task), key, given_base(base), task.width)
     inner = prepared(learner)
     return filter_eval_shape(lambda given: inner.model(given.init(inner)), inputs)

@@ -5,10 +5,9 @@ from dataclasses import fields, replace
 from time import perf_counter
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import block_until_ready
+from jax import block_until_ready, default_matmul_precision
 from jax.tree_util import tree_leaves
 from jaxtyping import Array, Float
 
@@ -69,7 +68,7 @@ class Inference:
     def signals(self, split: str) -> Float[Array, "n input_dim"]:
         """The signals of a split as encoders see them, normalised as the model requires."""
         if split not in self._signals:
-            with jax.default_matmul_precision("highest"):
+            with default_matmul_precision("highest"):
                 rows = getattr(self.task, split)
                 self._signals[split] = self.model.signals(rows.signals, rows.inputs)
         return self._signals[split]
@@ -110,7 +109,7 @@ class Inference:
                 and not encoder.elsewhere
             }
             whole = replace(encoder, **parts) if parts else encoder
-            with jax.default_matmul_precision("highest"):
+            with default_matmul_precision("highest"):
                 ready = whole.prepared(self._given, self._calibration, self.task)
             self._prepared[encoder] = self._prepared[ready] = ready
         return self._prepared[encoder]
@@ -163,10 +162,8 @@ class Inference:
         """A method's result, as metrics read it; the options are fields of `Inferred`."""
         base = method.learner.base
         on_base: Inference | None = self
-        if base is not None:
-            on_base = None
-            if base.ready is not None:
-                on_base = Inference(self.task, base.ready)
+        if base:
+            on_base = Inference(self.task, base.ready) if base.ready else None
         return Inferred(
             self.normalised,
             self.model,
@@ -206,7 +203,7 @@ class Inference:
         return self._coded[encoder, split]
 
     # Codes must not depend on the precision of training.
-    @jax.default_matmul_precision("highest")
+    @default_matmul_precision("highest")
     def code(
         self,
         encoder: Encoder,

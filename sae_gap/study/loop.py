@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from equinox import filter_eval_shape, filter_jit
-from jax import block_until_ready
+from jax import ShapeDtypeStruct, block_until_ready, device_put
 from jax.sharding import Mesh
 from jax.tree_util import tree_map
 from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
 from sae_gap.core import Model
 from sae_gap.learners import Learner
-from sae_gap.runtime import devices, distributed, sharding
+from sae_gap.runtime import devices, distributed
+from sae_gap.runtime.sharding import constrain, within
 from sae_gap.storage import Checkpoint
 
 # Seconds between two progress reports of a fit.
@@ -86,11 +87,11 @@ class Program:
         self._together = devices.spans_processes(mesh)
         self._learner = devices.replicate(prepared(learner), mesh)
         self._num_steps = learner.num_steps
-        with sharding.within(inputs.data):
+        with within(inputs.data):
             self._start = _compile(_start, self._learner, inputs)
             shapes = filter_eval_shape(_start, self._learner, inputs)
             blank = devices.replicate(tree_map(_blank, shapes), mesh)
-            self._like = blank = sharding.constrain(blank, inputs.data)
+            self._like = blank = constrain(blank, inputs.data)
             if self._num_steps:
                 fixed = self._learner, inputs.data, np.int32(0)
                 self._advance = _compile(_advance, fixed, blank)
@@ -102,7 +103,7 @@ class Program:
         began = perf_counter()
         saved = pauses.save and pauses.save.load(self._like)
         stepped, spent = saved or (self._start(self._learner, inputs), 0.0)
-        if pauses.watch is not None:
+        if pauses.watch:
             pauses.watch(int(stepped[0]), stepped[1])
 
         def advance(stepped: Stepped, stop: int) -> Stepped:
@@ -157,7 +158,7 @@ class Loop:
         stop = self._next_stop(done, np.inf)
         ended = False
         while not ended:
-            if keep is not None and done in kept:
+            if keep and done in kept:
                 model = block_until_ready(self.end(stepped))
                 paused = perf_counter()
                 keep(Fitted(done, model, paused - clock))
@@ -174,15 +175,15 @@ class Loop:
             done = reached
             ended = reached < target
             due = False
-            if save is not None and not ended and done < self.num_steps:
+            if save and not ended and done < self.num_steps:
                 due = now - saved >= save.every
             if self.together and self._waits:
                 # Clocks differ, and all processes must stop at the same step.
                 stop, due = distributed.from_first((stop, due))
-            if save is not None and due:
+            if save and due:
                 save.store(stepped, now - clock, step=done)
                 saved = perf_counter()
-            if watch is not None:
+            if watch:
                 watch(done, stepped[1])
             clock += perf_counter() - now
         model = block_until_ready(self.end(stepped))
@@ -191,8 +192,8 @@ class Loop:
     @property
     def _waits(self) -> list[float]:
         """The seconds from one report to the next, and from one save to the next."""
-        waits = [] if self.pauses.save is None else [self.pauses.save.every]
-        return waits if self.pauses.watch is None else [*waits, self.report_every]
+        waits = [self.pauses.save.every] if self.pauses.save else []
+        return [*waits, self.report_every] if self.pauses.watch else waits
 
     def _next_stop(self, done: int, pace: float) -> int:
         """The steps to take before the next report or save, at so many seconds a step."""
@@ -204,7 +205,7 @@ def given_base(base: Model | None) -> dict[str, Model]:
     """The argument `base` of `init`, without its encoder: a learner that continues from the numbers
     of a base does not use it, and would compile again for each kind.
     """
-    return {} if base is None else {"base": replace(base, encode=None)}
+    return {"base": replace(base, encode=None)} if base else {}
 
 
 def prepared(learner: Learner) -> Learner:
@@ -227,17 +228,17 @@ def _compile(function: Any, *args: Any) -> Any:
 
 def _blank(leaf: Any) -> Any:
     """An array of a shape and type, since compilation needs values."""
-    if not isinstance(leaf, jax.ShapeDtypeStruct):
+    if not isinstance(leaf, ShapeDtypeStruct):
         return leaf
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if distributed.is_key(leaf):
         return jnp.broadcast_to(jax.random.key(0), leaf.shape)
-    return jax.device_put(np.zeros(leaf.shape, leaf.dtype))
+    return device_put(np.zeros(leaf.shape, leaf.dtype))
 
 
 @filter_jit
 def _start(learner: Learner, inputs: Inputs) -> Stepped:
     stepped = jnp.zeros((), jnp.int32), inputs.init(learner)
-    return sharding.constrain(stepped, inputs.data)
+    return constrain(stepped, inputs.data)
 
 
 @filter_jit(donate="all-except-first")
@@ -250,7 +251,7 @@ def _advance(fixed: tuple[Learner, PyTree, Array], stepped: Stepped) -> Stepped:
     def step(stepped: Stepped) -> Stepped:
         return stepped[0] + 1, learner.step(data, stepped[1])
 
-    return sharding.constrain(jax.lax.while_loop(unfinished, step, stepped), data)
+    return constrain(jax.lax.while_loop(unfinished, step, stepped), data)
 
 
 @filter_jit

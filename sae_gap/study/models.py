@@ -22,6 +22,7 @@ from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
 from sae_gap.core import AnyPath, Model, Task, identity
+from sae_gap.core.identity import describe, precision
 from sae_gap.data import Source
 from sae_gap.learners import Learner
 from sae_gap.runtime import devices, distributed
@@ -51,14 +52,14 @@ class Models:
         """The folder of a fit, existing or not; None for learners without steps, which refit as
         fast as models load.
         """
-        if self.directory is None or not learner.num_steps:
+        if not (self.directory and learner.num_steps):
             return None
         decides = {
-            "learner": identity.describe(learner),
+            "learner": describe(learner),
             # The scored rows do not decide a fit.
             "source": getattr(source, "seen", source.asdict)(),
             "numerics": identity.NUMERICS,
-            "precision": identity.precision(),
+            "precision": precision(),
             "platform": jax.default_backend(),
         }
         name = re.sub(r"[^a-z0-9_]", "", learner.name.lower())
@@ -70,7 +71,7 @@ class Models:
         """The learners to fit before the models at these steps exist, bases first, judged by file
         names alone.
         """
-        before = [] if learner.base is None else self.missing(learner.base, source)
+        before = self.missing(learner.base, source) if learner.base else []
         if not learner.num_steps:
             return before
         folder = self.folder(learner, source)
@@ -109,13 +110,13 @@ class Models:
         Returns:
           A fit for each source.
         """
-        if learner.ready is not None:
+        if learner.ready:
             end = Fitted(0, learner.ready, 0.0)
             return [Fit(end, {}, 0.0, devices.describe()) for _ in tasks]
         bases: Sequence[Fit | None] = [None] * len(tasks)
-        if learner.base is not None:
+        if learner.base:
             bases = self.fit(learner.base, sources, tasks, mesh=mesh, watch=watch)
-        together = mesh is not None and devices.spans_processes(mesh)
+        together = mesh and devices.spans_processes(mesh)
         writes = not together or distributed.is_first()
         kept = [
             _Kept(learner, source, task, base, self.folder(learner, source), writes)
@@ -156,7 +157,7 @@ class _Kept:
     def about(self) -> dict[str, Any]:
         """The learner and the source, as described in its files."""
         return {
-            "learner": identity.describe(self.learner),
+            "learner": describe(self.learner),
             "source": self.source.asdict(),
         }
 
@@ -168,11 +169,11 @@ class _Kept:
     @property
     def start(self) -> Model | None:
         """The model of its base."""
-        return None if self.base is None else self.base.end.model
+        return self.base.end.model if self.base else None
 
     def load(self, at: Sequence[int]) -> Fit | None:
         """The finished fit with the models at these steps, or None if any of them is missing."""
-        if self.folder is None:
+        if not self.folder:
             return None
         try:
             note = json.loads(self.folder.read(_ENDED))

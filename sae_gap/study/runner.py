@@ -71,7 +71,7 @@ def run(
         count = distributed.count()
     else:
         index, count = check_shard(shard)
-    models = Models(store.folder / "models") if models is None else models
+    models = models or Models(store.folder / "models")
     every = list(jobs(study))
     stored = Stored(study, store)
     mine = every if study.spread == "rows" else every[index::count]
@@ -250,7 +250,7 @@ def _needed_by(able: list[Job]) -> dict[Learner, list[Job]]:
 
 def chain(learner: Learner) -> list[Learner]:
     """The learner after all its bases, the innermost first."""
-    return [learner] if learner.base is None else [*chain(learner.base), learner]
+    return [*chain(learner.base), learner] if learner.base else [learner]
 
 
 def _depth(learner: Learner) -> int:

@@ -4,9 +4,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from absl import logging
+from jax import device_get
 from jax.tree_util import tree_leaves
 from scipy.sparse import issparse
 
@@ -84,14 +84,14 @@ def _measure(
         columns["encode_seconds"] = inference.seconds(encoder)
     if study.lam is None and encoder.weight is not None and "lam" not in line.columns:
         columns["lam"] = encoder.weight
-    codes = jax.device_get({split: part.codes for split, part in coded.items()})
+    codes = device_get({split: part.codes for split, part in coded.items()})
     if not _finite(codes):
         logging.warning(DIVERGED, method.name, "codes are")
         return diverged | columns, metrics
     reference = line.reference
     optimum: dict[str, Any] = {}
     decodes = inference.model.dictionary is not None
-    if study.optimum and reference is not None and decodes:
+    if study.optimum and reference and decodes:
         optimum = {
             split: inference.infer(reference, split) for split in inference.scored
         }
@@ -118,7 +118,7 @@ def _apply(
     columns: Row,
 ) -> list[Metric]:
     """Adds the columns of metrics, and which of them each gave; returns those that did not fail."""
-    comparable = inferred.model.dictionary is not None and line.reference is not None
+    comparable = line.reference and inferred.model.dictionary is not None
     measured: dict[str, list[str] | None] = {}
     done = []
     for metric in metrics:
@@ -148,7 +148,7 @@ def _numbers(metric: Metric, inferred: Inferred) -> Mapping[str, Any] | None:
     method = inferred.method
     try:
         lacking = metric.needs(inferred)
-        if lacking is not None and not metric.everywhere:
+        if lacking and not metric.everywhere:
             logging.info("%s of %s is left out: %s", metric.name, method.name, lacking)
         return dict(metric(inferred))
     except Exception as error:

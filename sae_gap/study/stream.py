@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from equinox import filter_jit, tree_at
-from jax import block_until_ready, lax
+from jax import block_until_ready, device_get, lax
 from jax.random import key_data
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.tree_util import tree_leaves, tree_map
@@ -26,6 +26,7 @@ from sae_gap.core import (
     identity,
     shown,
 )
+from sae_gap.core.identity import describe, precision
 from sae_gap.data.activations import outliers
 from sae_gap.encoders import check_model
 from sae_gap.learners import Families, FamiliesState, OnlineDictionary, OnlineState
@@ -109,10 +110,10 @@ def fit_stream(
         "give one of sae_gap.learners.online",
     )
     if (base is None) != (learner.base is None):
-        which = "needs the model of its base" if base is None else "has no base"
+        which = "has no base" if base else "needs the model of its base"
         raise ValueError(f"{learner.name} {which}; check base.")
     key = as_key("key", key)
-    mesh = devices.mesh() if mesh is None else mesh
+    mesh = mesh or devices.mesh()
     check_mesh(mesh)
     check_size("num_latents", num_latents)
     # JAX would trace a number of NumPy's.
@@ -132,19 +133,19 @@ def fit_stream(
     with line as drawn, ThreadPoolExecutor(1) as pool, jax.set_mesh(mesh):
         rounds = _Rounds(learner, samples, count, size, mesh, pool)
         first = rounds.fetch(0).result()
-        if base is not None:
+        if base:
             base = _as_base(base, (first.shape[2], num_latents), first.dtype)
         rounds.median, state = _start(
             learner, first, size, num_latents, key, given_base(base)
         )
         stepped: Stepped = state.round, state
         spent = 0.0
-        if checkpoint is not None:
+        if checkpoint:
             about = [
                 f"{num_latents} of {samples.total} samples",
                 _fingerprint(first, size),
             ]
-            if base is not None:
+            if base:
                 about += ["from", digest(tree_leaves(base))]
             checkpoint = _named(checkpoint, learner, key, about)
             stepped, spent = checkpoint.load(stepped) or (stepped, spent)
@@ -152,7 +153,7 @@ def fit_stream(
 
         def report(turn: int, state: State) -> None:
             drawn.update(turn - drawn.n)
-            if watch is not None:
+            if watch:
                 watch(state)
 
         loop = Loop(
@@ -164,7 +165,7 @@ def fit_stream(
         )
         model = loop.run(stepped, spent).model
     # On one device of this process, wherever its parts were.
-    return tree_map(jnp.asarray, jax.device_get(distributed.whole(model)))
+    return tree_map(jnp.asarray, device_get(distributed.whole(model)))
 
 
 def _named(
@@ -174,7 +175,7 @@ def _named(
     seed = key_data(key).tolist()
     return checkpoint.named(
         f"{' '.join(map(str, about))} {checkpoint.fit}, key {seed}, "
-        f"{identity.describe(learner)}, {identity.precision()}, {identity.NUMERICS}"
+        f"{describe(learner)}, {precision()}, {identity.NUMERICS}"
     )
 
 

@@ -18,6 +18,7 @@ from sae_gap.core import (
     option,
     shown,
 )
+from sae_gap.core.identity import describe, precision
 from sae_gap.data import Source, check_sources
 from sae_gap.encoders import Encoder, Lasso
 from sae_gap.learners import HostLearner, Learner
@@ -334,11 +335,11 @@ def _line(
         "study": study.name,
         "protocol": study.protocol,
         "method": method.name,
-        "learner": identity.describe(method.learner),
-        "encoder": identity.describe(encoder),
-        "precision": identity.precision(),
+        "learner": describe(method.learner),
+        "encoder": describe(encoder),
+        "precision": precision(),
     }
-    if reference is not None:
+    if reference:
         shared["lam"] = reference.lam
     decides: Row = {"source": description, "row": dict(method.row), "step": step}
     if study.calibrate_on != "scored":

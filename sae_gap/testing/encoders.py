@@ -1,13 +1,14 @@
 """The check of an encoder."""
 
-import tempfile
 from contextlib import suppress
 from dataclasses import replace
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import default_matmul_precision, enable_x64
 from jax.tree_util import tree_map
 from jaxtyping import Array, Float, PyTree
 from numpy import arange
@@ -45,7 +46,7 @@ class _Case(NamedTuple):
     codes: Codes
 
 
-@jax.default_matmul_precision("highest")
+@default_matmul_precision("highest")
 def check_encoder(encoder: Encoder) -> None:
     """Checks an encoder on 12 signals of 7 dimensions, with 11 atoms of many lengths.
 
@@ -163,7 +164,7 @@ def _check_units(case: _Case, encoder: Encoder) -> None:
 
 
 def _check_double(case: _Case) -> None:
-    with jax.enable_x64(True):
+    with enable_x64(True):
         model, signals = _floats((case.model, case.signals), jnp.float64)
         codes = _codes(case.encoder, model, signals)
     case.demand(
@@ -201,9 +202,9 @@ def _check_training(case: _Case, encoder: AmortisedEncoder, dead: _Case) -> None
         finite(slope),
         "must have a finite gradient beside an atom of zeros; see `unit_atoms`",
     )
-    after = encoder.observe(case.model, seen)
     case.demand(
-        tree_map(np.shape, after) == tree_map(np.shape, case.model),
+        tree_map(np.shape, encoder.observe(case.model, seen))
+        == tree_map(np.shape, case.model),
         "must keep the shapes of parameters in `observe`; see `parameters`",
     )
 
@@ -212,7 +213,7 @@ def _check_file(case: _Case, dead: _Case) -> None:
     model = replace(dead.model, encode=case.encoder)
     rows = np.asarray(case.signals)
     reconstruction = model.reconstruct(dead.codes, rows)
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:
         path = f"{folder}/sae"
         save_sae(model, path)
         check_read(case.demand, path, rows, dead.codes, reconstruction)

@@ -38,12 +38,12 @@ def check_learner(learner: Learner) -> None:
         learner.family == "baseline" or not _same(unlike, model),
         "must learn from its data; `select` them",
     )
-    draws = learner.base is None and learner.family in DRAWN
+    draws = not learner.base and learner.family in DRAWN
     demand(
         not draws or not _same(rekeyed, model),
         "must draw by its key, since seeds tell fits apart; or say by `family` that it draws none",
     )
-    base = None if learner.base is None else _fitted(learner.base, task)
+    base = _fitted(learner.base, task) if learner.base else None
     like = blank_model(learner, task, jax.random.key(0), base)
     stored = trees.load(trees.dump(model, {}), like)
     demand(
@@ -63,15 +63,15 @@ def _check_model(demand: Demand, learner: Learner, task: Task, model: Model) -> 
         finite(model), "must learn finite numbers; divide by nothing that may be zero"
     )
     dtypes = {leaf.dtype for leaf in tree_leaves(model)}
-    floats = {dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)}
     demand(
-        floats == {task.train.signals.dtype},
+        {dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)}
+        == {task.train.signals.dtype},
         "must learn numbers of the type of its data; take the type from them",
     )
     # Baselines may have fewer, and those of a base may be pruned.
     whole = model.dictionary is None or model.dictionary.shape[1] == task.width
     demand(
-        whole or learner.family == "baseline" or learner.base is not None,
+        whole or learner.family == "baseline" or learner.base,
         "must learn as many atoms as it is asked for; see `num_latents`",
     )
 
@@ -86,7 +86,7 @@ def _check_blind(
     demand(
         isinstance(lacks, str | None), "must say by `needs` in words what a task lacks"
     )
-    if lacks is not None:
+    if lacks:
         blind = replace(task, id=noise, ood=noise, seed=9)
     demand(
         _same(_fitted(learner, blind), model),

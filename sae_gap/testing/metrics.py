@@ -169,9 +169,9 @@ def _check_numbers(demand: Demand, metric: Metric, case: _Case) -> None:
 
 def _check_bias(demand: Demand, numbers: Callable[[_Case], Columns]) -> None:
     unbiased = numbers(_Case(bias=0.0))
-    by_origin = _moved(unbiased, numbers(_Case(bias=0.0, origin=0.0)))
     demand(
-        by_origin <= _moved(unbiased, numbers(_Case())),
+        _moved(unbiased, numbers(_Case(bias=0.0, origin=0.0)))
+        <= _moved(unbiased, numbers(_Case())),
         "must count the decoder's bias where it reads signals; see `Model.reconstruct`",
     )
 

@@ -70,9 +70,9 @@ def check_read(
         sums = sae.target(reconstruction, x)
     else:
         rows = np.reshape(x, (len(read), -1))
-        undone = sae.normalisation.undo(sae.target(x) + sae.bias, rows)
         demand(
-            same(undone, rows), "must undo its normalisation; see `Normalisation.undo`"
+            same(sae.normalisation.undo(sae.target(x) + sae.bias, rows), rows),
+            "must undo its normalisation; see `Normalisation.undo`",
         )
         sums = codes * asarray(sae.lengths) @ asarray(sae.unit_dictionary).T
     demand(

@@ -6,11 +6,11 @@ file is mapped as a temporary copy in Arrow's format.
 """
 
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 from zipfile import ZIP_STORED, ZipFile
 
@@ -88,7 +88,7 @@ def read_arrow_table(path: Path) -> Any:
             f"{path} needs pyarrow; install it with pip install 'sae_gap[arrow]'."
         ) from None
     # Its name is no longer needed once it is mapped.
-    with tempfile.NamedTemporaryFile() as copy:
+    with NamedTemporaryFile() as copy:
         if path.suffix == ".parquet":
             file = pyarrow.parquet.ParquetFile(path)
             with pyarrow.ipc.new_stream(copy.name, file.schema_arrow) as writer:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from jax import jit
 from jaxtyping import Array, Float, Int
 
 from sae_gap.core import squares
@@ -93,9 +94,7 @@ def scale_down(signals: Float[Array, "n input_dim"]) -> Float[Array, "n input_di
     """
     # Signals without outlier tokens are not copied. One program checks for them: JAX would compile
     # each single step for every shape.
-    any_outlier = (
-        jax.jit(_any_outlier) if isinstance(signals, jax.Array) else _any_outlier
-    )
+    any_outlier = jit(_any_outlier) if isinstance(signals, jax.Array) else _any_outlier
     if not any_outlier(signals):
         return signals
     logging.log_first_n(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from numpy import concatenate, float32, unique, zeros
+from numpy import array_equal, asarray, concatenate, float32, unique, zeros
 from numpy.random import default_rng
 
 from sae_gap.core import (
@@ -86,7 +86,7 @@ class Table(NamedTuple):
             ) from error
         raw = tokens[start - first * length : stop - first * length]
         with np.errstate(over="ignore"):
-            rows = np.asarray(
+            rows = asarray(
                 raw if len(raw) == len(wanted) else raw[wanted - start], float32
             )
         if not (finite := np.isfinite(rows).all(axis=1)).all():
@@ -246,7 +246,7 @@ class Activations:
                 "of each for every token, in the same order."
             )
         first = range(min(self.num_samples, 10))
-        if np.array_equal(self.take(first), inputs.take(self.numbers[first])):
+        if array_equal(self.take(first), inputs.take(self.numbers[first])):
             raise ValueError(
                 "the targets are the activations themselves; give what is explained in a file of "
                 "its own, or name what is read of a file of both by key."
@@ -258,7 +258,7 @@ class Activations:
                 None if part is None else unique(part, return_inverse=True)[1]
                 for part in named
             )
-            if not np.array_equal(own, read):  # type: ignore[arg-type]
+            if not array_equal(own, read):  # type: ignore[arg-type]
                 raise ValueError(
                     "the activations name documents, and the targets other ones or none; give both "
                     "the same, since whole documents are held out."
@@ -341,7 +341,7 @@ class Activations:
           IndexError: there is no row of a number.
           ValueError: a row cannot be read or is not finite.
         """
-        if np.any(np.asarray(indices) < 0):
+        if np.any(asarray(indices) < 0):
             raise IndexError(
                 f"rows are numbered from 0 to {self.num_samples - 1}; give none below."
             )

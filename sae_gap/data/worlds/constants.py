@@ -7,7 +7,7 @@ from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
-from numpy import arange, float32, full, linalg, sqrt
+from numpy import arange, float32, full, linalg, sqrt, where
 from numpy.random import default_rng
 
 from sae_gap.data import (
@@ -66,7 +66,7 @@ def compensated(base: Numbers, parent: Parents, exclusive: Flags) -> Numbers:
     child = np.flatnonzero(parent >= 0)
     above = parent[child]
     sums = np.bincount(above, base[child], len(base))
-    rivals = np.where(exclusive[above], sums[above] - base[child], 0.0)
+    rivals = where(exclusive[above], sums[above] - base[child], 0.0)
     rates = base.copy()
     rates[child] *= (1 + rivals / base[above]) / base[above]
     return np.minimum(rates, 1)
@@ -80,7 +80,7 @@ def _correlate(
     square = np.sum(factor**2, axis=1)
     large = square > 1 - _LEAST_REST
     factor[large] *= sqrt((1 - _LEAST_REST) / square[large])[:, None]
-    return factor, np.where(large, _LEAST_REST, 1 - square)
+    return factor, where(large, _LEAST_REST, 1 - square)
 
 
 @lru_cache(maxsize=4)

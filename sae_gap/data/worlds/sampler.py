@@ -5,7 +5,16 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from numpy import arange, concatenate, cumsum, flatnonzero, float32, float64, repeat
+from numpy import (
+    arange,
+    bincount,
+    concatenate,
+    cumsum,
+    flatnonzero,
+    float32,
+    float64,
+    repeat,
+)
 from numpy.random import default_rng
 from scipy import special
 from scipy.sparse import csr_array
@@ -55,9 +64,7 @@ class Sampler:
         self._top_weights = np.ascontiguousarray(self._weights[self._tops].T)
         # The children of a node are neighbours, in the order of the features.
         self._children = np.argsort(firing.parent, kind="stable")[len(self._tops) :]
-        family = np.bincount(
-            firing.parent[self._children], minlength=len(firing.parent)
-        )
+        family = bincount(firing.parent[self._children], minlength=len(firing.parent))
         self._first = cumsum(family) - family
         self._family = family
 
@@ -153,7 +160,7 @@ def _counts(law: Law) -> Numbers:
     """Returns for each feature how many up to it fire in a sample, on average over a fixed draw."""
     rng = default_rng([law.seed, 0])
     codes = Sampler(firing_of(law)).codes(rng, _MEASURED)
-    return cumsum(np.bincount(codes.indices, minlength=law.num_latents)) / _MEASURED
+    return cumsum(bincount(codes.indices, minlength=law.num_latents)) / _MEASURED
 
 
 def expected_l0(law: Law, num_latents: int) -> float:

@@ -91,7 +91,7 @@ class World(Law):
     @property
     def num_scored(self) -> int:
         """Number of samples in each scored split."""
-        return min(self.num_samples, 20_000) if self.scored is None else self.scored
+        return self.scored or min(self.num_samples, 20_000)
 
     @property
     def sparsity(self) -> int:
