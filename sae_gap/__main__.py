@@ -4,13 +4,13 @@ Names and purposes are read from the binaries' text, so that a list costs no imp
 """
 
 import ast
-import difflib
 import os
-import runpy
 import signal
 import sys
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
+from runpy import run_module
 from threading import Thread
 
 import sae_gap
@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
     known = binaries()
     name = ALIASES.get(name, name)
     if name not in known:
-        near = difflib.get_close_matches(name, [*known, *ALIASES], n=1)
+        near = get_close_matches(name, [*known, *ALIASES], n=1)
         mend = f"did you mean {near[0]}? " if near else ""
         sys.stderr.write(
             f"{name!r} is no binary of sae_gap; {mend}sae-gap --help lists them all.\n"
@@ -120,7 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
             bench = import_module(module).BENCH
             import_module("benchmarks.harness.main").run(bench)
         else:
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
+            run_module(module, run_name="__main__", alter_sys=True)
     except BrokenFileError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)

@@ -3,10 +3,10 @@
 `sae_gap.catalogue` lists the packages.
 """
 
-import pkgutil
 from collections.abc import Iterable, Iterator
 from importlib import import_module
 from inspect import isabstract, isclass
+from pkgutil import walk_packages
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -73,7 +73,7 @@ def modules(package: str) -> Iterator[ModuleType]:
     Raises:
       BrokenFileError: a module cannot be imported.
     """
-    for module in pkgutil.walk_packages(import_module(package).__path__, f"{package}."):
+    for module in walk_packages(import_module(package).__path__, f"{package}."):
         try:
             yield import_module(module.name)
         except BrokenFileError:

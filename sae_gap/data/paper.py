@@ -1,8 +1,8 @@
 """The paper's generative model `y = A z`: a setting, its task, and a stream of its signals."""
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from math import ceil, log
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -90,9 +90,7 @@ class Setting:
             object.__setattr__(self, "width", None)
         check_width(self.sparsity, self.width)
         # Never above num_latents: 2 k ln(num_latents / k) is at most 2 num_latents / e.
-        bound = math.ceil(
-            2 * self.sparsity * math.log(self.num_latents / self.sparsity)
-        )
+        bound = ceil(2 * self.sparsity * log(self.num_latents / self.sparsity))
         input_dim = self.input_dim or max(self.sparsity + 1, bound)
         object.__setattr__(self, "input_dim", input_dim)
         if input_dim > self.num_latents:

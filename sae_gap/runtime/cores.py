@@ -10,7 +10,7 @@ from threading import Lock
 from typing import Any
 
 import scipy
-import threadpoolctl
+from threadpoolctl import ThreadpoolController
 
 _LOCK = Lock()
 # One entry for each caller inside; the first to enter sets the limit, and the last to leave removes
@@ -111,4 +111,4 @@ def _take_control() -> Any:
 def _controller() -> Any:
     """Controls the BLAS of NumPy and of SciPy, which must be loaded by now."""
     assert scipy.linalg
-    return threadpoolctl.ThreadpoolController()
+    return ThreadpoolController()

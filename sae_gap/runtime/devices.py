@@ -6,11 +6,11 @@ device has the whole dictionary.
 
 import os
 import platform
-import resource
 import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 import jax
@@ -204,7 +204,7 @@ def peak_memory() -> float:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 2**20
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    most = getrusage(RUSAGE_SELF).ru_maxrss
     # In kilobytes, on Apple's systems in bytes.
     return most / (2**30 if sys.platform == "darwin" else 2**20)
 

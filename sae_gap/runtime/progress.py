@@ -2,13 +2,13 @@
 and the minutes after which a process starts nothing more.
 """
 
-import io
 import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import StringIO
 from math import inf
 from threading import Event, Thread
 from typing import Any
@@ -139,7 +139,7 @@ def line(
     look: dict[str, Any] = {"bar_format": _DRAWN, "dynamic_ncols": True, "leave": False}
     logged = not (hidden or _somebody_looks())
     if logged:
-        look = {"bar_format": _WRITTEN, "file": io.StringIO(), "mininterval": inf}
+        look = {"bar_format": _WRITTEN, "file": StringIO(), "mininterval": inf}
     # Draw after every report, and take the mean speed.
     look |= {"miniters": 0, "smoothing": 0, "disable": hidden}
     ended = Event()

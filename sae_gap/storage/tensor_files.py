@@ -9,28 +9,28 @@ name functions to call; this reader has its own versions of those that rebuild a
 every other name.
 """
 
-import io
-import json
 import pickle
 import struct
 import zipfile
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial, partialmethod
+from io import BytesIO
+from json import loads
 from math import prod
 from pathlib import Path
 from re import fullmatch
 from typing import Any
 from zipfile import ZIP_STORED, ZipFile
+from zlib import crc32
 
 # NumPy then knows its types by their names.
 import ml_dtypes  # noqa: F401
 import numpy as np
-import safetensors
 from jaxtyping import Float
 from numpy import isfinite, memmap
+from safetensors import safe_open
 
 from sae_gap.core import check_choice, check_integer, check_number, shown
 
@@ -165,7 +165,7 @@ class Tensors:
         """A checksum of all numbers: safetensors has none of its own."""
         total = 0
         for name in sorted(self._arrays):
-            total = zlib.crc32(self._arrays[name].tobytes(), total)
+            total = crc32(self._arrays[name].tobytes(), total)
         return str(total)
 
     def finish(self, architecture: str) -> None:
@@ -206,8 +206,8 @@ def reading(path: Path, kind: str) -> Iterator[None]:
 def map_safetensors(path: Path) -> dict[str, Callable[[], memmap]]:
     """For the name of each tensor of a .safetensors file, a function that maps it."""
     # It finds a header that does not fit the file.
-    with safetensors.safe_open(path, "numpy"), path.open("rb") as file:  # type: ignore[attr-defined]
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    with safe_open(path, "numpy"), path.open("rb") as file:  # type: ignore[attr-defined]
+        header = loads(file.read(int.from_bytes(file.read(8), "little")))
         start = file.tell()
 
     def mapped(name: str) -> memmap:
@@ -332,7 +332,7 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
             raise ValueError(
                 "its numbers are big-endian; save it on a little-endian machine"
             )
-        super().__init__(io.BytesIO(archive.read(pickles[0])))
+        super().__init__(BytesIO(archive.read(pickles[0])))
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
@@ -379,7 +379,7 @@ def read_json(path: Path) -> dict[str, Any]:
       ValueError: the file is missing, or is not a JSON object.
     """
     with reading(path, "a configuration in JSON"):
-        entries = json.loads(path.read_bytes())
+        entries = loads(path.read_bytes())
         if not isinstance(entries, dict):
             raise ValueError(f"it holds a {type(entries).__name__}, not an object")
         return entries

@@ -5,9 +5,9 @@ A file may come from anyone who can write to the folder: nothing in it is execut
 read only if its arrays have the expected names, shapes and types.
 """
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
+from json import dumps, loads
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ def dump(tree: PyTree, note: Mapping[str, Any]) -> bytes:
         for name, leaf in _named(tree)
     }
     header = {
-        "note": json.dumps(plain(note), allow_nan=False),
+        "note": dumps(plain(note), allow_nan=False),
         "crc32": Tensors(Path(), arrays).checksum(),
     }
     return safetensors.numpy.save(arrays, metadata=header)
@@ -86,10 +86,10 @@ def read_note(content: bytes) -> dict[str, Any]:
       ValueError: the file is damaged, or has no note.
     """
     try:
-        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])[
+        metadata = loads(content[8 : 8 + int.from_bytes(content[:8], "little")])[
             "__metadata__"
         ]
-        return json.loads(metadata["note"]) | {"crc32": metadata["crc32"]}
+        return loads(metadata["note"]) | {"crc32": metadata["crc32"]}
     except (KeyError, TypeError, ValueError, RecursionError):
         raise ValueError(
             "it is no .safetensors file, is damaged, or has no note"

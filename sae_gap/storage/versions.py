@@ -5,6 +5,8 @@ import importlib.util
 import os
 import platform
 from functools import cache
+from importlib.metadata import PackageNotFoundError
+from importlib.util import find_spec
 from pathlib import Path
 from subprocess import DEVNULL, SubprocessError, check_output
 from typing import Any
@@ -32,7 +34,7 @@ def version(package: str) -> str | None:
     """The version of a package, None if it is not installed."""
     try:
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+    except PackageNotFoundError:
         return None
 
 
@@ -61,7 +63,7 @@ def package_folders(package: str) -> list[Path]:
     """The folders of a package, none if it is not installed, without importing it: some print, or
     need missing libraries.
     """
-    spec = importlib.util.find_spec(package)
+    spec = find_spec(package)
     return [*map(Path, (spec and spec.submodule_search_locations) or ())]
 
 

@@ -8,11 +8,11 @@ during the fit the state from which a killed fit resumes, `state.safetensors`. A
 damaged or of another fit is detected, and fitted again.
 """
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from json import dumps, loads
 from typing import Any
 
 import jax
@@ -77,7 +77,7 @@ class Models:
         folder = self.folder(learner, source)
         try:
             if folder:
-                last = json.loads(folder.read(_ENDED))["step"]
+                last = loads(folder.read(_ENDED))["step"]
                 if all(step >= last or folder.exists(_file(step)) for step in at):
                     return before
         except (FileNotFoundError, *_DAMAGE):
@@ -176,7 +176,7 @@ class _Kept:
         if not self.folder:
             return None
         try:
-            note = json.loads(self.folder.read(_ENDED))
+            note = loads(self.folder.read(_ENDED))
             end = self._read(self.folder, note["step"], _LAST)
             fitted = Fit(end, {}, note["compile_seconds"], note["device"])
             return self.complete(fitted, at)
@@ -229,7 +229,7 @@ class _Kept:
                 "device": fitted.device,
                 **provenance(),
             }
-            text = json.dumps(digests.plain(note), indent=1)
+            text = dumps(digests.plain(note), indent=1)
             _write(self.folder, _ENDED, text.encode())
 
 

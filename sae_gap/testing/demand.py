@@ -1,7 +1,7 @@
 """What the checks share: a demand that raises, the demands on every part, and comparisons."""
 
-import json
 from dataclasses import dataclass
+from json import dumps
 from re import fullmatch
 from typing import Any
 
@@ -42,7 +42,7 @@ def demand_of(part: Any) -> Demand:
             "must have a colour such as #1B9E9E",
         )
     try:
-        json.dumps([describe(part), part.coordinates])
+        dumps([describe(part), part.coordinates])
     except TypeError as error:
         demand(
             False, f"must have fields and columns of plain numbers and words ({error})"

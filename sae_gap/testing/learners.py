@@ -3,10 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from equinox import tree_equal
 from jax.tree_util import tree_leaves
 
 from sae_gap.core import Model, Split, Task
@@ -110,4 +110,4 @@ def _drawn(learner: Learner, **options: Any) -> Task:
 
 
 def _same(tree: Any, other: Any) -> Any:
-    return eqx.tree_equal(tree_leaves(tree), tree_leaves(other))
+    return tree_equal(tree_leaves(tree), tree_leaves(other))

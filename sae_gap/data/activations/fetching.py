@@ -3,8 +3,8 @@ than once, and each read would be a request.
 """
 
 import os
-import shutil
 from pathlib import Path, PurePosixPath
+from shutil import rmtree
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -58,7 +58,7 @@ def fetched(path: str | os.PathLike[str]) -> Path:
                 if not copy.is_dir():
                     whole.rename(copy)
             for old in set(place.iterdir()) - {copy}:
-                shutil.rmtree(old, ignore_errors=True)
+                rmtree(old, ignore_errors=True)
     except FileNotFoundError:
         raise ValueError(
             f"{url} is neither a file nor a folder; give the URL of activations."

@@ -17,6 +17,7 @@ from zipfile import ZIP_STORED, ZipFile
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
+from numpy.lib.format import read_array, read_magic
 
 from sae_gap.core import as_matrix, as_real, check_path, check_type
 from sae_gap.data import (
@@ -41,7 +42,7 @@ def map_npy(path: Path, begin: int = 0, size: int | None = None) -> np.ndarray:
     """
     with path.open("rb") as file:
         file.seek(begin)
-        version = "_".join(map(str, np.lib.format.read_magic(file)))
+        version = "_".join(map(str, read_magic(file)))
         read_header = getattr(np.lib.format, f"read_array_header_{version}")
         shape, fortran, dtype = read_header(file)
         order: Any = "F" if fortran else "C"
@@ -67,7 +68,7 @@ def _member(path: Path, info: zipfile.ZipInfo) -> np.ndarray:
     if info.compress_type == ZIP_STORED:
         return map_npy(path, *member_start(path, info))
     with ZipFile(path) as archive, archive.open(info) as file:
-        return np.lib.format.read_array(file)
+        return read_array(file)
 
 
 def _read_pt(path: Path) -> Arrays:

@@ -16,8 +16,8 @@ from numpy import (
     repeat,
 )
 from numpy.random import default_rng
-from scipy import special
 from scipy.sparse import csr_array
+from scipy.special import ndtr, ndtri
 
 from sae_gap.core import slices
 from sae_gap.data import Firing, Law, Numbers, firing_of
@@ -26,7 +26,7 @@ from sae_gap.data import Firing, Law, Numbers, firing_of
 _BLOCK = 64
 # Features below this conditional probability are thinned: the sampler looks at few of them.
 _RARE = 1 / 64
-_CUT = float32(special.ndtri(_RARE))
+_CUT = float32(ndtri(_RARE))
 # The expected L0 is measured on this many samples.
 _MEASURED = 2_048
 
@@ -58,7 +58,7 @@ class Sampler:
 
     def __init__(self, firing: Firing):
         self.firing = firing
-        levels = np.column_stack([firing.factor, special.ndtri(firing.rates)])
+        levels = np.column_stack([firing.factor, ndtri(firing.rates)])
         self._weights = (levels / np.sqrt(firing.rest)[:, None]).astype(float32)
         self._tops = flatnonzero(firing.parent < 0)
         self._top_weights = np.ascontiguousarray(self._weights[self._tops].T)
@@ -113,7 +113,7 @@ class Sampler:
         children = self._children[self._first[above.features[parent]] + place]
         row = shared[above.rows[parent]]
         level = np.einsum("ij,ij->i", self._weights[children], row)
-        on = rng.random(len(children)) < special.ndtr(level.astype(float64))
+        on = rng.random(len(children)) < ndtr(level.astype(float64))
         parent, children, values = self._sound(rng, parent[on], children[on])
         # An exclusive parent keeps one of its children: the one with the highest lot.
         order = np.lexsort((rng.random(len(parent)), parent))
@@ -133,7 +133,7 @@ def _fire(rng: np.random.Generator, level: Float[np.ndarray, " all"]) -> Ints:
     rare = rare[level[rare] <= _CUT]
     places = concatenate([common, rare])
     bound = repeat([1.0, _RARE], [len(common), len(rare)])
-    chance = special.ndtr(level[places].astype(float64))
+    chance = ndtr(level[places].astype(float64))
     return places[rng.random(len(places)) * bound < chance]
 
 
