@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy import asarray, float64
 
 # A message shortens a longer description of a value.
 _LONGEST = 60
@@ -242,7 +243,7 @@ def as_real(name: str, values: Any, form: str) -> np.ndarray:
             f"{name} has masked entries; leave those rows out, or fill them by .filled(value)."
         )
     try:
-        array = np.asarray(detached(values))
+        array = asarray(detached(values))
     except (ValueError, TypeError):
         raise ValueError(
             f"{name} must be {form}, but it is {shown(values)}, whose parts do not make one array."
@@ -254,6 +255,6 @@ def as_real(name: str, values: Any, form: str) -> np.ndarray:
         raise ValueError(f"{name} must be {form}, but it is {kind}; give such numbers.")
     # JAX takes neither long doubles nor the byte order of another machine.
     return array.astype(
-        np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("="),
+        float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("="),
         copy=False,
     )

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
-from numpy import asarray
+from numpy import asarray, concatenate, float32, pad, unique, zeros
 from scipy.sparse import csr_array, issparse, vstack
 
 from sae_gap.core import slices
@@ -34,8 +34,8 @@ def active_columns(codes: Any) -> tuple[Float[np.ndarray, "n active"], Any]:
         # Masked entries must stay masked for the caller's check.
         return np.asanyarray(codes), slice(None)
     codes = csr_array(codes)
-    latents = np.unique(codes.indices[codes.data != 0])
-    latents = latents if len(latents) else np.zeros(1, int)
+    latents = unique(codes.indices[codes.data != 0])
+    latents = latents if len(latents) else zeros(1, int)
     return columns_of(codes, latents), latents
 
 
@@ -68,7 +68,7 @@ def _sliceable(codes):
 def _dense(part):
     part = columns_of(part, slice(None))
     # The smallest integer of a type has no magnitude in that type.
-    return part if part.dtype.kind == "f" else part.astype(np.float32)
+    return part if part.dtype.kind == "f" else part.astype(float32)
 
 
 def infer_in_chunks(
@@ -99,7 +99,7 @@ def infer_in_chunks(
         chunk = host[rows]
         given = [chunk, *(_dense(form[rows]) for form in starts)]
         filled = (0, chunk_size - len(chunk)), (0, 0)
-        inferred = infer(*(np.pad(part, filled) for part in given))
+        inferred = infer(*(pad(part, filled) for part in given))
         arrays = {
             field.name: asarray(getattr(inferred, field.name))[: len(chunk)]
             for field in fields(inferred)
@@ -108,5 +108,5 @@ def infer_in_chunks(
     columns = {name: [part[name] for part in parts] for name in parts[0]}
     return type(inferred)(
         codes=vstack(columns.pop("codes"), "csr"),
-        **{name: np.concatenate(column) for name, column in columns.items()},
+        **{name: concatenate(column) for name, column in columns.items()},
     )

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import jit, lax
 from jaxtyping import Array, Float
+from numpy import float64
 
 from sae_gap.core import Solution, ratio
 
@@ -161,7 +162,7 @@ def relative_gap(solution: Solution) -> Float[np.ndarray, " n"]:
     the objective is.
     """
     sides = solution.gap, solution.objective
-    return ratio(*(np.asarray(side, np.float64) for side in sides))
+    return ratio(*(np.asarray(side, float64) for side in sides))
 
 
 def is_converged(signals, value, gap, tol, dtype=None):

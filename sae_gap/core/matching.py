@@ -10,7 +10,22 @@ from dataclasses import dataclass
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
-from numpy import asarray, einsum, float32, float64, sqrt, where
+from numpy import (
+    arange,
+    array_equal,
+    asarray,
+    concatenate,
+    count_nonzero,
+    einsum,
+    empty,
+    float32,
+    float64,
+    full,
+    isfinite,
+    sqrt,
+    where,
+    zeros,
+)
 from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_array
 
@@ -64,18 +79,16 @@ def match_atoms(
             f"learned and true atoms must have one input_dim, but they have {learned.shape[0]} and "
             f"{truth.shape[0]}; atoms are columns, so a dictionary may need transposing."
         )
-    if learned.shape == truth.shape and np.array_equal(learned, truth):
+    if learned.shape == truth.shape and array_equal(learned, truth):
         # A million atoms have too many cosines to store, and no assignment beats this one.
-        return Match(
-            np.arange(truth.shape[1]), np.any(truth != 0, axis=0).astype(float64)
-        )
+        return Match(arange(truth.shape[1]), np.any(truth != 0, axis=0).astype(float64))
     atoms = unit_columns(learned)
     rows, columns = linear_sum_assignment(
         np.abs(unit_columns(truth).T @ atoms), maximize=True
     )
-    partner = np.full(truth.shape[1], -1)
+    partner = full(truth.shape[1], -1)
     partner[rows] = columns
-    cosine = np.zeros(truth.shape[1])
+    cosine = zeros(truth.shape[1])
     # float32 loses the angle of a nearly perfect atom: its arccos cannot tell 0 from 3e-4.
     pairs = unit_columns(learned[:, columns].astype(float64)) * unit_columns(
         truth[:, rows].astype(float64)
@@ -101,7 +114,7 @@ def nearest_atoms(
     atoms = unit_columns(asarray(learned)).T
     features = unit_columns(asarray(truth))
     parts = slices(len(atoms), max(1, _COSINES_AT_ONCE // features.shape[1]))
-    return np.concatenate(
+    return concatenate(
         [np.abs(atoms[part] @ features).argmax(axis=1) for part in parts]
     )
 
@@ -123,8 +136,8 @@ def correlations(
     """
     # Row-major, as a sparse product would otherwise copy it for every block.
     centred = np.ascontiguousarray(unit_columns(_centre(right)))
-    thin = np.count_nonzero(left, axis=0) < _SPARSE * left.shape[0]
-    scores = np.empty((left.shape[1], right.shape[1]), np.result_type(left, right))
+    thin = count_nonzero(left, axis=0) < _SPARSE * left.shape[0]
+    scores = empty((left.shape[1], right.shape[1]), np.result_type(left, right))
     for part in slices(left.shape[1], _COLUMNS_AT_ONCE):
         block = left[:, part]
         found = scores[part]
@@ -176,7 +189,7 @@ def as_matrix(
         )
     if matrix.dtype not in (float32, float64):
         matrix = matrix.astype(float32)
-    if not np.isfinite(matrix).all():
+    if not isfinite(matrix).all():
         raise ValueError(f"{name} must be finite, but it has NaN or infinite entries.")
     return matrix
 

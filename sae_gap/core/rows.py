@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 from jaxtyping import Float, Int
-from numpy import arange
+from numpy import arange, diff, einsum, float64
 
 # The golden section.
 GOLDEN = (5**0.5 - 1) / 2
@@ -25,7 +25,7 @@ def evenly_spaced(count: int, most: int) -> Int[np.ndarray, " chosen"]:
     """
     most = min(most, count)
     edges = arange(most + 1) * count // max(1, most)
-    return edges[:-1] + (arange(1, most + 1) * GOLDEN % 1 * np.diff(edges)).astype(int)
+    return edges[:-1] + (arange(1, most + 1) * GOLDEN % 1 * diff(edges)).astype(int)
 
 
 def slices(count: int, size: int) -> list[slice]:
@@ -99,4 +99,4 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> Float[np.ndarray, "
 
 def squares(rows: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
     """Returns the squared length of each row, in double precision."""
-    return np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+    return einsum("ij,ij->i", rows, rows, dtype=float64)

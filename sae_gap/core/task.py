@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from equinox import Module, field
 from jaxtyping import Array, Bool, Float, Int
+from numpy import asarray
 from scipy.sparse import csc_array, issparse
 
 from sae_gap.core import AnyCodes, Model, Transcoder
@@ -50,7 +51,7 @@ class Split(Module):
         )
 
     def _counted(self, rows: Any) -> Float[np.ndarray, "m columns"]:
-        rows = np.asarray(rows)
+        rows = asarray(rows)
         return rows if self.counts is None else rows[self.counts]
 
     @property

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from numpy import concatenate, searchsorted
+from numpy import arange, concatenate, float32, pad, searchsorted, unique
 
 from sae_gap.core import FEWEST, Split, Task, Unread, check_type, evenly_spaced
 from sae_gap.data import Activations
@@ -160,13 +160,13 @@ class HeldOut:
     def members(self) -> Int[np.ndarray, " n"]:
         """The document of each scored row, or its run of neighbours, counted from 0."""
         rows = searchsorted(self.whole.numbers, self._inside)
-        return np.unique(self.whole.groups[rows], return_inverse=True)[1]
+        return unique(self.whole.groups[rows], return_inverse=True)[1]
 
     @property
     def counts(self) -> Bool[np.ndarray, " n"] | None:
         """True for the coded rows that count; None if all do."""
         extra = len(self.left_out)
-        return np.arange(len(self.scored) + extra) < len(self.scored) if extra else None
+        return arange(len(self.scored) + extra) < len(self.scored) if extra else None
 
     @property
     def num_train(self) -> int:
@@ -194,8 +194,8 @@ class HeldOut:
 
     def task(self) -> Task:
         """Returns the rows that learners see, and the scored rows as one split."""
-        members = np.pad(self.members, (0, len(self.left_out)))
-        rows = concatenate([self.scored, self.left_out]).astype(np.float32)
+        members = pad(self.members, (0, len(self.left_out)))
+        rows = concatenate([self.scored, self.left_out]).astype(float32)
         read = self._read(concatenate([self._inside, self._outside]))
         held = Split(rows, documents=members, counts=self.counts, inputs=read)
         return Task(self.train, held, held, width=self.width, seed=self.seed)

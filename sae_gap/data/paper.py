@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import device_put
 from jaxtyping import Float, Int
+from numpy import searchsorted
 from numpy.random import default_rng
 from scipy.sparse import csr_array
 
@@ -214,7 +215,7 @@ class _Atoms(NamedTuple):
         self, values: Magnitudes, supports: Supports
     ) -> Float[np.ndarray, "n input_dim"]:
         """The signals of codes."""
-        places = np.searchsorted(self.latents, supports)
+        places = searchsorted(self.latents, supports)
         signals = np.zeros((len(values), self.rows.shape[1]))
         for column in range(supports.shape[1]):
             signals += values[:, column, None] * self.rows[places[:, column]]

@@ -17,6 +17,7 @@ from zipfile import ZIP_STORED, ZipFile
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
+from numpy import arange, unique
 from numpy.lib.format import read_array, read_magic
 
 from sae_gap.core import as_matrix, as_real, check_path, check_type
@@ -129,7 +130,7 @@ class _Lists:
             raise RefusedError(
                 f"{path} must hold a column of lists of floats; write it so."
             )
-        widths = np.unique(pyarrow.compute.list_value_length(column).fill_null(0))
+        widths = unique(pyarrow.compute.list_value_length(column).fill_null(0))
         if len(widths) > 1:
             raise RefusedError(
                 f"{path} has lists of {widths.tolist()[:5]} numbers; drop the others."
@@ -220,9 +221,7 @@ def open_activations(
 
 
 def _activations(tables: list[Table]) -> Activations:
-    return Activations(
-        tuple(tables), np.arange(sum(table.num_rows for table in tables))
-    )
+    return Activations(tuple(tables), arange(sum(table.num_rows for table in tables)))
 
 
 def _read_folder(folder: Path, key: str | None) -> list[Table]:

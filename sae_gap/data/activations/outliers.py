@@ -15,6 +15,7 @@ import numpy as np
 from absl import logging
 from jax import jit
 from jaxtyping import Array, Float, Int
+from numpy import flatnonzero
 
 from sae_gap.core import squares
 
@@ -80,7 +81,7 @@ def find_outliers(
                 f"{_SHORTEST:g} and {_LONGEST:g}, such as a power of two."
             )
         ratios = np.maximum(ratios, lengths / (median or 1))
-    rows = np.flatnonzero(ratios > FACTOR)
+    rows = flatnonzero(ratios > FACTOR)
     count = None
     if documents is not None:
         firsts = np.unique(documents, return_index=True)[1]

@@ -13,7 +13,22 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from numpy import array_equal, asarray, concatenate, float32, unique, zeros
+from numpy import (
+    arange,
+    array_equal,
+    asarray,
+    concatenate,
+    diff,
+    empty,
+    flatnonzero,
+    float32,
+    float64,
+    isfinite,
+    repeat,
+    searchsorted,
+    unique,
+    zeros,
+)
 from numpy.random import default_rng
 
 from sae_gap.core import (
@@ -89,7 +104,7 @@ class Table(NamedTuple):
             rows = asarray(
                 raw if len(raw) == len(wanted) else raw[wanted - start], float32
             )
-        if not (finite := np.isfinite(rows).all(axis=1)).all():
+        if not (finite := isfinite(rows).all(axis=1)).all():
             raise ValueError(
                 f"row {wanted[np.argmin(finite)]} of {self.path} has a NaN or an infinity, as "
                 "float32; drop or mend such rows."
@@ -151,14 +166,14 @@ def as_table(path: Path | str, array: Any, documents: Any = None) -> Table:
     count = shape[0]
     if documents is None and len(shape) == 2:
         return table._replace(counted=False)
-    named = np.arange(count) if documents is None else documents
+    named = arange(count) if documents is None else documents
     each = total if named.shape == (total,) else count
     if named.shape != (each,) or named.dtype.kind not in "iu":
         raise RefusedError(
             f"the documents of {path} must be {each} integers, one a row, but they are "
             f"{named.dtype} of shape {named.shape}; save them so, or leave them out."
         )
-    return table._replace(documents=np.repeat(named.astype(np.int64), total // each))
+    return table._replace(documents=repeat(named.astype(np.int64), total // each))
 
 
 @dataclass(frozen=True, eq=False)
@@ -354,7 +369,7 @@ class Activations:
 
     def mean(self) -> Float[np.ndarray, " input_dim"]:
         """Returns the mean of all rows, summed in float64."""
-        total = sum(chunk.sum(axis=0, dtype=np.float64) for chunk in self.chunks(SPAN))
+        total = sum(chunk.sum(axis=0, dtype=float64) for chunk in self.chunks(SPAN))
         return (total / self.num_samples).astype(float32)
 
     def split(
@@ -417,13 +432,13 @@ class Activations:
         self, places: Int[np.ndarray, " rows"]
     ) -> Float[np.ndarray, "rows input_dim"]:
         """Reads the rows at ascending places, in spans that end at wide gaps."""
-        gathered = np.empty((len(places), self.input_dim), float32)
+        gathered = empty((len(places), self.input_dim), float32)
         done = first = 0
         for table in self._tables:
-            stop = int(np.searchsorted(places, first + table.num_rows))
+            stop = int(searchsorted(places, first + table.num_rows))
             while done < stop:
                 ahead = places[done : min(stop, done + SPAN)] - first
-                gaps = np.flatnonzero(np.diff(ahead) > NEAR)
+                gaps = flatnonzero(diff(ahead) > NEAR)
                 ahead = ahead[: gaps[0] + 1] if gaps.size else ahead
                 gathered[done : done + len(ahead)] = table.rows(ahead)
                 done += len(ahead)

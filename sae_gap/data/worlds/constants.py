@@ -7,7 +7,21 @@ from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
-from numpy import arange, float32, full, linalg, sqrt, where
+from numpy import (
+    arange,
+    bincount,
+    einsum,
+    flatnonzero,
+    float32,
+    float64,
+    full,
+    linalg,
+    linspace,
+    ones,
+    repeat,
+    sqrt,
+    where,
+)
 from numpy.random import default_rng
 
 from sae_gap.data import (
@@ -37,11 +51,11 @@ _EPSILON = 1e-8
 
 def base_rates(law: Law) -> Numbers:
     """Returns the Zipf law p_i, (N,); see `Law`."""
-    ranks = arange(1, law.num_latents + 1, dtype=np.float64)
+    ranks = arange(1, law.num_latents + 1, dtype=float64)
     # Dividing the ranks keeps their powers from overflowing; a common factor of all r_i cancels.
     ranked = (ranks if law.exponent > 0 else ranks / law.num_latents) ** -law.exponent
     span = ranked[0] - ranked[-1]
-    share = (ranked - ranked[-1]) / span if span else np.ones(law.num_latents)
+    share = (ranked - ranked[-1]) / span if span else ones(law.num_latents)
     return law.least + (law.most - law.least) * share
 
 
@@ -51,7 +65,7 @@ def plant(law: Law) -> tuple[Parents, Parents]:
     level = full(law.num_latents, -1)
     sizes = law.roots * law.branching ** arange(law.depth + 1)
     planted = sizes.sum()
-    level[:planted] = np.repeat(arange(law.depth + 1), sizes)
+    level[:planted] = repeat(arange(law.depth + 1), sizes)
     parent[law.roots : planted] = arange(planted - law.roots) // max(1, law.branching)
     return parent, level
 
@@ -63,9 +77,9 @@ def compensated(base: Numbers, parent: Parents, exclusive: Flags) -> Numbers:
     a is the parent of i, and S are i's siblings if they exclude each other. All p are base rates,
     so a feature does not quite fire at its base rate: the deeper it lies, the more it falls short.
     """
-    child = np.flatnonzero(parent >= 0)
+    child = flatnonzero(parent >= 0)
     above = parent[child]
-    sums = np.bincount(above, base[child], len(base))
+    sums = bincount(above, base[child], len(base))
     rivals = where(exclusive[above], sums[above] - base[child], 0.0)
     rates = base.copy()
     rates[child] *= (1 + rivals / base[above]) / base[above]
@@ -91,7 +105,7 @@ def firing_of(law: Law) -> Firing:
     number = law.num_latents
     parent, level = plant(law)
     rng = default_rng([law.seed, _STD])
-    mean = np.linspace(law.loudest, law.softest, number)
+    mean = linspace(law.loudest, law.softest, number)
     std = np.abs(law.spread[0] + law.spread[1] * rng.standard_normal(number))
     exclusive = full(number, law.exclusive)
     scaled = full(number, law.scale_children)
@@ -155,7 +169,7 @@ def push_apart(atoms: Atoms, steps: int) -> Atoms:
     first = np.zeros_like(atoms)
     second = np.zeros_like(atoms)
     for step in range(1, steps + 1):
-        squares = np.einsum("ij,ij->i", atoms, atoms)[:, None]
+        squares = einsum("ij,ij->i", atoms, atoms)[:, None]
         slope = atoms @ (atoms.T @ atoms) + (number * (squares - 1) - squares) * atoms
         slope *= 4
         first += (1 - _BETAS[0]) * (slope - first)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from numpy import float32, float64, full, zeros
+from numpy import float32, float64, full, linalg, linspace, ones, sqrt, stack, zeros
 
 from sae_gap.data import LOUDEST, Atoms, Firing, Flags, Numbers, Parents
 from sae_gap.storage import Config, read_json, read_safetensors
@@ -48,7 +48,7 @@ def read_atoms(folder: Path) -> tuple[Atoms, Float[np.ndarray, " input_dim"]]:
     _, number, input_dim = read_sizes(folder)
     tensors = read_safetensors(folder / _TENSORS)
     atoms = tensors.take("feature_vectors", number, input_dim).astype(float32)
-    lengths = np.linalg.norm(atoms, axis=1)
+    lengths = linalg.norm(atoms, axis=1)
     _check_range("the lengths of feature_vectors", lengths, *_ONE, tensors.path)
     return atoms, tensors.take("bias", input_dim).astype(float32)
 
@@ -65,7 +65,7 @@ def read_firing(folder: Path) -> Firing:
     rates = tensors.take("firing_probabilities", number).astype(float64)
     _check_range("firing_probabilities", rates, 0, 1, tensors.path)
     factor = zeros((number, 0))
-    rest = np.ones(number)
+    rest = ones(number)
     if "correlation_factor" in tensors:
         rank = tensors.shape("correlation_factor")[1]
         factor = tensors.take("correlation_factor", number, rank).astype(float64)
@@ -111,9 +111,7 @@ def _magnitudes(
     if kind == "linear":
         # Ends too far apart give NaN, which the range check refuses.
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.linspace(
-                rule.number("start", 1.0), rule.number("end", 1.0), number
-            )
+            return linspace(rule.number("start", 1.0), rule.number("end", 1.0), number)
     # The magnitudes are random; the seed gives them again.
     normal = torch_normal(config.size("seed", least=0) + stream, number)
     drawn = np.abs(rule.number("mean", 0.0) + rule.number("std", 0.1) * normal)
@@ -156,9 +154,9 @@ def torch_normal(seed: int, number: int) -> Float[np.ndarray, " number"]:
 
 def _box_muller(uniform: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     pairs = uniform.astype(float64).reshape(-1, 2, _NORMALS // 2)
-    radius = np.sqrt(-2 * np.log1p(-pairs[:, 0]))
+    radius = sqrt(-2 * np.log1p(-pairs[:, 0]))
     angle = 2 * np.pi * pairs[:, 1]
-    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()
+    return stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()
 
 
 def _trees(path: Path, number: int) -> tuple[Parents, Parents, Flags, Flags]:

@@ -8,12 +8,20 @@ from jaxtyping import Float, Int
 from numpy import (
     arange,
     bincount,
+    column_stack,
     concatenate,
     cumsum,
+    diff,
+    einsum,
+    exp,
     flatnonzero,
     float32,
     float64,
+    ones,
     repeat,
+    searchsorted,
+    sqrt,
+    where,
 )
 from numpy.random import default_rng
 from scipy.sparse import csr_array
@@ -58,8 +66,8 @@ class Sampler:
 
     def __init__(self, firing: Firing):
         self.firing = firing
-        levels = np.column_stack([firing.factor, ndtri(firing.rates)])
-        self._weights = (levels / np.sqrt(firing.rest)[:, None]).astype(float32)
+        levels = column_stack([firing.factor, ndtri(firing.rates)])
+        self._weights = (levels / sqrt(firing.rest)[:, None]).astype(float32)
         self._tops = flatnonzero(firing.parent < 0)
         self._top_weights = np.ascontiguousarray(self._weights[self._tops].T)
         # The children of a node are neighbours, in the order of the features.
@@ -80,7 +88,7 @@ class Sampler:
 
     def _block(self, rng: np.random.Generator, count: int) -> _Fired:
         """Draws a few samples, level by level."""
-        shared = np.ones((count, self._weights.shape[1]), float32)
+        shared = ones((count, self._weights.shape[1]), float32)
         shared[:, :-1] = rng.standard_normal((count, shared.shape[1] - 1), float32)
         on = _fire(rng, (shared @ self._top_weights).ravel())
         rows, tops = np.divmod(on, len(self._tops))
@@ -97,7 +105,7 @@ class Sampler:
         tail = self.firing.lognormal
         drawn = rng.standard_normal(len(features))
         if tail:
-            values = mean * np.exp(tail * drawn - tail**2 / 2)
+            values = mean * exp(tail * drawn - tail**2 / 2)
         else:
             values = mean + self.firing.std[features] * drawn
         heard = values > 0
@@ -112,17 +120,17 @@ class Sampler:
         place = arange(len(parent)) - repeat(cumsum(sizes) - sizes, sizes)
         children = self._children[self._first[above.features[parent]] + place]
         row = shared[above.rows[parent]]
-        level = np.einsum("ij,ij->i", self._weights[children], row)
+        level = einsum("ij,ij->i", self._weights[children], row)
         on = rng.random(len(children)) < ndtr(level.astype(float64))
         parent, children, values = self._sound(rng, parent[on], children[on])
         # An exclusive parent keeps one of its children: the one with the highest lot.
         order = np.lexsort((rng.random(len(parent)), parent))
-        is_last = np.diff(parent[order], append=-1) != 0
+        is_last = diff(parent[order], append=-1) != 0
         stays = order[is_last | ~firing.exclusive[above.features[parent[order]]]]
         parent = parent[stays]
         feature = above.features[parent]
         share = above.values[parent] / firing.mean[feature]
-        factor = np.where(firing.scaled[feature], share, 1.0)
+        factor = where(firing.scaled[feature], share, 1.0)
         return _Fired(above.rows[parent], children[stays], values[stays] * factor)
 
 
@@ -152,7 +160,7 @@ def _thinned(rng: np.random.Generator, length: int) -> Ints:
         runs.append(end + cumsum(gaps))
         end = runs[-1][-1]
     places = concatenate(runs)
-    return places[: np.searchsorted(places, length)]
+    return places[: searchsorted(places, length)]
 
 
 @lru_cache(maxsize=8)

@@ -8,6 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+from numpy import float32
 from numpy.random import default_rng
 from scipy.sparse import csr_array, vstack
 
@@ -206,7 +207,7 @@ class WorldStream:
             signals += np.outer(numbers, self._drift).astype(signals.dtype)
         if self._noise:
             signals += signals.dtype.type(self._noise) * rng.standard_normal(
-                signals.shape, np.float32
+                signals.shape, float32
             )
         return signals, codes
 
