@@ -4,14 +4,14 @@ Names and purposes are read from the binaries' text, so that a list costs no imp
 """
 
 import ast
-import difflib
-import importlib
 import os
-import runpy
 import signal
 import sys
-import threading
+from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
+from runpy import run_module
+from threading import Thread
 
 import sae_gap
 from sae_gap.core import BrokenFileError
@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
     known = binaries()
     name = ALIASES.get(name, name)
     if name not in known:
-        near = difflib.get_close_matches(name, [*known, *ALIASES], n=1)
+        near = get_close_matches(name, [*known, *ALIASES], n=1)
         mend = f"did you mean {near[0]}? " if near else ""
         sys.stderr.write(
             f"{name!r} is no binary of sae_gap; {mend}sae-gap --help lists them all.\n"
@@ -117,10 +117,10 @@ def main(arguments: list[str] | None = None) -> None:
     module = ".".join(known[name].relative_to(home()).with_suffix("").parts)
     try:
         if is_study(known[name]):
-            bench = importlib.import_module(module).BENCH
-            importlib.import_module("benchmarks.harness.main").run(bench)
+            bench = import_module(module).BENCH
+            import_module("benchmarks.harness.main").run(bench)
         else:
-            runpy.run_module(module, run_name="__main__", alter_sys=True)
+            run_module(module, run_name="__main__", alter_sys=True)
     except BrokenFileError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(2)
@@ -141,7 +141,7 @@ def _end_on_signals() -> None:
 
     # Threads that start later inherit the mask, so that only the waiting thread gets the signal.
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDS)
-    threading.Thread(target=wait, daemon=True).start()
+    Thread(target=wait, daemon=True).start()
 
 
 if __name__ == "__main__":

@@ -5,10 +5,10 @@ The folder is the register: each class or metric that a module defines is listed
 importing this module does not, so that rows can be read without it.
 """
 
-import dataclasses
-import functools
-import inspect
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from inspect import signature
 from typing import Any
 
 import sae_gap.encoders
@@ -17,7 +17,7 @@ import sae_gap.metrics
 from sae_gap.core import check_choice, check_number, registry
 
 
-@functools.cache
+@cache
 def encoders() -> dict[str, Any]:
     """Returns the encoder classes of `sae_gap.encoders` by name."""
     return registry.classes("sae_gap.encoders", sae_gap.encoders.Encoder)
@@ -32,13 +32,13 @@ def saes() -> dict[str, Any]:
     }
 
 
-@functools.cache
+@cache
 def learners() -> dict[str, Any]:
     """Returns the learner classes of `sae_gap.learners` by name."""
     return registry.classes("sae_gap.learners", sae_gap.learners.Learner)
 
 
-@functools.cache
+@cache
 def metrics() -> dict[str, Any]:
     """Returns the metric objects of `sae_gap.metrics` by name."""
     return registry.instances("sae_gap.metrics", sae_gap.metrics.Metric)
@@ -58,7 +58,7 @@ def make(kind: Callable[..., Any], **offered: Any) -> Any:
     """Returns an instance of a class from the offered values that it has fields for; None keeps the
     default.
     """
-    fields = inspect.signature(kind).parameters
+    fields = signature(kind).parameters
     return kind(
         **{
             name: value
@@ -203,7 +203,7 @@ def sae_for_activations(
         "weight_decay": 0.0,
         "batch_size": 256,
     }
-    return dataclasses.replace(learner, **(suited | options))
+    return replace(learner, **(suited | options))
 
 
 def transcoder_for_activations(

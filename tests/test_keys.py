@@ -9,9 +9,8 @@ from types import SimpleNamespace
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 from numpy.random import default_rng
-from pytest import mark, raises
+from pytest import mark, param, raises
 
 from benchmarks.real import measure as binary
 from benchmarks.real import probe_real, train_real
@@ -379,14 +378,14 @@ CHANGES = {
     },
 }
 CASES = [
-    pytest.param(door, {}, parts, change, id=f"{door.__name__[3:]}-{'-'.join(change)}")
+    param(door, {}, parts, change, id=f"{door.__name__[3:]}-{'-'.join(change)}")
     for door, changed in CHANGES.items()
     for parts, changes in changed.items()
     for change in changes
 ]
 # Two encoders of one name.
 CASES += [
-    pytest.param(
+    param(
         door,
         {"given": {"encode": make(1)}},
         ("score" if door is of_downstream else "own",),

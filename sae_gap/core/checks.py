@@ -5,15 +5,17 @@ A value out of range, or an array that does not hold numbers, is a ValueError; a
 wrong class is a TypeError. A number that JAX is tracing has no value yet and passes.
 """
 
-import dataclasses
 import math
 import os
-import pathlib
 import sys
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from math import inf
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy import asarray, float64
 
 # A message shortens a longer description of a value.
 _LONGEST = 60
@@ -78,10 +80,10 @@ def check_number(
     name: str,
     value: Any,
     *,
-    above: float = -math.inf,
-    least: float = -math.inf,
-    below: float = math.inf,
-    most: float = math.inf,
+    above: float = -inf,
+    least: float = -inf,
+    below: float = inf,
+    most: float = inf,
 ) -> None:
     """Raises a ValueError unless the value is a finite number with `above < value < below` and
     `least <= value <= most`.
@@ -148,7 +150,7 @@ def check_sequence(name: str, value: Any, kinds: Any, mend: str) -> None:
         check_type(f"{name}[{place}]", entry, kinds, mend)
 
 
-def check_path(name: str, value: Any) -> pathlib.Path:
+def check_path(name: str, value: Any) -> Path:
     """Returns the path, with the home folder for ~; raises a TypeError unless the value names a
     file or a folder, and a ValueError if no system takes such a name.
     """
@@ -160,7 +162,7 @@ def check_path(name: str, value: Any) -> pathlib.Path:
         raise ValueError(
             f"{name} must be the name of a file or a folder, but it is {shown(str(value))}."
         )
-    return pathlib.Path(os.path.expanduser(value))
+    return Path(os.path.expanduser(value))
 
 
 def check_static(module: Any) -> None:
@@ -168,7 +170,7 @@ def check_static(module: Any) -> None:
 
     JAX compiles a program for each value of such a field, and looks it up by the hash.
     """
-    for field in dataclasses.fields(module):
+    for field in fields(module):
         if field.metadata.get("static"):
             value = getattr(module, field.name)
             try:
@@ -241,7 +243,7 @@ def as_real(name: str, values: Any, form: str) -> np.ndarray:
             f"{name} has masked entries; leave those rows out, or fill them by .filled(value)."
         )
     try:
-        array = np.asarray(detached(values))
+        array = asarray(detached(values))
     except (ValueError, TypeError):
         raise ValueError(
             f"{name} must be {form}, but it is {shown(values)}, whose parts do not make one array."
@@ -253,6 +255,6 @@ def as_real(name: str, values: Any, form: str) -> np.ndarray:
         raise ValueError(f"{name} must be {form}, but it is {kind}; give such numbers.")
     # JAX takes neither long doubles nor the byte order of another machine.
     return array.astype(
-        np.float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("="),
+        float64 if array.dtype.itemsize > 8 else array.dtype.newbyteorder("="),
         copy=False,
     )

@@ -2,14 +2,15 @@
 non-zeros.
 """
 
-import dataclasses
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
-import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
+from numpy import asarray, concatenate, float32, pad, unique, zeros
+from scipy.sparse import csr_array, issparse, vstack
 
 from sae_gap.core import slices
 
@@ -22,26 +23,26 @@ DENSE_NUMBERS = 2**28
 # How many numbers of dense codes are in memory at once, where a few samples at a time will do.
 _AT_ONCE = 2**22
 # Codes in either form, (n, num_latents); `sparse_code(…, sparse=True)` gives the latter.
-AnyCodes = Float[ArrayLike, "n _"] | scipy.sparse.csr_array
+AnyCodes = Float[ArrayLike, "n _"] | csr_array
 
 
 def active_columns(codes: Any) -> tuple[Float[np.ndarray, "n active"], Any]:
     """Returns dense columns of codes, and which latents they are: all columns of dense codes, and
     of sparse ones, in any format, the columns with a non-zero, or the first column if none has.
     """
-    if not scipy.sparse.issparse(codes):
+    if not issparse(codes):
         # Masked entries must stay masked for the caller's check.
         return np.asanyarray(codes), slice(None)
-    codes = scipy.sparse.csr_array(codes)
-    latents = np.unique(codes.indices[codes.data != 0])
-    latents = latents if len(latents) else np.zeros(1, int)
+    codes = csr_array(codes)
+    latents = unique(codes.indices[codes.data != 0])
+    latents = latents if len(latents) else zeros(1, int)
     return columns_of(codes, latents), latents
 
 
 def columns_of(codes: Any, latents: Int[np.ndarray, " some"] | slice) -> np.ndarray:
     """Returns the columns of some latents, dense, (n, some)."""
     chosen = codes[:, latents]
-    return chosen.toarray() if scipy.sparse.issparse(chosen) else np.asarray(chosen)
+    return chosen.toarray() if issparse(chosen) else asarray(chosen)
 
 
 def dense_chunks(*codes: Any) -> Iterator[tuple[Any, ...]]:
@@ -61,16 +62,13 @@ def dense_chunks(*codes: Any) -> Iterator[tuple[Any, ...]]:
 
 def _sliceable(codes):
     """Turns codes into forms whose rows can be sliced."""
-    return [
-        scipy.sparse.csr_array(form) if scipy.sparse.issparse(form) else form
-        for form in codes
-    ]
+    return [csr_array(form) if issparse(form) else form for form in codes]
 
 
 def _dense(part):
     part = columns_of(part, slice(None))
     # The smallest integer of a type has no magnitude in that type.
-    return part if part.dtype.kind == "f" else part.astype(np.float32)
+    return part if part.dtype.kind == "f" else part.astype(float32)
 
 
 def infer_in_chunks(
@@ -93,7 +91,7 @@ def infer_in_chunks(
     Returns:
       The result of `infer` for all signals, with codes as a sparse array. No value is rounded to 0.
     """
-    host = np.asarray(signals)
+    host = asarray(signals)
     chunk_size = min(chunk_size, len(host))
     starts = _sliceable(begun)
     parts = []
@@ -101,15 +99,14 @@ def infer_in_chunks(
         chunk = host[rows]
         given = [chunk, *(_dense(form[rows]) for form in starts)]
         filled = (0, chunk_size - len(chunk)), (0, 0)
-        inferred = infer(*(np.pad(part, filled) for part in given))
+        inferred = infer(*(pad(part, filled) for part in given))
         arrays = {
-            field.name: np.asarray(getattr(inferred, field.name))[: len(chunk)]
-            for field in dataclasses.fields(inferred)
+            field.name: asarray(getattr(inferred, field.name))[: len(chunk)]
+            for field in fields(inferred)
         }
-        parts.append(arrays | {"codes": scipy.sparse.csr_array(arrays["codes"])})
+        parts.append(arrays | {"codes": csr_array(arrays["codes"])})
     columns = {name: [part[name] for part in parts] for name in parts[0]}
-    codes = scipy.sparse.vstack(columns.pop("codes"), "csr")
     return type(inferred)(
-        codes=codes,
-        **{name: np.concatenate(column) for name, column in columns.items()},
+        codes=vstack(columns.pop("codes"), "csr"),
+        **{name: concatenate(column) for name, column in columns.items()},
     )

@@ -1,10 +1,10 @@
 """Names of a folder that are loaded when first used, so that rows can be read without JAX."""
 
 import ast
-import importlib
 import sys
 import threading
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def attach(
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         taken = LOADING.acquire(timeout=PATIENCE)
         try:
-            return getattr(importlib.import_module(home[name]), name)
+            return getattr(import_module(home[name]), name)
         finally:
             if taken:
                 LOADING.release()

@@ -5,9 +5,9 @@ hyper-parameters and its version.
 from collections.abc import Mapping
 from typing import Any, ClassVar, dataclass_transform
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
+from equinox import Module, field
 
 from sae_gap.core import (
     ClassName,
@@ -24,8 +24,8 @@ NUMERICS = 1
 
 
 # Makes type checkers treat an `option` as a field.
-@dataclass_transform(field_specifiers=(option, eqx.field))
-class MethodPart(eqx.Module):
+@dataclass_transform(field_specifiers=(option, field))
+class MethodPart(Module):
     """A learner or an encoder: frozen hyper-parameters, checked once, with a name and a look. A
     class in a file of its folder is found by its name.
     """
@@ -73,7 +73,7 @@ def describe(thing: Any) -> Any:
     """
     if hasattr(thing, "described"):
         return thing.described()
-    if isinstance(thing, eqx.Module):
+    if isinstance(thing, Module):
         kind = type(thing)
         about = {"class": class_name(kind), "version": getattr(kind, "version", 1)}
         about |= getattr(kind, "constants", {})

@@ -9,11 +9,11 @@ The weight `lam` is a scalar, one value a sample `(n,)`, or a matrix that broadc
 `(n, num_latents)`.
 """
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import jit, lax
 from jaxtyping import Array, Float
+from numpy import float64
 
 from sae_gap.core import Solution, ratio
 
@@ -44,7 +44,7 @@ def residual(
     return signals - product(codes, dictionary.T)
 
 
-@jax.jit
+@jit
 def objective(
     signals: Float[Array, "n input_dim"],
     dictionary: Float[Array, "input_dim num_latents"],
@@ -162,7 +162,7 @@ def relative_gap(solution: Solution) -> Float[np.ndarray, " n"]:
     the objective is.
     """
     sides = solution.gap, solution.objective
-    return ratio(*(np.asarray(side, np.float64) for side in sides))
+    return ratio(*(np.asarray(side, float64) for side in sides))
 
 
 def is_converged(signals, value, gap, tol, dtype=None):

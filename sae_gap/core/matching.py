@@ -5,13 +5,29 @@ metrics share to undo those three is here, in NumPy on the host: each cell of a 
 sets of columns, and jit would compile for each.
 """
 
-import dataclasses
+from dataclasses import dataclass
 
 import numpy as np
-import scipy
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
-from scipy import sparse
+from numpy import (
+    arange,
+    array_equal,
+    asarray,
+    concatenate,
+    count_nonzero,
+    einsum,
+    empty,
+    float32,
+    float64,
+    full,
+    isfinite,
+    sqrt,
+    where,
+    zeros,
+)
+from scipy.optimize import linear_sum_assignment
+from scipy.sparse import csr_array
 
 from sae_gap.core import as_real, slices
 
@@ -22,7 +38,7 @@ _COLUMNS_AT_ONCE = 512
 _COSINES_AT_ONCE = 2**22
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Match:
     """For each true atom, the learned atom assigned to it.
 
@@ -63,25 +79,22 @@ def match_atoms(
             f"learned and true atoms must have one input_dim, but they have {learned.shape[0]} and "
             f"{truth.shape[0]}; atoms are columns, so a dictionary may need transposing."
         )
-    if learned.shape == truth.shape and np.array_equal(learned, truth):
+    if learned.shape == truth.shape and array_equal(learned, truth):
         # A million atoms have too many cosines to store, and no assignment beats this one.
-        return Match(
-            np.arange(truth.shape[1]), np.any(truth != 0, axis=0).astype(np.float64)
-        )
+        return Match(arange(truth.shape[1]), np.any(truth != 0, axis=0).astype(float64))
     atoms = unit_columns(learned)
-    true_atoms = unit_columns(truth)
-    rows, columns = scipy.optimize.linear_sum_assignment(
-        np.abs(true_atoms.T @ atoms), maximize=True
+    rows, columns = linear_sum_assignment(
+        np.abs(unit_columns(truth).T @ atoms), maximize=True
     )
-    partner = np.full(truth.shape[1], -1)
+    partner = full(truth.shape[1], -1)
     partner[rows] = columns
-    cosine = np.zeros(truth.shape[1])
+    cosine = zeros(truth.shape[1])
     # float32 loses the angle of a nearly perfect atom: its arccos cannot tell 0 from 3e-4.
-    pairs = unit_columns(learned[:, columns].astype(np.float64)) * unit_columns(
-        truth[:, rows].astype(np.float64)
+    pairs = unit_columns(learned[:, columns].astype(float64)) * unit_columns(
+        truth[:, rows].astype(float64)
     )
     cosine[rows] = np.clip(pairs.sum(axis=0), -1.0, 1.0)
-    return Match(learned=partner, cosine=cosine)
+    return Match(partner, cosine)
 
 
 def nearest_atoms(
@@ -98,11 +111,10 @@ def nearest_atoms(
     Returns:
       An index of a true atom for each learned one.
     """
-    atoms = unit_columns(np.asarray(learned)).T
-    features = unit_columns(np.asarray(truth))
-    rows = max(1, _COSINES_AT_ONCE // features.shape[1])
-    parts = slices(len(atoms), rows)
-    return np.concatenate(
+    atoms = unit_columns(asarray(learned)).T
+    features = unit_columns(asarray(truth))
+    parts = slices(len(atoms), max(1, _COSINES_AT_ONCE // features.shape[1]))
+    return concatenate(
         [np.abs(atoms[part] @ features).argmax(axis=1) for part in parts]
     )
 
@@ -124,8 +136,8 @@ def correlations(
     """
     # Row-major, as a sparse product would otherwise copy it for every block.
     centred = np.ascontiguousarray(unit_columns(_centre(right)))
-    thin = np.count_nonzero(left, axis=0) < _SPARSE * left.shape[0]
-    scores = np.empty((left.shape[1], right.shape[1]), np.result_type(left, right))
+    thin = count_nonzero(left, axis=0) < _SPARSE * left.shape[0]
+    scores = empty((left.shape[1], right.shape[1]), np.result_type(left, right))
     for part in slices(left.shape[1], _COLUMNS_AT_ONCE):
         block = left[:, part]
         found = scores[part]
@@ -150,9 +162,9 @@ def unit_columns(
     """
     # Dividing by the largest entry first keeps the squares of small entries from underflowing.
     largest = np.abs(matrix).max(axis=0)
-    scaled = matrix / np.where(largest > 0, largest, 1)
-    norms = np.sqrt(np.einsum("ij,ij->j", scaled, scaled, dtype=np.float64))
-    return scaled / np.where(norms > 0, norms, 1).astype(matrix.dtype)
+    scaled = matrix / where(largest > 0, largest, 1)
+    norms = sqrt(einsum("ij,ij->j", scaled, scaled, dtype=float64))
+    return scaled / where(norms > 0, norms, 1).astype(matrix.dtype)
 
 
 def as_matrix(
@@ -175,9 +187,9 @@ def as_matrix(
         raise ValueError(
             f"{name} must be a non-empty matrix, but its shape is {matrix.shape}."
         )
-    if matrix.dtype not in (np.float32, np.float64):
-        matrix = matrix.astype(np.float32)
-    if not np.isfinite(matrix).all():
+    if matrix.dtype not in (float32, float64):
+        matrix = matrix.astype(float32)
+    if not isfinite(matrix).all():
         raise ValueError(f"{name} must be finite, but it has NaN or infinite entries.")
     return matrix
 
@@ -186,24 +198,22 @@ def _centre(columns: Float[np.ndarray, "n columns"]) -> Float[np.ndarray, "n col
     """Subtracts the mean of each column. A constant column becomes exactly zero, which rounding of
     the mean would otherwise prevent.
     """
-    centred = columns - columns.mean(axis=0, dtype=np.float64).astype(columns.dtype)
+    centred = columns - columns.mean(axis=0, dtype=float64).astype(columns.dtype)
     centred[:, columns.min(axis=0) == columns.max(axis=0)] = 0
     return centred
 
 
-def _sparse_weights(columns: Float[np.ndarray, "n columns"]) -> sparse.csr_array:
+def _sparse_weights(columns: Float[np.ndarray, "n columns"]) -> csr_array:
     """Returns sparse columns, transposed, over the norms of the centred columns.
 
     A centred column sums to zero, so the other factor's mean adds nothing to the product: only one
     of the two needs to be centred.
     """
-    scaled = columns / np.where(
+    scaled = columns / where(
         columns.any(axis=0), np.abs(columns).max(axis=0, initial=0), 1
     )
-    total = scaled.sum(axis=0, dtype=np.float64)
-    square = np.einsum("ij,ij->j", scaled, scaled, dtype=np.float64) - total**2 / len(
-        scaled
-    )
-    return sparse.csr_array(
-        (scaled / np.sqrt(np.where(square > 0, square, 1)).astype(scaled.dtype)).T
+    total = scaled.sum(axis=0, dtype=float64)
+    square = einsum("ij,ij->j", scaled, scaled, dtype=float64) - total**2 / len(scaled)
+    return csr_array(
+        (scaled / sqrt(where(square > 0, square, 1)).astype(scaled.dtype)).T
     )

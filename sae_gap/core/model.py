@@ -7,12 +7,12 @@ signals are `(n, input_dim)` and codes `(n, num_latents)`, with samples as rows.
 from collections.abc import Callable
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
+from equinox import Module, field
 from jaxtyping import Array, Float, PyTree
+from scipy.sparse import issparse
 
 from sae_gap.core import (
     ConstantNorm,
@@ -28,7 +28,7 @@ for _kind in (Normalisation, Scale, Whitening, ConstantNorm, LayerNorm):
     jax.tree_util.register_dataclass(_kind)
 
 
-class Model(eqx.Module):
+class Model(Module):
     """All parameters that a learner learned.
 
     It codes the signal `y = normalise(x)` of an activation x, and transforms `b + D z` back into
@@ -47,7 +47,7 @@ class Model(eqx.Module):
     dictionary: Float[Array, "input_dim num_latents"] | None
     bias: Float[Array, " input_dim"]
     encoder: PyTree = None
-    encode: Callable[..., Array] | None = eqx.field(static=True, default=None)
+    encode: Callable[..., Array] | None = field(static=True, default=None)
     normalisation: Normalisation | None = None
 
     @property
@@ -78,7 +78,7 @@ class Model(eqx.Module):
         `inputs`.
         """
         kind = self.normalisation
-        return activations if kind is None else kind.apply(activations)
+        return kind.apply(activations) if kind else activations
 
     def reconstruct(
         self,
@@ -93,13 +93,13 @@ class Model(eqx.Module):
           activations: the activations that were coded; a normalisation `per_sample` reads them.
           inputs: what a transcoder read.
         """
-        if scipy.sparse.issparse(codes):
+        if issparse(codes):
             product = jnp.asarray(codes @ np.asarray(self.decoder).T)
         else:
             product = codes @ self.decoder.T
         kind = self.normalisation
         decoded = product + self.bias
-        return decoded if kind is None else kind.undo(decoded, activations)
+        return kind.undo(decoded, activations) if kind else decoded
 
     @property
     def decoder(self) -> Float[Array, "input_dim num_latents"]:
@@ -135,8 +135,8 @@ class Transcoder(Model):
       interpretability", arXiv:2501.18823, for the skip.
     """
 
-    centre: Float[Array, " num_inputs"] = eqx.field(kw_only=True)
-    skip: Float[Array, "num_inputs input_dim"] | None = eqx.field(
+    centre: Float[Array, " num_inputs"] = field(kw_only=True)
+    skip: Float[Array, "num_inputs input_dim"] | None = field(
         kw_only=True, default=None
     )
 

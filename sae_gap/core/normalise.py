@@ -3,13 +3,13 @@
 Rows are arrays of NumPy or JAX, or tensors of PyTorch.
 """
 
-import dataclasses
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from jaxtyping import Float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Normalisation:
     """The identity. Subclasses override `apply` and `undo`."""
 
@@ -40,7 +40,7 @@ class Normalisation:
         return normalised
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Scale(Normalisation):
     """`x s`, with one s for all samples, which gives them the mean norm √d."""
 
@@ -58,7 +58,7 @@ class Scale(Normalisation):
         return normalised / self.factor
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Whitening(Normalisation):
     """`(x - m) M`, undone by `y M⁻¹ + m`."""
 
@@ -75,7 +75,7 @@ class Whitening(Normalisation):
         return normalised @ self.inverse + self.mean
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class ConstantNorm(Normalisation):
     """`x √d / ‖x‖`; a zero activation stays zero."""
 
@@ -94,7 +94,7 @@ class ConstantNorm(Normalisation):
         return norms / activations.shape[1] ** 0.5 + (norms == 0)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class LayerNorm(Normalisation):
     """`(x - μ) / (σ + 10⁻⁵)` with the mean μ and the standard deviation σ over a sample's d
     dimensions, with d - 1 degrees of freedom.

@@ -1,11 +1,13 @@
 """Fields that state their valid values: hyper-parameters, settings and flags."""
 
 import dataclasses
-import functools
 import types
 import typing
 from collections.abc import Callable
-from typing import Any
+from dataclasses import fields
+from functools import cache
+from types import NoneType
+from typing import Any, get_args, get_origin, get_type_hints
 
 from sae_gap.core import check_choice, check_flag, check_integer, check_number, shown
 
@@ -47,7 +49,7 @@ def option(
 
 def set_fields(thing: Any) -> dict[str, Any]:
     """The fields of a dataclass, and their values, but for rare ones at their defaults."""
-    every = ((field, getattr(thing, field.name)) for field in dataclasses.fields(thing))
+    every = ((field, getattr(thing, field.name)) for field in fields(thing))
     return {
         field.name: value
         for field, value in every
@@ -57,7 +59,7 @@ def set_fields(thing: Any) -> dict[str, Any]:
 
 def check_options(module: Any) -> None:
     """Raises a ValueError if an option of a module has a value that its field forbids."""
-    for field in dataclasses.fields(module):
+    for field in fields(module):
         value = getattr(module, field.name)
         if "limits" in field.metadata and value is not field.default:
             name = f"--{flag_of(field)}" if field.metadata["help"] else field.name
@@ -72,31 +74,29 @@ def flag_of(field: dataclasses.Field) -> str:
 
 
 # The annotation of each field of a class.
-hints: Callable[[type], dict[str, Any]] = functools.cache(typing.get_type_hints)
+hints: Callable[[type], dict[str, Any]] = cache(get_type_hints)
 
 
 def kinds(hint: Any) -> tuple[Any, ...]:
     """Returns the types that an annotation allows."""
-    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
-    return typing.get_args(hint) if is_union else (hint,)
+    is_union = get_origin(hint) in (types.UnionType, typing.Union)
+    return get_args(hint) if is_union else (hint,)
 
 
 def entries(hint: Any) -> tuple[Any, ...]:
     """Returns the types of a tuple's entries, the second of them ... for a tuple of any length; an
     empty tuple if the annotation allows no tuple.
     """
-    listed = (
-        typing.get_args(kind)
-        for kind in kinds(hint)
-        if typing.get_origin(kind) is tuple
-    )
-    return next(listed, ())
+    for kind in kinds(hint):
+        if get_origin(kind) is tuple:
+            return get_args(kind)
+    return ()
 
 
 def _check(name: str, value: Any, hint: Any, **limits: Any) -> None:
     allowed = kinds(hint)
     listed = entries(hint)
-    if value is None and types.NoneType in allowed:
+    if value is None and NoneType in allowed:
         return
     if listed:
         count = None if ... in listed else len(listed)
@@ -126,7 +126,7 @@ def settle(settings: Any) -> None:
     so that keys agree.
     """
     check_options(settings)
-    for field in dataclasses.fields(settings):
+    for field in fields(settings):
         object.__setattr__(settings, field.name, _plain(getattr(settings, field.name)))
 
 

@@ -15,7 +15,7 @@ pruned pursuit is in units of the signals: an atom goes while that raises the sq
 than τ². Models and files have it over the root mean square of the atoms' lengths.
 """
 
-import math
+from math import inf
 from typing import Any
 
 from jaxtyping import Float
@@ -62,7 +62,7 @@ def eliminate(
       The same without the atom.
     """
     left = arrays.diagonal(table)
-    costs = arrays.where(left > LEFT, table[-1] ** 2 / left, math.inf)
+    costs = arrays.where(left > LEFT, table[-1] ** 2 / left, inf)
     out = costs.argmin()[None]
     column = table[:, out]
     gains = arrays.maximum(gains, costs.min() * (left > LEFT))

@@ -3,10 +3,10 @@
 `sae_gap.catalogue` lists the packages.
 """
 
-import importlib
-import inspect
-import pkgutil
 from collections.abc import Iterable, Iterator
+from importlib import import_module
+from inspect import isabstract, isclass
+from pkgutil import walk_packages
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -73,11 +73,9 @@ def modules(package: str) -> Iterator[ModuleType]:
     Raises:
       BrokenFileError: a module cannot be imported.
     """
-    for module in pkgutil.walk_packages(
-        importlib.import_module(package).__path__, f"{package}."
-    ):
+    for module in walk_packages(import_module(package).__path__, f"{package}."):
         try:
-            yield importlib.import_module(module.name)
+            yield import_module(module.name)
         except BrokenFileError:
             raise
         except Exception as error:
@@ -96,13 +94,11 @@ def classes(package: str, base: type) -> dict[str, type]:
         thing
         for module in modules(package)
         for thing in vars(module).values()
-        if inspect.isclass(thing)
+        if isclass(thing)
         and issubclass(thing, base)
         and thing.__module__ == module.__name__
         and getattr(thing, "listed", True)
-        and not (
-            thing is base or thing.__name__.startswith("_") or inspect.isabstract(thing)
-        )
+        and not (thing is base or thing.__name__.startswith("_") or isabstract(thing))
     ]
     listed.sort(key=lambda kind: (kind.rank, name_of(kind)))
     return _unique((name_of(kind), kind) for kind in listed)

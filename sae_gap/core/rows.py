@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 from jaxtyping import Float, Int
+from numpy import arange, diff, einsum, float64
 
 # The golden section.
 GOLDEN = (5**0.5 - 1) / 2
@@ -23,10 +24,8 @@ def evenly_spaced(count: int, most: int) -> Int[np.ndarray, " chosen"]:
     length, and do not always include the first row of a text, which is often unlike others.
     """
     most = min(most, count)
-    edges = np.arange(most + 1) * count // max(1, most)
-    return edges[:-1] + (np.arange(1, most + 1) * GOLDEN % 1 * np.diff(edges)).astype(
-        int
-    )
+    edges = arange(most + 1) * count // max(1, most)
+    return edges[:-1] + (arange(1, most + 1) * GOLDEN % 1 * diff(edges)).astype(int)
 
 
 def slices(count: int, size: int) -> list[slice]:
@@ -63,7 +62,7 @@ def runs(values: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     pairs = shared.reshape(-1, 2).sum(axis=1) / (shared[0] or 1)
     more = 2 * pairs[np.cumprod(pairs > 0, dtype=bool)].sum() - 2
     count = np.clip(int(size / (1 + APART * max(0, more))), *RUNS)
-    return np.arange(size) * min(count, size) // size
+    return arange(size) * min(count, size) // size
 
 
 def counted(rows: Float[Any, "n input_dim"]) -> Float[Any, "live input_dim"]:
@@ -77,11 +76,12 @@ def counted(rows: Float[Any, "n input_dim"]) -> Float[Any, "live input_dim"]:
       ValueError: fewer than two rows are not all zeros.
     """
     live = (rows != 0).any(-1)
-    zeros = int((~live).sum())
-    if len(live) - zeros < FEWEST:
-        few = f"{len(live) - zeros} rows that are not all zeros"
+    count = int(live.sum())
+    zeros = len(live) - count
+    if count < FEWEST:
         raise ValueError(
-            f"{few} are too few to find a threshold on; give some hundreds."
+            f"{count} rows that are not all zeros are too few to find a threshold on; give some "
+            "hundreds."
         )
     if zeros:
         logging.warning(
@@ -99,4 +99,4 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> Float[np.ndarray, "
 
 def squares(rows: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
     """Returns the squared length of each row, in double precision."""
-    return np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+    return einsum("ij,ij->i", rows, rows, dtype=float64)

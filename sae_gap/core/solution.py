@@ -1,10 +1,10 @@
 """Codes of signals, with certificates where a solver found them."""
 
-import equinox as eqx
+from equinox import Module
 from jaxtyping import Array, Bool, Float, Int
 
 
-class Coded(eqx.Module):
+class Coded(Module):
     """Codes of n signals from any method; those of very many latents or samples are a sparse
     array.
     """

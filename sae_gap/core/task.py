@@ -4,14 +4,15 @@ Shapes, throughout the suite: a dictionary is `(input_dim, num_latents)` with at
 signals are `(n, input_dim)` and codes `(n, num_latents)`, with samples as rows.
 """
 
-import functools
 from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
-import equinox as eqx
 import numpy as np
-import scipy.sparse
+from equinox import Module, field
 from jaxtyping import Array, Bool, Float, Int
+from numpy import asarray
+from scipy.sparse import csc_array, issparse
 
 from sae_gap.core import AnyCodes, Model, Transcoder
 
@@ -19,7 +20,7 @@ from sae_gap.core import AnyCodes, Model, Transcoder
 SPLITS = ("train", "id", "ood")
 
 
-class Split(eqx.Module):
+class Split(Module):
     """Samples of one split.
 
     Attributes:
@@ -50,7 +51,7 @@ class Split(eqx.Module):
         )
 
     def _counted(self, rows: Any) -> Float[np.ndarray, "m columns"]:
-        rows = np.asarray(rows)
+        rows = asarray(rows)
         return rows if self.counts is None else rows[self.counts]
 
     @property
@@ -59,9 +60,9 @@ class Split(eqx.Module):
         if self.codes is None:
             return None
         codes: Any = self.codes
-        if scipy.sparse.issparse(codes):
+        if issparse(codes):
             # Some sparse formats cannot be sliced.
-            codes = scipy.sparse.csc_array(codes)[:, [0]].toarray()
+            codes = csc_array(codes)[:, [0]].toarray()
         return codes[:, 0] > 0.5
 
 
@@ -81,18 +82,18 @@ class Unread:
         self._read = read
         self._read_inputs = read_inputs
 
-    @functools.cached_property
+    @cached_property
     def signals(self) -> Float[Array, "n input_dim"]:
         """The rows to learn from."""
         return self._read()
 
-    @functools.cached_property
+    @cached_property
     def inputs(self) -> Float[Array, "n num_inputs"] | None:
         """What a transcoder reads of each row."""
-        return None if self._read_inputs is None else self._read_inputs()
+        return self._read_inputs and self._read_inputs()
 
 
-class Tree(eqx.Module):
+class Tree(Module):
     """A hierarchy of features: a child fires only where its parent does.
 
     Attributes:
@@ -104,7 +105,7 @@ class Tree(eqx.Module):
     level: Int[np.ndarray, " N"]
 
 
-class Task(eqx.Module):
+class Task(Module):
     """The data of one setting. Only oracles and metrics may look at `dictionary` and at the codes
     of a split.
 
@@ -119,11 +120,11 @@ class Task(eqx.Module):
     id: Split
     ood: Split
     dictionary: Float[Array, "input_dim num_latents"] | None = None
-    width: int = eqx.field(static=True, default=0)
-    seed: int = eqx.field(static=True, default=0)
-    padding: int = eqx.field(static=True, default=0)
+    width: int = field(static=True, default=0)
+    seed: int = field(static=True, default=0)
+    padding: int = field(static=True, default=0)
     tree: Tree | None = None
-    network: Any = eqx.field(static=True, default=None)
+    network: Any = field(static=True, default=None)
     concepts: Any = None
 
     @property

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
+from numpy import flatnonzero
 
 from sae_gap.core import slices
 
@@ -38,7 +39,7 @@ def _redrawn(
     subsets = rng.integers(size, size=(n, k))
     while True:
         ordered = np.sort(subsets, axis=1)
-        clash = np.flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
+        clash = flatnonzero((ordered[:, 1:] == ordered[:, :-1]).any(axis=1))
         if not clash.size:
             return subsets
         subsets[clash] = rng.integers(size, size=(clash.size, k))

@@ -1,12 +1,12 @@
 """A user's activations as a source: rows to learn from, and rows of other documents to score."""
 
-import dataclasses
-import functools
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from numpy import arange, concatenate, float32, pad, searchsorted, unique
 
 from sae_gap.core import FEWEST, Split, Task, Unread, check_type, evenly_spaced
 from sae_gap.data import Activations
@@ -17,7 +17,7 @@ from sae_gap.storage import digest
 TENTH = 0.1
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class HeldOut:
     """Rows of activations. Held-out documents are scored, and learners see the rest.
 
@@ -68,14 +68,14 @@ class HeldOut:
         """Dimension of the rows."""
         return self.activations.input_dim
 
-    @functools.cached_property
+    @cached_property
     def kept(self) -> Activations:
         """The activations, without outlier tokens unless these are kept."""
         if self.keep_outliers:
             return self.activations
         return self.activations.without_outliers()
 
-    @functools.cached_property
+    @cached_property
     def parts(self) -> tuple[Activations, Activations]:
         """The rows that learners see, and the held-out ones."""
         if self.whole is self.held_out:
@@ -100,12 +100,12 @@ class HeldOut:
         given = isinstance(self.held_out, Activations)
         return self.held_out if given else self.activations  # type: ignore[return-value]
 
-    @functools.cached_property
+    @cached_property
     def places(self) -> Int[np.ndarray, " n"]:
         """The numbers of the scored rows within the held-out part."""
         return evenly_spaced(self.parts[1].num_samples, self.samples)
 
-    @functools.cached_property
+    @cached_property
     def scored(self) -> Float[np.ndarray, "n input_dim"]:
         """The held-out rows to score.
 
@@ -124,12 +124,12 @@ class HeldOut:
             )
         return rows
 
-    @functools.cached_property
+    @cached_property
     def left_out(self) -> Float[np.ndarray, "m input_dim"]:
         """Held-out outlier tokens, in the same share as the scored rows, but at least one."""
-        return self.whole.take(np.searchsorted(self.whole.numbers, self._outside))
+        return self.whole.take(searchsorted(self.whole.numbers, self._outside))
 
-    @functools.cached_property
+    @cached_property
     def _outside(self) -> Int[np.ndarray, " m"]:
         """The numbers of these tokens among all rows of the files."""
         whole = self.whole
@@ -154,19 +154,19 @@ class HeldOut:
         self, numbers: Int[np.ndarray, " n"]
     ) -> Float[np.ndarray, "n num_inputs"] | None:
         """What a transcoder reads of rows, by their numbers among all rows of the files."""
-        return None if self.inputs is None else self.inputs.take(numbers)
+        return self.inputs.take(numbers) if self.inputs else None
 
-    @functools.cached_property
+    @cached_property
     def members(self) -> Int[np.ndarray, " n"]:
         """The document of each scored row, or its run of neighbours, counted from 0."""
-        rows = np.searchsorted(self.whole.numbers, self._inside)
-        return np.unique(self.whole.groups[rows], return_inverse=True)[1]
+        rows = searchsorted(self.whole.numbers, self._inside)
+        return unique(self.whole.groups[rows], return_inverse=True)[1]
 
     @property
     def counts(self) -> Bool[np.ndarray, " n"] | None:
         """True for the coded rows that count; None if all do."""
         extra = len(self.left_out)
-        return np.arange(len(self.scored) + extra) < len(self.scored) if extra else None
+        return arange(len(self.scored) + extra) < len(self.scored) if extra else None
 
     @property
     def num_train(self) -> int:
@@ -175,7 +175,7 @@ class HeldOut:
         most = train.num_samples if self.together else train.num_pooled
         return min(most, self.learn_from or most)
 
-    @functools.cached_property
+    @cached_property
     def train(self) -> Unread:
         """The rows that learners see, evenly spaced, read once for all readers of the task."""
         train = self.parts[0]
@@ -194,9 +194,9 @@ class HeldOut:
 
     def task(self) -> Task:
         """Returns the rows that learners see, and the scored rows as one split."""
-        members = np.pad(self.members, (0, len(self.left_out)))
-        rows = np.concatenate([self.scored, self.left_out]).astype(np.float32)
-        read = self._read(np.concatenate([self._inside, self._outside]))
+        members = pad(self.members, (0, len(self.left_out)))
+        rows = concatenate([self.scored, self.left_out]).astype(float32)
+        read = self._read(concatenate([self._inside, self._outside]))
         held = Split(rows, documents=members, counts=self.counts, inputs=read)
         return Task(self.train, held, held, width=self.width, seed=self.seed)
 

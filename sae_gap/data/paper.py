@@ -1,15 +1,17 @@
 """The paper's generative model `y = A z`: a setting, its task, and a stream of its signals."""
 
-import dataclasses
-import functools
-import math
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from math import ceil, log
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import device_put
 from jaxtyping import Float, Int
-from scipy import sparse
+from numpy import searchsorted
+from numpy.random import default_rng
+from scipy.sparse import csr_array
 
 from sae_gap.core import (
     DENSE_LATENTS,
@@ -39,7 +41,7 @@ Supports = Int[np.ndarray, "n k"]
 Magnitudes = Float[np.ndarray, "n k"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Setting:
     """One cell of the paper's generative model, `y = A z`, with its seed.
 
@@ -89,9 +91,7 @@ class Setting:
             object.__setattr__(self, "width", None)
         check_width(self.sparsity, self.width)
         # Never above num_latents: 2 k ln(num_latents / k) is at most 2 num_latents / e.
-        bound = math.ceil(
-            2 * self.sparsity * math.log(self.num_latents / self.sparsity)
-        )
+        bound = ceil(2 * self.sparsity * log(self.num_latents / self.sparsity))
         input_dim = self.input_dim or max(self.sparsity + 1, bound)
         object.__setattr__(self, "input_dim", input_dim)
         if input_dim > self.num_latents:
@@ -181,7 +181,7 @@ class Setting:
 
     def rng(self, *stream: int) -> np.random.Generator:
         """The generator of a stream of random numbers."""
-        return np.random.default_rng([self.seed, *stream])
+        return default_rng([self.seed, *stream])
 
     def _split(self, signals: np.ndarray, codes: Any = None) -> Split:
         return Split(_put(signals, (0, self.padding)), _put(codes))
@@ -215,7 +215,7 @@ class _Atoms(NamedTuple):
         self, values: Magnitudes, supports: Supports
     ) -> Float[np.ndarray, "n input_dim"]:
         """The signals of codes."""
-        places = np.searchsorted(self.latents, supports)
+        places = searchsorted(self.latents, supports)
         signals = np.zeros((len(values), self.rows.shape[1]))
         for column in range(supports.shape[1]):
             signals += values[:, column, None] * self.rows[places[:, column]]
@@ -228,7 +228,7 @@ def _put(array: Any, padding: tuple[int, int] = (0, 0)) -> Any:
     """
     if any(padding):
         array = np.pad(array, [(0, zeros) for zeros in padding])
-    return jax.device_put(array) if isinstance(array, np.ndarray) else array
+    return device_put(array) if isinstance(array, np.ndarray) else array
 
 
 def _draw_samples(
@@ -250,12 +250,10 @@ def _draw_samples(
     return signals.astype(values.dtype), codes
 
 
-def _sparse(
-    values: Magnitudes, supports: Supports, setting: Setting
-) -> sparse.csr_array:
+def _sparse(values: Magnitudes, supports: Supports, setting: Setting) -> csr_array:
     n, k = supports.shape
     content = values.ravel(), supports.ravel(), np.arange(0, supports.size + 1, k)
-    return sparse.csr_array(content, (n, setting.num_latents))
+    return csr_array(content, (n, setting.num_latents))
 
 
 class Stream:
@@ -281,7 +279,7 @@ class Stream:
             dictionary, _ = _draw_dictionary(setting, np.zeros(0, int))
         self.dictionary = dictionary
         self._atoms = np.ascontiguousarray(self.dictionary.T, jnp.zeros(()).dtype)
-        self._piece = functools.lru_cache(maxsize=1)(self._draw)
+        self._piece = lru_cache(maxsize=1)(self._draw)
         self._noise = 0.0
         if setting.noise_db is not None:
             self._noise = noise_scale(self._draw(0), setting.noise_db)
@@ -310,7 +308,7 @@ def _draw_dictionary(
 ) -> tuple[Float[np.ndarray, "input_dim N"], Float[np.ndarray, "m input_dim"]]:
     """The dictionary in the default float type, and the atoms of the active latents as rows."""
     shape = setting.input_dim, setting.num_latents
-    new_rng = functools.partial(setting.rng, _ATOMS)
+    new_rng = partial(setting.rng, _ATOMS)
     return unit_dictionary(new_rng, shape, active)  # type: ignore[arg-type]
 
 

@@ -1,8 +1,8 @@
 """A user's file of a task: activations that are split already, with the truth or parts of it."""
 
-import dataclasses
-import functools
-import pathlib
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from sae_gap.storage import Tensors, file_digest, reading
 _NAMES = ("Y_train", "Y_val", "Y_ood", "A", "Z_train", "Z_val", "Z_ood")
 
 
-def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -> Task:
+def load(path: str | Path, *, width: int | None = None, seed: int = 0) -> Task:
     """Reads a task from an .npz file of activations.
 
     The file holds `Y_train`, `Y_val` and `Y_ood` (samples as rows) and optionally the truth:
@@ -46,7 +46,7 @@ def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -
         np.load(file, allow_pickle=False) as archive,
         np.errstate(over="ignore"),
     ):
-        for name in (name for name in _NAMES if name in archive):
+        for name in archive.keys() & _NAMES:
             part = archive[name]
             arrays[name] = part.astype(dtype) if part.dtype.kind in "fiu" else part
     tensors = Tensors(file, arrays)
@@ -59,11 +59,9 @@ def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -
         )
 
     def matrix(name: str, rows: int) -> Any:
-        return (
-            jnp.asarray(tensors.take(name, rows, widths[0]))
-            if name in tensors
-            else None
-        )
+        if name not in tensors:
+            return None
+        return jnp.asarray(tensors.take(name, rows, widths[0]))
 
     def split(name: str) -> Split:
         signals = tensors.take(f"Y_{name}", tensors.shape(f"Y_{name}")[0], input_dim)
@@ -76,7 +74,7 @@ def load(path: str | pathlib.Path, *, width: int | None = None, seed: int = 0) -
     )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Recording:
     """A user's activations that are split already; it replaces a `Setting`. `HeldOut` splits
     others.
@@ -88,7 +86,7 @@ class Recording:
       seed: seeds the learners.
     """
 
-    path: pathlib.Path
+    path: Path
     width: int | None = option(default=None)
     sparsity: int = option(default=10)
     seed: int = option(default=0, **SEED)
@@ -99,7 +97,7 @@ class Recording:
 
     def task(self) -> Task:
         """Returns the splits of the file, with the seed of this recording."""
-        return dataclasses.replace(self._content()[0], seed=self.seed)
+        return replace(self._content()[0], seed=self.seed)
 
     def _content(self) -> tuple[Task, str]:
         modified = self.path.stat().st_mtime_ns if self.path.is_file() else 0
@@ -119,10 +117,7 @@ class Recording:
         """Returns the values that tell recordings apart: the content of the file, not its path."""
         task, content = self._content()
         # Those to learn, if the truth is unknown.
-        known = (
-            task.dictionary,
-            *(split.codes for split in (task.train, task.id, task.ood)),
-        )
+        known = (task.dictionary, task.train.codes, task.id.codes, task.ood.codes)
         truth = next((part.shape[1] for part in known if part is not None), task.width)
         return ({} if truth == task.width else {"width": task.width}) | {
             "data": content,
@@ -134,7 +129,7 @@ class Recording:
         }
 
 
-@functools.lru_cache(maxsize=1)
-def _read(path: pathlib.Path, width: int | None, modified: int) -> tuple[Task, str]:
+@lru_cache(maxsize=1)
+def _read(path: Path, width: int | None, modified: int) -> tuple[Task, str]:
     """Reads a task and the digest of its file, once for all seeds unless the file changes."""
     return load(path, width=width), file_digest(path)

@@ -1,17 +1,18 @@
 """The number of cores, work shared among them, and BLAS limited to one thread."""
 
-import concurrent.futures
-import contextlib
-import functools
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import cache
+from threading import Lock
 from typing import Any
 
 import scipy
-import threadpoolctl
+from threadpoolctl import ThreadpoolController
 
-_LOCK = threading.Lock()
+_LOCK = Lock()
 # One entry for each caller inside; the first to enter sets the limit, and the last to leave removes
 # it.
 _LIMITS: list[Any] = []
@@ -19,11 +20,12 @@ _LIMITS: list[Any] = []
 
 def cores() -> int:
     """The cores that this process may use."""
-    return (
-        len(os.sched_getaffinity(0))
-        if hasattr(os, "sched_getaffinity")
-        else os.cpu_count() or 1
-    )
+    return len(_allowed()) or os.cpu_count() or 1
+
+
+def _allowed() -> set[int]:
+    """The numbers of these cores, none where the system does not tell."""
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
 
 
 def on_cores(work: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:
@@ -35,12 +37,12 @@ def on_cores(work: Callable[[Any], Any], pieces: Sequence[Any]) -> list[Any]:
     return list(map(work, pieces) if len(pieces) == 1 else _pool().map(work, pieces))
 
 
-@functools.cache
+@cache
 def _pool() -> Any:
     """Threads that all callers in a process share, so that several at once do not slow each other
     down.
     """
-    return concurrent.futures.ThreadPoolExecutor(cores())
+    return ThreadPoolExecutor(cores())
 
 
 if hasattr(os, "register_at_fork"):
@@ -52,12 +54,12 @@ if hasattr(os, "register_at_fork"):
 LOOPS = threading.BoundedSemaphore(cores())
 
 
-@contextlib.contextmanager
+@contextmanager
 def one_core() -> Iterator[None]:
     """Keeps this process's threads on one core, where the system can, so that processor time is
     that of one thread.
     """
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set()
+    allowed = _allowed()
     _allow({*sorted(allowed)[:1]})
     try:
         yield
@@ -68,11 +70,11 @@ def one_core() -> Iterator[None]:
 def _allow(chosen: Any) -> Any:
     for thread in os.listdir("/proc/self/task") if chosen else ():
         # A thread may have ended.
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             os.sched_setaffinity(int(thread), chosen)
 
 
-@contextlib.contextmanager
+@contextmanager
 def one_blas_thread() -> Iterator[None]:
     """Limits BLAS to one thread, for matrices so small that further threads only wait for each
     other, and for reproducible bits.
@@ -105,8 +107,8 @@ def _take_control() -> Any:
             library.clear_controlling_thread(force=True)
 
 
-@functools.cache
+@cache
 def _controller() -> Any:
     """Controls the BLAS of NumPy and of SciPy, which must be loaded by now."""
     assert scipy.linalg
-    return threadpoolctl.ThreadpoolController()
+    return ThreadpoolController()

@@ -4,21 +4,27 @@ Samples are sharded over all devices, since every cost that grows is a sum or a 
 device has the whole dictionary.
 """
 
-import contextlib
 import os
 import platform
-import resource
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from resource import RUSAGE_SELF, getrusage
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import device_put
+from jax.random import key_data, key_impl, wrap_key_data
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding
+from jax.tree_util import tree_map
 from jaxtyping import Array, PyTree
+from numpy import arange
 
 from sae_gap.runtime import SAMPLES, check_mesh
+from sae_gap.runtime.distributed import is_key
 
 
 def mesh() -> Mesh:
@@ -29,7 +35,7 @@ def mesh() -> Mesh:
 def has_devices() -> bool:
     """True if JAX finds a device of the platforms that it was asked for."""
     # JAX raises an AssertionError if a plugin is missing.
-    with contextlib.suppress(RuntimeError, AssertionError):
+    with suppress(RuntimeError, AssertionError):
         return bool(jax.local_devices())
     return False
 
@@ -96,10 +102,10 @@ def _put_all(tree: PyTree, mesh: Mesh, spec: Any) -> PyTree:
             return leaf
         # One device needs no sharding, and a caller may move an uncommitted array.
         if mesh.size == 1:
-            return jax.numpy.asarray(leaf)
+            return jnp.asarray(leaf)
         return put(leaf, NamedSharding(mesh, spec(leaf)))
 
-    return jax.tree.map(put_leaf, tree)
+    return tree_map(put_leaf, tree)
 
 
 def put(array: jax.Array | np.ndarray, sharding: Sharding) -> jax.Array:
@@ -111,11 +117,9 @@ def put(array: jax.Array | np.ndarray, sharding: Sharding) -> jax.Array:
     if sharding.is_fully_addressable or not getattr(
         array, "is_fully_addressable", True
     ):
-        return jax.device_put(array, sharding)
-    if jax.dtypes.issubdtype(array.dtype, jax.dtypes.prng_key):
-        return jax.random.wrap_key_data(
-            put(jax.random.key_data(array), sharding), impl=jax.random.key_impl(array)
-        )
+        return device_put(array, sharding)
+    if is_key(array):
+        return wrap_key_data(put(key_data(array), sharding), impl=key_impl(array))
     # Each process brings its own devices' part, and reads no more of a mapped file. `device_put`
     # would send the whole array around to check that it is the same.
     held = np.asarray(array)
@@ -137,15 +141,15 @@ def read_rows(
       The rows, (num_samples, width), uncommitted in one process, and sharded over the devices of
       several.
     """
-    dtype = jax.numpy.zeros(()).dtype
+    dtype = jnp.zeros(()).dtype
     everywhere = mesh()
     if everywhere.size == len(jax.local_devices()):
-        return jax.numpy.asarray(take(np.arange(num_samples)), dtype)
+        return jnp.asarray(take(arange(num_samples)), dtype)
     shape = num_samples, width
     sharding = NamedSharding(everywhere, _rows_of_each(shape, everywhere))
 
     def read(index: Any) -> Any:
-        return take(np.arange(*index[0].indices(num_samples))).astype(dtype)
+        return take(arange(*index[0].indices(num_samples))).astype(dtype)
 
     return jax.make_array_from_callback(shape, sharding, read)
 
@@ -195,12 +199,12 @@ jax.monitoring.register_event_duration_secs_listener(
 
 def peak_memory() -> float:
     """The peak memory of this process so far, in GiB."""
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         # On Linux `getrusage` also counts the process that started this one.
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) / 2**20
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    most = getrusage(RUSAGE_SELF).ru_maxrss
     # In kilobytes, on Apple's systems in bytes.
     return most / (2**30 if sys.platform == "darwin" else 2**20)
 
@@ -213,13 +217,12 @@ def describe() -> str:
       For example `4 x NVIDIA H100 80GB HBM3`, or `1 x cpu (AMD EPYC)`.
     """
     kind = jax.devices()[0].device_kind
-    return f"{jax.device_count()} x {kind}" + (
-        f" ({_processor()})" if kind == "cpu" else ""
-    )
+    processor = f" ({_processor()})" if kind == "cpu" else ""
+    return f"{jax.device_count()} x {kind}{processor}"
 
 
 def _processor() -> str:
-    with contextlib.suppress(OSError):
+    with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()

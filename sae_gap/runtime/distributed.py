@@ -10,8 +10,11 @@ import sys
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
+from jax.experimental.multihost_utils import process_allgather, sync_global_devices
+from jax.random import key_data, key_impl, wrap_key_data
+from jax.tree_util import tree_map
 from jaxtyping import PyTree
 
 T = TypeVar("T")
@@ -70,7 +73,7 @@ def is_first() -> bool:
 def wait(name: str) -> None:
     """Returns once all processes have called it."""
     if count() > 1:
-        multihost_utils.sync_global_devices(name)
+        sync_global_devices(name)
 
 
 def gather(value: T) -> list[T]:
@@ -78,10 +81,10 @@ def gather(value: T) -> list[T]:
     if count() == 1:
         return [value]
     message = np.frombuffer(pickle.dumps(value), np.uint8)
-    sizes = np.ravel(multihost_utils.process_allgather(np.int32(len(message))))
+    sizes = np.ravel(process_allgather(np.int32(len(message))))
     padded = np.zeros(int(sizes.max()), np.uint8)
     padded[: len(message)] = message
-    messages = multihost_utils.process_allgather(padded)
+    messages = process_allgather(padded)
     return [
         pickle.loads(row[:size].tobytes())
         for row, size in zip(messages, sizes, strict=True)
@@ -93,6 +96,11 @@ def from_first(value: T) -> T:
     return gather(value)[0]
 
 
+def is_key(leaf: Any) -> bool:
+    """True for a random key."""
+    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
 def whole(tree: PyTree) -> PyTree:
     """A tree with its arrays that span processes fetched whole into this one's memory; all
     processes must call it together. Other leaves stay.
@@ -101,15 +109,13 @@ def whole(tree: PyTree) -> PyTree:
     def fetch(leaf: Any) -> Any:
         if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
             return leaf
-        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-            return jax.random.wrap_key_data(
-                fetch(jax.random.key_data(leaf)), impl=jax.random.key_impl(leaf)
-            )
+        if is_key(leaf):
+            return wrap_key_data(fetch(key_data(leaf)), impl=key_impl(leaf))
         if leaf.is_fully_replicated:
-            return jax.numpy.asarray(np.asarray(leaf.addressable_data(0)))
-        return jax.numpy.asarray(multihost_utils.process_allgather(leaf, tiled=True))
+            return jnp.asarray(np.asarray(leaf.addressable_data(0)))
+        return jnp.asarray(process_allgather(leaf, tiled=True))
 
-    return jax.tree.map(fetch, tree)
+    return tree_map(fetch, tree)
 
 
 def leave(code: int) -> None:

@@ -2,15 +2,15 @@
 and the minutes after which a process starts nothing more.
 """
 
-import collections
-import contextlib
-import dataclasses
-import io
-import math
 import sys
-import threading
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import StringIO
+from math import inf
+from threading import Event, Thread
 from typing import Any
 
 from absl import logging
@@ -28,10 +28,10 @@ _WRITTEN = (
 )
 # A clock that only runs forward, and its second at which the minutes of this process are over.
 seconds = time.monotonic
-_ends = [math.inf]
+_ends = [inf]
 
 
-@dataclasses.dataclass(eq=False)
+@dataclass(eq=False)
 class UnfinishedError(Exception):
     """The minutes of `limit` are over, and a study is not finished.
 
@@ -79,8 +79,8 @@ class Line(tqdm):
         """
         self.shares = dict.fromkeys(rows, 0.0)
         self.kinds = dict.fromkeys(self.shares, "row") | dict.fromkeys(fits, "fit")
-        self.gained = collections.Counter[str]()
-        self.spent = collections.Counter[str]()
+        self.gained: Any = Counter()
+        self.spent: Any = Counter()
         self.last = seconds()
         self.initial: float = done
         self.n: float = done
@@ -95,8 +95,8 @@ class Line(tqdm):
         kind = self.kinds[name]
         with self.get_lock():
             now = seconds()
-            self.gained[kind] += share - self.shares.get(name, share)  # type: ignore[assignment]
-            self.spent[kind] += now - self.last  # type: ignore[assignment]
+            self.gained[kind] += share - self.shares.get(name, share)
+            self.spent[kind] += now - self.last
             self.shares[name] = share
             self.last = now
             self.n = self.initial + sum(self.shares.values())
@@ -122,7 +122,7 @@ class Line(tqdm):
         return found
 
 
-@contextlib.contextmanager
+@contextmanager
 def line(
     total: float = 0, what: str = "", *, unit: str = "it", shown: bool = True
 ) -> Iterator[Line]:
@@ -139,10 +139,10 @@ def line(
     look: dict[str, Any] = {"bar_format": _DRAWN, "dynamic_ncols": True, "leave": False}
     logged = not (hidden or _somebody_looks())
     if logged:
-        look = {"bar_format": _WRITTEN, "file": io.StringIO(), "mininterval": math.inf}
+        look = {"bar_format": _WRITTEN, "file": StringIO(), "mininterval": inf}
     # Draw after every report, and take the mean speed.
     look |= {"miniters": 0, "smoothing": 0, "disable": hidden}
-    ended = threading.Event()
+    ended = Event()
 
     def tell() -> None:
         while not ended.wait(EVERY):
@@ -150,7 +150,7 @@ def line(
 
     with Line(total=total, desc=what, unit=unit, **look) as drawn:
         if logged:
-            threading.Thread(target=tell, daemon=True).start()
+            Thread(target=tell, daemon=True).start()
         try:
             yield drawn
         finally:

@@ -3,14 +3,22 @@
 The mesh has an axis `SAMPLES`. Within `jax.jit` it is the mesh of `jax.set_mesh`.
 """
 
-import contextlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
+from jax import device_put, lax
+from jax.sharding import (
+    AbstractMesh,
+    AxisType,
+    Mesh,
+    NamedSharding,
+    PartitionSpec,
+    get_abstract_mesh,
+)
+from jax.tree_util import tree_leaves, tree_map
 from jaxtyping import Array, PyTree
 
 from sae_gap.core import check_type
@@ -53,7 +61,7 @@ def mesh_of(*arrays: Any) -> Mesh | AbstractMesh | None:
     """
     mesh: Any = None
     if any(isinstance(array, jax.core.Tracer) for array in arrays):
-        context = jax.sharding.get_abstract_mesh()
+        context = get_abstract_mesh()
         if SAMPLES in context.axis_names and not context.manual_axes:
             mesh = context
     else:
@@ -89,7 +97,7 @@ def by_device(
     """
     if mesh is None:
         return function(per_sample, *shared)
-    num_samples = jax.tree.leaves(per_sample)[0].shape[0]
+    num_samples = tree_leaves(per_sample)[0].shape[0]
     spare = -num_samples % mesh.size
     rows = PartitionSpec(mesh.axis_names)
     mapped = jax.shard_map(
@@ -100,8 +108,8 @@ def by_device(
         # Loops start with constants, equal on all devices, and end with values that differ.
         check_vma=False,
     )
-    results = mapped(jax.tree.map(lambda a: _padded(a, spare), per_sample), *shared)
-    return jax.tree.map(lambda a: a[:num_samples], results)
+    results = mapped(tree_map(lambda a: _padded(a, spare), per_sample), *shared)
+    return tree_map(lambda a: a[:num_samples], results)
 
 
 def _padded(array: Array, rows: int) -> Array:
@@ -110,7 +118,7 @@ def _padded(array: Array, rows: int) -> Array:
 
 def in_batches(run: Callable[[PyTree], PyTree], rows: PyTree, size: int) -> PyTree:
     """Applies `run` to at most `size` rows at a time; zeros fill up the last batch."""
-    number = len(jax.tree.leaves(rows)[0])
+    number = len(tree_leaves(rows)[0])
     if size >= number:
         return run(rows)
     batches = -(-number // size)
@@ -119,8 +127,8 @@ def in_batches(run: Callable[[PyTree], PyTree], rows: PyTree, size: int) -> PyTr
         padded = _padded(array, batches * size - number)
         return padded.reshape(batches, size, *array.shape[1:])
 
-    found = lax.map(run, jax.tree.map(split, rows))
-    return jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:])[:number], found)
+    found = lax.map(run, tree_map(split, rows))
+    return tree_map(lambda a: a.reshape(-1, *a.shape[2:])[:number], found)
 
 
 def place_rows(tree: PyTree, like: Array) -> PyTree:
@@ -129,10 +137,8 @@ def place_rows(tree: PyTree, like: Array) -> PyTree:
     if not isinstance(sharding, NamedSharding) or sharding.mesh.size == 1:
         return tree
     rows = NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[:1]))
-    return jax.tree.map(
-        lambda leaf: (
-            jax.device_put(leaf, rows) if isinstance(leaf, jax.Array) else leaf
-        ),
+    return tree_map(
+        lambda leaf: device_put(leaf, rows) if isinstance(leaf, jax.Array) else leaf,
         tree,
     )
 
@@ -142,7 +148,7 @@ def num_parts() -> int:
 
     It is 1 without a mesh, and within `by_device`, where each device already has its own part.
     """
-    mesh = jax.sharding.get_abstract_mesh()
+    mesh = get_abstract_mesh()
     return 1 if SAMPLES in mesh.manual_axes else mesh.shape.get(SAMPLES, 1)
 
 
@@ -159,7 +165,7 @@ def split_batch(batch: PyTree) -> PyTree:
             return array
         return lax.with_sharding_constraint(array, PartitionSpec(SAMPLES))
 
-    return jax.tree.map(split, batch)
+    return tree_map(split, batch)
 
 
 def constrain(state: PyTree, data: PyTree) -> PyTree:
@@ -178,9 +184,7 @@ def constrain(state: PyTree, data: PyTree) -> PyTree:
     """
     size = num_parts()
     counts = {
-        len(leaf)
-        for leaf in jax.tree.leaves(data)
-        if leaf.ndim and len(leaf) % size == 0
+        len(leaf) for leaf in tree_leaves(data) if leaf.ndim and len(leaf) % size == 0
     }
 
     def put(leaf: Any) -> Any:
@@ -189,10 +193,10 @@ def constrain(state: PyTree, data: PyTree) -> PyTree:
             leaf, PartitionSpec(SAMPLES) if by_sample else PartitionSpec()
         )
 
-    return state if size == 1 else jax.tree.map(put, state)
+    return state if size == 1 else tree_map(put, state)
 
 
-def within(tree: PyTree) -> contextlib.AbstractContextManager:
+def within(tree: PyTree) -> AbstractContextManager:
     """The context for tracing with the mesh of a tree's arrays; on one device it sets no mesh."""
-    mesh = mesh_of(*jax.tree.leaves(tree))
-    return jax.set_mesh(mesh) if isinstance(mesh, Mesh) else contextlib.nullcontext()
+    mesh = mesh_of(*tree_leaves(tree))
+    return jax.set_mesh(mesh) if isinstance(mesh, Mesh) else nullcontext()

@@ -1,9 +1,10 @@
 """Names of things by their content: stable hashes of plain values, of arrays and of files."""
 
 import hashlib
-import json
 import math
 from collections.abc import Iterable, Mapping
+from hashlib import sha256
+from json import dumps
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,13 @@ def _whole(value: Any) -> Any:
 
 def json_digest(value: Any) -> str:
     """Sixteen hexadecimal digits of a value in its JSON form."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    text = dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return sha256(text.encode()).hexdigest()[:16]
 
 
 def digest(arrays: Iterable[Any]) -> str:
     """Sixteen hexadecimal digits that identify arrays by their types, shapes and bytes."""
-    hashed = hashlib.sha256()
+    hashed = sha256()
     for array in map(np.asarray, arrays):
         hashed.update(f"{array.dtype}{array.shape}".encode())
         hashed.update(np.ascontiguousarray(array).tobytes())
@@ -53,7 +54,7 @@ def digest(arrays: Iterable[Any]) -> str:
 
 def file_digest(*paths: Path) -> str:
     """Sixteen hexadecimal digits of the content of files, taken one after the other."""
-    hashed = hashlib.sha256()
+    hashed = sha256()
     for path in paths:
         with path.open("rb") as file:
             hashlib.file_digest(file, lambda: hashed)

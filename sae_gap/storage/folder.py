@@ -1,13 +1,13 @@
 """A folder of whole files, on disk or in a bucket. Nothing is ever appended to a file."""
 
-import contextlib
 import os
 import re
-import secrets
-import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from secrets import token_hex
+from tempfile import TemporaryFile
 from typing import Any
 
 from sae_gap.core import check_path
@@ -107,7 +107,7 @@ class Folder:
             with self._asking(name, "written"):
                 self._bucket.pipe_file(self._remote(name), content)
             return
-        draft = self.local / f".draft-{secrets.token_hex(8)}"
+        draft = self.local / f".draft-{token_hex(8)}"
         try:
             self.local.mkdir(parents=True, exist_ok=True)
             self._sweep(self.local)
@@ -122,7 +122,7 @@ class Folder:
                 error.errno, error.strerror, str(self.local / name)
             ) from error
         finally:
-            with contextlib.suppress(OSError):
+            with suppress(OSError):
                 draft.unlink()
 
     def remove(self, name: str) -> None:
@@ -140,13 +140,11 @@ class Folder:
         try:
             if self.local:
                 above = self.local.absolute().parents
-                there = next(
-                    path for path in (self.local, *above) if os.path.lexists(path)
-                )
-                with tempfile.TemporaryFile(dir=there) as probe:
+                there = next(filter(os.path.lexists, (self.local, *above)))
+                with TemporaryFile(dir=there) as probe:
                     probe.write(b"\n")
             else:
-                probe_name = f".probe-{secrets.token_hex(8)}"
+                probe_name = f".probe-{token_hex(8)}"
                 self.write(probe_name, b"\n")
                 self.remove(probe_name)
         except OSError as error:
@@ -155,8 +153,7 @@ class Folder:
 
     def require_writable(self) -> None:
         """Raises a ValueError if nothing can be written to it."""
-        obstacle = self.obstacle()
-        if obstacle is not None:
+        if obstacle := self.obstacle():
             raise ValueError(
                 f"results cannot be written to {self} ({obstacle}); choose another folder."
             )
@@ -164,7 +161,7 @@ class Folder:
     def _entries(self) -> list[tuple[str, bool]]:
         """The name of each file and folder, and whether it is a file."""
         entries = []
-        if self.local is None:
+        if not self.local:
             entries = self._listed()
         elif self.local.is_dir():
             entries = [(path.name, path.is_file()) for path in self.local.iterdir()]
@@ -175,8 +172,9 @@ class Folder:
         with self._asking("", "read"):
             self._bucket.invalidate_cache()
             remote = self._remote("").rstrip("/")
-            there = self._bucket.exists(remote)
-            listed = self._bucket.ls(remote, detail=True) if there else []
+            listed = []
+            if self._bucket.exists(remote):
+                listed = self._bucket.ls(remote, detail=True)
         entries = []
         for entry in listed:
             name = entry["name"].rstrip("/")
@@ -190,14 +188,14 @@ class Folder:
         if not self._swept:
             self._swept = True
             for draft in folder.glob(".draft-*"):
-                with contextlib.suppress(OSError):
+                with suppress(OSError):
                     if time.time() - draft.stat().st_mtime > _STALE:
                         draft.unlink()
 
     def _remote(self, name: str) -> str:
         return f"{self._bucket._strip_protocol(self._url)}/{name}"
 
-    @contextlib.contextmanager
+    @contextmanager
     def _asking(self, name: str, verb: str) -> Iterator[None]:
         try:
             yield

@@ -1,9 +1,9 @@
 """Rows of results: an immutable file for each. Reading them needs no JAX."""
 
-import collections
-import json
 import os
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
+from json import dumps, loads
 from typing import Any
 
 from sae_gap.storage import Folder, json_digest, plain
@@ -22,7 +22,7 @@ def grouped(
     """Groups rows by their values of some columns, None for a missing column, in the order of the
     groups' first rows.
     """
-    groups = collections.defaultdict(list)
+    groups = defaultdict(list)
     for row in rows:
         groups[tuple(row.get(name) for name in by)].append(row)
     return dict(groups)
@@ -54,7 +54,7 @@ class Store:
         name = f"{row['key']}.json"
         if not folder.exists(name):
             whole = {"form": _FORM, "digest": json_digest(rows), "rows": rows}
-            folder.write(name, json.dumps(whole, allow_nan=False).encode())
+            folder.write(name, dumps(whole, allow_nan=False).encode())
 
     def rows(self) -> list[Row]:
         """Every stored row, this process's and others', in the order of their files; the first of
@@ -77,7 +77,7 @@ class Store:
 
 def _read(folder: Folder, name: str) -> list[Row]:
     try:
-        content = json.loads(folder.read(name))
+        content = loads(folder.read(name))
         form = content["form"]
         rows = content["rows"]
         if not isinstance(rows, list) or not all(

@@ -9,26 +9,28 @@ name functions to call; this reader has its own versions of those that rebuild a
 every other name.
 """
 
-import collections
-import contextlib
-import io
-import json
-import math
 import pickle
-import re
 import struct
 import zipfile
-import zlib
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial, partialmethod
+from io import BytesIO
+from json import loads
+from math import prod
 from pathlib import Path
+from re import fullmatch
 from typing import Any
+from zipfile import ZIP_STORED, ZipFile
+from zlib import crc32
 
 # NumPy then knows its types by their names.
 import ml_dtypes  # noqa: F401
 import numpy as np
-import safetensors
 from jaxtyping import Float
+from numpy import isfinite, memmap
+from safetensors import safe_open
 
 from sae_gap.core import check_choice, check_integer, check_number, shown
 
@@ -46,8 +48,10 @@ _TYPES: dict[str, Any] = {
     "F8_E5M2": "float8_e5m2",
 }
 _FLOATS = [
-    np.dtype(_TYPES[kind])
-    for kind in ("F16", "F32", "F64", "BF16", "F8_E4M3", "F8_E5M2")
+    *map(
+        np.dtype,
+        ("float16", "float32", "float64", "bfloat16", "float8_e4m3fn", "float8_e5m2"),
+    )
 ]
 
 _STORAGES = {
@@ -77,7 +81,7 @@ class Tensors:
     def __init__(self, path: Path, arrays: Mapping[str, np.ndarray]):
         self.path = path
         self._arrays = dict(arrays)
-        self._taken = set[str]()
+        self._taken: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
         return name in self._arrays
@@ -121,7 +125,7 @@ class Tensors:
             )
         self._taken.add(name)
         wide = array.astype(np.promote_types(array.dtype, np.float32), copy=False)
-        if not np.isfinite(wide).all():
+        if not isfinite(wide).all():
             raise ValueError(
                 f"{name} in {self.path} has NaN or infinite entries; train or download it again."
             )
@@ -141,8 +145,8 @@ class Tensors:
         array = self._named(name)
         value = np.nan
         if array.size == 1 and array.dtype.kind in "fiubV":
-            value = float(array.reshape(()))
-        if not np.isfinite(value):
+            value = float(array.item())
+        if not isfinite(value):
             raise ValueError(
                 f"{name} in {self.path} must be one finite number; train or download it again."
             )
@@ -161,12 +165,12 @@ class Tensors:
         """A checksum of all numbers: safetensors has none of its own."""
         total = 0
         for name in sorted(self._arrays):
-            total = zlib.crc32(self._arrays[name].tobytes(), total)
+            total = crc32(self._arrays[name].tobytes(), total)
         return str(total)
 
     def finish(self, architecture: str) -> None:
         """Raises a ValueError if a tensor was not taken: the codes would miss its effect."""
-        rest = sorted(set(self._arrays) - self._taken)
+        rest = sorted(self._arrays.keys() - self._taken)
         if rest:
             raise ValueError(
                 f"{self.path} holds {listed(rest)}, which a {architecture} SAE does not have; "
@@ -181,7 +185,7 @@ class Tensors:
         return self._arrays[name]
 
 
-@contextlib.contextmanager
+@contextmanager
 def reading(path: Path, kind: str) -> Iterator[None]:
     """Turns any error while a file is read into one sentence.
 
@@ -199,18 +203,18 @@ def reading(path: Path, kind: str) -> Iterator[None]:
         ) from None
 
 
-def map_safetensors(path: Path) -> dict[str, Callable[[], np.memmap]]:
+def map_safetensors(path: Path) -> dict[str, Callable[[], memmap]]:
     """For the name of each tensor of a .safetensors file, a function that maps it."""
     # It finds a header that does not fit the file.
-    with safetensors.safe_open(path, "numpy"), path.open("rb") as file:  # type: ignore[attr-defined]
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    with safe_open(path, "numpy"), path.open("rb") as file:  # type: ignore[attr-defined]
+        header = loads(file.read(int.from_bytes(file.read(8), "little")))
         start = file.tell()
 
-    def mapped(name: str) -> np.memmap:
+    def mapped(name: str) -> memmap:
         entry = header[name]
         place = start + entry["data_offsets"][0]
         shape = tuple(entry["shape"])
-        return np.memmap(path, _TYPES[entry["dtype"]], "r", place, shape)
+        return memmap(path, _TYPES[entry["dtype"]], "r", place, shape)
 
     return {name: partial(mapped, name) for name in header if name != "__metadata__"}
 
@@ -234,12 +238,12 @@ def read_npz(path: Path) -> Tensors:
     Raises:
       ValueError: it is no such file, or an array in it is not plain.
     """
-    with reading(path, "an .npz file"), zipfile.ZipFile(path) as archive:
+    with reading(path, "an .npz file"), ZipFile(path) as archive:
         check_members(path, archive, _MOST_COMPRESSED)
         return Tensors(path, dict(np.load(path)))
 
 
-def check_members(path: Path, archive: zipfile.ZipFile, ratio: float = 1) -> None:
+def check_members(path: Path, archive: ZipFile, ratio: float = 1) -> None:
     """Raises a ValueError if a zip file would unpack to more than `ratio` times its own size."""
     unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > ratio * path.stat().st_size:
@@ -254,7 +258,7 @@ def member_start(path: Path, member: zipfile.ZipInfo) -> tuple[int, int]:
     Raises:
       ValueError: the member is encrypted, compressed or damaged, so that it cannot be mapped.
     """
-    if member.flag_bits & 1 or member.compress_type != zipfile.ZIP_STORED:
+    if member.flag_bits & 1 or member.compress_type != ZIP_STORED:
         raise ValueError(f"its entry {member.filename!r} is encrypted or compressed")
     with path.open("rb") as file:
         file.seek(member.header_offset)
@@ -280,7 +284,7 @@ def map_pt(path: Path) -> Any:
       Exception: of any kind, if it is no such file, names anything but tensors, or a tensor does
         not fit its storage.
     """
-    with zipfile.ZipFile(path) as archive:
+    with ZipFile(path) as archive:
         # torch.save compresses nothing, so the members together are no larger than the file.
         check_members(path, archive)
         return _Reader(path, archive).load()
@@ -293,8 +297,8 @@ def tensors_of(held: Any) -> dict[str, np.ndarray]:
       ValueError: it is no dict of names, or holds no tensors.
     """
     if isinstance(held, Mapping) and not _arrays_in(held):
-        nested = [held[name] for name in _NESTED if isinstance(held.get(name), Mapping)]
-        held = nested[0] if nested else held
+        nested = (held.get(name) for name in _NESTED)
+        held = next((part for part in nested if isinstance(part, Mapping)), held)
     if not isinstance(held, Mapping) or not all(isinstance(name, str) for name in held):
         raise ValueError(
             f"it holds a {type(held).__name__}, not a dict of tensors by name"
@@ -314,11 +318,9 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
     pickle names.
     """
 
-    def __init__(self, path: Path, archive: zipfile.ZipFile):
+    def __init__(self, path: Path, archive: ZipFile):
         pickles = [
-            name
-            for name in archive.namelist()
-            if re.fullmatch(r"[^/]+/data\.pkl", name)
+            name for name in archive.namelist() if fullmatch(r"[^/]+/data\.pkl", name)
         ]
         if len(pickles) != 1:
             raise ValueError("it has not one data.pkl, as torch.save writes")
@@ -330,41 +332,39 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
             raise ValueError(
                 "its numbers are big-endian; save it on a little-endian machine"
             )
-        super().__init__(io.BytesIO(archive.read(pickles[0])))
+        super().__init__(BytesIO(archive.read(pickles[0])))
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("collections", "OrderedDict"):
-            return collections.OrderedDict
+            return OrderedDict
         # New functions for each pickle, since it can set attributes of what it gets.
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return lambda *arguments: _rebuild(*arguments)
         if (module, name) == ("torch._utils", "_rebuild_parameter"):
             return lambda tensor, *rest: tensor
         if module == "torch" and (
-            name in _STORAGES or re.fullmatch(r"b?float\d+|u?int\d+|bool", name)
+            name in _STORAGES or fullmatch(r"b?float\d+|u?int\d+|bool", name)
         ):
             return _Named(_STORAGES.get(name))
         raise ValueError(
             f"it names {module}.{name}, which is no tensor and is not executed"
         )
 
-    def persistent_load(self, saved: Any) -> np.memmap:
+    def persistent_load(self, saved: Any) -> memmap:
         word, kind, key, _, _ = saved
         if word != "storage" or getattr(kind, "dtype", None) is None:
             raise ValueError("it refers to something that is not a storage")
         place, size = member_start(
             self._path, self._archive.getinfo(f"{self._folder}data/{key}")
         )
-        return np.memmap(
-            self._path, kind.dtype, "r", place, size // kind.dtype.itemsize
-        )
+        return memmap(self._path, kind.dtype, "r", place, size // kind.dtype.itemsize)
 
 
 def _rebuild(
     storage: Any, offset: int, shape: Sequence[int], strides: Sequence[int], *rest: Any
 ) -> np.ndarray:
     """A tensor with any strides as a view of its storage."""
-    if not isinstance(storage, np.ndarray) or math.prod(shape) > storage.size:
+    if not isinstance(storage, np.ndarray) or prod(shape) > storage.size:
         raise ValueError(f"a tensor of shape {shape} does not fit in its storage")
     # NumPy refuses strides that leave the buffer.
     size = storage.itemsize
@@ -379,7 +379,7 @@ def read_json(path: Path) -> dict[str, Any]:
       ValueError: the file is missing, or is not a JSON object.
     """
     with reading(path, "a configuration in JSON"):
-        entries = json.loads(path.read_bytes())
+        entries = loads(path.read_bytes())
         if not isinstance(entries, dict):
             raise ValueError(f"it holds a {type(entries).__name__}, not an object")
         return entries

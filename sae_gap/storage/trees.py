@@ -5,20 +5,25 @@ A file may come from anyone who can write to the folder: nothing in it is execut
 read only if its arrays have the expected names, shapes and types.
 """
 
-import contextlib
-import json
 from collections.abc import Mapping
+from contextlib import suppress
+from json import dumps, loads
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 from absl import logging
+from jax import eval_shape
+from jax.random import key_data, wrap_key_data
+from jax.tree_util import tree_leaves, tree_structure, tree_unflatten
 from jaxtyping import PyTree
 from safetensors import SafetensorError
 
 from sae_gap.runtime import devices, distributed
+from sae_gap.runtime.distributed import is_key
 from sae_gap.storage import Folder, Tensors, plain
 
 
@@ -30,13 +35,11 @@ def dump(tree: PyTree, note: Mapping[str, Any]) -> bytes:
       note: anything with a JSON form.
     """
     arrays = {
-        name: np.asarray(
-            jax.random.key_data(leaf) if _is_key(leaf) else leaf, order="C"
-        )
+        name: np.asarray(key_data(leaf) if is_key(leaf) else leaf, order="C")
         for name, leaf in _named(tree)
     }
     header = {
-        "note": json.dumps(plain(note), allow_nan=False),
+        "note": dumps(plain(note), allow_nan=False),
         "crc32": Tensors(Path(), arrays).checksum(),
     }
     return safetensors.numpy.save(arrays, metadata=header)
@@ -73,7 +76,7 @@ def load(content: bytes, like: PyTree) -> PyTree:
     if checksum != Tensors(Path(), found).checksum():
         raise ValueError("its numbers are not those that were written")
     leaves = (_restored(found[name], leaf) for name, leaf in _named(like))
-    return jax.tree.unflatten(jax.tree.structure(like), leaves)
+    return tree_unflatten(tree_structure(like), leaves)
 
 
 def read_note(content: bytes) -> dict[str, Any]:
@@ -83,10 +86,10 @@ def read_note(content: bytes) -> dict[str, Any]:
       ValueError: the file is damaged, or has no note.
     """
     try:
-        metadata = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])[
+        metadata = loads(content[8 : 8 + int.from_bytes(content[:8], "little")])[
             "__metadata__"
         ]
-        return json.loads(metadata["note"]) | {"crc32": metadata["crc32"]}
+        return loads(metadata["note"]) | {"crc32": metadata["crc32"]}
     except (KeyError, TypeError, ValueError, RecursionError):
         raise ValueError(
             "it is no .safetensors file, is damaged, or has no note"
@@ -127,7 +130,7 @@ class Checkpoint:
         """
         spans = any(
             isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
-            for leaf in jax.tree.leaves(state)
+            for leaf in tree_leaves(state)
         )
         whole = distributed.whole(state)
         if distributed.is_first() or not spans:
@@ -162,7 +165,7 @@ class Checkpoint:
 
     def discard(self) -> None:
         """Removes the file, if possible, once the results of the fit are safe."""
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             self.folder.remove(self.name)
 
 
@@ -173,25 +176,19 @@ def _named(tree: PyTree) -> list[tuple[str, Any]]:
     ]
 
 
-def _is_key(leaf: Any) -> bool:
-    return jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-
-
 def _form(leaf: Any) -> str:
     """Type and shape of an array in a file, where a random key is stored as its words."""
-    if _is_key(leaf):
-        leaf = jax.eval_shape(jax.random.key_data, leaf)
+    if is_key(leaf):
+        leaf = eval_shape(key_data, leaf)
     return f"{np.dtype(leaf.dtype)} of shape {tuple(leaf.shape)}"
 
 
 def _restored(saved: Any, like: Any) -> Any:
     """An array on the devices of `like`, if that is committed to any."""
-    array = (
-        jax.random.wrap_key_data(jax.numpy.asarray(saved)) if _is_key(like) else saved
-    )
+    array = jnp.asarray(saved)
+    if is_key(like):
+        array = wrap_key_data(array)
     # Keep uncommitted arrays uncommitted: JAX compiles again for each array that becomes committed.
-    return (
-        devices.put(array, like.sharding)
-        if getattr(like, "committed", False)
-        else jax.numpy.asarray(array)
-    )
+    if getattr(like, "committed", False):
+        return devices.put(array, like.sharding)
+    return array

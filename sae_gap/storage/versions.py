@@ -1,12 +1,14 @@
 """Which versions made a row: of packages, of this code, and of the machine."""
 
-import functools
 import importlib.metadata
 import importlib.util
 import os
 import platform
-import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError
+from importlib.util import find_spec
 from pathlib import Path
+from subprocess import DEVNULL, SubprocessError, check_output
 from typing import Any
 
 
@@ -27,16 +29,16 @@ def provenance() -> dict[str, str | None]:
     }
 
 
-@functools.cache
+@cache
 def version(package: str) -> str | None:
     """The version of a package, None if it is not installed."""
     try:
         return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+    except PackageNotFoundError:
         return None
 
 
-@functools.cache
+@cache
 def _revision(folder: Path) -> str | None:
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("GIT_")
@@ -44,8 +46,8 @@ def _revision(folder: Path) -> str | None:
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
-        return subprocess.check_output(
-            command, stderr=subprocess.DEVNULL, text=True, timeout=10, env=environment
+        return check_output(
+            command, stderr=DEVNULL, text=True, timeout=10, env=environment
         ).strip()
 
     try:
@@ -53,7 +55,7 @@ def _revision(folder: Path) -> str | None:
         # about this code.
         git("ls-files", "--error-unmatch", Path(__file__).name)
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
-    except (OSError, subprocess.SubprocessError):
+    except (OSError, SubprocessError):
         return None
 
 
@@ -61,8 +63,8 @@ def package_folders(package: str) -> list[Path]:
     """The folders of a package, none if it is not installed, without importing it: some print, or
     need missing libraries.
     """
-    spec = importlib.util.find_spec(package)
-    return [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
+    spec = find_spec(package)
+    return [*map(Path, (spec and spec.submodule_search_locations) or ())]
 
 
 def library(name: str) -> Any:

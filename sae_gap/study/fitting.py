@@ -1,15 +1,16 @@
 """Fits a learner to tasks, one for each seed: one compiled loop for all, on every core."""
 
-import concurrent.futures
-import dataclasses
-import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from equinox import filter_eval_shape
+from jax import ShapeDtypeStruct, enable_x64
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray, PyTree
 
@@ -31,7 +32,7 @@ from sae_gap.storage import Checkpoint
 from sae_gap.study import Fitted, Inputs, Pauses, Program, given_base, prepared
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Fit:
     """A finished fit of one seed.
 
@@ -52,7 +53,7 @@ class Fit:
     def on(self, base: "Fit | None") -> "Fit":
         """The fit with the seconds of its base's fit added; None means no base."""
         seconds = base.end.seconds + base.base_seconds if base else 0.0
-        return dataclasses.replace(self, base_seconds=seconds)
+        return replace(self, base_seconds=seconds)
 
     def at(self, step: int | None) -> Fitted:
         """The model at a step; the last model for None and every later step."""
@@ -105,28 +106,27 @@ def fit(
         of keys and tasks differ.
     """
     keys = _checked(learner, tasks, keys, at)
-    before: list[Fit | None] = [None] * len(tasks)
+    before: list[Any] = [None] * len(tasks)
     starts: Sequence[Model | None] = bases or [None] * len(tasks)
-    if learner.base is not None and bases is None:
-        fitted = fit(learner.base, tasks, keys, show_progress=show_progress, mesh=mesh)
-        before = list(fitted)
-        starts = [base.end.model for base in fitted]
+    if learner.base and bases is None:
+        before = fit(learner.base, tasks, keys, show_progress=show_progress, mesh=mesh)
+        starts = [base.end.model for base in before]
     inputs = [
         Inputs(learner.select(task), key, given_base(start), int(task.width))
         for task, key, start in zip(tasks, keys, starts, strict=True)
     ]
-    shown = show_progress and watch is None
+    shown = show_progress and not watch
     with progress.line(what=learner.name, unit="fits", shown=shown) as line:
         line.begin(range(len(tasks)))
         seeds = _Seeds(learner, inputs, at, checkpoints, keep, watch or line.report)
         if isinstance(learner, HostLearner):
             fits = seeds.fit_on_host(learner)
         else:
-            fits = seeds.fit_in_loops(devices.own_mesh() if mesh is None else mesh)
+            fits = seeds.fit_in_loops(mesh or devices.own_mesh())
     return [fitted.on(base) for fitted, base in zip(fits, before, strict=True)]
 
 
-@dataclasses.dataclass
+@dataclass
 class _Seeds:
     """The fits of a learner, of a seed each; the fields are the arguments of `fit`."""
 
@@ -144,10 +144,10 @@ class _Seeds:
         fits = []
         for place, inputs in enumerate(self.inputs):
             self.watch(place, 0.0)
-            began = time.perf_counter()
+            began = perf_counter()
             data, key, base, num_latents = inputs
             model = learner.learn(data, num_latents=num_latents, key=key, **base)
-            end = Fitted(learner.num_steps, model, time.perf_counter() - began)
+            end = Fitted(learner.num_steps, model, perf_counter() - began)
             fits.append(Fit(end, {}, 0.0, devices.describe()))
             self.watch(place, 1.0)
         return fits
@@ -167,10 +167,10 @@ class _Seeds:
         def run(place: int) -> Fit:
             # LAPACK's matrices are small, and its further threads would take cores from the other
             # loops.
-            with jax.enable_x64(precise), LOOPS, one_blas_thread():
+            with enable_x64(precise), LOOPS, one_blas_thread():
                 return self._run(program, place, placed[place])
 
-        with concurrent.futures.ThreadPoolExecutor(at_once(mesh)) as pool:
+        with ThreadPoolExecutor(at_once(mesh)) as pool:
             return list(pool.map(run, range(len(placed))))
 
     def _run(self, program: Program, place: int, inputs: Inputs) -> Fit:
@@ -178,7 +178,7 @@ class _Seeds:
 
         def keep(fitted: Fitted) -> None:
             along[fitted.step] = self._whole(fitted)
-            if self.keep is not None:
+            if self.keep:
                 self.keep(place, along[fitted.step])
 
         def watch(steps: int, state: PyTree) -> None:
@@ -194,8 +194,7 @@ class _Seeds:
 
     def _whole(self, fitted: Fitted) -> Fitted:
         model = distributed.whole(fitted.model)
-        model = dataclasses.replace(model, encode=self.learner.encode)
-        return fitted._replace(model=model)
+        return fitted._replace(model=replace(model, encode=self.learner.encode))
 
 
 def at_once(mesh: Mesh | None = None) -> int:
@@ -203,7 +202,7 @@ def at_once(mesh: Mesh | None = None) -> int:
     several devices.
     """
     # Programs on several devices together must start in the same order on all of them.
-    mesh = devices.own_mesh() if mesh is None else mesh
+    mesh = mesh or devices.own_mesh()
     return cores() if jax.default_backend() == "cpu" and mesh.size == 1 else 1
 
 
@@ -279,8 +278,8 @@ def blank_model(
     """
     if isinstance(learner, HostLearner):
         dtype = task.train.signals.dtype
-        dictionary = jax.ShapeDtypeStruct((task.input_dim, task.width), dtype)
-        return Model(dictionary, jax.ShapeDtypeStruct((task.input_dim,), dtype))  # type: ignore[arg-type]
+        dictionary = ShapeDtypeStruct((task.input_dim, task.width), dtype)
+        return Model(dictionary, ShapeDtypeStruct((task.input_dim,), dtype))  # type: ignore[arg-type]
     inputs = Inputs(learner.select(task), key, given_base(base), task.width)
     inner = prepared(learner)
-    return eqx.filter_eval_shape(lambda given: inner.model(given.init(inner)), inputs)
+    return filter_eval_shape(lambda given: inner.model(given.init(inner)), inputs)

@@ -1,13 +1,14 @@
 """Codes on one model: each encoder runs once on a split, however many methods and metrics ask."""
 
-import dataclasses
-import time
 from collections.abc import Callable, Container, Sequence
+from dataclasses import fields, replace
+from time import perf_counter
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import block_until_ready, default_matmul_precision
+from jax.tree_util import tree_leaves
 from jaxtyping import Array, Float
 
 from sae_gap.core import (
@@ -48,7 +49,7 @@ class Inference:
         self.task = task
         # Inference does not need the encoder that the model was trained with, which would compile
         # again for each kind.
-        self.model = dataclasses.replace(model, encode=None)
+        self.model = replace(model, encode=None)
         self._given = model
         self._calibrate_on = calibrate_on
         self._timed = timed
@@ -57,7 +58,7 @@ class Inference:
         self._prepared: Any = {}
         self._coded: Any = {}
         # An oracle or a probe has as many latents as the truth, whatever the requested width.
-        maps = (leaf for leaf in jax.tree.leaves(model) if np.ndim(leaf) == 2)
+        maps = (leaf for leaf in tree_leaves(model) if np.ndim(leaf) == 2)
         self._width = max([task.width, *(leaf.shape[1] for leaf in maps)])
         samples = max(len(task.id.signals), len(task.ood.signals))
         self._in_chunks = (
@@ -67,7 +68,7 @@ class Inference:
     def signals(self, split: str) -> Float[Array, "n input_dim"]:
         """The signals of a split as encoders see them, normalised as the model requires."""
         if split not in self._signals:
-            with jax.default_matmul_precision("highest"):
+            with default_matmul_precision("highest"):
                 rows = getattr(self.task, split)
                 self._signals[split] = self.model.signals(rows.signals, rows.inputs)
         return self._signals[split]
@@ -93,24 +94,22 @@ class Inference:
     def normalised(self) -> Task:
         """The task with signals as encoders see them."""
         held = {
-            split: dataclasses.replace(
-                getattr(self.task, split), signals=self.signals(split)
-            )
+            split: replace(getattr(self.task, split), signals=self.signals(split))
             for split in self.scored
         }
-        return dataclasses.replace(self.task, **{"ood": held["id"]} | held)
+        return replace(self.task, **{"ood": held["id"]} | held)
 
     def prepare(self, encoder: Encoder) -> Encoder:
         """The encoder with its parameters for a requested L0 filled in, found once."""
         if encoder not in self._prepared:
             parts = {
                 field.name: self.prepare(part)
-                for field in dataclasses.fields(encoder)
+                for field in fields(encoder)
                 if isinstance(part := getattr(encoder, field.name), Encoder)
                 and not encoder.elsewhere
             }
-            whole = dataclasses.replace(encoder, **parts) if parts else encoder
-            with jax.default_matmul_precision("highest"):
+            whole = replace(encoder, **parts) if parts else encoder
+            with default_matmul_precision("highest"):
                 ready = whole.prepared(self._given, self._calibration, self.task)
             self._prepared[encoder] = self._prepared[ready] = ready
         return self._prepared[encoder]
@@ -121,7 +120,7 @@ class Inference:
             return self.normalised.id
         if self._calibrate_on == "clean":
             clean = self.model.signals(self.task.network.unchanged, None)
-            return dataclasses.replace(self.normalised.id, signals=clean)
+            return replace(self.normalised.id, signals=clean)
         train = self.task.train
         few = evenly_spaced(len(train.signals), CALIBRATED)
         rows = np.asarray(train.signals)[few]
@@ -143,7 +142,7 @@ class Inference:
         encoder: Encoder,
         samples: int,
         runs: int = 1,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Callable[[], float] = perf_counter,
     ) -> float:
         """The seconds for 1,000 samples by a clock, timed on the first of the ID split: the median
         of some runs after one that compiles.
@@ -154,7 +153,7 @@ class Inference:
         seconds = []
         for _ in range(1 + runs):
             began = clock()
-            jax.block_until_ready(self.code(encoder, rows, begun))
+            block_until_ready(self.code(encoder, rows, begun))
             seconds.append(clock() - began)
         before = sum(self.time(each, samples, runs, clock) for each in encoder.origins)
         return before + float(np.median(seconds[1:])) / len(rows) * 1_000
@@ -163,10 +162,8 @@ class Inference:
         """A method's result, as metrics read it; the options are fields of `Inferred`."""
         base = method.learner.base
         on_base: Inference | None = self
-        if base is not None:
-            on_base = None
-            if base.ready is not None:
-                on_base = Inference(self.task, base.ready)
+        if base:
+            on_base = Inference(self.task, base.ready) if base.ready else None
         return Inferred(
             self.normalised,
             self.model,
@@ -186,18 +183,16 @@ class Inference:
     def _run(self, encoder: Encoder, split: str) -> tuple[Coded, float]:
         if (encoder, split) not in self._coded:
             mesh = devices.own_mesh()
-            signals = jax.block_until_ready(
-                devices.place(self.read(encoder, split), mesh)
-            )
+            signals = block_until_ready(devices.place(self.read(encoder, split), mesh))
             begun = [self.infer(each, split).codes for each in encoder.origins]
             if not self._in_chunks:
-                begun = jax.block_until_ready(devices.place(begun, mesh))
+                begun = block_until_ready(devices.place(begun, mesh))
             # A run that compiles is repeated once for its time; only the ID split is timed.
             for _ in range(2):
                 compiled = devices.compilations()
-                began = time.perf_counter()
-                coded = jax.block_until_ready(self.code(encoder, signals, begun))
-                seconds = time.perf_counter() - began
+                began = perf_counter()
+                coded = block_until_ready(self.code(encoder, signals, begun))
+                seconds = perf_counter() - began
                 if (
                     not self._timed
                     or split != "id"
@@ -208,7 +203,7 @@ class Inference:
         return self._coded[encoder, split]
 
     # Codes must not depend on the precision of training.
-    @jax.default_matmul_precision("highest")
+    @default_matmul_precision("highest")
     def code(
         self,
         encoder: Encoder,
@@ -220,10 +215,9 @@ class Inference:
         """
         if not self._in_chunks:
             return encoder.infer(self.model, signals, *begun)
-        size = max(100, _DENSE_CODES // self._width)
         return infer_in_chunks(
             lambda chunk, *begun: encoder.infer(self.model, jnp.asarray(chunk), *begun),
             signals,
-            size,
+            max(100, _DENSE_CODES // self._width),
             begun=begun,
         )

@@ -1,20 +1,23 @@
 """The compiled loop of a fit, with pauses for models along the way, for reports and for saves."""
 
-import dataclasses
-import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from equinox import filter_eval_shape, filter_jit
+from jax import ShapeDtypeStruct, block_until_ready, device_put
 from jax.sharding import Mesh
+from jax.tree_util import tree_map
 from jaxtyping import Array, Bool, PRNGKeyArray, PyTree
 
 from sae_gap.core import Model
 from sae_gap.learners import Learner
-from sae_gap.runtime import devices, distributed, sharding
+from sae_gap.runtime import devices, distributed
+from sae_gap.runtime.sharding import constrain, within
 from sae_gap.storage import Checkpoint
 
 # Seconds between two progress reports of a fit.
@@ -80,27 +83,27 @@ class Program:
     """The start, the loop and the end of a fit, compiled for all inputs of the given shapes."""
 
     def __init__(self, learner: Learner, mesh: Mesh, inputs: Inputs):
-        began = time.perf_counter()
+        began = perf_counter()
         self._together = devices.spans_processes(mesh)
         self._learner = devices.replicate(prepared(learner), mesh)
         self._num_steps = learner.num_steps
-        with sharding.within(inputs.data):
+        with within(inputs.data):
             self._start = _compile(_start, self._learner, inputs)
-            shapes = eqx.filter_eval_shape(_start, self._learner, inputs)
-            blank = devices.replicate(jax.tree.map(_blank, shapes), mesh)
-            self._like = blank = sharding.constrain(blank, inputs.data)
+            shapes = filter_eval_shape(_start, self._learner, inputs)
+            blank = devices.replicate(tree_map(_blank, shapes), mesh)
+            self._like = blank = constrain(blank, inputs.data)
             if self._num_steps:
                 fixed = self._learner, inputs.data, np.int32(0)
                 self._advance = _compile(_advance, fixed, blank)
             self._end = _compile(_end, self._learner, blank[1])
-        self.compile_seconds = time.perf_counter() - began
+        self.compile_seconds = perf_counter() - began
 
     def run(self, inputs: Inputs, pauses: Pauses) -> Fitted:
         """Runs a fit to its end. `watch` is also told where it begins."""
-        began = time.perf_counter()
+        began = perf_counter()
         saved = pauses.save and pauses.save.load(self._like)
         stepped, spent = saved or (self._start(self._learner, inputs), 0.0)
-        if pauses.watch is not None:
+        if pauses.watch:
             pauses.watch(int(stepped[0]), stepped[1])
 
         def advance(stepped: Stepped, stop: int) -> Stepped:
@@ -110,10 +113,10 @@ class Program:
             return self._end(self._learner, stepped[1])
 
         loop = Loop(advance, end, self._num_steps, pauses, self._together, REPORT_EVERY)
-        return loop.run(stepped, spent + time.perf_counter() - began)
+        return loop.run(stepped, spent + perf_counter() - began)
 
 
-@dataclasses.dataclass
+@dataclass
 class Loop:
     """Takes the steps of a fit.
 
@@ -145,7 +148,7 @@ class Loop:
           The end of the fit. Its seconds include `spent`, but not those of reports and saves.
         """
         _, keep, save, watch = self.pauses
-        saved = time.perf_counter()
+        saved = perf_counter()
         clock = saved - spent
         done = int(stepped[0])
         kept = sorted(
@@ -155,42 +158,42 @@ class Loop:
         stop = self._next_stop(done, np.inf)
         ended = False
         while not ended:
-            if keep is not None and done in kept:
-                model = jax.block_until_ready(self.end(stepped))
-                paused = time.perf_counter()
+            if keep and done in kept:
+                model = block_until_ready(self.end(stepped))
+                paused = perf_counter()
                 keep(Fitted(done, model, paused - clock))
-                clock += time.perf_counter() - paused
+                clock += perf_counter() - paused
             kept = [step for step in kept if step > done]
             if done >= self.num_steps:
                 break
-            before = time.perf_counter()
+            before = perf_counter()
             target = min([stop, *kept[:1]])
             stepped = self.advance(stepped, target)
             reached = int(stepped[0])
-            now = time.perf_counter()
+            now = perf_counter()
             stop = self._next_stop(reached, (now - before) / max(1, reached - done))
             done = reached
             ended = reached < target
             due = False
-            if save is not None and not ended and done < self.num_steps:
+            if save and not ended and done < self.num_steps:
                 due = now - saved >= save.every
             if self.together and self._waits:
                 # Clocks differ, and all processes must stop at the same step.
                 stop, due = distributed.from_first((stop, due))
-            if save is not None and due:
+            if save and due:
                 save.store(stepped, now - clock, step=done)
-                saved = time.perf_counter()
-            if watch is not None:
+                saved = perf_counter()
+            if watch:
                 watch(done, stepped[1])
-            clock += time.perf_counter() - now
-        model = jax.block_until_ready(self.end(stepped))
-        return Fitted(done, model, time.perf_counter() - clock)
+            clock += perf_counter() - now
+        model = block_until_ready(self.end(stepped))
+        return Fitted(done, model, perf_counter() - clock)
 
     @property
     def _waits(self) -> list[float]:
         """The seconds from one report to the next, and from one save to the next."""
-        waits = [] if self.pauses.save is None else [self.pauses.save.every]
-        return waits if self.pauses.watch is None else [*waits, self.report_every]
+        waits = [self.pauses.save.every] if self.pauses.save else []
+        return [*waits, self.report_every] if self.pauses.watch else waits
 
     def _next_stop(self, done: int, pace: float) -> int:
         """The steps to take before the next report or save, at so many seconds a step."""
@@ -202,19 +205,19 @@ def given_base(base: Model | None) -> dict[str, Model]:
     """The argument `base` of `init`, without its encoder: a learner that continues from the numbers
     of a base does not use it, and would compile again for each kind.
     """
-    return {} if base is None else {"base": dataclasses.replace(base, encode=None)}
+    return {"base": replace(base, encode=None)} if base else {}
 
 
 def prepared(learner: Learner) -> Learner:
     """The learner without its base, of which it needs only the model, and with its floats as
     arrays, so that a sweep compiles once.
     """
-    alone = jax.tree.map(
+    alone = tree_map(
         lambda part: None if part is learner.base else part,
         learner,
         is_leaf=lambda x: x is learner.base,
     )
-    return jax.tree.map(
+    return tree_map(
         lambda leaf: jnp.asarray(leaf) if isinstance(leaf, float) else leaf, alone
     )
 
@@ -225,20 +228,20 @@ def _compile(function: Any, *args: Any) -> Any:
 
 def _blank(leaf: Any) -> Any:
     """An array of a shape and type, since compilation needs values."""
-    if not isinstance(leaf, jax.ShapeDtypeStruct):
+    if not isinstance(leaf, ShapeDtypeStruct):
         return leaf
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if distributed.is_key(leaf):
         return jnp.broadcast_to(jax.random.key(0), leaf.shape)
-    return jax.device_put(np.zeros(leaf.shape, leaf.dtype))
+    return device_put(np.zeros(leaf.shape, leaf.dtype))
 
 
-@eqx.filter_jit
+@filter_jit
 def _start(learner: Learner, inputs: Inputs) -> Stepped:
     stepped = jnp.zeros((), jnp.int32), inputs.init(learner)
-    return sharding.constrain(stepped, inputs.data)
+    return constrain(stepped, inputs.data)
 
 
-@eqx.filter_jit(donate="all-except-first")
+@filter_jit(donate="all-except-first")
 def _advance(fixed: tuple[Learner, PyTree, Array], stepped: Stepped) -> Stepped:
     learner, data, stop = fixed
 
@@ -248,9 +251,9 @@ def _advance(fixed: tuple[Learner, PyTree, Array], stepped: Stepped) -> Stepped:
     def step(stepped: Stepped) -> Stepped:
         return stepped[0] + 1, learner.step(data, stepped[1])
 
-    return sharding.constrain(jax.lax.while_loop(unfinished, step, stepped), data)
+    return constrain(jax.lax.while_loop(unfinished, step, stepped), data)
 
 
-@eqx.filter_jit
+@filter_jit
 def _end(learner: Learner, state: PyTree) -> Model:
     return learner.model(state)

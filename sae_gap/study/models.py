@@ -8,19 +8,21 @@ during the fit the state from which a killed fit resumes, `state.safetensors`. A
 damaged or of another fit is detected, and fitted again.
 """
 
-import dataclasses
-import functools
-import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from json import dumps, loads
 from typing import Any
 
 import jax
 from absl import logging
+from jax.random import fold_in
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 
 from sae_gap.core import AnyPath, Model, Task, identity
+from sae_gap.core.identity import describe, precision
 from sae_gap.data import Source
 from sae_gap.learners import Learner
 from sae_gap.runtime import devices, distributed
@@ -33,10 +35,6 @@ _ENDED = "fit.json"
 _DAMAGE = (ValueError, KeyError, TypeError)
 # Is told a learner, the source of its fit, and the share of the steps that is taken.
 Watch = Callable[[Learner, Source, float], None]
-
-
-def _ignore(*_: Any) -> None:
-    pass
 
 
 class Models:
@@ -54,17 +52,18 @@ class Models:
         """The folder of a fit, existing or not; None for learners without steps, which refit as
         fast as models load.
         """
-        if self.directory is None or not learner.num_steps:
+        if not (self.directory and learner.num_steps):
             return None
         decides = {
-            "learner": identity.describe(learner),
+            "learner": describe(learner),
             # The scored rows do not decide a fit.
             "source": getattr(source, "seen", source.asdict)(),
             "numerics": identity.NUMERICS,
+            "precision": precision(),
+            "platform": jax.default_backend(),
         }
         name = re.sub(r"[^a-z0-9_]", "", learner.name.lower())
-        where = {"precision": identity.precision(), "platform": jax.default_backend()}
-        return self.directory / f"{name}-{digests.key(decides | where)}"
+        return self.directory / f"{name}-{digests.key(decides)}"
 
     def missing(
         self, learner: Learner, source: Source, at: Sequence[int] = ()
@@ -72,13 +71,13 @@ class Models:
         """The learners to fit before the models at these steps exist, bases first, judged by file
         names alone.
         """
-        before = [] if learner.base is None else self.missing(learner.base, source)
+        before = self.missing(learner.base, source) if learner.base else []
         if not learner.num_steps:
             return before
         folder = self.folder(learner, source)
         try:
-            if folder is not None:
-                last = json.loads(folder.read(_ENDED))["step"]
+            if folder:
+                last = loads(folder.read(_ENDED))["step"]
                 if all(step >= last or folder.exists(_file(step)) for step in at):
                     return before
         except (FileNotFoundError, *_DAMAGE):
@@ -93,7 +92,7 @@ class Models:
         at: Sequence[int] = (),
         *,
         mesh: Mesh | None = None,
-        watch: Watch = _ignore,
+        watch: Watch = lambda *_: None,
     ) -> list[Fit]:
         """The fits of a learner to sources that differ in their seed, read from disk if they are
         there and fitted if not.
@@ -111,13 +110,13 @@ class Models:
         Returns:
           A fit for each source.
         """
-        if learner.ready is not None:
+        if learner.ready:
             end = Fitted(0, learner.ready, 0.0)
             return [Fit(end, {}, 0.0, devices.describe()) for _ in tasks]
-        bases: list[Fit | None] = [None] * len(tasks)
-        if learner.base is not None:
-            bases = [*self.fit(learner.base, sources, tasks, mesh=mesh, watch=watch)]
-        together = mesh is not None and devices.spans_processes(mesh)
+        bases: Sequence[Fit | None] = [None] * len(tasks)
+        if learner.base:
+            bases = self.fit(learner.base, sources, tasks, mesh=mesh, watch=watch)
+        together = mesh and devices.spans_processes(mesh)
         writes = not together or distributed.is_first()
         kept = [
             _Kept(learner, source, task, base, self.folder(learner, source), writes)
@@ -133,7 +132,7 @@ class Models:
         return [fits[place].on(base) for place, base in enumerate(bases)]  # type: ignore[union-attr]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _Kept:
     """A fit of one seed: the data that decide it, and its folder; without one nothing is read or
     kept.
@@ -146,23 +145,23 @@ class _Kept:
     folder: Folder | None
     writes: bool
 
-    @functools.cached_property
+    @cached_property
     def key(self) -> PRNGKeyArray:
         """A random key from the seed and the learner's class, so that two classes do not share
         their noise on one seed.
         """
         stream = int(digests.key({"learner": type(self.learner).__name__})[:7], 16)
-        return jax.random.fold_in(jax.random.key(self.task.seed), stream)
+        return fold_in(jax.random.key(self.task.seed), stream)
 
-    @functools.cached_property
+    @cached_property
     def about(self) -> dict[str, Any]:
         """The learner and the source, as described in its files."""
         return {
-            "learner": identity.describe(self.learner),
+            "learner": describe(self.learner),
             "source": self.source.asdict(),
         }
 
-    @functools.cached_property
+    @cached_property
     def blank(self) -> Model:
         """The shapes of its model."""
         return blank_model(self.learner, self.task, self.key, self.start)
@@ -170,14 +169,14 @@ class _Kept:
     @property
     def start(self) -> Model | None:
         """The model of its base."""
-        return None if self.base is None else self.base.end.model
+        return self.base.end.model if self.base else None
 
     def load(self, at: Sequence[int]) -> Fit | None:
         """The finished fit with the models at these steps, or None if any of them is missing."""
-        if self.folder is None:
+        if not self.folder:
             return None
         try:
-            note = json.loads(self.folder.read(_ENDED))
+            note = loads(self.folder.read(_ENDED))
             end = self._read(self.folder, note["step"], _LAST)
             fitted = Fit(end, {}, note["compile_seconds"], note["device"])
             return self.complete(fitted, at)
@@ -191,9 +190,9 @@ class _Kept:
         """A fit with the models at these steps, missing ones read from their files."""
         along = dict(fitted.along)
         for step in at:
-            if step < fitted.end.step and step not in along and self.folder is not None:
+            if self.folder and step < fitted.end.step and step not in along:
                 along[step] = self._read(self.folder, step, _file(step))
-        return dataclasses.replace(fitted, along=along)
+        return replace(fitted, along=along)
 
     def _read(self, folder: Folder, step: int, name: str) -> Fitted:
         """The model at a step, from a file of that name; raises a ValueError if it is damaged or of
@@ -204,12 +203,12 @@ class _Kept:
         if note.get("fit") != folder.name or note.get("step") != step:
             raise ValueError(f"{name} is of another fit")
         model = trees.load(content, self.blank)
-        model = dataclasses.replace(model, encode=self.learner.encode)
+        model = replace(model, encode=self.learner.encode)
         return Fitted(step, model, note["seconds"])
 
     def keep(self, fitted: Fitted, name: str) -> None:
         """Writes a model to a file of that name."""
-        if self.folder is not None and self.writes:
+        if self.folder and self.writes:
             note = {
                 "fit": self.folder.name,
                 "step": fitted.step,
@@ -220,7 +219,7 @@ class _Kept:
 
     def end(self, fitted: Fit) -> None:
         """Writes the last model, followed by the note that the fit has ended."""
-        if self.folder is not None and self.writes:
+        if self.folder and self.writes:
             self.keep(fitted.end, _LAST)
             note = {
                 **self.about,
@@ -230,7 +229,7 @@ class _Kept:
                 "device": fitted.device,
                 **provenance(),
             }
-            text = json.dumps(digests.plain(note), indent=1)
+            text = dumps(digests.plain(note), indent=1)
             _write(self.folder, _ENDED, text.encode())
 
 
@@ -239,8 +238,9 @@ def _fit(
 ) -> list[Fit]:
     """Fits one learner to all tasks, and keeps the models that have a folder."""
     learner = kept[0].learner
-    folders = [seed.folder for seed in kept if seed.folder is not None]
-    saves = [Checkpoint(folder, fit=folder.name) for folder in folders]
+    saves = [
+        Checkpoint(seed.folder, fit=seed.folder.name) for seed in kept if seed.folder
+    ]
     steps = set(at)
     # Studies of drawn data share models along a fit; those of activations are large.
     if saves and not hasattr(kept[0].source, "seen"):
@@ -250,19 +250,19 @@ def _fit(
         [seed.task for seed in kept],
         [seed.key for seed in kept],
         at=sorted(steps),
-        bases=[seed.start for seed in kept if seed.start is not None] or None,
+        bases=[seed.start for seed in kept if seed.start] or None,
         checkpoints=saves or None,
         keep=lambda place, fitted: kept[place].keep(fitted, _file(fitted.step)),
         watch=lambda place, share: watch(learner, kept[place].source, share),
         mesh=mesh,
     )
-    for seed, fitted in zip(kept, fits, strict=True):
+    pairs = list(zip(kept, fits, strict=True))
+    for seed, fitted in pairs:
         seed.end(fitted)
     for save in saves:
         save.discard()
     try:
         # A killed process kept the models before the state from which this fit resumed.
-        pairs = zip(kept, fits, strict=True)
         return [seed.complete(fitted, at) for seed, fitted in pairs]
     except (FileNotFoundError, ValueError):
         logging.warning(

@@ -2,11 +2,12 @@
 row.
 """
 
-import collections
-import concurrent.futures
-import dataclasses
 import itertools
+from collections import defaultdict
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import groupby
 
 import jax
 from absl import logging
@@ -70,7 +71,7 @@ def run(
         count = distributed.count()
     else:
         index, count = check_shard(shard)
-    models = Models(store.folder / "models") if models is None else models
+    models = models or Models(store.folder / "models")
     every = list(jobs(study))
     stored = Stored(study, store)
     mine = every if study.spread == "rows" else every[index::count]
@@ -81,18 +82,23 @@ def run(
         what=study.name, unit="fits and rows", shown=show_progress
     ) as line:
         line.begin(_fits_of(lacking, models), rows, done)
-        for data, cell in itertools.groupby(lacking, lambda job: job.data):
+        for data, cell in groupby(lacking, lambda job: job.data):
             _Cell(study, data, list(cell), store, stored, models, line).run()
     left = _left(study, [row for row in rows if line.shares[row] < 1])
     made = Stored(study, store).rows(every)
-    made = made if study.lam is None else _in_order(study, made)
+    if study.lam is not None:
+        made = _in_order(study, made)
     if left:
-        size = (
-            f"{line.total - line.n:.0f} of {line.total} fits and rows of {study.name}"
+        text = (
+            f"{line.total - line.n:.0f} of {line.total} fits and rows of {study.name} are "
+            "left, since the minutes are over; the same command goes on."
         )
-        text = f"{size} are left, since the minutes are over; the same command goes on."
-        lines = [row for job in every for row in job.lines if row.cell in left]
-        dictionaries = {row.columns["dictionary"] for row in lines}
+        dictionaries = {
+            row.columns["dictionary"]
+            for job in every
+            for row in job.lines
+            if row.cell in left
+        }
         raise progress.UnfinishedError(text, made, dictionaries)
     return made
 
@@ -114,7 +120,7 @@ def _left(study: Study, mine: list[str]) -> list[str]:
     return lefts[0] if study.spread == "rows" else list(itertools.chain(*lefts))
 
 
-@dataclasses.dataclass
+@dataclass
 class _Cell:
     """The jobs of a study on data that differ only in their seed."""
 
@@ -196,7 +202,7 @@ class _Cell:
             return {}
         needed_by = _needed_by(able)
         fits: Fits = {}
-        with concurrent.futures.ThreadPoolExecutor(workers) as pool:
+        with ThreadPoolExecutor(workers) as pool:
             # Threads do not inherit thread-local JAX configuration.
             inherited = pool.submit(lambda: dict(jax.config.values)).result()
             if inherited != dict(jax.config.values):
@@ -205,7 +211,7 @@ class _Cell:
             ordered = sorted(
                 needed_by, key=lambda learner: (_depth(learner), -learner.num_steps)
             )
-            for _, level in itertools.groupby(ordered, _depth):
+            for _, level in groupby(ordered, _depth):
                 fitted = pool.map(
                     lambda learner: self._fit(learner, needed_by[learner], tasks), level
                 )
@@ -232,11 +238,11 @@ class _Cell:
 
 def _needed_by(able: list[Job]) -> dict[Learner, list[Job]]:
     """The jobs that need each learner, bases included; without those that learn on the host."""
-    needed_by = collections.defaultdict(list)
+    needed_by = defaultdict(list)
     for job in able:
         learners = chain(job.learner)
         on_host = any(isinstance(learner, HostLearner) for learner in learners)
-        if job.learner.ready is None and not on_host:
+        if not (job.learner.ready or on_host):
             for learner in learners:
                 needed_by[learner].append(job)
     return needed_by
@@ -244,7 +250,7 @@ def _needed_by(able: list[Job]) -> dict[Learner, list[Job]]:
 
 def chain(learner: Learner) -> list[Learner]:
     """The learner after all its bases, the innermost first."""
-    return [learner] if learner.base is None else [*chain(learner.base), learner]
+    return [*chain(learner.base), learner] if learner.base else [learner]
 
 
 def _depth(learner: Learner) -> int:

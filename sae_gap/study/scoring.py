@@ -1,11 +1,13 @@
 """The rows of a job: its methods infer on the fitted models, and metrics score the codes."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from absl import logging
+from jax import device_get
+from jax.tree_util import tree_leaves
 from scipy.sparse import issparse
 
 from sae_gap.core import SPLITS, Coded, Solution, Task
@@ -27,8 +29,12 @@ def score(
     study = job.study
     made_by = provenance() | {"device": devices.describe()}
     for source, task, fit in zip(job.sources, tasks, fits, strict=True):
-        lines = [line for line in job.lines if line.source.seed == source.seed]
-        for step, scored in _by_model(lines, fit).items():
+        # If a fit stopped by itself, its end and later steps share a model.
+        by_model = defaultdict(list)
+        for line in job.lines:
+            if line.source.seed == source.seed:
+                by_model[fit.at(line.step).step].append(line)
+        for step, scored in by_model.items():
             fitted = fit.at(step)
             inference = Inference(task, fitted.model, study.calibrate_on, study.seconds)
             needed = _needed(job, scored, inference)
@@ -44,16 +50,6 @@ def score(
                 measured, done = _measure(study, line, inference, metrics)
                 yield line.row(done, study.seconds) | measured | made
                 inference.forget(needed)
-
-
-def _by_model(lines: Sequence[Line], fit: Fit) -> dict[int, list[Line]]:
-    """The lines by the step of their model. If a fit stopped by itself, its end and later steps
-    share one.
-    """
-    by_model: dict[int, list[Line]] = {}
-    for line in lines:
-        by_model.setdefault(fit.at(line.step).step, []).append(line)
-    return by_model
 
 
 def _needed(
@@ -81,22 +77,21 @@ def _measure(
         return diverged, metrics
     encoder = inference.prepare(method.encoder)
     # Without the truth no metric is fitted on the training split, which may be too large for codes.
-    known = inference.task.train.codes is not None
-    splits = SPLITS if known else inference.scored
+    splits = inference.scored if inference.task.train.codes is None else SPLITS
     coded = {split: inference.infer(encoder, split) for split in splits}
     columns: Row = {}
     if study.seconds:
         columns["encode_seconds"] = inference.seconds(encoder)
     if study.lam is None and encoder.weight is not None and "lam" not in line.columns:
         columns["lam"] = encoder.weight
-    codes = jax.device_get({split: part.codes for split, part in coded.items()})
+    codes = device_get({split: part.codes for split, part in coded.items()})
     if not _finite(codes):
         logging.warning(DIVERGED, method.name, "codes are")
         return diverged | columns, metrics
     reference = line.reference
     optimum: dict[str, Any] = {}
     decodes = inference.model.dictionary is not None
-    if study.optimum and reference is not None and decodes:
+    if study.optimum and reference and decodes:
         optimum = {
             split: inference.infer(reference, split) for split in inference.scored
         }
@@ -123,7 +118,7 @@ def _apply(
     columns: Row,
 ) -> list[Metric]:
     """Adds the columns of metrics, and which of them each gave; returns those that did not fail."""
-    comparable = inferred.model.dictionary is not None and line.reference is not None
+    comparable = line.reference and inferred.model.dictionary is not None
     measured: dict[str, list[str] | None] = {}
     done = []
     for metric in metrics:
@@ -153,7 +148,7 @@ def _numbers(metric: Metric, inferred: Inferred) -> Mapping[str, Any] | None:
     method = inferred.method
     try:
         lacking = metric.needs(inferred)
-        if lacking is not None and not metric.everywhere:
+        if lacking and not metric.everywhere:
             logging.info("%s of %s is left out: %s", metric.name, method.name, lacking)
         return dict(metric(inferred))
     except Exception as error:
@@ -180,6 +175,5 @@ def _certificates(
 
 
 def _finite(tree: Any) -> bool:
-    leaves = jax.tree.leaves(tree)
-    numbers = [leaf.data if issparse(leaf) else leaf for leaf in leaves]
+    numbers = [leaf.data if issparse(leaf) else leaf for leaf in tree_leaves(tree)]
     return all(np.isfinite(part).all() for part in numbers)

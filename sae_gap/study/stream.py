@@ -1,16 +1,18 @@
 """Learns from more samples than fit in memory."""
 
-import dataclasses
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from equinox import filter_jit, tree_at
+from jax import block_until_ready, device_get, lax
+from jax.random import key_data
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.tree_util import tree_leaves, tree_map
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray, UInt
 
@@ -24,6 +26,7 @@ from sae_gap.core import (
     identity,
     shown,
 )
+from sae_gap.core.identity import describe, precision
 from sae_gap.data.activations import outliers
 from sae_gap.encoders import check_model
 from sae_gap.learners import Families, FamiliesState, OnlineDictionary, OnlineState
@@ -107,10 +110,10 @@ def fit_stream(
         "give one of sae_gap.learners.online",
     )
     if (base is None) != (learner.base is None):
-        which = "needs the model of its base" if base is None else "has no base"
+        which = "has no base" if base else "needs the model of its base"
         raise ValueError(f"{learner.name} {which}; check base.")
     key = as_key("key", key)
-    mesh = devices.mesh() if mesh is None else mesh
+    mesh = mesh or devices.mesh()
     check_mesh(mesh)
     check_size("num_latents", num_latents)
     # JAX would trace a number of NumPy's.
@@ -122,7 +125,7 @@ def fit_stream(
                 f"{samples.total} samples are too few for {learner.num_steps} rounds; lower "
                 "num_steps or give more."
             )
-        learner = dataclasses.replace(learner, visits=None)
+        learner = replace(learner, visits=None)
     count, size = learner.minibatches(samples.total, num_latents)
     line = progress.line(
         learner.num_steps, learner.name, unit="rounds", shown=show_progress
@@ -130,27 +133,27 @@ def fit_stream(
     with line as drawn, ThreadPoolExecutor(1) as pool, jax.set_mesh(mesh):
         rounds = _Rounds(learner, samples, count, size, mesh, pool)
         first = rounds.fetch(0).result()
-        if base is not None:
+        if base:
             base = _as_base(base, (first.shape[2], num_latents), first.dtype)
         rounds.median, state = _start(
             learner, first, size, num_latents, key, given_base(base)
         )
         stepped: Stepped = state.round, state
         spent = 0.0
-        if checkpoint is not None:
+        if checkpoint:
             about = [
                 f"{num_latents} of {samples.total} samples",
                 _fingerprint(first, size),
             ]
-            if base is not None:
-                about += ["from", digest(jax.tree.leaves(base))]
+            if base:
+                about += ["from", digest(tree_leaves(base))]
             checkpoint = _named(checkpoint, learner, key, about)
             stepped, spent = checkpoint.load(stepped) or (stepped, spent)
         del first, state
 
         def report(turn: int, state: State) -> None:
             drawn.update(turn - drawn.n)
-            if watch is not None:
+            if watch:
                 watch(state)
 
         loop = Loop(
@@ -162,17 +165,17 @@ def fit_stream(
         )
         model = loop.run(stepped, spent).model
     # On one device of this process, wherever its parts were.
-    return jax.tree.map(jnp.asarray, jax.device_get(distributed.whole(model)))
+    return tree_map(jnp.asarray, device_get(distributed.whole(model)))
 
 
 def _named(
     checkpoint: Checkpoint, learner: Learner, key: PRNGKeyArray, about: list[Any]
 ) -> Checkpoint:
     """The checkpoint of a fit, by all that decides it."""
-    seed = jax.random.key_data(key).tolist()
+    seed = key_data(key).tolist()
     return checkpoint.named(
         f"{' '.join(map(str, about))} {checkpoint.fit}, key {seed}, "
-        f"{identity.describe(learner)}, {identity.precision()}, {identity.NUMERICS}"
+        f"{describe(learner)}, {precision()}, {identity.NUMERICS}"
     )
 
 
@@ -201,17 +204,16 @@ class _Samples(NamedTuple):
         return block.astype(jnp.zeros(()).dtype)
 
 
-def _opened(source: Source | np.ndarray, num_samples: int | None) -> _Samples:
+def _opened(source: Any, num_samples: int | None) -> _Samples:
     """The samples to take from a source."""
     if callable(source):
         read = source
         most = num_samples
     elif np.ndim(source) == 2:
-        rows = source
-        most = len(rows)
+        most = len(source)
 
         def read(start: int, count: int) -> ArrayLike:
-            return rows[start : start + count]
+            return source[start : start + count]
 
     else:
         wanted = (
@@ -238,7 +240,7 @@ def _as_base(base: Model, shape: tuple[int, int], dtype: Any) -> Model:
     return Model(jnp.asarray(base.decoder, dtype), jnp.asarray(base.bias, dtype))
 
 
-@dataclasses.dataclass
+@dataclass
 class _Rounds:
     """The rounds of a fit. While one is learned from, the samples of the next are fetched.
 
@@ -255,7 +257,7 @@ class _Rounds:
     mesh: Mesh
     pool: ThreadPoolExecutor
     median: Any = None
-    upcoming: dict[int, Future[Block]] = dataclasses.field(default_factory=dict)
+    upcoming: dict[int, Future[Block]] = field(default_factory=dict)
 
     def fetch(self, turn: int) -> Future[Block]:
         """The samples of a round, which a thread fetches."""
@@ -274,7 +276,7 @@ class _Rounds:
                 self.fetch(stop)
             with LOOPS:
                 fixed = self.learner, block.result(), self.size, self.median
-                state = jax.block_until_ready(_round(fixed, state))
+                state = block_until_ready(_round(fixed, state))
         return state.round, state
 
     def _block(self, turn: int) -> Block:
@@ -310,7 +312,7 @@ def _samples(block: Block, size: int) -> Float[Array, "n input_dim"]:
     return block[:, :size].reshape(-1, block.shape[2])
 
 
-@eqx.filter_jit
+@filter_jit
 def _fingerprint(block: Block, size: int) -> UInt[Array, ""]:
     """A sum of the samples' bits, weighted by place; of integers, so that the order of the
     additions does not matter.
@@ -324,7 +326,7 @@ def _fingerprint(block: Block, size: int) -> UInt[Array, ""]:
     return jnp.sum(words * rows[:, None] * columns, dtype=jnp.uint32)
 
 
-@eqx.filter_jit
+@filter_jit
 def _start(
     learner: Learner,
     block: Block,
@@ -341,13 +343,13 @@ def _start(
     return constrain((median, state), ())
 
 
-@eqx.filter_jit(donate="all-except-first")
+@filter_jit(donate="all-except-first")
 def _round(fixed: tuple[Any, Block, int, Array], state: Any) -> Any:
     learner, minibatches, size, median = fixed
     minibatches = outliers.to_median(minibatches, median)
     if isinstance(learner, OnlineDictionary) and learner.centred:
         brought = jnp.sum(minibatches, axis=(0, 1)) / (len(minibatches) * size)
-        state = eqx.tree_at(
+        state = tree_at(
             lambda s: s.mean,
             state,
             state.mean + (brought - state.mean) / (state.round + 1),

@@ -2,10 +2,10 @@
 their rows, and the key of each row.
 """
 
-import collections
-import dataclasses
-import functools
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from sae_gap import catalogue
@@ -18,6 +18,7 @@ from sae_gap.core import (
     option,
     shown,
 )
+from sae_gap.core.identity import describe, precision
 from sae_gap.data import Source, check_sources
 from sae_gap.encoders import Encoder, Lasso
 from sae_gap.learners import HostLearner, Learner
@@ -29,7 +30,7 @@ PROTOCOLS = ("strict", "paper")
 Scalar = str | int | float | bool | None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Method:
     """A learner, which makes a dictionary, crossed with an encoder, which infers codes on it.
 
@@ -49,7 +50,7 @@ class Method:
     family: str
     learner: Learner
     encoder: Encoder
-    row: Mapping[str, Scalar] = dataclasses.field(default_factory=dict)
+    row: Mapping[str, Scalar] = field(default_factory=dict)
     at: tuple[int, ...] = ()
 
     def __post_init__(self):
@@ -85,7 +86,7 @@ class Method:
         }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Study:
     """Sources of data crossed with methods.
 
@@ -115,9 +116,7 @@ class Study:
     methods: Any
     lam: float | None = option(0.1, least=0)
     protocol: str = option("strict", choices=PROTOCOLS)
-    metrics: Sequence[Metric] = dataclasses.field(
-        default_factory=catalogue.default_metrics
-    )
+    metrics: Sequence[Metric] = field(default_factory=catalogue.default_metrics)
     optimum: bool = True
     timed: bool = False
     calibrate_on: str = option("scored", choices=("scored", "train", "clean"))
@@ -150,7 +149,7 @@ class Study:
                 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Line:
     """A row to measure.
 
@@ -175,7 +174,7 @@ class Line:
         """A hash of everything that decides the row."""
         return self.columns["key"]
 
-    @functools.cached_property
+    @cached_property
     def cell(self) -> str:
         """A hash of everything that decides the row except the metrics."""
         return digests.key(self.decides)
@@ -201,7 +200,7 @@ class Stored:
             f"{metric.name} {metric.version}": metric for metric in study.metrics
         }
         # By key and by cell.
-        self._rows = collections.defaultdict(list)
+        self._rows = defaultdict(list)
         for row in sorted(store.rows(), key=lambda row: row.get("date", "")):
             if row.get("study") != study.name:
                 raise ValueError(
@@ -232,16 +231,16 @@ class Stored:
     def rest(self, job: "Job") -> "Job":
         """The job restricted to the lines that lack something."""
         lines = [line for line in job.lines if self.lacking(line) is not None]
-        return dataclasses.replace(job, lines=lines)
+        return replace(job, lines=lines)
 
     def rows(self, every: Iterable["Job"]) -> list[Row]:
         """The rows of jobs that lack no metric, or only some that every study measures, with the
         columns of the metrics.
         """
-        lines = (line for job in every for line in job.lines)
         return [
             self._row(line)
-            for line in lines
+            for job in every
+            for line in job.lines
             if self._of(line)
             and all(metric.everywhere for metric in self.lacking(line) or ())
         ]
@@ -266,7 +265,7 @@ class Stored:
         return joined | wanted | line.columns
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Job:
     """The rows of methods that share a learner, on sources that differ only in their seed.
 
@@ -298,10 +297,10 @@ class Job:
 
 def jobs(study: Study) -> Iterator[Job]:
     """The jobs of a study, in the order in which they run."""
-    cells = collections.defaultdict(list)
+    cells = defaultdict(list)
     for source in study.sources:
         # With equal seeds, so that sources that differ only in the seed share a cell.
-        alike = dataclasses.replace(source, seed=0)  # type: ignore[type-var]
+        alike = replace(source, seed=0)  # type: ignore[type-var]
         cells[digests.key(alike.asdict())].append(source)
     for data, sources in cells.items():
         by_learner: Any = {}
@@ -336,22 +335,21 @@ def _line(
         "study": study.name,
         "protocol": study.protocol,
         "method": method.name,
-        "learner": identity.describe(method.learner),
-        "encoder": identity.describe(encoder),
-        "precision": identity.precision(),
+        "learner": describe(method.learner),
+        "encoder": describe(encoder),
+        "precision": precision(),
     }
-    if reference is not None:
+    if reference:
         shared["lam"] = reference.lam
     decides: Row = {"source": description, "row": dict(method.row), "step": step}
     if study.calibrate_on != "scored":
         decides["calibrate_on"] = study.calibrate_on
     decides |= shared | {"numerics": identity.NUMERICS}
-    key = _key(decides, study.metrics)
     columns = {
         **method.coordinates,
         **shared,
         **description,
-        "key": key,
+        "key": _key(decides, study.metrics),
         "family": method.family,
     }
     if step is not None:

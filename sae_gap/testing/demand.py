@@ -1,17 +1,18 @@
 """What the checks share: a demand that raises, the demands on every part, and comparisons."""
 
-import dataclasses
-import json
-import re
+from dataclasses import dataclass
+from json import dumps
+from re import fullmatch
 from typing import Any
 
-import jax
 import numpy as np
+from jax.tree_util import tree_leaves
+from numpy import asarray
 
 from sae_gap.core import MethodPart, check_type, describe, looks_of
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Demand:
     """Raises an AssertionError of a subject for what does not hold."""
 
@@ -30,18 +31,18 @@ def demand_of(part: Any) -> Demand:
     demand = Demand(type(part).__name__)
     for name, look in looks_of(type(part)).items():
         demand(
-            re.fullmatch("[a-z0-9_]+", name),
+            fullmatch("[a-z0-9_]+", name),
             "must have a name of a-z, 0-9 and _; set `name`",
         )
         demand(
             look.label, "must have a label that is not empty; leave it out, or fill it"
         )
         demand(
-            re.fullmatch("|#[0-9A-F]{6}", str(look.colour)),
+            fullmatch("|#[0-9A-F]{6}", str(look.colour)),
             "must have a colour such as #1B9E9E",
         )
     try:
-        json.dumps([describe(part), part.coordinates])
+        dumps([describe(part), part.coordinates])
     except TypeError as error:
         demand(
             False, f"must have fields and columns of plain numbers and words ({error})"
@@ -51,14 +52,12 @@ def demand_of(part: Any) -> Demand:
 
 def close(result: Any, wanted: Any, tol: float = 1e-3) -> bool:
     """True if two arrays agree up to a share of the largest number."""
-    result = np.asarray(result)
-    wanted = np.asarray(wanted)
+    result = asarray(result)
+    wanted = asarray(wanted)
     atol = tol * max(1, np.abs(wanted).max())
-    return result.shape == wanted.shape and np.allclose(
-        result, wanted, rtol=tol, atol=atol
-    )
+    return result.shape == wanted.shape and np.allclose(result, wanted, tol, atol)
 
 
 def finite(tree: Any) -> bool:
     """True if all numbers are finite."""
-    return all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
+    return all(np.isfinite(leaf).all() for leaf in tree_leaves(tree))

@@ -1,14 +1,18 @@
 """The check of an encoder."""
 
-import contextlib
-import dataclasses
-import tempfile
+from contextlib import suppress
+from dataclasses import replace
+from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import default_matmul_precision, enable_x64
+from jax.tree_util import tree_map
 from jaxtyping import Array, Float, PyTree
+from numpy import arange
+from numpy.random import default_rng
 
 from sae_gap import catalogue
 from sae_gap.core import Model, Split, Task
@@ -42,7 +46,7 @@ class _Case(NamedTuple):
     codes: Codes
 
 
-@jax.default_matmul_precision("highest")
+@default_matmul_precision("highest")
 def check_encoder(encoder: Encoder) -> None:
     """Checks an encoder on 12 signals of 7 dimensions, with 11 atoms of many lengths.
 
@@ -55,8 +59,7 @@ def check_encoder(encoder: Encoder) -> None:
     demand = demand_of(encoder)
     signals, model = _drawn(encoder)
     prepared, model = _prepared(encoder, model, signals)
-    codes = _codes(prepared, model, signals)
-    case = _Case(demand, prepared, model, signals, codes)
+    case = _Case(demand, prepared, model, signals, _codes(prepared, model, signals))
     _check_codes(case)
     _check_rows(case)
     _check_units(case, encoder)
@@ -75,11 +78,11 @@ def check_encoder(encoder: Encoder) -> None:
 
 def _drawn(encoder: Encoder) -> tuple[Signals, Model]:
     """Signals, of which the first leaves nothing to code, and a model with trained parameters."""
-    rng = np.random.default_rng(0)
+    rng = default_rng(0)
     atoms = rng.normal(size=(DIM, WIDTH)) * rng.uniform(0.5, 2, WIDTH)
     maker = encoder if isinstance(encoder, AmortisedEncoder) else ReLU()
     # As training moves them.
-    parameters = jax.tree.map(
+    parameters = tree_map(
         lambda leaf: leaf + rng.uniform(0, 0.2, leaf.shape),
         maker.parameters(jnp.asarray(atoms), jax.random.key(0)),
     )
@@ -114,18 +117,18 @@ def _check_rows(case: _Case) -> None:
     """Checks that each row is coded by itself."""
     demand, encoder, model, signals, codes = case
     for misshapen in (signals[0], signals[:, 1:]):
-        with contextlib.suppress(ValueError):
+        with suppress(ValueError):
             encoder(model, misshapen)
             demand(
                 False,
                 "must refuse signals of another shape; let `__call__` see them first",
             )
-    for rows in (np.arange(5, 6), np.arange(6, ROWS), np.arange(MANY) % ROWS):
+    for rows in (arange(5, 6), arange(6, ROWS), arange(MANY) % ROWS):
         demand(
             close(_codes(encoder, model, signals[rows]), codes[rows]),
             "must code a row alike in every batch, of any size; let no row see another",
         )
-    others = np.arange(ROWS) != 2
+    others = arange(ROWS) != 2
     for infer in (_codes, encode):
         try:
             spoilt = np.asarray(infer(encoder, model, signals.at[2, 1].set(jnp.nan)))
@@ -144,7 +147,7 @@ def _check_rows(case: _Case) -> None:
 
 def _check_units(case: _Case, encoder: Encoder) -> None:
     """Checks that the codes do not depend on dimensions of zeros, on the unit and on the origin."""
-    wider, deeper = jax.tree.map(_padded, (case.model, case.signals))
+    wider, deeper = tree_map(_padded, (case.model, case.signals))
     case.demand(
         close(_codes(case.encoder, wider, deeper), case.codes),
         "must not mind dimensions of zeros; count only those with an atom",
@@ -161,7 +164,7 @@ def _check_units(case: _Case, encoder: Encoder) -> None:
 
 
 def _check_double(case: _Case) -> None:
-    with jax.enable_x64(True):
+    with enable_x64(True):
         model, signals = _floats((case.model, case.signals), jnp.float64)
         codes = _codes(case.encoder, model, signals)
     case.demand(
@@ -176,7 +179,7 @@ def _check_double(case: _Case) -> None:
 
 def _check_dead_atom(case: _Case) -> _Case:
     """Checks the codes beside an atom of zeros, and returns them with their model."""
-    model = jax.tree.map(_without_latent, case.model)
+    model = tree_map(_without_latent, case.model)
     codes = _codes(case.encoder, model, case.signals)
     case.demand(
         finite(codes),
@@ -199,18 +202,18 @@ def _check_training(case: _Case, encoder: AmortisedEncoder, dead: _Case) -> None
         finite(slope),
         "must have a finite gradient beside an atom of zeros; see `unit_atoms`",
     )
-    after = encoder.observe(case.model, seen)
     case.demand(
-        jax.tree.map(np.shape, after) == jax.tree.map(np.shape, case.model),
+        tree_map(np.shape, encoder.observe(case.model, seen))
+        == tree_map(np.shape, case.model),
         "must keep the shapes of parameters in `observe`; see `parameters`",
     )
 
 
 def _check_file(case: _Case, dead: _Case) -> None:
-    model = dataclasses.replace(dead.model, encode=case.encoder)
+    model = replace(dead.model, encode=case.encoder)
     rows = np.asarray(case.signals)
     reconstruction = model.reconstruct(dead.codes, rows)
-    with tempfile.TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder:
         path = f"{folder}/sae"
         save_sae(model, path)
         check_read(case.demand, path, rows, dead.codes, reconstruction)
@@ -238,7 +241,7 @@ def _at_unit(encoder: Encoder) -> Encoder:
             moved[name] = _at_unit(value)
         elif name == "lam":
             moved[name] = UNIT * value
-    return dataclasses.replace(encoder, **moved)
+    return replace(encoder, **moved)
 
 
 def _in_unit(model: Model, trained: bool) -> Model:
@@ -251,14 +254,14 @@ def _in_unit(model: Model, trained: bool) -> Model:
             return Affine(part.weight / UNIT, part.bias)
         return part / UNIT if not trained and DIM in part.shape else part
 
-    parameters = jax.tree.map(
+    parameters = tree_map(
         mapped, model.encoder, is_leaf=lambda part: isinstance(part, Affine)
     )
     return Model(UNIT * model.decoder, ORIGIN + UNIT * model.bias, parameters)
 
 
 def _floats(tree: Any, dtype: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), dtype), tree)
+    return tree_map(lambda leaf: jnp.asarray(np.asarray(leaf), dtype), tree)
 
 
 def _padded(leaf: Array) -> Array:

@@ -1,12 +1,13 @@
 """The check of a learner."""
 
-import dataclasses
+from dataclasses import replace
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from equinox import tree_equal
+from jax.tree_util import tree_leaves
 
 from sae_gap.core import Model, Split, Task
 from sae_gap.data import Setting
@@ -37,12 +38,12 @@ def check_learner(learner: Learner) -> None:
         learner.family == "baseline" or not _same(unlike, model),
         "must learn from its data; `select` them",
     )
-    draws = learner.base is None and learner.family in DRAWN
+    draws = not learner.base and learner.family in DRAWN
     demand(
         not draws or not _same(rekeyed, model),
         "must draw by its key, since seeds tell fits apart; or say by `family` that it draws none",
     )
-    base = None if learner.base is None else _fitted(learner.base, task)
+    base = _fitted(learner.base, task) if learner.base else None
     like = blank_model(learner, task, jax.random.key(0), base)
     stored = trees.load(trees.dump(model, {}), like)
     demand(
@@ -61,16 +62,16 @@ def _check_model(demand: Demand, learner: Learner, task: Task, model: Model) -> 
     demand(
         finite(model), "must learn finite numbers; divide by nothing that may be zero"
     )
-    dtypes = {leaf.dtype for leaf in jax.tree.leaves(model)}
-    floats = {dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)}
+    dtypes = {leaf.dtype for leaf in tree_leaves(model)}
     demand(
-        floats == {task.train.signals.dtype},
+        {dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)}
+        == {task.train.signals.dtype},
         "must learn numbers of the type of its data; take the type from them",
     )
     # Baselines may have fewer, and those of a base may be pruned.
     whole = model.dictionary is None or model.dictionary.shape[1] == task.width
     demand(
-        whole or learner.family == "baseline" or learner.base is not None,
+        whole or learner.family == "baseline" or learner.base,
         "must learn as many atoms as it is asked for; see `num_latents`",
     )
 
@@ -85,8 +86,8 @@ def _check_blind(
     demand(
         isinstance(lacks, str | None), "must say by `needs` in words what a task lacks"
     )
-    if lacks is not None:
-        blind = dataclasses.replace(task, id=noise, ood=noise, seed=9)
+    if lacks:
+        blind = replace(task, id=noise, ood=noise, seed=9)
     demand(
         _same(_fitted(learner, blind), model),
         "must learn the same bits from a key and training data, whatever is scored or fitted "
@@ -105,8 +106,8 @@ def _drawn(learner: Learner, **options: Any) -> Task:
         return task
     signals = task.train.signals
     train = Split(signals, task.train.codes, inputs=2 * signals[:, ::-1] + 1)
-    return dataclasses.replace(task, train=train)
+    return replace(task, train=train)
 
 
 def _same(tree: Any, other: Any) -> Any:
-    return eqx.tree_equal(jax.tree.leaves(tree), jax.tree.leaves(other))
+    return tree_equal(tree_leaves(tree), tree_leaves(other))

@@ -1,14 +1,15 @@
 """The check of a metric."""
 
-import dataclasses
-import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
 from jaxtyping import Array, Float
+from numpy.random import default_rng
+from scipy.sparse import csr_array
 
 from sae_gap.core import SPLITS, Model, Split, Task, check_type
 from sae_gap.data import Setting
@@ -31,7 +32,7 @@ SILENT = {"train": [0, 1, 2], "id": [0, 4], "ood": [5]}
 Columns = Mapping[str, Any]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _Case:
     """What a metric reads: a hundred samples of each split, or fewer, with codes of any sign and
     some silent latents.
@@ -62,7 +63,7 @@ class _Case:
     def inferred(self) -> Inferred:
         task = Setting(20, 3, 2 * ROWS, padded_dim=self.padded).task()
         live = np.arange(task.input_dim) < INPUT_DIM
-        rng = np.random.default_rng(1)
+        rng = default_rng(1)
         atoms = np.zeros((task.input_dim, LATENTS))
         atoms[live] = rng.normal(size=(INPUT_DIM, LATENTS))
         atoms[:, DEAD] = 0
@@ -73,9 +74,8 @@ class _Case:
         optimum: dict[str, Any] = {}
         if self.missing not in ("dictionary", "optimum"):
             optimum = {name: inference.infer(lasso, name) for name in SCORED}
-        method = Method("own", "sae", Given(Held(model), "own"), lasso)
         return inference.inferred(
-            method,
+            Method("own", "sae", Given(Held(model), "own"), lasso),
             codes=codes,
             optimum=optimum,
             lam=lasso.lam,
@@ -113,7 +113,7 @@ class _Case:
                 truth = self.form(np.asarray(split.codes)[rows])
             splits[name] = Split(split.signals[rows] + self.origin * live, truth)
         known = None if self.missing == "truth" else task.dictionary
-        return dataclasses.replace(task, dictionary=known, **splits)
+        return replace(task, dictionary=known, **splits)
 
 
 def check_metric(metric: Metric) -> None:
@@ -127,14 +127,14 @@ def check_metric(metric: Metric) -> None:
     demand = Demand(metric.name)
     for protocol, used in (("strict", True), ("paper", True), ("strict", False)):
         _check_numbers(demand, metric, _Case(protocol, used))
-    numbers = functools.cache(lambda case: metric(case.inferred()))
+    numbers = cache(lambda case: metric(case.inferred()))
     _check_bias(demand, numbers)
     _check_rows(demand, numbers)
 
 
 def _check_numbers(demand: Demand, metric: Metric, case: _Case) -> None:
     def numbers(**changes: Any) -> Columns:
-        return metric(dataclasses.replace(case, **changes).inferred())
+        return metric(replace(case, **changes).inferred())
 
     inferred = case.inferred()
     columns = metric(inferred)
@@ -145,7 +145,7 @@ def _check_numbers(demand: Demand, metric: Metric, case: _Case) -> None:
         )
     demand(finite(columns), "must give finite numbers, or leave a column out")
     demand(
-        not _moved(columns, numbers(form=scipy.sparse.csr_array)),
+        not _moved(columns, numbers(form=csr_array)),
         "must say the same of sparse codes; read `dense_chunks`",
     )
     # Activations of a network are never padded.
@@ -169,9 +169,9 @@ def _check_numbers(demand: Demand, metric: Metric, case: _Case) -> None:
 
 def _check_bias(demand: Demand, numbers: Callable[[_Case], Columns]) -> None:
     unbiased = numbers(_Case(bias=0.0))
-    by_origin = _moved(unbiased, numbers(_Case(bias=0.0, origin=0.0)))
     demand(
-        by_origin <= _moved(unbiased, numbers(_Case())),
+        _moved(unbiased, numbers(_Case(bias=0.0, origin=0.0)))
+        <= _moved(unbiased, numbers(_Case())),
         "must count the decoder's bias where it reads signals; see `Model.reconstruct`",
     )
 
@@ -203,8 +203,6 @@ def _moved(columns: Columns, other: Columns) -> set[str]:
     for name in columns.keys() | other.keys():
         left = np.asarray(columns.get(name, np.nan))
         right = np.asarray(other.get(name, np.nan))
-        if left.shape != right.shape or not np.allclose(
-            left, right, rtol=1e-4, atol=1e-6
-        ):
+        if left.shape != right.shape or not np.allclose(left, right, 1e-4, 1e-6):
             moved.add(name)
     return moved

@@ -1,11 +1,12 @@
 """The check of a file of an SAE."""
 
-import functools
+from functools import partial
 
 import numpy as np
-import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Float
+from numpy import asarray
+from scipy.sparse import csr_array
 
 from sae_gap.core import AnyPath
 from sae_gap.saes import load_sae
@@ -45,10 +46,10 @@ def check_read(
 ) -> None:
     """`check_sae_format`, with a demand of its own."""
     sae = load_sae(path)
-    same = functools.partial(close, tol=1e-5)
-    read = np.asarray(sae.encode(x))
+    same = partial(close, tol=1e-5)
+    read = asarray(sae.encode(x))
     demand(
-        np.array_equal(read != 0, np.asarray(codes) != 0),
+        np.array_equal(read != 0, asarray(codes) != 0),
         "must have the same latents on; compare k and thresholds",
     )
     demand(
@@ -59,7 +60,7 @@ def check_read(
         sae.signed or read.min() >= 0,
         "has codes below zero; let its encoder be `signed`",
     )
-    for form in (np.asarray, scipy.sparse.csr_array):
+    for form in (asarray, csr_array):
         demand(
             same(sae.decode(form(read), x), reconstruction),
             "must decode them alike; compare W_dec, b_dec and the normalisation",
@@ -69,11 +70,11 @@ def check_read(
         sums = sae.target(reconstruction, x)
     else:
         rows = np.reshape(x, (len(read), -1))
-        undone = sae.normalisation.undo(sae.target(x) + sae.bias, rows)
         demand(
-            same(undone, rows), "must undo its normalisation; see `Normalisation.undo`"
+            same(sae.normalisation.undo(sae.target(x) + sae.bias, rows), rows),
+            "must undo its normalisation; see `Normalisation.undo`",
         )
-        sums = codes * np.asarray(sae.lengths) @ np.asarray(sae.unit_dictionary).T
+        sums = codes * asarray(sae.lengths) @ asarray(sae.unit_dictionary).T
     demand(
         same(sums, read @ sae.model.decoder.T),
         "must have a target and unit atoms of its codes; see `SAE.target` and `lengths`",

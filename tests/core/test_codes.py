@@ -1,6 +1,6 @@
 """Sparse codes are the dense ones, wherever these are cut, read or gathered."""
 
-import dataclasses
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
 from pytest import approx, mark
+from scipy.sparse import csr_array
 
 from sae_gap.core import codes as forms
 from sae_gap.metrics import recovery
@@ -26,7 +27,7 @@ def dense_codes(seed, width=12, share=0.1):
 @settings(max_examples=15, deadline=None)
 def test_active_columns_and_chunks_are_those_of_the_dense_codes(seed, share, at_once):
     dense = dense_codes(seed, share=share)
-    sparse = scipy.sparse.csr_array(dense)
+    sparse = csr_array(dense)
     # An entry that is stored and zero is no active latent.
     sparse.data[: len(sparse.data) // 2] = 0
     dense = sparse.toarray()
@@ -55,7 +56,7 @@ def test_sparse_codes_of_any_format_are_taken(form, kind):
     assert recovery.mcc(sparse, dense) == approx(1)
 
 
-@dataclasses.dataclass
+@dataclass
 class Found:
     codes: np.ndarray
     sums: np.ndarray
@@ -72,7 +73,7 @@ def test_inference_in_chunks_is_that_of_all(size):
         assert_array_equal(first, second)
         return Found(np.maximum(chunk, 0), chunk.sum(axis=1) + first.sum(axis=1))
 
-    begun = start, scipy.sparse.csr_array(start)
+    begun = start, csr_array(start)
     found = forms.infer_in_chunks(infer, signals, size, begun=begun)
     assert set(shapes) == {(min(size, 7), 5)} and isinstance(found, Found)
     assert_array_equal(found.codes.toarray(), np.maximum(signals, 0), strict=True)

@@ -1,27 +1,27 @@
 """Each name of a folder's face is there."""
 
 import concurrent.futures
-import importlib
-import pathlib
 import re
 import subprocess
 import sys
+from importlib import import_module
+from pathlib import Path
 
 from pytest import mark, raises
 
 import sae_gap
 from sae_gap.core import faces, option
 
-ROOT = pathlib.Path(sae_gap.__file__).parent
+ROOT = Path(sae_gap.__file__).parent
 
 
 @mark.parametrize("stub", sorted(ROOT.rglob("__init__.pyi")))
 def test_a_face_has_the_names_of_its_stub_from_where_they_are_defined(stub):
-    face = importlib.import_module(".".join(stub.parent.relative_to(ROOT.parent).parts))
+    face = import_module(".".join(stub.parent.relative_to(ROOT.parent).parts))
     assert {*dir(face)} <= {*face.__all__}
     for name in dir(face):
         home = re.search(rf"from (\S+) import \(?\s*{name} as", stub.read_text())[1]
-        assert getattr(face, name) is getattr(importlib.import_module(home), name)
+        assert getattr(face, name) is getattr(import_module(home), name)
     with raises(AttributeError, match="has no attribute 'nope'"):
         _ = face.nope
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy import float32
 from numpy.linalg import norm
 from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
@@ -50,9 +51,9 @@ def test_gap_is_primal_minus_feasible_dual(nonneg, shape, given):
 def test_gap_does_not_cancel_in_float32():
     # One atom: the optimum is y - lam, and a code off by e has a gap of about lam e, here far below
     # the roundoff of F.
-    signals, codes = np.array([[[1000.0]], [[999.75]]], np.float32)
+    signals, codes = np.array([[[1000.0]], [[999.75]]], float32)
     value, gap = certificate(
-        signals, np.ones((1, 1), np.float32), codes, np.float32(0.25 + 2**-20)
+        signals, np.ones((1, 1), float32), codes, float32(0.25 + 2**-20)
     )
     exact = 0.5 * 0.25**2 + 999.75 * (0.25 + 2**-20)
     assert value[0] == approx(exact, rel=1e-6)
@@ -76,7 +77,7 @@ def test_soft_threshold_is_a_non_expansive_proximal_map(x, y, threshold, nonneg)
 
 @mark.parametrize("shape", [(5, 12), (12, 5)])
 def test_lipschitz_is_the_squared_spectral_norm(shape):
-    dictionary = default_rng(0).normal(size=shape).astype(np.float32)
+    dictionary = default_rng(0).normal(size=shape).astype(float32)
     found = float(lasso_problem.lipschitz(dictionary))
     assert found == approx(norm(dictionary, 2) ** 2, rel=1e-5)
 
@@ -98,14 +99,14 @@ def test_lambda_max_is_where_zero_becomes_optimal(nonneg):
 def test_is_converged_counts_an_unresolvable_objective_as_zero_and_an_infinite_one_as_no():
     signals = jnp.ones((4, 4), jnp.float32)
     # Beside ½ (16 eps ‖y‖)², of ‖y‖ = 2.
-    floor = 0.5 * (32 * np.finfo(np.float32).eps) ** 2
+    floor = 0.5 * (32 * np.finfo(float32).eps) ** 2
     value = jnp.asarray([0.9 * floor, 1.1 * floor, jnp.inf, jnp.nan], jnp.float32)
     found = lasso_problem.is_converged(signals, value, value, 1e-6)
     assert found.tolist() == [True, False, False, False]
 
 
 def test_gaps_relative_to_objectives_in_double_precision():
-    value = np.array([2, 0], np.float32)
-    gap = np.array([1e-6, 0], np.float32)
+    value = np.array([2, 0], float32)
+    gap = np.array([1e-6, 0], float32)
     found = lasso_problem.relative_gap(Solution(None, value, gap, None, None))
     assert_array_equal(found, [np.float64(gap[0]) / 2, 0])

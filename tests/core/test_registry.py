@@ -2,8 +2,8 @@
 nothing else touched.
 """
 
-import importlib
 import sys
+from importlib import import_module
 
 from pytest import fixture, mark, raises
 
@@ -31,7 +31,7 @@ def drop(tmp_path, monkeypatch):
 
     def put(package, text):
         (tmp_path / "dropped.py").write_text(text)
-        home = importlib.import_module(package)
+        home = import_module(package)
         monkeypatch.setattr(home, "__path__", [*home.__path__, str(tmp_path)])
         monkeypatch.delitem(sys.modules, f"{package}.dropped", raising=False)
         for cache in caches:

@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import jax
 import numpy as np
+from jax.tree_util import tree_leaves, tree_map, tree_structure
+from numpy import asarray
 from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
 from pytest import approx, fixture, mark, raises
@@ -54,9 +56,7 @@ def test_a_support_is_even_in_its_pool_beside_latent_zero_but_for_tails(
     # Consecutive tosses are independent.
     assert is_fair(heads) and is_fair(heads[1:] == heads[:-1])
     codes = (
-        np.asarray(large.ood.codes)
-        if name == "ood"
-        else codes[heads == (name == "heads")]
+        asarray(large.ood.codes) if name == "ood" else codes[heads == (name == "heads")]
     )
     counts = np.count_nonzero(codes, axis=0)
     assert (np.count_nonzero(codes, axis=1) == 4).all()
@@ -64,9 +64,7 @@ def test_a_support_is_even_in_its_pool_beside_latent_zero_but_for_tails(
     assert counts[0] + counts[pool].sum() == 4 * len(codes)
     assert stats.kstest(codes[codes > 0], "uniform").pvalue > UNLIKELY
     for split in (large.train, large.id, large.ood):
-        expected = (
-            np.asarray(split.codes, float) @ np.asarray(large.dictionary, float).T
-        )
+        expected = asarray(split.codes, float) @ asarray(large.dictionary, float).T
         assert_allclose(split.signals, expected, atol=1e-6)
 
 
@@ -77,7 +75,7 @@ def test_splits_have_their_sizes_and_a_dictionary_that_outlives_them(
     with jax.enable_x64():
         few = draw(Setting(20, 3, num_samples, noise_db=10.0))
     assert tuple(len(getattr(few, name).codes) for name in SPLITS) == sizes
-    assert {leaf.dtype for leaf in jax.tree.leaves(few)} == {np.dtype(float)}
+    assert {leaf.dtype for leaf in tree_leaves(few)} == {np.dtype(float)}
     assert_array_equal(few.dictionary.astype(np.float32), task.dictionary)
     padded = draw(Setting(20, 3, num_samples, noise_db=10.0, padded_dim=14))
     for part in (padded.train.signals, padded.ood.signals, padded.dictionary.T):
@@ -91,8 +89,8 @@ def test_noise_leaves_the_codes_and_has_its_ratio(setting):
     for name in SPLITS:
         clean, found = (getattr(task, name) for task in tasks)
         assert_array_equal(found.codes, clean.codes)
-        signals = np.asarray(clean.signals, float)
-        noise = np.asarray(found.signals, float) - signals
+        signals = asarray(clean.signals, float)
+        noise = asarray(found.signals, float) - signals
         # 2,500 x 19 draws pin the power of the noise to .03 dB; train and ID share one level.
         assert 10 * np.log10(np.mean(signals**2) / np.mean(noise**2)) == approx(
             7, abs=0.15
@@ -104,8 +102,8 @@ def test_noise_leaves_the_codes_and_has_its_ratio(setting):
 def test_codes_of_a_stream_are_few_uniform_values_on_atoms_and_those_of_training_unknown():
     # As many dimensions as latents, so that the codes can be read off the signals.
     task = draw(Setting(20, 3, 3_000, input_dim=20, stream=True))
-    dictionary = np.asarray(task.dictionary, float)
-    signals = np.asarray(task.train.signals, float)
+    dictionary = asarray(task.dictionary, float)
+    signals = asarray(task.train.signals, float)
     codes = np.linalg.solve(dictionary, signals.T).T
     on = np.abs(codes) > 1e-4
     assert (on.sum(axis=1) > 2.99).mean() > 0.99 and on.sum(axis=1).max() == 3
@@ -185,10 +183,10 @@ def test_a_file_gives_back_what_was_saved(
     path = write(tmp_path, given | {"unrelated": np.array(["text"])}, save)
     found = load("~/task.npz")
     again = Recording("~/task.npz", seed=7)
-    assert jax.tree.structure(found) == jax.tree.structure(task)
+    assert tree_structure(found) == tree_structure(task)
     wanted = [given[name].astype("f4") for name in ("Y_val", "Z_ood", "A")]
     parts = [found.id.signals, found.ood.codes, found.dictionary]
-    jax.tree.map(lambda *pair: assert_array_equal(*pair, strict=True), parts, wanted)
+    tree_map(lambda *pair: assert_array_equal(*pair, strict=True), parts, wanted)
     assert (again.path, again.task().seed) == (path, 7)
 
 

@@ -5,6 +5,7 @@ core as long as they are asked to.
 import concurrent.futures
 import contextlib
 import os
+from contextlib import suppress
 
 from pytest import fixture, mark
 
@@ -59,7 +60,7 @@ def test_all_threads_keep_to_one_core_and_leave_it_again():
     with concurrent.futures.ThreadPoolExecutor(1) as pool:
         pool.submit(allowed).result()
         count = cores.cores()
-        with contextlib.suppress(KeyError), cores.one_core():
+        with suppress(KeyError), cores.one_core():
             assert cores.cores() == 1 and allowed() == {1}
             raise KeyError
         assert cores.cores() == count and allowed() == {count}

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import jax
 import numpy as np
+from numpy import ones
 from numpy.testing import assert_array_equal
 from pytest import mark, raises
 
@@ -23,9 +24,9 @@ def test_the_peak_of_memory_is_in_gib_and_devices_are_named():
 
 
 def test_one_device_leaves_arrays_free_to_move():
-    split = devices.place(Split(np.ones((4, 2), np.float32)), devices.own_mesh())
+    split = devices.place(Split(ones((4, 2), np.float32)), devices.own_mesh())
     assert isinstance(split.signals, jax.Array) and not split.signals.committed
-    assert_array_equal(split.signals, np.ones((4, 2)))
+    assert_array_equal(split.signals, ones((4, 2)))
     assert split.codes is None
 
 
@@ -45,7 +46,7 @@ def test_what_is_no_mesh_to_place_on_is_refused(wrong, words):
     with raises(
         (TypeError, ValueError), match=rf"{words}.*make it by sae_gap\.runtime"
     ):
-        devices.place(np.ones((4, 2), np.float32), wrong)
+        devices.place(ones((4, 2), np.float32), wrong)
 
 
 # Prints the folder, and after each call how many programs were compiled so far.

@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
+from jax.random import key_data
+from jax.tree_util import tree_map
 from numpy.testing import assert_array_equal
 from pytest import mark, raises
 
@@ -246,8 +248,8 @@ CONTENT = trees.dump(TREE, {"step": 3, "nested": {"a": [1, None]}})
 
 
 def check_same(tree, other):
-    words = [part | {"key": jax.random.key_data(part["key"])} for part in (tree, other)]
-    jax.tree.map(lambda a, b: assert_array_equal(a, b, strict=True), *words)
+    words = [part | {"key": key_data(part["key"])} for part in (tree, other)]
+    tree_map(lambda a, b: assert_array_equal(a, b, strict=True), *words)
 
 
 def test_a_tree_comes_back_with_its_note():

@@ -4,10 +4,12 @@ import concurrent.futures
 import threading
 from dataclasses import replace
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from equinox import field, filter_jit, tree_at
+from jax.random import fold_in
+from jax.tree_util import tree_leaves
 from numpy.testing import assert_allclose
 from pytest import fixture, mark, raises
 
@@ -24,7 +26,7 @@ SAE = SparseAutoencoder(TopK(3), num_steps=5)
 class Walk(Learner):
     """A dictionary that takes random steps, and stops after `until` of them."""
 
-    num_steps: int = eqx.field(static=True, default=6, kw_only=True)
+    num_steps: int = field(static=True, default=6, kw_only=True)
     rate: float = 0.1
     until: float = 100.0
 
@@ -44,7 +46,7 @@ class Walk(Learner):
         }
 
     def step(self, data, state):
-        key = jax.random.fold_in(state["key"], state["count"].astype(int))
+        key = fold_in(state["key"], state["count"].astype(int))
         noise = jax.random.normal(key, state["dictionary"].shape)
         dictionary = state["dictionary"] + self.rate * noise
         return state | {"dictionary": dictionary, "count": state["count"] + 1}
@@ -65,7 +67,7 @@ def tasks(task):
         second.train.signals.at[0, 0].set(1.0),
     ]
     return [
-        eqx.tree_at(lambda t: t.train.signals, one, s)
+        tree_at(lambda t: t.train.signals, one, s)
         for one, s in zip((task, second), signals, strict=True)
     ]
 
@@ -74,7 +76,7 @@ KEYS = [jax.random.key(0), jax.random.key(1)]
 
 
 def same_bits(model, other):
-    pairs = zip(jax.tree.leaves(model), jax.tree.leaves(other), strict=True)
+    pairs = zip(tree_leaves(model), tree_leaves(other), strict=True)
     return all(map(np.array_equal, *zip(*pairs, strict=True)))
 
 
@@ -85,7 +87,7 @@ def same_ends(fits, others):
 
 def test_models_along_a_fit_are_those_of_shorter_fits(tasks):
     along = fit(SAE, tasks, KEYS, at=(3, 0, 1))
-    start = eqx.filter_jit(SAE.init)
+    start = filter_jit(SAE.init)
     for one, task, key in zip(along, tasks, KEYS, strict=True):
         assert [*one.along] == [0, 1, 3]
         # No learner takes no step at all; what it would start from is that model.
@@ -121,7 +123,7 @@ def test_what_is_kept_is_not_used_up(tasks):
     assert all(
         float(jnp.sum(model.dictionary)) == total for total, model in seen.values()
     )
-    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((given, tasks, KEYS)))
+    assert not any(leaf.is_deleted() for leaf in tree_leaves((given, tasks, KEYS)))
     # The first model is the base's, which is why it is the one in danger.
     assert all(
         same_bits(seen[place, 0][1].dictionary, given[place].dictionary)

@@ -2,13 +2,13 @@
 
 import itertools
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
+from equinox import field
 from numpy.testing import assert_allclose
 from pytest import approx, fixture, mark
+from scipy.sparse import issparse
 
 from sae_gap.core import Coded, Model
 from sae_gap.encoders import Encoder, Lasso, TopK
@@ -37,7 +37,7 @@ class Counting(Encoder):
 
     gain: float = 1.0
     start: Encoder | None = None
-    calls: Calls = eqx.field(static=True, default_factory=Calls)
+    calls: Calls = field(static=True, default_factory=Calls)
 
     @property
     def origin(self):
@@ -86,7 +86,7 @@ def test_one_run_for_an_encoder_and_a_split(task, model):
 def test_the_seconds_are_those_of_the_last_run_and_of_all_that_it_starts_from(
     task, model, monkeypatch
 ):
-    monkeypatch.setattr(inference.time, "perf_counter", lambda: NOW[0])
+    monkeypatch.setattr(inference, "perf_counter", lambda: NOW[0])
     # Each run on the ID split is repeated once if it compiled.
     monkeypatch.setattr(devices, "compilations", itertools.count().__next__)
     first = Counting(1.0)
@@ -134,7 +134,7 @@ def test_codes_of_many_samples_are_held_by_their_non_zeros(
     )
     monkeypatch.setattr(inference, "_DENSE_CODES", 30 * task.width)
     coded = Inference(task, model).infer(Lasso(0.1), "ood")
-    assert scipy.sparse.issparse(coded.codes) == bool(beyond)
+    assert issparse(coded.codes) == bool(beyond)
     codes = coded.codes.toarray() if beyond else coded.codes
     assert_allclose(codes, whole.codes, atol=1e-5)
     assert_allclose(coded.objective, whole.objective, rtol=1e-5)

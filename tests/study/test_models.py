@@ -2,14 +2,15 @@
 goes on to the same bits.
 """
 
-import contextlib
 import json
+from contextlib import suppress
 from dataclasses import replace
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from equinox import field
+from jax.random import key_data
 from numpy.random import default_rng
 from numpy.testing import assert_array_equal
 from pytest import approx, fixture, mark
@@ -30,7 +31,7 @@ LAST = ["fit.json", "fit.safetensors"]
 class OnHost(HostLearner):
     """One in Python."""
 
-    num_steps: int = eqx.field(static=True, default=3, kw_only=True)
+    num_steps: int = field(static=True, default=3, kw_only=True)
 
     def learn(self, data, *, num_latents, key, base=None):
         atoms = jax.random.normal(key, (data.signals.shape[1], num_latents))
@@ -164,7 +165,7 @@ def test_seeds_and_learners_have_keys_of_their_own(task):
     def key(learner, seed):
         there = replace(task, seed=seed)
         wanted = models._Kept(learner, SETTING, there, None, None, True)
-        return str(jax.random.key_data(wanted.key))
+        return str(key_data(wanted.key))
 
     assert (
         len({key(learner, seed) for learner in (Walk(), OnHost()) for seed in (0, 1)})
@@ -245,7 +246,7 @@ def test_a_killed_fit_goes_on_and_what_is_damaged_is_made_again(
     tmp_path, monkeypatch, task, expected, fits, killed, name, damage, goes_on_from
 ):
     monkeypatch.setitem(Checkpoint.__init__.__kwdefaults__, "every", 0)
-    with monkeypatch.context() as patched, contextlib.suppress(KilledError):
+    with monkeypatch.context() as patched, suppress(KilledError):
         patched.setattr(models, "Checkpoint", Mortal if killed else Checkpoint)
         fit_one(tmp_path, task, at=(2, 3))
     (folder,) = tmp_path.iterdir()

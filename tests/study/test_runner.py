@@ -2,12 +2,13 @@
 in the same rows.
 """
 
-import collections
 import itertools
 import random
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
+from numpy import asarray
 from numpy.linalg import norm
 from numpy.testing import assert_allclose
 from pytest import approx, fixture, mark, raises
@@ -65,11 +66,9 @@ def test_a_row_says_what_it_is_of(finished, task):
 
 def objective(task, model, codes, lam, split):
     """Mean over a split of ½‖y - b - D z‖² + λ‖z‖₁ on unit atoms, by hand."""
-    dictionary = np.asarray(model.dictionary, np.float64)
-    codes = np.asarray(codes)
-    residual = (
-        getattr(task, split).signals - np.asarray(model.bias) - codes @ dictionary.T
-    )
+    dictionary = asarray(model.dictionary, np.float64)
+    codes = asarray(codes)
+    residual = getattr(task, split).signals - asarray(model.bias) - codes @ dictionary.T
     weights = np.abs(codes) @ norm(dictionary, axis=0)
     return float(np.mean(0.5 * np.sum(residual**2, axis=1) + lam * weights))
 
@@ -121,7 +120,7 @@ class Reading(Encoder):
     """Says which rows it finds its parameters on."""
 
     def prepared(self, model, split, task):
-        READ.append(np.asarray(split.signals))
+        READ.append(asarray(split.signals))
         return self
 
     def __call__(self, model, signals):
@@ -146,7 +145,7 @@ def test_parameters_are_found_on_the_rows_that_a_study_names(
 
 def test_each_model_is_fitted_and_encoded_once(tmp_path, task, monkeypatch):
     based = replace(SAE, base=SAE)
-    calls = collections.Counter()
+    calls = Counter()
     fits = []
     inner = Inference.code
     fit = models.fit

@@ -2,8 +2,8 @@
 are named.
 """
 
-import dataclasses
 import threading
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +84,7 @@ def test_a_checkpoint_of_another_fit_is_not_taken(
     """
     monkeypatch.setattr(Checkpoint, "discard", lambda self: None)
     save = Checkpoint(tmp_path, every=0)
-    slower = dataclasses.replace(SHORT, settle=0.9)
+    slower = replace(SHORT, settle=0.9)
     rows = signals[:200]
     others = signals[200:400]
     # The same numbers in another order, within the first round, are another stream.
@@ -151,7 +151,7 @@ def test_faults_are_named(learner, source, options, words):
 
 @mark.parametrize("dtype", ["float16", "float64"])
 def test_the_bias_of_a_centred_stream_is_the_mean_of_what_it_brought(signals, dtype):
-    learner = dataclasses.replace(SHORT, centred=True)
+    learner = replace(SHORT, centred=True)
     given = signals[:200].astype(dtype) + 3
     found = fit_stream(learner, given, **OPTIONS)
     assert found.dictionary.dtype == jnp.zeros(()).dtype
@@ -215,7 +215,7 @@ def test_families_of_a_stream_are_those_of_a_pool(tmp_path):
     assert sum(count for _, count in asked) < 8 * size
     assert_allclose(found.dictionary, wanted.dictionary, atol=1e-4)
     assert_array_equal(found.bias, base.bias)
-    moved = dataclasses.replace(base, dictionary=base.dictionary[:, ::-1])
+    moved = replace(base, dictionary=base.dictionary[:, ::-1])
     asked.clear()
     fit_stream(learner, source, base=moved, **options)
     assert sum(count for _, count in asked) == 8 * size

@@ -3,9 +3,9 @@ than once, and each read would be a request.
 """
 
 import os
-import shutil
-import tempfile
 from pathlib import Path, PurePosixPath
+from shutil import rmtree
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from sae_gap.core import check_path
@@ -49,7 +49,7 @@ def fetched(path: str | os.PathLike[str]) -> Path:
         copy = place / digest(f"{file} {_version(store, file)}" for file in files)
         if not copy.is_dir():
             place.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=cache) as draft:
+            with TemporaryDirectory(dir=cache) as draft:
                 whole = Path(draft) / "whole"
                 whole.mkdir()
                 for file in files:
@@ -58,7 +58,7 @@ def fetched(path: str | os.PathLike[str]) -> Path:
                 if not copy.is_dir():
                     whole.rename(copy)
             for old in set(place.iterdir()) - {copy}:
-                shutil.rmtree(old, ignore_errors=True)
+                rmtree(old, ignore_errors=True)
     except FileNotFoundError:
         raise ValueError(
             f"{url} is neither a file nor a folder; give the URL of activations."

@@ -6,16 +6,19 @@ file is mapped as a temporary copy in Arrow's format.
 """
 
 import os
-import pathlib
-import tempfile
 import zipfile
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
+from zipfile import ZIP_STORED, ZipFile
 
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
+from numpy import arange, unique
+from numpy.lib.format import read_array, read_magic
 
 from sae_gap.core import as_matrix, as_real, check_path, check_type
 from sae_gap.data import (
@@ -34,13 +37,13 @@ from sae_gap.storage import brief, map_pt, map_safetensors, member_start, tensor
 Arrays = dict[str, Callable[[], Any]]
 
 
-def map_npy(path: pathlib.Path, begin: int = 0, size: int | None = None) -> np.ndarray:
+def map_npy(path: Path, begin: int = 0, size: int | None = None) -> np.ndarray:
     """Maps an array that NumPy saved in `size` bytes of a file, or in all, from a byte on; objects
     cannot be mapped.
     """
     with path.open("rb") as file:
         file.seek(begin)
-        version = "_".join(map(str, np.lib.format.read_magic(file)))
+        version = "_".join(map(str, read_magic(file)))
         read_header = getattr(np.lib.format, f"read_array_header_{version}")
         shape, fortran, dtype = read_header(file)
         order: Any = "F" if fortran else "C"
@@ -53,8 +56,8 @@ def map_npy(path: pathlib.Path, begin: int = 0, size: int | None = None) -> np.n
         return array
 
 
-def _read_npz(path: pathlib.Path) -> Arrays:
-    with zipfile.ZipFile(path) as archive:
+def _read_npz(path: Path) -> Arrays:
+    with ZipFile(path) as archive:
         members = archive.infolist()
     return {
         info.filename.removesuffix(".npy"): partial(_member, path, info)
@@ -62,20 +65,20 @@ def _read_npz(path: pathlib.Path) -> Arrays:
     }
 
 
-def _member(path: pathlib.Path, info: zipfile.ZipInfo) -> np.ndarray:
-    if info.compress_type == zipfile.ZIP_STORED:
+def _member(path: Path, info: zipfile.ZipInfo) -> np.ndarray:
+    if info.compress_type == ZIP_STORED:
         return map_npy(path, *member_start(path, info))
-    with zipfile.ZipFile(path) as archive, archive.open(info) as file:
-        return np.lib.format.read_array(file)
+    with ZipFile(path) as archive, archive.open(info) as file:
+        return read_array(file)
 
 
-def _read_pt(path: pathlib.Path) -> Arrays:
+def _read_pt(path: Path) -> Arrays:
     held = map_pt(path)
     tensors = {ACTIVATIONS: held} if isinstance(held, np.ndarray) else tensors_of(held)
     return {name: partial(tensors.get, name) for name in tensors}
 
 
-def read_arrow_table(path: pathlib.Path) -> Any:
+def read_arrow_table(path: Path) -> Any:
     """Opens a Parquet file, or one in Arrow's stream or file format, as a `pyarrow.Table` that is
     memory-mapped. Of a Parquet file that is a temporary copy, made a batch at a time.
     """
@@ -87,13 +90,13 @@ def read_arrow_table(path: pathlib.Path) -> Any:
             f"{path} needs pyarrow; install it with pip install 'sae_gap[arrow]'."
         ) from None
     # Its name is no longer needed once it is mapped.
-    with tempfile.NamedTemporaryFile() as copy:
+    with NamedTemporaryFile() as copy:
         if path.suffix == ".parquet":
             file = pyarrow.parquet.ParquetFile(path)
             with pyarrow.ipc.new_stream(copy.name, file.schema_arrow) as writer:
                 for batch in file.iter_batches(4_096):
                     writer.write_batch(batch)
-            path = pathlib.Path(copy.name)
+            path = Path(copy.name)
         source = pyarrow.memory_map(str(path))
     try:
         return pyarrow.ipc.open_stream(source).read_all()
@@ -101,7 +104,7 @@ def read_arrow_table(path: pathlib.Path) -> Any:
         return pyarrow.ipc.open_file(source).read_all()
 
 
-def _read_arrow(path: pathlib.Path) -> Arrays:
+def _read_arrow(path: Path) -> Arrays:
     """Reads columns whose entries are lists of numbers, and the documents."""
     table = read_arrow_table(path)
     from pyarrow.types import is_nested
@@ -119,7 +122,7 @@ def _read_arrow(path: pathlib.Path) -> Arrays:
 class _Lists:
     """A column of lists, all of one length, as the rows of an array that is read by slices."""
 
-    def __init__(self, path: pathlib.Path, column: Any):
+    def __init__(self, path: Path, column: Any):
         import pyarrow.compute
 
         kind = column.type.value_type
@@ -127,7 +130,7 @@ class _Lists:
             raise RefusedError(
                 f"{path} must hold a column of lists of floats; write it so."
             )
-        widths = np.unique(pyarrow.compute.list_value_length(column).fill_null(0))
+        widths = unique(pyarrow.compute.list_value_length(column).fill_null(0))
         if len(widths) > 1:
             raise RefusedError(
                 f"{path} has lists of {widths.tolist()[:5]} numbers; drop the others."
@@ -218,12 +221,10 @@ def open_activations(
 
 
 def _activations(tables: list[Table]) -> Activations:
-    return Activations(
-        tuple(tables), np.arange(sum(table.num_rows for table in tables))
-    )
+    return Activations(tuple(tables), arange(sum(table.num_rows for table in tables)))
 
 
-def _read_folder(folder: pathlib.Path, key: str | None) -> list[Table]:
+def _read_folder(folder: Path, key: str | None) -> list[Table]:
     """Reads the files of activations in a folder, in the order of their names."""
     files = [
         path
@@ -258,7 +259,7 @@ def _read_folder(folder: pathlib.Path, key: str | None) -> list[Table]:
     return tables
 
 
-def _read_file(path: pathlib.Path, key: str | None) -> Table:
+def _read_file(path: Path, key: str | None) -> Table:
     if path.suffix not in READERS:
         raise ValueError(
             f"{path} has no ending that tells its kind; rename it to one of {', '.join(READERS)}."
@@ -279,7 +280,7 @@ def _read_file(path: pathlib.Path, key: str | None) -> Table:
 
 
 def save_activations(
-    path: str | pathlib.Path,
+    path: str | Path,
     activations: Float[np.ndarray, "n input_dim"],
     documents: Int[np.ndarray, " n"] | None = None,
 ) -> None:

@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from jax import jit
 from jaxtyping import Array, Float, Int
+from numpy import flatnonzero
 
 from sae_gap.core import squares
 
@@ -50,11 +52,9 @@ class Outliers(NamedTuple):
             "the median row"
         )
         text = f"{len(self.rows):,} of {self.num_rows:,} rows are outliers, {lengths}"
-        return (
-            text
-            if self.num_first is None
-            else f"{text}, {self.num_first:,} of them the first of their document"
-        )
+        if self.num_first is not None:
+            text += f", {self.num_first:,} of them the first of their document"
+        return text
 
 
 def norms(rows: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
@@ -81,11 +81,11 @@ def find_outliers(
                 f"{_SHORTEST:g} and {_LONGEST:g}, such as a power of two."
             )
         ratios = np.maximum(ratios, lengths / (median or 1))
-    rows = np.flatnonzero(ratios > FACTOR)
+    rows = flatnonzero(ratios > FACTOR)
     count = None
     if documents is not None:
         firsts = np.unique(documents, return_index=True)[1]
-        count = int(np.isin(rows, firsts).sum())
+        count = len(np.intersect1d(rows, firsts))
     return Outliers(rows, ratios[rows], len(ratios), count)
 
 
@@ -95,9 +95,7 @@ def scale_down(signals: Float[Array, "n input_dim"]) -> Float[Array, "n input_di
     """
     # Signals without outlier tokens are not copied. One program checks for them: JAX would compile
     # each single step for every shape.
-    any_outlier = (
-        jax.jit(_any_outlier) if isinstance(signals, jax.Array) else _any_outlier
-    )
+    any_outlier = jit(_any_outlier) if isinstance(signals, jax.Array) else _any_outlier
     if not any_outlier(signals):
         return signals
     logging.log_first_n(

@@ -1,7 +1,7 @@
 """The folders of a recording, which `sae_gap.lm.record` writes and readers of activations know."""
 
-import pathlib
-import re
+from pathlib import Path
+from re import fullmatch
 
 # The file that says what was recorded.
 ABOUT = "recording.json"
@@ -17,9 +17,7 @@ def mlp_folders(layer: int) -> tuple[str, str]:
     return f"mlp{layer}_in", f"mlp{layer}_out"
 
 
-def read_by_mlp(path: pathlib.Path) -> pathlib.Path | None:
+def read_by_mlp(path: Path) -> Path | None:
     """The file of what an MLP reads beside one of what it adds; None for other files."""
-    place = re.fullmatch(r"mlp(\d+)_out", path.parent.name)
-    if place is None:
-        return None
-    return path.parents[1] / f"mlp{place[1]}_in" / path.name
+    place = fullmatch(r"mlp(\d+)_out", path.parent.name)
+    return place and path.parents[1] / f"mlp{place[1]}_in" / path.name

@@ -2,18 +2,34 @@
 kinds of file have a table of rows as their common form.
 """
 
-import dataclasses
-import functools
-import itertools
-import math
-import pathlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import chain
+from math import prod
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 from jaxtyping import Bool, Float, Int
+from numpy import (
+    arange,
+    array_equal,
+    asarray,
+    concatenate,
+    diff,
+    empty,
+    flatnonzero,
+    float32,
+    float64,
+    isfinite,
+    repeat,
+    searchsorted,
+    unique,
+    zeros,
+)
+from numpy.random import default_rng
 
 from sae_gap.core import (
     RUNS,
@@ -51,7 +67,7 @@ class Table(NamedTuple):
     `counted` is True if the documents are numbered from zero because the file does not name them.
     """
 
-    path: pathlib.Path | str
+    path: Path | str
     array: Any
     documents: Int[np.ndarray, " num_rows"] | None = None
     counted: bool = False
@@ -59,7 +75,7 @@ class Table(NamedTuple):
     @property
     def num_rows(self) -> int:
         """The number of rows."""
-        return math.prod(self.array.shape[:-1])
+        return prod(self.array.shape[:-1])
 
     @property
     def width(self) -> int:
@@ -85,10 +101,10 @@ class Table(NamedTuple):
             ) from error
         raw = tokens[start - first * length : stop - first * length]
         with np.errstate(over="ignore"):
-            rows = np.asarray(
-                raw if len(raw) == len(wanted) else raw[wanted - start], np.float32
+            rows = asarray(
+                raw if len(raw) == len(wanted) else raw[wanted - start], float32
             )
-        if not (finite := np.isfinite(rows).all(axis=1)).all():
+        if not (finite := isfinite(rows).all(axis=1)).all():
             raise ValueError(
                 f"row {wanted[np.argmin(finite)]} of {self.path} has a NaN or an infinity, as "
                 "float32; drop or mend such rows."
@@ -96,7 +112,7 @@ class Table(NamedTuple):
         return rows
 
 
-def choose(path: pathlib.Path, names: Sequence[str], key: str | None) -> str:
+def choose(path: Path, names: Sequence[str], key: str | None) -> str:
     """Returns the name of the array to read: `key` if given, else `activations`, else the only
     one.
     """
@@ -118,7 +134,7 @@ def choose(path: pathlib.Path, names: Sequence[str], key: str | None) -> str:
     raise RefusedError(f"{path} holds no activations; save them as {ACTIVATIONS}.")
 
 
-def as_table(path: pathlib.Path | str, array: Any, documents: Any = None) -> Table:
+def as_table(path: Path | str, array: Any, documents: Any = None) -> Table:
     """Makes a table of an array of rows, or of documents of equal length.
 
     Args:
@@ -150,17 +166,17 @@ def as_table(path: pathlib.Path | str, array: Any, documents: Any = None) -> Tab
     count = shape[0]
     if documents is None and len(shape) == 2:
         return table._replace(counted=False)
-    named = np.arange(count) if documents is None else documents
+    named = arange(count) if documents is None else documents
     each = total if named.shape == (total,) else count
     if named.shape != (each,) or named.dtype.kind not in "iu":
         raise RefusedError(
             f"the documents of {path} must be {each} integers, one a row, but they are "
             f"{named.dtype} of shape {named.shape}; save them so, or leave them out."
         )
-    return table._replace(documents=np.repeat(named.astype(np.int64), total // each))
+    return table._replace(documents=repeat(named.astype(np.int64), total // each))
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Activations:
     """Rows of files or of an array, or a part of them; `open_activations` opens them."""
 
@@ -188,20 +204,20 @@ class Activations:
         return min(self.num_samples, max(1, POOL // self.input_dim))
 
     @property
-    def files(self) -> tuple[pathlib.Path, ...]:
+    def files(self) -> tuple[Path, ...]:
         """The files that hold the rows, in order; empty for an array in memory."""
         return tuple(
-            table.path for table in self._tables if isinstance(table.path, pathlib.Path)
+            table.path for table in self._tables if isinstance(table.path, Path)
         )
 
-    @functools.cached_property
+    @cached_property
     def documents(self) -> Int[np.ndarray, " num_samples"] | None:
         """The document of each row, or None where the files name none."""
         if self._tables[0].documents is None:
             return None
-        return np.concatenate([table.documents for table in self._tables])[self.numbers]
+        return concatenate([table.documents for table in self._tables])[self.numbers]
 
-    @functools.cached_property
+    @cached_property
     def groups(self) -> Int[np.ndarray, " num_samples"]:
         """The document of each row or, where the files name none, its run of neighbours, as long as
         the correlation of their distances from the mean row asks for; see `core.rows.runs`.
@@ -211,19 +227,17 @@ class Activations:
         if self._whole:
             return np.delete(self._whole.groups, self._whole.outliers.rows)
         mean = self.mean()
-        return runs(
-            np.concatenate([norms(chunk - mean) for chunk in self.chunks(SPAN)])
-        )
+        return runs(concatenate([norms(chunk - mean) for chunk in self.chunks(SPAN)]))
 
-    @functools.cached_property
+    @cached_property
     def outliers(self) -> Outliers:
         """The rows whose norm exceeds `outliers.FACTOR` times the median norm, or whose input's
         does. Finding them reads all rows, in chunks.
         """
         if self._whole:
-            return Outliers(np.zeros(0, int), np.zeros(0), self.num_samples)
+            return Outliers(zeros(0, int), zeros(0), self.num_samples)
         lengths = (
-            np.concatenate(
+            concatenate(
                 [
                     norms(chunk)
                     for chunk in replace(part, numbers=self.numbers).chunks(SPAN)
@@ -247,7 +261,7 @@ class Activations:
                 "of each for every token, in the same order."
             )
         first = range(min(self.num_samples, 10))
-        if np.array_equal(self.take(first), inputs.take(self.numbers[first])):
+        if array_equal(self.take(first), inputs.take(self.numbers[first])):
             raise ValueError(
                 "the targets are the activations themselves; give what is explained in a file of "
                 "its own, or name what is read of a file of both by key."
@@ -256,10 +270,10 @@ class Activations:
             named = self.documents, inputs.documents[self.numbers]
             # Their names may differ.
             own, read = (
-                None if part is None else np.unique(part, return_inverse=True)[1]
+                None if part is None else unique(part, return_inverse=True)[1]
                 for part in named
             )
-            if not np.array_equal(own, read):  # type: ignore[arg-type]
+            if not array_equal(own, read):  # type: ignore[arg-type]
                 raise ValueError(
                     "the activations name documents, and the targets other ones or none; give both "
                     "the same, since whole documents are held out."
@@ -276,7 +290,7 @@ class Activations:
             return False
         return read == [read_by_mlp(path.absolute()) for path in self.files]
 
-    @functools.cached_property
+    @cached_property
     def fingerprint(self) -> str:
         """A digest of all rows, and of the documents and the numbers that `split` draws by.
 
@@ -303,7 +317,7 @@ class Activations:
             self.numbers,
             named,
         )
-        return digest(itertools.chain(first, self.chunks(SPAN)))
+        return digest(chain(first, self.chunks(SPAN)))
 
     def copied(self) -> "Activations":
         """Returns the same rows, with a copy of an array in memory, so that changes to it have no
@@ -342,11 +356,11 @@ class Activations:
           IndexError: there is no row of a number.
           ValueError: a row cannot be read or is not finite.
         """
-        if np.any(np.asarray(indices) < 0):
+        if np.any(asarray(indices) < 0):
             raise IndexError(
                 f"rows are numbered from 0 to {self.num_samples - 1}; give none below."
             )
-        places, back = np.unique(self.numbers[indices], return_inverse=True)
+        places, back = unique(self.numbers[indices], return_inverse=True)
         return self._gather(places)[back]
 
     def pool(self) -> Float[np.ndarray, "rows input_dim"]:
@@ -355,8 +369,8 @@ class Activations:
 
     def mean(self) -> Float[np.ndarray, " input_dim"]:
         """Returns the mean of all rows, summed in float64."""
-        total = sum(chunk.sum(axis=0, dtype=np.float64) for chunk in self.chunks(SPAN))
-        return (total / self.num_samples).astype(np.float32)
+        total = sum(chunk.sum(axis=0, dtype=float64) for chunk in self.chunks(SPAN))
+        return (total / self.num_samples).astype(float32)
 
     def split(
         self, held_out: float = 0.1, seed: int = 0
@@ -394,7 +408,7 @@ class Activations:
 
     def _drawn(self, held_out: float, seed: int) -> Bool[np.ndarray, " num_samples"]:
         """Marks the rows that are held out."""
-        names, member, sizes = np.unique(
+        names, member, sizes = unique(
             self.groups, return_inverse=True, return_counts=True
         )
         if len(names) < 2:
@@ -403,8 +417,8 @@ class Activations:
                 "be held out."
             )
         left = held_out * self.num_samples
-        held = np.zeros(len(names), bool)
-        order = np.random.default_rng(seed).permutation(len(names))
+        held = zeros(len(names), bool)
+        order = default_rng(seed).permutation(len(names))
         for name in order:
             if abs(left - sizes[name]) < abs(left):
                 held[name] = True
@@ -418,13 +432,13 @@ class Activations:
         self, places: Int[np.ndarray, " rows"]
     ) -> Float[np.ndarray, "rows input_dim"]:
         """Reads the rows at ascending places, in spans that end at wide gaps."""
-        gathered = np.empty((len(places), self.input_dim), np.float32)
+        gathered = empty((len(places), self.input_dim), float32)
         done = first = 0
         for table in self._tables:
-            stop = int(np.searchsorted(places, first + table.num_rows))
+            stop = int(searchsorted(places, first + table.num_rows))
             while done < stop:
                 ahead = places[done : min(stop, done + SPAN)] - first
-                gaps = np.flatnonzero(np.diff(ahead) > NEAR)
+                gaps = flatnonzero(diff(ahead) > NEAR)
                 ahead = ahead[: gaps[0] + 1] if gaps.size else ahead
                 gathered[done : done + len(ahead)] = table.rows(ahead)
                 done += len(ahead)

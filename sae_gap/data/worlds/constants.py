@@ -2,11 +2,27 @@
 magnitudes.
 """
 
-import dataclasses
-import functools
+from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float
+from numpy import (
+    arange,
+    bincount,
+    einsum,
+    flatnonzero,
+    float32,
+    float64,
+    full,
+    linalg,
+    linspace,
+    ones,
+    repeat,
+    sqrt,
+    where,
+)
+from numpy.random import default_rng
 
 from sae_gap.data import (
     Atoms,
@@ -35,24 +51,22 @@ _EPSILON = 1e-8
 
 def base_rates(law: Law) -> Numbers:
     """Returns the Zipf law p_i, (N,); see `Law`."""
-    ranks = np.arange(1, law.num_latents + 1, dtype=np.float64)
+    ranks = arange(1, law.num_latents + 1, dtype=float64)
     # Dividing the ranks keeps their powers from overflowing; a common factor of all r_i cancels.
     ranked = (ranks if law.exponent > 0 else ranks / law.num_latents) ** -law.exponent
     span = ranked[0] - ranked[-1]
-    share = (ranked - ranked[-1]) / span if span else np.ones(law.num_latents)
+    share = (ranked - ranked[-1]) / span if span else ones(law.num_latents)
     return law.least + (law.most - law.least) * share
 
 
 def plant(law: Law) -> tuple[Parents, Parents]:
     """Plants trees level by level from feature 0 on; returns parents and levels, (N,) each."""
-    parent = np.full(law.num_latents, -1)
-    level = np.full(law.num_latents, -1)
-    sizes = law.roots * law.branching ** np.arange(law.depth + 1)
+    parent = full(law.num_latents, -1)
+    level = full(law.num_latents, -1)
+    sizes = law.roots * law.branching ** arange(law.depth + 1)
     planted = sizes.sum()
-    level[:planted] = np.repeat(np.arange(law.depth + 1), sizes)
-    parent[law.roots : planted] = np.arange(planted - law.roots) // max(
-        1, law.branching
-    )
+    level[:planted] = repeat(arange(law.depth + 1), sizes)
+    parent[law.roots : planted] = arange(planted - law.roots) // max(1, law.branching)
     return parent, level
 
 
@@ -63,10 +77,10 @@ def compensated(base: Numbers, parent: Parents, exclusive: Flags) -> Numbers:
     a is the parent of i, and S are i's siblings if they exclude each other. All p are base rates,
     so a feature does not quite fire at its base rate: the deeper it lies, the more it falls short.
     """
-    child = np.flatnonzero(parent >= 0)
+    child = flatnonzero(parent >= 0)
     above = parent[child]
-    sums = np.bincount(above, base[child], len(base))
-    rivals = np.where(exclusive[above], sums[above] - base[child], 0.0)
+    sums = bincount(above, base[child], len(base))
+    rivals = where(exclusive[above], sums[above] - base[child], 0.0)
     rates = base.copy()
     rates[child] *= (1 + rivals / base[above]) / base[above]
     return np.minimum(rates, 1)
@@ -79,25 +93,25 @@ def _correlate(
     factor = scale * rng.standard_normal(shape)
     square = np.sum(factor**2, axis=1)
     large = square > 1 - _LEAST_REST
-    factor[large] *= np.sqrt((1 - _LEAST_REST) / square[large])[:, None]
-    return factor, np.where(large, _LEAST_REST, 1 - square)
+    factor[large] *= sqrt((1 - _LEAST_REST) / square[large])[:, None]
+    return factor, where(large, _LEAST_REST, 1 - square)
 
 
-@functools.lru_cache(maxsize=4)
+@lru_cache(maxsize=4)
 def firing_of(law: Law) -> Firing:
     """Returns the constants of a law, computed or read from the files of a published world."""
     if law.folder:
         return read_firing(law.folder)
     number = law.num_latents
     parent, level = plant(law)
-    rng = np.random.default_rng([law.seed, _STD])
-    mean = np.linspace(law.loudest, law.softest, number)
+    rng = default_rng([law.seed, _STD])
+    mean = linspace(law.loudest, law.softest, number)
     std = np.abs(law.spread[0] + law.spread[1] * rng.standard_normal(number))
-    exclusive = np.full(number, law.exclusive)
-    scaled = np.full(number, law.scale_children)
+    exclusive = full(number, law.exclusive)
+    scaled = full(number, law.scale_children)
     rates = compensated(base_rates(law), parent, exclusive)
     rates[number - law.dense :] = 0.5
-    rng = np.random.default_rng([law.seed, _FACTOR])
+    rng = default_rng([law.seed, _FACTOR])
     factor, rest = _correlate(rng, law.correlation, (number, law.rank))
     return Firing(
         rates, factor, rest, mean, std, parent, level, exclusive, scaled, law.lognormal
@@ -111,24 +125,24 @@ def out_of_distribution(law: Law) -> Firing:
     firing = firing_of(law)
     scale = law.correlation
     if law.folder and firing.factor.size:
-        scale = float(np.sqrt(np.mean(firing.factor**2)))
-    rng = np.random.default_rng([law.seed, _OTHER_FACTOR])
+        scale = float(sqrt(np.mean(firing.factor**2)))
+    rng = default_rng([law.seed, _OTHER_FACTOR])
     factor, rest = _correlate(rng, scale, firing.factor.shape)
-    return dataclasses.replace(firing, factor=factor, rest=rest)
+    return replace(firing, factor=factor, rest=rest)
 
 
-@functools.lru_cache(maxsize=2)
+@lru_cache(maxsize=2)
 def atoms_of(law: Law) -> tuple[Atoms, Float[np.ndarray, " input_dim"]]:
     """Returns the unit atoms as rows and the bias, in float32: drawn from the seed, or read from
     the files of a published world.
     """
     if law.folder:
         return read_atoms(law.folder)
-    rng = np.random.default_rng([law.seed, _ATOMS])
-    atoms = rng.standard_normal((law.num_latents, law.input_dim), np.float32)
-    atoms /= np.linalg.norm(atoms, axis=1, keepdims=True)
-    bias = rng.standard_normal(law.input_dim, np.float32)
-    bias *= np.float32(law.bias) / np.linalg.norm(bias)
+    rng = default_rng([law.seed, _ATOMS])
+    atoms = rng.standard_normal((law.num_latents, law.input_dim), float32)
+    atoms /= linalg.norm(atoms, axis=1, keepdims=True)
+    bias = rng.standard_normal(law.input_dim, float32)
+    bias *= float32(law.bias) / linalg.norm(bias)
     atoms = push_apart(atoms, law.orthogonal_steps)
     last = law.num_latents - law.dense
     pairs = atoms[last - 2 * law.antipodal : last].reshape(-1, 2, law.input_dim)
@@ -151,15 +165,15 @@ def push_apart(atoms: Atoms, steps: int) -> Atoms:
       Unit rows, (N, input_dim).
     """
     atoms = atoms.copy()
-    number = np.float32(len(atoms))
+    number = float32(len(atoms))
     first = np.zeros_like(atoms)
     second = np.zeros_like(atoms)
     for step in range(1, steps + 1):
-        squares = np.einsum("ij,ij->i", atoms, atoms)[:, None]
+        squares = einsum("ij,ij->i", atoms, atoms)[:, None]
         slope = atoms @ (atoms.T @ atoms) + (number * (squares - 1) - squares) * atoms
         slope *= 4
         first += (1 - _BETAS[0]) * (slope - first)
         second += (1 - _BETAS[1]) * (slope * slope - second)
-        scale = np.sqrt(second / (1 - _BETAS[1] ** step)) + _EPSILON
+        scale = sqrt(second / (1 - _BETAS[1] ** step)) + _EPSILON
         atoms -= _RATE / (1 - _BETAS[0] ** step) * first / scale
-    return atoms / np.linalg.norm(atoms, axis=1, keepdims=True)
+    return atoms / linalg.norm(atoms, axis=1, keepdims=True)

@@ -1,6 +1,6 @@
 """The constants by which the features of a world fire."""
 
-import dataclasses
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -14,7 +14,7 @@ Atoms = Float[np.ndarray, "N input_dim"]
 Factor = Float[np.ndarray, "N rank"]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Firing:
     """The constants of N features.
 

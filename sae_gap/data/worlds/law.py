@@ -3,8 +3,9 @@ and below which parents.
 """
 
 import dataclasses
-import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sae_gap.core import SEED, check_number, option, settle, shown
@@ -28,7 +29,7 @@ TOY = {
 _SIZES = ("num_latents", "input_dim", "seed", "folder", "digest")
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Law:
     """The law that a world's samples are drawn by; the defaults are the published benchmark's.
 
@@ -98,7 +99,7 @@ class Law:
     scale_children: bool = option(default=True)
     orthogonal_steps: int = option(default=100, least=0, most=100_000)
     bias: float = option(default=0.5, least=0, most=LOUDEST)
-    folder: pathlib.Path | None = None
+    folder: Path | None = None
     digest: str | None = None
 
     def __post_init__(self):
@@ -135,8 +136,8 @@ class Law:
                 f"{self.num_latents} that there are; lower dense or antipodal."
             )
         for _ in range(self.depth + 1 if level else 0):
-            needed = needed + level
-            level = level * self.branching
+            needed += level
+            level *= self.branching
             if needed > self.num_latents:
                 raise ValueError(
                     f"{self.roots} trees with {self.depth} levels of {self.branching} children "
@@ -210,7 +211,7 @@ def _parse(value: str, kind: Any) -> Any:
     return {"true": True, "false": False}[value] if kind is bool else kind(value)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class NamedWorld:
     """A world by its name.
 

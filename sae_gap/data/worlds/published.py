@@ -2,11 +2,12 @@
 folder.
 """
 
-import pathlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from numpy import float32, float64, full, linalg, linspace, ones, sqrt, stack, zeros
 
 from sae_gap.data import LOUDEST, Atoms, Firing, Flags, Numbers, Parents
 from sae_gap.storage import Config, read_json, read_safetensors
@@ -22,7 +23,7 @@ _NORMALS = 16
 _ONE = 1 - 1e-3, 1 + 1e-3
 
 
-def read_sizes(folder: pathlib.Path) -> tuple[Config, int, int]:
+def read_sizes(folder: Path) -> tuple[Config, int, int]:
     """Returns a published world's configuration, and its number of features and dimension.
 
     Raises:
@@ -37,7 +38,7 @@ def read_sizes(folder: pathlib.Path) -> tuple[Config, int, int]:
     return config, config.size("num_features"), config.size("hidden_dim")
 
 
-def read_atoms(folder: pathlib.Path) -> tuple[Atoms, Float[np.ndarray, " input_dim"]]:
+def read_atoms(folder: Path) -> tuple[Atoms, Float[np.ndarray, " input_dim"]]:
     """Reads the unit atoms as rows and the bias.
 
     Raises:
@@ -46,13 +47,13 @@ def read_atoms(folder: pathlib.Path) -> tuple[Atoms, Float[np.ndarray, " input_d
     """
     _, number, input_dim = read_sizes(folder)
     tensors = read_safetensors(folder / _TENSORS)
-    atoms = tensors.take("feature_vectors", number, input_dim).astype(np.float32)
-    lengths = np.linalg.norm(atoms, axis=1)
+    atoms = tensors.take("feature_vectors", number, input_dim).astype(float32)
+    lengths = linalg.norm(atoms, axis=1)
     _check_range("the lengths of feature_vectors", lengths, *_ONE, tensors.path)
-    return atoms, tensors.take("bias", input_dim).astype(np.float32)
+    return atoms, tensors.take("bias", input_dim).astype(float32)
 
 
-def read_firing(folder: pathlib.Path) -> Firing:
+def read_firing(folder: Path) -> Firing:
     """Reads the constants. Magnitudes are not in the files: they are drawn again with the seed in
     the configuration.
 
@@ -61,14 +62,14 @@ def read_firing(folder: pathlib.Path) -> Firing:
     """
     config, number, _ = read_sizes(folder)
     tensors = read_safetensors(folder / _TENSORS)
-    rates = tensors.take("firing_probabilities", number).astype(np.float64)
+    rates = tensors.take("firing_probabilities", number).astype(float64)
     _check_range("firing_probabilities", rates, 0, 1, tensors.path)
-    factor = np.zeros((number, 0))
-    rest = np.ones(number)
+    factor = zeros((number, 0))
+    rest = ones(number)
     if "correlation_factor" in tensors:
         rank = tensors.shape("correlation_factor")[1]
-        factor = tensors.take("correlation_factor", number, rank).astype(np.float64)
-        rest = tensors.take("correlation_diag", number).astype(np.float64)
+        factor = tensors.take("correlation_factor", number, rank).astype(float64)
+        rest = tensors.take("correlation_diag", number).astype(float64)
         variances = rest + np.sum(factor**2, axis=1)
         _check_range(
             "the variances of correlation_factor", variances, *_ONE, tensors.path
@@ -81,7 +82,7 @@ def read_firing(folder: pathlib.Path) -> Firing:
 
 
 def _check_range(
-    name: str, values: Numbers, least: float, most: float, path: pathlib.Path
+    name: str, values: Numbers, least: float, most: float, path: Path
 ) -> None:
     low = values.min()
     high = values.max()
@@ -102,17 +103,15 @@ def _magnitudes(
     Random ones use the configuration's seed plus `stream`.
     """
     if not isinstance(config.entries.get(name), dict):
-        return np.full(number, config.number(name, default))
+        return full(number, config.number(name, default))
     rule = config.part(name)
     kind = rule.choice("generator_name", "", ("constant", "linear", "folded_normal"))
     if kind == "constant":
-        return np.full(number, rule.number("value", 1.0))
+        return full(number, rule.number("value", 1.0))
     if kind == "linear":
         # Ends too far apart give NaN, which the range check refuses.
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.linspace(
-                rule.number("start", 1.0), rule.number("end", 1.0), number
-            )
+            return linspace(rule.number("start", 1.0), rule.number("end", 1.0), number)
     # The magnitudes are random; the seed gives them again.
     normal = torch_normal(config.size("seed", least=0) + stream, number)
     drawn = np.abs(rule.number("mean", 0.0) + rule.number("std", 0.1) * normal)
@@ -144,9 +143,9 @@ def torch_normal(seed: int, number: int) -> Float[np.ndarray, " number"]:
             "or more."
         )
     words = np.random.RandomState(seed)._bit_generator.random_raw(number + _NORMALS)
-    uniform = ((words & (2**24 - 1)) * 2.0**-24).astype(np.float32)
+    uniform = ((words & (2**24 - 1)) * 2.0**-24).astype(float32)
     whole = number - number % _NORMALS
-    normal = np.zeros(number)
+    normal = zeros(number)
     normal[:whole] = _box_muller(uniform[:whole])
     if whole < number:
         normal[-_NORMALS:] = _box_muller(uniform[number:])
@@ -154,18 +153,18 @@ def torch_normal(seed: int, number: int) -> Float[np.ndarray, " number"]:
 
 
 def _box_muller(uniform: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
-    pairs = uniform.astype(np.float64).reshape(-1, 2, _NORMALS // 2)
-    radius = np.sqrt(-2 * np.log1p(-pairs[:, 0]))
+    pairs = uniform.astype(float64).reshape(-1, 2, _NORMALS // 2)
+    radius = sqrt(-2 * np.log1p(-pairs[:, 0]))
     angle = 2 * np.pi * pairs[:, 1]
-    return np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()
+    return stack([radius * np.cos(angle), radius * np.sin(angle)], axis=1).ravel()
 
 
-def _trees(path: pathlib.Path, number: int) -> tuple[Parents, Parents, Flags, Flags]:
+def _trees(path: Path, number: int) -> tuple[Parents, Parents, Flags, Flags]:
     """Reads parents, levels and the two flags of every node."""
-    parent = np.full(number, -1)
-    level = np.full(number, -1)
-    exclusive = np.zeros(number, bool)
-    scaled = np.zeros(number, bool)
+    parent = full(number, -1)
+    level = full(number, -1)
+    exclusive = zeros(number, bool)
+    scaled = zeros(number, bool)
     waiting = [(node, -1, 0) for node in _nodes(read_json(path).get("roots"), path)]
     while waiting:
         node, above, depth = waiting.pop()
@@ -185,7 +184,7 @@ def _trees(path: pathlib.Path, number: int) -> tuple[Parents, Parents, Flags, Fl
     return parent, level, exclusive, scaled
 
 
-def _nodes(nodes: Any, path: pathlib.Path) -> list[dict[str, Any]]:
+def _nodes(nodes: Any, path: Path) -> list[dict[str, Any]]:
     if not isinstance(nodes, list) or not all(isinstance(node, dict) for node in nodes):
         raise ValueError(
             f"{path} must hold lists of trees, from its entry roots on; download it again."

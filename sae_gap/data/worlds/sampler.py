@@ -1,11 +1,31 @@
 """Draws the codes of a world, and skips features that cannot fire."""
 
-import functools
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import sparse, special
+from numpy import (
+    arange,
+    bincount,
+    column_stack,
+    concatenate,
+    cumsum,
+    diff,
+    einsum,
+    exp,
+    flatnonzero,
+    float32,
+    float64,
+    ones,
+    repeat,
+    searchsorted,
+    sqrt,
+    where,
+)
+from numpy.random import default_rng
+from scipy.sparse import csr_array
+from scipy.special import ndtr, ndtri
 
 from sae_gap.core import slices
 from sae_gap.data import Firing, Law, Numbers, firing_of
@@ -14,7 +34,7 @@ from sae_gap.data import Firing, Law, Numbers, firing_of
 _BLOCK = 64
 # Features below this conditional probability are thinned: the sampler looks at few of them.
 _RARE = 1 / 64
-_CUT = np.float32(special.ndtri(_RARE))
+_CUT = float32(ndtri(_RARE))
 # The expected L0 is measured on this many samples.
 _MEASURED = 2_048
 
@@ -46,19 +66,17 @@ class Sampler:
 
     def __init__(self, firing: Firing):
         self.firing = firing
-        levels = np.column_stack([firing.factor, special.ndtri(firing.rates)])
-        self._weights = (levels / np.sqrt(firing.rest)[:, None]).astype(np.float32)
-        self._tops = np.flatnonzero(firing.parent < 0)
+        levels = column_stack([firing.factor, ndtri(firing.rates)])
+        self._weights = (levels / sqrt(firing.rest)[:, None]).astype(float32)
+        self._tops = flatnonzero(firing.parent < 0)
         self._top_weights = np.ascontiguousarray(self._weights[self._tops].T)
         # The children of a node are neighbours, in the order of the features.
         self._children = np.argsort(firing.parent, kind="stable")[len(self._tops) :]
-        family = np.bincount(
-            firing.parent[self._children], minlength=len(firing.parent)
-        )
-        self._first = np.cumsum(family) - family
+        family = bincount(firing.parent[self._children], minlength=len(firing.parent))
+        self._first = cumsum(family) - family
         self._family = family
 
-    def codes(self, rng: np.random.Generator, count: int) -> sparse.csr_array:
+    def codes(self, rng: np.random.Generator, count: int) -> csr_array:
         """Draws codes z of `count` samples, (count, N), in float32."""
         drawn = []
         for part in slices(count, _BLOCK):
@@ -66,12 +84,12 @@ class Sampler:
             drawn.append(block._replace(rows=part.start + block.rows))
         rows, features, values = _joined(drawn)
         shape = count, len(self.firing.rates)
-        return sparse.csr_array((values.astype(np.float32), (rows, features)), shape)
+        return csr_array((values.astype(float32), (rows, features)), shape)
 
     def _block(self, rng: np.random.Generator, count: int) -> _Fired:
         """Draws a few samples, level by level."""
-        shared = np.ones((count, self._weights.shape[1]), np.float32)
-        shared[:, :-1] = rng.standard_normal((count, shared.shape[1] - 1), np.float32)
+        shared = ones((count, self._weights.shape[1]), float32)
+        shared[:, :-1] = rng.standard_normal((count, shared.shape[1] - 1), float32)
         on = _fire(rng, (shared @ self._top_weights).ravel())
         rows, tops = np.divmod(on, len(self._tops))
         levels = [self._sound(rng, rows, self._tops[tops])]
@@ -87,7 +105,7 @@ class Sampler:
         tail = self.firing.lognormal
         drawn = rng.standard_normal(len(features))
         if tail:
-            values = mean * np.exp(tail * drawn - tail**2 / 2)
+            values = mean * exp(tail * drawn - tail**2 / 2)
         else:
             values = mean + self.firing.std[features] * drawn
         heard = values > 0
@@ -98,37 +116,37 @@ class Sampler:
         firing = self.firing
         # The place of each child's parent among the firing features.
         sizes = self._family[above.features]
-        parent = np.repeat(np.arange(len(sizes)), sizes)
-        place = np.arange(len(parent)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        parent = repeat(arange(len(sizes)), sizes)
+        place = arange(len(parent)) - repeat(cumsum(sizes) - sizes, sizes)
         children = self._children[self._first[above.features[parent]] + place]
         row = shared[above.rows[parent]]
-        level = np.einsum("ij,ij->i", self._weights[children], row)
-        on = rng.random(len(children)) < special.ndtr(level.astype(np.float64))
+        level = einsum("ij,ij->i", self._weights[children], row)
+        on = rng.random(len(children)) < ndtr(level.astype(float64))
         parent, children, values = self._sound(rng, parent[on], children[on])
         # An exclusive parent keeps one of its children: the one with the highest lot.
         order = np.lexsort((rng.random(len(parent)), parent))
-        is_last = np.diff(parent[order], append=-1) != 0
+        is_last = diff(parent[order], append=-1) != 0
         stays = order[is_last | ~firing.exclusive[above.features[parent[order]]]]
         parent = parent[stays]
         feature = above.features[parent]
         share = above.values[parent] / firing.mean[feature]
-        factor = np.where(firing.scaled[feature], share, 1.0)
+        factor = where(firing.scaled[feature], share, 1.0)
         return _Fired(above.rows[parent], children[stays], values[stays] * factor)
 
 
 def _fire(rng: np.random.Generator, level: Float[np.ndarray, " all"]) -> Ints:
     """Draws the places that are on, each with probability Φ(level)."""
-    common = np.flatnonzero(level > _CUT)
+    common = flatnonzero(level > _CUT)
     rare = _thinned(rng, len(level))
     rare = rare[level[rare] <= _CUT]
-    places = np.concatenate([common, rare])
-    bound = np.repeat([1.0, _RARE], [len(common), len(rare)])
-    chance = special.ndtr(level[places].astype(np.float64))
+    places = concatenate([common, rare])
+    bound = repeat([1.0, _RARE], [len(common), len(rare)])
+    chance = ndtr(level[places].astype(float64))
     return places[rng.random(len(places)) * bound < chance]
 
 
 def _joined(parts: list[_Fired]) -> _Fired:
-    return _Fired(*map(np.concatenate, zip(*parts, strict=True)))
+    return _Fired(*map(concatenate, zip(*parts, strict=True)))
 
 
 def _thinned(rng: np.random.Generator, length: int) -> Ints:
@@ -139,18 +157,18 @@ def _thinned(rng: np.random.Generator, length: int) -> Ints:
     end = -1
     while end < length:
         gaps = rng.geometric(_RARE, max(16, int(1.1 * (length - end) * _RARE)))
-        runs.append(end + np.cumsum(gaps))
+        runs.append(end + cumsum(gaps))
         end = runs[-1][-1]
-    places = np.concatenate(runs)
-    return places[: np.searchsorted(places, length)]
+    places = concatenate(runs)
+    return places[: searchsorted(places, length)]
 
 
-@functools.lru_cache(maxsize=8)
+@lru_cache(maxsize=8)
 def _counts(law: Law) -> Numbers:
     """Returns for each feature how many up to it fire in a sample, on average over a fixed draw."""
-    rng = np.random.default_rng([law.seed, 0])
+    rng = default_rng([law.seed, 0])
     codes = Sampler(firing_of(law)).codes(rng, _MEASURED)
-    return np.cumsum(np.bincount(codes.indices, minlength=law.num_latents)) / _MEASURED
+    return cumsum(bincount(codes.indices, minlength=law.num_latents)) / _MEASURED
 
 
 def expected_l0(law: Law, num_latents: int) -> float:

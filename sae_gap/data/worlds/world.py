@@ -1,14 +1,16 @@
 """A world that replaces a `Setting`: its task, and its samples as a stream."""
 
-import dataclasses
-import functools
-import pathlib
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from scipy import sparse
+from numpy import float32
+from numpy.random import default_rng
+from scipy.sparse import csr_array, vstack
 
 from sae_gap.core import (
     Split,
@@ -43,7 +45,7 @@ _SPLITS = {"train": 4, "id": 5, "ood": 6}
 _DRIFT = 48
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class World(Law):
     """A synthetic world after SynthSAEBench, `y = b + Σ_i z_i d_i`; it replaces a `Setting`.
 
@@ -90,7 +92,7 @@ class World(Law):
     @property
     def num_scored(self) -> int:
         """Number of samples in each scored split."""
-        return min(self.num_samples, 20_000) if self.scored is None else self.scored
+        return self.scored or min(self.num_samples, 20_000)
 
     @property
     def sparsity(self) -> int:
@@ -167,13 +169,13 @@ class WorldStream:
         self.atoms = atoms.astype(dtype)
         self.bias = bias.astype(dtype)
         number = world.num_samples if split == "train" else world.num_scored
-        way = np.random.default_rng([world.seed, _DRIFT]).standard_normal(law.input_dim)
+        way = default_rng([world.seed, _DRIFT]).standard_normal(law.input_dim)
         # The step of the mean from a sample to the next.
         self._drift = law.drift / max(1, number - 1) * way / np.linalg.norm(way)
-        self._piece = functools.lru_cache(maxsize=1)(self._draw)
+        self._piece = lru_cache(maxsize=1)(self._draw)
         self._noise = 0.0
         if world.noise_db is not None:
-            first = WorldStream(dataclasses.replace(world, noise_db=None))(0, PIECE)
+            first = WorldStream(replace(world, noise_db=None))(0, PIECE)
             self._noise = noise_scale(first, world.noise_db)
 
     def __call__(self, start: int, count: int) -> Float[np.ndarray, "count input_dim"]:
@@ -181,7 +183,7 @@ class WorldStream:
 
     def samples(
         self, start: int, count: int
-    ) -> tuple[Float[np.ndarray, "count input_dim"], sparse.csr_array]:
+    ) -> tuple[Float[np.ndarray, "count input_dim"], csr_array]:
         """Returns signals with their codes, (count, N)."""
         check_integer("start", start, least=0, most=2**62)
         check_size("count", count)
@@ -191,12 +193,12 @@ class WorldStream:
             drawn, their_codes = self._piece(index)
             signals[place] = drawn[rows]
             codes.append(their_codes[rows])
-        return signals, sparse.csr_array(sparse.vstack(codes, format="csr"))
+        return signals, csr_array(vstack(codes, format="csr"))
 
     def _draw(
         self, index: int
-    ) -> tuple[Float[np.ndarray, "piece input_dim"], sparse.csr_array]:
-        rng = np.random.default_rng([*self._seed, index])
+    ) -> tuple[Float[np.ndarray, "piece input_dim"], csr_array]:
+        rng = default_rng([*self._seed, index])
         codes = self._sampler.codes(rng, PIECE).astype(self.atoms.dtype)
         signals = codes @ self.atoms
         signals += self.bias
@@ -205,12 +207,12 @@ class WorldStream:
             signals += np.outer(numbers, self._drift).astype(signals.dtype)
         if self._noise:
             signals += signals.dtype.type(self._noise) * rng.standard_normal(
-                signals.shape, np.float32
+                signals.shape, float32
             )
         return signals, codes
 
 
-def published_world(folder: str | pathlib.Path, **options: Any) -> World:
+def published_world(folder: str | Path, **options: Any) -> World:
     """Opens the world in a folder of files that SAELens wrote, such as SynthSAEBench-16k: vectors,
     rates, correlation and trees.
 
@@ -233,12 +235,11 @@ def published_world(folder: str | pathlib.Path, **options: Any) -> World:
             "an option of a published world", name, (*World.__annotations__, "seed")
         )
     _, num_latents, input_dim = read_sizes(place)
-    digest = file_digest(*(place / name for name in FILES))
     world = World(
         num_latents=num_latents,
         input_dim=input_dim,
         folder=place,
-        digest=digest,
+        digest=file_digest(*(place / name for name in FILES)),
         **options,
     )
     # Read the files now, so that their faults show early.

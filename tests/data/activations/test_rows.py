@@ -5,8 +5,8 @@ a file that is wrong is one sentence.
 
 import itertools
 import os
-import pathlib
 import sys
+from pathlib import Path
 
 import fsspec
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
+from numpy import float32
 from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
 from pytest import fixture, mark, raises
@@ -24,7 +25,7 @@ from sae_gap.data.activations import outliers
 from tests import torch_files
 from tests.saes.examples import refused
 
-ROWS = default_rng(0).normal(size=(60, 5)).astype(np.float32)
+ROWS = default_rng(0).normal(size=(60, 5)).astype(float32)
 # Documents of unequal sizes, one of them in two places.
 DOCUMENTS = np.repeat([3, 0, 7, 0, 9, 4], [8, 12, 5, 15, 11, 9])
 
@@ -34,7 +35,7 @@ def rows(values=ROWS, documents=DOCUMENTS, cut=25):
     tables = []
     for place, part in enumerate(np.split(values, [cut])):
         named = documents if documents is None else np.split(documents, [cut])[place]
-        tables.append(Table(pathlib.Path(f"{place}.npy"), part, named))
+        tables.append(Table(Path(f"{place}.npy"), part, named))
     return Activations(tuple(tables), np.arange(len(values)))
 
 
@@ -45,7 +46,7 @@ def test_rows_are_chunked_and_picked_across_files():
     for wanted in ([59, 3, 3, 25, 24, 0, 41], np.zeros(0, int)):
         assert_array_equal(rows().take(wanted), ROWS[wanted])
     # A sum in float32 would be off by 1e-5.
-    tenths = np.full((9_000, 1), 0.1, np.float32)
+    tenths = np.full((9_000, 1), 0.1, float32)
     assert_allclose(rows(tenths, None).mean(), tenths[0], rtol=1e-7)
 
 
@@ -125,15 +126,14 @@ def test_bad_arguments_are_refused():
 
 # 200 unit rows, ten to a document.
 UNIT = default_rng(0).normal(size=(200, 6))
-UNIT = (UNIT / np.linalg.norm(UNIT, axis=1, keepdims=True)).astype(np.float32)
+UNIT = (UNIT / np.linalg.norm(UNIT, axis=1, keepdims=True)).astype(float32)
 TENS = np.arange(200) // 10
 
 
 def scaled(lengths):
     """The unit rows, those of some numbers scaled."""
     return (
-        UNIT
-        * np.array([lengths.get(row, 1) for row in range(200)], np.float32)[:, None]
+        UNIT * np.array([lengths.get(row, 1) for row in range(200)], float32)[:, None]
     )
 
 
@@ -152,9 +152,9 @@ def test_the_few_outliers_are_found_however_large_they_are(lengths):
 @mark.parametrize("scale", [1e17, 1e-17])
 def test_rows_whose_squares_float32_cannot_hold_are_refused(scale):
     for fits in (1e13, 1e-7):
-        assert not len(open_activations(UNIT * np.float32(fits)).outliers.rows)
+        assert not len(open_activations(UNIT * float32(fits)).outliers.rows)
     with raises(ValueError, match="the activations have a median norm"):
-        open_activations(UNIT * np.float32(scale)).without_outliers()
+        open_activations(UNIT * float32(scale)).without_outliers()
 
 
 @mark.parametrize("zeros", [0, 99, 101, 200])
@@ -162,7 +162,7 @@ def test_rows_whose_squares_float32_cannot_hold_are_refused(scale):
 def test_a_learner_sees_outliers_at_the_median_norm_of_rows_that_are_not_zeros(
     module, zeros
 ):
-    live = 2 * np.float32(np.arange(200) >= zeros)[:, None]
+    live = 2 * float32(np.arange(200) >= zeros)[:, None]
     usual = module.asarray(UNIT * live)
     assert outliers.scale_down(usual) is usual
     rows = scaled({198: 9, 199: 300}) * live
@@ -245,7 +245,7 @@ def write(folder, kind, rows=ROWS, documents=DOCUMENTS):
 
 @mark.parametrize("kind", KINDS)
 def test_every_kind_gives_the_rows_back_as_float32(tmp_path, kind):
-    for dtype in (np.float32, KINDS[kind][1]):
+    for dtype in (float32, KINDS[kind][1]):
         rows = ROWS.astype(dtype)
         found = open_activations(
             write(tmp_path, kind, rows, DOCUMENTS.astype(np.int32))
@@ -253,7 +253,7 @@ def test_every_kind_gives_the_rows_back_as_float32(tmp_path, kind):
         assert (found.num_samples, found.input_dim) == ROWS.shape
         assert_array_equal(found.documents, DOCUMENTS)
         wanted = [59, 3, 3, 20, 0, 41]
-        expected = rows[wanted].astype(np.float32)
+        expected = rows[wanted].astype(float32)
         assert_array_equal(found.take(wanted), expected, strict=True)
     # Memory holds what is asked for, and not the file.
     mapped = kind in ("npy", "npz", "safetensors")

@@ -2,15 +2,15 @@
 they are asked for; a published world is read whole, or refused in one sentence.
 """
 
-import dataclasses
 import json
 import re
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from numpy import flatnonzero, float32
 from numpy.linalg import norm
 from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
@@ -74,9 +74,9 @@ def the_long_way(firing, rng, count):
         if above >= 0:
             scale = codes[:, above] / firing.mean[above]
             codes[:, node] *= scale if firing.scaled[above] else scale > 0
-        children = np.flatnonzero(firing.parent == node)
+        children = flatnonzero(firing.parent == node)
         if firing.exclusive[node]:
-            for row in np.flatnonzero(codes[:, node]):
+            for row in flatnonzero(codes[:, node]):
                 on = children[codes[row, children] > 0]
                 if len(on) > 1:
                     codes[row, np.setdiff1d(on, rng.choice(on))] = 0
@@ -201,7 +201,7 @@ def test_a_title_tells_all_laws_apart():
     entries += " orthogonal_steps=3 antipodal=3 drift=0.7 scale_children=false"
     other = parse_law(entries.split())
     sizes = {"num_latents", "input_dim", "seed", "folder", "digest"}
-    assert {*other} == {field.name for field in dataclasses.fields(Law)} - sizes
+    assert {*other} == {field.name for field in fields(Law)} - sizes
     titles = {
         FULL.title,
         *(Law(**{name: value}).title for name, value in other.items()),
@@ -301,7 +301,7 @@ def test_dense_antipodal_and_log_normal_features_are_that():
     hard = ALONE | {"dense": 3, "antipodal": 2, "lognormal": 0.7}
     codes = samples(8_000, **hard)[1]
     (atoms, _) = atoms_of(world(**hard).law)
-    assert np.flatnonzero(abs(np.mean(codes > 0, axis=0) - 0.5) < 0.03).tolist() == [
+    assert flatnonzero(abs(np.mean(codes > 0, axis=0) - 0.5) < 0.03).tolist() == [
         57,
         58,
         59,
@@ -348,7 +348,7 @@ def test_what_tells_worlds_apart():
 
 
 def test_atoms_are_pushed_apart_by_the_published_steps():
-    atoms = default_rng(0).standard_normal((7, 4)).astype(np.float32)
+    atoms = default_rng(0).standard_normal((7, 4)).astype(float32)
     atoms /= norm(atoms, axis=1, keepdims=True)
 
     @jax.jit
@@ -424,7 +424,7 @@ def parts():
 
     def node(index):
         children = [
-            node(child) for child in np.flatnonzero(firing.parent == index).tolist()
+            node(child) for child in flatnonzero(firing.parent == index).tolist()
         ]
         flags = {
             "mutually_exclusive_children": index != 1,
@@ -448,7 +448,7 @@ def parts():
         "correlation_diag": firing.rest,
     }
     floats = {
-        name: np.ascontiguousarray(part, np.float32) for name, part in tensors.items()
+        name: np.ascontiguousarray(part, float32) for name, part in tensors.items()
     }
     return config, {"roots": [node(index) for index in range(4)]}, floats
 
@@ -488,7 +488,7 @@ def test_what_is_written_is_read(tmp_path):
     assert_allclose(task.id.signals, signals + 0.1, atol=1e-4)
     # Other files are another world.
     assert re.fullmatch(r"synthsae file=[0-9a-f]{16}", source.asdict()["world"])
-    other = read(config, trees, tensors | {"bias": np.zeros(20, np.float32)})
+    other = read(config, trees, tensors | {"bias": np.zeros(20, float32)})
     assert_allclose(sae_gap.draw(other).id.signals, signals, atol=1e-4)
 
 

@@ -11,7 +11,7 @@ from sae_gap.data import TOY, NamedWorld
 
 
 def _options(num_latents: int | None) -> dict[str, Any]:
-    number = 50 if num_latents is None else num_latents
+    number = num_latents or 50
     return {
         **TOY,
         "roots": 0,

@@ -14,7 +14,7 @@ def _options(num_latents: int | None) -> dict[str, Any]:
     """Worlds below 10,880 features have two levels of children and a root for every 32 features; a
     tree needs 21 features. Larger ones have the published levels and dimension.
     """
-    number = _FULL if num_latents is None else num_latents
+    number = num_latents or _FULL
     if number >= _THREE_LEVELS:
         return {"num_latents": number, "roots": number // 128}
     return {
