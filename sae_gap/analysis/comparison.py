@@ -116,8 +116,8 @@ def compare(
     Returns:
       The comparison.
     """
-    errors = np.array([one, other], np.float64)
-    far = np.asarray(variance, np.float64)
+    errors = np.array([one, other], float)
+    far = np.asarray(variance, float)
     explained = 1 - errors.sum(axis=1) / far.sum()
     low, high = interval(errors[1] - errors[0], far)
     first, second = explained.tolist()

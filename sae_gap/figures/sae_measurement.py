@@ -9,7 +9,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from sae_gap.analysis import BEST
-from sae_gap.figures import MARKERS, draw_lines, labels, style
+from sae_gap.figures import MARKERS, draw_lines, labels
+from sae_gap.figures.style import DASHED, QUIET, Lines, Rows
 from sae_gap.storage import Row
 
 # SAEs take these in order, and then again from the first; controls and other lines have colours in
@@ -29,7 +30,7 @@ _OWN: Any = {"marker": "D", "markersize": 6, "linestyle": "none", "zorder": 4}
 _THIN: Any = {"markersize": 3, "linewidth": 0.9}
 _CODES: Any = {
     "lasso_refit": {"marker": "o", "markersize": 3},
-    "lasso": _THIN | {"marker": "s", "linestyle": style.DASHED},
+    "lasso": _THIN | {"marker": "s", "linestyle": DASHED},
     "omp": _THIN | {"marker": "^", "linestyle": ":"},
     "screened": _THIN | {"marker": "v", "linestyle": "-."},
     "weighted": _THIN | {"marker": "P", "linestyle": (0, (5, 1))},
@@ -39,7 +40,7 @@ _CODES: Any = {
 _OTHER: Any = _THIN | {"marker": "x"}
 
 
-def fvu_curve(rows: style.Rows) -> Figure | None:
+def fvu_curve(rows: Rows) -> Figure | None:
     """Draws FVU, and if known the divergence that a reconstruction causes, against mean L0.
 
     Args:
@@ -107,7 +108,7 @@ def is_control(row: Row) -> bool:
     return row.get("family") == "control"
 
 
-def coherence(rows: style.Rows) -> Figure | None:
+def coherence(rows: Rows) -> Figure | None:
     """Draws the coherence of each dictionary: the largest |cosine| of each atom with another, in
     ascending order.
 
@@ -128,7 +129,7 @@ def coherence(rows: style.Rows) -> Figure | None:
         )
     ]
     points.append({"dictionary": None, "coherence": _DUPLICATE})
-    alike = {None: {"label": "nearly the same atom", "color": style.QUIET}}
+    alike = {None: {"label": "nearly the same atom", "color": QUIET}}
     figure = draw_lines(
         points,
         "share",
@@ -142,7 +143,7 @@ def coherence(rows: style.Rows) -> Figure | None:
     return figure
 
 
-def _looks(rows: style.Lines) -> Any:
+def _looks(rows: Lines) -> Any:
     """Returns colours: SAEs' by their order, controls' by their names."""
     spare = itertools.cycle(_COLOURS)
     return {
@@ -169,7 +170,7 @@ _PROBES = {
 }
 
 
-def ood_drop(lines: style.Lines) -> Figure:
+def ood_drop(lines: Lines) -> Figure:
     """Draws the drop of each kind of probe on each kind of codes, with 95 % intervals over pairs.
 
     Args:
@@ -201,7 +202,7 @@ def ood_drop(lines: style.Lines) -> Figure:
         more=f"{spread}, intervals of 95 % over pairs",
     )
     (axes,) = figure.axes
-    axes.axvline(0, color=style.QUIET, linewidth=0.6, linestyle=style.DASHED, zorder=1)
+    axes.axvline(0, color=QUIET, linewidth=0.6, linestyle=DASHED, zorder=1)
     axes.set_yticks(range(len(names)), [*names.values()])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
@@ -209,7 +210,7 @@ def ood_drop(lines: style.Lines) -> Figure:
 
 
 def features_and_nats(
-    lines: style.Lines, patched: style.Lines, probe: str = "k=5"
+    lines: Lines, patched: Lines, probe: str = "k=5"
 ) -> Figure | None:
     """Draws the AUC of one kind of probe out of distribution against the nats that the same codes
     cost, a point for each dictionary and codes.

@@ -16,9 +16,10 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFo
 
 from sae_gap.analysis import Lines as Lines
 from sae_gap.analysis import Rows as Rows
-from sae_gap.analysis import tables
+from sae_gap.analysis.tables import summarise
 from sae_gap.core import AnyPath
 from sae_gap.figures import labels
+from sae_gap.figures.labels import metric_label, perfect
 from sae_gap.storage import Folder, Row
 
 # The settings of matplotlib for the suite's figures, and nowhere else.
@@ -130,7 +131,7 @@ def describe(rows: Lines) -> str:
 
 def means(rows: Rows, by: Sequence[str], metrics: Sequence[str]) -> list[Row]:
     """Returns the lines of `tables.summarise` that have all of the metrics."""
-    lines = tables.summarise(rows, by=by, metrics=metrics)
+    lines = summarise(rows, by=by, metrics=metrics)
     return [
         line
         for line in lines
@@ -148,8 +149,8 @@ def text_widths(texts: Iterable[str]) -> list[float]:
 
 def axis_label(metric: str) -> str:
     """Returns the label of an axis, with the best value if there is one."""
-    best = labels.perfect(metric)
-    label = labels.metric_label(metric)
+    best = perfect(metric)
+    label = metric_label(metric)
     return label if best is None else f"{label} ({best:g} is perfect)"
 
 

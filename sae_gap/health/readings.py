@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import numpy as np
-import scipy.sparse
 from jaxtyping import Float, Int
+from numpy import asarray
+from scipy.sparse import csr_array
 
 from sae_gap.core import ConstantNorm, LayerNorm, Model, Normalisation, Scale, squares
 from sae_gap.encoders import Affine, ReLU, TopK
@@ -92,10 +93,10 @@ class Reading(NamedTuple):
             sae=sae,
             normalisation=sae.normalisation,
             encode=encode,
-            units=np.asarray(sae.lengths),
-            atoms=np.asarray(sae.unit_dictionary.T),
-            bias=np.asarray(sae.bias),
-            skip=None if skip is None else np.asarray(skip),
+            units=asarray(sae.lengths),
+            atoms=asarray(sae.unit_dictionary.T),
+            bias=asarray(sae.bias),
+            skip=None if skip is None else asarray(skip),
         )
 
     def shifted(self, shift: Float[np.ndarray, " num_inputs"]) -> "Reading":
@@ -128,14 +129,14 @@ class Reading(NamedTuple):
           y: what the codes of a transcoder explain; None takes x.
         """
         # By NumPy, which compiles nothing.
-        signals = np.asarray(self.normalisation.apply(x), x.dtype)
+        signals = asarray(self.normalisation.apply(x), x.dtype)
         codes = self._codes(signals)
         decoded = codes.sums
         guess = decoded + self.bias
         wanted = x if y is None else y
         if y is None:
             target = signals - self.bias
-            guess = np.asarray(self.normalisation.undo(guess, x))
+            guess = asarray(self.normalisation.undo(guess, x))
         else:
             skipped = 0 if self.skip is None else signals @ self.skip
             target = y - skipped - self.bias
@@ -166,14 +167,14 @@ class Reading(NamedTuple):
         for start in range(0, len(signals), BLOCK):
             # The last block is as large as the others, so that nothing is compiled for it.
             first = max(0, min(start, len(signals) - BLOCK))
-            codes = np.asarray(self.encode(signals[first : start + BLOCK]))
+            codes = asarray(self.encode(signals[first : start + BLOCK]))
             block = codes[start - first :] * self.units
             # SciPy looks for them six times as long.
             rows, latents = np.divmod(np.flatnonzero(block != 0), width)
             values = block[rows, latents]
             used += np.bincount(latents, minlength=width)
             energy += np.bincount(latents, values.astype(float) ** 2, width)
-            sparse = scipy.sparse.csr_array((values, (rows, latents)), block.shape)
+            sparse = csr_array((values, (rows, latents)), block.shape)
             sums.append(sparse @ self.atoms)
         return _Codes(used, energy, np.concatenate(sums))
 

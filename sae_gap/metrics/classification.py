@@ -12,6 +12,7 @@ import numpy as np
 import scipy
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
+from numpy import asarray
 
 from sae_gap.core import Column, active_columns, columns_of, slices
 from sae_gap.metrics import Inferred, Metric
@@ -64,8 +65,8 @@ def fit_logistic(
       Pedregosa et al. (2011), "Scikit-learn: machine learning in Python", JMLR 12
       (`LogisticRegression` without penalty).
     """
-    codes = np.asarray(codes)
-    labels = np.asarray(labels)
+    codes = asarray(codes)
+    labels = asarray(labels)
     signs = np.where(labels, 1.0, -1.0)
     if labels.all() or not labels.any():
         return LogisticProbe(np.zeros(codes.shape[1]), signs[0])
@@ -108,8 +109,8 @@ def roc_auc(
     References:
       Hanley & McNeil (1982), "The meaning and use of the area under a ROC curve", Radiology 143(1).
     """
-    codes = np.asarray(codes)
-    labels = np.asarray(labels, bool)
+    codes = asarray(codes)
+    labels = asarray(labels, bool)
     num_positive = int(labels.sum())
     pairs = num_positive * (len(labels) - num_positive)
     if pairs == 0:
@@ -154,7 +155,7 @@ def measure(inferred: Inferred) -> dict[str, float]:
         if labels is None:
             return {}
         share = float(np.mean(labels))
-        right = (logistic.decide(codes[name]) > 0) == np.asarray(labels)
+        right = (logistic.decide(codes[name]) > 0) == asarray(labels)
         scores = {"base_rate": max(share, 1 - share), "accuracy": float(right.mean())}
         if 0 < share < 1:
             (area,) = roc_auc(codes[name][:, [latent]], labels)

@@ -3,9 +3,9 @@ the level and the frequency of the true feature too, and how many detect the sam
 """
 
 import numpy as np
-import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
+from scipy.sparse import csr_array
 
 from sae_gap.core import AnyCodes, Column, matching, squares
 from sae_gap.metrics import Inferred, Metric
@@ -130,7 +130,7 @@ def groups_of(
         for depth, name in enumerate(_LEVELS[: level.max() + 1]):
             groups[name] = np.flatnonzero(level == depth)
         groups["free"] = np.flatnonzero(level < 0)
-    fired = (scipy.sparse.csr_array(true_codes) > 0).sum(axis=0)
+    fired = (csr_array(true_codes) > 0).sum(axis=0)
     order = np.argsort(-fired, kind="stable")
     return groups | dict(
         zip(_QUARTILES, np.array_split(order, len(_QUARTILES)), strict=True)

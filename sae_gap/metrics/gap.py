@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
+from numpy import asarray
+from scipy.sparse import csr_array
 
 from sae_gap.core import (
     Column,
@@ -141,7 +142,7 @@ def amortisation_gap(
     optimum = sparse_code(target, dictionary, weight, nonneg=not signed, **options)
     achieved = lasso_problem.objective(target, dictionary, codes, weight)
     gap = _excess(achieved, optimum)
-    best = np.asarray(optimum.objective)
+    best = asarray(optimum.objective)
     relative = np.divide(gap, best, out=np.where(gap > 0, np.inf, 0.0), where=best > 0)
     return AmortisationGap(gap, relative, codes, optimum)
 
@@ -150,9 +151,9 @@ def _excess(achieved: ArrayLike, optimum: Solution) -> Float[np.ndarray, " n"]:
     """`F(z_e) - F(z*)` of each sample, with 0 for negative values within the certificate and
     rounding.
     """
-    value = np.asarray(achieved, np.float64)
-    best = np.asarray(optimum.objective, np.float64)
-    gap = np.asarray(optimum.gap, np.float64)
+    value = asarray(achieved, float)
+    best = asarray(optimum.objective, float)
+    gap = asarray(optimum.gap, float)
     slack = gap + 16 * np.finfo(optimum.objective.dtype).eps * value
     return np.where((value < best) & (value - best >= -slack), 0, value - best)
 
@@ -178,7 +179,7 @@ def measure(inferred: Inferred) -> dict[str, float]:
             dims = inferred.task.input_dim - inferred.task.padding
             achieved = terms.objective(inferred.lam)
             gap = float(_excess(achieved, optimum).mean())
-            scale = float(np.asarray(optimum.objective, np.float64).mean())
+            scale = float(asarray(optimum.objective, float).mean())
             scores |= {
                 "mse": float(squares(terms.target - terms.fit).mean()) / dims,
                 "objective": float(achieved.mean()),
@@ -258,14 +259,14 @@ def _parts(inferred: Inferred) -> dict[str, Any]:
     fires_ever = fired.sum(axis=0) > 0
     used_ever = used.sum(axis=0) > 0
     row: dict[str, Any] = {
-        "unconverged": int((np.asarray(best.converged)[counts] == 0).sum()),
+        "unconverged": int((asarray(best.converged)[counts] == 0).sum()),
         "unused": int((~used_ever & ~fires_ever).sum()),
     }
     if own is None:
         return row
     held: Any = inferred.infer(OnSupport(own, lasso.lam, lasso.nonneg, 0.0))
-    optimum = np.asarray(best.objective, float)[counts]
-    support = np.asarray(held.objective, float)[counts].sum()
+    optimum = asarray(best.objective, float)[counts]
+    support = asarray(held.objective, float)[counts].sum()
     target, fit, size = (part[counts] for part in inferred.terms(codes))
     energy = 0.5 * squares(target)
     power = squares(fit)
@@ -282,8 +283,8 @@ def _parts(inferred: Inferred) -> dict[str, Any]:
         "scale_share": (gaps.sum() + optimum.sum() - scaled) / unit,
         "values_share": float(scaled - support) / unit,
         "support_share": float(support - optimum.sum()) / unit,
-        "support_slack": float(np.asarray(held.gap, float)[counts].sum()) / unit,
-        "optimum_slack": np.asarray(best.gap, float)[counts].sum() / unit,
+        "support_slack": float(asarray(held.gap, float)[counts].sum()) / unit,
+        "optimum_slack": asarray(best.gap, float)[counts].sum() / unit,
         **_supports(fired, used),
         "fired_only": int((fires_ever & ~used_ever).sum()),
         "used_only": int((used_ever & ~fires_ever).sum()),
@@ -306,9 +307,7 @@ def _worst(
     }
 
 
-def _supports(
-    fired: scipy.sparse.csr_array, used: scipy.sparse.csr_array
-) -> dict[str, float]:
+def _supports(fired: csr_array, used: csr_array) -> dict[str, float]:
     """How far the encoder's support E and the optimum's support O agree, on the mean of samples.
 
     Two empty supports agree fully; an empty and a non-empty one do not agree at all.

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse
 from jaxtyping import Bool, Float, Int
+from numpy import asarray
+from scipy.sparse import csr_array
 
 from sae_gap.core import (
     AnyCodes,
@@ -95,7 +96,7 @@ class Inferred:
     def activations(self) -> Float[np.ndarray, "n input_dim"]:
         """The rows of the ID split in their own units, as in the network."""
         task = self.task if self.inference is None else self.inference.task
-        return np.asarray(task.id.signals)
+        return asarray(task.id.signals)
 
     @functools.cached_property
     def reconstruction(self) -> Float[np.ndarray, "n input_dim"]:
@@ -155,9 +156,9 @@ class Inferred:
         """The terms of the objective `F(z) = ½‖y - b - D z‖² + λ‖z‖₁` on unit atoms, of codes in
         units of the model's atoms for a split.
         """
-        atoms = np.asarray(self.model.decoder).T
-        held = scipy.sparse.csr_array(codes)
-        target = np.asarray(self.split(name).signals - self.model.bias)
+        atoms = asarray(self.model.decoder).T
+        held = csr_array(codes)
+        target = asarray(self.split(name).signals - self.model.bias)
         return Terms(target, held @ atoms, abs(held) @ np.sqrt(squares(atoms)))
 
     @functools.cached_property
@@ -183,7 +184,7 @@ class Inferred:
         """
         return self.once(
             "nearest",
-            lambda: nearest_atoms(self.model.decoder, np.asarray(self.task.dictionary)),
+            lambda: nearest_atoms(self.model.decoder, asarray(self.task.dictionary)),
         )
 
     def once(self, name: str, find: Callable[[], Any]) -> Any:

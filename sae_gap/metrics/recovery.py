@@ -95,7 +95,7 @@ def mcc_paper(
     check_choice("split", split, ("id", "ood"))
     truth, inferred, num_columns = _check(true_codes, codes)
     if split == "ood":
-        variance = inferred.var(axis=0, dtype=np.float64)
+        variance = inferred.var(axis=0, dtype=float)
         inferred = inferred[:, np.argsort(-variance, kind="stable")[: truth.shape[1]]]
         num_columns = min(num_columns, truth.shape[1])
     width = max(truth.shape[1], num_columns)
@@ -119,7 +119,7 @@ def _matched(truth: np.ndarray, inferred: np.ndarray) -> float:
     with one_blas_thread() if few else contextlib.nullcontext():
         scores = matching.correlations(truth, inferred)
     pairs = scipy.optimize.linear_sum_assignment(scores, maximize=True)
-    return float(scores[pairs].sum(dtype=np.float64))
+    return float(scores[pairs].sum(dtype=float))
 
 
 def _check(true_codes: AnyCodes, codes: AnyCodes) -> tuple[np.ndarray, np.ndarray, int]:
@@ -147,7 +147,7 @@ def _check(true_codes: AnyCodes, codes: AnyCodes) -> tuple[np.ndarray, np.ndarra
 
 
 def _is_active(columns: np.ndarray) -> np.ndarray:
-    return columns.var(axis=0, dtype=np.float64) > _ACTIVE_VARIANCE
+    return columns.var(axis=0, dtype=float) > _ACTIVE_VARIANCE
 
 
 def measure(inferred: Inferred) -> dict[str, float]:

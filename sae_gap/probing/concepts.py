@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Bool, Int
+from numpy import array
 
 from sae_gap.core import Task, evenly_spaced
 from sae_gap.data import HeldOut
@@ -59,7 +60,7 @@ class Tokens(NamedTuple):
     @property
     def words(self) -> np.ndarray:
         """The word type of each token, its letters in lower case, (n,) strings."""
-        return np.array([text.strip().lower() for text in self.texts])
+        return array([text.strip().lower() for text in self.texts])
 
 
 class Concept(NamedTuple):
@@ -127,17 +128,17 @@ def concept(name: str, tokens: Tokens) -> Concept:
     """
     kind, _, value = name.partition(":")
     texts = tokens.texts.tolist()
-    letters = np.array([_LETTERS.fullmatch(text) is not None for text in texts])
-    begins = np.array([text.startswith(" ") for text in texts])
+    letters = array([_LETTERS.fullmatch(text) is not None for text in texts])
+    begins = array([text.startswith(" ") for text in texts])
     if kind in ("letters", "suffix") and re.fullmatch("[a-z]+", value):
         # At least two letters go before a suffix: "bed" is no past tense.
         spelled = re.compile(f"[{value}].*" if kind == "letters" else f".{{2,}}{value}")
-        has = np.array(
+        has = array(
             [spelled.fullmatch(word) is not None for word in tokens.words.tolist()]
         )
         return Concept(name, has, letters & begins & _ends(tokens), True)
     if name == "capital":
-        has = np.array([text.strip()[:1].isupper() for text in texts])
+        has = array([text.strip()[:1].isupper() for text in texts])
         return Concept(name, has, letters, True)
     if name == "space":
         return Concept(name, begins, letters, True)
@@ -156,7 +157,7 @@ def concept(name: str, tokens: Tokens) -> Concept:
 
 def _ends(tokens: Tokens) -> Bool[np.ndarray, " n"]:
     """True for tokens that end a word: the document's next token does not begin with a letter."""
-    goes_on = np.array([text[:1].isalpha() for text in tokens.texts[1:].tolist()], bool)
+    goes_on = array([text[:1].isalpha() for text in tokens.texts[1:].tolist()], bool)
     return ~np.append(goes_on & (np.diff(tokens.documents) == 0), False)
 
 
