@@ -72,6 +72,7 @@ PARTS = ("values", "support", "dictionary")
 # The parts of the support part, and others of the amortisation part, where they are known.
 SUPPORT = ("selection", "screening")
 AMORTISED = ("training", "form", "search")
+_SPLIT = ("amortisation", *PARTS, *SUPPORT, *AMORTISED)
 # Codes of encoders that were trained on the dictionary as it is, with the sizes in their names.
 TRAINED = re.compile(r"retrained|hidden_(?P<hidden>\d+)|learned_steps_(?P<steps>\d+)")
 # Candidates for the best codes at a mean L0, as sentences name them.
@@ -140,8 +141,9 @@ def compared(better: Codes, worse: Codes, loss: str = "fvu") -> Comparison:
     """How much less the first codes lose than the second, over documents or seeds."""
     (one, unit) = _losses(better, loss)
     (other, _) = _losses(worse, loss)
-    l0s = (better[0]["l0"], worse[0]["l0"]) if loss in LOSSES else (1.0, 1.0)
-    return compare(one, other, unit, l0s)
+    if loss not in LOSSES:
+        return compare(one, other, unit)
+    return compare(one, other, unit, (better[0]["l0"], worse[0]["l0"]))
 
 
 class Compared(NamedTuple):
@@ -224,14 +226,13 @@ def line_of(codes: Compared, loss: str) -> Row:
     parts = split(codes, loss)
     lost, unit = _losses(own, loss)
     whole = parts["amortisation"].other
-    line: Row = {"loss": loss} | {
-        name: own[0][name] for name in _ABOUT if name in own[0]
-    }
+    first = own[0]
+    line: Row = {"loss": loss} | {name: first[name] for name in _ABOUT if name in first}
     line |= {"units": int(np.count_nonzero(unit)), "total": 1 - whole}
     for name, column in {"l0": "l0", "atoms_found": "close"}.items():
-        if column in own[0]:
+        if column in first:
             line[name] = statistics.fmean(row[column] for row in own)
-    for part in ("amortisation", *PARTS, *SUPPORT, *AMORTISED):
+    for part in _SPLIT:
         amount = parts.get(part)
         line[f"{part}_part"] = amount and amount.more
         line[f"{part}_low"] = amount and amount.low
@@ -314,8 +315,11 @@ def shares(line: Row, *names: str) -> str:
         "dictionary": "dictionary_part",
         "rest": "rest",
     }
-    amounts = {name: line[columns[name]] for name in names or columns}
-    amounts = {name: amount for name, amount in amounts.items() if amount is not None}
+    amounts = {
+        name: line[columns[name]]
+        for name in names or columns
+        if line[columns[name]] is not None
+    }
     whole = sum(amounts.values())
     return ", ".join(
         f"{100 * amount / whole:.0f} % {name}" for name, amount in amounts.items()
@@ -329,27 +333,29 @@ def sentence(line: Row) -> str:
         for part in ("values", "support", *SUPPORT, *AMORTISED)
         if line[f"{part}_part"] is not None
     ]
-    low, high = (100 * line[f"share_{end}"] for end in ("low", "high"))
-    where = f"{low:.0f} to {high:.0f} " * bool(np.isfinite(low)) + over(
-        line["units"], "document"
-    )
+    where = over(line["units"], "document")
+    if np.isfinite(line["share_low"]):
+        where = (
+            f"{100 * line['share_low']:.0f} to {100 * line['share_high']:.0f} {where}"
+        )
     encoder, *others = shares(line).split(", ")
     rest = ", ".join([f"{encoder} ({where}; {', '.join(inner)})", *others])
-    beside = f" beside {line['best']}" * (line["best"] != line["dictionary"])
     lost = f"{line['total']:.3f} {LOSSES[line['loss']].lost} at L0 {line['l0']:.0f}"
-    return f"{line['dictionary']} loses {lost}{beside}: {rest}"
+    if line["best"] != line["dictionary"]:
+        lost += f" beside {line['best']}"
+    return f"{line['dictionary']} loses {lost}: {rest}"
 
 
 def table_of(lines: Lines, title: str, names: str = "dictionary") -> Table:
     """The table of splits, each part with half its interval."""
     shown = []
-    for line in lines:
-        loss = line["loss"]
-        line = line | {"loss": LOSSES[loss].label if loss in LOSSES else loss}
-        for part in ("amortisation", *PARTS, *SUPPORT, *AMORTISED):
-            low, high = (line[f"{part}_{end}"] for end in ("low", "high"))
-            if low is not None and np.isfinite(low):
-                line[f"{part}_part_half"] = (high - low) / 2
+    for line in map(dict, lines):
+        if line["loss"] in LOSSES:
+            line["loss"] = LOSSES[line["loss"]].label
+        for part in _SPLIT:
+            low = line[f"{part}_low"]
+            if is_finite(low):
+                line[f"{part}_part_half"] = (line[f"{part}_high"] - low) / 2
         if line["best"] == line["dictionary"]:
             # The best dictionary's own part is zero by definition.
             line["dictionary_part"] = None
@@ -375,7 +381,7 @@ def _losses(codes: Codes, loss: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _on_seeds(rows: Codes, seeds: Sequence[Any]) -> list[Codes]:
     """The rows of all codes that have these seeds, in their order."""
-    found: list[Codes] = []
+    found = []
     for group in grouped(rows, ("dictionary", *_CODES)).values():
         by_seed = {row.get("seed"): row for row in group}
         if len(by_seed) < len(group):
