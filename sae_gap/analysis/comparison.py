@@ -25,9 +25,9 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.special
 from jaxtyping import Float
 from numpy.typing import ArrayLike
+from scipy.special import stdtrit
 
 # Fewer documents hardly show how much documents differ.
 FEW_DOCUMENTS = 10
@@ -137,7 +137,7 @@ def interval(
     with np.errstate(divide="ignore", invalid="ignore"):
         spread = np.sqrt(np.sum((rest / (1 - share)) ** 2, axis=-1))
     count = np.sum(share**2, axis=-1) ** 2 / np.sum(share**4, axis=-1)
-    half = scipy.special.stdtrit(np.maximum(count - 1, 1), 0.975) * spread
+    half = stdtrit(np.maximum(count - 1, 1), 0.975) * spread
     half = np.where(share.max(axis=-1) < 1, half, np.inf)
     return mean - half, mean + half
 

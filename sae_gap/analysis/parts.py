@@ -188,7 +188,7 @@ class Compared(NamedTuple):
             if len(further) == len(keeping):
                 return None
         top = best(candidates, loss)
-        if top is None:
+        if not top:
             return None
         by_name = dict(reversed(named))
         return cls(
@@ -211,11 +211,11 @@ def split(codes: Compared, loss: str) -> dict[str, Comparison]:
         # Without a better form neither is known.
         if _name(learned[0]) != _name(retrained[0]):
             pairs |= {"form": (learned, retrained), "search": (best, learned)}
-    if kept is not None:
+    if kept:
         pairs |= {"values": (kept, own), "support": (best, kept)}
-        if proposed is not None:
+        if proposed:
             pairs |= {"selection": (proposed, kept), "screening": (best, proposed)}
-    if reference is not None:
+    if reference:
         pairs["dictionary"] = reference, best
     return {part: compared(*pair, loss) for part, pair in pairs.items()}
 
@@ -237,7 +237,7 @@ def line_of(codes: Compared, loss: str) -> Row:
         line[f"{part}_part"] = amount and amount.more
         line[f"{part}_low"] = amount and amount.low
         line[f"{part}_high"] = amount and amount.high
-    last = best if reference is None else reference
+    last = reference or best
     line["rest"] = 1 - compared(last, own, loss).one
     if loss in LOSSES:
         share = compare(_losses(best, loss)[0], lost, lost)
@@ -301,7 +301,7 @@ def _line(own: Codes, group: Codes, above: Codes, loss: str) -> list[Row]:
         others = [codes for codes in others if _name(codes[0]) in BEST]
     reference = best(others, loss)
     chosen = Compared.choose(own, _on_seeds(group, seeds), reference, loss)
-    if chosen is None or reference is None:
+    if not chosen or not reference:
         return []
     return [line_of(chosen, loss)]
 
@@ -381,7 +381,7 @@ def _losses(codes: Codes, loss: str) -> tuple[np.ndarray, np.ndarray]:
 
 def _on_seeds(rows: Codes, seeds: Sequence[Any]) -> list[Codes]:
     """The rows of all codes that have these seeds, in their order."""
-    found = []
+    found: list[Codes] = []
     for group in grouped(rows, ("dictionary", *_CODES)).values():
         by_seed = {row.get("seed"): row for row in group}
         if len(by_seed) < len(group):

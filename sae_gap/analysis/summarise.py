@@ -68,7 +68,7 @@ def gap_lines(rows: Rows) -> list[Row]:
         own = at(found, ["own"])
         line = {"dictionary": name}
         line |= {column: middle[key] for column, key in _MIDDLE.items()}
-        if own is not None:
+        if own:
             line |= {"l0": own["l0"], "fvu": own["fvu"]}
             line |= {column: middle[column] for column in _GAP.split()}
         lines.append(line | {"unused": middle["unused"]})
@@ -137,7 +137,7 @@ def curve_lines(rows: Rows) -> list[Row]:
                 row["own_certificate"] for row in found if row["codes"] == "lasso"
             ),
         }
-        if own is not None:
+        if own:
             line |= {"l0": own["l0"], "refit_l0": again["l0"]}
             for column, row in {"fvu": own, "refit_fvu": again}.items():
                 ratio = row["fvu"] / best["fvu"] if best["fvu"] > 0 else None

@@ -59,13 +59,13 @@ def summarise(
     for group in groups.values():
         _check_seeds(group, by)
     if metrics is None:
-        finite = {
-            name: None
+        left_out = {*by, *_NOT_METRICS}
+        names = dict.fromkeys(
+            name
             for row in rows
             for name, value in row.items()
-            if is_finite(value)
-        }
-        names = [name for name in finite if name not in (*by, *_NOT_METRICS)]
+            if name not in left_out and is_finite(value)
+        )
         # Seconds come last.
         metrics = sorted(names, key=lambda name: name.endswith("_seconds"))
     seen = [row["method"] for row in rows if "method" in row]
@@ -112,13 +112,14 @@ def _check_seeds(group: Lines, by: Sequence[str]) -> None:
         )
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """True for a number; a truth value is none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_finite(value: Any) -> bool:
     """True for a number that is neither infinite nor NaN."""
-    return _is_number(value) and math.isfinite(value)
+    return is_number(value) and math.isfinite(value)
 
 
 def write_table(
@@ -187,7 +188,7 @@ def _column(lines: Lines, name: str) -> tuple[bool, list[str]]:
             _mean(line.get(mean), line.get(sd), _decimals(largest)) for line in lines
         ]
     values = [line.get(name) for line in lines]
-    numeric = all(value is None or _is_number(value) for value in values)
+    numeric = all(value is None or is_number(value) for value in values)
     return numeric, ["-" if value is None else _value(value) for value in values]
 
 
@@ -207,7 +208,7 @@ def _mean(mean: float | None, sd: float | None, decimals: int) -> str:
 
 
 def _value(value: Any) -> str:
-    if not _is_number(value):
+    if not is_number(value):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
 

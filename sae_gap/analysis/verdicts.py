@@ -102,7 +102,7 @@ class Verdict:
         return f"suspicious, because {reasons[0].rstrip('.')}{more}"
 
     def _encoder(self) -> str:
-        if self.own is None:
+        if not self.own:
             return "there is none, only a decoder"
         l0 = self.own["l0"]
         if self.dead:
@@ -142,7 +142,7 @@ class Verdict:
         explain = f"at L0 {self.common['l0']:.1f} its best codes explain {_share(self.explained)}"
         if self.dead:
             return f"not judged, since its encoder is dead; {explain} of the variance"
-        if self.rival is None or "dictionary" not in self.losses:
+        if not self.rival or "dictionary" not in self.losses:
             mend = f"{RIVAL} was left out of the controls; name it there to have it"
             if "skip" in self.common:
                 mend = f"its skip explains without atoms, and {RIVAL} has none"
@@ -184,7 +184,7 @@ def verdict(
             continue
         judged = Verdict(
             dictionary=name,
-            suspicions=suspicions and suspicions.get(name),
+            suspicions=(suspicions or {}).get(name),
             own=at(scored, ["own"]),
             best=at(scored, BEST),
             common=at(scored, BEST, "common"),
@@ -200,7 +200,7 @@ def _judge(verdict: Verdict, rows: Sequence[Row]) -> Verdict:
     own = verdict.own
     losses: dict[str, Comparison] = {}
     reference = None
-    if verdict.rival is not None and "skip" not in verdict.common:
+    if verdict.rival and "skip" not in verdict.common:
         lost = compare_rows(verdict.rival, verdict.common)
         losses["dictionary"] = lost
         if verdict.common is verdict.best and not lost.reason:
@@ -218,7 +218,7 @@ def _judge(verdict: Verdict, rows: Sequence[Row]) -> Verdict:
     losses = {"encoder": split.pop("amortisation")} | split | losses
     predicted = at(rows, ["predicted"])
     unsure = _doubt(predicted, own)
-    if predicted is not None and not unsure:
+    if predicted and not unsure:
         losses["amortisation"] = compare_rows(predicted, own)
         losses["unreached"] = compare_rows(verdict.best, predicted)
     return dataclasses.replace(verdict, losses=losses, unsure=unsure, line=line)
@@ -226,7 +226,7 @@ def _judge(verdict: Verdict, rows: Sequence[Row]) -> Verdict:
 
 def _doubt(predicted: Row | None, own: Row) -> str:
     """Why a network that predicts a transcoder's target splits no loss; empty if it does."""
-    if predicted is None:
+    if not predicted:
         return ""
     rows = predicted.get("network_rows", 0)
     few = _few(rows, predicted["num_latents"])

@@ -81,7 +81,7 @@ def loss_by_cost(rows: Rows) -> Figure | None:
     points = []
     for row in sorted(rows, key=lambda row: row["products"] or 0):
         line = _line(row)
-        if line is not None:
+        if line:
             points.append({**row, "line": line, "text": _text(row)})
     costly = [point for point in points if point["products"]]
     if not costly:

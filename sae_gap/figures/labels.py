@@ -106,7 +106,7 @@ def _table(column: str) -> dict[str, Look]:
 
 @functools.cache
 def _metrics() -> dict[str, Column]:
-    columns = dict[str, Column]()
+    columns: dict[str, Column] = {}
     for metric in catalogue.metrics().values():
         columns |= metric.columns
     return columns
@@ -126,17 +126,17 @@ def label(name: Any, column: str = "dictionary") -> str:
     """
     if name is None:
         return f"no {metric_label(column)}"
-    if isinstance(name, int | float) and not isinstance(name, bool):
+    if tables.is_number(name):
         return _COUNTED.get(column, f"{metric_label(column)} {{}}").format(
             f"{name:,.7g}"
         )
     if str(name).startswith("tuned_"):
         return f"tuned {label(name.removeprefix('tuned_'), column)}"
     found = _find(name, column)
-    if found is None and column == "dictionary" and ":" in str(name):
+    if not found and column == "dictionary" and ":" in str(name):
         learner, _, encoder = str(name).partition(":")
         return f"{label(learner)}, {label(encoder, 'inference')}"
-    return str(name).replace("_", " ") if found is None else found.label
+    return found.label if found else str(name).replace("_", " ")
 
 
 def colour(name: Any, column: str = "dictionary") -> str:

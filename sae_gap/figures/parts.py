@@ -85,8 +85,7 @@ def stacked(
             used.append(part)
             axes.barh(place, max(0.0, line[part]), 0.62, left, color=colour)
             name = part.removesuffix("_part")
-            known = [line.get(f"{name}_low"), line.get(f"{name}_high")]
-            ends = np.array(known, float)
+            ends = np.array([line.get(f"{name}_low"), line.get(f"{name}_high")], float)
             if np.isfinite(ends).all():
                 axes.plot(left + ends, [place, place], color="black", linewidth=0.9)
                 reach = left + ends[1]
@@ -150,7 +149,7 @@ def loss_parts(lines: Lines, loss: str = "kl", where: str = "") -> Figure | None
     if not shown:
         return None
     known = LOSSES.get(loss)
-    if known is None:
+    if not known:
         bars = [_distance(line) for line in shown]
         xlabel = f"distance to the oracle in {metric_label(loss)}"
         unit = "seed"
@@ -236,7 +235,12 @@ def encoder_shares(lines: Lines, loss: str) -> Figure | None:
     Returns:
       The figure, or None if no size varies.
     """
-    shown = [line | _trained_on(line) for line in lines if line["loss"] == loss]
+    # Half of the samples are for training, but all of a stream.
+    shown = [
+        line | {"num_train": line["num_samples"] // (1 if line.get("stream") else 2)}
+        for line in lines
+        if line["loss"] == loss
+    ]
     tables = _along_sizes(shown)
     if not tables:
         return None
@@ -264,11 +268,6 @@ def encoder_shares(lines: Lines, loss: str) -> Figure | None:
     more = f"means over {shown[0]['units']} seeds"
     finish(figure, shown, title=title, more=more)
     return figure
-
-
-def _trained_on(line: Row) -> Row:
-    # Half of the samples are for training, but all of a stream.
-    return {"num_train": line["num_samples"] // (1 if line.get("stream") else 2)}
 
 
 def _along_sizes(lines: Lines) -> dict[str, list[Row]]:
@@ -299,7 +298,7 @@ def training_budget(lines: Lines) -> Figure:
     """
     groups = grouped(lines, ("panel",))
     figure, every = panels([name for (name,) in groups], 2.4, 2.6, ("", ""))
-    handles = dict[str, Any]()
+    handles: dict[str, Any] = {}
     for axes, group in zip(every, groups.values(), strict=True):
         draw = _nats if "steps" in group[0] else _shares
         handles |= draw(axes, group)

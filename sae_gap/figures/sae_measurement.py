@@ -3,6 +3,7 @@ codes tell out of distribution, also beside the nats that the codes cost.
 """
 
 import itertools
+import re
 from typing import Any
 
 import numpy as np
@@ -50,8 +51,11 @@ def fvu_curve(rows: Rows) -> Figure | None:
       The figure, or None if there is nothing to draw.
     """
     hidden = {None, "proposed", "omp_refit", "screened_refit", "weighted_refit"}
-    scored = (row for row in rows if row.get("fvu") is not None)
-    shown = [row for row in scored if row.get("codes") not in hidden]
+    shown = [
+        row
+        for row in rows
+        if row.get("fvu") is not None and row.get("codes") not in hidden
+    ]
     codes = {
         name: {"label": codes_label(name)} | _CODES.get(name, _OTHER)
         for name in dict.fromkeys([*_CODES, *(row["codes"] for row in shown)])
@@ -95,12 +99,9 @@ def name_of(row: Row) -> str:
 def trained_name(name: str) -> str:
     """Returns the name of what `train_real` trained as people say it, and others as they are."""
     kind, start, base = name.partition("_from_")
-    ending = ""
-    for suffix in ("_skip_transcoder", "_transcoder"):
-        if kind.endswith(suffix) and not ending:
-            ending = suffix
-    method = labels.label(kind.removesuffix(ending)).removesuffix(" SAE")
-    return method + (ending + start).replace("_", " ") + base
+    stem = re.sub("(_skip)?_transcoder$", "", kind)
+    method = labels.label(stem).removesuffix(" SAE")
+    return method + (kind.removeprefix(stem) + start).replace("_", " ") + base
 
 
 def is_control(row: Row) -> bool:
@@ -184,8 +185,10 @@ def ood_drop(lines: Lines) -> Figure:
     shifts = {probe: 0.17 * (place - 2.5) for place, probe in enumerate(_PROBES)}
     points = [
         line
-        | {"drop_sd": line["drop_half"]}
-        | {"place": places[line["dictionary"], line["codes"]] + shifts[line["probe"]]}
+        | {
+            "drop_sd": line["drop_half"],
+            "place": places[line["dictionary"], line["codes"]] + shifts[line["probe"]],
+        }
         for line in lines
     ]
     spread = f"{lines[0]['pairs']} pairs, {lines[0]['splits']} splits of each"

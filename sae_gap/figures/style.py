@@ -62,7 +62,7 @@ def save(figure: Figure | None, folder: AnyPath | Folder, stem: str) -> tuple[st
     Raises:
       OSError: the folder cannot be written to.
     """
-    if figure is None:
+    if not figure:
         return ()
     caption = str(figure.get_label())
     pdf = ("Creator", "Producer", "CreationDate")

@@ -130,11 +130,10 @@ class Reading(NamedTuple):
         """
         # By NumPy, which compiles nothing.
         signals = asarray(self.normalisation.apply(x), x.dtype)
-        codes = self._codes(signals)
-        decoded = codes.sums
+        used, energy, decoded = self._codes(signals)
         guess = decoded + self.bias
-        wanted = x if y is None else y
         if y is None:
+            y = x
             target = signals - self.bias
             guess = asarray(self.normalisation.undo(guess, x))
         else:
@@ -149,17 +148,25 @@ class Reading(NamedTuple):
         decoded -= decoded.mean(axis=0)
         power = float(np.vdot(decoded, decoded))
         return Read(
-            l0=float(codes.used.sum() / len(x)),
-            used=codes.used,
-            energy=codes.energy,
+            l0=float(used.sum() / len(x)),
+            used=used,
+            energy=energy,
             guess=guess,
-            explained=explained(wanted, guess),
+            explained=explained(y, guess),
             gain=1 + float(np.vdot(error, decoded)) / power if power else 0.0,
             offset=float(len(x) * np.vdot(mean, mean) / left),
         )
 
-    def _codes(self, signals: Float[np.ndarray, "n num_inputs"]) -> "_Codes":
-        """Codes normalised rows, some at a time."""
+    def _codes(
+        self, signals: Float[np.ndarray, "n num_inputs"]
+    ) -> tuple[
+        Int[np.ndarray, " num_latents"],
+        Float[np.ndarray, " num_latents"],
+        Float[np.ndarray, "n input_dim"],
+    ]:
+        """Codes normalised rows, some at a time: `used` and `energy` of a `Read`, and the sums of
+        atoms.
+        """
         width = len(self.atoms)
         used = np.zeros(width, int)
         energy = np.zeros(width)
@@ -176,15 +183,7 @@ class Reading(NamedTuple):
             energy += np.bincount(latents, values.astype(float) ** 2, width)
             sparse = csr_array((values, (rows, latents)), block.shape)
             sums.append(sparse @ self.atoms)
-        return _Codes(used, energy, np.concatenate(sums))
-
-
-class _Codes(NamedTuple):
-    """`used` and `energy` of a `Read`, and the sums of atoms, (n, input_dim)."""
-
-    used: Int[np.ndarray, " num_latents"]
-    energy: Float[np.ndarray, " num_latents"]
-    sums: Float[np.ndarray, "n input_dim"]
+        return used, energy, np.concatenate(sums)
 
 
 def others(

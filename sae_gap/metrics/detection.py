@@ -120,7 +120,7 @@ def measure(inferred: Inferred) -> dict[str, float]:
             scores[f"cut_{metric}"] = value
         return scores
 
-    return {} if inferred.match is None else inferred.with_truth(score)
+    return inferred.with_truth(score) if inferred.match else {}
 
 
 _SCORES = {
@@ -153,7 +153,7 @@ def _absorbed(inferred: Inferred) -> dict[str, float]:
     """
     tree = inferred.task.tree
     match = inferred.match
-    if tree is None or match is None:
+    if not tree or not match:
         return {}
 
     def score(name: str, truth: AnyCodes, codes: AnyCodes) -> dict[str, float]:

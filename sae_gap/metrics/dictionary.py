@@ -143,7 +143,7 @@ def _atoms(inferred: Inferred) -> dict[str, float]:
     tree = inferred.task.tree
     if inferred.match is None or true_codes is None:
         return {}
-    groups = groups_of(true_codes, None if tree is None else tree.level)
+    groups = groups_of(true_codes, tree and tree.level)
     width = inferred.model.decoder.shape[1]
     return atom_scores(inferred.match, width, inferred.nearest, groups)
 

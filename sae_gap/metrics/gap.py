@@ -24,11 +24,11 @@ from sae_gap.core import (
     Transcoder,
     check_flag,
     lasso_problem,
-    matching,
     ratio,
     shown,
     squares,
 )
+from sae_gap.core.matching import as_matrix
 from sae_gap.encoders import FISTA, Lasso, OnSupport, as_floats, check_model, unit_atoms
 from sae_gap.metrics import Inferred, Metric, Overlap, fires
 from sae_gap.solvers import sparse_code
@@ -95,14 +95,14 @@ def amortisation_gap(
       Cremer, Li & Duvenaud (2018), "Inference suboptimality in variational autoencoders", ICML.
     """
     check_model(model, encode)
-    encode = model.encode if encode is None else encode
-    if encode is None:
+    encode = encode or model.encode
+    if not encode:
         raise ValueError(
             "the model names no encoder; give encode, a function (model, signals) -> codes."
         )
     signed = bool(getattr(encode, "signed", False)) if signed is None else signed
     check_flag("signed", signed)
-    signals = as_floats("signals", matching.as_matrix("signals", signals))
+    signals = as_floats("signals", as_matrix("signals", signals))
     if signals.shape[1] != model.decoder.shape[0]:
         raise ValueError(
             f"signals have {signals.shape[1]} columns, but the dictionary has input_dim "
@@ -115,9 +115,7 @@ def amortisation_gap(
             "the own encoder of a transcoder reads inputs, one row for each signal, and that of "
             f"any other model none, but they are {shown(given)}; give or leave out inputs."
         )
-    read = (
-        as_floats("inputs", matching.as_matrix("inputs", given)) if reads else signals
-    )
+    read = as_floats("inputs", as_matrix("inputs", given)) if reads else signals
     dictionary, norms = unit_atoms(as_floats("the dictionary", model.decoder))
     own = encode(model, read)
     shape = len(signals), len(norms)
@@ -253,7 +251,7 @@ def _parts(inferred: Inferred) -> dict[str, Any]:
         return {}
     own = inferred.learner.encode
     best: Any = inferred.infer(lasso)
-    codes = best.codes if own is None else inferred.infer(own).codes
+    codes = inferred.infer(own).codes if own else best.codes
     fired = fires(codes)[counts]
     used = fires(best.codes)[counts]
     fires_ever = fired.sum(axis=0) > 0
@@ -262,7 +260,7 @@ def _parts(inferred: Inferred) -> dict[str, Any]:
         "unconverged": int((asarray(best.converged)[counts] == 0).sum()),
         "unused": int((~used_ever & ~fires_ever).sum()),
     }
-    if own is None:
+    if not own:
         return row
     held: Any = inferred.infer(OnSupport(own, lasso.lam, lasso.nonneg, 0.0))
     optimum = asarray(best.objective, float)[counts]

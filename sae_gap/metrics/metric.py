@@ -95,7 +95,7 @@ class Inferred:
     @property
     def activations(self) -> Float[np.ndarray, "n input_dim"]:
         """The rows of the ID split in their own units, as in the network."""
-        task = self.task if self.inference is None else self.inference.task
+        task = (self.inference or self).task
         return asarray(task.id.signals)
 
     @functools.cached_property
@@ -129,7 +129,7 @@ class Inferred:
         """Scores each scored split by its name; columns end in the split's name, unless a task has
         only one split.
         """
-        if self.inference is not None and self.task.ood is self.task.id:
+        if self.inference and self.task.ood is self.task.id:
             return dict(score("id"))
         return {
             f"{key}_{name}": value
