@@ -17,7 +17,7 @@ from sklearn.neighbors import KNeighborsRegressor
 
 from sae_gap.core import Model, Split, Task, Tree
 from sae_gap.encoders import BatchPursuit, Predicted
-from sae_gap.encoders.on_support import Known
+from sae_gap.encoders.elsewhere import Known
 from sae_gap.metrics import Inferred, Overlap, cuts, fvu, reconstruction
 from sae_gap.metrics.detection import (
     ABSORPTION,
