@@ -131,12 +131,13 @@ def interval(
     """The ends of the 95 % interval of `Σ difference / Σ variance`, as the module defines it; they
     are infinite if a single document has all of the variance.
     """
-    share = variance / variance.sum(axis=-1, keepdims=True)
+    whole = variance.sum(axis=-1, keepdims=True)
+    share = variance / whole
     mean = difference.sum(axis=-1) / variance.sum(axis=-1)
-    rest = difference / variance.sum(axis=-1, keepdims=True) - mean[..., None] * share
+    rest = difference / whole - mean[..., None] * share
     with np.errstate(divide="ignore", invalid="ignore"):
-        spread = np.sqrt(np.sum((rest / (1 - share)) ** 2, axis=-1))
-    count = np.sum(share**2, axis=-1) ** 2 / np.sum(share**4, axis=-1)
+        spread = np.sqrt(((rest / (1 - share)) ** 2).sum(axis=-1))
+    count = (share**2).sum(axis=-1) ** 2 / (share**4).sum(axis=-1)
     half = stdtrit(np.maximum(count - 1, 1), 0.975) * spread
     half = np.where(share.max(axis=-1) < 1, half, np.inf)
     return mean - half, mean + half

@@ -31,8 +31,8 @@ intervals, over documents or seeds, are those of `sae_gap.analysis.comparison`.
 """
 
 import re
-import statistics
 from collections.abc import Collection, Iterable, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -117,7 +117,7 @@ def best(candidates: Iterable[Codes], loss: str) -> Codes | None:
     sign = 1 if loss in LOSSES else -1
 
     def mean(codes: Codes) -> float:
-        return sign * statistics.fmean(row[loss] for row in codes)
+        return sign * fmean(row[loss] for row in codes)
 
     return min(candidates, key=mean, default=None)
 
@@ -231,7 +231,7 @@ def line_of(codes: Compared, loss: str) -> Row:
     line |= {"units": int(np.count_nonzero(unit)), "total": 1 - whole}
     for name, column in {"l0": "l0", "atoms_found": "close"}.items():
         if column in first:
-            line[name] = statistics.fmean(row[column] for row in own)
+            line[name] = fmean(row[column] for row in own)
     for part in _SPLIT:
         amount = parts.get(part)
         line[f"{part}_part"] = amount and amount.more

@@ -2,11 +2,11 @@
 that is close.
 """
 
-import ast
-import csv
-import functools
-import itertools
-import pathlib
+from ast import literal_eval
+from csv import DictReader
+from functools import cache
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 from sae_gap.analysis import Lines, Table, tables
@@ -46,22 +46,20 @@ def published(study: str | None = None) -> list[Row]:
     Returns:
       The lines, in the order of the file; none if nothing was published for the study.
     """
-    lines = read(pathlib.Path(__file__).with_name("published.csv").read_text())
+    lines = read(Path(__file__).with_name("published.csv").read_text())
     return [line for line in lines if study in (None, line["study"])]
 
 
-@functools.cache
+@cache
 def read(text: str) -> list[Row]:
     """The lines of a CSV file without comments: a cell is a number, a text, or None if empty."""
-    lines = csv.DictReader(
-        line for line in text.splitlines() if not line.startswith("#")
-    )
+    lines = DictReader(line for line in text.splitlines() if not line.startswith("#"))
     return [{name: _value(cell) for name, cell in line.items()} for line in lines]
 
 
 def _value(cell: str) -> Any:
     try:
-        return ast.literal_eval(cell)
+        return literal_eval(cell)
     except (ValueError, SyntaxError):
         return cell or None
 
@@ -102,7 +100,7 @@ def compare(summary: Lines, study: str) -> list[Row]:
     ]
     return [
         {name: line[name] for name in coordinates} | _compared(ours, line, metric)
-        for line, ours in itertools.product(lines, summary)
+        for line, ours in product(lines, summary)
         if _agrees(ours, line)
         for metric in metrics
         if None not in (line[f"{metric}_mean"], ours.get(f"{metric}_mean"))

@@ -1,11 +1,11 @@
 """Tables of rows: means and deviations over seeds, as CSV files, for a page and for a terminal."""
 
-import csv
-import io
-import math
-import os
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from csv import DictWriter
+from io import StringIO
+from math import fsum, isfinite
+from os import PathLike
+from statistics import stdev
 from typing import Any, NamedTuple, TypeAlias
 
 from sae_gap.storage import CELL, SIZES, Folder, Row, grouped
@@ -88,8 +88,8 @@ def summarise(
             found = [float(row[metric]) for row in group if is_finite(row.get(metric))]
             mean = sd = None
             if len(found) == len(group):
-                mean = math.fsum(value / len(found) for value in found)
-                sd = statistics.stdev(found) if len(found) > 1 else None
+                mean = fsum(value / len(found) for value in found)
+                sd = stdev(found) if len(found) > 1 else None
             line |= {f"{metric}_mean": mean, f"{metric}_sd": sd}
         summary.append(line)
     return summary
@@ -119,11 +119,11 @@ def is_number(value: Any) -> bool:
 
 def is_finite(value: Any) -> bool:
     """True for a number that is neither infinite nor NaN."""
-    return is_number(value) and math.isfinite(value)
+    return is_number(value) and isfinite(value)
 
 
 def write_table(
-    folder: str | os.PathLike[str] | Folder,
+    folder: str | PathLike[str] | Folder,
     name: str,
     lines: Lines,
 ) -> None:
@@ -144,8 +144,8 @@ def write_table(
     columns = dict.fromkeys(
         name for line in lines for name in line if name not in listed
     )
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    text = StringIO()
+    writer = DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     Folder(folder).write(name, text.getvalue().encode())
@@ -197,7 +197,7 @@ def _decimals(size: float) -> int:
 
 
 def _mean(mean: float | None, sd: float | None, decimals: int) -> str:
-    if mean is None or not math.isfinite(mean):
+    if mean is None or not isfinite(mean):
         return "-"
     size = abs(mean)
     if 0 < size < 10 ** (1 - decimals):

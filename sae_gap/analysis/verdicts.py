@@ -27,8 +27,8 @@ intervals are those of `sae_gap.analysis.comparison`, over documents; they take 
 and the mean as fixed.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from sae_gap.analysis import BEST, Comparison, Rows, at, by_dictionary, parts, rows_at
 from sae_gap.storage import Row
@@ -42,7 +42,7 @@ ROWS_AN_ATOM = 20
 _ALIKE = 0.02
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Verdict:
     """The verdict on an SAE or a dictionary; as a text, lines to be quoted.
 
@@ -209,7 +209,7 @@ def _judge(verdict: Verdict, rows: Sequence[Row]) -> Verdict:
     kinds = (parts.KEPT, BEST, ["proposed"], ["retrained"], trained)
     group = [[row] for kind in kinds for row in rows_at(rows, kind)]
     if own is None:
-        return dataclasses.replace(verdict, losses=losses)
+        return replace(verdict, losses=losses)
     codes = parts.Compared.choose([own], group, reference, "fvu")
     # A verdict has best codes.
     assert codes is not None
@@ -221,7 +221,7 @@ def _judge(verdict: Verdict, rows: Sequence[Row]) -> Verdict:
     if predicted and not unsure:
         losses["amortisation"] = compare_rows(predicted, own)
         losses["unreached"] = compare_rows(verdict.best, predicted)
-    return dataclasses.replace(verdict, losses=losses, unsure=unsure, line=line)
+    return replace(verdict, losses=losses, unsure=unsure, line=line)
 
 
 def _doubt(predicted: Row | None, own: Row) -> str:

@@ -4,9 +4,9 @@ Learners, encoders and metrics carry their own labels; looking them up in their 
 needed, loads JAX.
 """
 
-import functools
-import zlib
+from functools import cache
 from typing import Any
+from zlib import crc32
 
 from sae_gap import catalogue
 from sae_gap.analysis import tables
@@ -70,7 +70,7 @@ _COUNTED = {
 }
 
 
-@functools.cache
+@cache
 def _dictionaries() -> dict[str, Look]:
     found: dict[str, dict[str, Look]] = {family: {} for family in _FAMILIES}
     for name, encoder in catalogue.saes().items():
@@ -85,7 +85,7 @@ def _dictionaries() -> dict[str, Look]:
     return {name: look for looks in found.values() for name, look in looks.items()}
 
 
-@functools.cache
+@cache
 def _inferences() -> dict[str, Look]:
     found = {
         "own": Look("own codes", "#7F7F7F"),
@@ -104,7 +104,7 @@ def _table(column: str) -> dict[str, Look]:
     return _TABLES.get(column, {})
 
 
-@functools.cache
+@cache
 def _metrics() -> dict[str, Column]:
     columns: dict[str, Column] = {}
     for metric in catalogue.metrics().values():
@@ -142,7 +142,7 @@ def label(name: Any, column: str = "dictionary") -> str:
 def colour(name: Any, column: str = "dictionary") -> str:
     """Returns the colour of a column's value; one without a colour in a table keeps a spare one."""
     found = _find(name, column)
-    spare = _SPARE[zlib.crc32(str(name).encode()) % len(_SPARE)]
+    spare = _SPARE[crc32(str(name).encode()) % len(_SPARE)]
     return (found and found.colour) or spare
 
 

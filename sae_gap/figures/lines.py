@@ -1,7 +1,7 @@
 """Draws all lines: columns along another, with intervals, levels, panels and a legend."""
 
-import itertools
 from collections.abc import Collection, Iterable, Mapping
+from itertools import cycle, product
 from typing import Any
 
 import numpy as np
@@ -91,7 +91,7 @@ def draw_lines(
             "high": point.get(f"{metric}_sd") or 0.0,
             "text": point.get("text"),
         }
-        for metric, point in itertools.product(y, points)
+        for metric, point in product(y, points)
         if _number(point, metric) is not None
     ]
     moving = [mark for mark in marks if mark["x"] is not None]
@@ -168,7 +168,7 @@ def looks_of(
             "color": colour(value, column),
             **look,
         }
-        for value, look in zip(ordered, itertools.cycle(looks), strict=False)
+        for value, look in zip(ordered, cycle(looks), strict=False)
     }
 
 

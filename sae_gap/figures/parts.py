@@ -1,7 +1,7 @@
 """The parts of a loss: stacked bars of an SAE each, and a table of shares along each size."""
 
-import statistics
 from collections.abc import Iterable, Mapping
+from statistics import mode
 from typing import Any
 
 import matplotlib
@@ -272,9 +272,7 @@ def encoder_shares(lines: Lines, loss: str) -> Figure | None:
 
 def _along_sizes(lines: Lines) -> dict[str, list[Row]]:
     """For each size that varies the lines in which all others have their most common value."""
-    usual = {
-        size: statistics.mode(line[size] for line in lines) for size in _SIZES if lines
-    }
+    usual = {size: mode(line[size] for line in lines) for size in _SIZES if lines}
     tables = {}
     for size in usual:
         cells = [
@@ -333,7 +331,8 @@ def _shares(axes: Axes, lines: Lines) -> dict[str, Any]:
     """
     ends = {}
     handles = {}
-    for (name,), path in grouped(lines, ("dictionary",)).items():
+    paths = grouped(lines, ("dictionary",))
+    for (name,), path in paths.items():
         method = name.removeprefix("tuned_")
         kind = "the paper's options" if method == name else "tuned"
         found = [line["atoms_found"] for line in path]
@@ -343,9 +342,7 @@ def _shares(axes: Axes, lines: Lines) -> dict[str, Any]:
         axes.plot(found, heights, color=colour, **look)
         handles[kind] = Line2D([], [], color=QUIET, label=kind, **look)
         # The name stands once, at the tuned line where there is one.
-        if kind == "tuned" or f"tuned_{name}" not in {
-            line["dictionary"] for line in lines
-        }:
+        if kind == "tuned" or (f"tuned_{name}",) not in paths:
             label = labels.label(method).removesuffix(" SAE")
             ends[label] = found[-1], heights[-1], colour
     axes.set(xlabel="share of atoms found", ylabel="encoder's share, %", ylim=(-3, 103))

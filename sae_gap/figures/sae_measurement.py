@@ -2,8 +2,8 @@
 codes tell out of distribution, also beside the nats that the codes cost.
 """
 
-import itertools
 import re
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -146,7 +146,7 @@ def coherence(rows: Rows) -> Figure | None:
 
 def _looks(rows: Lines) -> Any:
     """Returns colours: SAEs' by their order, controls' by their names."""
-    spare = itertools.cycle(_COLOURS)
+    spare = cycle(_COLOURS)
     return {
         name: {
             "label": name_of(row),
@@ -243,7 +243,7 @@ def features_and_nats(
     kinds = dict.fromkeys((point["codes"], point["text"]) for point in points)
     looks = {
         codes: {"label": label, "linestyle": "none", **marker}
-        for (codes, label), marker in zip(kinds, itertools.cycle(MARKERS), strict=False)
+        for (codes, label), marker in zip(kinds, cycle(MARKERS), strict=False)
     }
     return draw_lines(
         points,

@@ -9,8 +9,8 @@ many latents are on as k says. Where one fails, the same arrays are read in othe
 that leaves as little as healthy SAEs do names the cause.
 """
 
-import os
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -142,14 +142,10 @@ class Check(NamedTuple):
 
 
 def check(
-    sae: SAE | Model | str | os.PathLike[str] | Sequence[ArrayLike],
-    activations: Activations | Float[ArrayLike, "..."] | str | os.PathLike[str],
+    sae: SAE | Model | str | PathLike[str] | Sequence[ArrayLike],
+    activations: Activations | Float[ArrayLike, "..."] | str | PathLike[str],
     *,
-    targets: Activations
-    | Float[ArrayLike, "..."]
-    | str
-    | os.PathLike[str]
-    | None = None,
+    targets: Activations | Float[ArrayLike, "..."] | str | PathLike[str] | None = None,
     rows: int = 5_000,
     **options: Any,
 ) -> Check:
@@ -259,7 +255,7 @@ def _sae(sae: Any, options: Mapping[str, Any]) -> SAE:
         )
     if isinstance(sae, Model):
         return SAE.of_model(sae, name="sae")
-    if isinstance(sae, str | os.PathLike):
+    if isinstance(sae, str | PathLike):
         return load_sae(sae)
     check_type(
         "sae", sae, SAE, "give a folder, what sae_gap.load_sae returns, or four arrays"

@@ -51,7 +51,7 @@ class Evidence(NamedTuple):
             columns = _compare(read.energy, own.atoms, weight)
             # Loading folded the decoder's bias into that of an encoder that does not subtract it.
             shift = np.zeros(1) if sae.centred else weight @ own.bias
-            if np.allclose(affine.bias, shift, 0, 1e-5 * np.abs(shift).max()):
+            if np.allclose(affine.bias, shift, 0, 1e-5 * abs(shift).max()):
                 zeros.append("encoder")
         empty = np.any([~part.any(axis=1) for part in parts], axis=0)
         return cls(

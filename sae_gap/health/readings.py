@@ -1,7 +1,7 @@
 """What an SAE makes of rows, as it was loaded and in other readings of the same arrays."""
 
-import functools
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -88,7 +88,7 @@ class Reading(NamedTuple):
     def of(cls, sae: SAE) -> "Reading":
         """An SAE as it was loaded."""
         skip = getattr(sae.model, "skip", None)
-        encode = functools.partial(own_codes, sae.model)
+        encode = partial(own_codes, sae.model)
         return cls(
             sae=sae,
             normalisation=sae.normalisation,
@@ -316,4 +316,4 @@ def affines(model: Model) -> list[Affine]:
 def _replaced(sae: SAE, change: Callable[[Affine], Affine]) -> Callable[[Any], Any]:
     """The encoder with other affine maps."""
     parts = [change(part) for part in affines(sae.model)]
-    return functools.partial(own_codes, eqx.tree_at(affines, sae.model, parts))
+    return partial(own_codes, eqx.tree_at(affines, sae.model, parts))

@@ -85,7 +85,7 @@ def agreement(left: Any, right: Any) -> float:
             f"two dictionaries must have one shape to agree, but have {left.shape} and "
             f"{right.shape}."
         )
-    return float(np.abs(match_atoms(left, right).cosine).mean())
+    return float(abs(match_atoms(left, right).cosine).mean())
 
 
 def _atoms_of(source: Any) -> np.ndarray:

@@ -148,7 +148,7 @@ def measure(inferred: Inferred) -> dict[str, float]:
     codes = {name: columns_of(part, latents) for name, part in inferred.codes.items()}
     logistic = fit_logistic(codes[fitted_on], labels)
     areas = roc_auc(codes[fitted_on], labels)
-    latent = int(np.argmax(np.abs(areas - 0.5)))
+    latent = int(np.argmax(abs(areas - 0.5)))
 
     def score(name: str) -> dict[str, float]:
         labels = inferred.split(name).labels

@@ -39,7 +39,7 @@ def dictionary_recovery(
       not zero), and `cosines`: every matched |cosine| to 4 decimals, in descending order; if there
       are more than 10,000, as many from the largest to the smallest at equal steps of rank.
     """
-    cosines = np.abs(match.cosine)
+    cosines = abs(match.cosine)
     norms = np.sqrt(squares(np.asarray(learned).T))
     norms = np.where(match.learned < 0, 0.0, norms[match.learned])
     true_norms = np.sqrt(squares(np.asarray(truth).T))
@@ -99,7 +99,7 @@ def atom_scores(
     Returns:
       `atom_mcc`, `uniqueness` and `atom_mcc_<group>` for each group with a feature in a pair.
     """
-    cosine = np.abs(match.cosine)
+    cosine = abs(match.cosine)
     scores = {
         "atom_mcc": float(cosine.sum() / min(num_learned, len(cosine))),
         "uniqueness": len(np.unique(nearest)) / len(nearest),

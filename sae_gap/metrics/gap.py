@@ -170,16 +170,17 @@ def measure(inferred: Inferred) -> dict[str, float]:
 
     def score(name: str) -> dict[str, float]:
         codes = inferred.codes[name]
-        scores = {"l0_above": int((abs(codes) > _ABOVE).sum()) / np.shape(codes)[0]}
+        scores = {"l0_above": (abs(codes) > _ABOVE).sum() / codes.shape[0]}
         if inferred.model.dictionary is not None:
             terms = inferred.terms(codes, name)
             optimum = inferred.optimum[name]
-            dims = inferred.task.input_dim - inferred.task.padding
+            task = inferred.task
             achieved = terms.objective(inferred.lam)
             gap = float(_excess(achieved, optimum).mean())
             scale = float(asarray(optimum.objective, float).mean())
             scores |= {
-                "mse": float(squares(terms.target - terms.fit).mean()) / dims,
+                "mse": float(squares(terms.target - terms.fit).mean())
+                / (task.input_dim - task.padding),
                 "objective": float(achieved.mean()),
                 "gap": gap,
                 # The optimum is zero only if the signals are; any other code is infinitely worse.
@@ -279,9 +280,9 @@ def _parts(inferred: Inferred) -> dict[str, Any]:
         "scale": scale,
         "relative_gap": gaps.sum() / unit,
         "scale_share": (gaps.sum() + optimum.sum() - scaled) / unit,
-        "values_share": float(scaled - support) / unit,
-        "support_share": float(support - optimum.sum()) / unit,
-        "support_slack": float(asarray(held.gap, float)[counts].sum()) / unit,
+        "values_share": (scaled - support) / unit,
+        "support_share": (support - optimum.sum()) / unit,
+        "support_slack": asarray(held.gap, float)[counts].sum() / unit,
         "optimum_slack": asarray(best.gap, float)[counts].sum() / unit,
         **_supports(fired, used),
         "fired_only": int((fires_ever & ~used_ever).sum()),
@@ -297,11 +298,11 @@ def _worst(
 ) -> dict[str, list[float]]:
     """The samples with the largest gaps."""
     worst = np.argsort(-gaps, kind="stable")[:WORST]
-    relative = gaps[worst] / np.where(optimum[worst] > 0, optimum[worst], 1)
+    relative = gaps / np.where(optimum > 0, optimum, 1)
     return {
         "worst": np.flatnonzero(counts)[worst].tolist(),
         "worst_gap": gaps[worst].tolist(),
-        "worst_relative_gap": relative.tolist(),
+        "worst_relative_gap": relative[worst].tolist(),
     }
 
 

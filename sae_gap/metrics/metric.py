@@ -1,8 +1,8 @@
 """What a metric is, and what it reads: a method's codes on a task, with the certified optimum."""
 
-import dataclasses
-import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -49,7 +49,7 @@ class Terms(NamedTuple):
         return 0.5 * squares(self.target - self.fit) + lam * self.size
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Inferred:
     """One method's result on one task.
 
@@ -77,7 +77,7 @@ class Inferred:
     optimum: Mapping[str, Solution]
     lam: float
     protocol: str
-    shared: dict[str, Any] = dataclasses.field(default_factory=dict)
+    shared: dict[str, Any] = field(default_factory=dict)
     encoder: Encoder | None = None
     method: Any = None
     inference: Any = None
@@ -98,7 +98,7 @@ class Inferred:
         task = (self.inference or self).task
         return asarray(task.id.signals)
 
-    @functools.cached_property
+    @cached_property
     def reconstruction(self) -> Float[np.ndarray, "n input_dim"]:
         """The reconstruction from the codes of the ID split, in the units of the activations."""
         x = self.activations
@@ -109,7 +109,7 @@ class Inferred:
         ]
         return np.concatenate(parts)
 
-    @functools.cached_property
+    @cached_property
     def counts(self) -> Bool[np.ndarray, " n"]:
         """True for the samples of the ID split that count, (n,)."""
         held = self.task.id
@@ -161,7 +161,7 @@ class Inferred:
         target = asarray(self.split(name).signals - self.model.bias)
         return Terms(target, held @ atoms, abs(held) @ np.sqrt(squares(atoms)))
 
-    @functools.cached_property
+    @cached_property
     def cuts(self) -> Float[np.ndarray, " num_latents"]:
         """For each latent the magnitude below which it counts as off, from the codes of the ID
         split alone.
@@ -194,7 +194,7 @@ class Inferred:
         return self.shared[name]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Metric:
     """Numbers of one method's codes on a task; the catalogue finds metrics in this folder.
 
@@ -211,7 +211,7 @@ class Metric:
 
     name: str
     measure: Callable[[Inferred], Mapping[str, float | list[float]]]
-    columns: Mapping[str, Column] = dataclasses.field(default_factory=dict)
+    columns: Mapping[str, Column] = field(default_factory=dict)
     version: int = 1
     everywhere: bool = True
     needs: Callable[[Inferred], str | None] = lambda inferred: None

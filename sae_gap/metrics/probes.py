@@ -10,8 +10,8 @@ References:
   ranking of the latents).
 """
 
-import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -76,7 +76,7 @@ def fit_sparse(codes: Any, labels: Bool[np.ndarray, " n"], k: int) -> Probe:
     used = (codes != 0).sum(axis=0)
     mean_with = _mean(codes[labels])
     mean_without = _mean(codes[~labels])
-    difference = np.abs(mean_with - mean_without)
+    difference = abs(mean_with - mean_without)
     # Latents that are on in only one class tie, however large they are.
     ranks = np.round(difference * used / np.where(size > 0, size, 1), 9)
     return _fit(codes, np.argsort(-ranks, kind="stable")[:k], labels, SPARSE_C)
@@ -90,7 +90,7 @@ def _fit(
     centre = columns.mean(axis=0, dtype=float).astype(columns.dtype)
     spread = columns.std(axis=0, dtype=float).astype(columns.dtype)
     # A column that varies by rounding alone carries no information.
-    varies = spread > 1e-6 * np.abs(columns).max(axis=0)
+    varies = spread > 1e-6 * abs(columns).max(axis=0)
     scale = np.divide(1, spread, out=np.zeros_like(spread), where=varies)
     logistic = fit_logistic((columns - centre) * scale, labels, 1 / (c * len(labels)))
     return Probe(latents, centre, scale, logistic)
@@ -155,7 +155,7 @@ def measure(inferred: Inferred) -> dict[str, Any]:
             "dense": (inferred.reconstruction, fit_dense),
             "k=all": (columns, fit_dense),
         }
-    kinds |= {f"k={k}": (columns, functools.partial(fit_sparse, k=k)) for k in KS}
+    kinds |= {f"k={k}": (columns, partial(fit_sparse, k=k)) for k in KS}
     row: Any = {"probes": [*kinds], "pairs": [*concepts]}
     row |= {f"{score} {probe}": [] for probe in kinds for score in SCORES}
     for probe, (features, fit) in kinds.items():

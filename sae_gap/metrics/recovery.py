@@ -6,7 +6,7 @@ preselects columns for the OOD score. Recovery of the support, after matching th
 which latents are on in a sample.
 """
 
-import contextlib
+from contextlib import nullcontext
 
 import numpy as np
 import scipy
@@ -116,7 +116,7 @@ def _matched(truth: np.ndarray, inferred: np.ndarray) -> float:
     if not inferred.shape[1]:
         return 0.0
     few = truth.size * inferred.shape[1] <= _FEW_PRODUCTS
-    with one_blas_thread() if few else contextlib.nullcontext():
+    with one_blas_thread() if few else nullcontext():
         scores = correlations(truth, inferred)
     pairs = scipy.optimize.linear_sum_assignment(scores, maximize=True)
     return float(scores[pairs].sum(dtype=float))

@@ -67,7 +67,7 @@ def fires(
       least: the magnitudes up to which codes count as off.
     """
     held = csr_array(codes)
-    on = np.abs(held.data) > np.broadcast_to(least, held.shape[1])[held.indices]
+    on = abs(held.data) > np.broadcast_to(least, held.shape[1])[held.indices]
     return csr_array((on, held.indices, held.indptr), held.shape)
 
 

@@ -6,10 +6,10 @@ A and B make four cells, named by whether they have A and whether they have B: "
 B. Training and test share no document and, where a word decides on a concept, no word type.
 """
 
-import bisect
-import dataclasses
 import re
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
@@ -209,7 +209,7 @@ def choose_rows(
         return np.unique(np.concatenate([rows[:count] for rows in ranked]))
 
     counts = range(1, max(map(len, ranked)) + 1)
-    return first(bisect.bisect_right(counts, most, key=lambda count: len(first(count))))
+    return first(bisect_right(counts, most, key=lambda count: len(first(count))))
 
 
 def split_cells(a: Concept, b: Concept, tokens: Tokens, seed: int) -> Split:
@@ -292,7 +292,7 @@ def _rank_in_group(groups: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     return ranks[np.argsort(order)]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Probed(HeldOut):
     """Rows to code and probe, as `held_out`, beside those for the learners.
 
@@ -301,7 +301,7 @@ class Probed(HeldOut):
         2,000 of these rows; only they count for the explained variance.
     """
 
-    concepts: Mapping[str, Labelled] = dataclasses.field(default_factory=dict)
+    concepts: Mapping[str, Labelled] = field(default_factory=dict)
 
     @property
     def counts(self) -> Bool[np.ndarray, " n"]:
@@ -311,7 +311,7 @@ class Probed(HeldOut):
 
     def task(self) -> Task:
         """The rows for the learners, and those to probe with their concepts."""
-        return dataclasses.replace(super().task(), concepts=self.concepts)
+        return replace(super().task(), concepts=self.concepts)
 
     def asdict(self) -> dict[str, Any]:
         """The settings that decide the data and what is probed."""

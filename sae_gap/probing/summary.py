@@ -1,7 +1,7 @@
 """Summaries of rows of probes, a line for each of the codes and each of their probes."""
 
-import math
 from collections.abc import Sequence
+from math import sqrt
 
 import numpy as np
 
@@ -61,4 +61,4 @@ def _interval(values: np.ndarray) -> tuple[float | None, float | None]:
         return float(known[0]) if len(known) else None, None
     low, high = comparison.interval(known, np.ones(len(known)))
     # For equal weights, the jackknife's interval is Student's times the root of n / (n - 1).
-    return float(known.mean()), float(high - low) / 2 * math.sqrt(1 - 1 / len(known))
+    return float(known.mean()), float(high - low) / 2 * sqrt(1 - 1 / len(known))
