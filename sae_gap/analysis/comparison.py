@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from numpy import isfinite
 from numpy.typing import ArrayLike
 from scipy.special import stdtrit
 
@@ -68,7 +69,7 @@ class Comparison(NamedTuple):
     @property
     def reason(self) -> str:
         """Why a difference is not judged; empty if it is judged, or if none shows."""
-        if not np.isfinite(self.low):
+        if not isfinite(self.low):
             return "not judged: one document has no interval"
         if self.sign or self.low * self.high <= 0:
             return ""
@@ -86,7 +87,7 @@ class Comparison(NamedTuple):
 
     def _points(self, sign: int) -> str:
         numbers = [100 * sign * value for value in (self.more, self.low, self.high)]
-        if not np.isfinite(self.low):
+        if not isfinite(self.low):
             return f"{numbers[0] + 0:.1f} (no interval)"
         # Never round an end that is not zero to zero.
         sizes = [abs(number) for number in numbers]

@@ -310,16 +310,12 @@ def shares(line: Row, *names: str) -> str:
     """Says which shares of some parts of a loss are the encoder's, the dictionary's and the rest:
     "x % encoder, y % dictionary, z % rest".
     """
-    columns = {
-        "encoder": "amortisation_part",
-        "dictionary": "dictionary_part",
-        "rest": "rest",
+    known = {
+        "encoder": line["amortisation_part"],
+        "dictionary": line["dictionary_part"],
+        "rest": line["rest"],
     }
-    amounts = {
-        name: line[columns[name]]
-        for name in names or columns
-        if line[columns[name]] is not None
-    }
+    amounts = {name: known[name] for name in names or known if known[name] is not None}
     whole = sum(amounts.values())
     return ", ".join(
         f"{100 * amount / whole:.0f} % {name}" for name, amount in amounts.items()

@@ -15,8 +15,14 @@ _CLOSE = 0.9
 # Groups of features, in drawing order.
 _PANELS = {
     "level of the feature in its tree": (
-        *("roots", "children", "grandchildren", "great_grandchildren"),
-        *("level_4", "level_5", "level_6", "free"),
+        "roots",
+        "children",
+        "grandchildren",
+        "great_grandchildren",
+        "level_4",
+        "level_5",
+        "level_6",
+        "free",
     ),
     "frequency of the feature, by quartile": ("frequent", "common", "uncommon", "rare"),
 }
@@ -127,10 +133,8 @@ def recovery_by_level(rows: Rows) -> Figure | None:
 
 def _in_lines(group: str) -> str:
     """Returns the name of a group, broken into two lines if its neighbours would touch it."""
-    group = group.replace("great_", "great-\n").replace(
-        "grandchildren", "grand-\nchildren"
-    )
-    return group.replace("_", "\n")
+    named = group.replace("great_", "great-\n").replace("_", "\n")
+    return named.replace("grandchildren", "grand-\nchildren")
 
 
 def matched_cosines(rows: Rows) -> Figure | None:

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy import isfinite
 
 from sae_gap.analysis import LOSSES, over, shares
 from sae_gap.figures import codes_label, labels, trained_name
@@ -86,7 +87,7 @@ def stacked(
             axes.barh(place, max(0.0, line[part]), 0.62, left, color=colour)
             name = part.removesuffix("_part")
             ends = np.array([line.get(f"{name}_low"), line.get(f"{name}_high")], float)
-            if np.isfinite(ends).all():
+            if isfinite(ends).all():
                 axes.plot(left + ends, [place, place], color="black", linewidth=0.9)
                 reach = left + ends[1]
             left += max(0.0, line[part])
@@ -256,7 +257,7 @@ def encoder_shares(lines: Lines, loss: str) -> Figure | None:
             table[place] = _share(line)
         axes.imshow(table, _SHARES, vmin=0, vmax=100, aspect="auto")
         for (down, across), value in np.ndenumerate(table):
-            text = f"{value:.0f}" if np.isfinite(value) else ""
+            text = f"{value:.0f}" if isfinite(value) else ""
             axes.text(across, down, text, ha="center", va="center", fontsize=8)
         short = [labels.label(name).removesuffix(" SAE") for name in names]
         name_along(axes.yaxis, short)

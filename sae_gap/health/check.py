@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
+from numpy import asarray, concatenate
 
 from sae_gap.core import Model, check_type, detached, evenly_spaced
 from sae_gap.data import Activations, find_outliers, norms, open_activations
@@ -214,10 +215,10 @@ def _rows(
     """Some rows of the activations and, of a transcoder, of its targets."""
     source = open_activations(activations)
     places = evenly_spaced(source.num_samples, most)
-    rows = [np.asarray(sae.as_rows(source.take(places)))]
+    rows = [asarray(sae.as_rows(source.take(places)))]
     if targets is not None:
         aims = open_activations(targets).with_inputs(source)
-        rows.append(np.asarray(sae.as_rows(aims.take(places), explained=True)))
+        rows.append(asarray(sae.as_rows(aims.take(places), explained=True)))
     return rows
 
 
@@ -232,8 +233,8 @@ def _with_outliers(
         return {}
     # Codes of the longest overflow.
     with np.errstate(all="ignore"):
-        guess = np.concatenate([read.guess, own.read(*outliers).guess])
-        return explained(np.concatenate([x, outliers[-1]]), guess)
+        guess = concatenate([read.guess, own.read(*outliers).guess])
+        return explained(concatenate([x, outliers[-1]]), guess)
 
 
 def _sae(sae: Any, options: Mapping[str, Any]) -> SAE:

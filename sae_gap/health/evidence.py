@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from numpy import unique
 
 from sae_gap.health import Read, Reading
 
@@ -71,7 +72,7 @@ def _copies(vectors: np.ndarray, which: np.ndarray) -> int:
     # Copies have the same products with any directions; a negative zero is a zero.
     marks = vectors @ directions
     marks = marks[which] / np.linalg.norm(marks[which], axis=1, keepdims=True)
-    return len(marks) - len(np.unique(marks.round(4) + 0, axis=0))
+    return len(marks) - len(unique(marks.round(4) + 0, axis=0))
 
 
 def _compare(
@@ -93,7 +94,7 @@ def _compare(
     aligned = float(share @ (own >= best - 1e-5))
     # Columns out of their place are near to other atoms, one to each.
     astray = (own < best / 2) & (best > _NEAR)
-    nearest = np.unique(cosines.argmax(axis=1)[astray])
+    nearest = unique(cosines.argmax(axis=1)[astray])
     misplaced = float(share @ astray)
     is_permuted = len(nearest) > 0.9 * astray.sum() and misplaced > 0.8 * (1 - aligned)
     return {

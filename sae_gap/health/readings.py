@@ -8,7 +8,7 @@ import equinox as eqx
 import jax
 import numpy as np
 from jaxtyping import Float, Int
-from numpy import asarray
+from numpy import asarray, bincount, vdot, zeros
 from scipy.sparse import csr_array
 
 from sae_gap.core import ConstantNorm, LayerNorm, Model, Normalisation, Scale, squares
@@ -146,15 +146,15 @@ class Reading(NamedTuple):
         # In place, since arrays of this size take longer to make than to fill.
         error -= mean
         decoded -= decoded.mean(axis=0)
-        power = float(np.vdot(decoded, decoded))
+        power = float(vdot(decoded, decoded))
         return Read(
             l0=float(used.sum() / len(x)),
             used=used,
             energy=energy,
             guess=guess,
             explained=explained(y, guess),
-            gain=1 + float(np.vdot(error, decoded)) / power if power else 0.0,
-            offset=float(len(x) * np.vdot(mean, mean) / left),
+            gain=1 + float(vdot(error, decoded)) / power if power else 0.0,
+            offset=float(len(x) * vdot(mean, mean) / left),
         )
 
     def _codes(
@@ -168,8 +168,8 @@ class Reading(NamedTuple):
         atoms.
         """
         width = len(self.atoms)
-        used = np.zeros(width, int)
-        energy = np.zeros(width)
+        used = zeros(width, int)
+        energy = zeros(width)
         sums = []
         for start in range(0, len(signals), BLOCK):
             # The last block is as large as the others, so that nothing is compiled for it.
@@ -179,8 +179,8 @@ class Reading(NamedTuple):
             # SciPy looks for them six times as long.
             rows, latents = np.divmod(np.flatnonzero(block != 0), width)
             values = block[rows, latents]
-            used += np.bincount(latents, minlength=width)
-            energy += np.bincount(latents, values.astype(float) ** 2, width)
+            used += bincount(latents, minlength=width)
+            energy += bincount(latents, values.astype(float) ** 2, width)
             sparse = csr_array((values, (rows, latents)), block.shape)
             sums.append(sparse @ self.atoms)
         return used, energy, np.concatenate(sums)

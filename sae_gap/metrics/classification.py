@@ -12,7 +12,7 @@ import numpy as np
 import scipy
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
-from numpy import asarray
+from numpy import asarray, mean, zeros
 
 from sae_gap.core import Column, active_columns, columns_of, slices
 from sae_gap.metrics import Inferred, Metric
@@ -69,7 +69,7 @@ def fit_logistic(
     labels = asarray(labels)
     signs = np.where(labels, 1.0, -1.0)
     if labels.all() or not labels.any():
-        return LogisticProbe(np.zeros(codes.shape[1]), signs[0])
+        return LogisticProbe(zeros(codes.shape[1]), signs[0])
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         weights = parameters[:-1]
@@ -83,7 +83,7 @@ def fit_logistic(
 
     fitted = scipy.optimize.minimize(
         loss,
-        np.zeros(codes.shape[1] + 1),
+        zeros(codes.shape[1] + 1),
         jac=True,
         method="L-BFGS-B",
         options=_OPTIONS,
@@ -139,7 +139,7 @@ def measure(inferred: Inferred) -> dict[str, float]:
     published = inferred.protocol == "paper"
     fitted_on = "id" if published else "train"
     labels = inferred.split(fitted_on).labels
-    if labels is None or not 0 < np.mean(labels) < 1:
+    if labels is None or not 0 < mean(labels) < 1:
         return {}
     fitted = inferred.codes[fitted_on]
     # A fit puts no weight on latents that are off on its whole split; with none left we keep the
@@ -154,7 +154,7 @@ def measure(inferred: Inferred) -> dict[str, float]:
         labels = inferred.split(name).labels
         if labels is None:
             return {}
-        share = float(np.mean(labels))
+        share = float(mean(labels))
         right = (logistic.decide(codes[name]) > 0) == asarray(labels)
         scores = {"base_rate": max(share, 1 - share), "accuracy": float(right.mean())}
         if 0 < share < 1:

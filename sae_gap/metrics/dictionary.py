@@ -5,6 +5,7 @@ the level and the frequency of the true feature too, and how many detect the sam
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
+from numpy import asarray, flatnonzero, sqrt
 from scipy.sparse import csr_array
 
 from sae_gap.core import AnyCodes, Column, matching, squares
@@ -40,9 +41,9 @@ def dictionary_recovery(
       are more than 10,000, as many from the largest to the smallest at equal steps of rank.
     """
     cosines = abs(match.cosine)
-    norms = np.sqrt(squares(np.asarray(learned).T))
+    norms = sqrt(squares(asarray(learned).T))
     norms = np.where(match.learned < 0, 0.0, norms[match.learned])
-    true_norms = np.sqrt(squares(np.asarray(truth).T))
+    true_norms = sqrt(squares(asarray(truth).T))
     is_atom = true_norms > 0
     ratios = norms[is_atom] / true_norms[is_atom]
     shown = min(len(cosines), _MOST_COSINES)
@@ -128,8 +129,8 @@ def groups_of(
     groups = {}
     if level is not None:
         for depth, name in enumerate(_LEVELS[: level.max() + 1]):
-            groups[name] = np.flatnonzero(level == depth)
-        groups["free"] = np.flatnonzero(level < 0)
+            groups[name] = flatnonzero(level == depth)
+        groups["free"] = flatnonzero(level < 0)
     fired = (csr_array(true_codes) > 0).sum(axis=0)
     order = np.argsort(-fired, kind="stable")
     return groups | dict(

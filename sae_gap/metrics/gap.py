@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
-from numpy import asarray
+from numpy import asarray, inf, where
 from scipy.sparse import csr_array
 
 from sae_gap.core import (
@@ -141,7 +141,7 @@ def amortisation_gap(
     achieved = lasso_problem.objective(target, dictionary, codes, weight)
     gap = _excess(achieved, optimum)
     best = asarray(optimum.objective)
-    relative = np.divide(gap, best, out=np.where(gap > 0, np.inf, 0.0), where=best > 0)
+    relative = np.divide(gap, best, out=where(gap > 0, inf, 0.0), where=best > 0)
     return AmortisationGap(gap, relative, codes, optimum)
 
 
@@ -153,7 +153,7 @@ def _excess(achieved: ArrayLike, optimum: Solution) -> Float[np.ndarray, " n"]:
     best = asarray(optimum.objective, float)
     gap = asarray(optimum.gap, float)
     slack = gap + 16 * np.finfo(optimum.objective.dtype).eps * value
-    return np.where((value < best) & (value - best >= -slack), 0, value - best)
+    return where((value < best) & (value - best >= -slack), 0, value - best)
 
 
 def measure(inferred: Inferred) -> dict[str, float]:
@@ -170,7 +170,7 @@ def measure(inferred: Inferred) -> dict[str, float]:
 
     def score(name: str) -> dict[str, float]:
         codes = inferred.codes[name]
-        scores = {"l0_above": (abs(codes) > _ABOVE).sum() / codes.shape[0]}
+        scores = {"l0_above": int((abs(codes) > _ABOVE).sum()) / codes.shape[0]}
         if inferred.model.dictionary is not None:
             terms = inferred.terms(codes, name)
             optimum = inferred.optimum[name]
@@ -186,7 +186,7 @@ def measure(inferred: Inferred) -> dict[str, float]:
                 # The optimum is zero only if the signals are; any other code is infinitely worse.
                 "relative_gap": gap / scale
                 if scale > 0
-                else float(np.inf if gap > 0 else 0),
+                else float(inf if gap > 0 else 0),
                 "certificate": float(lasso_problem.relative_gap(optimum).max()),
                 "unconverged": 1 - float(np.mean(optimum.converged)),
             }
@@ -298,7 +298,7 @@ def _worst(
 ) -> dict[str, list[float]]:
     """The samples with the largest gaps."""
     worst = np.argsort(-gaps, kind="stable")[:WORST]
-    relative = gaps / np.where(optimum > 0, optimum, 1)
+    relative = gaps / where(optimum > 0, optimum, 1)
     return {
         "worst": np.flatnonzero(counts)[worst].tolist(),
         "worst_gap": gaps[worst].tolist(),

@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
-from numpy import asarray
+from numpy import asarray, sqrt
 
 from sae_gap.core import Column, evenly_spaced, product, slices, squares
 from sae_gap.encoders import Predicted, regression
@@ -86,9 +86,9 @@ def r2_and_shrinkage(
       signals: (n, input_dim), not all equal.
       guess: their reconstructions ŷ.
     """
-    lengths = np.sqrt(squares(signals))
+    lengths = sqrt(squares(signals))
     long = lengths > _SHORTEST
-    shrinkage = (np.sqrt(squares(guess))[long] / lengths[long]).mean()
+    shrinkage = (sqrt(squares(guess))[long] / lengths[long]).mean()
     return {"r2": 1 - explained(signals, guess)["fvu"], "shrinkage": float(shrinkage)}
 
 

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
+from numpy import bincount, zeros
 from scipy.sparse import csr_array
 
 from sae_gap.core import AnyCodes, ratio
@@ -93,19 +94,19 @@ def cuts(codes: AnyCodes, share: float = CUT) -> Float[np.ndarray, " latent"]:
     width = held.shape[1]
     latent = held.indices[size > 0]
     size = size[size > 0]
-    unit = np.zeros(width)
-    cut = np.zeros(width)
+    unit = zeros(width)
+    cut = zeros(width)
     # In units of the latent's largest code, so that no square overflows or underflows.
     np.maximum.at(unit, latent, size)
     size = size / unit[latent]
     # Each round drops codes below a share of the mean of the rest. That raises the mean and so the
     # cut, until no code is dropped.
     while len(size):
-        sums = np.bincount(latent, size, width)
-        squares = np.bincount(latent, size**2, width)
+        sums = bincount(latent, size, width)
+        squares = bincount(latent, size**2, width)
         cut = np.where(sums > 0, share * ratio(squares, sums), cut)
         stays = size > cut[latent]
-        moves = np.bincount(latent[~stays], minlength=width) > 0
+        moves = bincount(latent[~stays], minlength=width) > 0
         stays &= moves[latent]
         latent = latent[stays]
         size = size[stays]

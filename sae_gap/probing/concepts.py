@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Bool, Int
-from numpy import array
+from numpy import arange, argsort, array, concatenate, unique
 
 from sae_gap.core import Task, evenly_spaced
 from sae_gap.data import HeldOut
@@ -201,12 +201,12 @@ def choose_rows(
       Their numbers, ascending.
     """
     order = np.random.default_rng(seed).permutation(len(tokens.texts))
-    _, word = np.unique(tokens.words[order], return_inverse=True)
+    _, word = unique(tokens.words[order], return_inverse=True)
     few = order[_rank_in_group(word) < WORD_ROWS]
     ranked = [few[inside[few]] for a, b in pairs for inside in cells(a, b).values()]
 
     def first(count: int) -> Int[np.ndarray, " chosen"]:
-        return np.unique(np.concatenate([rows[:count] for rows in ranked]))
+        return unique(concatenate([rows[:count] for rows in ranked]))
 
     counts = range(1, max(map(len, ranked)) + 1)
     return first(bisect_right(counts, most, key=lambda count: len(first(count))))
@@ -266,7 +266,7 @@ def split_cells(a: Concept, b: Concept, tokens: Tokens, seed: int) -> Split:
             "give more documents or leave the pair out."
         )
     sets = {
-        kind: np.concatenate(
+        kind: concatenate(
             [learned[name][: share * unit] for name, share in parts.items()]
         )
         for kind, parts in SHARES.items()
@@ -278,7 +278,7 @@ def _halves(
     names: np.ndarray, rng: np.random.Generator
 ) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
     """Masks of the rows whose names are drawn for training, and of the others."""
-    every, member = np.unique(names, return_inverse=True)
+    every, member = unique(names, return_inverse=True)
     train = np.zeros(len(every), bool)
     train[rng.permutation(len(every))[: round(TRAIN * len(every))]] = True
     return train[member], ~train[member]
@@ -286,10 +286,10 @@ def _halves(
 
 def _rank_in_group(groups: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """For each entry, how many entries of its group come before it."""
-    order = np.argsort(groups, kind="stable")
+    order = argsort(groups, kind="stable")
     ordered = groups[order]
-    ranks = np.arange(len(groups)) - np.searchsorted(ordered, ordered)
-    return ranks[np.argsort(order)]
+    ranks = arange(len(groups)) - np.searchsorted(ordered, ordered)
+    return ranks[argsort(order)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -306,7 +306,7 @@ class Probed(HeldOut):
     @property
     def counts(self) -> Bool[np.ndarray, " n"]:
         """True for the rows that count, (n,)."""
-        every = np.arange(len(self.scored))
+        every = arange(len(self.scored))
         return np.isin(every, evenly_spaced(len(every), MATCHED))
 
     def task(self) -> Task:

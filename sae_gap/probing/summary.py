@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from math import sqrt
 
 import numpy as np
+from numpy import array
 
 from sae_gap import catalogue
 from sae_gap.analysis import comparison
@@ -43,10 +44,10 @@ def overall(rows: Sequence[Row], baseline: str) -> list[Row]:
                 "splits": row["splits"],
             }
             for score in SCORES:
-                values = np.array(row[f"{score} {probe}"], float)
+                values = array(row[f"{score} {probe}"], float)
                 line[score], line[f"{score}_half"] = _interval(values)
                 if score in ("auc_ood", "drop", "accuracy_drop"):
-                    base = np.array(own.get(f"{score} {probe}", np.nan), float)
+                    base = array(own.get(f"{score} {probe}", np.nan), float)
                     line[f"more_{score}"], line[f"more_{score}_half"] = _interval(
                         values - base
                     )
