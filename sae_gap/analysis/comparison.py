@@ -25,9 +25,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.special
 from jaxtyping import Float
+from numpy import isfinite
 from numpy.typing import ArrayLike
+from scipy.special import stdtrit
 
 # Fewer documents hardly show how much documents differ.
 FEW_DOCUMENTS = 10
@@ -68,7 +69,7 @@ class Comparison(NamedTuple):
     @property
     def reason(self) -> str:
         """Why a difference is not judged; empty if it is judged, or if none shows."""
-        if not np.isfinite(self.low):
+        if not isfinite(self.low):
             return "not judged: one document has no interval"
         if self.sign or self.low * self.high <= 0:
             return ""
@@ -86,7 +87,7 @@ class Comparison(NamedTuple):
 
     def _points(self, sign: int) -> str:
         numbers = [100 * sign * value for value in (self.more, self.low, self.high)]
-        if not np.isfinite(self.low):
+        if not isfinite(self.low):
             return f"{numbers[0] + 0:.1f} (no interval)"
         # Never round an end that is not zero to zero.
         sizes = [abs(number) for number in numbers]
@@ -116,8 +117,8 @@ def compare(
     Returns:
       The comparison.
     """
-    errors = np.array([one, other], np.float64)
-    far = np.asarray(variance, np.float64)
+    errors = np.array([one, other], float)
+    far = np.asarray(variance, float)
     explained = 1 - errors.sum(axis=1) / far.sum()
     low, high = interval(errors[1] - errors[0], far)
     first, second = explained.tolist()
@@ -131,13 +132,14 @@ def interval(
     """The ends of the 95 % interval of `Σ difference / Σ variance`, as the module defines it; they
     are infinite if a single document has all of the variance.
     """
-    share = variance / variance.sum(axis=-1, keepdims=True)
+    whole = variance.sum(axis=-1, keepdims=True)
+    share = variance / whole
     mean = difference.sum(axis=-1) / variance.sum(axis=-1)
-    rest = difference / variance.sum(axis=-1, keepdims=True) - mean[..., None] * share
+    rest = difference / whole - mean[..., None] * share
     with np.errstate(divide="ignore", invalid="ignore"):
-        spread = np.sqrt(np.sum((rest / (1 - share)) ** 2, axis=-1))
-    count = np.sum(share**2, axis=-1) ** 2 / np.sum(share**4, axis=-1)
-    half = scipy.special.stdtrit(np.maximum(count - 1, 1), 0.975) * spread
+        spread = np.sqrt(((rest / (1 - share)) ** 2).sum(axis=-1))
+    count = (share**2).sum(axis=-1) ** 2 / (share**4).sum(axis=-1)
+    half = stdtrit(np.maximum(count - 1, 1), 0.975) * spread
     half = np.where(share.max(axis=-1) < 1, half, np.inf)
     return mean - half, mean + half
 

@@ -31,8 +31,8 @@ intervals, over documents or seeds, are those of `sae_gap.analysis.comparison`.
 """
 
 import re
-import statistics
 from collections.abc import Collection, Iterable, Sequence
+from statistics import fmean
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -72,6 +72,7 @@ PARTS = ("values", "support", "dictionary")
 # The parts of the support part, and others of the amortisation part, where they are known.
 SUPPORT = ("selection", "screening")
 AMORTISED = ("training", "form", "search")
+_SPLIT = ("amortisation", *PARTS, *SUPPORT, *AMORTISED)
 # Codes of encoders that were trained on the dictionary as it is, with the sizes in their names.
 TRAINED = re.compile(r"retrained|hidden_(?P<hidden>\d+)|learned_steps_(?P<steps>\d+)")
 # Candidates for the best codes at a mean L0, as sentences name them.
@@ -116,7 +117,7 @@ def best(candidates: Iterable[Codes], loss: str) -> Codes | None:
     sign = 1 if loss in LOSSES else -1
 
     def mean(codes: Codes) -> float:
-        return sign * statistics.fmean(row[loss] for row in codes)
+        return sign * fmean(row[loss] for row in codes)
 
     return min(candidates, key=mean, default=None)
 
@@ -140,8 +141,9 @@ def compared(better: Codes, worse: Codes, loss: str = "fvu") -> Comparison:
     """How much less the first codes lose than the second, over documents or seeds."""
     (one, unit) = _losses(better, loss)
     (other, _) = _losses(worse, loss)
-    l0s = (better[0]["l0"], worse[0]["l0"]) if loss in LOSSES else (1.0, 1.0)
-    return compare(one, other, unit, l0s)
+    if loss not in LOSSES:
+        return compare(one, other, unit)
+    return compare(one, other, unit, (better[0]["l0"], worse[0]["l0"]))
 
 
 class Compared(NamedTuple):
@@ -186,7 +188,7 @@ class Compared(NamedTuple):
             if len(further) == len(keeping):
                 return None
         top = best(candidates, loss)
-        if top is None:
+        if not top:
             return None
         by_name = dict(reversed(named))
         return cls(
@@ -209,11 +211,11 @@ def split(codes: Compared, loss: str) -> dict[str, Comparison]:
         # Without a better form neither is known.
         if _name(learned[0]) != _name(retrained[0]):
             pairs |= {"form": (learned, retrained), "search": (best, learned)}
-    if kept is not None:
+    if kept:
         pairs |= {"values": (kept, own), "support": (best, kept)}
-        if proposed is not None:
+        if proposed:
             pairs |= {"selection": (proposed, kept), "screening": (best, proposed)}
-    if reference is not None:
+    if reference:
         pairs["dictionary"] = reference, best
     return {part: compared(*pair, loss) for part, pair in pairs.items()}
 
@@ -224,19 +226,18 @@ def line_of(codes: Compared, loss: str) -> Row:
     parts = split(codes, loss)
     lost, unit = _losses(own, loss)
     whole = parts["amortisation"].other
-    line: Row = {"loss": loss} | {
-        name: own[0][name] for name in _ABOUT if name in own[0]
-    }
+    first = own[0]
+    line: Row = {"loss": loss} | {name: first[name] for name in _ABOUT if name in first}
     line |= {"units": int(np.count_nonzero(unit)), "total": 1 - whole}
     for name, column in {"l0": "l0", "atoms_found": "close"}.items():
-        if column in own[0]:
-            line[name] = statistics.fmean(row[column] for row in own)
-    for part in ("amortisation", *PARTS, *SUPPORT, *AMORTISED):
+        if column in first:
+            line[name] = fmean(row[column] for row in own)
+    for part in _SPLIT:
         amount = parts.get(part)
         line[f"{part}_part"] = amount and amount.more
         line[f"{part}_low"] = amount and amount.low
         line[f"{part}_high"] = amount and amount.high
-    last = best if reference is None else reference
+    last = reference or best
     line["rest"] = 1 - compared(last, own, loss).one
     if loss in LOSSES:
         share = compare(_losses(best, loss)[0], lost, lost)
@@ -300,7 +301,7 @@ def _line(own: Codes, group: Codes, above: Codes, loss: str) -> list[Row]:
         others = [codes for codes in others if _name(codes[0]) in BEST]
     reference = best(others, loss)
     chosen = Compared.choose(own, _on_seeds(group, seeds), reference, loss)
-    if chosen is None or reference is None:
+    if not chosen or not reference:
         return []
     return [line_of(chosen, loss)]
 
@@ -309,13 +310,12 @@ def shares(line: Row, *names: str) -> str:
     """Says which shares of some parts of a loss are the encoder's, the dictionary's and the rest:
     "x % encoder, y % dictionary, z % rest".
     """
-    columns = {
-        "encoder": "amortisation_part",
-        "dictionary": "dictionary_part",
-        "rest": "rest",
+    known = {
+        "encoder": line["amortisation_part"],
+        "dictionary": line["dictionary_part"],
+        "rest": line["rest"],
     }
-    amounts = {name: line[columns[name]] for name in names or columns}
-    amounts = {name: amount for name, amount in amounts.items() if amount is not None}
+    amounts = {name: known[name] for name in names or known if known[name] is not None}
     whole = sum(amounts.values())
     return ", ".join(
         f"{100 * amount / whole:.0f} % {name}" for name, amount in amounts.items()
@@ -329,27 +329,29 @@ def sentence(line: Row) -> str:
         for part in ("values", "support", *SUPPORT, *AMORTISED)
         if line[f"{part}_part"] is not None
     ]
-    low, high = (100 * line[f"share_{end}"] for end in ("low", "high"))
-    where = f"{low:.0f} to {high:.0f} " * bool(np.isfinite(low)) + over(
-        line["units"], "document"
-    )
+    where = over(line["units"], "document")
+    if np.isfinite(line["share_low"]):
+        where = (
+            f"{100 * line['share_low']:.0f} to {100 * line['share_high']:.0f} {where}"
+        )
     encoder, *others = shares(line).split(", ")
     rest = ", ".join([f"{encoder} ({where}; {', '.join(inner)})", *others])
-    beside = f" beside {line['best']}" * (line["best"] != line["dictionary"])
     lost = f"{line['total']:.3f} {LOSSES[line['loss']].lost} at L0 {line['l0']:.0f}"
-    return f"{line['dictionary']} loses {lost}{beside}: {rest}"
+    if line["best"] != line["dictionary"]:
+        lost += f" beside {line['best']}"
+    return f"{line['dictionary']} loses {lost}: {rest}"
 
 
 def table_of(lines: Lines, title: str, names: str = "dictionary") -> Table:
     """The table of splits, each part with half its interval."""
     shown = []
-    for line in lines:
-        loss = line["loss"]
-        line = line | {"loss": LOSSES[loss].label if loss in LOSSES else loss}
-        for part in ("amortisation", *PARTS, *SUPPORT, *AMORTISED):
-            low, high = (line[f"{part}_{end}"] for end in ("low", "high"))
-            if low is not None and np.isfinite(low):
-                line[f"{part}_part_half"] = (high - low) / 2
+    for line in map(dict, lines):
+        if line["loss"] in LOSSES:
+            line["loss"] = LOSSES[line["loss"]].label
+        for part in _SPLIT:
+            low = line[f"{part}_low"]
+            if is_finite(low):
+                line[f"{part}_part_half"] = (line[f"{part}_high"] - low) / 2
         if line["best"] == line["dictionary"]:
             # The best dictionary's own part is zero by definition.
             line["dictionary_part"] = None

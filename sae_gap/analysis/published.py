@@ -2,12 +2,11 @@
 that is close.
 """
 
-import ast
-import csv
-import functools
-import itertools
-import pathlib
-from collections.abc import Sequence
+from ast import literal_eval
+from csv import DictReader
+from functools import cache
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 from sae_gap.analysis import Lines, Table, tables
@@ -47,22 +46,20 @@ def published(study: str | None = None) -> list[Row]:
     Returns:
       The lines, in the order of the file; none if nothing was published for the study.
     """
-    lines = read(pathlib.Path(__file__).with_name("published.csv").read_text())
+    lines = read(Path(__file__).with_name("published.csv").read_text())
     return [line for line in lines if study in (None, line["study"])]
 
 
-@functools.cache
+@cache
 def read(text: str) -> list[Row]:
     """The lines of a CSV file without comments: a cell is a number, a text, or None if empty."""
-    lines = csv.DictReader(
-        line for line in text.splitlines() if not line.startswith("#")
-    )
+    lines = DictReader(line for line in text.splitlines() if not line.startswith("#"))
     return [{name: _value(cell) for name, cell in line.items()} for line in lines]
 
 
 def _value(cell: str) -> Any:
     try:
-        return ast.literal_eval(cell)
+        return literal_eval(cell)
     except (ValueError, SyntaxError):
         return cell or None
 
@@ -93,13 +90,17 @@ def compare(summary: Lines, study: str) -> list[Row]:
       `close`.
     """
     lines = published(study)
-    coordinates = _varying(_COORDINATES, lines)
+    coordinates = [
+        name
+        for name in _COORDINATES
+        if any(line.get(name) is not None for line in lines)
+    ]
     metrics = [
         name.removesuffix("_mean") for name in lines[0] if name.endswith("_mean")
     ]
     return [
         {name: line[name] for name in coordinates} | _compared(ours, line, metric)
-        for line, ours in itertools.product(lines, summary)
+        for line, ours in product(lines, summary)
         if _agrees(ours, line)
         for metric in metrics
         if None not in (line[f"{metric}_mean"], ours.get(f"{metric}_mean"))
@@ -118,22 +119,22 @@ def _agrees(ours: Row, line: Row) -> bool:
 
 
 def _compared(ours: Row, line: Row, metric: str) -> Row:
-    number = ours[f"{metric}_mean"]
     mean = line[f"{metric}_mean"]
     sd = line[f"{metric}_sd"]
+    difference = ours[f"{metric}_mean"] - mean
     factor = _MP_FACTOR if "mp" in (line["dictionary"], line["base"]) else 1
     relative = metric.removesuffix("_id").removesuffix("_ood") in _RELATIVE
     least = factor * (_RELATIVE_TOLERANCE * abs(mean) if relative else _TOLERANCE)
     tolerance = max(2 * (sd or 0.0), least) + _ROUNDING * relative
     return {
         "metric": metric,
-        "ours": number,
+        "ours": ours[f"{metric}_mean"],
         "published": mean,
         "published_sd": sd,
-        "difference": number - mean,
+        "difference": difference,
         "tolerance": tolerance,
         "relative": relative,
-        "close": abs(number - mean) <= tolerance,
+        "close": abs(difference) <= tolerance,
     }
 
 
@@ -153,28 +154,21 @@ def table(comparison: Lines) -> Table:
     return tables.table(title, " ".join(names), far)
 
 
-def _varying(columns: Sequence[str], rows: Lines) -> list[str]:
-    """The columns that some row has."""
-    return [name for name in columns if any(row.get(name) is not None for row in rows)]
-
-
 def agreement(place: str, comparison: Lines) -> str:
     """A line of Markdown on a comparison: its numbers, those that are close, and the furthest."""
     close = sum(row["close"] for row in comparison)
     count = len(comparison)
     row = max(comparison, key=distance)
-    varied = [f"{name} {row[name]:,}" for name in VARIED if row.get(name) is not None]
-    where = [
-        f"{row['method']} at {row['num_latents']:,} latents",
-        *varied,
-        row["metric"],
-    ]
+    where = [f"{row['method']} at {row['num_latents']:,} latents"]
+    where += [f"{name} {row[name]:,}" for name in VARIED if row.get(name) is not None]
+    where.append(row["metric"])
     form = ".3g" if row["relative"] else ".3f"
-    spread = "" if row["published_sd"] is None else f" ± {row['published_sd']:{form}}"
     furthest = (
         f"{', '.join(where)}: {row['ours']:{form}}, published {row['published']:{form}}"
     )
-    return f"| {place} | {count:,} | {close:,} | {close / count:.1%} | {furthest}{spread} |"
+    if row["published_sd"] is not None:
+        furthest += f" ± {row['published_sd']:{form}}"
+    return f"| {place} | {count:,} | {close:,} | {close / count:.1%} | {furthest} |"
 
 
 def distance(row: Row) -> float:

@@ -10,10 +10,11 @@ from sae_gap.storage import Row, grouped
 # Columns of the lasso in the middle of a curve, by their names in its line.
 _MIDDLE = {
     "samples": "num_scored",
-    **{
-        name: name
-        for name in ("num_latents", "input_dim", "seed", "lam", "unconverged")
-    },
+    "num_latents": "num_latents",
+    "input_dim": "input_dim",
+    "seed": "seed",
+    "lam": "lam",
+    "unconverged": "unconverged",
     "optimum_l0": "l0",
     "optimum_fvu": "fvu",
     "certificate": "own_certificate",
@@ -65,11 +66,10 @@ def gap_lines(rows: Rows) -> list[Row]:
             continue
         middle = _middle(found)
         own = at(found, ["own"])
-        line = {"dictionary": name} | {
-            column: middle[key] for column, key in _MIDDLE.items()
-        }
-        if own is not None:
-            line |= {column: own[column] for column in ("l0", "fvu")}
+        line = {"dictionary": name}
+        line |= {column: middle[key] for column, key in _MIDDLE.items()}
+        if own:
+            line |= {"l0": own["l0"], "fvu": own["fvu"]}
             line |= {column: middle[column] for column in _GAP.split()}
         lines.append(line | {"unused": middle["unused"]})
     return lines
@@ -89,8 +89,11 @@ def worst_lines(rows: Rows, source: Any) -> list[Row]:
         middle = _middle(found)
         if any(row.get("dead") for row in found) or found[0]["family"] == "control":
             continue
-        names = ("worst", "worst_gap", "worst_relative_gap")
-        columns = (middle.get(column, ()) for column in names)
+        if "worst" not in middle:
+            continue
+        columns = [
+            middle[name] for name in ("worst", "worst_gap", "worst_relative_gap")
+        ]
         for sample, gap, relative in zip(*columns, strict=True):
             place = source.places[sample]
             document = None if held.documents is None else int(held.documents[place])
@@ -134,13 +137,11 @@ def curve_lines(rows: Rows) -> list[Row]:
                 row["own_certificate"] for row in found if row["codes"] == "lasso"
             ),
         }
-        if own is not None:
+        if own:
             line |= {"l0": own["l0"], "refit_l0": again["l0"]}
-            for column, row in (("fvu", own), ("refit_fvu", again)):
-                line[column] = row["fvu"]
-                line[f"{column}_ratio"] = (
-                    row["fvu"] / best["fvu"] if best["fvu"] > 0 else None
-                )
+            for column, row in {"fvu": own, "refit_fvu": again}.items():
+                ratio = row["fvu"] / best["fvu"] if best["fvu"] > 0 else None
+                line |= {column: row["fvu"], f"{column}_ratio": ratio}
         scored = own or best
         further = {
             name: scored[name] for name in catalogue.default_columns() if name in scored
@@ -163,12 +164,11 @@ def atom_lines(rows: Rows) -> list[Row]:
                 "dictionary": name,
                 "coherence_median": shares[50],
                 "coherence_95": shares[95],
+                "num_latents": row["num_latents"],
+                "dead_atoms": row["dead_atoms"],
+                "duplicates": row["duplicates"],
+                "agreement": row.get("agreement"),
             }
-            | {
-                column: row[column]
-                for column in ("num_latents", "dead_atoms", "duplicates")
-            }
-            | {"agreement": row.get("agreement")}
         )
     return lines
 

@@ -1,11 +1,11 @@
 """Tables of rows: means and deviations over seeds, as CSV files, for a page and for a terminal."""
 
-import csv
-import io
-import math
-import os
-import statistics
 from collections.abc import Iterable, Mapping, Sequence
+from csv import DictWriter
+from io import StringIO
+from math import fsum, isfinite
+from os import PathLike
+from statistics import stdev
 from typing import Any, NamedTuple, TypeAlias
 
 from sae_gap.storage import CELL, SIZES, Folder, Row, grouped
@@ -59,13 +59,13 @@ def summarise(
     for group in groups.values():
         _check_seeds(group, by)
     if metrics is None:
-        finite = {
-            name: None
+        left_out = {*by, *_NOT_METRICS}
+        names = dict.fromkeys(
+            name
             for row in rows
             for name, value in row.items()
-            if is_finite(value)
-        }
-        names = [name for name in finite if name not in (*by, *_NOT_METRICS)]
+            if name not in left_out and is_finite(value)
+        )
         # Seconds come last.
         metrics = sorted(names, key=lambda name: name.endswith("_seconds"))
     seen = [row["method"] for row in rows if "method" in row]
@@ -88,8 +88,8 @@ def summarise(
             found = [float(row[metric]) for row in group if is_finite(row.get(metric))]
             mean = sd = None
             if len(found) == len(group):
-                mean = math.fsum(value / len(found) for value in found)
-                sd = statistics.stdev(found) if len(found) > 1 else None
+                mean = fsum(value / len(found) for value in found)
+                sd = stdev(found) if len(found) > 1 else None
             line |= {f"{metric}_mean": mean, f"{metric}_sd": sd}
         summary.append(line)
     return summary
@@ -112,17 +112,18 @@ def _check_seeds(group: Lines, by: Sequence[str]) -> None:
         )
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """True for a number; a truth value is none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def is_finite(value: Any) -> bool:
     """True for a number that is neither infinite nor NaN."""
-    return _is_number(value) and math.isfinite(value)
+    return is_number(value) and isfinite(value)
 
 
 def write_table(
-    folder: str | os.PathLike[str] | Folder,
+    folder: str | PathLike[str] | Folder,
     name: str,
     lines: Lines,
 ) -> None:
@@ -143,8 +144,8 @@ def write_table(
     columns = dict.fromkeys(
         name for line in lines for name in line if name not in listed
     )
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    text = StringIO()
+    writer = DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     Folder(folder).write(name, text.getvalue().encode())
@@ -187,7 +188,7 @@ def _column(lines: Lines, name: str) -> tuple[bool, list[str]]:
             _mean(line.get(mean), line.get(sd), _decimals(largest)) for line in lines
         ]
     values = [line.get(name) for line in lines]
-    numeric = all(value is None or _is_number(value) for value in values)
+    numeric = all(value is None or is_number(value) for value in values)
     return numeric, ["-" if value is None else _value(value) for value in values]
 
 
@@ -196,7 +197,7 @@ def _decimals(size: float) -> int:
 
 
 def _mean(mean: float | None, sd: float | None, decimals: int) -> str:
-    if mean is None or not math.isfinite(mean):
+    if mean is None or not isfinite(mean):
         return "-"
     size = abs(mean)
     if 0 < size < 10 ** (1 - decimals):
@@ -207,7 +208,7 @@ def _mean(mean: float | None, sd: float | None, decimals: int) -> str:
 
 
 def _value(value: Any) -> str:
-    if not _is_number(value):
+    if not is_number(value):
         return str(value)
     return f"{value:,}" if isinstance(value, int) else f"{value:,.6g}"
 

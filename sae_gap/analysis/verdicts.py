@@ -27,8 +27,8 @@ intervals are those of `sae_gap.analysis.comparison`, over documents; they take 
 and the mean as fixed.
 """
 
-import dataclasses
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from sae_gap.analysis import BEST, Comparison, Rows, at, by_dictionary, parts, rows_at
 from sae_gap.storage import Row
@@ -42,7 +42,7 @@ ROWS_AN_ATOM = 20
 _ALIKE = 0.02
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Verdict:
     """The verdict on an SAE or a dictionary; as a text, lines to be quoted.
 
@@ -87,23 +87,22 @@ class Verdict:
         """The sentences, by the subject that they judge."""
         lines = {}
         if self.suspicions is not None:
-            lines["Loading"] = self._loading(self.suspicions)
+            lines["Loading"] = self._loading(*self.suspicions)
         return lines | {"Encoder": self._encoder(), "Dictionary": self._dictionary()}
 
     def __str__(self) -> str:
         return "\n".join(f"{name}: {sentence}" for name, sentence in self.lines.items())
 
-    def _loading(self, suspicions: Sequence[str]) -> str:
-        reasons = [*suspicions]
+    def _loading(self, *reasons: str) -> str:
         if self.dead:
-            reasons.append("its encoder is dead")
+            reasons += ("its encoder is dead",)
         if not reasons:
             return "nothing found"
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
         return f"suspicious, because {reasons[0].rstrip('.')}{more}"
 
     def _encoder(self) -> str:
-        if self.own is None:
+        if not self.own:
             return "there is none, only a decoder"
         l0 = self.own["l0"]
         if self.dead:
@@ -130,8 +129,10 @@ class Verdict:
         if self.unsure:
             told += f". Amortisation is not judged by the network of its input, since {self.unsure}"
         elif "unreached" in points:
-            told = f"at least {points['amortisation']} in amortisation, "
-            told += f"at most {points['unreached']} not reached by the network"
+            told = (
+                f"at least {points['amortisation']} in amortisation, at most "
+                f"{points['unreached']} not reached by the network"
+            )
         return (
             f"{finding} its own explain {_share(lost.other)} of the variance, the best at {where} "
             f"{_share(lost.one)} ({BEST[self.best['codes']]}), {lost}: {told}"
@@ -141,7 +142,7 @@ class Verdict:
         explain = f"at L0 {self.common['l0']:.1f} its best codes explain {_share(self.explained)}"
         if self.dead:
             return f"not judged, since its encoder is dead; {explain} of the variance"
-        if self.rival is None or "dictionary" not in self.losses:
+        if not self.rival or "dictionary" not in self.losses:
             mend = f"{RIVAL} was left out of the controls; name it there to have it"
             if "skip" in self.common:
                 mend = f"its skip explains without atoms, and {RIVAL} has none"
@@ -149,15 +150,11 @@ class Verdict:
         rows = self.rival["learned_from"]
         width = self.rival["num_latents"]
         lost = self.losses["dictionary"]
-        kind = {
-            1: "worse than",
-            0: "neither better nor worse beyond doubt than",
-            -1: "better than",
-        }
+        kinds = ("neither better nor worse beyond doubt", "worse", "better")
         # A rival that learned from too few rows and still wins is a rival.
         few = _few(rows, width) if lost.sign <= 0 else ""
         few = few or lost.reason.removeprefix("not judged")
-        finding = "not judged against" if few else kind[lost.sign]
+        finding = "not judged against" if few else f"{kinds[lost.sign]} than"
         width_told = f", {width:,} atoms" if width != self.common["num_latents"] else ""
         return (
             f"{finding} one ({RIVAL}{width_told}) learned from {rows:,} other rows{few}; {explain} "
@@ -181,14 +178,13 @@ def verdict(
     subjects = by_dictionary(rows)
     rivals = [row for row in subjects.get(RIVAL, ()) if row["family"] == "control"]
     rival = at(rivals, BEST, "common")
-    suspected = suspicions or {}
     verdicts = []
     for name, scored in subjects.items():
         if scored[0]["family"] == "control":
             continue
         judged = Verdict(
             dictionary=name,
-            suspicions=suspected.get(name),
+            suspicions=(suspicions or {}).get(name),
             own=at(scored, ["own"]),
             best=at(scored, BEST),
             common=at(scored, BEST, "common"),
@@ -202,17 +198,18 @@ def verdict(
 def _judge(verdict: Verdict, rows: Sequence[Row]) -> Verdict:
     """The verdict with its losses, from the rows of its dictionary."""
     own = verdict.own
-    losses = dict[str, Comparison]()
-    if verdict.rival is not None and "skip" not in verdict.common:
-        losses["dictionary"] = compare_rows(verdict.rival, verdict.common)
+    losses: dict[str, Comparison] = {}
     reference = None
-    if verdict.rival and "dictionary" in losses and verdict.common is verdict.best:
-        reference = None if losses["dictionary"].reason else [verdict.rival]
+    if verdict.rival and "skip" not in verdict.common:
+        lost = compare_rows(verdict.rival, verdict.common)
+        losses["dictionary"] = lost
+        if verdict.common is verdict.best and not lost.reason:
+            reference = [verdict.rival]
     trained = [row["codes"] for row in rows if parts.TRAINED.fullmatch(row["codes"])]
     kinds = (parts.KEPT, BEST, ["proposed"], ["retrained"], trained)
     group = [[row] for kind in kinds for row in rows_at(rows, kind)]
     if own is None:
-        return dataclasses.replace(verdict, losses=losses)
+        return replace(verdict, losses=losses)
     codes = parts.Compared.choose([own], group, reference, "fvu")
     # A verdict has best codes.
     assert codes is not None
@@ -221,15 +218,15 @@ def _judge(verdict: Verdict, rows: Sequence[Row]) -> Verdict:
     losses = {"encoder": split.pop("amortisation")} | split | losses
     predicted = at(rows, ["predicted"])
     unsure = _doubt(predicted, own)
-    if predicted is not None and not unsure:
+    if predicted and not unsure:
         losses["amortisation"] = compare_rows(predicted, own)
         losses["unreached"] = compare_rows(verdict.best, predicted)
-    return dataclasses.replace(verdict, losses=losses, unsure=unsure, line=line)
+    return replace(verdict, losses=losses, unsure=unsure, line=line)
 
 
 def _doubt(predicted: Row | None, own: Row) -> str:
     """Why a network that predicts a transcoder's target splits no loss; empty if it does."""
-    if predicted is None:
+    if not predicted:
         return ""
     rows = predicted.get("network_rows", 0)
     few = _few(rows, predicted["num_latents"])
@@ -250,7 +247,8 @@ def compare_dictionaries(rows: Rows, one: str, other: str) -> Comparison:
     `sae_gap.measure.run`, explain at the common L0.
     """
     subjects = by_dictionary(rows)
-    return compare_rows(*(at(subjects[name], BEST, "common") for name in (one, other)))
+    first = at(subjects[one], BEST, "common")
+    return compare_rows(first, at(subjects[other], BEST, "common"))
 
 
 def ranking(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], str]:
@@ -274,11 +272,12 @@ def ranking(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], str]:
         )
     first, second = judged[:2]
     lead = compare_rows(first.common, second.common)
-    best = f"none is the best beyond doubt{lead.reason.removeprefix('not judged')}"
-    if lead.sign > 0:
-        best = f"{first.dictionary} is the best"
     if len({"skip" in each.common for each in judged}) > 1:
         best = "none is judged the best, since only some have a skip"
+    elif lead.sign > 0:
+        best = f"{first.dictionary} is the best"
+    else:
+        best = f"none is the best beyond doubt{lead.reason.removeprefix('not judged')}"
     return ordered, (
         f"Of the dictionaries {best}. Explained by the best codes of {_explains(first)} of the "
         f"variance, those of {_explains(second)}: {lead}."
@@ -314,7 +313,7 @@ def standings(verdicts: Sequence[Verdict]) -> list[Row]:
         if own := each.own:
             dead = own["num_latents"] - own["fired"]
             line |= {"own_fvu": own["fvu"], "l0": own["l0"], "dead_latents": dead}
-            line["cost"] = own.get("cost")
+            line |= {"cost": own.get("cost")}
         for name in ("values", "support", "dictionary"):
             lost = each.losses.get(name)
             line[f"{name}_part"] = lost and 100 * lost.more

@@ -2,7 +2,8 @@
 
 from matplotlib.figure import Figure
 
-from sae_gap.figures import codes_label, draw_lines, labels, style, trained_name
+from sae_gap.figures import codes_label, draw_lines, labels, trained_name
+from sae_gap.figures.style import QUIET, Rows, means
 from sae_gap.storage import Row
 
 # Colours, markers and labels of codes, by name or by family and screens; others are named by
@@ -28,7 +29,7 @@ _CAPTION = (
 )
 
 
-def budget(rows: style.Rows) -> Figure | None:
+def budget(rows: Rows) -> Figure | None:
     """Draws the gap and the recovery of inference on one dictionary, out of distribution, against
     its cost.
 
@@ -46,7 +47,7 @@ def budget(rows: style.Rows) -> Figure | None:
     """
     rows = list(rows)
     metrics = ("relative_gap_ood", "mcc_ood")
-    points = style.means(rows, ("inference", "depth", "iterations", "flops"), metrics)
+    points = means(rows, ("inference", "depth", "iterations", "flops"), metrics)
     for point in points:
         point["text"] = str(point["depth"] or point["iterations"] or "")
         if not point["flops"]:
@@ -66,7 +67,7 @@ def budget(rows: style.Rows) -> Figure | None:
     )
 
 
-def loss_by_cost(rows: style.Rows) -> Figure | None:
+def loss_by_cost(rows: Rows) -> Figure | None:
     """Draws the cost in nats of codes on one dictionary against their cost, in products with the
     dictionary and in processor time.
 
@@ -80,7 +81,7 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
     points = []
     for row in sorted(rows, key=lambda row: row["products"] or 0):
         line = _line(row)
-        if line is not None:
+        if line:
             points.append({**row, "line": line, "text": _text(row)})
     costly = [point for point in points if point["products"]]
     if not costly:
@@ -115,7 +116,7 @@ def loss_by_cost(rows: style.Rows) -> Figure | None:
     for axes in figure.axes:
         axes.set_ylim(0, 1.1 * max(heights) if heights else None)
         axes.set_xlim(min(0.5, *costs), 2 * max(costs))
-        axes.axvline(1, color=style.QUIET, linewidth=0.6, linestyle=":", zorder=1)
+        axes.axvline(1, color=QUIET, linewidth=0.6, linestyle=":", zorder=1)
     return figure
 
 
@@ -139,7 +140,7 @@ def _text(row: Row) -> str:
     return str(row.get("iterations") or row["codes"].replace("_", " "))
 
 
-def recovery_by_seconds(rows: style.Rows) -> Figure | None:
+def recovery_by_seconds(rows: Rows) -> Figure | None:
     """Draws each learner's recovery, of the dictionary and of the codes out of distribution,
     against the seconds that it takes.
 
@@ -155,7 +156,7 @@ def recovery_by_seconds(rows: style.Rows) -> Figure | None:
     """
     rows = list(rows)
     metrics = ("cosine", "mcc_ood")
-    points = style.means(rows, ("method", "dictionary"), ("fit_seconds", *metrics))
+    points = means(rows, ("method", "dictionary"), ("fit_seconds", *metrics))
     for point in points:
         if point["dictionary"] == "oracle":
             point["fit_seconds_mean"] = None

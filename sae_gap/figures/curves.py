@@ -5,23 +5,31 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from sae_gap.analysis import tables
-from sae_gap.figures import draw_lines, labels, style
+from sae_gap.analysis.tables import summarise
+from sae_gap.figures import draw_lines, style
+from sae_gap.figures.labels import colour, label, metric_label, rank
+from sae_gap.figures.style import QUIET, Rows
 
 _CLOSE = 0.9
 
 # Groups of features, in drawing order.
 _PANELS = {
     "level of the feature in its tree": (
-        *("roots", "children", "grandchildren", "great_grandchildren"),
-        *("level_4", "level_5", "level_6", "free"),
+        "roots",
+        "children",
+        "grandchildren",
+        "great_grandchildren",
+        "level_4",
+        "level_5",
+        "level_6",
+        "free",
     ),
     "frequency of the feature, by quartile": ("frequent", "common", "uncommon", "rare"),
 }
 
 
 def curve(
-    rows: style.Rows,
+    rows: Rows,
     x: str,
     y: str,
     *,
@@ -62,7 +70,7 @@ def curve(
     means = style.means(shown, (*by, x), (y,))
     if not means:
         return None
-    means.sort(key=lambda mean: [labels.rank(mean[name], name) for name in by])
+    means.sort(key=lambda mean: [rank(mean[name], name) for name in by])
     return draw_lines(
         [*means, *style.means(flat, by, (y,))],
         x,
@@ -73,11 +81,11 @@ def curve(
         ticks=True,
         logy=(y,) * logy,
         of=shown,
-        title=f"{labels.metric_label(y)} by {labels.metric_label(x)}",
+        title=f"{metric_label(y)} by {metric_label(x)}",
     )
 
 
-def recovery_by_level(rows: style.Rows) -> Figure | None:
+def recovery_by_level(rows: Rows) -> Figure | None:
     """Draws the matched cosine of the features of each level and of each quartile of frequency, a
     line for each dictionary.
 
@@ -92,10 +100,10 @@ def recovery_by_level(rows: style.Rows) -> Figure | None:
       ValueError: the rows mix worlds, sizes or protocols, or hold a seed twice.
     """
     rows = list(rows)
-    tables.summarise(rows, by=("method",), metrics=())
+    summarise(rows, by=("method",), metrics=())
     first = {(row["dictionary"], row.get("seed")): row for row in reversed(rows)}
     places = [(panel, group) for panel, groups in _PANELS.items() for group in groups]
-    lines = tables.summarise(
+    lines = summarise(
         first.values(),
         by=("dictionary",),
         metrics=[f"atom_mcc_{group}" for _, group in places],
@@ -125,13 +133,11 @@ def recovery_by_level(rows: style.Rows) -> Figure | None:
 
 def _in_lines(group: str) -> str:
     """Returns the name of a group, broken into two lines if its neighbours would touch it."""
-    group = group.replace("great_", "great-\n").replace(
-        "grandchildren", "grand-\nchildren"
-    )
-    return group.replace("_", "\n")
+    named = group.replace("great_", "great-\n").replace("_", "\n")
+    return named.replace("grandchildren", "grand-\nchildren")
 
 
-def matched_cosines(rows: style.Rows) -> Figure | None:
+def matched_cosines(rows: Rows) -> Figure | None:
     """Draws how well each learned dictionary matches the true one: the matched cosines of its
     atoms, in ascending order.
 
@@ -149,7 +155,7 @@ def matched_cosines(rows: style.Rows) -> Figure | None:
       ValueError: the rows mix settings, protocols or values of lambda, or hold a seed twice.
     """
     rows = [row for row in rows if row.get("columns") in (None, "learned")]
-    tables.summarise(rows, by=("method",), metrics=())
+    summarise(rows, by=("method",), metrics=())
     seeds: Any = {}
     for row in rows:
         if row.get("cosines") and row.get("dictionary") not in (None, "oracle"):
@@ -158,7 +164,7 @@ def matched_cosines(rows: style.Rows) -> Figure | None:
             )
     points: Any = [{"dictionary": None, "matched": _CLOSE}]
     looks: Any = {}
-    for name in sorted(seeds, key=labels.rank):
+    for name in sorted(seeds, key=rank):
         # A failed fit writes null for a cosine, which counts as 0, as it must lower the curve.
         found = np.nan_to_num(np.array([*seeds[name].values()], float))
         shares = np.linspace(0, 100, 201)
@@ -166,8 +172,8 @@ def matched_cosines(rows: style.Rows) -> Figure | None:
             {"dictionary": name, "share": share, "matched": cosine}
             for share, cosine in zip(shares, np.percentile(found, shares), strict=True)
         ]
-        looks[name] = {"label": labels.label(name), "color": labels.colour(name)}
-    looks[None] = {"label": f"{_CLOSE}", "color": style.QUIET}
+        looks[name] = {"label": label(name), "color": colour(name)}
+    looks[None] = {"label": f"{_CLOSE}", "color": QUIET}
     return draw_lines(
         points,
         "share",

@@ -4,9 +4,9 @@ Learners, encoders and metrics carry their own labels; looking them up in their 
 needed, loads JAX.
 """
 
-import functools
-import zlib
+from functools import cache
 from typing import Any
+from zlib import crc32
 
 from sae_gap import catalogue
 from sae_gap.analysis import tables
@@ -70,7 +70,7 @@ _COUNTED = {
 }
 
 
-@functools.cache
+@cache
 def _dictionaries() -> dict[str, Look]:
     found: dict[str, dict[str, Look]] = {family: {} for family in _FAMILIES}
     for name, encoder in catalogue.saes().items():
@@ -85,7 +85,7 @@ def _dictionaries() -> dict[str, Look]:
     return {name: look for looks in found.values() for name, look in looks.items()}
 
 
-@functools.cache
+@cache
 def _inferences() -> dict[str, Look]:
     found = {
         "own": Look("own codes", "#7F7F7F"),
@@ -104,9 +104,9 @@ def _table(column: str) -> dict[str, Look]:
     return _TABLES.get(column, {})
 
 
-@functools.cache
+@cache
 def _metrics() -> dict[str, Column]:
-    columns = dict[str, Column]()
+    columns: dict[str, Column] = {}
     for metric in catalogue.metrics().values():
         columns |= metric.columns
     return columns
@@ -126,23 +126,23 @@ def label(name: Any, column: str = "dictionary") -> str:
     """
     if name is None:
         return f"no {metric_label(column)}"
-    if isinstance(name, int | float) and not isinstance(name, bool):
+    if tables.is_number(name):
         return _COUNTED.get(column, f"{metric_label(column)} {{}}").format(
             f"{name:,.7g}"
         )
     if str(name).startswith("tuned_"):
         return f"tuned {label(name.removeprefix('tuned_'), column)}"
     found = _find(name, column)
-    if found is None and column == "dictionary" and ":" in str(name):
+    if not found and column == "dictionary" and ":" in str(name):
         learner, _, encoder = str(name).partition(":")
         return f"{label(learner)}, {label(encoder, 'inference')}"
-    return str(name).replace("_", " ") if found is None else found.label
+    return found.label if found else str(name).replace("_", " ")
 
 
 def colour(name: Any, column: str = "dictionary") -> str:
     """Returns the colour of a column's value; one without a colour in a table keeps a spare one."""
     found = _find(name, column)
-    spare = _SPARE[zlib.crc32(str(name).encode()) % len(_SPARE)]
+    spare = _SPARE[crc32(str(name).encode()) % len(_SPARE)]
     return (found and found.colour) or spare
 
 

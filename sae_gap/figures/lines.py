@@ -1,35 +1,45 @@
 """Draws all lines: columns along another, with intervals, levels, panels and a legend."""
 
-import itertools
 from collections.abc import Collection, Iterable, Mapping
+from itertools import cycle, product
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from sae_gap.figures import labels, style
+from sae_gap.figures import style
+from sae_gap.figures.labels import colour, label, metric_label, rank
+from sae_gap.figures.style import (
+    DASHED,
+    QUIET,
+    Lines,
+    axis_label,
+    finish,
+    log_axis,
+    styled,
+)
 from sae_gap.storage import Row, grouped
 
 MARKERS = [{"marker": marker} for marker in "os^DvPXp<>h*"]
 _DASHES = [
-    {"linestyle": dash, "color": style.QUIET, "marker": marker}
+    {"linestyle": dash, "color": QUIET, "marker": marker}
     for dash, marker in zip(
-        ("-", style.DASHED, (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2))),
+        ("-", DASHED, (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (8, 2))),
         "os^Dv",
         strict=True,
     )
 ]
-_PLAIN = {"linestyle": "-", "color": style.QUIET}
-_FLAT = {"marker": "", "linestyle": style.DASHED}
+_PLAIN = {"linestyle": "-", "color": QUIET}
+_FLAT = {"marker": "", "linestyle": DASHED}
 _LEVEL: Any = {**_FLAT, "linewidth": 1, "zorder": 1}
 # Lines with more points show intervals as a band, as whiskers would run together.
 _BANDED = 12
 
 
-@style.styled
+@styled
 def draw_lines(
-    points: style.Lines,
+    points: Lines,
     x: str,
     y: Collection[str],
     *,
@@ -41,7 +51,7 @@ def draw_lines(
     ticks: bool = False,
     logy: Collection[str] = (),
     size: tuple[float, float] = (1.8, 0),
-    of: style.Lines = (),
+    of: Lines = (),
     **about: str,
 ) -> Any:
     """Draws columns along another: a line for each value of some columns.
@@ -81,7 +91,7 @@ def draw_lines(
             "high": point.get(f"{metric}_sd") or 0.0,
             "text": point.get("text"),
         }
-        for metric, point in itertools.product(y, points)
+        for metric, point in product(y, points)
         if _number(point, metric) is not None
     ]
     moving = [mark for mark in marks if mark["x"] is not None]
@@ -100,12 +110,12 @@ def draw_lines(
     several = len({value for _, value in groups}) > 1
     figure, every = style.panels(
         [
-            labels.label(value, panel) if several else style.axis_label(metric)
+            label(value, panel) if several else axis_label(metric)
             for metric, value in groups
         ],
         size[0],
         size[1] or max(2.0, 3 - 0.2 * len(groups)),
-        (labels.metric_label(x), style.axis_label(groups[0][0]) * several),
+        (metric_label(x), axis_label(groups[0][0]) * several),
         sharex=not isinstance(moving[0]["x"], str),
         sharey=several,
     )
@@ -126,11 +136,11 @@ def draw_lines(
         _draw(panels[group], path, look, is_band)
     if logx:
         most = (8 if len(groups) == 1 else 4) if ticks else 0
-        style.log_axis(every[0].xaxis, [mark["x"] for mark in moving], most)
+        log_axis(every[0].xaxis, [mark["x"] for mark in moving], most)
     for (metric, _), axes in panels.items():
         if metric in logy:
             heights = [mark["y"] for mark in marks if mark["panel"][0] == metric]
-            style.log_axis(axes.yaxis, heights)
+            log_axis(axes.yaxis, heights)
     lines = {(role, mark[role]) for mark in moving for role in values}
     handles = [
         Line2D([], [], **_PLAIN | look | (bare if (role, value) in lines else _FLAT))
@@ -139,7 +149,7 @@ def draw_lines(
         if value in values[role]
     ]
     about.setdefault("more", "intervals: ± 1 sd" * (points[0].get("seeds", 1) > 1))
-    style.finish(figure, of or points, handles, **about)
+    finish(figure, of or points, handles, **about)
     return figure
 
 
@@ -151,18 +161,18 @@ def looks_of(
     values: Iterable[Any], column: str, looks: Iterable[dict[str, Any]]
 ) -> Any:
     """Returns the label, the colour and another look of each value of a column."""
-    ordered = sorted(values, key=lambda value: labels.rank(value, column))
+    ordered = sorted(values, key=lambda value: rank(value, column))
     return {
         value: {
-            "label": labels.label(value, column),
-            "color": labels.colour(value, column),
+            "label": label(value, column),
+            "color": colour(value, column),
             **look,
         }
-        for value, look in zip(ordered, itertools.cycle(looks), strict=False)
+        for value, look in zip(ordered, cycle(looks), strict=False)
     }
 
 
-def _draw(axes: Axes, path: style.Lines, look: Any, is_band: bool) -> None:
+def _draw(axes: Axes, path: Lines, look: Any, is_band: bool) -> None:
     x, *numbers = ([mark[name] for mark in path] for name in ("x", "y", "high", "wide"))
     # An unknown number is None.
     y, high, wide = np.array(numbers, float)

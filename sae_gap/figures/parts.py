@@ -1,7 +1,7 @@
 """The parts of a loss: stacked bars of an SAE each, and a table of shares along each size."""
 
-import statistics
 from collections.abc import Iterable, Mapping
+from statistics import mode
 from typing import Any
 
 import matplotlib
@@ -10,9 +10,25 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from numpy import isfinite
 
 from sae_gap.analysis import LOSSES, over, shares
-from sae_gap.figures import codes_label, labels, style, trained_name
+from sae_gap.figures import codes_label, labels, trained_name
+from sae_gap.figures.labels import metric_label, rank
+from sae_gap.figures.style import (
+    DASHED,
+    QUIET,
+    WIDTH,
+    Lines,
+    Rows,
+    finish,
+    log_axis,
+    name_along,
+    name_ends,
+    panels,
+    styled,
+    swatch,
+)
 from sae_gap.storage import Row, grouped
 
 # Values and support are the encoder's, in a lighter and a darker blue.
@@ -29,17 +45,17 @@ PARTS = {
 _SIZES = ("num_latents", "sparsity", "num_train")
 # Lines of SAEs that were tuned, and of those with the paper's options.
 _TUNED: Any = {"linestyle": "-", "marker": "o", "markersize": 3}
-_UNTUNED: Any = {"linestyle": style.DASHED, "linewidth": 0.9}
+_UNTUNED: Any = {"linestyle": DASHED, "linewidth": 0.9}
 # From all the dictionary's to all the encoder's.
 _SHARES = LinearSegmentedColormap.from_list(
     "shares", [PARTS["dictionary_part"][1], "white", PARTS["values_part"][1]]
 )
 
 
-@style.styled
+@styled
 def stacked(
     bars: Iterable[tuple[str, str, Mapping[str, Any]]],
-    lines: style.Lines,
+    lines: Lines,
     xlabel: str,
     title: str,
     more: str = "",
@@ -57,7 +73,7 @@ def stacked(
       parts: the label and the colour of each part.
     """
     names, words, drawn = zip(*bars, strict=True)
-    figure = Figure(figsize=(style.WIDTH, 1.3 + 0.42 * len(names)))
+    figure = Figure(figsize=(WIDTH, 1.3 + 0.42 * len(names)))
     axes = figure.add_subplot()
     longest = 1e-6
     used = []
@@ -70,9 +86,8 @@ def stacked(
             used.append(part)
             axes.barh(place, max(0.0, line[part]), 0.62, left, color=colour)
             name = part.removesuffix("_part")
-            known = [line.get(f"{name}_low"), line.get(f"{name}_high")]
-            ends = np.array(known, float)
-            if np.isfinite(ends).all():
+            ends = np.array([line.get(f"{name}_low"), line.get(f"{name}_high")], float)
+            if isfinite(ends).all():
                 axes.plot(left + ends, [place, place], color="black", linewidth=0.9)
                 reach = left + ends[1]
             left += max(0.0, line[part])
@@ -81,17 +96,17 @@ def stacked(
         )
         text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
         longest = max(longest, left)
-    style.name_along(axes.yaxis, names)
+    name_along(axes.yaxis, names)
     axes.invert_yaxis()
     # Leave room for the words beside the longest bar.
     axes.set_xlim(0, 1.5 * longest)
     axes.set_xlabel(xlabel)
-    handles = [style.swatch(*look) for part, look in parts.items() if part in used]
-    style.finish(figure, lines, handles, title=title, more=more)
+    handles = [swatch(*look) for part, look in parts.items() if part in used]
+    finish(figure, lines, handles, title=title, more=more)
     return figure
 
 
-def gap_parts(lines: style.Rows) -> Figure | None:
+def gap_parts(lines: Rows) -> Figure | None:
     """Draws the parts of each encoder's gap in the lasso's objective F, in per cent of the optimum.
 
     Args:
@@ -118,7 +133,7 @@ def gap_parts(lines: style.Rows) -> Figure | None:
     )
 
 
-def loss_parts(lines: style.Lines, loss: str = "kl", where: str = "") -> Figure | None:
+def loss_parts(lines: Lines, loss: str = "kl", where: str = "") -> Figure | None:
     """Draws what each SAE loses, stacked: values, support, dictionary and rest.
 
     Args:
@@ -135,9 +150,9 @@ def loss_parts(lines: style.Lines, loss: str = "kl", where: str = "") -> Figure 
     if not shown:
         return None
     known = LOSSES.get(loss)
-    if known is None:
+    if not known:
         bars = [_distance(line) for line in shown]
-        xlabel = f"distance to the oracle in {labels.metric_label(loss)}"
+        xlabel = f"distance to the oracle in {metric_label(loss)}"
         unit = "seed"
         lost = xlabel
     else:
@@ -172,7 +187,7 @@ def _split(line: Row) -> Row:
     return line if line["values_part"] is None else line | {"amortisation_part": None}
 
 
-def together(lines: style.Lines) -> Figure:
+def together(lines: Lines) -> Figure:
     """Draws the KL of SAEs of several layers, for each codes two bars: each alone, stacked, and all
     together.
 
@@ -197,7 +212,7 @@ def together(lines: style.Lines) -> Figure:
     )
 
 
-def _kl_parts(lines: style.Lines) -> Row:
+def _kl_parts(lines: Lines) -> Row:
     """A part for each line, with the ends of its interval."""
     parts: Row = {}
     for line in lines:
@@ -208,8 +223,8 @@ def _kl_parts(lines: style.Lines) -> Row:
     return parts
 
 
-@style.styled
-def encoder_shares(lines: style.Lines, loss: str) -> Figure | None:
+@styled
+def encoder_shares(lines: Lines, loss: str) -> Figure | None:
     """Draws the share of each SAE's distance to the oracle that is its encoder's, as tables with
     coloured cells: a row an SAE, and a table for each size that varies while the others keep their
     most common value.
@@ -221,13 +236,18 @@ def encoder_shares(lines: style.Lines, loss: str) -> Figure | None:
     Returns:
       The figure, or None if no size varies.
     """
-    shown = [line | _trained_on(line) for line in lines if line["loss"] == loss]
+    # Half of the samples are for training, but all of a stream.
+    shown = [
+        line | {"num_train": line["num_samples"] // (1 if line.get("stream") else 2)}
+        for line in lines
+        if line["loss"] == loss
+    ]
     tables = _along_sizes(shown)
     if not tables:
         return None
-    names = sorted({line["dictionary"] for line in shown}, key=labels.rank)
+    names = sorted({line["dictionary"] for line in shown}, key=rank)
     tall = 1.0 + len(tables) * (0.7 + 0.22 * len(names))
-    figure = Figure(figsize=(style.WIDTH, tall))
+    figure = Figure(figsize=(WIDTH, tall))
     drawn = figure.subplots(len(tables), 1, squeeze=False)[:, 0]
     for axes, (size, cells) in zip(drawn, tables.items(), strict=True):
         sizes = sorted({line[size] for line in cells})
@@ -237,30 +257,23 @@ def encoder_shares(lines: style.Lines, loss: str) -> Figure | None:
             table[place] = _share(line)
         axes.imshow(table, _SHARES, vmin=0, vmax=100, aspect="auto")
         for (down, across), value in np.ndenumerate(table):
-            text = f"{value:.0f}" if np.isfinite(value) else ""
+            text = f"{value:.0f}" if isfinite(value) else ""
             axes.text(across, down, text, ha="center", va="center", fontsize=8)
         short = [labels.label(name).removesuffix(" SAE") for name in names]
-        style.name_along(axes.yaxis, short)
-        style.name_along(axes.xaxis, [f"{value:,}" for value in sizes])
+        name_along(axes.yaxis, short)
+        name_along(axes.xaxis, [f"{value:,}" for value in sizes])
         first = cells[0]
         others = [labels.label(first[name], name) for name in _SIZES if name != size]
-        axes.set_title(f"{labels.metric_label(size)} ({', '.join(others)})", loc="left")
-    title = f"The encoder's % of what each SAE lacks in {labels.metric_label(loss)}"
+        axes.set_title(f"{metric_label(size)} ({', '.join(others)})", loc="left")
+    title = f"The encoder's % of what each SAE lacks in {metric_label(loss)}"
     more = f"means over {shown[0]['units']} seeds"
-    style.finish(figure, shown, title=title, more=more)
+    finish(figure, shown, title=title, more=more)
     return figure
 
 
-def _trained_on(line: Row) -> Row:
-    # Half of the samples are for training, but all of a stream.
-    return {"num_train": line["num_samples"] // (1 if line.get("stream") else 2)}
-
-
-def _along_sizes(lines: style.Lines) -> dict[str, list[Row]]:
+def _along_sizes(lines: Lines) -> dict[str, list[Row]]:
     """For each size that varies the lines in which all others have their most common value."""
-    usual = {
-        size: statistics.mode(line[size] for line in lines) for size in _SIZES if lines
-    }
+    usual = {size: mode(line[size] for line in lines) for size in _SIZES if lines}
     tables = {}
     for size in usual:
         cells = [
@@ -273,8 +286,8 @@ def _along_sizes(lines: style.Lines) -> dict[str, list[Row]]:
     return tables
 
 
-@style.styled
-def training_budget(lines: style.Lines) -> Figure:
+@styled
+def training_budget(lines: Lines) -> Figure:
     """Draws the encoder's share of what SAEs lack in a score against the share of atoms found, a
     colour a method, and the parts of nats against steps.
 
@@ -283,12 +296,12 @@ def training_budget(lines: style.Lines) -> Figure:
         drawn data with `atoms_found`, others with `steps`.
     """
     groups = grouped(lines, ("panel",))
-    figure, every = style.panels([name for (name,) in groups], 2.4, 2.6, ("", ""))
-    handles = dict[str, Any]()
+    figure, every = panels([name for (name,) in groups], 2.4, 2.6, ("", ""))
+    handles: dict[str, Any] = {}
     for axes, group in zip(every, groups.values(), strict=True):
         draw = _nats if "steps" in group[0] else _shares
         handles |= draw(axes, group)
-    style.finish(
+    finish(
         figure,
         lines,
         [*handles.values()],
@@ -298,7 +311,7 @@ def training_budget(lines: style.Lines) -> Figure:
     return figure
 
 
-def _nats(axes: Axes, lines: style.Lines) -> dict[str, Any]:
+def _nats(axes: Axes, lines: Lines) -> dict[str, Any]:
     """Draws the parts of nats along steps, and returns entries of the legend."""
     steps = [line["steps"] for line in lines]
     below = np.zeros(len(lines))
@@ -306,20 +319,21 @@ def _nats(axes: Axes, lines: style.Lines) -> dict[str, Any]:
     for part in ("amortisation_part", "dictionary_part", "rest"):
         above = below + [max(0.0, line[part]) for line in lines]
         axes.fill_between(steps, below, above, color=PARTS[part][1])
-        handles[part] = style.swatch(*PARTS[part])
+        handles[part] = swatch(*PARTS[part])
         below = above
-    style.log_axis(axes.xaxis, steps)
+    log_axis(axes.xaxis, steps)
     axes.set(xlabel="steps", ylabel="KL, nats a token")
     return handles
 
 
-def _shares(axes: Axes, lines: style.Lines) -> dict[str, Any]:
+def _shares(axes: Axes, lines: Lines) -> dict[str, Any]:
     """Draws shares along atoms found, each method's name at the end of its line, and returns
     entries of the legend.
     """
     ends = {}
     handles = {}
-    for (name,), path in grouped(lines, ("dictionary",)).items():
+    paths = grouped(lines, ("dictionary",))
+    for (name,), path in paths.items():
         method = name.removeprefix("tuned_")
         kind = "the paper's options" if method == name else "tuned"
         found = [line["atoms_found"] for line in path]
@@ -327,16 +341,14 @@ def _shares(axes: Axes, lines: style.Lines) -> dict[str, Any]:
         colour = labels.colour(method)
         look = _TUNED if kind == "tuned" else _UNTUNED
         axes.plot(found, heights, color=colour, **look)
-        handles[kind] = Line2D([], [], color=style.QUIET, label=kind, **look)
+        handles[kind] = Line2D([], [], color=QUIET, label=kind, **look)
         # The name stands once, at the tuned line where there is one.
-        if kind == "tuned" or f"tuned_{name}" not in {
-            line["dictionary"] for line in lines
-        }:
+        if kind == "tuned" or (f"tuned_{name}",) not in paths:
             label = labels.label(method).removesuffix(" SAE")
             ends[label] = found[-1], heights[-1], colour
     axes.set(xlabel="share of atoms found", ylabel="encoder's share, %", ylim=(-3, 103))
     axes.set_xlim(0, 1.02)
-    style.name_ends(axes, ends)
+    name_ends(axes, ends)
     return handles
 
 

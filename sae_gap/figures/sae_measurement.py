@@ -2,14 +2,16 @@
 codes tell out of distribution, also beside the nats that the codes cost.
 """
 
-import itertools
+import re
+from itertools import cycle
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from sae_gap.analysis import BEST
-from sae_gap.figures import MARKERS, draw_lines, labels, style
+from sae_gap.figures import MARKERS, draw_lines, labels
+from sae_gap.figures.style import DASHED, QUIET, Lines, Rows
 from sae_gap.storage import Row
 
 # SAEs take these in order, and then again from the first; controls and other lines have colours in
@@ -29,7 +31,7 @@ _OWN: Any = {"marker": "D", "markersize": 6, "linestyle": "none", "zorder": 4}
 _THIN: Any = {"markersize": 3, "linewidth": 0.9}
 _CODES: Any = {
     "lasso_refit": {"marker": "o", "markersize": 3},
-    "lasso": _THIN | {"marker": "s", "linestyle": style.DASHED},
+    "lasso": _THIN | {"marker": "s", "linestyle": DASHED},
     "omp": _THIN | {"marker": "^", "linestyle": ":"},
     "screened": _THIN | {"marker": "v", "linestyle": "-."},
     "weighted": _THIN | {"marker": "P", "linestyle": (0, (5, 1))},
@@ -39,7 +41,7 @@ _CODES: Any = {
 _OTHER: Any = _THIN | {"marker": "x"}
 
 
-def fvu_curve(rows: style.Rows) -> Figure | None:
+def fvu_curve(rows: Rows) -> Figure | None:
     """Draws FVU, and if known the divergence that a reconstruction causes, against mean L0.
 
     Args:
@@ -49,8 +51,11 @@ def fvu_curve(rows: style.Rows) -> Figure | None:
       The figure, or None if there is nothing to draw.
     """
     hidden = {None, "proposed", "omp_refit", "screened_refit", "weighted_refit"}
-    scored = (row for row in rows if row.get("fvu") is not None)
-    shown = [row for row in scored if row.get("codes") not in hidden]
+    shown = [
+        row
+        for row in rows
+        if row.get("fvu") is not None and row.get("codes") not in hidden
+    ]
     codes = {
         name: {"label": codes_label(name)} | _CODES.get(name, _OTHER)
         for name in dict.fromkeys([*_CODES, *(row["codes"] for row in shown)])
@@ -94,12 +99,9 @@ def name_of(row: Row) -> str:
 def trained_name(name: str) -> str:
     """Returns the name of what `train_real` trained as people say it, and others as they are."""
     kind, start, base = name.partition("_from_")
-    ending = ""
-    for suffix in ("_skip_transcoder", "_transcoder"):
-        if kind.endswith(suffix) and not ending:
-            ending = suffix
-    method = labels.label(kind.removesuffix(ending)).removesuffix(" SAE")
-    return method + (ending + start).replace("_", " ") + base
+    stem = re.sub("(_skip)?_transcoder$", "", kind)
+    method = labels.label(stem).removesuffix(" SAE")
+    return method + (kind.removeprefix(stem) + start).replace("_", " ") + base
 
 
 def is_control(row: Row) -> bool:
@@ -107,7 +109,7 @@ def is_control(row: Row) -> bool:
     return row.get("family") == "control"
 
 
-def coherence(rows: style.Rows) -> Figure | None:
+def coherence(rows: Rows) -> Figure | None:
     """Draws the coherence of each dictionary: the largest |cosine| of each atom with another, in
     ascending order.
 
@@ -128,7 +130,7 @@ def coherence(rows: style.Rows) -> Figure | None:
         )
     ]
     points.append({"dictionary": None, "coherence": _DUPLICATE})
-    alike = {None: {"label": "nearly the same atom", "color": style.QUIET}}
+    alike = {None: {"label": "nearly the same atom", "color": QUIET}}
     figure = draw_lines(
         points,
         "share",
@@ -142,9 +144,9 @@ def coherence(rows: style.Rows) -> Figure | None:
     return figure
 
 
-def _looks(rows: style.Lines) -> Any:
+def _looks(rows: Lines) -> Any:
     """Returns colours: SAEs' by their order, controls' by their names."""
-    spare = itertools.cycle(_COLOURS)
+    spare = cycle(_COLOURS)
     return {
         name: {
             "label": name_of(row),
@@ -169,7 +171,7 @@ _PROBES = {
 }
 
 
-def ood_drop(lines: style.Lines) -> Figure:
+def ood_drop(lines: Lines) -> Figure:
     """Draws the drop of each kind of probe on each kind of codes, with 95 % intervals over pairs.
 
     Args:
@@ -183,8 +185,10 @@ def ood_drop(lines: style.Lines) -> Figure:
     shifts = {probe: 0.17 * (place - 2.5) for place, probe in enumerate(_PROBES)}
     points = [
         line
-        | {"drop_sd": line["drop_half"]}
-        | {"place": places[line["dictionary"], line["codes"]] + shifts[line["probe"]]}
+        | {
+            "drop_sd": line["drop_half"],
+            "place": places[line["dictionary"], line["codes"]] + shifts[line["probe"]],
+        }
         for line in lines
     ]
     spread = f"{lines[0]['pairs']} pairs, {lines[0]['splits']} splits of each"
@@ -201,7 +205,7 @@ def ood_drop(lines: style.Lines) -> Figure:
         more=f"{spread}, intervals of 95 % over pairs",
     )
     (axes,) = figure.axes
-    axes.axvline(0, color=style.QUIET, linewidth=0.6, linestyle=style.DASHED, zorder=1)
+    axes.axvline(0, color=QUIET, linewidth=0.6, linestyle=DASHED, zorder=1)
     axes.set_yticks(range(len(names)), [*names.values()])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
@@ -209,7 +213,7 @@ def ood_drop(lines: style.Lines) -> Figure:
 
 
 def features_and_nats(
-    lines: style.Lines, patched: style.Lines, probe: str = "k=5"
+    lines: Lines, patched: Lines, probe: str = "k=5"
 ) -> Figure | None:
     """Draws the AUC of one kind of probe out of distribution against the nats that the same codes
     cost, a point for each dictionary and codes.
@@ -239,7 +243,7 @@ def features_and_nats(
     kinds = dict.fromkeys((point["codes"], point["text"]) for point in points)
     looks = {
         codes: {"label": label, "linestyle": "none", **marker}
-        for (codes, label), marker in zip(kinds, itertools.cycle(MARKERS), strict=False)
+        for (codes, label), marker in zip(kinds, cycle(MARKERS), strict=False)
     }
     return draw_lines(
         points,

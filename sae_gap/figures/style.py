@@ -1,9 +1,9 @@
 """The common style: titles in bold, conditions in grey, no text under 7 points."""
 
-import io
-import pathlib
-import textwrap
 from collections.abc import Iterable, Mapping, Sequence
+from io import BytesIO
+from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import matplotlib.style
@@ -16,14 +16,15 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator, StrMethodFo
 
 from sae_gap.analysis import Lines as Lines
 from sae_gap.analysis import Rows as Rows
-from sae_gap.analysis import tables
+from sae_gap.analysis.tables import summarise
 from sae_gap.core import AnyPath
 from sae_gap.figures import labels
+from sae_gap.figures.labels import metric_label, perfect
 from sae_gap.storage import Folder, Row
 
 # The settings of matplotlib for the suite's figures, and nowhere else.
 STYLE: Any = matplotlib.rc_params_from_file(
-    pathlib.Path(__file__).with_suffix(".mplstyle"), use_default_template=False
+    Path(__file__).with_suffix(".mplstyle"), use_default_template=False
 )
 # Width of a figure in inches: a page's text.
 WIDTH = 6.4
@@ -61,16 +62,20 @@ def save(figure: Figure | None, folder: AnyPath | Folder, stem: str) -> tuple[st
     Raises:
       OSError: the folder cannot be written to.
     """
-    if figure is None:
+    if not figure:
         return ()
     caption = str(figure.get_label())
-    pdf = ("Creator", "Producer", "CreationDate")
     described: Any = {
         "png": {"Software": None, "Description": caption},
-        "pdf": {**dict.fromkeys(pdf), "Subject": caption},
+        "pdf": {
+            "Creator": None,
+            "Producer": None,
+            "CreationDate": None,
+            "Subject": caption,
+        },
     }
     for ending, metadata in described.items():
-        content = io.BytesIO()
+        content = BytesIO()
         figure.savefig(content, format=ending, metadata=metadata)
         Folder(folder).write(f"{stem}.{ending}", content.getvalue())
         # Laid out once for both files, as layout takes as long as drawing.
@@ -104,12 +109,12 @@ def finish(
         " ".join(f"{sentence}." for sentence in (title, note, caption) if sentence)
     )
     # A name may be longer than the page is wide.
-    text = "\n".join(textwrap.wrap(title, 70))
+    text = "\n".join(wrap(title, 70))
     figure.suptitle(text, x=0.01, ha="left", fontsize=10, fontweight="bold")
     widths = text_widths(handle.get_label() for handle in handles)
     ncols, down = layout(len(handles), int(WIDTH / (0.45 + max(widths, default=0))))
     figure.set_figheight(figure.get_figheight() + 0.18 * down)
-    note = "\n".join(textwrap.wrap(note, 95))
+    note = "\n".join(wrap(note, 95))
     legend = figure.legend(
         handles=handles, title=note, loc="outside lower center", ncols=ncols
     )
@@ -118,19 +123,20 @@ def finish(
 
 def describe(rows: Lines) -> str:
     """Returns the sizes that all rows share, and the number of seeds, if any has one."""
-    shared = {name: {row.get(name) for row in rows} for name in _SIZES}
-    notes = [
-        labels.label(next(iter(values)), name)
-        for name, values in shared.items()
-        if len(values) == 1 and None not in values
-    ]
+    notes = []
+    for name in _SIZES:
+        values = {row.get(name) for row in rows}
+        if len(values) == 1 and None not in values:
+            notes.append(labels.label(values.pop(), name))
     seeds = len({row.get("seed") for row in rows} - {None})
-    return ", ".join(notes + [f"{seeds} seed{'s' * (seeds > 1)}"] * (seeds > 0))
+    if seeds:
+        notes.append(f"{seeds} seed{'s' * (seeds > 1)}")
+    return ", ".join(notes)
 
 
 def means(rows: Rows, by: Sequence[str], metrics: Sequence[str]) -> list[Row]:
     """Returns the lines of `tables.summarise` that have all of the metrics."""
-    lines = tables.summarise(rows, by=by, metrics=metrics)
+    lines = summarise(rows, by=by, metrics=metrics)
     return [
         line
         for line in lines
@@ -148,8 +154,8 @@ def text_widths(texts: Iterable[str]) -> list[float]:
 
 def axis_label(metric: str) -> str:
     """Returns the label of an axis, with the best value if there is one."""
-    best = labels.perfect(metric)
-    label = labels.metric_label(metric)
+    best = perfect(metric)
+    label = metric_label(metric)
     return label if best is None else f"{label} ({best:g} is perfect)"
 
 
@@ -173,8 +179,6 @@ def name_ends(axes: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
     for name in sorted(ends, key=lambda name: -ends[name][1]):
         x, y, colour = ends[name]
         place = min(y, place - apart)
-        arrow: Any = {"arrowstyle": "-", "linewidth": 0.5, "color": colour}
-        arrow["relpos"] = (0, 0.5)
         axes.annotate(
             name,
             (x, y),
@@ -182,7 +186,12 @@ def name_ends(axes: Axes, ends: Mapping[str, tuple[float, float, str]]) -> None:
             textcoords=axes.get_yaxis_transform(),
             va="center",
             color=colour,
-            arrowprops=arrow,
+            arrowprops={
+                "arrowstyle": "-",
+                "linewidth": 0.5,
+                "color": colour,
+                "relpos": (0, 0.5),
+            },
         )
 
 

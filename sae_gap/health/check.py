@@ -9,13 +9,14 @@ many latents are on as k says. Where one fails, the same arrays are read in othe
 that leaves as little as healthy SAEs do names the cause.
 """
 
-import os
 from collections.abc import Mapping, Sequence
+from os import PathLike
 from typing import Any, NamedTuple
 
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
+from numpy import asarray, concatenate
 
 from sae_gap.core import Model, check_type, detached, evenly_spaced
 from sae_gap.data import Activations, find_outliers, norms, open_activations
@@ -142,14 +143,10 @@ class Check(NamedTuple):
 
 
 def check(
-    sae: SAE | Model | str | os.PathLike[str] | Sequence[ArrayLike],
-    activations: Activations | Float[ArrayLike, "..."] | str | os.PathLike[str],
+    sae: SAE | Model | str | PathLike[str] | Sequence[ArrayLike],
+    activations: Activations | Float[ArrayLike, "..."] | str | PathLike[str],
     *,
-    targets: Activations
-    | Float[ArrayLike, "..."]
-    | str
-    | os.PathLike[str]
-    | None = None,
+    targets: Activations | Float[ArrayLike, "..."] | str | PathLike[str] | None = None,
     rows: int = 5_000,
     **options: Any,
 ) -> Check:
@@ -218,10 +215,10 @@ def _rows(
     """Some rows of the activations and, of a transcoder, of its targets."""
     source = open_activations(activations)
     places = evenly_spaced(source.num_samples, most)
-    rows = [np.asarray(sae.as_rows(source.take(places)))]
+    rows = [asarray(sae.as_rows(source.take(places)))]
     if targets is not None:
         aims = open_activations(targets).with_inputs(source)
-        rows.append(np.asarray(sae.as_rows(aims.take(places), explained=True)))
+        rows.append(asarray(sae.as_rows(aims.take(places), explained=True)))
     return rows
 
 
@@ -236,8 +233,8 @@ def _with_outliers(
         return {}
     # Codes of the longest overflow.
     with np.errstate(all="ignore"):
-        guess = np.concatenate([read.guess, own.read(*outliers).guess])
-        return explained(np.concatenate([x, outliers[-1]]), guess)
+        guess = concatenate([read.guess, own.read(*outliers).guess])
+        return explained(concatenate([x, outliers[-1]]), guess)
 
 
 def _sae(sae: Any, options: Mapping[str, Any]) -> SAE:
@@ -259,7 +256,7 @@ def _sae(sae: Any, options: Mapping[str, Any]) -> SAE:
         )
     if isinstance(sae, Model):
         return SAE.of_model(sae, name="sae")
-    if isinstance(sae, str | os.PathLike):
+    if isinstance(sae, str | PathLike):
         return load_sae(sae)
     check_type(
         "sae", sae, SAE, "give a folder, what sae_gap.load_sae returns, or four arrays"

@@ -1,9 +1,10 @@
 """What the weights and the codes of an SAE show, whatever its cause."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
+from numpy import unique
 
 from sae_gap.health import Read, Reading
 
@@ -11,14 +12,6 @@ from sae_gap.health import Read, Reading
 _COMPARED = 256
 # A column in its place has at least this cosine with its atom.
 _NEAR = 0.25
-
-
-class _Columns(NamedTuple):
-    """`aligned`, `negated` and `misplaced` of the `Evidence`."""
-
-    aligned: float | None
-    negated: float
-    misplaced: float
 
 
 class Evidence(NamedTuple):
@@ -52,25 +45,23 @@ class Evidence(NamedTuple):
         sae = own.sae
         parts = [own.atoms]
         zeros = [] if own.bias.any() else ["decoder"]
-        columns = _Columns(None, 0.0, 0.0)
+        columns: dict[str, Any] = {"aligned": None, "negated": 0.0, "misplaced": 0.0}
         if affine := own.affine:
             weight = np.asarray(affine.weight).T
             parts.append(weight)
             columns = _compare(read.energy, own.atoms, weight)
             # Loading folded the decoder's bias into that of an encoder that does not subtract it.
             shift = np.zeros(1) if sae.centred else weight @ own.bias
-            if np.allclose(affine.bias, shift, 0, 1e-5 * np.abs(shift).max()):
+            if np.allclose(affine.bias, shift, 0, 1e-5 * abs(shift).max()):
                 zeros.append("encoder")
         empty = np.any([~part.any(axis=1) for part in parts], axis=0)
         return cls(
             k=float(getattr(sae.model.encode, "k", sae.notes.get("k", 0))),
             alike=bool(np.ptp(own.units) < 0.1 * np.min(own.units)),
-            aligned=columns.aligned,
-            negated=columns.negated,
-            misplaced=columns.misplaced,
             empty=int(empty.sum()),
             copies=max(_copies(part, ~empty) for part in parts),
             zeros=tuple(zeros),
+            **columns,
         )
 
 
@@ -81,15 +72,15 @@ def _copies(vectors: np.ndarray, which: np.ndarray) -> int:
     # Copies have the same products with any directions; a negative zero is a zero.
     marks = vectors @ directions
     marks = marks[which] / np.linalg.norm(marks[which], axis=1, keepdims=True)
-    return len(marks) - len(np.unique(marks.round(4) + 0, axis=0))
+    return len(marks) - len(unique(marks.round(4) + 0, axis=0))
 
 
 def _compare(
     energy: Float[np.ndarray, " num_latents"],
     atoms: Float[np.ndarray, "num_latents input_dim"],
     columns: Float[np.ndarray, "num_latents input_dim"],
-) -> _Columns:
-    """Compares the encoder's columns with the atoms."""
+) -> dict[str, float]:
+    """`aligned`, `negated` and `misplaced` of the `Evidence`."""
     strong = np.argsort(-energy, kind="stable")[:_COMPARED]
     # All alike where no latent is on.
     share = energy[strong] + np.finfo(float).tiny
@@ -101,10 +92,13 @@ def _compare(
     best = cosines.max(axis=1)
     # A copied atom counts as its original.
     aligned = float(share @ (own >= best - 1e-5))
-    negated = float(share @ (cosines.argmin(axis=1) == strong))
     # Columns out of their place are near to other atoms, one to each.
     astray = (own < best / 2) & (best > _NEAR)
-    nearest = np.unique(cosines.argmax(axis=1)[astray])
+    nearest = unique(cosines.argmax(axis=1)[astray])
     misplaced = float(share @ astray)
     is_permuted = len(nearest) > 0.9 * astray.sum() and misplaced > 0.8 * (1 - aligned)
-    return _Columns(aligned, negated, misplaced if is_permuted else 0.0)
+    return {
+        "aligned": aligned,
+        "negated": float(share @ (cosines.argmin(axis=1) == strong)),
+        "misplaced": misplaced if is_permuted else 0.0,
+    }

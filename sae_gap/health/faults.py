@@ -55,15 +55,12 @@ def find_faults(
         for part in evidence.zeros:
             doubted.append(f"the {part}'s bias is zero: was it lost?")
     cause = _misplaced(evidence)
-    if cause is None:
+    if not cause:
         tried = others(own, x[0])
         if not is_sure:
             tried = _ambiguous(own, tried, evidence)
         cause = _cause(own, tried, x)
-    if cause is None:
-        yield from doubted
-    else:
-        yield cause
+    yield from [cause] if cause else doubted
 
 
 def _misplaced(evidence: Evidence) -> str | None:

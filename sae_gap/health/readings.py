@@ -1,14 +1,15 @@
 """What an SAE makes of rows, as it was loaded and in other readings of the same arrays."""
 
-import functools
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import numpy as np
-import scipy.sparse
 from jaxtyping import Float, Int
+from numpy import asarray, bincount, vdot, zeros
+from scipy.sparse import csr_array
 
 from sae_gap.core import ConstantNorm, LayerNorm, Model, Normalisation, Scale, squares
 from sae_gap.encoders import Affine, ReLU, TopK
@@ -87,15 +88,15 @@ class Reading(NamedTuple):
     def of(cls, sae: SAE) -> "Reading":
         """An SAE as it was loaded."""
         skip = getattr(sae.model, "skip", None)
-        encode = functools.partial(own_codes, sae.model)
+        encode = partial(own_codes, sae.model)
         return cls(
             sae=sae,
             normalisation=sae.normalisation,
             encode=encode,
-            units=np.asarray(sae.lengths),
-            atoms=np.asarray(sae.unit_dictionary.T),
-            bias=np.asarray(sae.bias),
-            skip=None if skip is None else np.asarray(skip),
+            units=asarray(sae.lengths),
+            atoms=asarray(sae.unit_dictionary.T),
+            bias=asarray(sae.bias),
+            skip=None if skip is None else asarray(skip),
         )
 
     def shifted(self, shift: Float[np.ndarray, " num_inputs"]) -> "Reading":
@@ -128,14 +129,13 @@ class Reading(NamedTuple):
           y: what the codes of a transcoder explain; None takes x.
         """
         # By NumPy, which compiles nothing.
-        signals = np.asarray(self.normalisation.apply(x), x.dtype)
-        codes = self._codes(signals)
-        decoded = codes.sums
+        signals = asarray(self.normalisation.apply(x), x.dtype)
+        used, energy, decoded = self._codes(signals)
         guess = decoded + self.bias
-        wanted = x if y is None else y
         if y is None:
+            y = x
             target = signals - self.bias
-            guess = np.asarray(self.normalisation.undo(guess, x))
+            guess = asarray(self.normalisation.undo(guess, x))
         else:
             skipped = 0 if self.skip is None else signals @ self.skip
             target = y - skipped - self.bias
@@ -146,44 +146,44 @@ class Reading(NamedTuple):
         # In place, since arrays of this size take longer to make than to fill.
         error -= mean
         decoded -= decoded.mean(axis=0)
-        power = float(np.vdot(decoded, decoded))
+        power = float(vdot(decoded, decoded))
         return Read(
-            l0=float(codes.used.sum() / len(x)),
-            used=codes.used,
-            energy=codes.energy,
+            l0=float(used.sum() / len(x)),
+            used=used,
+            energy=energy,
             guess=guess,
-            explained=explained(wanted, guess),
-            gain=1 + float(np.vdot(error, decoded)) / power if power else 0.0,
-            offset=float(len(x) * np.vdot(mean, mean) / left),
+            explained=explained(y, guess),
+            gain=1 + float(vdot(error, decoded)) / power if power else 0.0,
+            offset=float(len(x) * vdot(mean, mean) / left),
         )
 
-    def _codes(self, signals: Float[np.ndarray, "n num_inputs"]) -> "_Codes":
-        """Codes normalised rows, some at a time."""
+    def _codes(
+        self, signals: Float[np.ndarray, "n num_inputs"]
+    ) -> tuple[
+        Int[np.ndarray, " num_latents"],
+        Float[np.ndarray, " num_latents"],
+        Float[np.ndarray, "n input_dim"],
+    ]:
+        """Codes normalised rows, some at a time: `used` and `energy` of a `Read`, and the sums of
+        atoms.
+        """
         width = len(self.atoms)
-        used = np.zeros(width, int)
-        energy = np.zeros(width)
+        used = zeros(width, int)
+        energy = zeros(width)
         sums = []
         for start in range(0, len(signals), BLOCK):
             # The last block is as large as the others, so that nothing is compiled for it.
             first = max(0, min(start, len(signals) - BLOCK))
-            codes = np.asarray(self.encode(signals[first : start + BLOCK]))
+            codes = asarray(self.encode(signals[first : start + BLOCK]))
             block = codes[start - first :] * self.units
             # SciPy looks for them six times as long.
             rows, latents = np.divmod(np.flatnonzero(block != 0), width)
             values = block[rows, latents]
-            used += np.bincount(latents, minlength=width)
-            energy += np.bincount(latents, values.astype(float) ** 2, width)
-            sparse = scipy.sparse.csr_array((values, (rows, latents)), block.shape)
+            used += bincount(latents, minlength=width)
+            energy += bincount(latents, values.astype(float) ** 2, width)
+            sparse = csr_array((values, (rows, latents)), block.shape)
             sums.append(sparse @ self.atoms)
-        return _Codes(used, energy, np.concatenate(sums))
-
-
-class _Codes(NamedTuple):
-    """`used` and `energy` of a `Read`, and the sums of atoms, (n, input_dim)."""
-
-    used: Int[np.ndarray, " num_latents"]
-    energy: Float[np.ndarray, " num_latents"]
-    sums: Float[np.ndarray, "n input_dim"]
+        return used, energy, np.concatenate(sums)
 
 
 def others(
@@ -316,4 +316,4 @@ def affines(model: Model) -> list[Affine]:
 def _replaced(sae: SAE, change: Callable[[Affine], Affine]) -> Callable[[Any], Any]:
     """The encoder with other affine maps."""
     parts = [change(part) for part in affines(sae.model)]
-    return functools.partial(own_codes, eqx.tree_at(affines, sae.model, parts))
+    return partial(own_codes, eqx.tree_at(affines, sae.model, parts))

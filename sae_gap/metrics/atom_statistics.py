@@ -10,7 +10,8 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap.core import Column, matching, product
+from sae_gap.core import Column, product
+from sae_gap.core.matching import as_matrix, match_atoms
 from sae_gap.encoders import unit_atoms
 from sae_gap.learners import Given
 from sae_gap.metrics import Inferred, Metric
@@ -38,7 +39,7 @@ def describe_atoms(
     Raises:
       ValueError: the dictionary is not a finite, non-empty matrix.
     """
-    atoms = unit_atoms(jnp.asarray(matching.as_matrix("dictionary", dictionary)))[0]
+    atoms = unit_atoms(jnp.asarray(as_matrix("dictionary", dictionary)))[0]
     width = atoms.shape[1]
     live = np.asarray(atoms).any(axis=0)
 
@@ -84,12 +85,12 @@ def agreement(left: Any, right: Any) -> float:
             f"two dictionaries must have one shape to agree, but have {left.shape} and "
             f"{right.shape}."
         )
-    return float(np.abs(matching.match_atoms(left, right).cosine).mean())
+    return float(abs(match_atoms(left, right).cosine).mean())
 
 
 def _atoms_of(source: Any) -> np.ndarray:
     model = getattr(source, "model", source)
-    return matching.as_matrix("a dictionary", getattr(model, "decoder", model))
+    return as_matrix("a dictionary", getattr(model, "decoder", model))
 
 
 def measure(inferred: Inferred) -> dict[str, Any]:

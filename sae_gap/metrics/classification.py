@@ -12,6 +12,7 @@ import numpy as np
 import scipy
 from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
+from numpy import asarray, mean, zeros
 
 from sae_gap.core import Column, active_columns, columns_of, slices
 from sae_gap.metrics import Inferred, Metric
@@ -64,11 +65,11 @@ def fit_logistic(
       Pedregosa et al. (2011), "Scikit-learn: machine learning in Python", JMLR 12
       (`LogisticRegression` without penalty).
     """
-    codes = np.asarray(codes)
-    labels = np.asarray(labels)
+    codes = asarray(codes)
+    labels = asarray(labels)
     signs = np.where(labels, 1.0, -1.0)
     if labels.all() or not labels.any():
-        return LogisticProbe(np.zeros(codes.shape[1]), signs[0])
+        return LogisticProbe(zeros(codes.shape[1]), signs[0])
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
         weights = parameters[:-1]
@@ -82,7 +83,7 @@ def fit_logistic(
 
     fitted = scipy.optimize.minimize(
         loss,
-        np.zeros(codes.shape[1] + 1),
+        zeros(codes.shape[1] + 1),
         jac=True,
         method="L-BFGS-B",
         options=_OPTIONS,
@@ -108,8 +109,8 @@ def roc_auc(
     References:
       Hanley & McNeil (1982), "The meaning and use of the area under a ROC curve", Radiology 143(1).
     """
-    codes = np.asarray(codes)
-    labels = np.asarray(labels, bool)
+    codes = asarray(codes)
+    labels = asarray(labels, bool)
     num_positive = int(labels.sum())
     pairs = num_positive * (len(labels) - num_positive)
     if pairs == 0:
@@ -138,7 +139,7 @@ def measure(inferred: Inferred) -> dict[str, float]:
     published = inferred.protocol == "paper"
     fitted_on = "id" if published else "train"
     labels = inferred.split(fitted_on).labels
-    if labels is None or not 0 < np.mean(labels) < 1:
+    if labels is None or not 0 < mean(labels) < 1:
         return {}
     fitted = inferred.codes[fitted_on]
     # A fit puts no weight on latents that are off on its whole split; with none left we keep the
@@ -147,14 +148,14 @@ def measure(inferred: Inferred) -> dict[str, float]:
     codes = {name: columns_of(part, latents) for name, part in inferred.codes.items()}
     logistic = fit_logistic(codes[fitted_on], labels)
     areas = roc_auc(codes[fitted_on], labels)
-    latent = int(np.argmax(np.abs(areas - 0.5)))
+    latent = int(np.argmax(abs(areas - 0.5)))
 
     def score(name: str) -> dict[str, float]:
         labels = inferred.split(name).labels
         if labels is None:
             return {}
-        share = float(np.mean(labels))
-        right = (logistic.decide(codes[name]) > 0) == np.asarray(labels)
+        share = float(mean(labels))
+        right = (logistic.decide(codes[name]) > 0) == asarray(labels)
         scores = {"base_rate": max(share, 1 - share), "accuracy": float(right.mean())}
         if 0 < share < 1:
             (area,) = roc_auc(codes[name][:, [latent]], labels)

@@ -1,7 +1,7 @@
 """The cost of codes: products with the dictionary, seconds, and their distance from the lasso."""
 
-import functools
-import time
+from functools import partial
+from time import process_time
 
 import jax
 import numpy as np
@@ -27,7 +27,7 @@ def cost_at(lam: float, k: int) -> Metric:
     """
     return Metric(
         "cost",
-        functools.partial(_measure, lam=lam, k=k),
+        partial(_measure, lam=lam, k=k),
         {
             "products": Column("products with the dictionary"),
             "seconds": Column("seconds of 1,000 samples"),
@@ -89,7 +89,7 @@ def _processor(inferred):
         return {"processor": None}
     if base is None and unit == inferred.method.encoder:
         return {"processor": 1.0}
-    clock = TIMED_ON_CORE, RUNS, time.process_time
+    clock = TIMED_ON_CORE, RUNS, process_time
     with one_core():
         seconds = inferred.inference.time(inferred.encoder, *clock)
         unit_seconds = inferred.on_base.time(unit, *clock)

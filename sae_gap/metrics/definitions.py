@@ -21,7 +21,7 @@ LIBRARIES = {
 
 def spread(x: Float[np.ndarray, "n input_dim"]) -> Float[np.ndarray, " n"]:
     """`‖x - x̄‖²` of each row: the FVU divides the sum of squared errors by that of these."""
-    return squares(x - x.mean(axis=0, dtype=np.float64))
+    return squares(x - x.mean(axis=0, dtype=float))
 
 
 def explained(
@@ -83,8 +83,8 @@ def fvu(
     Raises:
       ValueError: the shapes differ, or the activations do not vary.
     """
-    x = as_matrix("activations", activations).astype(np.float64)
-    approximation = as_matrix("reconstruction", reconstruction).astype(np.float64)
+    x = as_matrix("activations", activations).astype(float)
+    approximation = as_matrix("reconstruction", reconstruction).astype(float)
     if x.shape != approximation.shape:
         raise ValueError(
             f"activations and reconstruction must have one shape, but have {x.shape} and "

@@ -3,9 +3,9 @@ hierarchy lose where a child's latent absorbs their direction.
 """
 
 import numpy as np
-import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
+from scipy.sparse import csr_array
 
 from sae_gap.core import AnyCodes, Column, ratio
 from sae_gap.metrics import Inferred, Metric, Overlap, fires
@@ -29,7 +29,7 @@ def count(
       codes: (n, num_latents), of the same samples.
       least: the magnitudes up to which a latent counts as off.
     """
-    is_on = scipy.sparse.csr_array(true_codes) > 0
+    is_on = csr_array(true_codes) > 0
     return Overlap.of(fires(codes, least), is_on[:, nearest], axis=0)
 
 
@@ -86,12 +86,10 @@ def absorption(
       there is none. 0 is best; 1 means that parents are never detected beside their children and
       always without.
     """
-    truth = scipy.sparse.csr_array(true_codes) > 0
+    truth = csr_array(true_codes) > 0
     child = np.flatnonzero(parent >= 0)
     # Column p marks the children of parent p.
-    family = scipy.sparse.csr_array(
-        (child >= 0, (child, parent[child])), 2 * parent.shape
-    )
+    family = csr_array((child >= 0, (child, parent[child])), 2 * parent.shape)
     parents = np.unique(parent[child])
     parents = parents[partner[parents] >= 0]
     parent_on = truth[:, parents]
@@ -122,7 +120,7 @@ def measure(inferred: Inferred) -> dict[str, float]:
             scores[f"cut_{metric}"] = value
         return scores
 
-    return {} if inferred.match is None else inferred.with_truth(score)
+    return inferred.with_truth(score) if inferred.match else {}
 
 
 _SCORES = {
@@ -155,7 +153,7 @@ def _absorbed(inferred: Inferred) -> dict[str, float]:
     """
     tree = inferred.task.tree
     match = inferred.match
-    if tree is None or match is None:
+    if not tree or not match:
         return {}
 
     def score(name: str, truth: AnyCodes, codes: AnyCodes) -> dict[str, float]:

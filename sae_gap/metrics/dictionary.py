@@ -3,9 +3,10 @@ the level and the frequency of the true feature too, and how many detect the sam
 """
 
 import numpy as np
-import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
+from numpy import asarray, flatnonzero, sqrt
+from scipy.sparse import csr_array
 
 from sae_gap.core import AnyCodes, Column, matching, squares
 from sae_gap.metrics import Inferred, Metric
@@ -39,10 +40,10 @@ def dictionary_recovery(
       not zero), and `cosines`: every matched |cosine| to 4 decimals, in descending order; if there
       are more than 10,000, as many from the largest to the smallest at equal steps of rank.
     """
-    cosines = np.abs(match.cosine)
-    norms = np.sqrt(squares(np.asarray(learned).T))
+    cosines = abs(match.cosine)
+    norms = sqrt(squares(asarray(learned).T))
     norms = np.where(match.learned < 0, 0.0, norms[match.learned])
-    true_norms = np.sqrt(squares(np.asarray(truth).T))
+    true_norms = sqrt(squares(asarray(truth).T))
     is_atom = true_norms > 0
     ratios = norms[is_atom] / true_norms[is_atom]
     shown = min(len(cosines), _MOST_COSINES)
@@ -99,7 +100,7 @@ def atom_scores(
     Returns:
       `atom_mcc`, `uniqueness` and `atom_mcc_<group>` for each group with a feature in a pair.
     """
-    cosine = np.abs(match.cosine)
+    cosine = abs(match.cosine)
     scores = {
         "atom_mcc": float(cosine.sum() / min(num_learned, len(cosine))),
         "uniqueness": len(np.unique(nearest)) / len(nearest),
@@ -128,9 +129,9 @@ def groups_of(
     groups = {}
     if level is not None:
         for depth, name in enumerate(_LEVELS[: level.max() + 1]):
-            groups[name] = np.flatnonzero(level == depth)
-        groups["free"] = np.flatnonzero(level < 0)
-    fired = (scipy.sparse.csr_array(true_codes) > 0).sum(axis=0)
+            groups[name] = flatnonzero(level == depth)
+        groups["free"] = flatnonzero(level < 0)
+    fired = (csr_array(true_codes) > 0).sum(axis=0)
     order = np.argsort(-fired, kind="stable")
     return groups | dict(
         zip(_QUARTILES, np.array_split(order, len(_QUARTILES)), strict=True)
@@ -143,7 +144,7 @@ def _atoms(inferred: Inferred) -> dict[str, float]:
     tree = inferred.task.tree
     if inferred.match is None or true_codes is None:
         return {}
-    groups = groups_of(true_codes, None if tree is None else tree.level)
+    groups = groups_of(true_codes, tree and tree.level)
     width = inferred.model.decoder.shape[1]
     return atom_scores(inferred.match, width, inferred.nearest, groups)
 

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
+from numpy import asarray, inf, where
+from scipy.sparse import csr_array
 
 from sae_gap.core import (
     Column,
@@ -23,11 +24,11 @@ from sae_gap.core import (
     Transcoder,
     check_flag,
     lasso_problem,
-    matching,
     ratio,
     shown,
     squares,
 )
+from sae_gap.core.matching import as_matrix
 from sae_gap.encoders import FISTA, Lasso, OnSupport, as_floats, check_model, unit_atoms
 from sae_gap.metrics import Inferred, Metric, Overlap, fires
 from sae_gap.solvers import sparse_code
@@ -94,14 +95,14 @@ def amortisation_gap(
       Cremer, Li & Duvenaud (2018), "Inference suboptimality in variational autoencoders", ICML.
     """
     check_model(model, encode)
-    encode = model.encode if encode is None else encode
-    if encode is None:
+    encode = encode or model.encode
+    if not encode:
         raise ValueError(
             "the model names no encoder; give encode, a function (model, signals) -> codes."
         )
     signed = bool(getattr(encode, "signed", False)) if signed is None else signed
     check_flag("signed", signed)
-    signals = as_floats("signals", matching.as_matrix("signals", signals))
+    signals = as_floats("signals", as_matrix("signals", signals))
     if signals.shape[1] != model.decoder.shape[0]:
         raise ValueError(
             f"signals have {signals.shape[1]} columns, but the dictionary has input_dim "
@@ -114,9 +115,7 @@ def amortisation_gap(
             "the own encoder of a transcoder reads inputs, one row for each signal, and that of "
             f"any other model none, but they are {shown(given)}; give or leave out inputs."
         )
-    read = (
-        as_floats("inputs", matching.as_matrix("inputs", given)) if reads else signals
-    )
+    read = as_floats("inputs", as_matrix("inputs", given)) if reads else signals
     dictionary, norms = unit_atoms(as_floats("the dictionary", model.decoder))
     own = encode(model, read)
     shape = len(signals), len(norms)
@@ -141,8 +140,8 @@ def amortisation_gap(
     optimum = sparse_code(target, dictionary, weight, nonneg=not signed, **options)
     achieved = lasso_problem.objective(target, dictionary, codes, weight)
     gap = _excess(achieved, optimum)
-    best = np.asarray(optimum.objective)
-    relative = np.divide(gap, best, out=np.where(gap > 0, np.inf, 0.0), where=best > 0)
+    best = asarray(optimum.objective)
+    relative = np.divide(gap, best, out=where(gap > 0, inf, 0.0), where=best > 0)
     return AmortisationGap(gap, relative, codes, optimum)
 
 
@@ -150,11 +149,11 @@ def _excess(achieved: ArrayLike, optimum: Solution) -> Float[np.ndarray, " n"]:
     """`F(z_e) - F(z*)` of each sample, with 0 for negative values within the certificate and
     rounding.
     """
-    value = np.asarray(achieved, np.float64)
-    best = np.asarray(optimum.objective, np.float64)
-    gap = np.asarray(optimum.gap, np.float64)
+    value = asarray(achieved, float)
+    best = asarray(optimum.objective, float)
+    gap = asarray(optimum.gap, float)
     slack = gap + 16 * np.finfo(optimum.objective.dtype).eps * value
-    return np.where((value < best) & (value - best >= -slack), 0, value - best)
+    return where((value < best) & (value - best >= -slack), 0, value - best)
 
 
 def measure(inferred: Inferred) -> dict[str, float]:
@@ -171,22 +170,23 @@ def measure(inferred: Inferred) -> dict[str, float]:
 
     def score(name: str) -> dict[str, float]:
         codes = inferred.codes[name]
-        scores = {"l0_above": int((abs(codes) > _ABOVE).sum()) / np.shape(codes)[0]}
+        scores = {"l0_above": int((abs(codes) > _ABOVE).sum()) / codes.shape[0]}
         if inferred.model.dictionary is not None:
             terms = inferred.terms(codes, name)
             optimum = inferred.optimum[name]
-            dims = inferred.task.input_dim - inferred.task.padding
+            task = inferred.task
             achieved = terms.objective(inferred.lam)
             gap = float(_excess(achieved, optimum).mean())
-            scale = float(np.asarray(optimum.objective, np.float64).mean())
+            scale = float(asarray(optimum.objective, float).mean())
             scores |= {
-                "mse": float(squares(terms.target - terms.fit).mean()) / dims,
+                "mse": float(squares(terms.target - terms.fit).mean())
+                / (task.input_dim - task.padding),
                 "objective": float(achieved.mean()),
                 "gap": gap,
                 # The optimum is zero only if the signals are; any other code is infinitely worse.
                 "relative_gap": gap / scale
                 if scale > 0
-                else float(np.inf if gap > 0 else 0),
+                else float(inf if gap > 0 else 0),
                 "certificate": float(lasso_problem.relative_gap(optimum).max()),
                 "unconverged": 1 - float(np.mean(optimum.converged)),
             }
@@ -252,20 +252,20 @@ def _parts(inferred: Inferred) -> dict[str, Any]:
         return {}
     own = inferred.learner.encode
     best: Any = inferred.infer(lasso)
-    codes = best.codes if own is None else inferred.infer(own).codes
+    codes = inferred.infer(own).codes if own else best.codes
     fired = fires(codes)[counts]
     used = fires(best.codes)[counts]
     fires_ever = fired.sum(axis=0) > 0
     used_ever = used.sum(axis=0) > 0
     row: dict[str, Any] = {
-        "unconverged": int((np.asarray(best.converged)[counts] == 0).sum()),
+        "unconverged": int((asarray(best.converged)[counts] == 0).sum()),
         "unused": int((~used_ever & ~fires_ever).sum()),
     }
-    if own is None:
+    if not own:
         return row
     held: Any = inferred.infer(OnSupport(own, lasso.lam, lasso.nonneg, 0.0))
-    optimum = np.asarray(best.objective, float)[counts]
-    support = np.asarray(held.objective, float)[counts].sum()
+    optimum = asarray(best.objective, float)[counts]
+    support = asarray(held.objective, float)[counts].sum()
     target, fit, size = (part[counts] for part in inferred.terms(codes))
     energy = 0.5 * squares(target)
     power = squares(fit)
@@ -280,10 +280,10 @@ def _parts(inferred: Inferred) -> dict[str, Any]:
         "scale": scale,
         "relative_gap": gaps.sum() / unit,
         "scale_share": (gaps.sum() + optimum.sum() - scaled) / unit,
-        "values_share": float(scaled - support) / unit,
-        "support_share": float(support - optimum.sum()) / unit,
-        "support_slack": float(np.asarray(held.gap, float)[counts].sum()) / unit,
-        "optimum_slack": np.asarray(best.gap, float)[counts].sum() / unit,
+        "values_share": (scaled - support) / unit,
+        "support_share": (support - optimum.sum()) / unit,
+        "support_slack": asarray(held.gap, float)[counts].sum() / unit,
+        "optimum_slack": asarray(best.gap, float)[counts].sum() / unit,
         **_supports(fired, used),
         "fired_only": int((fires_ever & ~used_ever).sum()),
         "used_only": int((used_ever & ~fires_ever).sum()),
@@ -298,17 +298,15 @@ def _worst(
 ) -> dict[str, list[float]]:
     """The samples with the largest gaps."""
     worst = np.argsort(-gaps, kind="stable")[:WORST]
-    relative = gaps[worst] / np.where(optimum[worst] > 0, optimum[worst], 1)
+    relative = gaps / where(optimum > 0, optimum, 1)
     return {
         "worst": np.flatnonzero(counts)[worst].tolist(),
         "worst_gap": gaps[worst].tolist(),
-        "worst_relative_gap": relative.tolist(),
+        "worst_relative_gap": relative[worst].tolist(),
     }
 
 
-def _supports(
-    fired: scipy.sparse.csr_array, used: scipy.sparse.csr_array
-) -> dict[str, float]:
+def _supports(fired: csr_array, used: csr_array) -> dict[str, float]:
     """How far the encoder's support E and the optimum's support O agree, on the mean of samples.
 
     Two empty supports agree fully; an empty and a non-empty one do not agree at all.

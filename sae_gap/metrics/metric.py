@@ -1,13 +1,14 @@
 """What a metric is, and what it reads: a method's codes on a task, with the certified optimum."""
 
-import dataclasses
-import functools
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse
 from jaxtyping import Bool, Float, Int
+from numpy import asarray
+from scipy.sparse import csr_array
 
 from sae_gap.core import (
     AnyCodes,
@@ -48,7 +49,7 @@ class Terms(NamedTuple):
         return 0.5 * squares(self.target - self.fit) + lam * self.size
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Inferred:
     """One method's result on one task.
 
@@ -76,7 +77,7 @@ class Inferred:
     optimum: Mapping[str, Solution]
     lam: float
     protocol: str
-    shared: dict[str, Any] = dataclasses.field(default_factory=dict)
+    shared: dict[str, Any] = field(default_factory=dict)
     encoder: Encoder | None = None
     method: Any = None
     inference: Any = None
@@ -94,10 +95,10 @@ class Inferred:
     @property
     def activations(self) -> Float[np.ndarray, "n input_dim"]:
         """The rows of the ID split in their own units, as in the network."""
-        task = self.task if self.inference is None else self.inference.task
-        return np.asarray(task.id.signals)
+        task = (self.inference or self).task
+        return asarray(task.id.signals)
 
-    @functools.cached_property
+    @cached_property
     def reconstruction(self) -> Float[np.ndarray, "n input_dim"]:
         """The reconstruction from the codes of the ID split, in the units of the activations."""
         x = self.activations
@@ -108,7 +109,7 @@ class Inferred:
         ]
         return np.concatenate(parts)
 
-    @functools.cached_property
+    @cached_property
     def counts(self) -> Bool[np.ndarray, " n"]:
         """True for the samples of the ID split that count, (n,)."""
         held = self.task.id
@@ -128,7 +129,7 @@ class Inferred:
         """Scores each scored split by its name; columns end in the split's name, unless a task has
         only one split.
         """
-        if self.inference is not None and self.task.ood is self.task.id:
+        if self.inference and self.task.ood is self.task.id:
             return dict(score("id"))
         return {
             f"{key}_{name}": value
@@ -155,12 +156,12 @@ class Inferred:
         """The terms of the objective `F(z) = ½‖y - b - D z‖² + λ‖z‖₁` on unit atoms, of codes in
         units of the model's atoms for a split.
         """
-        atoms = np.asarray(self.model.decoder).T
-        held = scipy.sparse.csr_array(codes)
-        target = np.asarray(self.split(name).signals - self.model.bias)
+        atoms = asarray(self.model.decoder).T
+        held = csr_array(codes)
+        target = asarray(self.split(name).signals - self.model.bias)
         return Terms(target, held @ atoms, abs(held) @ np.sqrt(squares(atoms)))
 
-    @functools.cached_property
+    @cached_property
     def cuts(self) -> Float[np.ndarray, " num_latents"]:
         """For each latent the magnitude below which it counts as off, from the codes of the ID
         split alone.
@@ -183,7 +184,7 @@ class Inferred:
         """
         return self.once(
             "nearest",
-            lambda: nearest_atoms(self.model.decoder, np.asarray(self.task.dictionary)),
+            lambda: nearest_atoms(self.model.decoder, asarray(self.task.dictionary)),
         )
 
     def once(self, name: str, find: Callable[[], Any]) -> Any:
@@ -193,7 +194,7 @@ class Inferred:
         return self.shared[name]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Metric:
     """Numbers of one method's codes on a task; the catalogue finds metrics in this folder.
 
@@ -210,7 +211,7 @@ class Metric:
 
     name: str
     measure: Callable[[Inferred], Mapping[str, float | list[float]]]
-    columns: Mapping[str, Column] = dataclasses.field(default_factory=dict)
+    columns: Mapping[str, Column] = field(default_factory=dict)
     version: int = 1
     everywhere: bool = True
     needs: Callable[[Inferred], str | None] = lambda inferred: None

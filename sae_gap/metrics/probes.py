@@ -10,13 +10,13 @@ References:
   ranking of the latents).
 """
 
-import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse
 from jaxtyping import Bool, Float, Int
+from scipy.sparse import csr_array
 
 from sae_gap.core import active_columns, columns_of
 from sae_gap.metrics import Inferred, LogisticProbe, Metric, fit_logistic, roc_auc
@@ -71,12 +71,12 @@ def fit_sparse(codes: Any, labels: Bool[np.ndarray, " n"], k: int) -> Probe:
     Returns:
       The probe; its `latents` are in order of rank.
     """
-    codes = scipy.sparse.csr_array(codes)
+    codes = csr_array(codes)
     size = abs(codes).sum(axis=0, dtype=float)
     used = (codes != 0).sum(axis=0)
     mean_with = _mean(codes[labels])
     mean_without = _mean(codes[~labels])
-    difference = np.abs(mean_with - mean_without)
+    difference = abs(mean_with - mean_without)
     # Latents that are on in only one class tie, however large they are.
     ranks = np.round(difference * used / np.where(size > 0, size, 1), 9)
     return _fit(codes, np.argsort(-ranks, kind="stable")[:k], labels, SPARSE_C)
@@ -87,16 +87,16 @@ def _fit(
 ) -> Probe:
     columns = columns_of(features, latents)
     # Summed in float32 over many rows, a constant would seem to vary.
-    centre = columns.mean(axis=0, dtype=np.float64).astype(columns.dtype)
-    spread = columns.std(axis=0, dtype=np.float64).astype(columns.dtype)
+    centre = columns.mean(axis=0, dtype=float).astype(columns.dtype)
+    spread = columns.std(axis=0, dtype=float).astype(columns.dtype)
     # A column that varies by rounding alone carries no information.
-    varies = spread > 1e-6 * np.abs(columns).max(axis=0)
+    varies = spread > 1e-6 * abs(columns).max(axis=0)
     scale = np.divide(1, spread, out=np.zeros_like(spread), where=varies)
     logistic = fit_logistic((columns - centre) * scale, labels, 1 / (c * len(labels)))
     return Probe(latents, centre, scale, logistic)
 
 
-def _mean(codes: scipy.sparse.csr_array) -> Float[np.ndarray, " latent"]:
+def _mean(codes: csr_array) -> Float[np.ndarray, " latent"]:
     return codes.sum(axis=0, dtype=float) / max(1, codes.shape[0])
 
 
@@ -150,12 +150,12 @@ def measure(inferred: Inferred) -> dict[str, Any]:
     kinds: Any = {"dense": (columns, fit_dense)}
     if inferred.model.dictionary is not None:
         # A latent that is never on separates no classes.
-        columns = scipy.sparse.csr_array(active_columns(codes)[0])
+        columns = csr_array(active_columns(codes)[0])
         kinds = {
             "dense": (inferred.reconstruction, fit_dense),
             "k=all": (columns, fit_dense),
         }
-    kinds |= {f"k={k}": (columns, functools.partial(fit_sparse, k=k)) for k in KS}
+    kinds |= {f"k={k}": (columns, partial(fit_sparse, k=k)) for k in KS}
     row: Any = {"probes": [*kinds], "pairs": [*concepts]}
     row |= {f"{score} {probe}": [] for probe in kinds for score in SCORES}
     for probe, (features, fit) in kinds.items():

@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
+from numpy import asarray, sqrt
 
 from sae_gap.core import Column, evenly_spaced, product, slices, squares
 from sae_gap.encoders import Predicted, regression
@@ -85,9 +86,9 @@ def r2_and_shrinkage(
       signals: (n, input_dim), not all equal.
       guess: their reconstructions ŷ.
     """
-    lengths = np.sqrt(squares(signals))
+    lengths = sqrt(squares(signals))
     long = lengths > _SHORTEST
-    shrinkage = (np.sqrt(squares(guess))[long] / lengths[long]).mean()
+    shrinkage = (sqrt(squares(guess))[long] / lengths[long]).mean()
     return {"r2": 1 - explained(signals, guess)["fvu"], "shrinkage": float(shrinkage)}
 
 
@@ -98,8 +99,8 @@ def _explained(inferred: Inferred) -> dict[str, float]:
 
     def score(name: str) -> dict[str, float]:
         fit = inferred.terms(inferred.codes[name], name).fit
-        guess = fit + np.asarray(inferred.model.bias)
-        return r2_and_shrinkage(np.asarray(inferred.split(name).signals), guess)
+        guess = fit + asarray(inferred.model.bias)
+        return r2_and_shrinkage(asarray(inferred.split(name).signals), guess)
 
     return inferred.by_split(score)
 
@@ -127,7 +128,7 @@ def _predicted(inferred: Inferred) -> dict[str, float]:
     if not isinstance(encoder, Predicted):
         return {}
     kept = inferred.counts
-    inputs = np.asarray(task.id.inputs)[kept]
+    inputs = asarray(task.id.inputs)[kept]
     x = inferred.activations[kept]
     train_inputs = jnp.asarray(task.train.inputs)
     train_signals = jnp.asarray(task.train.signals)
@@ -138,13 +139,13 @@ def _predicted(inferred: Inferred) -> dict[str, float]:
     slope = regression(known, train_signals - mean)
     few = evenly_spaced(len(known), TRAIN)
     neighbours = _nearest(
-        np.asarray(centred), np.asarray(known[few]), np.asarray(train_signals[few])
+        asarray(centred), asarray(known[few]), asarray(train_signals[few])
     )
     network = encoder.known.value(jnp.asarray(inputs))  # type: ignore[union-attr]
     return {
-        "ridge_fvu": fvu(x, np.asarray(mean + product(centred, slope))),
+        "ridge_fvu": fvu(x, asarray(mean + product(centred, slope))),
         "neighbours_fvu": fvu(x, neighbours),
-        "network_fvu": fvu(x, np.asarray(network)),
+        "network_fvu": fvu(x, asarray(network)),
         "network_rows": len(known),
     }
 

@@ -6,7 +6,7 @@ preselects columns for the OOD score. Recovery of the support, after matching th
 which latents are on in a sample.
 """
 
-import contextlib
+from contextlib import nullcontext
 
 import numpy as np
 import scipy
@@ -17,8 +17,8 @@ from sae_gap.core import (
     Match,
     active_columns,
     check_choice,
-    matching,
 )
+from sae_gap.core.matching import as_matrix, correlations
 from sae_gap.metrics import Inferred, Metric, Overlap, fires
 from sae_gap.runtime import one_blas_thread
 
@@ -95,7 +95,7 @@ def mcc_paper(
     check_choice("split", split, ("id", "ood"))
     truth, inferred, num_columns = _check(true_codes, codes)
     if split == "ood":
-        variance = inferred.var(axis=0, dtype=np.float64)
+        variance = inferred.var(axis=0, dtype=float)
         inferred = inferred[:, np.argsort(-variance, kind="stable")[: truth.shape[1]]]
         num_columns = min(num_columns, truth.shape[1])
     width = max(truth.shape[1], num_columns)
@@ -116,10 +116,10 @@ def _matched(truth: np.ndarray, inferred: np.ndarray) -> float:
     if not inferred.shape[1]:
         return 0.0
     few = truth.size * inferred.shape[1] <= _FEW_PRODUCTS
-    with one_blas_thread() if few else contextlib.nullcontext():
-        scores = matching.correlations(truth, inferred)
+    with one_blas_thread() if few else nullcontext():
+        scores = correlations(truth, inferred)
     pairs = scipy.optimize.linear_sum_assignment(scores, maximize=True)
-    return float(scores[pairs].sum(dtype=np.float64))
+    return float(scores[pairs].sum(dtype=float))
 
 
 def _check(true_codes: AnyCodes, codes: AnyCodes) -> tuple[np.ndarray, np.ndarray, int]:
@@ -129,8 +129,8 @@ def _check(true_codes: AnyCodes, codes: AnyCodes) -> tuple[np.ndarray, np.ndarra
     A constant column would add 0 to its pair, so leaving it out is exact, and saves most of the
     work on sparse codes.
     """
-    truth = matching.as_matrix("true_codes", active_columns(true_codes)[0])
-    inferred = matching.as_matrix("codes", active_columns(codes)[0])
+    truth = as_matrix("true_codes", active_columns(true_codes)[0])
+    inferred = as_matrix("codes", active_columns(codes)[0])
     if len(truth) != len(inferred):
         raise ValueError(
             f"true_codes and codes must hold the same samples, but have {len(truth)} and "
@@ -147,7 +147,7 @@ def _check(true_codes: AnyCodes, codes: AnyCodes) -> tuple[np.ndarray, np.ndarra
 
 
 def _is_active(columns: np.ndarray) -> np.ndarray:
-    return columns.var(axis=0, dtype=np.float64) > _ACTIVE_VARIANCE
+    return columns.var(axis=0, dtype=float) > _ACTIVE_VARIANCE
 
 
 def measure(inferred: Inferred) -> dict[str, float]:
@@ -216,7 +216,7 @@ def support_recovery(
 def _support(inferred: Inferred) -> dict[str, float]:
     """`support_recovery` of every scored split, with known truth and a learned dictionary."""
     match = inferred.match
-    if match is None:
+    if not match:
         return {}
 
     def score(name: str, truth: AnyCodes, codes: AnyCodes) -> dict[str, float]:

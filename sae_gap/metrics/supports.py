@@ -3,9 +3,10 @@
 from typing import NamedTuple
 
 import numpy as np
-import scipy.sparse
 from jax.typing import ArrayLike
 from jaxtyping import Float, Int
+from numpy import bincount, zeros
+from scipy.sparse import csr_array
 
 from sae_gap.core import AnyCodes, ratio
 
@@ -27,9 +28,7 @@ class Overlap(NamedTuple):
     both: Int[np.ndarray, " n"]
 
     @classmethod
-    def of(
-        cls, on: scipy.sparse.csr_array, true: scipy.sparse.csr_array, axis: int
-    ) -> "Overlap":
+    def of(cls, on: csr_array, true: csr_array, axis: int) -> "Overlap":
         """Counts along an axis of two supports, (n, num_latents): 0 gives the overlap of each
         latent, 1 that of each sample.
         """
@@ -61,16 +60,16 @@ class Overlap(NamedTuple):
 
 def fires(
     codes: AnyCodes, least: Float[ArrayLike, " latent"] | float = 0.0
-) -> scipy.sparse.csr_array:
+) -> csr_array:
     """Whether the magnitude of each code is above that of its latent, (n, num_latents).
 
     Args:
       codes: (n, num_latents).
       least: the magnitudes up to which codes count as off.
     """
-    held = scipy.sparse.csr_array(codes)
-    on = np.abs(held.data) > np.broadcast_to(least, held.shape[1])[held.indices]
-    return scipy.sparse.csr_array((on, held.indices, held.indptr), held.shape)
+    held = csr_array(codes)
+    on = abs(held.data) > np.broadcast_to(least, held.shape[1])[held.indices]
+    return csr_array((on, held.indices, held.indptr), held.shape)
 
 
 def cuts(codes: AnyCodes, share: float = CUT) -> Float[np.ndarray, " latent"]:
@@ -90,24 +89,24 @@ def cuts(codes: AnyCodes, share: float = CUT) -> Float[np.ndarray, " latent"]:
     Returns:
       (num_latents,), 0 for a latent that never fires.
     """
-    held = scipy.sparse.csr_array(codes)
+    held = csr_array(codes)
     size = np.abs(held.data, dtype=float)
     width = held.shape[1]
     latent = held.indices[size > 0]
     size = size[size > 0]
-    unit = np.zeros(width)
-    cut = np.zeros(width)
+    unit = zeros(width)
+    cut = zeros(width)
     # In units of the latent's largest code, so that no square overflows or underflows.
     np.maximum.at(unit, latent, size)
     size = size / unit[latent]
     # Each round drops codes below a share of the mean of the rest. That raises the mean and so the
     # cut, until no code is dropped.
     while len(size):
-        sums = np.bincount(latent, size, width)
-        squares = np.bincount(latent, size**2, width)
+        sums = bincount(latent, size, width)
+        squares = bincount(latent, size**2, width)
         cut = np.where(sums > 0, share * ratio(squares, sums), cut)
         stays = size > cut[latent]
-        moves = np.bincount(latent[~stays], minlength=width) > 0
+        moves = bincount(latent[~stays], minlength=width) > 0
         stays &= moves[latent]
         latent = latent[stays]
         size = size[stays]

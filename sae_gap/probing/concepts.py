@@ -6,15 +6,16 @@ A and B make four cells, named by whether they have A and whether they have B: "
 B. Training and test share no document and, where a word decides on a concept, no word type.
 """
 
-import bisect
-import dataclasses
 import re
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Bool, Int
+from numpy import arange, argsort, array, concatenate, unique
 
 from sae_gap.core import Task, evenly_spaced
 from sae_gap.data import HeldOut
@@ -59,7 +60,7 @@ class Tokens(NamedTuple):
     @property
     def words(self) -> np.ndarray:
         """The word type of each token, its letters in lower case, (n,) strings."""
-        return np.array([text.strip().lower() for text in self.texts])
+        return array([text.strip().lower() for text in self.texts])
 
 
 class Concept(NamedTuple):
@@ -127,17 +128,17 @@ def concept(name: str, tokens: Tokens) -> Concept:
     """
     kind, _, value = name.partition(":")
     texts = tokens.texts.tolist()
-    letters = np.array([_LETTERS.fullmatch(text) is not None for text in texts])
-    begins = np.array([text.startswith(" ") for text in texts])
+    letters = array([_LETTERS.fullmatch(text) is not None for text in texts])
+    begins = array([text.startswith(" ") for text in texts])
     if kind in ("letters", "suffix") and re.fullmatch("[a-z]+", value):
         # At least two letters go before a suffix: "bed" is no past tense.
         spelled = re.compile(f"[{value}].*" if kind == "letters" else f".{{2,}}{value}")
-        has = np.array(
+        has = array(
             [spelled.fullmatch(word) is not None for word in tokens.words.tolist()]
         )
         return Concept(name, has, letters & begins & _ends(tokens), True)
     if name == "capital":
-        has = np.array([text.strip()[:1].isupper() for text in texts])
+        has = array([text.strip()[:1].isupper() for text in texts])
         return Concept(name, has, letters, True)
     if name == "space":
         return Concept(name, begins, letters, True)
@@ -156,7 +157,7 @@ def concept(name: str, tokens: Tokens) -> Concept:
 
 def _ends(tokens: Tokens) -> Bool[np.ndarray, " n"]:
     """True for tokens that end a word: the document's next token does not begin with a letter."""
-    goes_on = np.array([text[:1].isalpha() for text in tokens.texts[1:].tolist()], bool)
+    goes_on = array([text[:1].isalpha() for text in tokens.texts[1:].tolist()], bool)
     return ~np.append(goes_on & (np.diff(tokens.documents) == 0), False)
 
 
@@ -200,15 +201,15 @@ def choose_rows(
       Their numbers, ascending.
     """
     order = np.random.default_rng(seed).permutation(len(tokens.texts))
-    _, word = np.unique(tokens.words[order], return_inverse=True)
+    _, word = unique(tokens.words[order], return_inverse=True)
     few = order[_rank_in_group(word) < WORD_ROWS]
     ranked = [few[inside[few]] for a, b in pairs for inside in cells(a, b).values()]
 
     def first(count: int) -> Int[np.ndarray, " chosen"]:
-        return np.unique(np.concatenate([rows[:count] for rows in ranked]))
+        return unique(concatenate([rows[:count] for rows in ranked]))
 
     counts = range(1, max(map(len, ranked)) + 1)
-    return first(bisect.bisect_right(counts, most, key=lambda count: len(first(count))))
+    return first(bisect_right(counts, most, key=lambda count: len(first(count))))
 
 
 def split_cells(a: Concept, b: Concept, tokens: Tokens, seed: int) -> Split:
@@ -265,7 +266,7 @@ def split_cells(a: Concept, b: Concept, tokens: Tokens, seed: int) -> Split:
             "give more documents or leave the pair out."
         )
     sets = {
-        kind: np.concatenate(
+        kind: concatenate(
             [learned[name][: share * unit] for name, share in parts.items()]
         )
         for kind, parts in SHARES.items()
@@ -277,7 +278,7 @@ def _halves(
     names: np.ndarray, rng: np.random.Generator
 ) -> tuple[Bool[np.ndarray, " n"], Bool[np.ndarray, " n"]]:
     """Masks of the rows whose names are drawn for training, and of the others."""
-    every, member = np.unique(names, return_inverse=True)
+    every, member = unique(names, return_inverse=True)
     train = np.zeros(len(every), bool)
     train[rng.permutation(len(every))[: round(TRAIN * len(every))]] = True
     return train[member], ~train[member]
@@ -285,13 +286,13 @@ def _halves(
 
 def _rank_in_group(groups: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
     """For each entry, how many entries of its group come before it."""
-    order = np.argsort(groups, kind="stable")
+    order = argsort(groups, kind="stable")
     ordered = groups[order]
-    ranks = np.arange(len(groups)) - np.searchsorted(ordered, ordered)
-    return ranks[np.argsort(order)]
+    ranks = arange(len(groups)) - np.searchsorted(ordered, ordered)
+    return ranks[argsort(order)]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Probed(HeldOut):
     """Rows to code and probe, as `held_out`, beside those for the learners.
 
@@ -300,17 +301,17 @@ class Probed(HeldOut):
         2,000 of these rows; only they count for the explained variance.
     """
 
-    concepts: Mapping[str, Labelled] = dataclasses.field(default_factory=dict)
+    concepts: Mapping[str, Labelled] = field(default_factory=dict)
 
     @property
     def counts(self) -> Bool[np.ndarray, " n"]:
         """True for the rows that count, (n,)."""
-        every = np.arange(len(self.scored))
+        every = arange(len(self.scored))
         return np.isin(every, evenly_spaced(len(every), MATCHED))
 
     def task(self) -> Task:
         """The rows for the learners, and those to probe with their concepts."""
-        return dataclasses.replace(super().task(), concepts=self.concepts)
+        return replace(super().task(), concepts=self.concepts)
 
     def asdict(self) -> dict[str, Any]:
         """The settings that decide the data and what is probed."""

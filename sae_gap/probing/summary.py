@@ -1,9 +1,10 @@
 """Summaries of rows of probes, a line for each of the codes and each of their probes."""
 
-import math
 from collections.abc import Sequence
+from math import sqrt
 
 import numpy as np
+from numpy import array
 
 from sae_gap import catalogue
 from sae_gap.analysis import comparison
@@ -43,10 +44,10 @@ def overall(rows: Sequence[Row], baseline: str) -> list[Row]:
                 "splits": row["splits"],
             }
             for score in SCORES:
-                values = np.array(row[f"{score} {probe}"], float)
+                values = array(row[f"{score} {probe}"], float)
                 line[score], line[f"{score}_half"] = _interval(values)
                 if score in ("auc_ood", "drop", "accuracy_drop"):
-                    base = np.array(own.get(f"{score} {probe}", np.nan), float)
+                    base = array(own.get(f"{score} {probe}", np.nan), float)
                     line[f"more_{score}"], line[f"more_{score}_half"] = _interval(
                         values - base
                     )
@@ -61,4 +62,4 @@ def _interval(values: np.ndarray) -> tuple[float | None, float | None]:
         return float(known[0]) if len(known) else None, None
     low, high = comparison.interval(known, np.ones(len(known)))
     # For equal weights, the jackknife's interval is Student's times the root of n / (n - 1).
-    return float(known.mean()), float(high - low) / 2 * math.sqrt(1 - 1 / len(known))
+    return float(known.mean()), float(high - low) / 2 * sqrt(1 - 1 / len(known))

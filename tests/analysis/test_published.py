@@ -7,6 +7,7 @@ import math
 from pytest import mark
 
 from sae_gap.analysis import published
+from sae_gap.analysis.published import compare
 
 LINES = published.published()
 METRICS = [name.removesuffix("_mean") for name in LINES[0] if "_mean" in name]
@@ -98,9 +99,7 @@ def test_differences_are_close_within_their_tolerance(text):
     line, (metric, allowed) = find(text)
     for share in (-1.01, -0.99, 0.99, 1.01):
         value = line[f"{metric}_mean"] + share * float(allowed)
-        found = published.compare(
-            [ours(line, **{f"{metric}_mean": value})], line["study"]
-        )
+        found = compare([ours(line, **{f"{metric}_mean": value})], line["study"])
         (row,) = (row for row in found if row["metric"] == metric)
         assert row["difference"] == value - row["published"]
         assert row["close"] == (abs(share) < 1)
@@ -122,23 +121,23 @@ def test_only_lines_that_agree_are_compared(text):
     line, names = find(text)
     for name in [*names, "method"]:
         other = "other" if isinstance(line[name], str) else line[name] + 123
-        assert published.compare([ours(line, **{name: other})], line["study"]) == []
+        assert compare([ours(line, **{name: other})], line["study"]) == []
         # The method says where it starts, but nothing but its own column how long it ran.
-        without = published.compare([ours(line, **{name: None})], line["study"])
+        without = compare([ours(line, **{name: None})], line["study"])
         assert bool(without) == (name in ("start", "base"))
 
 
 def test_one_cold_start_is_compared_with_each_of_the_published():
     line, _ = find("warmstart_decoder cold_dl_mp step=19")
     line = ours(line, method="cold_dl", start="cold", base=None, auc_id_mean=None)
-    found = published.compare([line], "warmstart_decoder")
+    found = compare([line], "warmstart_decoder")
     names = [f"cold_dl_{name}" for name in ("relu", "topk", "jumprelu", "mp")]
     # What was not measured takes no part.
     assert [row["method"] for row in found[::5]] == names and len(found) == 20
     assert (
         len({row["published"] for row in found if row["metric"] == "mcc_paper_id"}) == 4
     )
-    assert published.compare([line | {"start": "warm"}], "warmstart_decoder") == []
+    assert compare([line | {"start": "warm"}], "warmstart_decoder") == []
 
 
 def test_rounds_after_some_seeds_converged_are_left_out():
@@ -146,15 +145,13 @@ def test_rounds_after_some_seeds_converged_are_left_out():
         find(f"learning_dynamics dl_fista num_latents=50 step={step}")[0]
         for step in (51, 101)
     ]
-    found = published.compare([ours(line) for line in at], "learning_dynamics")
+    found = compare([ours(line) for line in at], "learning_dynamics")
     assert at[1]["seeds"] == 2 and {row["step"] for row in found} == {51}
 
 
 def test_a_page_has_a_table_of_those_that_are_far():
     line, _ = find("vary_latents sae_relu")
-    rows = published.compare(
-        [ours(line, auc_id_mean=-1, auc_ood_mean=3)], "vary_latents"
-    )
+    rows = compare([ours(line, auc_id_mean=-1, auc_ood_mean=3)], "vary_latents")
     table = published.table(rows)
     assert "4 of 6 are within their tolerance; the others" in table.title
     assert [line["metric"] for line in table.lines] == ["auc_ood", "auc_id"]

@@ -5,6 +5,7 @@ import csv
 from pytest import mark, raises
 
 from sae_gap.analysis import tables
+from sae_gap.analysis.tables import format_table, summarise
 from tests.figures.samples import SETTING
 
 
@@ -19,7 +20,7 @@ def test_one_seed_has_no_deviation_and_a_failed_one_leaves_no_mean():
     rows += [
         row("b", seed, mcc_id=value) for seed, value in enumerate((0.5, float("nan")))
     ]
-    one, failed = tables.summarise(rows)
+    one, failed = summarise(rows)
     assert (one["mcc_id_mean"], one["mcc_id_sd"], one["seeds"]) == (0.5, None, 1)
     assert (failed["mcc_id_mean"], failed["mcc_id_sd"], failed["seeds"]) == (
         None,
@@ -34,7 +35,7 @@ def test_methods_keep_the_order_given_whatever_the_order_of_rows():
         for method in "abc"
         for size in (1000, 50)
     ]
-    lines = tables.summarise(rows[::-1], methods=("c", "a"))
+    lines = summarise(rows[::-1], methods=("c", "a"))
     found = [(line["method"], line["num_latents"]) for line in lines]
     assert found == [
         ("c", 50),
@@ -44,19 +45,17 @@ def test_methods_keep_the_order_given_whatever_the_order_of_rows():
         ("b", 50),
         ("b", 1000),
     ]
-    assert tables.summarise(rows, methods="cab") == tables.summarise(
-        rows[::-1], methods="cab"
-    )
+    assert summarise(rows, methods="cab") == summarise(rows[::-1], methods="cab")
 
 
 @mark.parametrize(("column", "other"), [("study", "another"), ("lam", None)])
 def test_a_mean_over_different_conditions_is_refused(column, other):
     rows = [row("a", 0, mcc_id=0.5), row("a", 1, mcc_id=0.5, **{column: other})]
     with raises(ValueError, match=f"mix {column}"):
-        tables.summarise(rows)
-    assert len(tables.summarise(rows, by=(*tables.BY, column))) == 2
+        summarise(rows)
+    assert len(summarise(rows, by=(*tables.BY, column))) == 2
     with raises(ValueError, match="seed twice"):
-        tables.summarise([rows[0], rows[0] | {"mcc_id": 0.7}])
+        summarise([rows[0], rows[0] | {"mcc_id": 0.7}])
 
 
 def test_the_summary_file_has_the_promised_columns(tmp_path):
@@ -64,7 +63,7 @@ def test_the_summary_file_has_the_promised_columns(tmp_path):
         row("linear_probe", 0, fit_seconds=1.0, mcc_ood=0.5),
         row("sae_mp", 0, fit_seconds=0.1, mcc_id=1 / 3, mcc_ood=0.1),
     ]
-    summary = tables.summarise(rows, methods=("linear_probe", "sae_mp"))
+    summary = summarise(rows, methods=("linear_probe", "sae_mp"))
     tables.write_table(tmp_path, "summary.csv", summary)
     header, probe, sae = csv.reader((tmp_path / "summary.csv").read_text().splitlines())
     # Seconds come last.
@@ -103,13 +102,13 @@ def test_the_table_lines_up():
         "l0_id": "L0",
     }
     columns |= {"gap_id": "gap"}
-    assert tables.format_table(tables.summarise(rows), columns).splitlines() == [
+    assert format_table(summarise(rows), columns).splitlines() == [
         "method        samples            MCC          L0                gap",
         "------------  -------  -------------  ----------  -----------------",
         "sae_relu        5,000  0.450 ± 0.071  12.5 ± 0.7  5.0e-06 ± 7.1e-06",
         "linear_probe    5,000          0.670           -                  -",
     ]
-    assert tables.format_table(tables.summarise([]), {"method": "x"}) == "x\n-"
+    assert format_table(summarise([]), {"method": "x"}) == "x\n-"
 
 
 @mark.parametrize(
@@ -155,7 +154,7 @@ def test_numbers_stand_at_the_right_and_names_at_the_left():
         ["b", "0.0001", "-", "-", "1"],
     ]
     with raises(ValueError, match="no line has a column 'mcc'"):
-        tables.format_table(lines, {"mcc": "MCC"})
+        format_table(lines, {"mcc": "MCC"})
 
 
 def test_a_table_that_is_too_wide_goes_on_below_its_names():
@@ -165,7 +164,7 @@ def test_a_table_that_is_too_wide_goes_on_below_its_names():
         for kind in ("relu", "topk")
     ]
     columns = {"method": "method"} | {name: name for name in names}
-    table = tables.format_table(lines, columns, width=40)
+    table = format_table(lines, columns, width=40)
     assert max(map(len, table.splitlines())) <= 40
     blocks = [block.splitlines() for block in table.split("\n\n")]
     headings = [["method", *names[start : start + 3]] for start in (0, 3, 6)]

@@ -14,7 +14,7 @@ from sae_gap import measure
 from sae_gap.analysis import RIVAL, Comparison, Verdict, compare_dictionaries
 from sae_gap.core import Model
 from sae_gap.learners import Given, Held
-from sae_gap.measure import methods
+from sae_gap.measure import methods, verdict
 from sae_gap.saes import SAE
 from sae_gap.solvers import sparse_code
 
@@ -65,7 +65,7 @@ def rows(tmp_path_factory):
 
 
 def test_the_culprit_is_found(rows):
-    found = {each.dictionary: each for each in measure.verdict(rows)}
+    found = {each.dictionary: each for each in verdict(rows)}
     shrunk, encoder, dictionary = (
         found[name] for name in ("shrunk", "bad_encoder", "bad_dictionary")
     )
@@ -97,7 +97,7 @@ def test_the_culprit_is_found(rows):
 
 
 def test_several_are_ranked_and_a_lead_that_may_be_none_is_told(rows):
-    verdicts = measure.verdict(rows)
+    verdicts = verdict(rows)
     ordered, sentence = measure.ranking(verdicts)
     # The dead one is no part of it, and the first two have one dictionary.
     assert [each.dictionary for each in ordered][2:] == ["bad_dictionary", "dead"]
@@ -149,7 +149,7 @@ def test_denser_codes_are_no_better_in_any_line():
         coded(3.0, "screened", errors=[0.1] * 3),
         coded(2.0, "own_refit"),
     ]
-    (mine,) = measure.verdict(rows)
+    (mine,) = verdict(rows)
     assert mine.lines["Encoder"].startswith(
         "not judged: unequal L0, 3.00 and 2.00; its own"
     )
@@ -157,10 +157,7 @@ def test_denser_codes_are_no_better_in_any_line():
         not mine.losses["values"].reason and "unequal" in mine.losses["support"].reason
     )
     # An SAE of the user's that is called as the rival is none.
-    assert (
-        measure.verdict([each | {"dictionary": RIVAL} for each in rows])[0].rival
-        is None
-    )
+    assert verdict([each | {"dictionary": RIVAL} for each in rows])[0].rival is None
 
 
 NETWORK = (
@@ -184,7 +181,7 @@ def test_a_network_bounds_the_loss_of_a_transcoder_or_says_nothing(fvu, rows, wo
         coded(2.0, name, fvu=fvu, network_rows=rows, errors=[5 * fvu] * 3)
         for name, fvu in codes.items()
     ]
-    (mine,) = measure.verdict(found)
+    (mine,) = verdict(found)
     assert words in str(mine)
     assert ("unreached" in mine.losses) == ("at most" in words)
     assert mine.losses["form"].more == approx(0.03)

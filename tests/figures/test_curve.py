@@ -10,7 +10,7 @@ from pytest import approx, mark, raises
 
 from sae_gap import figures
 from sae_gap.analysis import splits
-from sae_gap.figures import labels
+from sae_gap.figures import curve, labels, recovery_by_level
 
 from .samples import choose, curves, make_rows, row, words
 
@@ -49,9 +49,7 @@ WARM = {"x": "iterations", "y": "mcc_ood", "dash": "start"}
 @mark.parametrize("metric", ["mcc_ood", "gap_ood"])
 def test_lines_are_the_means_and_whiskers_the_deviations_of_the_rows(metric):
     rows = make_warm()
-    figure = figures.curve(
-        rows, "iterations", metric, dash="start", panel="num_latents"
-    )
+    figure = curve(rows, "iterations", metric, dash="start", panel="num_latents")
     assert [axes.get_title("left") for axes in figure.axes] == [
         "50 latents",
         "100 latents",
@@ -79,7 +77,7 @@ def test_lines_are_the_means_and_whiskers_the_deviations_of_the_rows(metric):
 
 
 def test_zero_has_its_place_on_a_log_axis():
-    axes = figures.curve(make_warm((100,)), **WARM).axes[0]
+    axes = curve(make_warm((100,)), **WARM).axes[0]
     axes.figure.draw_without_rendering()
     places = axes.transData.transform([(count, 0.5) for count in ITERATIONS])[:, 0]
     assert np.all(np.diff(places) > 5) and places[0] > axes.bbox.x0
@@ -89,18 +87,15 @@ def test_zero_has_its_place_on_a_log_axis():
 
 
 def test_what_the_rows_do_not_say_is_refused_or_left_out():
-    assert figures.curve([], **WARM) is None
-    assert (
-        figures.curve([row | {"mcc_ood": None} for row in make_warm((100,))], **WARM)
-        is None
-    )
+    assert curve([], **WARM) is None
+    assert curve([row | {"mcc_ood": None} for row in make_warm((100,))], **WARM) is None
     with raises(ValueError, match="mix num_latents"):
-        figures.curve(make_warm(), **WARM)
+        curve(make_warm(), **WARM)
 
 
 def test_many_points_have_a_band_and_no_markers():
     rows = choose(make_warm((100,), range(0, 60, 2)), start="warm")
-    (axes,) = figures.curve(rows, "iterations", "mcc_ood").axes
+    (axes,) = curve(rows, "iterations", "mcc_ood").axes
     bands = [band.get_paths()[0].get_extents() for band in axes.collections]
     assert len(bands) == 3 and curves(axes) == []
     sd = np.std([0, 0.01, 0.04], ddof=1)
@@ -112,7 +107,7 @@ def test_a_level_goes_by_the_name_of_its_dictionary_where_its_line_has_none():
     drawn = make_warm((100,))
     rows = [row | {"base": row["dictionary"]} for row in choose(drawn, start="warm")]
     rows += [row | {"base": None} for row in choose(drawn, dictionary="oracle")]
-    figure = figures.curve(rows, "iterations", "mcc_ood", line="base")
+    figure = curve(rows, "iterations", "mcc_ood", line="base")
     assert {"ReLU SAE", "oracle"} <= set(words(figure)) and "None" not in words(figure)
 
 
@@ -128,7 +123,7 @@ def test_levels_and_frequencies_have_a_panel_each_and_a_dictionary_a_line():
         topk | {"method": "frozen_topk"},
     ]
     rows += [level("relu", roots=0.5, children=0.2, free=0.3, frequent=0.1)]
-    levels, frequencies = figures.recovery_by_level(rows).axes
+    levels, frequencies = recovery_by_level(rows).axes
     for axes, names in (
         (levels, "roots children free"),
         (frequencies, "frequent rare"),
@@ -140,13 +135,9 @@ def test_levels_and_frequencies_have_a_panel_each_and_a_dictionary_a_line():
         drawn, ([0, 0.5, 1, 0.2, 2, 0.3], [0, 0.92, 2, 0.4]), strict=True
     ):
         assert_allclose(found, wanted)
-    assert (
-        figures.recovery_by_level([])
-        is figures.recovery_by_level([row("topk")])
-        is None
-    )
+    assert recovery_by_level([]) is recovery_by_level([row("topk")]) is None
     with raises(ValueError, match="mix world"):
-        figures.recovery_by_level([topk, topk | {"world": "other", "seed": 1}])
+        recovery_by_level([topk, topk | {"world": "other", "seed": 1}])
 
 
 def test_the_encoders_shares_are_cells_of_a_table_along_each_size():

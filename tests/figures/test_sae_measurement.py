@@ -6,6 +6,7 @@ from pytest import approx
 
 from benchmarks.harness import outcome
 from sae_gap import figures
+from sae_gap.figures import fvu_curve
 
 ABOUT = {"num_latents": 64, "input_dim": 16, "seed": 0, "family": "sae"}
 
@@ -29,7 +30,7 @@ OWN = ("own", 8.0, 0.2), ("own_refit", 7.9, 0.15)
 
 def test_the_curve_draws_the_lasso_and_the_encoder_before_and_after_a_refit():
     rows = [*points("a$b$c", own=OWN), *points("random", 3.0, family="control")]
-    figure = figures.fvu_curve([*rows, *points("other", 5.0)])
+    figure = fvu_curve([*rows, *points("other", 5.0)])
     axes = figure.axes[0]
     legend = figure.legends[0].get_texts()
     wanted = {"a$b$c", "random atoms", "certified lasso", "own codes, values refitted"}
@@ -48,13 +49,11 @@ def test_the_curve_draws_the_lasso_and_the_encoder_before_and_after_a_refit():
     ]
     assert sorted(ends) == [[7.9, 0.15], [8.0, 0.2]]
     # A dead encoder does not set the axis, and nothing has no figure.
-    dead = figures.fvu_curve([*rows, *points("two", own=[("own", 0.01, 0.2)])])
+    dead = fvu_curve([*rows, *points("two", own=[("own", 0.01, 0.2)])])
     assert dead.axes[0].get_xlim() == axes.get_xlim()
-    assert (
-        figures.fvu_curve([]) is figures.gap_parts([]) is figures.coherence([]) is None
-    )
+    assert fvu_curve([]) is figures.gap_parts([]) is figures.coherence([]) is None
     # Nats have a panel.
-    figure = figures.fvu_curve(points("mine", kl=0.7))
+    figure = fvu_curve(points("mine", kl=0.7))
     drawn = [
         [y for line in axes.get_lines() for y in line.get_ydata()]
         for axes in figure.axes

@@ -10,7 +10,8 @@ from numpy.testing import assert_allclose
 from pytest import approx, mark
 
 from sae_gap import figures
-from sae_gap.figures import labels, style
+from sae_gap.figures import labels, loss_by_cost, recovery_by_seconds, style
+from sae_gap.figures.labels import colour
 from tests.conftest import FONTS
 
 from .samples import SETTING, choose, row, words
@@ -18,7 +19,7 @@ from .samples import SETTING, choose, row, words
 
 def test_files_are_equal_for_equal_rows_and_carry_their_caption_and_no_date(tmp_path):
     def draw():
-        return figures.recovery_by_seconds(cell("spams", "topk"))
+        return recovery_by_seconds(cell("spams", "topk"))
 
     names = figures.save(draw(), tmp_path / "one", "a.5")
     assert (
@@ -37,13 +38,13 @@ def test_files_are_equal_for_equal_rows_and_carry_their_caption_and_no_date(tmp_
 
 def test_the_text_of_a_pdf_is_in_fonts_that_journals_take(tmp_path, monkeypatch):
     monkeypatch.setitem(style.STYLE, "pdf.fonttype", FONTS)
-    figures.save(figures.recovery_by_seconds(cell("spams")), tmp_path, "stem")
+    figures.save(recovery_by_seconds(cell("spams")), tmp_path, "stem")
     assert b"/FontFile2" in (tmp_path / "stem.pdf").read_bytes()
 
 
 def test_a_callers_style_neither_changes_nor_is_changed(tmp_path):
     def png(stem):
-        figures.save(figures.recovery_by_seconds(cell("spams")), tmp_path, stem)
+        figures.save(recovery_by_seconds(cell("spams")), tmp_path, stem)
         return (tmp_path / f"{stem}.png").read_bytes()
 
     plain = png("plain")
@@ -99,11 +100,8 @@ def test_names_are_in_the_order_of_their_families():
 
 
 def test_a_name_that_is_nowhere_has_a_spare_colour_of_its_own():
-    known = {labels.colour(name) for name in labels._dictionaries()}
-    assert (
-        labels.colour("new_idea") == "#66A61E"
-        and labels.colour("new_idea") not in known
-    )
+    known = {colour(name) for name in labels._dictionaries()}
+    assert colour("new_idea") == "#66A61E" and colour("new_idea") not in known
 
 
 def cell(*names, **values):
@@ -125,7 +123,7 @@ def cell(*names, **values):
 def test_seconds_are_on_the_axis_and_the_oracle_is_a_level():
     rows = cell("online_dl", "topk", "oracle")
     for axes, metric in zip(
-        figures.recovery_by_seconds(rows).axes, ("cosine", "mcc_ood"), strict=True
+        recovery_by_seconds(rows).axes, ("cosine", "mcc_ood"), strict=True
     ):
         drawn = {
             line.get_color(): line.get_xydata()[0]
@@ -138,16 +136,16 @@ def test_seconds_are_on_the_axis_and_the_oracle_is_a_level():
                 np.mean([row[column] for row in mine])
                 for column in ("fit_seconds", metric)
             ]
-            assert drawn[labels.colour(name)] == approx(means)
-        black = labels.colour("oracle")
+            assert drawn[colour(name)] == approx(means)
+        black = colour("oracle")
         levels = [
             line.get_ydata()[0] for line in axes.lines if line.get_color() == black
         ]
         oracle = [row[metric] for row in choose(rows, dictionary="oracle")]
         assert levels == approx([np.mean(oracle)])
-    assert figures.recovery_by_seconds(cell("oracle")) is None
+    assert recovery_by_seconds(cell("oracle")) is None
     unscored = [row | {"method": "other"} for row in cell("spams", mcc_ood=None)]
-    figure = figures.recovery_by_seconds(cell("online_dl") + unscored)
+    figure = recovery_by_seconds(cell("online_dl") + unscored)
     assert "SPAMS" not in words(figure) and "online DL" in words(figure)
 
 
@@ -213,7 +211,7 @@ for line in ROWS:
 
 
 def test_codes_are_drawn_by_their_cost_and_the_optimum_as_a_level():
-    figure = figures.loss_by_cost(ROWS)
+    figure = loss_by_cost(ROWS)
     named = {text.get_text() for text in figure.axes[0].texts}
     assert {"2×4", "2×2", "nearest atoms"} <= named
     assert any("L0 32 to 36" in text.get_text() for text in figure.findobj(Text))
@@ -234,14 +232,10 @@ def test_codes_are_drawn_by_their_cost_and_the_optimum_as_a_level():
         assert levels["the lasso, refitted"] == level["kl"]
         # A single iteration of FISTA does not set the scale.
         assert axes.get_ylim() == (0, approx(1.1 * own["kl"]))
-    named = figures.loss_by_cost(
-        [row | {"dictionary": "topk_from_online_dl"} for row in ROWS]
-    )
+    named = loss_by_cost([row | {"dictionary": "topk_from_online_dl"} for row in ROWS])
     said = [text.get_text() for text in named.findobj(Text)]
     assert any("codes on TopK from online_dl lose" in text for text in said)
     # A decoder alone, or a GPU, has no processor time.
-    assert (
-        len(figures.loss_by_cost([row | {"processor": None} for row in ROWS]).axes) == 1
-    )
-    assert figures.loss_by_cost([row for row in ROWS if row["family"] == "fista"])
-    assert figures.loss_by_cost(ROWS[-1:]) is None
+    assert len(loss_by_cost([row | {"processor": None} for row in ROWS]).axes) == 1
+    assert loss_by_cost([row for row in ROWS if row["family"] == "fista"])
+    assert loss_by_cost(ROWS[-1:]) is None

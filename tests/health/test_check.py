@@ -7,11 +7,12 @@ import types
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+from numpy.linalg import norm
 from numpy.random import default_rng
 from pytest import approx, fixture, mark, raises
 
 import sae_gap
-from sae_gap import catalogue
+from sae_gap import catalogue, check, load_sae
 from sae_gap.core import ConstantNorm, LayerNorm, Scale, Split, Task
 from sae_gap.health import Evidence, Reading, faults, others
 from sae_gap.measure import fvu
@@ -44,7 +45,7 @@ def given():
 @mark.parametrize("case", ["jumprelu", "transcoder_jumprelu_skip"])
 def test_the_figures_are_those_of_the_sums(case, tmp_path):
     """Of the targets of a transcoder, without outlier tokens."""
-    sae = sae_gap.load_sae(FILES / "saelens" / case)
+    sae = load_sae(FILES / "saelens" / case)
     rng = default_rng(1)
     x = rng.normal(1, 1.5, (1_300, sae.num_inputs)).astype("f")
     # The last samples leave most latents off, which others turn on.
@@ -53,9 +54,9 @@ def test_the_figures_are_those_of_the_sums(case, tmp_path):
     y = y if sae.transcodes else x
     y[:3] *= 5_000
     save(tmp_path / "y.pt", y)
-    found = sae_gap.check(sae, x, targets=tmp_path / "y.pt" if sae.transcodes else None)
+    found = check(sae, x, targets=tmp_path / "y.pt" if sae.transcodes else None)
     codes = np.asarray(sae.encode(x))
-    guess = np.asarray(sae.reconstruct(x), np.float64)
+    guess = np.asarray(sae.reconstruct(x), float)
     assert found.with_outliers["fvu"] == approx(fvu(y, guess), rel=1e-4)
     assert found.outliers == 3
     codes = codes[3:]
@@ -70,7 +71,7 @@ def test_the_figures_are_those_of_the_sums(case, tmp_path):
         "dead": (codes == 0).all(axis=0).sum(),
         "gain": 1 + np.vdot(error - error.mean(axis=0), sums) / np.vdot(sums, sums),
         "offset": (error.mean(axis=0) ** 2).sum() / (error**2).sum(axis=1).mean(),
-        "activation_norm": np.linalg.norm(y, axis=1).mean(),
+        "activation_norm": norm(y, axis=1).mean(),
     }
     told = {name: found.columns[name] for name in wanted}
     assert told == approx(wanted, rel=1e-4)
@@ -84,10 +85,10 @@ def test_the_figures_are_those_of_the_sums(case, tmp_path):
     assert found.columns.keys() == wanted.keys() | others.keys()
     assert {name: found.columns[name] for name in others} == others
     np.testing.assert_array_equal(found.read.used, (codes != 0).sum(axis=0))
-    lengths = np.linalg.norm(sae.model.decoder, axis=0)
+    lengths = norm(sae.model.decoder, axis=0)
     words = [
         f"{lengths.min():.4g} to {lengths.max():.4g}, median {np.median(lengths):.4g}: codes of",
-        f"of decoder and encoder: {np.linalg.norm(sae.bias):.4g}, ",
+        f"of decoder and encoder: {norm(sae.bias):.4g}, ",
         "left out: 3 outlier tokens",
         f"on 1,297 rows: L0 {told['l0']:.4g}, {told['dead']} of",
     ]
@@ -97,22 +98,22 @@ def test_the_figures_are_those_of_the_sums(case, tmp_path):
 def test_arrays_and_tensors_and_files(given, tmp_path):
     arrays, x = given
     half = x.astype(ml_dtypes.bfloat16)
-    found = sae_gap.check(tuple(map(tensor, arrays)), tensor(half), **OPTIONS)
+    found = check(tuple(map(tensor, arrays)), tensor(half), **OPTIONS)
     sae = SAE.from_arrays(*arrays, **OPTIONS)
-    assert found.wrong == () and str(found) == str(sae_gap.check(sae, half))
+    assert found.wrong == () and str(found) == str(check(sae, half))
     assert "L0 3 (k is 3), 0 of 12 latents never fire" in str(found)
     assert "nearest to their own atom: 100.0%; copied latents: 0" in str(found)
     save(tmp_path / "x.pt", half)
-    model = sae_gap.check(sae.model, tmp_path / "x.pt", rows=100)
+    model = check(sae.model, tmp_path / "x.pt", rows=100)
     assert "on 100 rows" in str(model) and model.wrong == ()
-    by_heads = sae_gap.check(FILES / "saelens/hook_z", x[:50, :6].reshape(50, 2, 3))
-    assert str(by_heads) == str(sae_gap.check(FILES / "saelens/hook_z", x[:50, :6]))
+    by_heads = check(FILES / "saelens/hook_z", x[:50, :6].reshape(50, 2, 3))
+    assert str(by_heads) == str(check(FILES / "saelens/hook_z", x[:50, :6]))
     weight, offset, atoms, bias = arrays
     few = SAE.from_arrays(
         weight, offset - 1e3 * (np.arange(D) < 7), atoms, bias, **OPTIONS
     )
-    assert "7 of 12 latents never fire (rare" in str(sae_gap.check(few, x[:40]))
-    assert "never fire (rare" not in str(sae_gap.check(few, x))
+    assert "7 of 12 latents never fire (rare" in str(check(few, x[:40]))
+    assert "never fire (rare" not in str(check(few, x))
 
 
 @fixture(scope="module")
@@ -123,7 +124,7 @@ def transcoded(given):
     columns = np.linalg.qr(rng.normal(size=(D, D)))[0].astype("f")
     codes = (y - bias) @ weight
     # As long as a normalised activation.
-    unit = D**0.5 / np.linalg.norm(codes, axis=1).mean()
+    unit = D**0.5 / norm(codes, axis=1).mean()
     skip = (rng.normal(size=(D, D)) / D).astype("f")
     x = unit * codes @ columns.T
     return {"e": columns / unit, "offset": offset, "d": atoms, "bias": bias} | {
@@ -153,7 +154,7 @@ def test_a_transcoder_read_in_another_way_than_it_was_trained(
     changed = {name: change(transcoded[name], transcoded["bias"]) for name in names}
     *arrays, skip, x, y = (transcoded | changed).values()
     options = OPTIONS | {"transcoder": True, "W_skip": skip}
-    found = sae_gap.check(arrays, x, targets=y, **options)
+    found = check(arrays, x, targets=y, **options)
     assert any(words in said for said in found.wrong) if words else found.wrong == ()
 
 
@@ -165,7 +166,7 @@ def test_a_transcoder_read_in_another_way_than_it_was_trained(
     ],
 )
 def test_what_the_file_says_is_missing_is_said_first(case, words):
-    assert words in sae_gap.check(FILES / case, X[:, :6]).wrong[0]
+    assert words in check(FILES / case, X[:, :6]).wrong[0]
 
 
 @mark.parametrize(
@@ -183,7 +184,7 @@ def test_what_the_file_says_is_missing_is_said_first(case, words):
 )
 def test_what_does_not_fit_is_refused(sae, x, targets, words):
     with raises((ValueError, TypeError), match=words):
-        sae_gap.check(sae, x, targets=targets)
+        check(sae, x, targets=targets)
 
 
 DIM = 96
@@ -201,7 +202,7 @@ def drawn(seed):
     atoms = rng.normal(size=(WIDTH, DIM)) * np.arange(1, DIM + 1) ** -0.3
     often = 2 * np.arange(1, WIDTH + 1) ** -0.8
     codes = rng.lognormal(0, 0.5, (7_000, WIDTH)) * (rng.random((7_000, WIDTH)) < often)
-    rows = codes @ atoms / np.linalg.norm(atoms, axis=1).mean()
+    rows = codes @ atoms / norm(atoms, axis=1).mean()
     rows += 0.1 * rng.standard_t(4, rows.shape) + 2 * rng.normal(size=DIM)
     return rows.astype(np.float32)
 
@@ -254,7 +255,7 @@ def causes(arrays, x):
     bias = arrays["b_dec"]
     offset = arrays["b_enc"]
     shift = bias @ weight
-    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    norms = norm(x, axis=1, keepdims=True)
     yield "activations are 0.5 times as long", {}, x / 2
     yield "activations are 32 times as long", {}, 32 * x
     yield "a normalisation is missing", {}, x / norms
@@ -313,12 +314,12 @@ def test_a_cause_is_named_where_it_is_sure_and_only_there(zoo):
     x, layer, saes = zoo
     for kind, arrays in saes.items():
         for words, changes, rows in causes(arrays, x):
-            (said,) = sae_gap.check(loaded(arrays, **changes), rows).wrong
+            (said,) = check(loaded(arrays, **changes), rows).wrong
             assert words in said, (kind, said)
     arrays = saes["jumprelu"]
     other = saes["topk"]
     for words, changes, rows in doubts(arrays, other, x, layer):
-        wrong = sae_gap.check(loaded(arrays, **changes), rows).wrong
+        wrong = check(loaded(arrays, **changes), rows).wrong
         assert any(words in said for said in wrong), (words, wrong)
         assert not any("so the FVU" in said or "put both" in said for said in wrong), (
             wrong
@@ -334,7 +335,7 @@ def test_sound_saes_are_accused_of_nothing(zoo):
             sound += [rescaled(arrays, LENGTHS), {"notes": {"k": "9"}}]
         for changes in sound:
             for rows in (x, x[:60]):
-                found = sae_gap.check(loaded(arrays, **changes), rows)
+                found = check(loaded(arrays, **changes), rows)
                 assert found.wrong == () and str(found).endswith("nothing found"), found
 
 
@@ -359,13 +360,13 @@ def test_a_normalisation_that_the_configuration_lacks_is_named(kind):
     sae = loaded(arrays, normalisation=kind)
     plain = loaded(arrays)
     # An error of nearly nothing may be one vector.
-    assert sae_gap.check(sae, x).wrong == ()
+    assert check(sae, x).wrong == ()
     tried = dict(others(Reading.of(plain), x))
     (reading,) = (
         tried[cause] for cause in tried if f"not none but {kind.name};" in cause
     )
     assert reading.read(x).fvu == Reading.of(sae).read(x).fvu < 0.01
-    (said,) = sae_gap.check(plain, x).wrong
+    (said,) = check(plain, x).wrong
     assert "is not none but" in said
 
 
@@ -376,7 +377,7 @@ def test_columns_count_by_the_energy_of_their_codes():
         "W_enc": np.where(off, -1, 1) * arrays["W_enc"],
         "threshold": 0.5 + 1e9 * off,
     }
-    found = sae_gap.check(loaded(arrays, **changes), x).evidence
+    found = check(loaded(arrays, **changes), x).evidence
     assert (found.aligned, found.negated) == approx((1, 0))
 
 
@@ -385,7 +386,7 @@ def test_readings_that_mean_nothing_of_an_sae_are_not_tried():
     arrays, x = exact()
     tried = dict(others(Reading.of(loaded(arrays, normalisation=Scale(4))), x))
     cause = [*tried][-1]
-    scale = 12**0.5 / np.linalg.norm(x, axis=1).mean()
+    scale = 12**0.5 / norm(x, axis=1).mean()
     assert tried[cause].normalisation.factor == approx(scale)
     assert f"{4 / scale:.2g} times as long" in cause and "norm of about 0.866" in cause
     causes = " ".join(tried)
@@ -407,8 +408,8 @@ def extreme(big, kind):
 def test_an_extreme_row_neither_warns_nor_changes_what_is_found(big, kind):
     rows, spoilt = extreme(big, kind)
     sae = SAE.from_arrays(*real_data.ARRAYS, **real_data.OPTIONS)
-    found = sae_gap.check(sae, spoilt)
-    left = sae_gap.check(sae, np.delete(rows, [7, 300], axis=0))
+    found = check(sae, spoilt)
+    left = check(sae, np.delete(rows, [7, 300], axis=0))
     assert (
         found.wrong == left.wrong == () and found.outliers == 2 and left.outliers == 0
     )

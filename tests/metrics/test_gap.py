@@ -15,6 +15,7 @@ from sae_gap.core import Model, Solution, Split, Task
 from sae_gap.encoders import Affine, Lasso, ReLU, TopK
 from sae_gap.learners import Given, Held
 from sae_gap.metrics import Inferred, gap
+from sae_gap.metrics.gap import amortisation_gap
 from sae_gap.solvers import sparse_code
 from sae_gap.study import Inference, Method
 from tests.saes.examples import transcoder
@@ -93,7 +94,7 @@ def test_amortisation_gap_of_a_model_against_scikit_learn(sign):
     def encode(model, rows):
         return (sign * model.encode(model, rows)).at[0, 0].add(-1e-7)
 
-    found = gap.amortisation_gap(
+    found = amortisation_gap(
         model, signals, LAM, encode=encode, signed=sign < 0 or None
     )
     target = signals - np.arange(6.0)
@@ -104,13 +105,11 @@ def test_amortisation_gap_of_a_model_against_scikit_learn(sign):
     assert_allclose(found.gap, lost, rtol=1e-3, atol=1e-4)
     assert_allclose(found.relative, lost / best, rtol=1e-3)
     assert (found.optimum.gap <= 1e-6 * found.optimum.objective).all()
-    optimal = gap.amortisation_gap(
-        model, signals, LAM, encode=Lasso(LAM, nonneg=sign > 0)
-    )
+    optimal = amortisation_gap(model, signals, LAM, encode=Lasso(LAM, nonneg=sign > 0))
     assert optimal.gap == approx(0, abs=1e-6) and optimal.gap.min() >= 0
     if sign < 0:
         with raises(ValueError, match="pass signed=True"):
-            gap.amortisation_gap(model, signals, LAM, encode=encode)
+            amortisation_gap(model, signals, LAM, encode=encode)
 
 
 def test_amortisation_gap_says_what_it_lacks():
@@ -125,25 +124,25 @@ def test_amortisation_gap_says_what_it_lacks():
         ("negative", model, y, -LAM),
     ):
         with raises(ValueError, match=words):
-            gap.amortisation_gap(*given)
+            amortisation_gap(*given)
 
 
 def test_the_own_codes_of_a_transcoder_read_its_inputs():
     model, x = transcoder(TopK(3))
     y = default_rng(0).normal(1, 2, size=(24, 6)).astype("f")
     signals = model.signals(y, x)
-    found = gap.amortisation_gap(model, signals, 0.1, inputs=x)
+    found = amortisation_gap(model, signals, 0.1, inputs=x)
     # The encoder by hand, on a model of the same dictionary that ignores inputs.
     own = np.asarray(model.encode(model, x))
     plain = Model(model.dictionary, model.bias, encode=lambda model, signals: own)
-    again = gap.amortisation_gap(plain, signals, 0.1)
+    again = amortisation_gap(plain, signals, 0.1)
     assert_allclose(found.gap, again.gap, rtol=1e-6)
     assert (found.gap > 0).all()
     for of, inputs in ((model, None), (model, x[:3]), (plain, x)):
         with raises(ValueError, match="one row for each signal"):
-            gap.amortisation_gap(of, signals, 0.1, inputs=inputs)
+            amortisation_gap(of, signals, 0.1, inputs=inputs)
     # A solver in the encoder's place reads no inputs.
-    best = gap.amortisation_gap(model, signals, 0.1, encode=Lasso(0.1))
+    best = amortisation_gap(model, signals, 0.1, encode=Lasso(0.1))
     assert best.gap.max() <= 1e-4 * best.optimum.objective.max()
 
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import scipy.sparse
+from numpy import array
 from numpy.linalg import norm
 from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
@@ -119,7 +120,7 @@ def sparse_codes(n, width, share=0.2):
 def test_detection_by_hand():
     # The first latent fires in 3 of 5 samples, its feature in 2, both in 1; the second never; the
     # third wherever its own does.
-    firing = Overlap(np.array([3, 0, 2]), np.array([2, 1, 2]), np.array([1, 0, 2]))
+    firing = Overlap(array([3, 0, 2]), array([2, 1, 2]), array([1, 0, 2]))
     assert detection(firing, 5) == approx(
         {
             "precision": (1 / 3 + 0 + 1) / 3,
@@ -132,13 +133,13 @@ def test_detection_by_hand():
     )
 
 
-@mark.parametrize("least", [0, np.array([0.3, 0.0, 0.8, 2.0])])
+@mark.parametrize("least", [0, array([0.3, 0.0, 0.8, 2.0])])
 def test_firings_are_counted_above_a_latents_magnitude(least):
     truth = sparse_codes(23, 6)
     codes = sparse_codes(23, 4) * RNG.choice([-1, 1], (23, 4))
     # What is below zero is off.
     truth[4:8] *= -1
-    nearest = np.array([5, 0, 0, 3])
+    nearest = array([5, 0, 0, 3])
     on = np.abs(codes) > least
     present = truth[:, nearest] > 0
     found = count(nearest, truth, codes, least)
@@ -150,7 +151,7 @@ def test_splits_are_scored_above_the_cuts_of_the_id_split():
     """And absorption by the tree, or nothing where what it needs is not known."""
     truth = np.linalg.qr(RNG.normal(size=(8, 8)))[0]
     held = Split(np.ones((400, 8)), sparse_codes(400, 8, 0.4))
-    tree = Tree(np.array([-1, 0, 0, *[-1] * 5]), np.array([0, 1, 1, *[-1] * 5]))
+    tree = Tree(array([-1, 0, 0, *[-1] * 5]), array([0, 1, 1, *[-1] * 5]))
     task = Task(held, Split(held.signals), held, dictionary=truth, width=8, tree=tree)
     codes = {name: sparse_codes(400, 8) ** 3 for name in ("id", "ood")}
     # Latents are features in reverse, of half the length.
@@ -190,8 +191,8 @@ def test_a_cut_is_the_least_that_is_its_own_share(share):
 @mark.parametrize("few", [(9, 30), (30, 9), (10, 10)])
 def test_absorption_is_the_recall_that_a_child_takes(few):
     # Feature 0 has the children 1 and 2, feature 3 the child 4; feature 5 is free.
-    parent = np.array([-1, 0, 0, -1, 3, -1])
-    partner = np.array([2, 0, 1, 3, -1, 4])
+    parent = array([-1, 0, 0, -1, 3, -1])
+    partner = array([2, 0, 1, 3, -1, 4])
     truth = np.zeros((100, 6))
     codes = np.zeros((100, 5))
     truth[:40, 0], truth[:10, 1], truth[10:20, 2] = 1, 1, 1

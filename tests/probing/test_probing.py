@@ -5,6 +5,7 @@ has by construction.
 import functools
 
 import numpy as np
+from numpy import array
 from numpy.random import default_rng
 from pytest import approx, mark, raises
 
@@ -12,6 +13,7 @@ from sae_gap import catalogue, open_activations, probing
 from sae_gap.core import evenly_spaced
 from sae_gap.metrics import SCORES, probes
 from sae_gap.probing import concepts
+from sae_gap.probing.concepts import split_cells
 
 RNG = default_rng(0)
 
@@ -21,10 +23,10 @@ def drawn(count=4_000, seed=0):
     document.
     """
     rng = default_rng(seed)
-    words = np.array([f" {a}{b}" for a in "abcdefghij" for b in "klmnopqrstuvwxyzabcd"])
+    words = array([f" {a}{b}" for a in "abcdefghij" for b in "klmnopqrstuvwxyzabcd"])
     documents = np.sort(rng.integers(40, size=count))
     tokens = probing.Tokens(
-        rng.choice(words, count), documents, np.array(["even", "odd"])[documents % 2]
+        rng.choice(words, count), documents, array(["even", "odd"])[documents % 2]
     )
     return (
         tokens,
@@ -36,13 +38,13 @@ def drawn(count=4_000, seed=0):
 def test_concepts_are_read_off_the_letters_and_the_document():
     texts = ["The", " bed", " walk", "ing", " walked", ",", " U", ".", " dogs", "S"]
     tokens = probing.Tokens(
-        np.array(texts), np.array([0] * 9 + [1]), np.array(["x"] * 9 + ["y"])
+        array(texts), array([0] * 9 + [1]), array(["x"] * 9 + ["y"])
     )
 
     def texts_of(name):
         found = probing.concept(name, tokens)
         return [
-            np.array(texts)[found.defined & (found.has == has)].tolist()
+            array(texts)[found.defined & (found.has == has)].tolist()
             for has in (True, False)
         ]
 
@@ -73,7 +75,7 @@ def test_concepts_are_read_off_the_letters_and_the_document():
 def test_the_withheld_cell_never_trains_and_no_document_or_word_is_on_both_sides(seed):
     tokens, a, b = drawn()
     a.defined[:50] = False
-    split = probing.split_cells(a, b, tokens, seed)
+    split = split_cells(a, b, tokens, seed)
     assert min(map(min, (*split.train.values(), *split.test.values()))) >= 50
     assert not np.any(a.has[split.train["withheld"]] & b.has[split.train["withheld"]])
     tested = np.concatenate([*split.test.values()])
@@ -94,13 +96,13 @@ def test_the_withheld_cell_never_trains_and_no_document_or_word_is_on_both_sides
 
 def test_words_may_be_shared_where_none_decides_and_small_cells_are_refused():
     tokens, a, b = drawn()
-    split = probing.split_cells(a._replace(of_words=False), b, tokens, 0)
+    split = split_cells(a._replace(of_words=False), b, tokens, 0)
     assert {*tokens.words[split.train["all"]]} & {*tokens.words[split.test["11"]]}
     a.has[300:] = False
     with raises(
         ValueError, match=r"the cells of letters:abcd\+topic:odd are too small"
     ):
-        probing.split_cells(a, b, tokens, 0)
+        split_cells(a, b, tokens, 0)
 
 
 def test_rows_are_chosen_evenly_over_cells_and_words(monkeypatch):
@@ -117,7 +119,7 @@ def test_rows_are_chosen_evenly_over_cells_and_words(monkeypatch):
 def test_drops_are_those_of_the_dictionary(k):
     """With atoms of A and of B nothing drops; an atom of A without B says nothing where B is."""
     tokens, a, b = drawn()
-    split = probing.split_cells(a, b, tokens, 0)
+    split = split_cells(a, b, tokens, 0)
     (one, two, three) = 1 + RNG.random((3, len(a.has)))
     both = a.has & b.has
     atoms = (
