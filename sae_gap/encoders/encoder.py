@@ -5,15 +5,16 @@ chunks, certificates), and the amortised encoders are matrix products anyway.
 """
 
 import abc
-import dataclasses
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -138,7 +139,7 @@ class Encoder(MethodPart):
             for name, part in vars(self).items()
             if isinstance(part, Encoder)
         }
-        return dataclasses.replace(self, **parts) if parts else self
+        return replace(self, **parts) if parts else self
 
     def infer(
         self,
@@ -441,7 +442,7 @@ def unit_atoms(
     Codes for the given atoms, times the lengths, are codes for the scaled atoms.
     """
     # Squares of a tiny atom would vanish, and the root has no gradient at zero.
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(dictionary), axis=0))
+    largest = lax.stop_gradient(jnp.max(jnp.abs(dictionary), axis=0))
     # A NaN is not zero, and must remain visible.
     live = largest != 0
     largest = jnp.where(live, largest, 1)

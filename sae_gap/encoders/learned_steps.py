@@ -2,6 +2,7 @@
 
 import equinox as eqx
 import jax
+from jax.nn import relu
 from jaxtyping import Array, Float
 
 from sae_gap.core import option
@@ -18,7 +19,7 @@ class WithHidden(eqx.Module):
     def __call__(
         self, signals: Float[Array, "n input_dim"]
     ) -> Float[Array, "n num_latents"]:
-        return self.direct(signals) + jax.nn.relu(self.inner(signals)) @ self.outer
+        return self.direct(signals) + relu(self.inner(signals)) @ self.outer
 
 
 class StepsParameters(eqx.Module):
@@ -83,8 +84,8 @@ class LearnedSteps(AmortisedEncoder):
 
     def __call__(self, model, signals):
         target = model.read(signals)
-        codes = jax.nn.relu(model.encoder.first(target))
+        codes = relu(model.encoder.first(target))
         for step in model.encoder.steps:
             codes = keep_largest(codes, self.breadth * self.k)
-            codes = jax.nn.relu(codes + step(target - codes @ model.decoder.T))
+            codes = relu(codes + step(target - codes @ model.decoder.T))
         return keep_largest(codes, self.k)

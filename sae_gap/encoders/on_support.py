@@ -1,7 +1,7 @@
 """The best values on the support of an encoder, or on the atoms of it that are worth most."""
 
 import abc
-import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -103,7 +103,7 @@ class OnSupport(Refined):
         found = sparse_code(
             target, atoms, self.lam, nonneg=self.nonneg, max_iterations=MOST, support=on
         )
-        found = dataclasses.replace(found, codes=found.codes / norms)
+        found = replace(found, codes=found.codes / norms)
         return found if is_traced(self.lam) or self.lam else Coded(found.codes)
 
 
@@ -178,7 +178,7 @@ class Pruned(Refined):
             return whole
         codes = whole.encoder.infer(model, jnp.asarray(counted(split.counted))).codes
         least = least_gain(self._worth(model, codes), self.l0 * len(codes))
-        return dataclasses.replace(whole, threshold=float(least))
+        return replace(whole, threshold=float(least))
 
     def _worth(self, model, codes):
         atoms, norms = unit_atoms(model.decoder)

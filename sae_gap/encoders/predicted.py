@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from sae_gap.core import Split, option, product
@@ -205,7 +206,7 @@ def _best_epoch(
 
     @jax.jit
     def advance(state: Any, numbers: Int[Array, " apart"]) -> Any:
-        return jax.lax.scan(step, state, jax.vmap(order)(numbers).reshape(-1, size))[0]
+        return lax.scan(step, state, jax.vmap(order)(numbers).reshape(-1, size))[0]
 
     state = network, rule.init(network)
     best = network

@@ -1,12 +1,13 @@
 """Pursuits that look at few atoms; the dictionary is their only weights."""
 
-import dataclasses
 import functools
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float
 
 from sae_gap.core import (
@@ -81,7 +82,7 @@ class ScreenedPursuit(AmortisedEncoder):
 
     def loss(self, model, signals, penalty):
         codes, gains = self._code(
-            *jax.lax.stop_gradient((model, signals, self._threshold(model)))
+            *lax.stop_gradient((model, signals, self._threshold(model)))
         )
         return self.errors(model, signals, codes), gains
 
@@ -185,7 +186,7 @@ class BatchPursuit(ScreenedPursuit):
             return super().prepared(model, split, task)
         rows = devices.place(jnp.asarray(counted(split.counted)), devices.own_mesh())
         least = least_gain(self._code(model, rows, 0.0)[1], self.l0 * len(rows))
-        return dataclasses.replace(self, threshold=float(jnp.sqrt(least)))
+        return replace(self, threshold=float(jnp.sqrt(least)))
 
     def _proposals(self, model, signals):
         affine = None if self.proposer is None else self.proposer.affine(model)
@@ -228,7 +229,7 @@ class BatchPursuit(ScreenedPursuit):
         gains = jnp.where(live[:, None], self._code(model, signals, 0.0)[1], 0)
         threshold = Threshold(self._value(model, gains, jnp.sum(live)))
         if not checks:
-            return dataclasses.replace(model, encoder=threshold)
+            return replace(model, encoder=threshold)
         check_threshold(threshold.value)
         return Model(model.decoder, model.bias, threshold, self)
 

@@ -3,12 +3,13 @@ optimum?
 """
 
 import abc
-import dataclasses
+from dataclasses import replace
 from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from sae_gap.core import Model, check_sequence, check_type, option
@@ -87,7 +88,7 @@ class TrainedEncoders(Learner):
         rule = self._rule(data)
 
         def loss(parameters, indices, weights):
-            model = dataclasses.replace(state.model, encoder=parameters)
+            model = replace(state.model, encoder=parameters)
             batch = jax.tree.map(
                 lambda array: array[indices], (data.signals, state.codes)
             )
@@ -102,10 +103,8 @@ class TrainedEncoders(Learner):
             return (eqx.apply_updates(parameters, updates), optimiser), None
 
         epoch = batches(shuffle_key, len(data.signals), self.batch_size)
-        carry, _ = jax.lax.scan(
-            train_step, (state.model.encoder, state.optimiser), epoch
-        )
-        model = dataclasses.replace(state.model, encoder=carry[0])
+        carry, _ = lax.scan(train_step, (state.model.encoder, state.optimiser), epoch)
+        model = replace(state.model, encoder=carry[0])
         return _State(model, state.codes, carry[1], key)
 
     def model(self, state):
@@ -139,9 +138,7 @@ class Among(Encoder):
         return self.encoder.signed
 
     def __call__(self, model, signals):
-        return self.encoder(
-            dataclasses.replace(model, encoder=model.encoder[self.place]), signals
-        )
+        return self.encoder(replace(model, encoder=model.encoder[self.place]), signals)
 
 
 class Amortised(TrainedEncoders):
@@ -232,4 +229,4 @@ class Lista(TrainedEncoders):
         return error + self.lam * jnp.mean(jnp.abs(codes), axis=1)
 
     def model(self, state):
-        return dataclasses.replace(state.model, encoder=state.model.encoder[0])
+        return replace(state.model, encoder=state.model.encoder[0])

@@ -1,11 +1,12 @@
 """Dictionary and codes as free parameters of one gradient descent, as published."""
 
-import dataclasses
 import functools
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int, PyTree
 
 from sae_gap.core import Model, option
@@ -129,9 +130,7 @@ class SoftplusAdam(Learner):
         def unfinished(state):
             return (state.updates < end) & ~self.done(state)
 
-        return jax.lax.while_loop(
-            unfinished, functools.partial(self._update, data), state
-        )
+        return lax.while_loop(unfinished, functools.partial(self._update, data), state)
 
     def done(self, state):
         return (state.updates > LEAST_UPDATES) & (state.waited >= PATIENCE)
@@ -142,7 +141,7 @@ class SoftplusAdam(Learner):
         if state.known is None:
             return model
         codes = jax.nn.softplus(jnp.concatenate(free))
-        return dataclasses.replace(model, encoder=LookupParameters(state.known, codes))
+        return replace(model, encoder=LookupParameters(state.known, codes))
 
     def _loss(self, free: PyTree, data: tuple[Array, ...]) -> Float[Array, ""]:
         dictionary, parts = free
@@ -154,7 +153,7 @@ class SoftplusAdam(Learner):
             error = jnp.mean((signals - codes @ dictionary.T) ** 2) / live
             loss += error + self.lam * jnp.mean(codes * lengths)
             # The other samples leave the dictionary alone.
-            dictionary = jax.lax.stop_gradient(dictionary)
+            dictionary = lax.stop_gradient(dictionary)
         return loss
 
     def _update(self, data: tuple[Array, ...], state: _State) -> _State:

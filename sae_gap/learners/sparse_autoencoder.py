@@ -1,11 +1,12 @@
 """Sparse autoencoders: one training loop for all encoders."""
 
-import dataclasses
+from dataclasses import replace
 from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from sae_gap.core import Model, Split, check_type, option
@@ -272,17 +273,15 @@ class SparseAutoencoder(Learner):
             return (model, optimiser, steering), None
 
         carry = state.model, state.optimiser, state.steering
-        (model, optimiser, steering), _ = jax.lax.scan(
-            train_step, carry, (*epoch, done)
-        )
+        (model, optimiser, steering), _ = lax.scan(train_step, carry, (*epoch, done))
         if self.renormalise_every is not None and not self.frozen:
-            model = jax.lax.cond(
+            model = lax.cond(
                 state.epoch % self.renormalise_every == 0,
                 _unit,
                 lambda model: model,
                 model,
             )
-        return dataclasses.replace(
+        return replace(
             state,
             model=model,
             optimiser=optimiser,
@@ -306,7 +305,7 @@ class SparseAutoencoder(Learner):
         def loss(model: Model) -> tuple[Array, PyTree]:
             if self.frozen:
                 # Without the products of gradients that nothing takes.
-                model = eqx.tree_at(_fixed, model, replace_fn=jax.lax.stop_gradient)
+                model = eqx.tree_at(_fixed, model, replace_fn=lax.stop_gradient)
             losses, seen = self.encoder.loss_after(done, model, signals, penalty)
             return jnp.sum(weights * losses), seen
 
@@ -334,7 +333,7 @@ class SparseAutoencoder(Learner):
     def model(self, state):
         model = state.model
         unit = state.unit
-        return dataclasses.replace(
+        return replace(
             model,
             dictionary=unit * model.decoder,
             bias=state.mean + unit * model.bias,
@@ -417,5 +416,5 @@ def _fixed(model: Model) -> tuple[PyTree, PyTree]:
 
 def _unit(model: Model) -> Model:
     squares = jnp.sum(model.decoder**2, axis=0)
-    scale = jax.lax.rsqrt(jnp.where(squares > 0, squares, 1))
+    scale = lax.rsqrt(jnp.where(squares > 0, squares, 1))
     return eqx.tree_at(lambda model: model.dictionary, model, scale * model.decoder)

@@ -1,6 +1,6 @@
 """Transcoders: an encoder that reads one activation, and a dictionary that explains another."""
 
-import dataclasses
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -56,7 +56,7 @@ class SparseTranscoder(SparseAutoencoder):
         return "inputs" if task.train.inputs is None else super().needs(task)
 
     def select(self, task: Task) -> Split:
-        return dataclasses.replace(super().select(task), inputs=task.train.inputs)
+        return replace(super().select(task), inputs=task.train.inputs)
 
     def init(self, data, *, num_latents, key, base=None):
         x = data.inputs
@@ -99,7 +99,7 @@ class SparseTranscoder(SparseAutoencoder):
         if skip is not None:
             skip = unit / own * skip
             bias = bias - middle @ skip
-        return dataclasses.replace(
+        return replace(
             model,
             dictionary=unit * model.decoder,
             bias=bias,

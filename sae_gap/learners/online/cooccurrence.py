@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
+from jax.numpy import where
 from jaxtyping import Array, Bool, Float, Int
 
 # i is a partner of j if it is on in more than this share of j's uses. No rule may ask for less.
@@ -109,10 +110,10 @@ def uses_of(places, codes, num_latents):
     """Returns the uses in samples with codes by slot, both (n, slots): sample i uses atom
     `places[i, w]` if `codes[i, w]` is positive.
     """
-    atoms = jnp.where(codes > 0, places, num_latents).reshape(-1)
+    atoms = where(codes > 0, places, num_latents).reshape(-1)
     order = jnp.argsort(atoms, stable=True)
     atoms = atoms[order]
-    codes = jnp.where(codes > 0, codes, 0).reshape(-1)[order]
+    codes = where(codes > 0, codes, 0).reshape(-1)[order]
     begins = jnp.searchsorted(atoms, jnp.arange(num_latents + 1))
     # Padded, so that a slice may begin anywhere.
     atoms = jnp.pad(atoms, (0, _USES), constant_values=num_latents)
@@ -182,9 +183,9 @@ def count(uses, places, codes, number):
             lambda carry: carry[0] < end, add, (uses.begins[begin], empty, empty)
         )
         share = together / jnp.maximum(times[names], 1)[:, None]
-        share = jnp.where(jnp.arange(num_latents) == names[:, None], 0, share)
+        share = where(jnp.arange(num_latents) == names[:, None], 0, share)
         share, partners = lax.top_k(share, most)
-        partners = jnp.sort(jnp.where(share > PARTNERS, partners, num_latents), axis=1)
+        partners = jnp.sort(where(share > PARTNERS, partners, num_latents), axis=1)
         took = (
             jnp.take_along_axis(table, partners, axis=1, mode="fill", fill_value=0)
             for table in (together, products)
@@ -210,10 +211,8 @@ def count(uses, places, codes, number):
 def drop_atoms(counts, dropped):
     """Sets the counts of some atoms to zero, such as atoms that changed since they were counted."""
     gone = dropped[:, None] | dropped[counts.partners]
-    partners = jnp.where(gone, len(dropped), counts.partners)
-    kept = (
-        jnp.where(gone if each.ndim == 2 else dropped, 0, each) for each in counts[1:6]
-    )
+    partners = where(gone, len(dropped), counts.partners)
+    kept = (where(gone if each.ndim == 2 else dropped, 0, each) for each in counts[1:6])
     return Cooccurrence(partners, *kept, counts.number)  # type: ignore[call-arg]
 
 
@@ -239,9 +238,9 @@ def parents(counts: Cooccurrence) -> Int[Array, " num_latents"]:
     """
     uses = counts.of(counts.uses)
     fits = includes(counts) & (uses > _MORE_USED * counts.uses[:, None])
-    least = jnp.argmin(jnp.where(fits, uses, jnp.inf), axis=1)
+    least = jnp.argmin(where(fits, uses, jnp.inf), axis=1)
     parent = jnp.take_along_axis(counts.partners, least[:, None], axis=1)[:, 0]
-    return jnp.where(jnp.any(fits, axis=1), parent, len(counts.uses))
+    return where(jnp.any(fits, axis=1), parent, len(counts.uses))
 
 
 def with_partner(
@@ -250,4 +249,4 @@ def with_partner(
     """Returns each row's value for one of its partners, (num_latents,); 0 if the atom is no
     partner.
     """
-    return jnp.sum(jnp.where(counts.partners == partner[:, None], values, 0), axis=1)
+    return jnp.sum(where(counts.partners == partner[:, None], values, 0), axis=1)
