@@ -4,8 +4,8 @@ import math
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
+from jax import random
 
 from sae_gap import catalogue
 from sae_gap.core import Model, evenly_spaced
@@ -104,7 +104,7 @@ def train_sae(
     rows = sides.train
     encoder: Any = learner.encoder
     if learner.frozen:
-        if encoder.parameters(model.decoder, jax.random.key(seed)) is None:
+        if encoder.parameters(model.decoder, random.key(seed)) is None:
             # Matching pursuit reads only the dictionary.
             return replace(model, encode=encoder), 0.0
         if isinstance(encoder, BatchPursuit):

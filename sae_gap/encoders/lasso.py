@@ -8,10 +8,10 @@ import warnings
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from equinox import Module, field
 from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
@@ -49,7 +49,7 @@ class _Minimising(Inferring):
     start: Encoder | None = None
     unit_atoms: bool = option(default=True, kw_only=True)
     nonneg: bool = option(default=True, kw_only=True)
-    l0: float | str | None = eqx.field(
+    l0: float | str | None = field(
         default=None, static=True, kw_only=True, metadata={"rare": True}
     )
 
@@ -141,7 +141,7 @@ class Lasso(_Minimising):
 
     tol: float = option(default=1e-6, above=0, kw_only=True)
     max_iterations: int = option(default=20_000, static=False, least=0, kw_only=True)
-    of: Encoder | None = eqx.field(default=None, kw_only=True, metadata={"rare": True})
+    of: Encoder | None = field(default=None, kw_only=True, metadata={"rare": True})
     times: float = option(default=1.0, above=0, rare=True, kw_only=True)
 
     @property
@@ -220,7 +220,7 @@ class ISTA(FISTA):
     momentum = False
 
 
-class LookupParameters(eqx.Module):
+class LookupParameters(Module):
     """Signals and their codes, in units of the model's atoms."""
 
     signals: Float[Array, "known input_dim"]

@@ -1,7 +1,8 @@
 """An encoder with a few learned steps of inference: how much of a pursuit can be amortised?"""
 
-import equinox as eqx
 import jax
+from equinox import Module
+from jax import random
 from jax.nn import relu
 from jaxtyping import Array, Float
 
@@ -9,7 +10,7 @@ from sae_gap.core import option
 from sae_gap.encoders import Affine, AmortisedEncoder, keep_largest
 
 
-class WithHidden(eqx.Module):
+class WithHidden(Module):
     """`x ↦ x W + c + relu(x A + a) B`: an affine map beside a hidden layer."""
 
     direct: Affine
@@ -22,7 +23,7 @@ class WithHidden(eqx.Module):
         return self.direct(signals) + relu(self.inner(signals)) @ self.outer
 
 
-class StepsParameters(eqx.Module):
+class StepsParameters(Module):
     """The first map, and that of each step."""
 
     first: Affine | WithHidden
@@ -72,7 +73,7 @@ class LearnedSteps(AmortisedEncoder):
         first = Affine.create(weight)
         (input_dim, num_latents) = weight.shape
         if self.hidden:
-            draws = jax.random.normal(key, (input_dim, self.hidden), weight.dtype)
+            draws = random.normal(key, (input_dim, self.hidden), weight.dtype)
             inner = Affine.create(draws / input_dim**0.5)
             outer = jax.numpy.zeros((self.hidden, num_latents), weight.dtype)
             first = WithHidden(first, inner, outer)

@@ -4,8 +4,8 @@ for each latent, or by a gate.
 
 from dataclasses import replace
 
-import equinox as eqx
 import jax.numpy as jnp
+from equinox import Module, tree_at
 from jax import lax
 from jax.nn import relu
 from jaxtyping import Array, Float
@@ -34,7 +34,7 @@ class ReLU(AmortisedEncoder):
         return codes, jnp.sum(codes, axis=1)
 
 
-class JumpReLUParameters(eqx.Module):
+class JumpReLUParameters(Module):
     """The affine map and the logarithm of each latent's threshold θ."""
 
     affine: Affine
@@ -86,14 +86,14 @@ class JumpReLU(AmortisedEncoder):
         return codes - fixed * change, jnp.sum(active, axis=1)
 
     def raised(self, model, change):
-        return eqx.tree_at(
+        return tree_at(
             lambda model: model.encoder.log_threshold,
             model,
             replace_fn=lambda own: own + change,
         )
 
 
-class GatedParameters(eqx.Module):
+class GatedParameters(Module):
     """The gate's affine map. The magnitudes' map shares its weights, up to a scale for each latent,
     and has its own bias.
     """

@@ -7,11 +7,11 @@ import itertools
 import math
 from typing import ClassVar
 
-import equinox as eqx
 import jax.numpy as jnp
+from equinox import Module, filter_jit, is_array, tree_at
 from jax import lax
 from jax.nn import relu
-from jax.numpy import where
+from jax.numpy import where, zeros
 from jaxtyping import Array, Float, Int
 
 from sae_gap.core import check_type, option
@@ -35,7 +35,7 @@ class TopK(AmortisedEncoder):
         return keep_largest(self.rectified(model, signals), self.k)
 
 
-@eqx.filter_jit
+@filter_jit
 def keep_largest(
     values: Float[Array, "n num_latents"], k: int | Int[Array, ""]
 ) -> Float[Array, "n num_latents"]:
@@ -49,7 +49,7 @@ def keep_largest(
     Returns:
       The thinned values. The gradient passes through the kept entries.
     """
-    counted = eqx.is_array(k)
+    counted = is_array(k)
     if not counted and k >= values.shape[1]:
         return values
     count = functools.partial(_by_bits, k=k)
@@ -67,7 +67,7 @@ def _by_sort(values, k):
     """Marks the k largest entries of each row."""
     _, largest = lax.top_k(values, k)
     return (
-        jnp.zeros(values.shape, bool)
+        zeros(values.shape, bool)
         .at[jnp.arange(len(values))[:, None], largest]
         .set(True)
     )
@@ -91,7 +91,7 @@ def _by_bits(values, k):
             trial = found | (jnp.ones((), whole) << (size - 1 - i))
             return where(holds(trial), trial, found)
 
-        return lax.fori_loop(0, size, step, jnp.zeros((len(values), 1), whole))
+        return lax.fori_loop(0, size, step, zeros((len(values), 1), whole))
 
     def count(of):
         return jnp.sum(of, axis=1, keepdims=True)
@@ -106,7 +106,7 @@ def _by_bits(values, k):
     return (bits > least) | (equal & (columns < end))
 
 
-class BatchTopKParameters(eqx.Module):
+class BatchTopKParameters(Module):
     """The affine map and θ, one threshold for all latents."""
 
     affine: Affine
@@ -140,7 +140,7 @@ class BatchTopK(AmortisedEncoder):
     initial_factor: float = option(default=1.0, static=True, least=1)
 
     def parameters(self, weight, key):
-        return BatchTopKParameters(Affine.create(weight), jnp.zeros((), weight.dtype))
+        return BatchTopKParameters(Affine.create(weight), zeros((), weight.dtype))
 
     def __call__(self, model, signals):
         mend = f"give a model that {self.name} was trained with, or encode by TopK"
@@ -168,10 +168,10 @@ class BatchTopK(AmortisedEncoder):
         )
 
     def observe(self, model, seen):
-        return eqx.tree_at(lambda model: model.encoder.threshold, model, seen)
+        return tree_at(lambda model: model.encoder.threshold, model, seen)
 
     def raised(self, model, change):
-        return eqx.tree_at(
+        return tree_at(
             lambda model: model.encoder.threshold,
             model,
             replace_fn=lambda own: own * jnp.exp(change),
@@ -208,7 +208,7 @@ class MatryoshkaBatchTopK(BatchTopK):
     def errors(self, model, signals, codes):
         ends = [math.ceil(share * codes.shape[1]) for share in PREFIXES]
         rest = model.outputs(signals) - model.bias
-        total = jnp.zeros(len(signals), signals.dtype)
+        total = zeros(len(signals), signals.dtype)
         for start, end in itertools.pairwise((0, *ends)):
             rest = rest - codes[:, start:end] @ model.decoder[:, start:end].T
             total = total + jnp.mean(rest**2, axis=1)

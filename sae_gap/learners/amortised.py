@@ -6,10 +6,10 @@ import abc
 from dataclasses import replace
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import lax
+from equinox import apply_updates, field
+from jax import lax, random, tree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from sae_gap.core import Model, check_sequence, check_type, option
@@ -75,7 +75,7 @@ class TrainedEncoders(Learner):
         dictionary, _ = unit_atoms(base.decoder)
         # A split uses 0 and 1.
         parameters = tuple(
-            encoder.parameters(dictionary, jax.random.fold_in(key, place))
+            encoder.parameters(dictionary, random.fold_in(key, place))
             for place, encoder in enumerate(self.trained(), start=2)
         )
         codes = self.codes(data.signals - base.bias, dictionary)
@@ -83,15 +83,13 @@ class TrainedEncoders(Learner):
         return _State(Model(dictionary, base.bias, parameters), codes, state, key)
 
     def step(self, data, state):
-        shuffle_key, key = jax.random.split(state.key)
+        shuffle_key, key = random.split(state.key)
         live = live_share(data.signals)
         rule = self._rule(data)
 
         def loss(parameters, indices, weights):
             model = replace(state.model, encoder=parameters)
-            batch = jax.tree.map(
-                lambda array: array[indices], (data.signals, state.codes)
-            )
+            batch = tree.map(lambda array: array[indices], (data.signals, state.codes))
             (signals, codes), weights = sharding.split_batch((batch, weights))
             return jnp.sum(weights * self.losses(model, signals, codes, live))
 
@@ -100,7 +98,7 @@ class TrainedEncoders(Learner):
             updates, optimiser = rule.update(
                 jax.grad(loss)(parameters, *batch), optimiser
             )
-            return (eqx.apply_updates(parameters, updates), optimiser), None
+            return (apply_updates(parameters, updates), optimiser), None
 
         epoch = batches(shuffle_key, len(data.signals), self.batch_size)
         carry, _ = lax.scan(train_step, (state.model.encoder, state.optimiser), epoch)
@@ -123,7 +121,7 @@ class Among(Encoder):
     """One of the encoders in an `Amortised` model."""
 
     encoder: AmortisedEncoder
-    place: int = eqx.field(static=True, default=0)
+    place: int = field(static=True, default=0)
 
     @property
     def name(self):  # type: ignore[override]

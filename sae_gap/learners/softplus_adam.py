@@ -6,7 +6,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import lax, random, tree
+from jax.numpy import where
 from jaxtyping import Array, Float, Int, PyTree
 
 from sae_gap.core import Model, option
@@ -103,10 +104,10 @@ class SoftplusAdam(Learner):
 
     def init(self, data, *, num_latents, key):
         dtype = data[0].dtype
-        keys = jax.random.split(key, 3)
+        keys = random.split(key, 3)
         dictionary = random_atoms(keys[0], data[0], num_latents)
         codes = tuple(
-            START + jax.random.normal(key, (len(signals), num_latents), dtype)
+            START + random.normal(key, (len(signals), num_latents), dtype)
             for key, signals in zip(keys[1:], data, strict=False)
         )
         infinite = jnp.full((), jnp.inf, dtype)
@@ -159,22 +160,22 @@ class SoftplusAdam(Learner):
     def _update(self, data: tuple[Array, ...], state: _State) -> _State:
         loss, gradient = jax.value_and_grad(self._loss)(state.free, data)
         direction, adam = _adam().update(gradient, state.adam)
-        free = jax.tree.map(
+        free = tree.map(
             lambda value, change: value - state.rate * change, state.free, direction
         )
         better = loss < state.best
-        worse = jnp.where(better, 0, state.worse + 1)
+        worse = where(better, 0, state.worse + 1)
         halve = worse == 2
-        rate = state.rate * jnp.where(better, 1.1, jnp.where(halve, 0.5, 1.0))
+        rate = state.rate * where(better, 1.1, where(halve, 0.5, 1.0))
         counts = loss < state.record - IMPROVEMENT
         return state._replace(
             free=free,
             adam=adam,
             rate=jnp.clip(rate, LEAST_RATE, GREATEST_RATE),
             best=jnp.minimum(state.best, loss),
-            worse=jnp.where(halve, 0, worse),
-            record=jnp.where(counts, loss, state.record),
-            waited=jnp.where(counts, 0, state.waited + 1),
+            worse=where(halve, 0, worse),
+            record=where(counts, loss, state.record),
+            waited=where(counts, 0, state.waited + 1),
             updates=state.updates + 1,
         )
 

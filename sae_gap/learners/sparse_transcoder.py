@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
+from jax import random
+from jax.numpy import concatenate, zeros
 
 from sae_gap.core import Split, Task, Transcoder, option
 from sae_gap.encoders import regression, unit_atoms
@@ -62,14 +63,14 @@ class SparseTranscoder(SparseAutoencoder):
         x = data.inputs
         y = data.signals
         dtype = data.signals.dtype
-        weights_key, parameters_key, key = jax.random.split(key, 3)
+        weights_key, parameters_key, key = random.split(key, 3)
         (middle, own) = scales(x)
         (mean, unit) = scales(y)
         num_inputs = x.shape[1]
         dim = y.shape[1]
         if base is None:
             atoms = random_atoms(weights_key, y, num_latents)
-            bias = jnp.zeros(dim)
+            bias = zeros(dim)
         else:
             atoms = unit_atoms(base.decoder)[0]
             bias = (base.bias - mean) / unit
@@ -77,16 +78,16 @@ class SparseTranscoder(SparseAutoencoder):
         slope = regression(inputs, (y - mean) / unit)
         gain = self._gain(atoms, few(inputs) @ slope)
         parameters = self.encoder.parameters(gain * (slope @ atoms), parameters_key)
-        skip = jnp.zeros((num_inputs, dim), dtype) if self.skip else None
+        skip = zeros((num_inputs, dim), dtype) if self.skip else None
         model = Transcoder(
             atoms,
             bias.astype(dtype),
             parameters,
-            centre=jnp.zeros(num_inputs, dtype),
+            centre=zeros(num_inputs, dtype),
             skip=skip,
         )
-        units = jnp.concatenate([jnp.full(num_inputs, own), jnp.full(dim, unit)])
-        return self._started(model, y, key, jnp.concatenate([middle, mean]), units)
+        units = concatenate([jnp.full(num_inputs, own), jnp.full(dim, unit)])
+        return self._started(model, y, key, concatenate([middle, mean]), units)
 
     def model(self, state):
         model = state.model
@@ -109,4 +110,4 @@ class SparseTranscoder(SparseAutoencoder):
         )
 
     def _rows(self, data, indices):
-        return jnp.concatenate([data.inputs[indices], data.signals[indices]], axis=1)
+        return concatenate([data.inputs[indices], data.signals[indices]], axis=1)

@@ -8,6 +8,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.numpy import where, zeros
 from jaxtyping import Array, Float, Int
 
 from sae_gap.core import Look, Model, Split, option
@@ -131,7 +132,7 @@ class Families(Learner):
         dictionary = unit_atoms(base.decoder)[0].astype(dtype)
         bias = jnp.asarray(base.bias, dtype)
         live = live_share(signals)
-        squares = jnp.zeros(dictionary.shape[1], dtype)
+        squares = zeros(dictionary.shape[1], dtype)
         scales = gradient_sums.initial_scales(
             signals - bias,
             dictionary,
@@ -142,7 +143,7 @@ class Families(Learner):
             epsilon=EPSILON,
         )
         return FamiliesState(
-            dictionary, bias, squares, *scales, live, jnp.zeros((), jnp.int32)
+            dictionary, bias, squares, *scales, live, zeros((), jnp.int32)
         )
 
     def step(self, data: Split, state: FamiliesState) -> FamiliesState:
@@ -161,7 +162,7 @@ class Families(Learner):
         rows beyond `size` are padding.
         """
         own = (jnp.arange(minibatches.shape[1]) < size)[:, None]
-        signals = jnp.where(own, minibatches[0] - state.bias, 0)
+        signals = where(own, minibatches[0] - state.bias, 0)
         sums, (places, codes), seeds = gradient_sums.by_samples(
             _code, self, signals, state
         )
@@ -176,7 +177,7 @@ class Families(Learner):
         def rearrange(dictionary, counts):
             (dictionary, moved), free = family.repair(dictionary, counts, idle)
             # Replace an atom whose total energy is below the residual's.
-            worth = jnp.where(moved, jnp.inf, free)
+            worth = where(moved, jnp.inf, free)
             dictionary, new = renewal.restart(dictionary, worth, seeds, must_gain=True)
             return dictionary, cooccurrence.drop_atoms(counts, moved | new), moved | new
 
@@ -199,7 +200,7 @@ class Families(Learner):
             return (
                 unit_atoms(dictionary + rate * step.T)[0],
                 counts,
-                jnp.zeros(len(squares), bool),
+                zeros(len(squares), bool),
             )
 
         rearranges = (state.round % PERIOD == 0) & (state.round <= settled)
@@ -208,7 +209,7 @@ class Families(Learner):
         )
         dictionary = decorrelate_children(dictionary, counts, rate * self.weight)
         # An atom that moved counts as used until its uses are known.
-        squares = jnp.where(moved, family.usual_energy(squares), squares)
+        squares = where(moved, family.usual_energy(squares), squares)
         scales = gradient_sums.scales(sums, size, len(dictionary), state.live)
         return FamiliesState(
             dictionary, state.bias, squares, *scales, state.live, state.round + 1

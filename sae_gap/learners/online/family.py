@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
-from jax.numpy import arange, maximum, where
+from jax.numpy import arange, argmax, maximum, minimum, where
 from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.encoders import unit_atoms
@@ -158,8 +158,7 @@ def split_merged_parents(
     wanted &= ~flags_of(wanted, parent)
     # The child that the parent was merged with takes an idle atom.
     lost = wanted & (evidence.alone > ALONE) & (factor.length[:, -1] > LEAST_REST)
-    taken = wanted | flags_of(wanted, owner)
-    spare = idle_atoms(lost, where(taken, jnp.inf, idle))
+    spare = idle_atoms(lost, where(wanted | flags_of(wanted, owner), jnp.inf, idle))
     wanted &= ~lone | (spare < len(owner))
     remains = factor.length[:, :-1] > LEAST_REST
     at_child = where(wanted[:, None] & remains, children, len(owner))
@@ -237,7 +236,7 @@ def split_parent(
     """
     rows = atoms.dictionary.T
     exists = children < len(rows)
-    children = jnp.minimum(children, len(rows) - 1)
+    children = minimum(children, len(rows) - 1)
     child_rows = rows[children]
     pairs = exists[:, None] & exists & ~jnp.eye(MEMBERS, dtype=bool)
     shared = jnp.sum(where(pairs, child_rows @ child_rows.T, 0))
@@ -297,7 +296,7 @@ def leaders(atoms: Atoms, counts: Cooccurrence) -> Int[Array, " num_latents"]:
     most = maximum(jnp.max(beside, axis=1), central)
     # The first of the most central atoms.
     leader = jnp.min(where(beside == most[:, None], others, num_latents), axis=1)
-    leader = where(central == most, jnp.minimum(names, leader), leader)
+    leader = where(central == most, minimum(names, leader), leader)
     return where(leader[leader] == leader, leader, num_latents)
 
 
@@ -309,12 +308,12 @@ def find_parent(
     """
     dictionary = atoms.dictionary
     exists = members < dictionary.shape[1]
-    members = jnp.minimum(members, dictionary.shape[1] - 1)
+    members = minimum(members, dictionary.shape[1] - 1)
     factor = common_factor(dictionary.T[members], exists)
     # Fewer than three members have no triples, and so the least loadings.
     wanted = jnp.sum(where(exists, factor.loading, 0)) > LOADED * jnp.sum(exists)
     close = where(atoms.moved, -1, factor.common @ dictionary)
-    near = jnp.argmax(close)
+    near = argmax(close)
     return wanted, factor, near, wanted & (close[near] > SAME)
 
 
@@ -354,7 +353,7 @@ def turn_pairs(atoms: Atoms, counts: Cooccurrence) -> Atoms:
     score = where((child | parent) & free, counts.given * back, 0)
     # Each is the other's best partner, so no atom is in two pairs. If either can be the base, the
     # first becomes it.
-    best = jnp.argmax(score, axis=1)[:, None]
+    best = argmax(score, axis=1)[:, None]
 
     def of_best(values: Array) -> Array:
         return jnp.take_along_axis(values, best, axis=1)[:, 0]
@@ -435,7 +434,7 @@ def part_from_parents(
     lies &= energy[others] > _LEAST_ENERGY * energy[:, None]
     # A parent does not move itself.
     lies &= ~jnp.any(lies, axis=1)[others]
-    longest = jnp.argmax(where(lies, size[others], -1), axis=1)
+    longest = argmax(where(lies, size[others], -1), axis=1)
     parent = dictionary[:, jnp.take_along_axis(others, longest[:, None], axis=1)[:, 0]]
     rest = dictionary - jnp.sum(dictionary * parent, axis=0) * parent
     parts = jnp.any(lies, axis=1)

@@ -8,9 +8,9 @@ import math
 from typing import Any, ClassVar
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import lax, random
+from jax.numpy import arange, sqrt, where
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sae_gap.core import Look, Model, Split, option
@@ -235,8 +235,8 @@ class OnlineDictionary(Learner):
         signals = data.signals
         dtype = data.signals.dtype
         num_samples, input_dim = signals.shape
-        samples_key, normal_key, key = jax.random.split(key, 3)
-        chosen = jax.random.choice(
+        samples_key, normal_key, key = random.split(key, 3)
+        chosen = random.choice(
             samples_key, num_samples, (min(num_samples, num_latents),), replace=False
         )
         atoms = unit_atoms((signals[chosen] - jnp.mean(signals, axis=0)).T)[0]
@@ -251,7 +251,7 @@ class OnlineDictionary(Learner):
             energy=jnp.zeros(num_latents, dtype),
             forgotten=zero + 1,
             # As if the first codes left half of each signal.
-            noise=0.5 * jnp.sqrt(jnp.mean((signals - mean) ** 2) / live),
+            noise=0.5 * sqrt(jnp.mean((signals - mean) ** 2) / live),
             amplitude=zero,
             change=zero + jnp.inf,
             live=live,
@@ -263,7 +263,7 @@ class OnlineDictionary(Learner):
     def step(self, data: Split, state: OnlineState) -> OnlineState:
         num_samples, input_dim = data.signals.shape
         count, size = self.minibatches(num_samples, state.dictionary.shape[1])
-        order_key, key = jax.random.split(state.key)
+        order_key, key = random.split(state.key)
         order = _order(order_key, state.round, num_samples, count * size)
         minibatches = data.signals[order].reshape(count, size, input_dim)
         return self.round(minibatches, dataclasses.replace(state, key=key), size)
@@ -299,9 +299,9 @@ def _round(size, learner, minibatches, state, axes):
     count, rows, dim = minibatches.shape
     num_latents = state.dictionary.shape[1]
     if learner.centred:
-        row = jnp.arange(rows) + rows * lax.axis_index(axes)
-        minibatches = jnp.where((row < size)[:, None], minibatches - state.mean, 0)
-    progress = (state.round + jnp.arange(count) / count) / learner.num_steps
+        row = arange(rows) + rows * lax.axis_index(axes)
+        minibatches = where((row < size)[:, None], minibatches - state.mean, 0)
+    progress = (state.round + arange(count) / count) / learner.num_steps
     restarts = _is_due(learner, state.round, RESTARTS, turn=0) & learner.replace
     seeding = min(count, max(1, SEED_SAMPLES * num_latents // size))
     most = renewal.most_restarts(num_latents, seeding * size)
@@ -320,7 +320,7 @@ def _round(size, learner, minibatches, state, axes):
     zeros = jnp.zeros(num_latents, minibatches.dtype)
     seeds = jnp.zeros((min(most, seeding * rows), dim), minibatches.dtype)
     (new, energy, uses, seeds), _ = lax.scan(
-        learn, (state, zeros, zeros, seeds), (jnp.arange(count), minibatches, progress)
+        learn, (state, zeros, zeros, seeds), (arange(count), minibatches, progress)
     )
     change = jnp.linalg.norm(new.dictionary - state.dictionary) / jnp.linalg.norm(
         state.dictionary
@@ -336,7 +336,7 @@ def _round(size, learner, minibatches, state, axes):
         dictionary, fresh = renewal.restart_wasted_atoms(
             dictionary, energy, uses, whole, weak=weak, axes=axes
         )
-        return dictionary, jnp.where(fresh, jnp.mean(running), running)
+        return dictionary, where(fresh, jnp.mean(running), running)
 
     dictionary, running = lax.cond(
         restarts, restart, lambda *same: same, new.dictionary, new.energy
@@ -379,10 +379,10 @@ def _advance(learner: OnlineDictionary, state, signals, size, progress, axes):
     rates = learner.rates or (RATES_ONCE if learner.visits is None else RATES)
     curvature = typical + learner.damping * jnp.mean(typical)
     rate = _anneal(*rates, progress, learner.settle)
-    step = rate * sums.gradient.T / jnp.where(curvature > 0, curvature, 1)
+    step = rate * sums.gradient.T / where(curvature > 0, curvature, 1)
     left = sums.error / (size * len(state.dictionary))
-    noise = jnp.sqrt(MEMORY * state.noise**2 + (1 - MEMORY) * left / state.live)
-    active = jnp.sqrt(jnp.sum(sums.squares) / jnp.maximum(jnp.sum(sums.uses), 1))
+    noise = sqrt(MEMORY * state.noise**2 + (1 - MEMORY) * left / state.live)
+    active = sqrt(jnp.sum(sums.squares) / jnp.maximum(jnp.sum(sums.uses), 1))
     amplitude = MEMORY * state.amplitude + (1 - MEMORY) * active
     state = dataclasses.replace(
         state,
@@ -399,7 +399,7 @@ def _anneal(first, middle, last, progress, settle):
     """Interpolates geometrically: from first to middle at `settle`, and from there to last."""
     early = first * (middle / first) ** (progress / settle)
     late = middle * (last / middle) ** ((progress - settle) / (1 - settle))
-    return jnp.where(progress < settle, early, late)
+    return where(progress < settle, early, late)
 
 
 def _order(key, round, num_samples, total):
@@ -407,11 +407,11 @@ def _order(key, round, num_samples, total):
     else the next ones in turn.
     """
     if total < num_samples:
-        return (round * total + jnp.arange(total)) % num_samples
+        return (round * total + arange(total)) % num_samples
     passes = -(-total // num_samples)
     orders = lax.map(
-        lambda key: jax.random.permutation(key, num_samples),
-        jax.random.split(key, passes),
+        lambda key: random.permutation(key, num_samples),
+        random.split(key, passes),
     )
     return orders.reshape(-1)[:total]
 
