@@ -22,7 +22,16 @@ from sae_gap.learners import (
     live_share,
     random_atoms,
 )
-from sae_gap.learners.online import gradient_sums, renewal
+from sae_gap.learners.online.gradient_sums import (
+    accumulate,
+    by_samples,
+    check_slots,
+    initial_scales,
+    num_visited,
+    threshold,
+    total_visits,
+)
+from sae_gap.learners.online.renewal import largest, most_restarts, restart_wasted_atoms
 
 # Rates if samples are visited many times, and if each is seen once.
 RATES = (0.5, 0.1, 0.02)
@@ -180,7 +189,7 @@ class OnlineDictionary(Learner):
     snapshots = (0, 1, 2, 5, *range(10, 100, 10))
 
     def __check_init__(self):
-        gradient_sums.check_slots(self.num_slots)
+        check_slots(self.num_slots)
 
     @classmethod
     def for_activations(
@@ -224,7 +233,7 @@ class OnlineDictionary(Learner):
         """Returns the number of minibatches in a round, and the samples in each."""
         total = num_samples
         if self.visits is not None:
-            total = gradient_sums.total_visits(self.visits, num_latents)
+            total = total_visits(self.visits, num_latents)
         # As many minibatches of about this size as leave over fewer samples than minibatches.
         share = max(1, total // self.num_steps)
         size = min(self.batch_size or max(16, round(num_latents / 5)), share)
@@ -281,7 +290,7 @@ class OnlineDictionary(Learner):
           state: the state before the round.
           size: samples in a minibatch; further zero rows make them divide among devices.
         """
-        return gradient_sums.by_samples(
+        return by_samples(
             functools.partial(_round, size), self, minibatches, state, dim=1
         )
 
@@ -304,10 +313,10 @@ def _round(size, learner, minibatches, state, axes):
     progress = (state.round + arange(count) / count) / learner.num_steps
     restarts = _is_due(learner, state.round, RESTARTS, turn=0) & learner.replace
     seeding = min(count, max(1, SEED_SAMPLES * num_latents // size))
-    most = renewal.most_restarts(num_latents, seeding * size)
+    most = most_restarts(num_latents, seeding * size)
 
     def collect(seeds, residual):
-        return renewal.largest(jnp.concatenate([seeds, residual]), len(seeds))
+        return largest(jnp.concatenate([seeds, residual]), len(seeds))
 
     def learn(carry, minibatch):
         state, energy, uses, seeds = carry
@@ -332,8 +341,8 @@ def _round(size, learner, minibatches, state, axes):
             if learner.weak is None
             else learner.weak
         )
-        whole = renewal.largest(lax.all_gather(seeds, axes, tiled=True), most)
-        dictionary, fresh = renewal.restart_wasted_atoms(
+        whole = largest(lax.all_gather(seeds, axes, tiled=True), most)
+        dictionary, fresh = restart_wasted_atoms(
             dictionary, energy, uses, whole, weak=weak, axes=axes
         )
         return dictionary, where(fresh, jnp.mean(running), running)
@@ -363,8 +372,8 @@ def _advance(learner: OnlineDictionary, state, signals, size, progress, axes):
     """
     early, late = learner.floors
     floor = _anneal(early, early, late, progress, learner.settle)
-    least = gradient_sums.threshold(state.noise, state.amplitude, learner.margin, floor)
-    sums, found = gradient_sums.accumulate(
+    least = threshold(state.noise, state.amplitude, learner.margin, floor)
+    sums, found = accumulate(
         signals,
         state.dictionary,
         least,
@@ -443,7 +452,7 @@ class Pruned(Learner):
 
     def __check_init__(self):
         base_of(self)
-        gradient_sums.check_slots(self.num_slots)
+        check_slots(self.num_slots)
 
     @property
     def name(self):  # type: ignore[override]
@@ -453,18 +462,12 @@ class Pruned(Learner):
         dictionary = unit_atoms(base.decoder)[0].astype(data.signals.dtype)
         bias = jnp.asarray(base.bias, dictionary.dtype)
         slots = self.num_slots
-        number = gradient_sums.num_visited(
-            PRUNED_VISITS, len(data.signals), dictionary.shape[1]
-        )
+        number = num_visited(PRUNED_VISITS, len(data.signals), dictionary.shape[1])
         signals = data.signals[:number] - bias
         live = live_share(data.signals)
-        scales = gradient_sums.initial_scales(
-            signals, dictionary, live, *PRUNED_AT, num_slots=slots
-        )
-        least = gradient_sums.threshold(*scales, *PRUNED_AT)
-        sums = gradient_sums.accumulate(
-            signals, dictionary, least, least, num_slots=slots
-        )[0]
+        scales = initial_scales(signals, dictionary, live, *PRUNED_AT, num_slots=slots)
+        least = threshold(*scales, *PRUNED_AT)
+        sums = accumulate(signals, dictionary, least, least, num_slots=slots)[0]
         # The energy of an atom is the sum of its squared codes.
         return dictionary, bias, sums.squares
 
