@@ -1,11 +1,11 @@
 """SAEs and transcoders that start from a dictionary."""
 
-import dataclasses
 import math
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
+from jax import random
 
 from sae_gap import catalogue
 from sae_gap.core import Model, evenly_spaced
@@ -87,7 +87,7 @@ def sae_learner(
         epochs = math.ceil(
             STEPS / math.ceil(sides.train.num_pooled / learner.batch_size)
         )
-    return dataclasses.replace(learner, num_steps=epochs)
+    return replace(learner, num_steps=epochs)
 
 
 def train_sae(
@@ -104,9 +104,9 @@ def train_sae(
     rows = sides.train
     encoder: Any = learner.encoder
     if learner.frozen:
-        if encoder.parameters(model.decoder, jax.random.key(seed)) is None:
+        if encoder.parameters(model.decoder, random.key(seed)) is None:
             # Matching pursuit reads only the dictionary.
-            return dataclasses.replace(model, encode=encoder), 0.0
+            return replace(model, encode=encoder), 0.0
         if isinstance(encoder, BatchPursuit):
             # A threshold of the rows that the dictionary learned from leaves too many latents on in
             # others.

@@ -1,8 +1,8 @@
 """Fits of learners to rows: in memory, or from their files."""
 
-import dataclasses
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -42,7 +42,7 @@ def fit_rows(
     """
     if rows.num_pooled < rows.num_samples:
         total = total_visits(learner.visits, width)  # type: ignore[arg-type]
-        learner = dataclasses.replace(learner, visits=None)
+        learner = replace(learner, visits=None)
         share = int(np.prod(learner.minibatches(total, width)))
         return fit_stream(
             learner,

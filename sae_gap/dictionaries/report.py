@@ -51,8 +51,7 @@ def make_report(plan: Plan) -> Report:
     if not plan.controls:
         return Report(curves, None, None)
     best = min(curves[1:], key=lambda line: line["best_fvu"])["dictionary"]
-    lead = compare_dictionaries(measured, plan.saes[0].name, best)
-    return Report(curves, best, lead)
+    return Report(curves, best, compare_dictionaries(measured, plan.saes[0].name, best))
 
 
 def score_codes(
@@ -81,8 +80,7 @@ def score_codes(
         held_out=rows,
         inputs=inputs,
     )
-    learner = SAE.of_model(model, name="learned").given
-    methods = methods_of(learner, codes, l0)
+    methods = methods_of(SAE.of_model(model, name="learned").given, codes, l0)
     with tempfile.TemporaryDirectory() as folder:
         measured = Stages("learned", Store(folder), shown=False).run(source, methods)
     return {row["codes"]: row for row in measured}

@@ -1,7 +1,7 @@
 """Encoders under other conditions: at the weight of a lasso, on another model, in another norm."""
 
 import abc
-import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -45,7 +45,7 @@ class AtWeight(_Of):
 
     def prepared(self, model, split, task):
         whole: Any = super().prepared(model, split, task)
-        return dataclasses.replace(whole.encoder, lam=whole.lasso.lam)
+        return replace(whole.encoder, lam=whole.lasso.lam)
 
     def __call__(self, model, signals):
         return self.prepared(model, None, None)(model, signals)
@@ -86,9 +86,9 @@ class Elsewhere(Inferring, _Of):
         model, signals = self.moved(known.value, model, rows)
         # Padding stays padding.
         signals = jnp.where(jnp.any(rows != 0, axis=1, keepdims=True), signals, 0)
-        split = dataclasses.replace(split, signals=signals)
+        split = replace(split, signals=signals)
         encoder = self.encoder.prepared(model, split, task)
-        return dataclasses.replace(self, encoder=encoder, known=known)
+        return replace(self, encoder=encoder, known=known)
 
     def infer(self, model, signals, begun=None):
         known: Any = self.known

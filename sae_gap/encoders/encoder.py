@@ -5,15 +5,17 @@ chunks, certificates), and the amortised encoders are matrix products anyway.
 """
 
 import abc
-import dataclasses
 import functools
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from equinox import Module, filter_eval_shape, filter_jit
+from jax import lax, random, tree
+from jax.numpy import where, zeros
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -32,7 +34,7 @@ from sae_gap.core import (
 )
 
 
-class Affine(eqx.Module):
+class Affine(Module):
     """The linear half of an amortised encoder: `x ↦ x W + c`."""
 
     weight: Float[Array, "input_dim num_latents"]
@@ -56,7 +58,7 @@ class Affine(eqx.Module):
     @classmethod
     def create(cls, weight: Float[Array, "input_dim num_latents"]) -> "Affine":
         """The initial encoder of the paper: the given weights, no bias."""
-        return cls(weight, jnp.zeros(weight.shape[1], weight.dtype))
+        return cls(weight, zeros(weight.shape[1], weight.dtype))
 
 
 class Encoder(MethodPart):
@@ -138,7 +140,7 @@ class Encoder(MethodPart):
             for name, part in vars(self).items()
             if isinstance(part, Encoder)
         }
-        return dataclasses.replace(self, **parts) if parts else self
+        return replace(self, **parts) if parts else self
 
     def infer(
         self,
@@ -192,7 +194,7 @@ class Inferring(Encoder):
         return self.infer(model, signals).codes
 
 
-@eqx.filter_jit
+@filter_jit
 def encode(
     encoder: Encoder, model: Model, signals: Float[Array, "n input_dim"]
 ) -> Float[Array, "n num_latents"]:
@@ -208,14 +210,14 @@ def above(
     """Keeps the values whose gate is above a threshold, and sets the others to zero. If either is
     NaN the result is NaN: the comparison would fail, and the latent would seem to be off.
     """
-    return jnp.where(gate > threshold, values, jnp.where(gate <= threshold, 0, jnp.nan))
+    return where(gate > threshold, values, where(gate <= threshold, 0, jnp.nan))
 
 
 def keep_nans(
     signals: Float[Array, "n input_dim"], codes: Float[Array, "n num_latents"]
 ) -> Float[Array, "n num_latents"]:
     """Sets rows whose signal is not finite to NaN, which a choice of atoms would lose."""
-    return jnp.where(jnp.isfinite(signals).all(axis=1, keepdims=True), codes, jnp.nan)
+    return where(jnp.isfinite(signals).all(axis=1, keepdims=True), codes, jnp.nan)
 
 
 class Recipe(NamedTuple):
@@ -265,7 +267,7 @@ class AmortisedEncoder(Encoder):
         self, model: Model, signals: Float[Array, "n input_dim"]
     ) -> tuple[Float[Array, "n num_latents"], Float[Array, " n"]]:
         """Returns the codes and, for each sample, the sparsity penalty that training adds."""
-        return self(model, signals), jnp.zeros(len(signals), signals.dtype)
+        return self(model, signals), zeros(len(signals), signals.dtype)
 
     def loss(
         self,
@@ -367,7 +369,7 @@ def check_model(model: Model, encode: Any = None) -> None:
         "give an array of NumPy or JAX",
     )
     atoms = matching.as_matrix("the dictionary", model.decoder)
-    check_vanishing("the dictionary", np.abs(atoms).max(axis=0), jnp.zeros(()).dtype)
+    check_vanishing("the dictionary", np.abs(atoms).max(axis=0), zeros(()).dtype)
     shapes: Any = {"bias": atoms.shape[:1]}
     if isinstance(model, Transcoder):
         shapes["centre"] = (model.num_inputs,)
@@ -379,19 +381,19 @@ def check_model(model: Model, encode: Any = None) -> None:
                 f"{name} must be of shape {shape}, but it is {shown(value)}; give zeros for none, "
                 "transpose it, or give that of the same model."
             )
-    for part in jax.tree.leaves(
+    for part in tree.leaves(
         model.encoder, is_leaf=lambda part: isinstance(part, Affine)
     ):
         if isinstance(part, Affine):
-            jax.tree.map(functools.partial(as_floats, "the encoder's affine map"), part)
+            tree.map(functools.partial(as_floats, "the encoder's affine map"), part)
     encode = model.encode if encode is None else encode
     if isinstance(encode, AmortisedEncoder):
         blank = jax.ShapeDtypeStruct(
-            (model.num_inputs, atoms.shape[1]), jnp.zeros(()).dtype
+            (model.num_inputs, atoms.shape[1]), zeros(()).dtype
         )
-        initial = eqx.filter_eval_shape(encode.parameters, blank, jax.random.key(0))
-        if jax.tree.structure(initial) == jax.tree.structure(model.encoder):  # type: ignore[operator]
-            jax.tree.map_with_path(_check_shape, initial, model.encoder)
+        initial = filter_eval_shape(encode.parameters, blank, random.key(0))
+        if tree.structure(initial) == tree.structure(model.encoder):  # type: ignore[operator]
+            tree.map_with_path(_check_shape, initial, model.encoder)
         elif initial is not None:
             raise ValueError(
                 f"{type(encode).__name__} reads {type(initial).__name__} from Model.encoder, but "
@@ -413,7 +415,7 @@ def as_floats(name: str, values: Float[ArrayLike, "..."]) -> Float[Array, "..."]
     """Returns finite real numbers in JAX's default float type."""
     array = as_real(name, values, "real numbers")
     with np.errstate(over="ignore"):
-        array = array.astype(jnp.zeros(()).dtype)
+        array = array.astype(zeros(()).dtype)
     if not np.isfinite(array).all():
         raise ValueError(
             f"{name} must be finite in {array.dtype}, but a number is NaN, infinite or too large; "
@@ -441,10 +443,10 @@ def unit_atoms(
     Codes for the given atoms, times the lengths, are codes for the scaled atoms.
     """
     # Squares of a tiny atom would vanish, and the root has no gradient at zero.
-    largest = jax.lax.stop_gradient(jnp.max(jnp.abs(dictionary), axis=0))
+    largest = lax.stop_gradient(jnp.max(jnp.abs(dictionary), axis=0))
     # A NaN is not zero, and must remain visible.
     live = largest != 0
-    largest = jnp.where(live, largest, 1)
-    scaled = jnp.where(live, dictionary / largest, 0)
-    lengths = jnp.sqrt(jnp.where(live, jnp.sum(scaled**2, axis=0), 1))
+    largest = where(live, largest, 1)
+    scaled = where(live, dictionary / largest, 0)
+    lengths = jnp.sqrt(where(live, jnp.sum(scaled**2, axis=0), 1))
     return scaled / lengths, largest * lengths

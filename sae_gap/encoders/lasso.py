@@ -3,15 +3,16 @@ codes, or beside codes that were learned together with the dictionary.
 """
 
 import abc
-import dataclasses
 import functools
 import warnings
+from dataclasses import replace
 from typing import Any, ClassVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from equinox import Module, field
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -49,7 +50,7 @@ class _Minimising(Inferring):
     start: Encoder | None = None
     unit_atoms: bool = option(default=True, kw_only=True)
     nonneg: bool = option(default=True, kw_only=True)
-    l0: float | str | None = eqx.field(
+    l0: float | str | None = field(
         default=None, static=True, kw_only=True, metadata={"rare": True}
     )
 
@@ -92,7 +93,7 @@ class _Minimising(Inferring):
             l0 = min(mean_l0(model, split), DENSEST * target.shape[1])
         atoms = jax.jit(unit_atoms)(model.decoder)[0]
         lam = find_weight(target, atoms, float(l0), self.nonneg)
-        return dataclasses.replace(whole, lam=lam, l0=None)
+        return replace(whole, lam=lam, l0=None)
 
     def infer(self, model, signals, begun=None):
         """Returns the codes in units of the model's atoms; objective and gap are of the solved
@@ -114,7 +115,7 @@ class _Minimising(Inferring):
             init=begun,
             **self.solver(),
         )
-        return dataclasses.replace(solution, codes=solution.codes / norms)
+        return replace(solution, codes=solution.codes / norms)
 
 
 class Lasso(_Minimising):
@@ -146,7 +147,7 @@ class Lasso(_Minimising):
 
     tol: float = option(default=1e-6, above=0, kw_only=True)
     max_iterations: int = option(default=20_000, static=False, least=0, kw_only=True)
-    of: Encoder | None = eqx.field(default=None, kw_only=True, metadata={"rare": True})
+    of: Encoder | None = field(default=None, kw_only=True, metadata={"rare": True})
     times: float = option(default=1.0, above=0, rare=True, kw_only=True)
 
     @property
@@ -159,10 +160,10 @@ class Lasso(_Minimising):
     def prepared(self, model, split, task):
         whole: Any = super().prepared(model, split, task)
         if self.of is not None:
-            whole = dataclasses.replace(whole, lam=whole.of.lam, l0=None, of=None)
+            whole = replace(whole, lam=whole.of.lam, l0=None, of=None)
         elif self.l0 is None:
             return whole
-        return dataclasses.replace(whole, lam=whole.lam * self.times, times=1.0)
+        return replace(whole, lam=whole.lam * self.times, times=1.0)
 
     def solver(self):
         return {"tol": self.tol, "max_iterations": self.max_iterations}
@@ -221,7 +222,7 @@ class ISTA(FISTA):
     momentum = False
 
 
-class LookupParameters(eqx.Module):
+class LookupParameters(Module):
     """Signals and their codes, in units of the model's atoms."""
 
     signals: Float[Array, "known input_dim"]
@@ -249,14 +250,14 @@ class Lookup(Encoder):
             same = jnp.all(known.signals == row, axis=1)
             return known.codes[jnp.argmax(same)], jnp.any(same, keepdims=True)
 
-        codes, found = jax.lax.map(find, signals)
+        codes, found = lax.map(find, signals)
         input_dim = jnp.sum(jnp.any(known.signals != 0, axis=0))
 
         def rest():
             lasso = Lasso(self.lam * input_dim / (2 * model.decoder.shape[1]))
             return jnp.where(found, codes, lasso(model, signals))
 
-        return jax.lax.cond(jnp.all(found), lambda: codes, rest)
+        return lax.cond(jnp.all(found), lambda: codes, rest)
 
 
 def mean_l0(model: Model, split: Split) -> float:

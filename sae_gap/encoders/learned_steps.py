@@ -1,14 +1,16 @@
 """An encoder with a few learned steps of inference: how much of a pursuit can be amortised?"""
 
-import equinox as eqx
 import jax
+from equinox import Module
+from jax import random
+from jax.nn import relu
 from jaxtyping import Array, Float
 
 from sae_gap.core import option
 from sae_gap.encoders import Affine, AmortisedEncoder, keep_largest
 
 
-class WithHidden(eqx.Module):
+class WithHidden(Module):
     """`x ↦ x W + c + relu(x A + a) B`: an affine map beside a hidden layer."""
 
     direct: Affine
@@ -18,10 +20,10 @@ class WithHidden(eqx.Module):
     def __call__(
         self, signals: Float[Array, "n input_dim"]
     ) -> Float[Array, "n num_latents"]:
-        return self.direct(signals) + jax.nn.relu(self.inner(signals)) @ self.outer
+        return self.direct(signals) + relu(self.inner(signals)) @ self.outer
 
 
-class StepsParameters(eqx.Module):
+class StepsParameters(Module):
     """The first map, and that of each step."""
 
     first: Affine | WithHidden
@@ -71,7 +73,7 @@ class LearnedSteps(AmortisedEncoder):
         first = Affine.create(weight)
         (input_dim, num_latents) = weight.shape
         if self.hidden:
-            draws = jax.random.normal(key, (input_dim, self.hidden), weight.dtype)
+            draws = random.normal(key, (input_dim, self.hidden), weight.dtype)
             inner = Affine.create(draws / input_dim**0.5)
             outer = jax.numpy.zeros((self.hidden, num_latents), weight.dtype)
             first = WithHidden(first, inner, outer)
@@ -83,8 +85,8 @@ class LearnedSteps(AmortisedEncoder):
 
     def __call__(self, model, signals):
         target = model.read(signals)
-        codes = jax.nn.relu(model.encoder.first(target))
+        codes = relu(model.encoder.first(target))
         for step in model.encoder.steps:
             codes = keep_largest(codes, self.breadth * self.k)
-            codes = jax.nn.relu(codes + step(target - codes @ model.decoder.T))
+            codes = relu(codes + step(target - codes @ model.decoder.T))
         return keep_largest(codes, self.k)

@@ -1,8 +1,9 @@
 """LISTA: a few unrolled steps of ISTA with learned matrices and thresholds, layer by layer."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
+from jax import lax
+from jax.nn import relu
 from jaxtyping import Array, Float
 
 from sae_gap.core import lipschitz, option
@@ -83,9 +84,9 @@ class LISTA(AmortisedEncoder):
                 moved = codes + (target - codes @ model.decoder.T) @ weight
             else:
                 moved = target @ weight + codes @ recurrence
-            return jax.nn.relu(moved - threshold), None
+            return relu(moved - threshold), None
 
         # The first layer starts from zero codes, so it needs no product with them.
-        codes = jax.nn.relu(target @ parameters.weight[0] - parameters.threshold[0])
+        codes = relu(target @ parameters.weight[0] - parameters.threshold[0])
         rest = parameters.weight[1:], parameters.threshold[1:], parameters.recurrence
-        return jax.lax.scan(layer, codes, rest)[0]
+        return lax.scan(layer, codes, rest)[0]

@@ -1,10 +1,11 @@
 """The best values on the support of an encoder, or on the atoms of it that are worth most."""
 
 import abc
-import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
+from jax.numpy import asarray
 from jaxtyping import Array, Float
 
 from sae_gap.core import (
@@ -103,7 +104,7 @@ class OnSupport(Refined):
         found = sparse_code(
             target, atoms, self.lam, nonneg=self.nonneg, max_iterations=MOST, support=on
         )
-        found = dataclasses.replace(found, codes=found.codes / norms)
+        found = replace(found, codes=found.codes / norms)
         return found if is_traced(self.lam) or self.lam else Coded(found.codes)
 
 
@@ -176,13 +177,13 @@ class Pruned(Refined):
         whole: Any = super().prepared(model, split, task)
         if self.threshold is not None:
             return whole
-        codes = whole.encoder.infer(model, jnp.asarray(counted(split.counted))).codes
+        codes = whole.encoder.infer(model, asarray(counted(split.counted))).codes
         least = least_gain(self._worth(model, codes), self.l0 * len(codes))
-        return dataclasses.replace(whole, threshold=float(least))
+        return replace(whole, threshold=float(least))
 
     def _worth(self, model, codes):
         atoms, norms = unit_atoms(model.decoder)
-        scaled = jnp.asarray(codes) * norms
+        scaled = asarray(codes) * norms
         return (
             jnp.abs(scaled)
             if self.by == "magnitude"
@@ -190,9 +191,7 @@ class Pruned(Refined):
         )
 
     def refine(self, model, signals, codes):
-        kept = jnp.where(
-            self._worth(model, codes) > jnp.asarray(self.threshold), codes, 0
-        )
+        kept = jnp.where(self._worth(model, codes) > asarray(self.threshold), codes, 0)
         return OnSupport(self.encoder, 0.0, self.nonneg, 0.0).infer(
             model, signals, kept
         )

@@ -5,10 +5,11 @@ input, and another encoder codes the prediction.
 import weakref
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from equinox import Module, apply_updates, filter_jit
+from jax import lax, random
 from jaxtyping import Array, Float, Int
 
 from sae_gap.core import Split, option, product
@@ -29,7 +30,7 @@ RATE = 2e-3
 RIDGE = 1e-3
 
 
-class Network(eqx.Module):
+class Network(Module):
     """`ŷ = x M + silu(x A + a) B + c`; without the hidden units a ridge regression."""
 
     slope: Float[Array, "num_inputs input_dim"]
@@ -97,7 +98,7 @@ class Predicted(Elsewhere):
         return model, _signals(value, model, rows)
 
 
-@eqx.filter_jit
+@filter_jit
 def _signals(network, model, inputs):
     return model.signals(network(inputs), inputs)
 
@@ -112,8 +113,7 @@ def _predictor(train: Split, hidden: int, steps: int) -> Network:
     if _last.get("sizes") != sizes or _last["train"]() is not train:
         kind = jnp.zeros(()).dtype
         inputs = jnp.asarray(train.inputs, kind)
-        targets = jnp.asarray(train.signals, kind)
-        network = _trained(inputs, targets, hidden, steps)
+        network = _trained(inputs, jnp.asarray(train.signals, kind), hidden, steps)
         _last.update(train=weakref.ref(train), sizes=sizes, network=network)
     return _last["network"]
 
@@ -158,7 +158,7 @@ def _ridge(
     x: Float[Array, "n num_inputs"], y: Float[Array, "n input_dim"], hidden: int
 ) -> Network:
     """The regression, with hidden units that add nothing yet."""
-    inner = jax.random.normal(jax.random.key(0), (x.shape[1], hidden), x.dtype)
+    inner = random.normal(random.key(0), (x.shape[1], hidden), x.dtype)
     zeros = jnp.zeros((hidden, y.shape[1]), x.dtype)
     inner = inner / x.shape[1] ** 0.5
     return Network(regression(x, y), zeros[0], inner, zeros[:, 0], zeros)
@@ -196,16 +196,15 @@ def _best_epoch(
         network, memory = state
         slope = jax.grad(_error)(network, x[rows], y[rows])
         updates, memory = rule.update(slope, memory)
-        return (eqx.apply_updates(network, updates), memory), None
+        return (apply_updates(network, updates), memory), None
 
     def order(number: Int[Array, ""]) -> Int[Array, " rows"]:
         # Each epoch leaves out fewer rows than a batch has.
-        shuffled = jax.random.permutation(jax.random.key(number), len(x))
-        return shuffled[: batches * size]
+        return random.permutation(random.key(number), len(x))[: batches * size]
 
     @jax.jit
     def advance(state: Any, numbers: Int[Array, " apart"]) -> Any:
-        return jax.lax.scan(step, state, jax.vmap(order)(numbers).reshape(-1, size))[0]
+        return lax.scan(step, state, jax.vmap(order)(numbers).reshape(-1, size))[0]
 
     state = network, rule.init(network)
     best = network

@@ -1,8 +1,8 @@
 """Greedy pursuits on given atoms, and hard thresholding from the lasso."""
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
+from jax import lax
 
 from sae_gap.core import Coded, option, product
 from sae_gap.encoders import (
@@ -129,16 +129,14 @@ class MatchingPursuit(AmortisedEncoder):
     def loss(self, model, signals, penalty):
         """Returns the squared error alone; its derivative holds the chosen atoms fixed."""
         target, atoms, _ = on_unit_atoms(model, signals)
-        given = jax.lax.stop_gradient((target, atoms.T))
+        given = lax.stop_gradient((target, atoms.T))
         chosen, _ = matching_pursuit(*given, self.k, nonneg=self.nonneg)
 
         def step(rest, atom):
             value = jnp.sum(rest * atom, axis=1, keepdims=True)
             return rest - value.clip(0 if self.nonneg else None) * atom, None
 
-        return jnp.mean(
-            jax.lax.scan(step, target, atoms.T[chosen.T])[0] ** 2, axis=1
-        ), None
+        return jnp.mean(lax.scan(step, target, atoms.T[chosen.T])[0] ** 2, axis=1), None
 
 
 class ThresholdingPursuit(Inferring):

@@ -2,11 +2,12 @@
 for each latent, or by a gate.
 """
 
-import dataclasses
+from dataclasses import replace
 
-import equinox as eqx
-import jax
 import jax.numpy as jnp
+from equinox import Module, tree_at
+from jax import lax
+from jax.nn import relu
 from jaxtyping import Array, Float
 
 from sae_gap.core import option
@@ -33,7 +34,7 @@ class ReLU(AmortisedEncoder):
         return codes, jnp.sum(codes, axis=1)
 
 
-class JumpReLUParameters(eqx.Module):
+class JumpReLUParameters(Module):
     """The affine map and the logarithm of each latent's threshold θ."""
 
     affine: Affine
@@ -66,7 +67,7 @@ class JumpReLU(AmortisedEncoder):
         )
 
     def scaled(self, factor):
-        return dataclasses.replace(
+        return replace(
             self, threshold=self.threshold * factor, bandwidth=self.bandwidth * factor
         )
 
@@ -76,23 +77,23 @@ class JumpReLU(AmortisedEncoder):
     def with_penalty(self, model, signals):
         hidden = self.rectified(model, signals)
         threshold = jnp.exp(model.encoder.log_threshold)
-        fixed, width = jax.lax.stop_gradient((threshold, self.bandwidth))
+        fixed, width = lax.stop_gradient((threshold, self.bandwidth))
         codes = above(hidden, fixed, hidden)
-        near = jax.lax.stop_gradient(jnp.abs(hidden - fixed) < width / 2) / width
+        near = lax.stop_gradient(jnp.abs(hidden - fixed) < width / 2) / width
         # Zero, with the gradient of the smoothed step.
         change = near * (threshold - fixed)
         active = (codes != 0).astype(hidden.dtype) - change
         return codes - fixed * change, jnp.sum(active, axis=1)
 
     def raised(self, model, change):
-        return eqx.tree_at(
+        return tree_at(
             lambda model: model.encoder.log_threshold,
             model,
             replace_fn=lambda own: own + change,
         )
 
 
-class GatedParameters(eqx.Module):
+class GatedParameters(Module):
     """The gate's affine map. The magnitudes' map shares its weights, up to a scale for each latent,
     and has its own bias.
     """
@@ -133,14 +134,12 @@ class Gated(AmortisedEncoder):
     def loss(self, model, signals, penalty):
         codes, gate = self._infer(model, signals)
         error = self.errors(model, signals, codes) + penalty * jnp.sum(gate, axis=1)
-        return error + self.errors(jax.lax.stop_gradient(model), signals, gate), None
+        return error + self.errors(lax.stop_gradient(model), signals, gate), None
 
     def _infer(self, model, signals):
         """Returns the codes, and the rectified pre-activations of the gate."""
         parameters = model.encoder
         projected = model.read(signals) @ parameters.gate.weight
         gate = projected + parameters.gate.bias
-        magnitude = jax.nn.relu(
-            projected * jnp.exp(parameters.log_scale) + parameters.bias
-        )
-        return above(gate, 0, magnitude), jax.nn.relu(gate)
+        magnitude = relu(projected * jnp.exp(parameters.log_scale) + parameters.bias)
+        return above(gate, 0, magnitude), relu(gate)

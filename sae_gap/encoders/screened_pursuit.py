@@ -1,12 +1,14 @@
 """Pursuits that look at few atoms; the dictionary is their only weights."""
 
-import dataclasses
 import functools
+from dataclasses import replace
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
+from equinox import Module, field, tree_at
+from jax import lax, tree
+from jax.numpy import sqrt
 from jaxtyping import Array, Float
 
 from sae_gap.core import (
@@ -81,7 +83,7 @@ class ScreenedPursuit(AmortisedEncoder):
 
     def loss(self, model, signals, penalty):
         codes, gains = self._code(
-            *jax.lax.stop_gradient((model, signals, self._threshold(model)))
+            *lax.stop_gradient((model, signals, self._threshold(model)))
         )
         return self.errors(model, signals, codes), gains
 
@@ -120,7 +122,7 @@ class ScreenedPursuit(AmortisedEncoder):
         return screened.screened_pursuit(self.sizes(*shape), *given, least)  # type: ignore[call-arg]
 
 
-class Threshold(eqx.Module):
+class Threshold(Module):
     """τ over the root mean square of the atoms' lengths, which training may change."""
 
     value: Float[Array, ""]
@@ -168,7 +170,7 @@ class BatchPursuit(ScreenedPursuit):
 
     rate: float | Array = option(default=0.1, above=0, most=1)
     l0: float | None = option(default=None, static=True, above=0, rare=True)
-    proposer: Any = eqx.field(default=None, metadata={"rare": True})
+    proposer: Any = field(default=None, metadata={"rare": True})
     threshold: float | None = option(default=None, static=True, least=0, rare=True)
 
     @property
@@ -185,7 +187,7 @@ class BatchPursuit(ScreenedPursuit):
             return super().prepared(model, split, task)
         rows = devices.place(jnp.asarray(counted(split.counted)), devices.own_mesh())
         least = least_gain(self._code(model, rows, 0.0)[1], self.l0 * len(rows))
-        return dataclasses.replace(self, threshold=float(jnp.sqrt(least)))
+        return replace(self, threshold=float(sqrt(least)))
 
     def _proposals(self, model, signals):
         affine = None if self.proposer is None else self.proposer.affine(model)
@@ -204,7 +206,7 @@ class BatchPursuit(ScreenedPursuit):
         own = model.encoder.value
         batch = self._value(model, seen, len(seen))
         moved = jnp.where(own > 0, own + self.rate * (batch - own), batch)
-        return eqx.tree_at(lambda model: model.encoder.value, model, moved)
+        return tree_at(lambda model: model.encoder.value, model, moved)
 
     def calibrate(self, model: Model, signals: Float[Array, "n input_dim"]) -> Model:
         """Returns a model with the same dictionary, this encoder, and the τ at which signals have k
@@ -228,7 +230,7 @@ class BatchPursuit(ScreenedPursuit):
         gains = jnp.where(live[:, None], self._code(model, signals, 0.0)[1], 0)
         threshold = Threshold(self._value(model, gains, jnp.sum(live)))
         if not checks:
-            return dataclasses.replace(model, encoder=threshold)
+            return replace(model, encoder=threshold)
         check_threshold(threshold.value)
         return Model(model.decoder, model.bias, threshold, self)
 
@@ -245,7 +247,7 @@ class BatchPursuit(ScreenedPursuit):
 
     def _value(self, model, gains, samples):
         """τ, at which so many samples have k atoms on average; the others have no gains."""
-        least = jnp.sqrt(least_gain(gains, self.k * samples))
+        least = sqrt(least_gain(gains, self.k * samples))
         return (least / _unit(model.decoder)).astype(model.decoder.dtype)
 
 
@@ -253,12 +255,12 @@ class BatchPursuit(ScreenedPursuit):
 def _unit(decoder):
     """Returns the root mean square of the lengths of the non-zero atoms."""
     squares = jnp.sum(decoder**2, axis=0)
-    return jnp.sqrt(jnp.sum(squares) / jnp.maximum(jnp.sum(squares > 0), 1))
+    return sqrt(jnp.sum(squares) / jnp.maximum(jnp.sum(squares > 0), 1))
 
 
 @functools.partial(jax.jit, static_argnames="kind")
 def _pose(decoder, bias, signals, proposals, kind):
     """The unit atoms, a row each, their lengths, the targets and the proposals."""
     atoms, lengths = unit_atoms(decoder.astype(kind))
-    rest = jax.tree.map(lambda values: values.astype(kind), (signals - bias, proposals))
+    rest = tree.map(lambda values: values.astype(kind), (signals - bias, proposals))
     return atoms.T, lengths, *rest

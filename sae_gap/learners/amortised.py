@@ -3,12 +3,13 @@ optimum?
 """
 
 import abc
-import dataclasses
+from dataclasses import replace
 from typing import NamedTuple
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
+from equinox import apply_updates, field
+from jax import lax, random, tree
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from sae_gap.core import Model, check_sequence, check_type, option
@@ -74,7 +75,7 @@ class TrainedEncoders(Learner):
         dictionary, _ = unit_atoms(base.decoder)
         # A split uses 0 and 1.
         parameters = tuple(
-            encoder.parameters(dictionary, jax.random.fold_in(key, place))
+            encoder.parameters(dictionary, random.fold_in(key, place))
             for place, encoder in enumerate(self.trained(), start=2)
         )
         codes = self.codes(data.signals - base.bias, dictionary)
@@ -82,15 +83,13 @@ class TrainedEncoders(Learner):
         return _State(Model(dictionary, base.bias, parameters), codes, state, key)
 
     def step(self, data, state):
-        shuffle_key, key = jax.random.split(state.key)
+        shuffle_key, key = random.split(state.key)
         live = live_share(data.signals)
         rule = self._rule(data)
 
         def loss(parameters, indices, weights):
-            model = dataclasses.replace(state.model, encoder=parameters)
-            batch = jax.tree.map(
-                lambda array: array[indices], (data.signals, state.codes)
-            )
+            model = replace(state.model, encoder=parameters)
+            batch = tree.map(lambda array: array[indices], (data.signals, state.codes))
             (signals, codes), weights = sharding.split_batch((batch, weights))
             return jnp.sum(weights * self.losses(model, signals, codes, live))
 
@@ -99,13 +98,11 @@ class TrainedEncoders(Learner):
             updates, optimiser = rule.update(
                 jax.grad(loss)(parameters, *batch), optimiser
             )
-            return (eqx.apply_updates(parameters, updates), optimiser), None
+            return (apply_updates(parameters, updates), optimiser), None
 
         epoch = batches(shuffle_key, len(data.signals), self.batch_size)
-        carry, _ = jax.lax.scan(
-            train_step, (state.model.encoder, state.optimiser), epoch
-        )
-        model = dataclasses.replace(state.model, encoder=carry[0])
+        carry, _ = lax.scan(train_step, (state.model.encoder, state.optimiser), epoch)
+        model = replace(state.model, encoder=carry[0])
         return _State(model, state.codes, carry[1], key)
 
     def model(self, state):
@@ -124,7 +121,7 @@ class Among(Encoder):
     """One of the encoders in an `Amortised` model."""
 
     encoder: AmortisedEncoder
-    place: int = eqx.field(static=True, default=0)
+    place: int = field(static=True, default=0)
 
     @property
     def name(self):  # type: ignore[override]
@@ -139,9 +136,7 @@ class Among(Encoder):
         return self.encoder.signed
 
     def __call__(self, model, signals):
-        return self.encoder(
-            dataclasses.replace(model, encoder=model.encoder[self.place]), signals
-        )
+        return self.encoder(replace(model, encoder=model.encoder[self.place]), signals)
 
 
 class Amortised(TrainedEncoders):
@@ -232,4 +227,4 @@ class Lista(TrainedEncoders):
         return error + self.lam * jnp.mean(jnp.abs(codes), axis=1)
 
     def model(self, state):
-        return dataclasses.replace(state.model, encoder=state.model.encoder[0])
+        return replace(state.model, encoder=state.model.encoder[0])

@@ -5,9 +5,10 @@ dictionary surgery.
 import dataclasses
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import random
+from jax.numpy import zeros_like
 from scipy.sparse import issparse
 
 from sae_gap.core import Task, active_columns, match_atoms, option, product
@@ -27,7 +28,7 @@ class Raw(Learner):
 
     def init(self, data, *, num_latents, key):
         every = jnp.eye(data.signals.shape[1], dtype=data.signals.dtype)
-        return None, jnp.zeros_like(every[0]), Affine.create(every)
+        return None, zeros_like(every[0]), Affine.create(every)
 
 
 class PCA(Learner):
@@ -70,9 +71,7 @@ class Samples(Learner):
 
     def init(self, data, *, num_latents, key):
         mean = jnp.mean(data.signals, axis=0)
-        chosen = jax.random.choice(
-            key, len(data.signals), (num_latents,), replace=False
-        )
+        chosen = random.choice(key, len(data.signals), (num_latents,), replace=False)
         return unit_atoms((data.signals[jnp.sort(chosen)] - mean).T)[0], mean
 
 
@@ -111,7 +110,7 @@ class Oracle(Learner):
 
     def init(self, data, *, num_latents, key):
         atoms = data[:, :num_latents] if self.leading else data
-        return atoms, jnp.zeros_like(atoms[:, 0])
+        return atoms, zeros_like(atoms[:, 0])
 
 
 # The penalties that a linear probe chooses from.
@@ -181,7 +180,7 @@ class LinearProbe(Learner):
         # α.
         if places is not None:
             weights = jnp.pad(weights, ((0, 0), (0, 1)))[:, places]
-        return None, jnp.zeros_like(weights[:, 0]), Affine.create(weights)
+        return None, zeros_like(weights[:, 0]), Affine.create(weights)
 
 
 class Surgery(HostLearner):

@@ -5,9 +5,9 @@ result of `learn`.
 import re
 from typing import Any
 
-import equinox as eqx
-import jax
 import numpy as np
+from equinox import field
+from jax import random, tree
 
 from sae_gap.core import Model, Split, class_name, describe
 from sae_gap.encoders import Encoder, Own, encode
@@ -30,8 +30,8 @@ class Held:
 
     def __init__(self, model: Model, split: Split | None = None):
         self.model = model
-        structure = f"{jax.tree.structure(model)} {describe(model.encode)}"
-        told = [*jax.tree.leaves(model), re.sub(r" at 0x[0-9a-f]+", "", structure)]
+        structure = f"{tree.structure(model)} {describe(model.encode)}"
+        told = [*tree.leaves(model), re.sub(r" at 0x[0-9a-f]+", "", structure)]
         own: Any = model.encode
         if not (own is None or class_name(type(own)).startswith("sae_gap.")):
             # Another function may share its name, but not its codes.
@@ -41,7 +41,7 @@ class Held:
                 else len(model.bias)
             )
             scales = np.logspace(*SCALES, ASKED, dtype=np.float32)[:, None]
-            rows: Any = scales * jax.random.normal(jax.random.key(0), (ASKED, read))
+            rows: Any = scales * random.normal(random.key(0), (ASKED, read))
             if split is not None:
                 rows = split.read_by(model)
             told.append(
@@ -73,10 +73,10 @@ class Given(Learner):
     listed = False
     rank = 0
 
-    held: Held = eqx.field(static=True)
-    called: str = eqx.field(static=True)
-    kind: str = eqx.field(static=True, default="sae")
-    signs: bool = eqx.field(static=True, default=False)
+    held: Held = field(static=True)
+    called: str = field(static=True)
+    kind: str = field(static=True, default="sae")
+    signs: bool = field(static=True, default=False)
 
     @property
     def name(self):  # type: ignore[override]

@@ -4,8 +4,8 @@ import abc
 from typing import ClassVar
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
+from jax import random
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from sae_gap.core import (
@@ -150,7 +150,7 @@ def random_atoms(
     key: PRNGKeyArray, signals: Float[Array, "n input_dim"], num_latents: int
 ) -> Float[Array, "input_dim num_latents"]:
     """Draws unit atoms in random directions, without the dimensions that padding added."""
-    atoms = jax.random.normal(key, (signals.shape[1], num_latents), signals.dtype)
+    atoms = random.normal(key, (signals.shape[1], num_latents), signals.dtype)
     return unit_atoms(jnp.where(live_dims(signals)[:, None], atoms, 0))[0]
 
 
@@ -166,6 +166,6 @@ def batches(
     """
     num_batches = -(-num_samples // batch_size)
     shape = num_batches, batch_size
-    order = jnp.resize(jax.random.permutation(key, num_samples), shape)
+    order = jnp.resize(random.permutation(key, num_samples), shape)
     real = jnp.arange(num_batches * batch_size).reshape(shape) < num_samples
     return order, real / jnp.sum(real, axis=1, keepdims=True)

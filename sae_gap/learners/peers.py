@@ -6,9 +6,9 @@ import warnings
 from types import ModuleType
 from typing import ClassVar
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import random
 
 from sae_gap.core import Model, Split, option, unit_columns
 from sae_gap.learners import HostLearner
@@ -43,7 +43,7 @@ class Peer(HostLearner):
 
     def learn(self, data: Split, *, num_latents, key):
         signals = np.asarray(data.signals)
-        rng = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+        rng = np.random.default_rng(np.asarray(random.key_data(key)))
         chosen = rng.choice(
             len(signals), num_latents, replace=len(signals) < num_latents
         )

@@ -1,11 +1,13 @@
 """Dictionary and codes as free parameters of one gradient descent, as published."""
 
-import dataclasses
 import functools
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax, random, tree
+from jax.numpy import where
 from jaxtyping import Array, Float, Int, PyTree
 
 from sae_gap.core import Model, option
@@ -102,10 +104,10 @@ class SoftplusAdam(Learner):
 
     def init(self, data, *, num_latents, key):
         dtype = data[0].dtype
-        keys = jax.random.split(key, 3)
+        keys = random.split(key, 3)
         dictionary = random_atoms(keys[0], data[0], num_latents)
         codes = tuple(
-            START + jax.random.normal(key, (len(signals), num_latents), dtype)
+            START + random.normal(key, (len(signals), num_latents), dtype)
             for key, signals in zip(keys[1:], data, strict=False)
         )
         infinite = jnp.full((), jnp.inf, dtype)
@@ -129,9 +131,7 @@ class SoftplusAdam(Learner):
         def unfinished(state):
             return (state.updates < end) & ~self.done(state)
 
-        return jax.lax.while_loop(
-            unfinished, functools.partial(self._update, data), state
-        )
+        return lax.while_loop(unfinished, functools.partial(self._update, data), state)
 
     def done(self, state):
         return (state.updates > LEAST_UPDATES) & (state.waited >= PATIENCE)
@@ -142,7 +142,7 @@ class SoftplusAdam(Learner):
         if state.known is None:
             return model
         codes = jax.nn.softplus(jnp.concatenate(free))
-        return dataclasses.replace(model, encoder=LookupParameters(state.known, codes))
+        return replace(model, encoder=LookupParameters(state.known, codes))
 
     def _loss(self, free: PyTree, data: tuple[Array, ...]) -> Float[Array, ""]:
         dictionary, parts = free
@@ -154,28 +154,28 @@ class SoftplusAdam(Learner):
             error = jnp.mean((signals - codes @ dictionary.T) ** 2) / live
             loss += error + self.lam * jnp.mean(codes * lengths)
             # The other samples leave the dictionary alone.
-            dictionary = jax.lax.stop_gradient(dictionary)
+            dictionary = lax.stop_gradient(dictionary)
         return loss
 
     def _update(self, data: tuple[Array, ...], state: _State) -> _State:
         loss, gradient = jax.value_and_grad(self._loss)(state.free, data)
         direction, adam = _adam().update(gradient, state.adam)
-        free = jax.tree.map(
+        free = tree.map(
             lambda value, change: value - state.rate * change, state.free, direction
         )
         better = loss < state.best
-        worse = jnp.where(better, 0, state.worse + 1)
+        worse = where(better, 0, state.worse + 1)
         halve = worse == 2
-        rate = state.rate * jnp.where(better, 1.1, jnp.where(halve, 0.5, 1.0))
+        rate = state.rate * where(better, 1.1, where(halve, 0.5, 1.0))
         counts = loss < state.record - IMPROVEMENT
         return state._replace(
             free=free,
             adam=adam,
             rate=jnp.clip(rate, LEAST_RATE, GREATEST_RATE),
             best=jnp.minimum(state.best, loss),
-            worse=jnp.where(halve, 0, worse),
-            record=jnp.where(counts, loss, state.record),
-            waited=jnp.where(counts, 0, state.waited + 1),
+            worse=where(halve, 0, worse),
+            record=where(counts, loss, state.record),
+            waited=where(counts, 0, state.waited + 1),
             updates=state.updates + 1,
         )
 

@@ -1,11 +1,13 @@
 """Sparse autoencoders: one training loop for all encoders."""
 
-import dataclasses
+from dataclasses import replace
 from typing import ClassVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
+from equinox import Module, apply_updates, tree_at
+from jax import lax, random, tree
+from jax.numpy import maximum, where, zeros
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from sae_gap.core import Model, Split, check_type, option
@@ -29,7 +31,7 @@ NUDGE = 0.02
 FEW = 500
 
 
-class Steering(eqx.Module):
+class Steering(Module):
     """The state of a steered penalty: the logarithm of its factor, the running mean L0, the first
     batch's mean L0, and the number of finished steps.
     """
@@ -40,7 +42,7 @@ class Steering(eqx.Module):
     done: Int[Array, ""]
 
 
-class SAEState(eqx.Module):
+class SAEState(Module):
     """`live` is the share of dimensions with a non-zero signal; `steering` is None if the penalty
     is fixed.
 
@@ -179,24 +181,24 @@ class SparseAutoencoder(Learner):
         if self.standardised:
             mean, unit = scales(signals)
         else:
-            mean = jnp.zeros(input_dim, dtype)
+            mean = zeros(input_dim, dtype)
             unit = jnp.ones((), dtype)
         # A split uses 0 and 1.
-        parameters_key = jax.random.fold_in(key, 2)
-        weights_key, key = jax.random.split(key)
+        parameters_key = random.fold_in(key, 2)
+        weights_key, key = random.split(key)
         live = live_share(signals)
         bound = input_dim**-0.5
         if base is None:
-            weight = jax.random.uniform(
+            weight = random.uniform(
                 weights_key,
                 (input_dim, num_latents),
                 dtype,
                 minval=-bound,
                 maxval=bound,
             )
-            weight = jnp.where(live_dims(signals)[:, None], weight / jnp.sqrt(live), 0)
+            weight = where(live_dims(signals)[:, None], weight / jnp.sqrt(live), 0)
             atoms = unit_atoms(weight)[0]
-            bias = jnp.zeros(input_dim, dtype)
+            bias = zeros(input_dim, dtype)
         else:
             weight = atoms = unit_atoms(base.decoder)[0]
             bias = (base.bias - mean) / unit
@@ -205,14 +207,14 @@ class SparseAutoencoder(Learner):
         parameters = self.encoder.parameters(weight, parameters_key)
         if base is not None and not self.standardised:
             # Another kind of encoder has parameters of its own.
-            alike = jax.tree.structure(base.encoder) == jax.tree.structure(parameters)  # type: ignore[operator]
+            alike = tree.structure(base.encoder) == tree.structure(parameters)  # type: ignore[operator]
             parameters = base.encoder if alike else parameters
         model = Model(atoms, bias, parameters)
         if self.frozen:
             # Zero rows, such as padding, stay zero and do not count.
             counted = jnp.any(signals != 0, axis=1, keepdims=True)
             model = self.encoder.calibrate(
-                model, jnp.where(counted, (signals - mean) / unit, 0)
+                model, where(counted, (signals - mean) / unit, 0)
             )
         return self._started(model, signals, key, mean, unit)
 
@@ -225,8 +227,8 @@ class SparseAutoencoder(Learner):
         unit: Float[Array, "..."],
     ) -> SAEState:
         """Returns the state of a model before the first step."""
-        zero = jnp.zeros((), signals.dtype)
-        count = jnp.zeros((), jnp.int32)
+        zero = zeros((), signals.dtype)
+        count = zeros((), jnp.int32)
         steering = None
         if self.l0 is not None:
             steering = Steering(zero + jnp.log(GENTLE), zero, zero, count)
@@ -242,7 +244,7 @@ class SparseAutoencoder(Learner):
         )
 
     def step(self, data: Split, state: SAEState) -> SAEState:
-        shuffle_key, key = jax.random.split(state.key)
+        shuffle_key, key = random.split(state.key)
         epoch = batches(shuffle_key, len(data.signals), self.batch_size)
         rule = self._optimiser(len(data.signals), state.model.decoder.shape[1])
         number = jnp.arange(len(epoch[0])) + state.epoch * len(epoch[0])
@@ -272,17 +274,15 @@ class SparseAutoencoder(Learner):
             return (model, optimiser, steering), None
 
         carry = state.model, state.optimiser, state.steering
-        (model, optimiser, steering), _ = jax.lax.scan(
-            train_step, carry, (*epoch, done)
-        )
+        (model, optimiser, steering), _ = lax.scan(train_step, carry, (*epoch, done))
         if self.renormalise_every is not None and not self.frozen:
-            model = jax.lax.cond(
+            model = lax.cond(
                 state.epoch % self.renormalise_every == 0,
                 _unit,
                 lambda model: model,
                 model,
             )
-        return dataclasses.replace(
+        return replace(
             state,
             model=model,
             optimiser=optimiser,
@@ -306,7 +306,7 @@ class SparseAutoencoder(Learner):
         def loss(model: Model) -> tuple[Array, PyTree]:
             if self.frozen:
                 # Without the products of gradients that nothing takes.
-                model = eqx.tree_at(_fixed, model, replace_fn=jax.lax.stop_gradient)
+                model = tree_at(_fixed, model, replace_fn=lax.stop_gradient)
             losses, seen = self.encoder.loss_after(done, model, signals, penalty)
             return jnp.sum(weights * losses), seen
 
@@ -316,15 +316,15 @@ class SparseAutoencoder(Learner):
         # As published, atoms count as unit here. Between renormalisations they are unit to a per
         # cent; the rest of a radial gradient shows in the norms of an l1-penalised dictionary.
         slope = slope - jnp.sum(slope * atoms, axis=0) * atoms
-        return eqx.tree_at(lambda model: model.dictionary, gradient, slope), seen
+        return tree_at(lambda model: model.dictionary, gradient, slope), seen
 
     def _moved(
         self, model: Model, updates: Model, seen: PyTree, error: Array | None
     ) -> Model:
         """Returns the model after the updates of a step; `error` is that of a steered L0."""
         if self.frozen:
-            updates = eqx.tree_at(_fixed, updates, replace_fn=jnp.zeros_like)
-        model = self.encoder.observe(eqx.apply_updates(model, updates), seen)
+            updates = tree_at(_fixed, updates, replace_fn=jnp.zeros_like)
+        model = self.encoder.observe(apply_updates(model, updates), seen)
         if error is not None:
             model = self.encoder.raised(model, NUDGE * error)
         if self.renormalise_every is None and not self.frozen:
@@ -334,7 +334,7 @@ class SparseAutoencoder(Learner):
     def model(self, state):
         model = state.model
         unit = state.unit
-        return dataclasses.replace(
+        return replace(
             model,
             dictionary=unit * model.decoder,
             bias=state.mean + unit * model.bias,
@@ -356,7 +356,7 @@ class SparseAutoencoder(Learner):
             getattr(self.encoder, "k", atoms.shape[1]) if self.l0 is None else self.l0
         )
         guess = keep_largest(codes, jnp.ceil(kept).astype(int)) @ atoms.T
-        return jnp.sum(targets * guess) / jnp.maximum(
+        return jnp.sum(targets * guess) / maximum(
             jnp.sum(guess**2), jnp.finfo(guess.dtype).tiny
         )
 
@@ -366,20 +366,18 @@ class SparseAutoencoder(Learner):
         """
         assert self.l0 is not None
         begins = steering.done == 0
-        first = jnp.where(begins, active, steering.first)
-        mean = jnp.where(
-            begins, active, steering.mean + NEWEST * (active - steering.mean)
-        )
+        first = where(begins, active, steering.first)
+        mean = where(begins, active, steering.mean + NEWEST * (active - steering.mean))
         least = jnp.finfo(mean.dtype).tiny
-        left = jnp.maximum(0, 1 - steering.done / (APPROACH * total))
-        aimed = self.l0 * (jnp.maximum(first, least) / self.l0) ** left
-        error = jnp.clip(jnp.log(jnp.maximum(mean, least) / aimed), -1, 1)
+        left = maximum(0, 1 - steering.done / (APPROACH * total))
+        aimed = self.l0 * (maximum(first, least) / self.l0) ** left
+        error = jnp.clip(jnp.log(maximum(mean, least) / aimed), -1, 1)
         log_factor = (
             steering.log_factor + GAIN / (steering.done + HEAD_START * total) * error
         )
         moved = Steering(log_factor, mean, first, steering.done + 1)
         # In double precision, the mean of a batch in single precision is double.
-        moved = jax.tree.map(lambda new, old: new.astype(old.dtype), moved, steering)
+        moved = tree.map(lambda new, old: new.astype(old.dtype), moved, steering)
         return (
             moved,
             jnp.exp(moved.log_factor + error).astype(moved.mean.dtype),
@@ -408,7 +406,7 @@ def unscaled(encoder: PyTree, unit: Float[Array, ""]) -> PyTree:
             Affine(part.weight / unit, part.bias) if isinstance(part, Affine) else part
         )
 
-    return jax.tree.map(scaled, encoder, is_leaf=lambda part: isinstance(part, Affine))
+    return tree.map(scaled, encoder, is_leaf=lambda part: isinstance(part, Affine))
 
 
 def _fixed(model: Model) -> tuple[PyTree, PyTree]:
@@ -417,5 +415,5 @@ def _fixed(model: Model) -> tuple[PyTree, PyTree]:
 
 def _unit(model: Model) -> Model:
     squares = jnp.sum(model.decoder**2, axis=0)
-    scale = jax.lax.rsqrt(jnp.where(squares > 0, squares, 1))
-    return eqx.tree_at(lambda model: model.dictionary, model, scale * model.decoder)
+    scale = lax.rsqrt(where(squares > 0, squares, 1))
+    return tree_at(lambda model: model.dictionary, model, scale * model.decoder)

@@ -1,9 +1,10 @@
 """Transcoders: an encoder that reads one activation, and a dictionary that explains another."""
 
-import dataclasses
+from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
+from jax import random
+from jax.numpy import concatenate, zeros
 
 from sae_gap.core import Split, Task, Transcoder, option
 from sae_gap.encoders import regression, unit_atoms
@@ -56,20 +57,20 @@ class SparseTranscoder(SparseAutoencoder):
         return "inputs" if task.train.inputs is None else super().needs(task)
 
     def select(self, task: Task) -> Split:
-        return dataclasses.replace(super().select(task), inputs=task.train.inputs)
+        return replace(super().select(task), inputs=task.train.inputs)
 
     def init(self, data, *, num_latents, key, base=None):
         x = data.inputs
         y = data.signals
         dtype = data.signals.dtype
-        weights_key, parameters_key, key = jax.random.split(key, 3)
+        weights_key, parameters_key, key = random.split(key, 3)
         (middle, own) = scales(x)
         (mean, unit) = scales(y)
         num_inputs = x.shape[1]
         dim = y.shape[1]
         if base is None:
             atoms = random_atoms(weights_key, y, num_latents)
-            bias = jnp.zeros(dim)
+            bias = zeros(dim)
         else:
             atoms = unit_atoms(base.decoder)[0]
             bias = (base.bias - mean) / unit
@@ -77,16 +78,16 @@ class SparseTranscoder(SparseAutoencoder):
         slope = regression(inputs, (y - mean) / unit)
         gain = self._gain(atoms, few(inputs) @ slope)
         parameters = self.encoder.parameters(gain * (slope @ atoms), parameters_key)
-        skip = jnp.zeros((num_inputs, dim), dtype) if self.skip else None
+        skip = zeros((num_inputs, dim), dtype) if self.skip else None
         model = Transcoder(
             atoms,
             bias.astype(dtype),
             parameters,
-            centre=jnp.zeros(num_inputs, dtype),
+            centre=zeros(num_inputs, dtype),
             skip=skip,
         )
-        units = jnp.concatenate([jnp.full(num_inputs, own), jnp.full(dim, unit)])
-        return self._started(model, y, key, jnp.concatenate([middle, mean]), units)
+        units = concatenate([jnp.full(num_inputs, own), jnp.full(dim, unit)])
+        return self._started(model, y, key, concatenate([middle, mean]), units)
 
     def model(self, state):
         model = state.model
@@ -99,7 +100,7 @@ class SparseTranscoder(SparseAutoencoder):
         if skip is not None:
             skip = unit / own * skip
             bias = bias - middle @ skip
-        return dataclasses.replace(
+        return replace(
             model,
             dictionary=unit * model.decoder,
             bias=bias,
@@ -109,4 +110,4 @@ class SparseTranscoder(SparseAutoencoder):
         )
 
     def _rows(self, data, indices):
-        return jnp.concatenate([data.inputs[indices], data.signals[indices]], axis=1)
+        return concatenate([data.inputs[indices], data.signals[indices]], axis=1)

@@ -89,7 +89,7 @@ def test_codes_are_the_certified_lasso_and_least_squares_on_its_support(
     # No direction lowers ½‖y - D z‖² + λ Σz: its slope is zero where z > 0 and not negative
     # elsewhere.
     slope = lam - (y - values @ learned.atoms.T) @ learned.atoms
-    assert np.abs(slope[values > 0]).max() < 1e-3 * lam and slope.min() > -1e-3 * lam
+    assert abs(slope[values > 0]).max() < 1e-3 * lam and slope.min() > -1e-3 * lam
     for target, row, own in zip(y[:20], values, codes.toarray(), strict=False):
         best = np.zeros(WIDTH)
         # SciPy crashes on a matrix without columns.
@@ -165,7 +165,7 @@ def test_rounds_of_a_file_are_spread_and_take_all_rows_alike_often(count, rounds
     )
     uses = np.bincount(turns.ravel().astype(int), minlength=count)
     assert uses.max() - uses.min() <= 1
-    assert np.abs(np.diff(turns, append=turns[:, :1] + count) - count / 8).max() <= 1
+    assert abs(np.diff(turns, append=turns[:, :1] + count) - count / 8).max() <= 1
     assert all(len({*one} & {*other}) < 3 for one, other in itertools.pairwise(turns))
 
 

@@ -14,10 +14,10 @@ def model(task):
     """Atoms of many lengths, a bias, and an encoder."""
     rng = default_rng(0)
     dictionary = np.asarray(task.dictionary) * rng.uniform(0.3, 3, 20)
-    weight = Affine(jnp.asarray(rng.normal(size=(12, 20)), jnp.float32), jnp.zeros(20))
+    weight = Affine(jnp.float32(rng.normal(size=(12, 20))), jnp.zeros(20))
     return Model(
-        jnp.asarray(dictionary, jnp.float32),
-        jnp.asarray(0.1 * rng.normal(size=12), jnp.float32),
+        jnp.float32(dictionary),
+        jnp.float32(0.1 * rng.normal(size=12)),
         weight,
     )
 

@@ -10,6 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
 from pytest import mark, raises
@@ -39,7 +40,7 @@ WIDE = 0.4
 LAM = 0.1
 # Shares of 1, 3, 7, 15 and all 32 parts of seven latents, rounded up.
 ENDS = 1, 1, 2, 4, WIDTH
-stop = jax.lax.stop_gradient
+stop = lax.stop_gradient
 
 
 def drawn(encoder, trained=True):
@@ -107,8 +108,7 @@ def jumprelu(model, y):
 def batchtopk(model, y, ends=(WIDTH,), step=0.0):
     threshold = model.encoder.threshold
     before = mapped(model, y)
-    first = (before > threshold) * before.clip(0)
-    rest = y - model.bias - first @ model.dictionary.T
+    rest = y - model.bias - ((before > threshold) * before.clip(0)) @ model.dictionary.T
     hidden = (before + step * rest @ model.encoder.affine.weight).clip(0)
     kept = largest(hidden, K * COUNT)
     least = jnp.where(kept > 0, kept, jnp.inf).min()
@@ -143,8 +143,7 @@ def learned_steps(model, y, breadth=1):
         codes = target @ first.direct.weight + first.direct.bias + within @ first.outer
     for step in model.encoder.steps:
         few = jax.vmap(partial(largest, count=breadth * K))(codes.clip(0))
-        rest = target - few @ model.dictionary.T
-        codes = few + rest @ step.weight + step.bias
+        codes = few + (target - few @ model.dictionary.T) @ step.weight + step.bias
     codes = jax.vmap(partial(largest, count=K))(codes.clip(0))
     return codes, error(model, y, codes), None
 

@@ -49,10 +49,10 @@ def check_optimal(problem, found, on=True, nonneg=True):
     rest = target - codes @ atoms.T
     pull = rest @ atoms / LAM
     inactive = np.where(
-        on, np.maximum(pull if nonneg else np.abs(pull), 1) - 1, codes != 0
+        on, np.maximum(pull if nonneg else abs(pull), 1) - 1, codes != 0
     )
-    assert np.where(codes != 0, np.abs(pull - np.sign(codes)), inactive).max() < 1e-2
-    achieved = 0.5 * np.sum(rest**2, axis=1) + LAM * np.abs(codes).sum(axis=1)
+    assert np.where(codes != 0, abs(pull - np.sign(codes)), inactive).max() < 1e-2
+    achieved = 0.5 * np.sum(rest**2, axis=1) + LAM * abs(codes).sum(axis=1)
     assert_allclose(achieved, found.objective, rtol=1e-4)
     assert not nonneg or (codes >= 0).all()
 
@@ -112,7 +112,7 @@ def test_hard_thresholding(model, signals, lam, rounds):
         least = np.sqrt(2 * np.log(20) * np.mean(rest**2, axis=1, keepdims=True))
         score = rest @ atoms + codes
         limit = np.maximum(lam, least)
-        clear &= (np.abs(score - limit) > 1e-4).all(axis=1)
+        clear &= (abs(score - limit) > 1e-4).all(axis=1)
         codes = by_lstsq(target, atoms, score > limit).clip(0)
     assert clear.mean() > 0.9 and (least > LAM).any() and (least < 0.4).any()
     found = ThresholdingPursuit(lam, rounds)(model, signals) * norms
@@ -123,7 +123,7 @@ def test_known_signals_have_their_codes_in_any_order_and_others_the_lasso_s(task
     rng = default_rng(0)
     # A dimension of zeros is padding, of either sign.
     y = jnp.pad(task.id.signals, ((0, 0), (0, 1)))
-    codes = jnp.asarray(rng.random((100, 20)), jnp.float32)
+    codes = jnp.float32(rng.random((100, 20)))
     atoms = jnp.pad(2 * task.dictionary, ((0, 1), (0, 0)))
     model = Model(atoms, jnp.full(13, 0.1).at[12].set(0), LookupParameters(y, codes))
     order = rng.permutation(100)
@@ -153,7 +153,7 @@ def encoder(request):
 def test_the_values_are_the_best_on_the_support(model, signals, encoder):
     begun = encoder(model, signals)
     found = OnSupport(encoder, LAM).infer(model, signals, begun)
-    check_optimal(framed(model, signals), found, np.abs(begun) > 1e-4)
+    check_optimal(framed(model, signals), found, abs(begun) > 1e-4)
 
 
 @mark.parametrize("make", [OnSupport, LeastSquares])
@@ -168,7 +168,7 @@ def test_a_latent_is_on_above_the_published_threshold(model, signals, make):
 def test_least_squares_against_numpy_sample_by_sample(model, signals, encoder):
     begun = encoder(model, signals)
     found = LeastSquares(encoder).infer(model, signals, begun)
-    on = np.abs(np.asarray(begun)) > 1e-4
+    on = abs(np.asarray(begun)) > 1e-4
     target, atoms, _ = framed(model, signals, unit=False)
     expected = by_lstsq(target, atoms, on)
     assert (expected < 0).any() and not hasattr(found, "gap")
@@ -178,5 +178,5 @@ def test_least_squares_against_numpy_sample_by_sample(model, signals, encoder):
     fine = np.array(
         [not where.any() or np.linalg.cond(atoms[:, where]) < 300 for where in on]
     )
-    error = np.abs(found.codes - expected.clip(0))[fine].max()
-    assert fine.mean() > 0.9 and error < 5e-3 * np.abs(expected[fine]).max()
+    error = abs(found.codes - expected.clip(0))[fine].max()
+    assert fine.mean() > 0.9 and error < 5e-3 * abs(expected[fine]).max()

@@ -33,7 +33,7 @@ MODEL = Transcoder(
 # What the inputs tell, and limits of the share of the variance that the network leaves.
 TRUTH = {
     "linear": (X @ SLOPE + 3, 0, 1e-4),
-    "hidden": (np.abs(X) @ SLOPE + 3, 0, 0.1),
+    "hidden": (abs(X) @ SLOPE + 3, 0, 0.1),
     "noise": (RNG.normal(size=(len(X), DIM)) + 3, 0.95, 1.02),
 }
 

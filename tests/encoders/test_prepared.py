@@ -37,8 +37,8 @@ SHIFT = RNG.normal(size=30)
 BIAS = RNG.normal(size=10)
 X = RNG.normal(size=(24, 10)).astype(np.float32)
 COUNTS = np.arange(24) < 12
-AFFINE = Affine(jnp.asarray(WEIGHT, jnp.float32), jnp.asarray(SHIFT, jnp.float32))
-PARTS = jnp.asarray(ATOMS, jnp.float32), jnp.asarray(BIAS, jnp.float32)
+AFFINE = Affine(jnp.float32(WEIGHT), jnp.float32(SHIFT))
+PARTS = jnp.float32(ATOMS), jnp.float32(BIAS)
 
 
 def on_rows(model, x=X, counts=COUNTS):
@@ -56,7 +56,7 @@ def test_of_codes_those_stay_that_are_worth_most(topk, by):
     """Two a row on the rows that count: those whose absence costs most, or the largest."""
     plain = OnSupport(Own(TopK(3)), 0.0, True, 0.0)
     codes = np.asarray(topk.infer(plain, "id").codes, np.float64) * LENGTHS
-    worth = np.abs(codes)
+    worth = abs(codes)
     if by == "loss":
         worth = np.array([*map(eliminated, X - BIAS, [ATOMS] * len(X), codes)])
     least = np.sort(worth[COUNTS].ravel())[-24]
@@ -100,8 +100,8 @@ def test_codes_in_a_norm_are_those_of_other_signals_on_another_model():
         held.prepare(InNorm(Lasso()))
     task = replace(held.task, network=SimpleNamespace(information=lambda: fisher))
     held = Inference(task, held.model, timed=False)
-    inside = Model(jnp.asarray(root @ ATOMS, jnp.float32), jnp.zeros(10))
-    y = jnp.asarray((X - BIAS) @ root, jnp.float32)
+    inside = Model(jnp.float32(root @ ATOMS), jnp.zeros(10))
+    y = jnp.float32((X - BIAS) @ root)
     found = held.infer(InNorm(Lasso(0.3)), "id").codes
     assert_allclose(found[:24], Lasso(0.3)(inside, y), atol=1e-3)
     pursuit = held.prepare(InNorm(BatchPursuit(2, l0=1.5)))

@@ -35,9 +35,7 @@ def model():
     atoms = rng.normal(size=(DIM, WIDTH)) + 0.5 * rng.normal(size=(DIM, 1))
     parts = atoms * rng.uniform(0.3, 3, WIDTH), rng.normal(size=DIM)
     affine = Affine(atoms + rng.normal(size=(DIM, WIDTH)), rng.normal(size=WIDTH))
-    return jax.tree.map(
-        lambda part: jnp.asarray(part, jnp.float32), Model(*parts, affine)
-    )
+    return jax.tree.map(lambda part: jnp.float32(part), Model(*parts, affine))
 
 
 @fixture(scope="module")
@@ -47,7 +45,7 @@ def signals(model):
         rng.uniform(size=(COUNT, WIDTH)) < 0.08
     )
     noise = 0.3 * rng.normal(size=(COUNT, DIM))
-    return jnp.asarray(codes @ model.decoder.T + model.bias + noise, jnp.float32)
+    return jnp.float32(codes @ model.decoder.T + model.bias + noise)
 
 
 def float64(model, signals):

@@ -5,6 +5,7 @@
 import equinox as eqx
 import jax
 import numpy as np
+from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose
 from pytest import fixture
@@ -39,7 +40,7 @@ def compare(one, many, *names):
 
 @eqx.filter_jit
 def learn(learner, signals, state):
-    return jax.lax.fori_loop(
+    return lax.fori_loop(
         0, 2, lambda _, state: learner.step(Split(signals), state), state
     )
 
@@ -57,8 +58,7 @@ def test_families_are_counted_alike(task):
     learner = Families(base=OnlineDictionary(), num_steps=9)
     base = Model(task.dictionary, jax.numpy.full(task.input_dim, 0.01))
     state = begin(learner, Split(signals), 60, base=base)
-    one = learn(learner, signals, state)
-    compare(one, shared(learner, signals, state, mesh_of(4)))
+    compare(learn(learner, signals, state), shared(learner, signals, state, mesh_of(4)))
 
 
 def test_a_pool_is_learned_from_alike(task):

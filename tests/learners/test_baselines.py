@@ -45,10 +45,10 @@ def test_components_against_scikit_learn(task, num_samples, num_latents, width):
     peer = decomposition.PCA(width).fit(signals.astype(float))
     assert_allclose(model.bias, peer.mean_, atol=1e-6)
     atoms = np.asarray(model.dictionary)[:, :width]
-    assert_allclose(np.abs(atoms), np.abs(peer.components_.T), atol=1e-4)
+    assert_allclose(abs(atoms), abs(peer.components_.T), atol=1e-4)
     codes = np.asarray(Linear()(model, task.id.signals))[:, :width]
     assert_allclose(
-        np.abs(codes), np.abs(peer.transform(np.asarray(task.id.signals))), atol=1e-4
+        abs(codes), abs(peer.transform(np.asarray(task.id.signals))), atol=1e-4
     )
     assert model.dictionary.shape[1] == min(num_samples, num_latents, 12)
 
@@ -87,16 +87,16 @@ def test_against_scikit_learn(n, noise, alpha, third):
         signals, codes
     )
     assert alpha in (None, peer.alpha_)
-    atol = 5e-3 * np.abs(peer.coef_).max()
+    atol = 5e-3 * abs(peer.coef_).max()
     for form in (jnp.asarray, csr_array):
-        train = Split(jnp.asarray(signals, jnp.float32), form(np.float32(codes)))
+        train = Split(jnp.float32(signals), form(np.float32(codes)))
         model = fit(LinearProbe(), [Task(train, train, train, width=5)], [KEY])[
             0
         ].end.model
         assert_allclose(model.encoder.weight, peer.coef_.T, atol=atol)
         assert not model.encoder.weight[:, 2].any()
         found = Linear()(model, train.signals)
-        assert_allclose(found, peer.predict(signals), atol=2e-3 * np.abs(codes).max())
+        assert_allclose(found, peer.predict(signals), atol=2e-3 * abs(codes).max())
 
 
 @mark.parametrize("columns", ["renormed", "oracle_norms"])
@@ -113,7 +113,7 @@ def test_lengths_alone_are_changed(task, columns):
         [truth[:, order] * other, rng.normal(size=truth.shape)], axis=1
     )
     base = TopK(3).parameters(jnp.asarray(atoms), KEY)
-    base = Model(jnp.asarray(atoms, jnp.float32), jnp.ones(len(atoms)), base)
+    base = Model(jnp.float32(atoms), jnp.ones(len(atoms)), base)
     learner = Surgery(columns, base=Oracle())
     data = learner.select(
         Task(task.train, task.id, task.ood, jnp.asarray(truth), width=40)
@@ -140,9 +140,7 @@ def drawn():
 def test_a_peer_recovers_a_small_dictionary(peer, drawn):
     end = fit(peer(batch_size=64, num_steps=40), [drawn], [KEY])[0].end
     assert_allclose(norm(end.model.dictionary, axis=0), 1, atol=1e-3)
-    assert (
-        np.abs(match_atoms(end.model.dictionary, drawn.dictionary).cosine).mean() > 0.8
-    )
+    assert abs(match_atoms(end.model.dictionary, drawn.dictionary).cosine).mean() > 0.8
     assert end.step == 40 and not np.any(end.model.bias)
 
 

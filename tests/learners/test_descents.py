@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 from numpy.linalg import norm
 from numpy.testing import assert_allclose, assert_array_equal
 from pytest import approx, mark
@@ -39,7 +40,7 @@ def loss_of(parts, targets):
         total += jnp.mean(error**2) + 0.1 * jnp.mean(
             codes * jnp.linalg.norm(fixed, axis=0)
         )
-        fixed = jax.lax.stop_gradient(dictionary)
+        fixed = lax.stop_gradient(dictionary)
     return total
 
 
@@ -154,8 +155,7 @@ def test_rounds_against_numpy(task, lam, dies):
 # Any change is below a tolerance of 1e9, but the first ten rounds are run all the same.
 @mark.parametrize(("tol", "expected"), [(1e9, 11), (0.0, 15)])
 def test_when_it_stops(task, tol, expected):
-    learner = DLFista(num_steps=15, tol=tol)
-    assert fit(learner, [task], [KEY])[0].end.step == expected
+    assert fit(DLFista(num_steps=15, tol=tol), [task], [KEY])[0].end.step == expected
 
 
 UNTIED = LISTA(3, factored=False, threshold=0.01)

@@ -48,7 +48,7 @@ def blind(task, *seen):
 
     def split(name):
         found = getattr(task, name).signals
-        noise = jnp.asarray(rng.normal(size=found.shape), jnp.float32)
+        noise = jnp.float32(rng.normal(size=found.shape))
         return Split(found if name in seen else noise)
 
     return Task(split("train"), split("id"), split("ood"), width=task.width, seed=99)

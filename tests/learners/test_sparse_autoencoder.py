@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from numpy.linalg import norm
 from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
 from pytest import approx, mark, raises
@@ -28,8 +29,7 @@ BIAS = RNG.normal(size=INPUT_DIM)
 
 def largest(hidden):
     """The positive ones among the k largest of each row."""
-    ranks = jnp.argsort(jnp.argsort(-hidden, axis=1), axis=1)
-    return (ranks < K) & (hidden > 0)
+    return (jnp.argsort(jnp.argsort(-hidden, axis=1), axis=1) < K) & (hidden > 0)
 
 
 # Which pre-activations pass, and the weight of the l1 norm in the loss.
@@ -52,7 +52,7 @@ def gradients(name, parameters, batch):
 
 
 def unit(atoms):
-    return atoms / np.linalg.norm(atoms, axis=0)
+    return atoms / norm(atoms, axis=0)
 
 
 def cosine(step):
@@ -135,9 +135,9 @@ def test_epochs_of_training_are_those_of_a_plain_loop(name, options):
             assert_allclose(
                 parameter, other, rtol=0, atol=1e-7 if rate is cosine else 1e-10
             )
-            moved = np.abs(parameter - initial).max()
+            moved = abs(parameter - initial).max()
             assert moved > 4e-4 if not frozen or place > 1 else moved == 0
-        is_unit = np.allclose(np.linalg.norm(ours[0], axis=0), 1, rtol=0, atol=1e-12)
+        is_unit = np.allclose(norm(ours[0], axis=0), 1, rtol=0, atol=1e-12)
         assert is_unit == (frozen or every is None or epoch % 2 == 0)
     assert len({tuple(order) for order in orders}) == 3
 
@@ -146,9 +146,7 @@ def test_epochs_of_training_are_those_of_a_plain_loop(name, options):
 # its unit atoms.
 @mark.parametrize("has", [False, True])
 def test_a_base_gives_the_start(has):
-    atoms, bias, signals = (
-        jnp.asarray(part, jnp.float32) for part in (ATOMS, BIAS, SIGNALS)
-    )
+    atoms, bias, signals = (jnp.float32(part) for part in (ATOMS, BIAS, SIGNALS))
     encoder = Affine(3 * atoms, jnp.ones(NUM_LATENTS)) if has else None
     learner = SparseAutoencoder(TopK(K), base=Oracle())
     model = learner.model(
@@ -171,11 +169,11 @@ def test_a_standardised_sae_starts_from_a_dictionary_with_the_gain_of_least_squa
     signals = 30 * SIGNALS
     encoder = catalogue.make_encoder(name, sparsity=K)
     learner = SparseAutoencoder(encoder, base=Oracle(), standardised=True, l0=l0)
-    base = Model(jnp.asarray(ATOMS + 2, jnp.float32), jnp.full(INPUT_DIM, -20.0))
+    base = Model(jnp.float32(ATOMS + 2), jnp.full(INPUT_DIM, -20.0))
     # As `fit` has them, whose floats are arrays of a compiled program.
     learner = jax.tree.map(jnp.asarray, learner)
     model = learner.model(
-        begin(learner, Split(jnp.asarray(signals, jnp.float32)), NUM_LATENTS, base=base)
+        begin(learner, Split(jnp.float32(signals)), NUM_LATENTS, base=base)
     )
     spread = np.sqrt(((signals - signals.mean(axis=0)) ** 2).mean())
     assert_allclose(model.decoder, spread * directions, rtol=1e-4)
@@ -200,7 +198,7 @@ def test_the_start_is_uniform_and_tied():
     dictionary = dictionary[:INPUT_DIM]
     weight = weight[:INPUT_DIM]
     bound = INPUT_DIM**-0.5
-    assert np.abs(weight).max() <= bound
+    assert abs(weight).max() <= bound
     # The variance of a uniform on ±b is b² / 3.
     assert weight.mean() == approx(0, abs=0.01)
     assert weight.var() == approx(bound**2 / 3, rel=0.02)
@@ -216,8 +214,7 @@ def test_a_penalty_is_steered_as_documented():
     log = np.log(0.01)
     for t, active in enumerate([8.0, 4.0, 30.0, 1.0, 5.0, 2.0, 40.0, 3.0]):
         mean = 0.95 * mean + 0.05 * active if t else active
-        target = 2 * 4 ** max(0, 1 - t / 6)
-        error = np.clip(np.log(mean / target), -1, 1)
+        error = np.clip(np.log(mean / (2 * 4 ** max(0, 1 - t / 6))), -1, 1)
         log += 30 * error / (t + 1)
         # In double precision a fit of single precision has batches of double.
         with jax.enable_x64(True):

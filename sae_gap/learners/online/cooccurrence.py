@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
+from jax.numpy import arange, maximum, pad, where
 from jaxtyping import Array, Bool, Float, Int
 
 # i is a partner of j if it is on in more than this share of j's uses. No rule may ask for less.
@@ -53,7 +54,7 @@ class Cooccurrence(NamedTuple):
     @property
     def given(self) -> Float[Array, "num_latents partners"]:
         """P(i | j), the share of j's uses in which i is on."""
-        return self.together / jnp.maximum(self.uses, 1)[:, None]
+        return self.together / maximum(self.uses, 1)[:, None]
 
     @property
     def size(self) -> Float[Array, " num_latents"]:
@@ -81,7 +82,7 @@ def mean_code(products, together, sums, uses):
     are the other's.
     """
     tiny = jnp.finfo(products.dtype).tiny
-    return products / jnp.maximum(sums, tiny) * uses / jnp.maximum(together, 1)
+    return products / maximum(sums, tiny) * uses / maximum(together, 1)
 
 
 class Uses(NamedTuple):
@@ -109,15 +110,15 @@ def uses_of(places, codes, num_latents):
     """Returns the uses in samples with codes by slot, both (n, slots): sample i uses atom
     `places[i, w]` if `codes[i, w]` is positive.
     """
-    atoms = jnp.where(codes > 0, places, num_latents).reshape(-1)
+    atoms = where(codes > 0, places, num_latents).reshape(-1)
     order = jnp.argsort(atoms, stable=True)
     atoms = atoms[order]
-    codes = jnp.where(codes > 0, codes, 0).reshape(-1)[order]
-    begins = jnp.searchsorted(atoms, jnp.arange(num_latents + 1))
+    codes = where(codes > 0, codes, 0).reshape(-1)[order]
+    begins = jnp.searchsorted(atoms, arange(num_latents + 1))
     # Padded, so that a slice may begin anywhere.
-    atoms = jnp.pad(atoms, (0, _USES), constant_values=num_latents)
-    samples = jnp.pad(order // places.shape[1], (0, _USES))
-    return Uses(atoms, samples, jnp.pad(codes, (0, _USES)), begins)
+    atoms = pad(atoms, (0, _USES), constant_values=num_latents)
+    samples = pad(order // places.shape[1], (0, _USES))
+    return Uses(atoms, samples, pad(codes, (0, _USES)), begins)
 
 
 def energy_product(uses, rows, num_samples):
@@ -161,7 +162,7 @@ def count(uses, places, codes, number):
 
     def pairs(begin):
         """Returns the pairs of `some` atoms, from `begin` on."""
-        names = begin + jnp.arange(some)
+        names = begin + arange(some)
         end = uses.begins[jnp.minimum(begin + some, num_latents)]
 
         def add(carry):
@@ -181,17 +182,17 @@ def count(uses, places, codes, number):
         _, together, products = lax.while_loop(
             lambda carry: carry[0] < end, add, (uses.begins[begin], empty, empty)
         )
-        share = together / jnp.maximum(times[names], 1)[:, None]
-        share = jnp.where(jnp.arange(num_latents) == names[:, None], 0, share)
+        share = together / maximum(times[names], 1)[:, None]
+        share = where(arange(num_latents) == names[:, None], 0, share)
         share, partners = lax.top_k(share, most)
-        partners = jnp.sort(jnp.where(share > PARTNERS, partners, num_latents), axis=1)
+        partners = jnp.sort(where(share > PARTNERS, partners, num_latents), axis=1)
         took = (
             jnp.take_along_axis(table, partners, axis=1, mode="fill", fill_value=0)
             for table in (together, products)
         )
         return partners, *took
 
-    begins = jnp.arange(0, num_latents, some)
+    begins = arange(0, num_latents, some)
     partners, together, products = (
         each.reshape(-1, most)[:num_latents] for each in lax.map(pairs, begins)
     )
@@ -210,10 +211,8 @@ def count(uses, places, codes, number):
 def drop_atoms(counts, dropped):
     """Sets the counts of some atoms to zero, such as atoms that changed since they were counted."""
     gone = dropped[:, None] | dropped[counts.partners]
-    partners = jnp.where(gone, len(dropped), counts.partners)
-    kept = (
-        jnp.where(gone if each.ndim == 2 else dropped, 0, each) for each in counts[1:6]
-    )
+    partners = where(gone, len(dropped), counts.partners)
+    kept = (where(gone if each.ndim == 2 else dropped, 0, each) for each in counts[1:6])
     return Cooccurrence(partners, *kept, counts.number)  # type: ignore[call-arg]
 
 
@@ -230,7 +229,7 @@ def includes(counts: Cooccurrence) -> Bool[Array, "num_latents partners"]:
 
 def least_share(counts: Cooccurrence) -> Float[Array, " num_latents"]:
     """Returns the share of another atom's uses above which each atom includes it."""
-    return 1 - (1 - INCLUDES) * (1 - counts.uses / jnp.maximum(counts.number, 1))
+    return 1 - (1 - INCLUDES) * (1 - counts.uses / maximum(counts.number, 1))
 
 
 def parents(counts: Cooccurrence) -> Int[Array, " num_latents"]:
@@ -239,9 +238,9 @@ def parents(counts: Cooccurrence) -> Int[Array, " num_latents"]:
     """
     uses = counts.of(counts.uses)
     fits = includes(counts) & (uses > _MORE_USED * counts.uses[:, None])
-    least = jnp.argmin(jnp.where(fits, uses, jnp.inf), axis=1)
+    least = jnp.argmin(where(fits, uses, jnp.inf), axis=1)
     parent = jnp.take_along_axis(counts.partners, least[:, None], axis=1)[:, 0]
-    return jnp.where(jnp.any(fits, axis=1), parent, len(counts.uses))
+    return where(jnp.any(fits, axis=1), parent, len(counts.uses))
 
 
 def with_partner(
@@ -250,4 +249,4 @@ def with_partner(
     """Returns each row's value for one of its partners, (num_latents,); 0 if the atom is no
     partner.
     """
-    return jnp.sum(jnp.where(counts.partners == partner[:, None], values, 0), axis=1)
+    return jnp.sum(where(counts.partners == partner[:, None], values, 0), axis=1)

@@ -7,6 +7,7 @@ such atoms are coherent: a parent's with each child's, and the children's with e
 
 import jax.numpy as jnp
 from jax import lax
+from jax.numpy import where
 from jaxtyping import Array, Float
 
 from sae_gap.encoders import unit_atoms
@@ -56,10 +57,10 @@ def decorrelate_atoms(dictionary):
 
     def coherences(name):
         cosines = dictionary.T @ dictionary[:, name]
-        return jnp.where((cosines > least) & (names != name), cosines, 0)
+        return where((cosines > least) & (names != name), cosines, 0)
 
     def shared(name):
-        return dictionary @ jnp.where(central > central[name], coherences(name), 0)
+        return dictionary @ where(central > central[name], coherences(name), 0)
 
     central = lax.map(
         lambda name: jnp.sum(coherences(name)), names, batch_size=GRAM_COLUMNS
@@ -93,7 +94,7 @@ def decorrelate_children(dictionary, counts, weight):
     def shared(name):
         others = rows[counts.partners[name]]
         cosines = others @ rows[name]
-        return jnp.where(above[name] & (jnp.abs(cosines) > least), cosines, 0) @ others
+        return where(above[name] & (jnp.abs(cosines) > least), cosines, 0) @ others
 
     shares = lax.map(shared, jnp.arange(len(rows)), batch_size=GRAM_COLUMNS)
     return subtract_shared(dictionary, shares.T, weight)
@@ -116,5 +117,5 @@ def subtract_shared(dictionary, shared, weight):
       (input_dim, num_latents), of unit atoms; an atom without a remainder is zero.
     """
     squares = jnp.sum(shared**2, axis=0)
-    most = jnp.sum(dictionary * shared, axis=0) / jnp.where(squares > 0, squares, 1)
+    most = jnp.sum(dictionary * shared, axis=0) / where(squares > 0, squares, 1)
     return unit_atoms(dictionary - jnp.minimum(weight, most) * shared)[0]

@@ -8,12 +8,28 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.numpy import where, zeros
 from jaxtyping import Array, Float, Int
 
 from sae_gap.core import Look, Model, Split, option
 from sae_gap.encoders import unit_atoms
 from sae_gap.learners import Learner, base_of, decorrelate_children, live_share
-from sae_gap.learners.online import cooccurrence, family, gradient_sums, renewal
+from sae_gap.learners.online import family, gradient_sums
+from sae_gap.learners.online.cooccurrence import (
+    count,
+    drop_atoms,
+    energy_product,
+    uses_of,
+)
+from sae_gap.learners.online.gradient_sums import (
+    accumulate,
+    by_samples,
+    check_slots,
+    initial_scales,
+    num_visited,
+    threshold,
+)
+from sae_gap.learners.online.renewal import largest, most_restarts, restart
 
 # Visits are counted per latent, for at least so many latents: it takes many samples to tell which
 # atoms are on together.
@@ -113,7 +129,7 @@ class Families(Learner):
 
     def __check_init__(self):
         base_of(self)
-        gradient_sums.check_slots(self.num_slots)
+        check_slots(self.num_slots)
 
     @property
     def name(self):  # type: ignore[override]
@@ -121,9 +137,7 @@ class Families(Learner):
 
     def minibatches(self, num_samples: int, num_latents: int) -> tuple[int, int]:
         """Returns the minibatches of a round, which is 1, and the samples in it."""
-        return 1, gradient_sums.num_visited(
-            self.visits, num_samples, max(num_latents, LEAST_LATENTS)
-        )
+        return 1, num_visited(self.visits, num_samples, max(num_latents, LEAST_LATENTS))
 
     def init(self, data, *, num_latents, key, base=None):
         signals = data.signals
@@ -131,8 +145,8 @@ class Families(Learner):
         dictionary = unit_atoms(base.decoder)[0].astype(dtype)
         bias = jnp.asarray(base.bias, dtype)
         live = live_share(signals)
-        squares = jnp.zeros(dictionary.shape[1], dtype)
-        scales = gradient_sums.initial_scales(
+        squares = zeros(dictionary.shape[1], dtype)
+        scales = initial_scales(
             signals - bias,
             dictionary,
             live,
@@ -142,7 +156,7 @@ class Families(Learner):
             epsilon=EPSILON,
         )
         return FamiliesState(
-            dictionary, bias, squares, *scales, live, jnp.zeros((), jnp.int32)
+            dictionary, bias, squares, *scales, live, zeros((), jnp.int32)
         )
 
     def step(self, data: Split, state: FamiliesState) -> FamiliesState:
@@ -161,12 +175,10 @@ class Families(Learner):
         rows beyond `size` are padding.
         """
         own = (jnp.arange(minibatches.shape[1]) < size)[:, None]
-        signals = jnp.where(own, minibatches[0] - state.bias, 0)
-        sums, (places, codes), seeds = gradient_sums.by_samples(
-            _code, self, signals, state
-        )
-        uses = cooccurrence.uses_of(places, codes, state.dictionary.shape[1])
-        counts = cooccurrence.count(uses, places, codes, size)
+        signals = where(own, minibatches[0] - state.bias, 0)
+        sums, (places, codes), seeds = by_samples(_code, self, signals, state)
+        uses = uses_of(places, codes, state.dictionary.shape[1])
+        counts = count(uses, places, codes, size)
         squares = ENERGY_MEMORY * state.squares + sums.squares
         idle = family.idle_energy(squares)
         # The last round that rearranges.
@@ -176,9 +188,9 @@ class Families(Learner):
         def rearrange(dictionary, counts):
             (dictionary, moved), free = family.repair(dictionary, counts, idle)
             # Replace an atom whose total energy is below the residual's.
-            worth = jnp.where(moved, jnp.inf, free)
-            dictionary, new = renewal.restart(dictionary, worth, seeds, must_gain=True)
-            return dictionary, cooccurrence.drop_atoms(counts, moved | new), moved | new
+            worth = where(moved, jnp.inf, free)
+            dictionary, new = restart(dictionary, worth, seeds, must_gain=True)
+            return dictionary, drop_atoms(counts, moved | new), moved | new
 
         def solve(dictionary, counts):
             # Positive even for zero signals, which have no energy and nothing to solve for.
@@ -189,8 +201,7 @@ class Families(Learner):
             unit = jnp.max(sums.squares) + ridge
             step, _ = jax.scipy.sparse.linalg.cg(
                 lambda rows: (
-                    cooccurrence.energy_product(uses, rows / unit, len(codes))
-                    + ridge / unit * rows
+                    energy_product(uses, rows / unit, len(codes)) + ridge / unit * rows
                 ),
                 sums.gradient / unit,
                 M=lambda rows: rows / ((sums.squares + ridge) / unit)[:, None],
@@ -199,7 +210,7 @@ class Families(Learner):
             return (
                 unit_atoms(dictionary + rate * step.T)[0],
                 counts,
-                jnp.zeros(len(squares), bool),
+                zeros(len(squares), bool),
             )
 
         rearranges = (state.round % PERIOD == 0) & (state.round <= settled)
@@ -208,7 +219,7 @@ class Families(Learner):
         )
         dictionary = decorrelate_children(dictionary, counts, rate * self.weight)
         # An atom that moved counts as used until its uses are known.
-        squares = jnp.where(moved, family.usual_energy(squares), squares)
+        squares = where(moved, family.usual_energy(squares), squares)
         scales = gradient_sums.scales(sums, size, len(dictionary), state.live)
         return FamiliesState(
             dictionary, state.bias, squares, *scales, state.live, state.round + 1
@@ -221,13 +232,13 @@ class Families(Learner):
 def _code(learner, signals, state, axes):
     """Returns the sums over a round's samples and their codes by slot, for all devices together."""
     num_latents = state.dictionary.shape[1]
-    least = gradient_sums.threshold(state.noise, state.amplitude, learner.margin, FLOOR)
-    sums, found = gradient_sums.accumulate(
+    least = threshold(state.noise, state.amplitude, learner.margin, FLOOR)
+    sums, found = accumulate(
         signals, state.dictionary, least, EPSILON * least, num_slots=learner.num_slots
     )
-    most = renewal.most_restarts(num_latents, len(signals) * lax.axis_size(axes))
-    seeds = renewal.largest(found.residual, min(most, len(signals)))
+    most = most_restarts(num_latents, len(signals) * lax.axis_size(axes))
+    seeds = largest(found.residual, min(most, len(signals)))
     if axes:
         codes, seeds = lax.all_gather((found[:2], seeds), axes, tiled=True)
-        return lax.psum(sums, axes), codes, renewal.largest(seeds, most)
+        return lax.psum(sums, axes), codes, largest(seeds, most)
     return sums, found[:2], seeds

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
+from jax.numpy import arange, argmax, maximum, minimum, where
 from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.encoders import unit_atoms
@@ -122,7 +123,7 @@ def repair(
     atoms = split_merged_parents(atoms, counts, idle)
     atoms = add_missing_parents(atoms, counts, idle)
     atoms, twice = part_from_parents(turn_pairs(atoms, counts), counts)
-    return atoms, jnp.where(twice, 0, idle)
+    return atoms, where(twice, 0, idle)
 
 
 def split_merged_parents(
@@ -147,7 +148,7 @@ def split_merged_parents(
     owner = owners(atoms, counts, parent)
     children = members_of(owner)
     evidence = weigh_parents(atoms, counts, owner)
-    names = jnp.arange(len(owner))
+    names = arange(len(owner))
     wanted, lone, factor = lax.map(
         lambda name: split_parent(name, children[name], atoms, counts, evidence),
         names,
@@ -157,12 +158,11 @@ def split_merged_parents(
     wanted &= ~flags_of(wanted, parent)
     # The child that the parent was merged with takes an idle atom.
     lost = wanted & (evidence.alone > ALONE) & (factor.length[:, -1] > LEAST_REST)
-    taken = wanted | flags_of(wanted, owner)
-    spare = idle_atoms(lost, jnp.where(taken, jnp.inf, idle))
+    spare = idle_atoms(lost, where(wanted | flags_of(wanted, owner), jnp.inf, idle))
     wanted &= ~lone | (spare < len(owner))
     remains = factor.length[:, :-1] > LEAST_REST
-    at_child = jnp.where(wanted[:, None] & remains, children, len(owner))
-    at_parent = jnp.where(wanted, names, len(owner))
+    at_child = where(wanted[:, None] & remains, children, len(owner))
+    at_parent = where(wanted, names, len(owner))
     atoms = atoms.put(at_child, factor.rest[:, :-1]).put(at_parent, factor.common)
     return atoms.put(spare, factor.rest[:, -1])
 
@@ -178,7 +178,7 @@ def owners(
     siblings = siblings.at[parent].get(mode="fill", fill_value=num_latents)
     alike, _ = alike_pairs(atoms, counts, siblings, SIBLINGS)
     lone = sum_by(parent, jnp.ones_like(counts.uses))[parent] == 1
-    return jnp.where(jnp.any(alike, axis=1) | lone, parent, num_latents)
+    return where(jnp.any(alike, axis=1) | lone, parent, num_latents)
 
 
 class Evidence(NamedTuple):
@@ -210,13 +210,13 @@ def weigh_parents(
     beside = with_partner(counts, counts.beside, owner)
     times = sum_by(owner, together)
     total = sum_by(owner, together * beside)
-    without = (counts.sums - total) / jnp.maximum(uses - times, 1)
-    smaller = total / jnp.maximum(times, 1) < (1 - DIFFER) * without
+    without = (counts.sums - total) / maximum(uses - times, 1)
+    smaller = total / maximum(times, 1) < (1 - DIFFER) * without
     # If p and c have the usual size, their sum is larger.
-    large = size > jnp.nanmedian(jnp.where(uses >= LEAST_USES, size, jnp.nan))
+    large = size > jnp.nanmedian(where(uses >= LEAST_USES, size, jnp.nan))
     cosine = jnp.sum(rows * rows[owner], axis=1)
     return Evidence(
-        alone=1 - sum_by(owner, uses) / jnp.maximum(uses, 1),
+        alone=1 - sum_by(owner, uses) / maximum(uses, 1),
         smaller=smaller,
         splits_lone=smaller & large & (times > PARTNERS * uses),
         product=with_partner(counts, counts.products, owner),
@@ -236,11 +236,11 @@ def split_parent(
     """
     rows = atoms.dictionary.T
     exists = children < len(rows)
-    children = jnp.minimum(children, len(rows) - 1)
+    children = minimum(children, len(rows) - 1)
     child_rows = rows[children]
     pairs = exists[:, None] & exists & ~jnp.eye(MEMBERS, dtype=bool)
-    shared = jnp.sum(jnp.where(pairs, child_rows @ child_rows.T, 0))
-    shared = shared / jnp.maximum(jnp.sum(pairs), 1)
+    shared = jnp.sum(where(pairs, child_rows @ child_rows.T, 0))
+    shared = shared / maximum(jnp.sum(pairs), 1)
     rays = child_rows * counts.squares[children, None]
     rays = rays + rows[name] * evidence.product[children, None]
     has_alone = evidence.alone[name] > ALONE
@@ -275,11 +275,11 @@ def add_missing_parents(
     near = parents_of_one_family(near, has_atom, leader, in_family)
     claimed = jnp.zeros(num_latents, bool).at[near].set(True, mode="drop")
     busy = atoms.moved | claimed | in_family
-    spare = idle_atoms(wanted & ~has_atom, jnp.where(busy, jnp.inf, idle))
-    at_parent = jnp.where(has_atom, near, spare)
+    spare = idle_atoms(wanted & ~has_atom, where(busy, jnp.inf, idle))
+    at_parent = where(has_atom, near, spare)
     remains = factor.length > LEAST_REST
     has_place = (at_parent < num_latents)[:, None]
-    at_member = jnp.where(has_place & remains, members, num_latents)
+    at_member = where(has_place & remains, members, num_latents)
     # Put the parent last, since it may be a member.
     return atoms.put(at_member, factor.rest).put(at_parent, factor.common)
 
@@ -288,16 +288,16 @@ def leaders(atoms: Atoms, counts: Cooccurrence) -> Int[Array, " num_latents"]:
     """Returns the atom that each atom follows; num_latents if that follows another."""
     dictionary = atoms.dictionary
     num_latents = dictionary.shape[1]
-    names = jnp.arange(num_latents)
+    names = arange(num_latents)
     others = nearest(dictionary)
     alike, cosines = alike_pairs(atoms, counts, others, coherent_cosine(dictionary))
-    central = jnp.sum(jnp.where(alike, cosines, 0), axis=1)
-    beside = jnp.where(alike, central[others], -1)
-    most = jnp.maximum(jnp.max(beside, axis=1), central)
+    central = jnp.sum(where(alike, cosines, 0), axis=1)
+    beside = where(alike, central[others], -1)
+    most = maximum(jnp.max(beside, axis=1), central)
     # The first of the most central atoms.
-    leader = jnp.min(jnp.where(beside == most[:, None], others, num_latents), axis=1)
-    leader = jnp.where(central == most, jnp.minimum(names, leader), leader)
-    return jnp.where(leader[leader] == leader, leader, num_latents)
+    leader = jnp.min(where(beside == most[:, None], others, num_latents), axis=1)
+    leader = where(central == most, minimum(names, leader), leader)
+    return where(leader[leader] == leader, leader, num_latents)
 
 
 def find_parent(
@@ -308,12 +308,12 @@ def find_parent(
     """
     dictionary = atoms.dictionary
     exists = members < dictionary.shape[1]
-    members = jnp.minimum(members, dictionary.shape[1] - 1)
+    members = minimum(members, dictionary.shape[1] - 1)
     factor = common_factor(dictionary.T[members], exists)
     # Fewer than three members have no triples, and so the least loadings.
-    wanted = jnp.sum(jnp.where(exists, factor.loading, 0)) > LOADED * jnp.sum(exists)
-    close = jnp.where(atoms.moved, -1, factor.common @ dictionary)
-    near = jnp.argmax(close)
+    wanted = jnp.sum(where(exists, factor.loading, 0)) > LOADED * jnp.sum(exists)
+    close = where(atoms.moved, -1, factor.common @ dictionary)
+    near = argmax(close)
     return wanted, factor, near, wanted & (close[near] > SAME)
 
 
@@ -327,11 +327,11 @@ def parents_of_one_family(
     parent of one family, the first, and only of its own if it is in one.
     """
     num_latents = len(leader)
-    names = jnp.arange(num_latents)
+    names = arange(num_latents)
     fits = has_atom & ((leader[near] == names) | ~in_family[near])
-    near = jnp.where(fits, near, num_latents)
+    near = where(fits, near, num_latents)
     first = jnp.full(num_latents + 1, num_latents).at[near].min(names)
-    return jnp.where(first[near] == names, near, num_latents)
+    return where(first[near] == names, near, num_latents)
 
 
 def turn_pairs(atoms: Atoms, counts: Cooccurrence) -> Atoms:
@@ -345,15 +345,15 @@ def turn_pairs(atoms: Atoms, counts: Cooccurrence) -> Atoms:
     """
     rows = atoms.dictionary.T
     num_latents = len(rows)
-    names = jnp.arange(num_latents)
-    back = counts.together / jnp.maximum(counts.of(counts.uses), 1)
+    names = arange(num_latents)
+    back = counts.together / maximum(counts.of(counts.uses), 1)
     child, parent = pair_roles(rows, counts, back)
     moves = atoms.moved[:, None] | counts.of(atoms.moved)
     free = (counts.partners < num_latents) & ~moves
-    score = jnp.where((child | parent) & free, counts.given * back, 0)
+    score = where((child | parent) & free, counts.given * back, 0)
     # Each is the other's best partner, so no atom is in two pairs. If either can be the base, the
     # first becomes it.
-    best = jnp.argmax(score, axis=1)[:, None]
+    best = argmax(score, axis=1)[:, None]
 
     def of_best(values: Array) -> Array:
         return jnp.take_along_axis(values, best, axis=1)[:, 0]
@@ -365,8 +365,8 @@ def turn_pairs(atoms: Atoms, counts: Cooccurrence) -> Atoms:
     base = unit_rows(base + rows * of_best(counts.products)[:, None])
     rest = rows - jnp.sum(rows * base, axis=1, keepdims=True) * base
     turns &= jnp.linalg.norm(rest, axis=1) > LEAST_REST
-    at_base = jnp.where(turns, u, num_latents)
-    return atoms.put(at_base, base).put(jnp.where(turns, names, num_latents), rest)
+    at_base = where(turns, u, num_latents)
+    return atoms.put(at_base, base).put(where(turns, names, num_latents), rest)
 
 
 def pair_roles(
@@ -379,7 +379,7 @@ def pair_roles(
     """
     cosines = lax.map(
         lambda name: rows[counts.partners[name]] @ rows[name],
-        jnp.arange(len(rows)),
+        arange(len(rows)),
         batch_size=BATCH,
     )
     uses = counts.uses[:, None]
@@ -434,12 +434,12 @@ def part_from_parents(
     lies &= energy[others] > _LEAST_ENERGY * energy[:, None]
     # A parent does not move itself.
     lies &= ~jnp.any(lies, axis=1)[others]
-    longest = jnp.argmax(jnp.where(lies, size[others], -1), axis=1)
+    longest = argmax(where(lies, size[others], -1), axis=1)
     parent = dictionary[:, jnp.take_along_axis(others, longest[:, None], axis=1)[:, 0]]
     rest = dictionary - jnp.sum(dictionary * parent, axis=0) * parent
     parts = jnp.any(lies, axis=1)
     twice = jnp.linalg.norm(rest, axis=0) < _LEAST_PARTED
-    places = jnp.where(parts & ~twice, jnp.arange(len(size)), len(size))
+    places = where(parts & ~twice, arange(len(size)), len(size))
     return atoms.put(places, rest.T), parts & twice
 
 
@@ -464,7 +464,7 @@ def sum_by(
 
 def usual_energy(squares: Float[Array, " num_latents"]) -> Float[Array, ""]:
     """Returns the median energy Σ z² of the atoms with any; 0 if none has."""
-    return jnp.nan_to_num(jnp.nanmedian(jnp.where(squares > 0, squares, jnp.nan)))
+    return jnp.nan_to_num(jnp.nanmedian(where(squares > 0, squares, jnp.nan)))
 
 
 def idle_energy(
@@ -474,7 +474,7 @@ def idle_energy(
     infinity for others.
     """
     is_used = (squares > 0) & (squares >= IDLE * usual_energy(squares))
-    return jnp.where(is_used, jnp.inf, squares)
+    return where(is_used, jnp.inf, squares)
 
 
 def idle_atoms(
@@ -482,7 +482,7 @@ def idle_atoms(
 ) -> Int[Array, " num_latents"]:
     """Returns an idle atom for each wanting place while there are any; else num_latents."""
     next_idle = jnp.argsort(idle)[jnp.cumsum(wanted) - 1]
-    return jnp.where(wanted & (idle[next_idle] < jnp.inf), next_idle, len(idle))
+    return where(wanted & (idle[next_idle] < jnp.inf), next_idle, len(idle))
 
 
 def nearest(
@@ -516,16 +516,16 @@ def alike_pairs(
     """
     rows = atoms.dictionary.T
     given = counts.given
-    names = jnp.arange(len(atoms.moved))
+    names = arange(len(atoms.moved))
     judged = (counts.uses >= LEAST_USES) & ~atoms.moved
 
     def compare(name: Array) -> tuple[Array, Array]:
         own = others[name]
         cosines = rows[own] @ rows[name]
         # For each of the two, the share of its uses in which the other is on.
-        share = jnp.where(counts.partners[name] == own[:, None], given[name], 0)
-        back = jnp.where(counts.partners[own] == name, given[own], 0)
-        apart = jnp.max(jnp.maximum(share, back), axis=1, initial=0) < APART
+        share = where(counts.partners[name] == own[:, None], given[name], 0)
+        back = where(counts.partners[own] == name, given[own], 0)
+        apart = jnp.max(maximum(share, back), axis=1, initial=0) < APART
         exists = (own < len(names)) & (own != name)
         return exists & judged[name] & judged[own] & apart & (cosines > least), cosines
 
@@ -540,7 +540,7 @@ def members_of(
     """
     num_latents = len(owner)
     order = jnp.argsort(owner, stable=True)
-    rank = jnp.arange(num_latents) - jnp.searchsorted(owner[order], owner[order])
+    rank = arange(num_latents) - jnp.searchsorted(owner[order], owner[order])
     return (
         jnp.full((num_latents, most), num_latents)
         .at[owner[order], rank]
@@ -566,12 +566,12 @@ def common_factor(
     other = pairs & ~jnp.eye(len(exists), dtype=bool)
     triples = other[:, :, None] & other[:, None, :] & other[None]
     ratios = products[:, :, None] * products[:, None, :]
-    ratios = ratios / jnp.maximum(products, _LEAST_COSINE)
-    squares = jnp.sum(jnp.where(triples, ratios, 0), axis=(1, 2))
-    squares = squares / jnp.maximum(jnp.sum(triples, axis=(1, 2)), 1)
+    ratios = ratios / maximum(products, _LEAST_COSINE)
+    squares = jnp.sum(where(triples, ratios, 0), axis=(1, 2))
+    squares = squares / maximum(jnp.sum(triples, axis=(1, 2)), 1)
     loading = jnp.sqrt(jnp.clip(squares, _RIDGE, 1))
-    system = jnp.where(pairs, products, 0) + jnp.diag(jnp.where(exists, _RIDGE, 1))
-    factor = jnp.linalg.solve(system, jnp.where(exists, loading, 0)) @ rays
+    system = where(pairs, products, 0) + jnp.diag(where(exists, _RIDGE, 1))
+    factor = jnp.linalg.solve(system, where(exists, loading, 0)) @ rays
     common = unit_atoms(factor[:, None])[0][:, 0]
     rest = rays - jnp.outer(rays @ common, common)
     return Factor(common, rest, jnp.linalg.norm(rest, axis=1), loading)

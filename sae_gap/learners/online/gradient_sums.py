@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.numpy import sqrt
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float
 
@@ -108,8 +109,8 @@ def scales(sums, number, input_dim, live) -> tuple[Array, Array]:
       input_dim: dimension of the signals.
       live: share of the dimensions in which any signal is non-zero.
     """
-    noise = jnp.sqrt(sums.error / (number * input_dim * live))
-    return noise, jnp.sqrt(jnp.sum(sums.squares) / jnp.maximum(jnp.sum(sums.uses), 1))
+    noise = sqrt(sums.error / (number * input_dim * live))
+    return noise, sqrt(jnp.sum(sums.squares) / jnp.maximum(jnp.sum(sums.uses), 1))
 
 
 def initial_scales(
@@ -140,7 +141,7 @@ def initial_scales(
         )[0]
         return scales(sums, len(some), len(dictionary), live), None
 
-    first = jnp.zeros((), signals.dtype), jnp.sqrt(jnp.mean(jnp.sum(some**2, axis=1)))
+    first = jnp.zeros((), signals.dtype), sqrt(jnp.mean(jnp.sum(some**2, axis=1)))
     return lax.scan(coded, first, length=FIRST_ROUNDS)[0]
 
 

@@ -8,9 +8,9 @@ import math
 from typing import Any, ClassVar
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
-from jax import lax
+from jax import lax, random
+from jax.numpy import arange, sqrt, where
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sae_gap.core import Look, Model, Split, option
@@ -22,7 +22,16 @@ from sae_gap.learners import (
     live_share,
     random_atoms,
 )
-from sae_gap.learners.online import gradient_sums, renewal
+from sae_gap.learners.online.gradient_sums import (
+    accumulate,
+    by_samples,
+    check_slots,
+    initial_scales,
+    num_visited,
+    threshold,
+    total_visits,
+)
+from sae_gap.learners.online.renewal import largest, most_restarts, restart_wasted_atoms
 
 # Rates if samples are visited many times, and if each is seen once.
 RATES = (0.5, 0.1, 0.02)
@@ -180,7 +189,7 @@ class OnlineDictionary(Learner):
     snapshots = (0, 1, 2, 5, *range(10, 100, 10))
 
     def __check_init__(self):
-        gradient_sums.check_slots(self.num_slots)
+        check_slots(self.num_slots)
 
     @classmethod
     def for_activations(
@@ -224,7 +233,7 @@ class OnlineDictionary(Learner):
         """Returns the number of minibatches in a round, and the samples in each."""
         total = num_samples
         if self.visits is not None:
-            total = gradient_sums.total_visits(self.visits, num_latents)
+            total = total_visits(self.visits, num_latents)
         # As many minibatches of about this size as leave over fewer samples than minibatches.
         share = max(1, total // self.num_steps)
         size = min(self.batch_size or max(16, round(num_latents / 5)), share)
@@ -235,8 +244,8 @@ class OnlineDictionary(Learner):
         signals = data.signals
         dtype = data.signals.dtype
         num_samples, input_dim = signals.shape
-        samples_key, normal_key, key = jax.random.split(key, 3)
-        chosen = jax.random.choice(
+        samples_key, normal_key, key = random.split(key, 3)
+        chosen = random.choice(
             samples_key, num_samples, (min(num_samples, num_latents),), replace=False
         )
         atoms = unit_atoms((signals[chosen] - jnp.mean(signals, axis=0)).T)[0]
@@ -251,7 +260,7 @@ class OnlineDictionary(Learner):
             energy=jnp.zeros(num_latents, dtype),
             forgotten=zero + 1,
             # As if the first codes left half of each signal.
-            noise=0.5 * jnp.sqrt(jnp.mean((signals - mean) ** 2) / live),
+            noise=0.5 * sqrt(jnp.mean((signals - mean) ** 2) / live),
             amplitude=zero,
             change=zero + jnp.inf,
             live=live,
@@ -263,7 +272,7 @@ class OnlineDictionary(Learner):
     def step(self, data: Split, state: OnlineState) -> OnlineState:
         num_samples, input_dim = data.signals.shape
         count, size = self.minibatches(num_samples, state.dictionary.shape[1])
-        order_key, key = jax.random.split(state.key)
+        order_key, key = random.split(state.key)
         order = _order(order_key, state.round, num_samples, count * size)
         minibatches = data.signals[order].reshape(count, size, input_dim)
         return self.round(minibatches, dataclasses.replace(state, key=key), size)
@@ -281,7 +290,7 @@ class OnlineDictionary(Learner):
           state: the state before the round.
           size: samples in a minibatch; further zero rows make them divide among devices.
         """
-        return gradient_sums.by_samples(
+        return by_samples(
             functools.partial(_round, size), self, minibatches, state, dim=1
         )
 
@@ -299,15 +308,15 @@ def _round(size, learner, minibatches, state, axes):
     count, rows, dim = minibatches.shape
     num_latents = state.dictionary.shape[1]
     if learner.centred:
-        row = jnp.arange(rows) + rows * lax.axis_index(axes)
-        minibatches = jnp.where((row < size)[:, None], minibatches - state.mean, 0)
-    progress = (state.round + jnp.arange(count) / count) / learner.num_steps
+        row = arange(rows) + rows * lax.axis_index(axes)
+        minibatches = where((row < size)[:, None], minibatches - state.mean, 0)
+    progress = (state.round + arange(count) / count) / learner.num_steps
     restarts = _is_due(learner, state.round, RESTARTS, turn=0) & learner.replace
     seeding = min(count, max(1, SEED_SAMPLES * num_latents // size))
-    most = renewal.most_restarts(num_latents, seeding * size)
+    most = most_restarts(num_latents, seeding * size)
 
     def collect(seeds, residual):
-        return renewal.largest(jnp.concatenate([seeds, residual]), len(seeds))
+        return largest(jnp.concatenate([seeds, residual]), len(seeds))
 
     def learn(carry, minibatch):
         state, energy, uses, seeds = carry
@@ -320,7 +329,7 @@ def _round(size, learner, minibatches, state, axes):
     zeros = jnp.zeros(num_latents, minibatches.dtype)
     seeds = jnp.zeros((min(most, seeding * rows), dim), minibatches.dtype)
     (new, energy, uses, seeds), _ = lax.scan(
-        learn, (state, zeros, zeros, seeds), (jnp.arange(count), minibatches, progress)
+        learn, (state, zeros, zeros, seeds), (arange(count), minibatches, progress)
     )
     change = jnp.linalg.norm(new.dictionary - state.dictionary) / jnp.linalg.norm(
         state.dictionary
@@ -332,11 +341,11 @@ def _round(size, learner, minibatches, state, axes):
             if learner.weak is None
             else learner.weak
         )
-        whole = renewal.largest(lax.all_gather(seeds, axes, tiled=True), most)
-        dictionary, fresh = renewal.restart_wasted_atoms(
+        whole = largest(lax.all_gather(seeds, axes, tiled=True), most)
+        dictionary, fresh = restart_wasted_atoms(
             dictionary, energy, uses, whole, weak=weak, axes=axes
         )
-        return dictionary, jnp.where(fresh, jnp.mean(running), running)
+        return dictionary, where(fresh, jnp.mean(running), running)
 
     dictionary, running = lax.cond(
         restarts, restart, lambda *same: same, new.dictionary, new.energy
@@ -363,8 +372,8 @@ def _advance(learner: OnlineDictionary, state, signals, size, progress, axes):
     """
     early, late = learner.floors
     floor = _anneal(early, early, late, progress, learner.settle)
-    least = gradient_sums.threshold(state.noise, state.amplitude, learner.margin, floor)
-    sums, found = gradient_sums.accumulate(
+    least = threshold(state.noise, state.amplitude, learner.margin, floor)
+    sums, found = accumulate(
         signals,
         state.dictionary,
         least,
@@ -379,10 +388,10 @@ def _advance(learner: OnlineDictionary, state, signals, size, progress, axes):
     rates = learner.rates or (RATES_ONCE if learner.visits is None else RATES)
     curvature = typical + learner.damping * jnp.mean(typical)
     rate = _anneal(*rates, progress, learner.settle)
-    step = rate * sums.gradient.T / jnp.where(curvature > 0, curvature, 1)
+    step = rate * sums.gradient.T / where(curvature > 0, curvature, 1)
     left = sums.error / (size * len(state.dictionary))
-    noise = jnp.sqrt(MEMORY * state.noise**2 + (1 - MEMORY) * left / state.live)
-    active = jnp.sqrt(jnp.sum(sums.squares) / jnp.maximum(jnp.sum(sums.uses), 1))
+    noise = sqrt(MEMORY * state.noise**2 + (1 - MEMORY) * left / state.live)
+    active = sqrt(jnp.sum(sums.squares) / jnp.maximum(jnp.sum(sums.uses), 1))
     amplitude = MEMORY * state.amplitude + (1 - MEMORY) * active
     state = dataclasses.replace(
         state,
@@ -399,7 +408,7 @@ def _anneal(first, middle, last, progress, settle):
     """Interpolates geometrically: from first to middle at `settle`, and from there to last."""
     early = first * (middle / first) ** (progress / settle)
     late = middle * (last / middle) ** ((progress - settle) / (1 - settle))
-    return jnp.where(progress < settle, early, late)
+    return where(progress < settle, early, late)
 
 
 def _order(key, round, num_samples, total):
@@ -407,11 +416,11 @@ def _order(key, round, num_samples, total):
     else the next ones in turn.
     """
     if total < num_samples:
-        return (round * total + jnp.arange(total)) % num_samples
+        return (round * total + arange(total)) % num_samples
     passes = -(-total // num_samples)
     orders = lax.map(
-        lambda key: jax.random.permutation(key, num_samples),
-        jax.random.split(key, passes),
+        lambda key: random.permutation(key, num_samples),
+        random.split(key, passes),
     )
     return orders.reshape(-1)[:total]
 
@@ -443,7 +452,7 @@ class Pruned(Learner):
 
     def __check_init__(self):
         base_of(self)
-        gradient_sums.check_slots(self.num_slots)
+        check_slots(self.num_slots)
 
     @property
     def name(self):  # type: ignore[override]
@@ -453,18 +462,12 @@ class Pruned(Learner):
         dictionary = unit_atoms(base.decoder)[0].astype(data.signals.dtype)
         bias = jnp.asarray(base.bias, dictionary.dtype)
         slots = self.num_slots
-        number = gradient_sums.num_visited(
-            PRUNED_VISITS, len(data.signals), dictionary.shape[1]
-        )
+        number = num_visited(PRUNED_VISITS, len(data.signals), dictionary.shape[1])
         signals = data.signals[:number] - bias
         live = live_share(data.signals)
-        scales = gradient_sums.initial_scales(
-            signals, dictionary, live, *PRUNED_AT, num_slots=slots
-        )
-        least = gradient_sums.threshold(*scales, *PRUNED_AT)
-        sums = gradient_sums.accumulate(
-            signals, dictionary, least, least, num_slots=slots
-        )[0]
+        scales = initial_scales(signals, dictionary, live, *PRUNED_AT, num_slots=slots)
+        least = threshold(*scales, *PRUNED_AT)
+        sums = accumulate(signals, dictionary, least, least, num_slots=slots)[0]
         # The energy of an atom is the sum of its squared codes.
         return dictionary, bias, sums.squares
 

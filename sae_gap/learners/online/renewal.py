@@ -2,6 +2,7 @@
 
 import jax.numpy as jnp
 from jax import lax
+from jax.numpy import where
 
 from sae_gap.encoders import unit_atoms
 
@@ -45,7 +46,7 @@ def restart_wasted_atoms(dictionary, energy, uses, seeds, *, weak, axes=()):
     duplicate = _duplicates(dictionary, energy, axes)
     small = energy * jnp.sum(uses) <= weak * jnp.sum(energy) * uses
     return restart(
-        dictionary, jnp.where(duplicate, -1, jnp.where(small, energy, jnp.inf)), seeds
+        dictionary, where(duplicate, -1, where(small, energy, jnp.inf)), seeds
     )
 
 
@@ -72,7 +73,7 @@ def restart(dictionary, worth, seeds, *, must_gain=False):
     if must_gain:
         starts &= -worst < squares[order]
     # JAX drops assignments to num_latents, which is no atom.
-    target = jnp.where(starts, places, num_latents)
+    target = where(starts, places, num_latents)
     new = jnp.zeros(num_latents, bool).at[target].set(True, mode="drop")
     return dictionary.at[:, target].set(atoms[:, order], mode="drop"), new
 

@@ -26,12 +26,10 @@ def common_factor(rays: np.ndarray) -> Factor:
     products = rays @ rays.T
     squares: list[list[float]] = [[] for _ in rays]
     for j, k, m in itertools.permutations(range(len(rays)), 3):
-        square = products[j, k] * products[j, m] / max(products[k, m], 0.05)
-        squares[j].append(square)
+        squares[j].append(products[j, k] * products[j, m] / max(products[k, m], 0.05))
     means = [np.mean(row or [0]) for row in squares]
     loadings = np.clip(means, 0.01, 1) ** 0.5
-    weights = np.linalg.solve(products + 0.01 * np.eye(len(rays)), loadings)
-    common = unit(weights @ rays)
+    common = unit(np.linalg.solve(products + 0.01 * np.eye(len(rays)), loadings) @ rays)
     return Factor(common, rays - np.outer(rays @ common, common), loadings)
 
 
@@ -71,8 +69,7 @@ class Repair:
         return max(0.3, 4 / self.atoms.any(axis=0).sum() ** 0.5)
 
     def parent(self, j: int) -> int | None:
-        used_more = self.uses > 1.02 * self.uses[j]
-        fits = np.flatnonzero(self.includes[:, j] & used_more)
+        fits = np.flatnonzero(self.includes[:, j] & (self.uses > 1.02 * self.uses[j]))
         return min(fits.tolist(), key=lambda i: self.uses[i], default=None)
 
     def alike(self, least: float) -> np.ndarray:
@@ -94,8 +91,7 @@ class Repair:
 
     def idle(self, busy: set[int]) -> list[int]:
         """Idle atoms that are not busy, the one of least energy last."""
-        usual = np.median(self.energy[self.energy > 0])
-        idle = self.energy < 0.1 * usual
+        idle = self.energy < 0.1 * np.median(self.energy[self.energy > 0])
         free = [j for j in self.every if idle[j] and j not in busy]
         free = [j for j in free if not self.moved[j]]
         return sorted(free, key=lambda j: self.energy[j])[::-1]

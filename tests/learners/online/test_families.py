@@ -34,7 +34,7 @@ def world():
     child = np.eye(4)[rng.integers(4, size=(n, 4))] * rng.uniform(0.7, 1.3, (n, 4, 1))
     child *= rng.random((n, 4, 1)) < 0.9
     codes = np.concatenate([parent, parent * child], axis=2).reshape(n, WIDTH)
-    return frame, jnp.asarray(codes @ frame.T, jnp.float32)
+    return frame, jnp.float32(codes @ frame.T)
 
 
 def begin(learner, signals, dictionary, bias=None, **past):
@@ -56,7 +56,7 @@ def least_cosine(learner, signals, dictionary, truth):
     state = begin(learner, signals, dictionary)
     for _ in range(learner.num_steps):
         state = steps.take_step(learner, Split(signals), state)
-    return np.abs(truth.T @ np.asarray(state.dictionary)).max(axis=1).min()
+    return abs(truth.T @ np.asarray(state.dictionary)).max(axis=1).min()
 
 
 def merged(frame):
@@ -79,7 +79,7 @@ def test_a_round_that_solves_is_the_one_that_is_documented(
     frame, signals = world
     rng = default_rng(1)
     near = unit(frame + 0.05 * rng.standard_normal(frame.shape))
-    bias = jnp.asarray(rng.standard_normal(40), jnp.float32)
+    bias = jnp.float32(rng.standard_normal(40))
     signals = signals[:700] + bias
     # Of 700 samples a round takes 500, and the next round those that follow.
     monkeypatch.setattr(families, "RIDGE", 0.2)
@@ -100,9 +100,9 @@ def test_a_round_that_solves_is_the_one_that_is_documented(
     solved = np.linalg.solve(
         energy + rho * np.eye(WIDTH), found.T @ given + rho * old.T
     ).T
-    mean = jnp.asarray(unit(old + rate * (solved - old)), jnp.float32)
+    mean = jnp.float32(unit(old + rate * (solved - old)))
     parted = decorrelate_children(mean, of_codes(found, 500), 0.3 * rate)
-    assert np.abs(parted - mean).max() > 1e-2
+    assert abs(parted - mean).max() > 1e-2
     assert_allclose(new.dictionary, parted, atol=1e-4)
     noise = np.sqrt(np.mean((given - found @ old.T) ** 2))
     amplitude = np.sqrt((found**2).sum() / (found > 0).sum())
@@ -118,8 +118,7 @@ def test_the_truth_stays_and_children_leave_their_parents(world):
     assert np.diag(start.T @ frame).min() < 0.93
     assert least_cosine(LEARNER, signals, start, frame) > 0.99
     # Without what the counts tell, sparsity and reconstruction are content with mergers.
-    blind = replace(LEARNER, weight=0.0)
-    assert least_cosine(blind, signals, start, frame) < 0.93
+    assert least_cosine(replace(LEARNER, weight=0.0), signals, start, frame) < 0.93
     # Signals of zeros tell nothing.
     assert least_cosine(LEARNER, 0 * signals, frame, frame) > 0.999
 
@@ -149,7 +148,7 @@ def test_idle_atoms_restart_from_the_largest_residuals_where_families_are_rearra
             round=jnp.int32(turn),
         ),
     )
-    moved = np.abs(np.asarray(new.dictionary) - dictionary).max(axis=0) > 1e-3
+    moved = abs(np.asarray(new.dictionary) - dictionary).max(axis=0) > 1e-3
     assert moved[8:].tolist() == [False, restarts, False]
     # One that restarts counts as used until it is known whether it is.
     assert (

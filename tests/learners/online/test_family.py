@@ -80,7 +80,7 @@ def test_counts_are_those_of_dense_codes(num_latents: int, slots: int) -> None:
             assert (given[:, slots:] == given[-1, -1]).all()
             given = given[:, :slots]
         assert_allclose(found, given, rtol=1e-5, err_msg=name)
-    rows = jnp.asarray(rng.standard_normal((num_latents, 7)), jnp.float32)
+    rows = jnp.float32(rng.standard_normal((num_latents, 7)))
     found = cooccurrence.energy_product(uses, rows, len(codes))
     assert_allclose(found, codes.T @ (codes @ rows), rtol=1e-4, atol=1e-3)
 
@@ -92,8 +92,7 @@ def test_coherent_atoms_lose_what_they_share_with_more_central_ones(
     """At cosines above .3 and above four standard deviations of chance; opposite atoms are not
     coherent, and padding makes none.
     """
-    rng = default_rng(0)
-    one = unit(rng.standard_normal((input_dim, 25)))
+    one = unit(default_rng(0).standard_normal((input_dim, 25)))
     sums = one[:, :12] + 0.8 * one[:, 3:15]
     differences = one[:, :6] - 0.8 * one[:, 12:18]
     atoms = unit(np.concatenate([one, sums, differences], axis=1))
@@ -106,7 +105,7 @@ def test_coherent_atoms_lose_what_they_share_with_more_central_ones(
     # Some are just below and some are opposite.
     assert ((gram > least - 0.1) & (gram < least)).any() and (gram < -0.3).any()
     wanted = unit(atoms - np.minimum(0.5, most) * taken)
-    assert np.abs(wanted - atoms).max() > 0.01
+    assert abs(wanted - atoms).max() > 0.01
     given = jnp.pad(jnp.float32(atoms), ((0, padding), (0, 0)))
     found = decorrelation.decorrelate_atoms(given)
     assert_allclose(found[:input_dim], wanted, atol=2e-6)

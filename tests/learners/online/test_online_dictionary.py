@@ -2,7 +2,7 @@
 the truth, and a dictionary cut to the atoms that carry the most energy.
 """
 
-import dataclasses
+from dataclasses import replace
 
 import equinox as eqx
 import jax
@@ -51,7 +51,7 @@ def begin(learner, signals, num_latents=60, **past):
         name: jnp.asarray(given, getattr(state, name).dtype)
         for name, given in past.items()
     }
-    return dataclasses.replace(state, **like)
+    return replace(state, **like)
 
 
 def run(learner, signals, rounds, num_latents=60):
@@ -80,7 +80,7 @@ def test_it_recovers_the_truth_through_noise_in_any_unit_and_tells_how_much_ther
     state = run(
         OnlineDictionary(num_steps=60, visits=60), unit * noisy.train.signals, 60
     )
-    assert np.abs(match_atoms(state.dictionary, noisy.dictionary).cosine).mean() > 0.97
+    assert abs(match_atoms(state.dictionary, noisy.dictionary).cosine).mean() > 0.97
     assert_allclose(jnp.linalg.norm(state.dictionary, axis=0), 1, rtol=1e-5)
     noise = unit * float(
         jnp.std(noisy.train.signals - noisy.train.codes @ noisy.dictionary.T)
@@ -98,7 +98,7 @@ def test_it_recovers_the_truth_through_noise_in_any_unit_and_tells_how_much_ther
 )
 def test_a_step_is_the_one_that_is_documented(noisy, begun, options, progress, rates):
     signals = noisy.train.signals[:40]
-    learner = dataclasses.replace(SHORT, **options)
+    learner = replace(SHORT, **options)
     new, left = take_minibatch(learner, begun, signals, np.float32(progress))
     late = max(0, (progress - 0.85) / 0.15)
     first, middle, last = rates
@@ -107,8 +107,7 @@ def test_a_step_is_the_one_that_is_documented(noisy, begun, options, progress, r
     floor = 0.18 * (0.03 / 0.18) ** late
     assert floor > 2.5 * 0.02
     slots = default_slots(*begun.dictionary.shape)
-    found = pursue(signals, begun.dictionary, floor, floor, num_slots=slots)
-    codes = dense(found, 60)
+    codes = dense(pursue(signals, begun.dictionary, floor, floor, num_slots=slots), 60)
     atoms = np.asarray(begun.dictionary, float)
     residual = np.asarray(signals) - codes @ atoms.T
     # A CPU solves for the codes in double precision, `pursue` in single.
@@ -138,7 +137,7 @@ def test_atoms_restart_and_are_decorrelated_in_every_third_round_of_their_time()
     ("round", "change", "done"), [(9, 1e-6, 1), (8, 1e-6, 0), (9, 1e-4, 0)]
 )
 def test_a_fit_that_refines_and_no_longer_moves_is_done(begun, round, change, done):
-    assert SHORT.done(dataclasses.replace(begun, round=round, change=change)) == done
+    assert SHORT.done(replace(begun, round=round, change=change)) == done
 
 
 @mark.parametrize(("total", "num_samples"), [(7, 3), (6, 3), (3, 3), (2, 5)])
@@ -185,7 +184,7 @@ def test_weak_atoms_restart_in_a_pool_and_in_a_stream_those_never_used(
     """
     codes = np.tile(np.diag([1, 1, code, 1, 0]), (8, 1))
     signals = np.concatenate([codes, [[0, 0, 0, 0, 0.2]]]).astype("float32")
-    learner = dataclasses.replace(COLD, num_steps=10, **options)
+    learner = replace(COLD, num_steps=10, **options)
     past = {"dictionary": np.eye(5, 4), "round": 6, "noise": 1e-3, "amplitude": 1}
     new = take_round(learner, signals[None], begin(learner, signals, 4, **past))
     assert np.flatnonzero(np.diagonal(new.dictionary) < 0.9).tolist() == [2] * restarts
@@ -202,10 +201,10 @@ def test_coherent_atoms_are_decorrelated_where_that_is_due(turn, incoherent, mov
     # Turned, since dimensions in which no atom is count as padding.
     frame = np.linalg.qr(default_rng(0).standard_normal((64, 64)))[0][:, :3]
     atoms = (frame @ [[1, 0.8, 0.9], [0, 0.6, 0], [0, 0, 0.19**0.5]]).astype("float32")
-    learner = dataclasses.replace(COLD, replace=False, incoherent=incoherent)
+    learner = replace(COLD, replace=False, incoherent=incoherent)
     state = begin(learner, atoms.T, 3, dictionary=atoms, round=turn)
     new = take_round(learner, atoms.T[None], state)
-    assert (np.abs(np.asarray(new.dictionary - atoms)).max() > 0.1) == moves
+    assert (abs(np.asarray(new.dictionary - atoms)).max() > 0.1) == moves
 
 
 def test_dimensions_of_zeros_hold_no_noise():
@@ -224,7 +223,7 @@ def test_centred_is_the_same_as_learning_from_centred_signals(noisy):
     learner = OnlineDictionary(visits=20)
     signals = noisy.train.signals + 3 * jnp.linspace(-1, 1, noisy.input_dim)
     mean = jnp.mean(signals, axis=0)
-    whole = run(dataclasses.replace(learner, centred=True), signals, 1)
+    whole = run(replace(learner, centred=True), signals, 1)
     apart = run(learner, signals - mean, 1)
     assert_allclose(whole.dictionary, apart.dictionary, atol=1e-3)
     assert_allclose(whole.noise, apart.noise, rtol=1e-4)
@@ -304,7 +303,7 @@ def test_energy_is_that_of_three_samples_for_each_of_500_latents():
     codes[:1_500, :3] = 0
     bias = jnp.linspace(-1, 1, 30)
     noise = 0.01 * rng.standard_normal((2_000, 30))
-    data = Split(jnp.asarray(codes @ FRAME.T + noise, jnp.float32) + bias)
+    data = Split(jnp.float32(codes @ FRAME.T + noise) + bias)
     learner = Pruned(num_slots=12, base=Oracle())
     base = Model(2 * jnp.asarray(FRAME), bias)
     state = learner.init(data, num_latents=12, key=None, base=base)
