@@ -12,7 +12,7 @@ from sae_gap.data.activations import outliers
 from sae_gap.encoders import unit_atoms
 from sae_gap.learners import Learner, random_atoms
 from sae_gap.runtime import num_parts
-from sae_gap.solvers import fista, host_pursuits, wants_gram
+from sae_gap.solvers import fista, host_learning, wants_gram
 
 # The dictionary and the codes after `round` rounds, and the dictionary's relative change in the
 # last one.
@@ -121,7 +121,7 @@ class DLFista(Learner):
         # Takes a third of the time of XLA's program, which also multiplies by the zeros among the
         # codes.
         def iterate(*arrays):
-            return host_pursuits.iterate(
+            return host_learning.iterate(
                 *map(np.asarray, arrays), iterations=ITERATIONS
             )
 

@@ -1,10 +1,11 @@
 """The compiled loops of a CPU, which solve each sample of a block on its own atoms.
 
 `sae_gap/solvers/README.md` has the mathematics. `solvers.host` calls `active_set.code_block`, the
-certified coder. `solvers.host_pursuits` calls `pursuit.pursue_block` and `pursuit.add_products`,
-the pursuit that learns dictionaries, and `proximal.iterate_block`, iterations of FISTA. `host`
-here, which imports no JAX, calls `screened.pursue_block`, the screened pursuit, which is orthogonal
-matching pursuit on all atoms.
+certified coder, whose records are in `block`. `solvers.host_learning` calls `reweighted.code_block`
+and `reweighted.add_products`, the reweighted lasso that learns dictionaries, and
+`proximal.iterate_block`, iterations of FISTA. `host` here, which imports no JAX, calls
+`screened.pursue_block`, the screened pursuit, which is orthogonal matching pursuit on all atoms.
+
 The coder works in double precision, except for products with all atoms, which separate the atoms
 that may exceed their weight from the others. The other loops, which certify nothing, compute in the
 precision of the signals.

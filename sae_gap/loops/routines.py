@@ -7,8 +7,7 @@ import functools
 import hashlib
 import inspect
 import pathlib
-from collections import namedtuple
-from typing import Any
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -135,17 +134,26 @@ def first_largest(values):
     return place
 
 
-# A few atoms of a sample, and work memory, for `pivot`:
-#   latents: the atoms in the slots, -1 for an empty one.
-#   pull, weight, code: their correlations with the residual, their weights, and their codes.
-#   sign: the signs of codes in the basis, 0 elsewhere.
-#   inner: the inner products of the atoms.
-#   basis, inverse: the slots of the basis, and the inverse of its Gram matrix.
-#   spare, cross, slope: work memory of a number for each slot.
-Slots = namedtuple(
-    "Slots", "latents pull weight code sign inner basis inverse spare cross slope"
-)
-Slots.__doc__ = "A few atoms of a sample, and work memory, for `pivot`."
+class Slots(NamedTuple):
+    """A few atoms of a sample, and work memory, for `pivot`."""
+
+    # The atoms in the slots, -1 for an empty one.
+    latents: np.ndarray
+    # Their correlations with the residual, their weights, and their codes.
+    pull: np.ndarray
+    weight: np.ndarray
+    code: np.ndarray
+    # The signs of codes in the basis, 0 elsewhere.
+    sign: np.ndarray
+    # The inner products of the atoms.
+    inner: np.ndarray
+    # The slots of the basis, and the inverse of its Gram matrix.
+    basis: np.ndarray
+    inverse: np.ndarray
+    # Work memory of a number for each slot.
+    spare: np.ndarray
+    cross: np.ndarray
+    slope: np.ndarray
 
 
 @helper

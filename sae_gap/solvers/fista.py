@@ -43,13 +43,10 @@ def _shifted_prox(anchor, values, threshold, *, nonneg):
     `anchor`.
     """
     total = anchor + values
+    moved = jnp.where(total > threshold, values - threshold, -anchor)
     if nonneg:
-        return jnp.where(total > threshold, values - threshold, -anchor)
-    return jnp.where(
-        total > threshold,
-        values - threshold,
-        jnp.where(total < -threshold, values + threshold, -anchor),
-    )
+        return moved
+    return jnp.where(total < -threshold, values + threshold, moved)
 
 
 def fixed(

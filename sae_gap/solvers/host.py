@@ -5,17 +5,17 @@ The problem alone decides which samples share a block, so the bits of the codes 
 threads. XLA compiles and runs nothing here, so its programs may call this back.
 """
 
-import functools
-from collections import namedtuple
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
 
 from sae_gap.core import lasso_problem, slices
+from sae_gap.loops import block
 from sae_gap.loops.host import aligned_zeros
 from sae_gap.runtime import on_cores, one_blas_thread
-from sae_gap.solvers import block, default_slots, lengths, power_of_two
+from sae_gap.solvers import default_slots, lengths, power_of_two
 
 # Samples of a block: few enough that every core has some, and enough for fast products. A
 # dictionary of more numbers than CACHE is read from memory for each block, so its blocks have at
@@ -39,46 +39,76 @@ FEW_DIMS = 2**7
 MANY_CODES = 2**22
 
 
-class Problem(namedtuple("Problem", "signals atoms lam signal_scale atom_scale")):
+class Problem(NamedTuple):
     """A lasso in units where every signal and every atom is of order one.
 
     Signals are divided by powers of two `s_i` and atoms by `a_j`, which rounds nothing. A code is
-    `z = z' s_i / a_j`, and the weight of sample i and atom j is `λ_i / (s_i a_j)`. The atoms are
-    rows, (num_latents, input_dim).
+    `z = z' s_i / a_j`, and the weight of sample i and atom j is `λ_i / (s_i a_j)`.
     """
 
-    def block(self, rows):
+    # (n, input_dim), not yet divided.
+    signals: np.ndarray
+    # (num_latents, input_dim).
+    atoms: np.ndarray
+    # (n,) λ, and s.
+    lam: np.ndarray
+    signal_scale: np.ndarray
+    # (num_latents,) a.
+    atom_scale: np.ndarray
+
+    def block(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Some signals in double precision, with the factor of their weights that is theirs."""
         scale = self.signal_scale[rows]
-        return self.signals[rows] / scale[:, None], self.lam[rows].astype(
-            np.float64
-        ) / scale
+        row = self.lam[rows].astype(np.float64) / scale
+        return self.signals[rows] / scale[:, None], row
 
 
-def pose(signals, dictionary, lam, used):
+class _Results(NamedTuple):
+    """Results so far, in the units of the scaled problem."""
+
+    # Rows, latents and values of codes that are not zero, in parts.
+    codes: list[tuple[np.ndarray, np.ndarray, np.ndarray]]
+    # (n,), as in `Solution`.
+    objective: np.ndarray
+    gap: np.ndarray
+    converged: np.ndarray
+    iterations: np.ndarray
+
+    def sparse(self, problem: Problem) -> scipy.sparse.csr_array:
+        rows, latents, values = map(np.concatenate, zip(*self.codes, strict=True))
+        shape = len(problem.signals), len(problem.atoms)
+        return scipy.sparse.csr_array((values, (rows, latents)), shape=shape)
+
+
+def pose(
+    signals: np.ndarray,
+    dictionary: np.ndarray,
+    lam: np.ndarray,
+    used: np.ndarray | None,
+) -> Problem:
     """The scaled problem, with all atoms or only those of the latents `used`."""
     atoms = np.zeros(dictionary.shape[::-1], dictionary.dtype)
-    scale = np.ones(dictionary.shape[1])
-    for chosen in slices(len(atoms) if used is None else len(used), FEW_ATOMS):
-        chosen = chosen if used is None else used[chosen]
-        given = dictionary[:, chosen]
-        part = np.empty(given.shape[::-1], given.dtype)
-        for dims in slices(len(given), FEW_DIMS):
-            part[:, dims] = given[dims].T
-        # Lengths whose squares neither overflow nor underflow take a single pass.
-        squares = np.einsum("ij,ij->i", part, part)
-        tame = np.all((squares > 2.0**-60) & (squares < 2.0**60))
-        length = (
-            power_of_two(1.25 * np.sqrt(squares))
-            if tame
-            else lengths(part.astype(np.float64))
-        )
+    scale = np.ones(len(atoms))
+    for place in slices(len(atoms) if used is None else len(used), FEW_ATOMS):
+        chosen = place if used is None else used[place]
+        columns = dictionary[:, chosen]
+        rows = np.empty(columns.shape[::-1], columns.dtype)
+        for dims in slices(len(columns), FEW_DIMS):
+            rows[:, dims] = columns[dims].T
+        length = _lengths(rows)
         scale[chosen] = length
-        atoms[chosen] = (
-            part / length[:, None].astype(np.float64) if np.any(length != 1) else part
-        )
+        atoms[chosen] = rows if np.all(length == 1) else rows / length[:, None]
     top = power_of_two(np.abs(signals).max(axis=1)).astype(np.float64)
-    return Problem(signals, atoms, np.broadcast_to(lam[:, 0], len(signals)), top, scale)
+    weights = np.broadcast_to(lam[:, 0], len(signals))
+    return Problem(signals, atoms, weights, top, scale)
+
+
+def _lengths(atoms: np.ndarray) -> np.ndarray:
+    """`lengths` in double precision, in a single pass if no square overflows or underflows."""
+    squares = np.einsum("ij,ij->i", atoms, atoms)
+    if np.all((squares > 2.0**-60) & (squares < 2.0**60)):
+        return power_of_two(1.25 * np.sqrt(squares)).astype(np.float64)
+    return lengths(atoms.astype(np.float64))
 
 
 def wants_gram(num_latents: int, num_samples: int) -> bool:
@@ -87,17 +117,17 @@ def wants_gram(num_latents: int, num_samples: int) -> bool:
 
 
 def solve(
-    signals,
-    dictionary,
-    lam,
-    support,
-    init,
-    tol,
-    max_iterations,
+    signals: Any,
+    dictionary: Any,
+    lam: Any,
+    support: Any,
+    init: Any,
+    tol: Any,
+    max_iterations: Any,
     *,
-    nonneg,
-    sparse=False,
-):
+    nonneg: bool,
+    sparse: bool = False,
+) -> tuple[Any, ...]:
     """Solves the lasso of `sparse_code` on the host.
 
     Args:
@@ -116,191 +146,253 @@ def solve(
       The fields of a `Solution`, as arrays of NumPy; `iterations` count products with the
       dictionary.
     """
-    signals, dictionary, lam = map(np.asarray, (signals, dictionary, lam))
-    shape = (len(signals), dictionary.shape[1])
+    signals = np.asarray(signals)
+    dictionary = np.asarray(dictionary)
+    n = len(signals)
     restricted = support is not None
-    given = support if restricted else np.zeros((shape[0], 0)) if init is None else init
-    begun = _stored(given)
+    codes = support if restricted else init
+    opening = _stored(np.zeros((n, 0)) if codes is None else codes)
     limit = 0 if restricted else max(1, int(max_iterations))
-    used = np.flatnonzero(np.bincount(begun.indices)) if restricted else None
-    problem = pose(signals, dictionary, lam, used)
-    # Type by type: integers, floats, booleans.
-    zeros = (np.zeros(shape[0], kind) for kind in (int, float, float, bool))
-    found = _Found([], *zeros)
+    used = np.flatnonzero(np.bincount(opening.indices)) if restricted else None
+    problem = pose(signals, dictionary, np.asarray(lam), used)
+    results = _Results(
+        codes=[],
+        objective=np.zeros(n),
+        gap=np.zeros(n),
+        converged=np.zeros(n, bool),
+        iterations=np.zeros(n, int),
+    )
     with one_blas_thread():
-        _active_sets(problem, found, begun, float(tol), limit, nonneg=nonneg)
+        shared = _share(problem, float(tol), limit, nonneg=nonneg, warm=opening.nnz > 0)
+        _code_all(problem, shared, results, opening)
         if not restricted:
-            _certify(problem, found, float(tol), nonneg=nonneg)
-    return _unscaled(problem, found, sparse=sparse)
+            _certify(problem, shared, results)
+    return _unscaled(problem, results, sparse=sparse)
 
 
-# Results so far, in the units of the scaled problem: rows, latents and values of codes that are not
-# zero, in parts, and an array for each of the other fields of a `Solution`.
-_Found = namedtuple("_Found", "codes iterations objective gap converged")
-
-
-def _joined(found):
-    """Rows, latents and values of all codes."""
-    return map(np.concatenate, zip(*found.codes, strict=True))
-
-
-def _sparse(problem, rows, latents, values):
-    shape = len(problem.signals), len(problem.atoms)
-    return scipy.sparse.csr_array((values, (rows, latents)), shape=shape)
-
-
-def _unscaled(problem, found, *, sparse):
+def _unscaled(problem: Problem, results: _Results, *, sparse: bool) -> tuple[Any, ...]:
     """The fields of the solution, in the units of the caller."""
-    (rows, latents, values) = _joined(found)
+    codes = results.sparse(problem).tocoo()
     scale = problem.signal_scale
-    dtype = values.dtype
+    dtype = codes.dtype
     with np.errstate(over="ignore", under="ignore"):
-        values = (values * scale[rows] / problem.atom_scale[latents]).astype(dtype)
-        objective, gap = (
-            (each * scale**2).astype(dtype) for each in (found.objective, found.gap)
-        )
+        factor = scale[codes.row] / problem.atom_scale[codes.col]
+        codes.data = (codes.data * factor).astype(dtype)
+        objective = (results.objective * scale**2).astype(dtype)
+        gap = (results.gap * scale**2).astype(dtype)
     # A code that overflows or underflows is not the certified one, and an objective that overflows
     # does not tell how good codes are.
-    size = np.abs(values)
-    found.converged[rows[~((size >= np.finfo(dtype).tiny) & (size < np.inf))]] = False
-    converged = found.converged & np.isfinite(objective)
-    rest = objective, gap, found.iterations.astype(np.int32), converged
+    size = np.abs(codes.data)
+    exact = (size >= np.finfo(dtype).tiny) & (size < np.inf)
+    results.converged[codes.row[~exact]] = False
+    converged = results.converged & np.isfinite(objective)
+    rest = objective, gap, results.iterations.astype(np.int32), converged
     if sparse:
-        return _sparse(problem, rows, latents, values), *rest
-    codes = aligned_zeros((len(problem.signals), len(problem.atoms)), dtype)
-    codes[rows, latents] = values
-    return codes, *rest
+        return codes.tocsr(), *rest
+    dense = aligned_zeros(codes.shape, dtype)
+    dense[codes.row, codes.col] = codes.data
+    return dense, *rest
 
 
-def _active_sets(problem, found, begun, tol, limit, *, nonneg):
-    """Solves all samples block by block; samples that fill their slots continue together with twice
-    as many.
-    """
+def _share(
+    problem: Problem, tol: float, limit: int, *, nonneg: bool, warm: bool
+) -> block.Shared:
+    """What all blocks share."""
     # Imported here: Numba takes half a second to load.
     from sae_gap.loops import active_set
 
-    num_latents, input_dim = problem.atoms.shape
-    dtype = problem.atoms.dtype
+    num_latents = len(problem.atoms)
     gram = np.zeros((0, 0))
     few = num_latents <= FEW_LATENTS and wants_gram(num_latents, len(problem.signals))
-    if few and limit > 1 and not begun.nnz:
+    if few and limit > 1 and not warm:
         atoms = problem.atoms.astype(np.float64, copy=False)
         gram = atoms @ atoms.T
-    shared = (
-        problem.atoms,
-        problem.atoms.astype(np.float32, copy=False),
-        1 / problem.atom_scale,
-        gram,
-        tol,
-        min(limit, active_set.ROUNDS),
-        nonneg,
-        float(np.finfo(dtype).eps),
+    return block.Shared(
+        atoms=problem.atoms,
+        coarse=problem.atoms.astype(np.float32, copy=False),
+        column=1 / problem.atom_scale,
+        gram=gram,
+        tol=tol,
+        limit=min(limit, active_set.ROUNDS),
+        nonneg=nonneg,
+        eps=float(np.finfo(problem.atoms.dtype).eps),
     )
 
-    def work(part, slots):
-        rows, latents = part
-        latents = _largest(begun[rows], slots) if latents is None else latents
-        size = len(rows)
-        # The first block is the largest.
-        room = rooms.pop() if rooms else block.room(shared, len(parts[0][0]), slots)
-        given = (
-            *shared,
-            *problem.block(rows),
-            latents,
-            np.full((size, slots), -1),
-            np.zeros((size, slots), dtype),
-            *np.zeros((2, size)),
-            found.iterations[rows],
-            np.zeros(size, np.int64),
-            *room,
-        )
-        own: Any = block.Job._make(given)
-        active_set.code_block(own)
-        rooms.append(room)
-        full = own.state == active_set.FULL
-        own.values[full], own.gap[full] = 0, np.inf
-        found.objective[rows], found.gap[rows] = own.objective, own.gap
-        found.iterations[rows], found.converged[rows] = (
-            own.rounds,
-            own.state == active_set.DONE,
-        )
-        # In one dimension NumPy finds the entries several times as fast.
-        place = np.flatnonzero(own.values != 0)
-        codes = (
-            rows[place // slots],
-            own.found.ravel()[place],
-            own.values.ravel()[place],
-        )
-        return codes, rows[full], own.found[full]
 
-    pending = np.arange(len(problem.signals))
-    latents = None if begun.nnz else np.zeros((len(pending), 0), np.int64)
-    slots = min(SLOTS, default_slots(input_dim, num_latents)) + 2 * active_set.FEWEST
+def _code_all(
+    problem: Problem,
+    shared: block.Shared,
+    results: _Results,
+    opening: scipy.sparse.csr_array,
+) -> None:
+    """Solves all samples; those that fill their slots continue together with twice as many."""
+    from sae_gap.loops.active_set import FEWEST
+
+    num_latents, input_dim = problem.atoms.shape
     # Any support of independent atoms fits, with new violators.
     most = min(input_dim, num_latents) + block.MOST
-    if not limit:
-        slots = most = max(1, int(np.diff(begun.indptr).max()))
+    slots = min(SLOTS, default_slots(input_dim, num_latents)) + 2 * FEWEST
+    if not shared.limit:
+        most = max(1, int(np.diff(opening.indptr).max()))
+        slots = most
     slots = min(slots, most)
-    while len(pending):
-        rooms: list[Any] = []
-        places = _blocks(len(pending), slots, problem.atoms.size)
-        parts = [
-            (pending[place], None if latents is None else latents[place])
-            for place in places
-        ]
-        codes, full, again = zip(
-            *on_cores(functools.partial(work, slots=slots), parts), strict=True
-        )
-        found.codes.extend(codes)
-        pending = np.concatenate(full)
-        latents = np.concatenate(again)
-        if slots == most:
+    pending = np.arange(len(problem.signals))
+    first: Any = opening if opening.nnz else np.zeros((len(pending), 0), np.int64)
+    while True:
+        pending, first = _code(problem, shared, results, pending, first, slots)
+        if slots == most or not len(pending):
             break
         slots = min(2 * slots, most)
-    for row in pending if not limit else ():
-        _by_cholesky(problem, found, int(row), begun, tol, nonneg=nonneg)
+    if not shared.limit:
+        for row in pending:
+            _by_cholesky(problem, shared, results, int(row), opening)
 
 
-def _by_cholesky(problem, found, row, support, tol, *, nonneg):
+def _code(
+    problem: Problem,
+    shared: block.Shared,
+    results: _Results,
+    rows: np.ndarray,
+    opening: Any,
+    slots: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Solves some samples block by block; returns those that fill their slots, and the latents to
+    continue from.
+    """
+    from sae_gap.loops import active_set
+
+    rooms: list[block.Room] = []
+    places = _blocks(len(rows), slots, problem.atoms.size)
+    # The first block is the largest.
+    most = len(rows[places[0]])
+
+    def work(place: slice) -> tuple[np.ndarray, np.ndarray]:
+        some = rows[place]
+        if isinstance(opening, np.ndarray):
+            latents = opening[place]
+        else:
+            latents = _largest(opening[some], slots)
+        room = rooms.pop() if rooms else block.room(shared, most, slots)
+        part = _block(problem, results, some, latents, slots)
+        active_set.code_block(shared, part, room)
+        rooms.append(room)
+        full = part.state == active_set.FULL
+        _store(results, some, part, full, part.state == active_set.DONE)
+        return some[full], part.support[full]
+
+    parts = on_cores(work, places)
+    pending, latents = map(np.concatenate, zip(*parts, strict=True))
+    return pending, latents
+
+
+def _block(
+    problem: Problem,
+    results: _Results,
+    rows: np.ndarray,
+    opening: np.ndarray,
+    slots: int,
+) -> block.Block:
+    """The samples of some rows, without results."""
+    signals, row = problem.block(rows)
+    shape = len(rows), slots
+    return block.Block(
+        signals=signals,
+        row=row,
+        opening=opening,
+        support=np.full(shape, -1),
+        values=np.zeros(shape, problem.atoms.dtype),
+        objective=np.zeros(len(rows)),
+        gap=np.zeros(len(rows)),
+        rounds=results.iterations[rows],
+        state=np.zeros(len(rows), np.int64),
+    )
+
+
+def _store(
+    results: _Results,
+    rows: np.ndarray,
+    part: block.Block,
+    full: np.ndarray,
+    done: np.ndarray,
+) -> None:
+    """Stores what a block has found; samples whose slots are full have no codes yet."""
+    part.values[full] = 0
+    part.gap[full] = np.inf
+    results.objective[rows] = part.objective
+    results.gap[rows] = part.gap
+    results.iterations[rows] = part.rounds
+    results.converged[rows] = done
+    # In one dimension NumPy finds the entries several times as fast.
+    place = np.flatnonzero(part.values != 0)
+    row = rows[place // part.values.shape[1]]
+    values = part.values.ravel()[place]
+    results.codes.append((row, part.support.ravel()[place], values))
+
+
+def _by_cholesky(
+    problem: Problem,
+    shared: block.Shared,
+    results: _Results,
+    row: int,
+    support: scipy.sparse.csr_array,
+) -> None:
     """Solves a sample on a support whose inverse is lost to rounding: non-negative least squares on
     the Cholesky factor of its Gram matrix with a ridge of a few roundings.
     """
-    latents = support.indices[slice(*support.indptr[row : row + 2])]
+    latents = support[[row]].indices
     latents = latents[problem.atoms[latents].any(axis=1)]
-    signal, weight = problem.block(np.array([row]))
+    rows = np.array([row])
+    signal, weight = problem.block(rows)
     atoms = problem.atoms[latents].astype(np.float64)
     lam = weight / problem.atom_scale[latents]
     # A signed code is the difference of two non-negative ones.
-    both = np.kron([[1], [-1]][: 2 - nonneg], atoms)
-    ridge = 64 * len(both) * np.finfo(np.float64).eps
-    gram = both @ both.T + ridge * np.eye(len(both))
+    signs = [1] if shared.nonneg else [1, -1]
+    sides = np.kron(np.array(signs)[:, None], atoms)
+    ridge = 64 * len(sides) * np.finfo(np.float64).eps
+    gram = sides @ sides.T + ridge * np.eye(len(sides))
     if not np.isfinite(gram).all():
         return
     lower = np.linalg.cholesky(gram)
-    toward = both @ signal[0] - np.tile(lam, 2 - nonneg)
-    half = scipy.linalg.solve_triangular(lower, toward, lower=True)
-    plus, *minus = np.split(scipy.optimize.nnls(lower.T, half)[0], 2 - nonneg)
-    values = plus - sum(minus)
+    pull = sides @ signal[0] - np.tile(lam, len(signs))
+    half = scipy.linalg.solve_triangular(lower, pull, lower=True)
+    values = signs @ scipy.optimize.nnls(lower.T, half)[0].reshape(len(signs), -1)
+    verdict = _certificate(signal, atoms, values[None], lam[None], shared)
+    _replace(results, rows, verdict)
     on = np.flatnonzero(values)
-    dtype = problem.atoms.dtype
-    judged = _certificate(signal, atoms, values[None], lam[None], tol, nonneg, dtype)
-    for field, value in zip(found[2:], judged, strict=True):
-        field[row] = value[0]
-    found.codes.append((np.full(len(on), row), latents[on], values[on].astype(dtype)))
+    codes = values[on].astype(problem.atoms.dtype)
+    results.codes.append((np.full(len(on), row), latents[on], codes))
 
 
-def _certificate(signals, atoms, codes, lam, tol, nonneg, dtype):
+def _certificate(
+    signals: np.ndarray,
+    atoms: np.ndarray,
+    codes: np.ndarray,
+    lam: np.ndarray,
+    shared: block.Shared,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The objective and the gap of codes at their residual, and whether that is small enough for
-    codes of a type.
+    codes of the problem's type.
     """
     rest = signals - codes @ atoms
     pull = rest @ atoms.T
-    scale = lasso_problem.dual_scale(pull, lam, nonneg=nonneg)
+    scale = lasso_problem.dual_scale(pull, lam, nonneg=shared.nonneg)
     value, gap = lasso_problem.value_and_gap(rest, codes, pull, lam, scale)
-    return value, gap, lasso_problem.is_converged(signals, value, gap, tol, dtype)
+    dtype = shared.atoms.dtype
+    good = lasso_problem.is_converged(signals, value, gap, shared.tol, dtype)
+    return value, gap, good
 
 
-def _blocks(count, slots, numbers):
+def _replace(
+    results: _Results, rows: np.ndarray, verdict: Sequence[np.ndarray]
+) -> None:
+    """Replaces the certificates of some rows."""
+    value, gap, good = verdict
+    results.objective[rows] = value
+    results.gap[rows] = gap
+    results.converged[rows] = good
+
+
+def _blocks(count: int, slots: int, numbers: int) -> list[slice]:
     """The samples of each block, of about equal sizes."""
     fewest = FEWEST_SAMPLES if numbers <= CACHE else MANY_SAMPLES
     most = min(max(-(-count // 4), fewest), MOST_SAMPLES, max(1, BLOCK // slots**2))
@@ -308,7 +400,7 @@ def _blocks(count, slots, numbers):
     return slices(count, size)
 
 
-def _stored(codes):
+def _stored(codes: Any) -> scipy.sparse.csr_array:
     """The non-zero entries of an array. In one dimension NumPy finds them several times as fast."""
     codes = np.asarray(codes)
     places = np.flatnonzero(codes)
@@ -317,7 +409,7 @@ def _stored(codes):
     return scipy.sparse.csr_array(parts, codes.shape)
 
 
-def _largest(codes, most):
+def _largest(codes: scipy.sparse.csr_array, most: int) -> np.ndarray:
     """Latents of the `most` largest codes, padded with -1."""
     sizes = np.diff(codes.indptr)
     on = np.arange(sizes.max()) < sizes[:, None]
@@ -331,27 +423,24 @@ def _largest(codes, most):
     return latents
 
 
-def _certify(problem, found, tol, *, nonneg):
+def _certify(problem: Problem, shared: block.Shared, results: _Results) -> None:
     """Certifies the rounded codes in double precision: in single it proves nothing where weights
     are near rounding.
     """
-    left = np.flatnonzero(~found.converged)
-    dtype = problem.atoms.dtype
-    if not len(left):
+    open_rows = np.flatnonzero(~results.converged)
+    if not len(open_rows):
         return
     atoms = problem.atoms.astype(np.float64, copy=False)
-    codes = _sparse(problem, *_joined(found))
+    codes = results.sparse(problem)
+    # A weight above any correlation needs no larger value.
+    largest = float(np.finfo(problem.atoms.dtype).max) ** 0.8
     step = min(MANY_SAMPLES, max(1, MANY_CODES // len(atoms)))
-    for part in slices(len(left), step):
-        rows = left[part]
+    for part in slices(len(open_rows), step):
+        rows = open_rows[part]
         signals, row = problem.block(rows)
-        # A weight above any correlation needs no larger value.
-        lam = np.minimum(
-            row[:, None] / problem.atom_scale, float(np.finfo(dtype).max) ** 0.8
-        )
+        lam = np.minimum(row[:, None] / problem.atom_scale, largest)
         values = codes[rows].toarray().astype(np.float64)
-        value, gap, good = _certificate(signals, atoms, values, lam, tol, nonneg, dtype)
+        verdict = _certificate(signals, atoms, values, lam, shared)
         # The active set's gap may be smaller, but it holds for codes before rounding.
-        better = good | (gap < found.gap[rows])
-        for field, new in zip(found[2:], (value, gap, good), strict=True):
-            field[rows[better]] = new[better]
+        better = verdict[2] | (verdict[1] < results.gap[rows])
+        _replace(results, rows[better], [field[better] for field in verdict])

@@ -1,9 +1,12 @@
-"""Reweighted pursuit: a few rounds of a log penalty on a handful of atoms a sample; the inner coder
-of dictionary learning.
+"""The reweighted lasso: a few rounds of a log penalty on a handful of atoms a sample; the inner
+coder of dictionary learning.
+
+On a CPU `host_learning` does the same sample by sample, 2.7 times as fast, since no sample waits
+for the slowest. This form is for other devices and for meshes, which cannot call that back.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
@@ -11,13 +14,12 @@ from jaxtyping import Array, Float, Int
 
 from sae_gap.core import lasso_problem
 from sae_gap.solvers import pivoting
-from sae_gap.solvers.leaders import leaders
 
 # Slots are multiples of this, to fill vector registers evenly.
 LANES = 16
 
 
-class Pursuit(NamedTuple):
+class SlotCodes(NamedTuple):
     """Codes by slot: sample i is `sum_w codes[i, w] atom(places[i, w])` plus its residual. Free
     slots have code 0.
     """
@@ -30,11 +32,11 @@ class Pursuit(NamedTuple):
 def atom_rows(
     dictionary: Float[Array, "input_dim num_latents"], num_slots: int
 ) -> Float[Array, "num_padded input_dim"]:
-    """The atoms as rows, padded with rows of zeros to whole blocks, as `pursue` takes them.
+    """The atoms as rows, padded with zeros to whole blocks, as `reweighted_lasso` takes them.
 
     Args:
       dictionary: `(input_dim, num_latents)`.
-      num_slots: as in `pursue`.
+      num_slots: as in `reweighted_lasso`.
 
     Returns:
       `(num_padded, input_dim)`.
@@ -42,11 +44,19 @@ def atom_rows(
     padded = jnp.pad(
         dictionary.T, ((0, -dictionary.shape[1] % num_blocks(num_slots)), (0, 0))
     )
-    # Without the barrier a loop of pursuits would transpose at every step.
+    # Without the barrier a loop of these would transpose at every step.
     return lax.optimization_barrier(padded)
 
 
-def pursue(signals, atoms, threshold, epsilon, *, num_slots, num_rounds=3):
+def reweighted_lasso(
+    signals: Float[Array, "n input_dim"],
+    atoms: Float[Array, "num_padded input_dim"],
+    threshold: Any,
+    epsilon: Any,
+    *,
+    num_slots: int,
+    num_rounds: Any = 3,
+) -> SlotCodes:
     """Approximately minimises `½‖y - D z‖² + t e Σ_j log(1 + z_j / e)` over `z ≥ 0`, a penalty that
     hardly shrinks large codes.
 
@@ -54,7 +64,7 @@ def pursue(signals, atoms, threshold, epsilon, *, num_slots, num_rounds=3):
     and the atoms in use it solves exactly the lasso with the weights `t e / (z_j + e)` at the last
     round's codes. The first round is thus a lasso at t, and each later one lowers the objective by
     majorising its concave penalty. A round costs a product with the dictionary and a solve on the
-    slots. On a CPU `host_pursuits.pursue` does the same sample by sample, which is faster.
+    slots. Atoms enter from the leaders of interleaved blocks, so that no round sorts all atoms.
 
     Args:
       signals: `(n, input_dim)`.
@@ -65,7 +75,7 @@ def pursue(signals, atoms, threshold, epsilon, *, num_slots, num_rounds=3):
       num_rounds: rounds.
 
     Returns:
-      A `Pursuit`.
+      A `SlotCodes`.
 
     References:
       Candès, Wakin & Boyd (2008), "Enhancing sparsity by reweighted l1 minimization", J. Fourier
@@ -74,13 +84,10 @@ def pursue(signals, atoms, threshold, epsilon, *, num_slots, num_rounds=3):
     blocks = num_blocks(num_slots)
     limit = jnp.asarray(threshold, signals.dtype)
 
-    def advance(_, carry):
+    def advance(_: Any, carry: SlotCodes) -> SlotCodes:
         places, code, residual = carry
         correlations = lasso_problem.product(residual, atoms.T)
-        candidate = leaders(
-            jnp.maximum(correlations - limit, 0), blocks, num_slots // 2
-        )
-        lead = jnp.take_along_axis(correlations, candidate, axis=1)
+        lead, candidate = _leaders(correlations, blocks, num_slots // 2)
         places, on = _merge(places, code > 0, candidate, lead > limit)
         weight = limit * epsilon / (code + epsilon)
         rows = jnp.where(on[:, :, None], atoms[places], 0)
@@ -93,12 +100,22 @@ def pursue(signals, atoms, threshold, epsilon, *, num_slots, num_rounds=3):
             gram, linear, rank=signals.shape[1], max_pivots=4 * num_slots
         )
         fit = jnp.einsum("nw,nwm->nm", code, rows, precision="highest")
-        return Pursuit(places, code, signals - fit)
+        return SlotCodes(places, code, signals - fit)
 
     zeros = jnp.zeros((len(signals), num_slots), signals.dtype)
     return lax.fori_loop(
-        0, num_rounds, advance, Pursuit(zeros.astype(jnp.int32), zeros, signals)
+        0, num_rounds, advance, SlotCodes(zeros.astype(jnp.int32), zeros, signals)
     )
+
+
+def _leaders(scores: Array, blocks: int, count: int) -> tuple[Array, Array]:
+    """The `count` largest of the largest scores of each interleaved block of atoms, and the numbers
+    of these atoms.
+    """
+    by_block = scores.reshape(len(scores), -1, blocks)
+    best, block = lax.top_k(jnp.max(by_block, axis=1), count)
+    row = jnp.take_along_axis(jnp.argmax(by_block, axis=1), block, axis=1)
+    return best, (row * blocks + block).astype(jnp.int32)
 
 
 def num_blocks(num_slots: int) -> int:
@@ -118,7 +135,9 @@ def default_slots(input_dim: int, num_latents: int) -> int:
     return LANES * max(2, math.ceil(2.2 * support / LANES))
 
 
-def _merge(places, used, candidate, leads):
+def _merge(
+    places: Array, used: Array, candidate: Array, leads: Array
+) -> tuple[Array, Array]:
     """The atoms of the slots, and which of these are in use: those that were, and free ones that
     take a candidate which leads.
     """

@@ -15,7 +15,7 @@ from numpy.testing import assert_allclose
 
 from sae_gap.core import screen_sizes
 from sae_gap.loops import host
-from sae_gap.solvers import host_pursuits, sparse_code
+from sae_gap.solvers import host_learning, sparse_code
 
 
 def explained():
@@ -31,12 +31,14 @@ def explained():
         x[3:] = 0
         rows = np.pad(atoms, ((0, 128 - width), (0, 0)))
         given = x.astype(np.float32), rows.astype(np.float32)
-        found = host_pursuits.pursue(*given, 0.2, 0.1, num_slots=16, num_rounds=3)
-        yield from (found[2], host_pursuits.sums(*found, width)[0])
+        found = host_learning.reweighted_lasso(
+            *given, 0.2, 0.1, num_slots=16, num_rounds=3
+        )
+        yield from (found[2], host_learning.sums(*found, width)[0])
         start = np.zeros((count, width))
         rate = np.float64(0.1)
         codes = [
-            host_pursuits.iterate(x, atoms.T, rate, 0.2 * rate, start, iterations=5)
+            host_learning.iterate(x, atoms.T, rate, 0.2 * rate, start, iterations=5)
         ]
         if count:
             codes += [

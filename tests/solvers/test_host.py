@@ -11,8 +11,8 @@ from numpy.testing import assert_allclose, assert_array_equal
 from pytest import mark
 
 from benchmarks.speed.scores import score
-from sae_gap.loops import active_set, proximal
-from sae_gap.solvers import block, host, sparse_code
+from sae_gap.loops import active_set, block, proximal
+from sae_gap.solvers import host, sparse_code
 
 from . import test_certificates as certificates
 from .problems import SIGNS, draw

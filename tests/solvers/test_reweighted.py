@@ -1,4 +1,4 @@
-"""Reweighted pursuit: each round is the weighted lasso that it says it is, and what is sparse is
+"""The reweighted lasso: each round is the weighted lasso that it says it is, and what is sparse is
 recovered with little bias.
 """
 
@@ -15,17 +15,22 @@ from pytest import mark
 from scipy.optimize import nnls
 from sklearn.linear_model import Lasso
 
-from sae_gap.solvers import GROUPS, host_pursuits, leaders, pivoting, reweighted
+from sae_gap.solvers import (
+    SlotCodes,
+    atom_rows,
+    host_learning,
+    pivoting,
+    reweighted_lasso,
+)
 
 from .problems import SHAPE, draw
 
-lead = jax.jit(leaders.leaders, static_argnums=(1, 2))
 solve = jax.jit(pivoting.solve, static_argnames="rank")
 
 
 def pursue(signals, dictionary, *scales, num_slots, **options):
-    atoms = reweighted.atom_rows(jnp.asarray(dictionary), num_slots)
-    return reweighted.pursue(signals, atoms, *scales, num_slots=num_slots, **options)
+    atoms = atom_rows(jnp.asarray(dictionary), num_slots)
+    return reweighted_lasso(signals, atoms, *scales, num_slots=num_slots, **options)
 
 
 def dense(found, num_latents):
@@ -70,26 +75,24 @@ def test_the_loops_of_a_cpu_find_the_same_codes():
     dictionary[:, 7:2_000:100] = dictionary[:, 8:2_000:100]
     dictionary /= norm(dictionary, axis=0)
     signals = rng.standard_normal((70, 40)).astype("float32")
-    atoms = reweighted.atom_rows(jnp.asarray(dictionary), 16)
+    atoms = atom_rows(jnp.asarray(dictionary), 16)
     expected = jax.jit(
-        lambda: reweighted.pursue(signals, atoms, 1.2, 0.6, num_slots=16)
+        lambda: reweighted_lasso(signals, atoms, 1.2, 0.6, num_slots=16)
     )()
-    found = host_pursuits.pursue(
+    found = host_learning.reweighted_lasso(
         signals, np.asarray(atoms), 1.2, 0.6, num_slots=16, num_rounds=3
     )
     _, codes, residual = found
     assert_allclose(residual, expected.residual, atol=1e-4)
     assert 5 < np.count_nonzero(codes) / 70 < 16
     assert not (np.diff(codes != 0, axis=1) & (codes[:, 1:] != 0)).any()
-    whole, want = (
-        dense(reweighted.Pursuit(*each), 2_176) for each in (found, expected)
-    )
+    whole, want = (dense(SlotCodes(*each), 2_176) for each in (found, expected))
     # Of two that are the same either may have the code.
     for each in (given := [whole.copy(), want]):
         each[:, 8:2_000:100] += each[:, 7:2_000:100]
         each[:, 7:2_000:100] = 0
     assert_allclose(*given, atol=1e-3)
-    products, squares, uses = host_pursuits.sums(*found, 2_176)
+    products, squares, uses = host_learning.sums(*found, 2_176)
     assert_allclose(products, whole.T @ residual, atol=1e-4)
     assert_allclose(squares, (whole**2).sum(axis=0), rtol=1e-5)
     assert_array_equal(uses, np.count_nonzero(whole, axis=0))
@@ -98,19 +101,19 @@ def test_the_loops_of_a_cpu_find_the_same_codes():
 FORK = """
 import os, signal
 import numpy as np
-from sae_gap.solvers import host_pursuits
+from sae_gap.solvers import host_learning
 
 # Of several blocks.
 signals, atoms = np.eye(200, 8, dtype="float32"), np.eye(32, 8, dtype="float32")
 
-def pursue():
-    return host_pursuits.pursue(signals, atoms, 0.1, 0.05, num_slots=4, num_rounds=3)
+def code():
+    return host_learning.reweighted_lasso(signals, atoms, 0.1, 0.05, num_slots=4, num_rounds=3)
 
-here = pursue()
+here = code()
 child = os.fork()
 if child == 0:
     signal.alarm(30)
-    os._exit(int(not all(map(np.array_equal, pursue(), here))))
+    os._exit(int(not all(map(np.array_equal, code(), here))))
 assert os.waitpid(child, 0)[1] == 0
 """
 
@@ -119,20 +122,6 @@ def test_a_child_of_a_fork_has_threads_of_its_own():
     subprocess.run(
         [sys.executable, "-W", "ignore", "-c", FORK], check=True, timeout=120
     )
-
-
-@mark.parametrize(
-    ("rows", "count", "precision"), [(7, 16, "float32"), (33, 8, "float64")]
-)
-def test_leaders_are_the_largest_block_maxima_of_each_group(rows, count, precision):
-    scores = np.maximum(default_rng(rows).normal(size=(5, rows * 64)), 0)
-    with jax.enable_x64(precision == "float64"):
-        index = np.asarray(lead(scores.astype(precision), 64, count))
-    for row, chosen in zip(scores, index, strict=True):
-        groups = row.reshape(rows, 64 // GROUPS, GROUPS).max(0)
-        want = np.sort(groups, axis=0)[::-1][: count // GROUPS].ravel()
-        # Positions ride in the lowest bits, so that near ties may be told apart wrongly.
-        assert_allclose(np.sort(row[chosen]), np.sort(want), rtol=1e-4)
 
 
 @mark.parametrize("slots", [1, 5, 16])

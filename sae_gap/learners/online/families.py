@@ -100,7 +100,7 @@ class Families(Learner):
     """
 
     rank = 4
-    version = 4
+    version = 5
     constants: ClassVar = {"floor": FLOOR, "ridge": RIDGE}
     looks: ClassVar = {"online_dl_families": Look("online DL, families", "#DDCC77")}
 

@@ -10,8 +10,13 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array
 
 from sae_gap.runtime import SAMPLES, num_parts
-from sae_gap.solvers import Pursuit, atom_rows, default_slots, host_pursuits
-from sae_gap.solvers.reweighted import pursue
+from sae_gap.solvers import (
+    SlotCodes,
+    atom_rows,
+    default_slots,
+    host_learning,
+    reweighted_lasso,
+)
 
 # The first threshold comes from so many samples, coded so often.
 FIRST_SAMPLES = 1_024
@@ -30,15 +35,15 @@ _Sums = namedtuple("_Sums", "gradient squares uses error")
 
 
 def accumulate(signals, dictionary, least, epsilon, *, num_slots, num_rounds=3):
-    """Codes samples by `pursue`, and sums gradients, squares, uses and errors.
+    """Codes samples by `reweighted_lasso`, and sums gradients, squares, uses and errors.
 
     Args:
       signals: `(n, input_dim)`.
       dictionary: `(input_dim, num_latents)`, of unit atoms.
-      least: `pursue`'s threshold.
-      epsilon: `pursue`'s.
+      least: `reweighted_lasso`'s threshold.
+      epsilon: `reweighted_lasso`'s.
       num_slots: the most atoms of a sample; None takes `default_slots`.
-      num_rounds: `pursue`'s.
+      num_rounds: `reweighted_lasso`'s.
 
     Returns:
       The sums, and the codes and the residual of each sample.
@@ -52,7 +57,7 @@ def accumulate(signals, dictionary, least, epsilon, *, num_slots, num_rounds=3):
         return _on_host(signals, atoms, least, epsilon, num_latents, slots, num_rounds)
 
     def code(sums, chunk):
-        found = pursue(
+        found = reweighted_lasso(
             chunk, atoms, least, epsilon, num_slots=slots, num_rounds=num_rounds
         )
         return _add(sums, found), found
@@ -68,7 +73,7 @@ def accumulate(signals, dictionary, least, epsilon, *, num_slots, num_rounds=3):
         jnp.zeros((num_latents, input_dim), signals.dtype), zeros, zeros, zeros[0]
     )
     sums, found = lax.scan(code, sums, padded)
-    return sums, Pursuit(
+    return sums, SlotCodes(
         *(each.reshape(-1, each.shape[2])[:num_samples] for each in found)
     )
 
@@ -140,7 +145,7 @@ def num_visited(visits, num_samples, num_latents):
 
 
 def check_slots(num_slots):
-    """Raises a ValueError unless the number of slots is None or valid for `pursue`."""
+    """Raises a ValueError unless the number of slots is None or valid for `reweighted_lasso`."""
     if num_slots is not None and num_slots % 4:
         raise ValueError(f"num_slots must be a multiple of 4, but it is {num_slots}.")
 
@@ -200,14 +205,14 @@ def _on_host(signals, atoms, least, epsilon, num_latents, num_slots, num_rounds)
 
     def work(*arrays):
         signals, atoms, *scale = map(np.asarray, arrays)
-        found = host_pursuits.pursue(
+        found = host_learning.reweighted_lasso(
             signals,
             atoms,
             *map(float, scale),
             num_slots=num_slots,
             num_rounds=num_rounds,
         )
-        return found, host_pursuits.sums(*found, num_latents)
+        return found, host_learning.sums(*found, num_latents)
 
     def kind(*shape, dtype=signals.dtype):
         return jax.ShapeDtypeStruct(shape, dtype)
@@ -222,5 +227,5 @@ def _on_host(signals, atoms, least, epsilon, num_latents, num_slots, num_rounds)
     found, (gradient, squares, uses) = jax.pure_callback(
         work, (by_slot, by_latent), signals, atoms, least, epsilon
     )
-    codes = Pursuit(*found)
+    codes = SlotCodes(*found)
     return _Sums(gradient, squares, uses, jnp.sum(codes.residual**2)), codes

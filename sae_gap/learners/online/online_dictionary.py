@@ -84,7 +84,7 @@ class OnlineDictionary(Learner):
     r"""Learns a dictionary from minibatches, with large noisy steps first and small ones later, and
     a threshold that follows the residual.
 
-    A minibatch Y is coded on the current unit atoms D by `pursue`, a reweighted lasso from zero, at
+    A minibatch Y is coded on the current unit atoms D by `reweighted_lasso` from zero, at
     the threshold
 
         t = max(margin σ, floor a),
@@ -158,6 +158,7 @@ class OnlineDictionary(Learner):
     label = "online DL"
     colour = "#332288"
     rank = 3
+    version = 2
     looks: ClassVar = {"online_dl_incoherent": Look("online DL, incoherent", "#88CCEE")}
 
     num_steps: int = option(default=100, kw_only=True)
@@ -432,6 +433,7 @@ class Pruned(Learner):
     """
 
     rank = 5
+    version = 2
     looks: ClassVar = {
         "online_dl_families_pruned": Look("online DL, families, pruned", "#CC6677")
     }

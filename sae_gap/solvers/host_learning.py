@@ -1,5 +1,4 @@
-"""CPU loops without certificates, for pursuits and learners: blocks of samples, shared among all
-cores.
+"""CPU loops without certificates, for learners: blocks of samples, shared among all cores.
 
 The problem alone decides which samples share a block, so the bits do not depend on the threads. XLA
 compiles and runs nothing here, so its programs may call these functions back. The loops are
@@ -7,23 +6,31 @@ imported on first use: Numba takes half a second to load.
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from sae_gap.core import slices
+from sae_gap.loops.block import TILE
 from sae_gap.loops.host import read_only
 from sae_gap.runtime import on_cores, one_blas_thread
 from sae_gap.runtime.cores import cores
-from sae_gap.solvers import GROUPS, block, mask, num_blocks
+from sae_gap.solvers import num_blocks
 
 # Samples of a block.
 MANY_SAMPLES = 64
 
 
-def pursue(
-    signals, atoms, threshold, epsilon, *, num_slots, num_rounds
+def reweighted_lasso(
+    signals: np.ndarray,
+    atoms: np.ndarray,
+    threshold: float,
+    epsilon: float,
+    *,
+    num_slots: int,
+    num_rounds: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The result of `reweighted.pursue` at one threshold, up to rounding.
+    """The result of `reweighted.reweighted_lasso`, up to rounding.
 
     Args:
       signals: (n, input_dim).
@@ -36,7 +43,7 @@ def pursue(
     Returns:
       Places and codes, (n, slots), the non-zero codes of a sample first, and the residual.
     """
-    from sae_gap.loops import pursuit
+    from sae_gap.loops import reweighted
 
     signals = read_only(signals)
     atoms = read_only(atoms)
@@ -44,43 +51,34 @@ def pursue(
     codes = np.empty(places.shape, signals.dtype)
     residual = np.empty_like(signals)
     eps = float(np.finfo(signals.dtype).eps)
-    whole = np.dtype(f"i{signals.itemsize}")
     blocks = num_blocks(num_slots)
-    masks = mask(len(atoms) // blocks), mask(blocks // GROUPS)
+    tile = max(1, TILE // blocks) * blocks
     # As in `pivoting.solve`.
-    options = num_rounds, (blocks, GROUPS), masks, eps ** (2 / 3), eps
+    close = eps ** (2 / 3)
 
-    def work(own):
-        pull = np.empty(
-            len(signals[own]) * max(1, block.TILE // blocks) * blocks, signals.dtype
-        )
-        pursuit.pursue_block(
-            signals[own],
-            atoms,
-            threshold,
-            epsilon,
-            *options,
-            pull,
-            pull.view(whole),
-            places[own],
-            codes[own],
-            residual[own],
-        )
+    def work(rows: slice) -> None:
+        some = signals[rows]
+        pull = np.empty(len(some) * tile, signals.dtype)
+        options = threshold, epsilon, num_rounds, blocks, close, eps, pull
+        results = places[rows], codes[rows], residual[rows]
+        reweighted.code_block(some, atoms, *options, *results)
 
     _in_blocks(work, len(signals))
     return places, codes, residual
 
 
-def _in_blocks(work, count):
+def _in_blocks(work: Callable[[slice], None], count: int) -> None:
     with one_blas_thread():
         on_cores(work, slices(count, MANY_SAMPLES))
 
 
-def sums(places, codes, residual, num_latents):
-    """For the result of `pursue`: Zᵀ R, (num_latents, input_dim), and for each atom the sum of its
-    squared codes and the number of its non-zero codes.
+def sums(
+    places: np.ndarray, codes: np.ndarray, residual: np.ndarray, num_latents: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For the result of `reweighted_lasso`: Zᵀ R, (num_latents, input_dim), and for each atom the
+    sum of its squared codes and the number of its non-zero codes.
     """
-    from sae_gap.loops import pursuit
+    from sae_gap.loops import reweighted
 
     input_dim = residual.shape[1]
     dtype = residual.dtype
@@ -88,9 +86,9 @@ def sums(places, codes, residual, num_latents):
     # Each thread goes through all samples in order, for its own columns.
     width = -(-input_dim // (cores() if len(codes) > MANY_SAMPLES else 1))
 
-    def work(begin):
+    def work(begin: int) -> None:
         end = min(begin + width, input_dim)
-        pursuit.add_products(places, codes, residual, begin, end, products)
+        reweighted.add_products(places, codes, residual, begin, end, products)
 
     on_cores(work, range(0, input_dim, width))
     squares = np.bincount(places.ravel(), np.square(codes).ravel(), num_latents)
@@ -98,7 +96,15 @@ def sums(places, codes, residual, num_latents):
     return products, squares.astype(dtype), uses.astype(dtype)
 
 
-def iterate(signals, dictionary, rate, threshold, init, *, iterations):
+def iterate(
+    signals: np.ndarray,
+    dictionary: np.ndarray,
+    rate: np.ndarray,
+    threshold: np.ndarray,
+    init: np.ndarray,
+    *,
+    iterations: int,
+) -> np.ndarray:
     """The codes of `fista.fixed` up to rounding, non-negative and with one weight.
 
     Args:
@@ -122,8 +128,9 @@ def iterate(signals, dictionary, rate, threshold, init, *, iterations):
         gram = dictionary.T @ dictionary
     options = rate[()], threshold[()], momenta
 
-    def work(own):
-        proximal.iterate_block(signals[own] @ dictionary, gram, *options, codes[own])
+    def work(rows: slice) -> None:
+        pull = signals[rows] @ dictionary
+        proximal.iterate_block(pull, gram, *options, codes[rows])
 
     _in_blocks(work, len(codes))
     return codes
