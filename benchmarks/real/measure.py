@@ -326,7 +326,7 @@ def costs(
     Returns:
       A table for each SAE, sorted by the cost of codes.
     """
-    rows = list[Row]()
+    rows: list[Row] = []
     shown = []
     kinds, named = (
         [name for name in codes if (name in KINDS) == known] for known in (True, False)

@@ -74,7 +74,7 @@ def measure(
     are extrapolated to all.
     """
     problem = problems.draw(cell)
-    runs = dict[str, Run]()
+    runs: dict[str, Run] = {}
     skipped = []
     rows = []
     for name in names:
@@ -129,8 +129,8 @@ def main(options: SolverSpeedOptions) -> None:
     cells = dict.fromkeys(problems.TABLE, names) | {problems.WIDE: [OURS]}
     folder = options.folder(NAME)
     made = results.provenance() | {"device": devices.describe()}
-    rows = list[Row]()
-    notes = dict[str, None]()
+    rows: list[Row] = []
+    notes: dict[str, None] = {}
     for cell, chosen in ({Cell(**given): names} if given else cells).items():
         timed, skipped = measure(cell, chosen, options.repeats)
         rows += [row | made for row in timed]

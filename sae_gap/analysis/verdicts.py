@@ -199,7 +199,7 @@ def verdict(
         line = None
         common = at(found, BEST, "common")
         dead = own is not None and own["dead"]
-        losses = dict[str, Comparison]()
+        losses: dict[str, Comparison] = {}
         if rival is not None and not dead and "skip" not in common:
             losses["dictionary"] = compare_rows(rival, common)
         if own is not None and not dead:

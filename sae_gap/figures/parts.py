@@ -266,7 +266,7 @@ def training_budget(lines: style.Lines) -> Figure:
         drawn data with `atoms_found`, others with `steps`.
     """
     groups = grouped(lines, ("panel",))
-    handles = dict[str, Any]()
+    handles: dict[str, Any] = {}
     figure, every = style.panels([name for (name,) in groups], 1.8, 2.2, ("", ""))
     names = {line["dictionary"] for line in lines if "steps" not in line}
     looks = looks_of(names, "dictionary", MARKERS)

@@ -321,7 +321,7 @@ def _draw(tokenise, texts, tokens, seed):
     """Returns the tokens of documents in random order until the next does not fit; repeated texts
     are left out.
     """
-    lists = dict[int, np.ndarray]()
+    lists: dict[int, np.ndarray] = {}
     left = np.inf if tokens is None else tokens
     for i, numbers in texts.shuffled(tokenise, seed):
         left -= len(numbers)
@@ -387,7 +387,7 @@ def _shards(pieces, context):
     """Gives windows in order, as many at a time as fit into whole batches of `SHARD` tokens."""
     rows = batch_rows(context)
     most = max(1, SHARD // (context * rows)) * rows
-    shard = list[Piece]()
+    shard: list[Piece] = []
     for piece in pieces:
         if len(shard) >= most and len(fill([*shard, piece], context)) > most:
             yield shard
@@ -400,7 +400,7 @@ def _run(lm, shard, context, blocks, dtype, firsts, num_rows):
     """Returns the rows of a shard at each place; `firsts` are the rows where documents begin,
     relative to the shard's first row.
     """
-    found = dict[str, np.ndarray]()
+    found: dict[str, np.ndarray] = {}
     for batch in pack(shard, context):
         real = batch.documents >= 0
         rows = (firsts[batch.documents] + batch.places)[real]
