@@ -229,7 +229,7 @@ def check_writable(run: Run) -> None:
 def _ahead(run: Run) -> Iterator[tuple[Job, int]]:
     """Each job, with the number of models that it would be the first to fit, by their folders."""
     stored = Stored(run.study, run.store)
-    planned = set[str]()
+    planned: set[str] = set()
     for job in jobs(run.study):
         fits = {
             str(run.models.folder(learner, source))

@@ -409,7 +409,7 @@ def costs(
     Returns:
       A table for each SAE, sorted by the cost of codes.
     """
-    rows = list[Row]()
+    rows: list[Row] = []
     shown = []
     kinds = [name for name in codes if name in KINDS]
     named = [name for name in codes if name not in KINDS]

@@ -74,7 +74,7 @@ def measure(
     are extrapolated to all.
     """
     problem = problems.draw(cell)
-    runs = dict[str, Run]()
+    runs: dict[str, Run] = {}
     skipped = []
     rows = []
     for name in names:

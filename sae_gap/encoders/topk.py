@@ -64,11 +64,8 @@ def keep_largest(
 def _by_sort(values, k):
     """Marks the k largest entries of each row."""
     _, largest = jax.lax.top_k(values, k)
-    return (
-        jnp.zeros(values.shape, bool)
-        .at[jnp.arange(len(values))[:, None], largest]
-        .set(True)
-    )
+    none = jnp.zeros(values.shape, bool)
+    return jnp.put_along_axis(none, largest, True, axis=1, inplace=False)
 
 
 def _by_bits(values, k):

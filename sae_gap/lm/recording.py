@@ -325,7 +325,7 @@ def _draw(
     """Returns the tokens of documents in random order until the next does not fit; repeated texts
     are left out.
     """
-    lists = dict[int, np.ndarray]()
+    lists: dict[int, np.ndarray] = {}
     left = np.inf if tokens is None else tokens
     for i, numbers in texts.shuffled(tokenise, seed):
         left -= len(numbers)

@@ -1,5 +1,7 @@
 """The certified coder: rounds of products with all atoms, and pivots on each sample's slots."""
 
+from typing import Any
+
 import numba
 import numpy as np
 
@@ -13,6 +15,7 @@ from sae_gap.loops.routines import (
     entry,
     helper,
     inlined,
+    length,
     pivot,
     subtract,
 )
@@ -82,15 +85,6 @@ def _steep(pull: float, nonneg: bool) -> float:
 
 
 @helper
-def _least(values: np.ndarray) -> int:
-    place = 0
-    for n in range(1, values.size):
-        if values[n] < values[place]:
-            place = n
-    return place
-
-
-@helper
 def _pass(
     pull: np.ndarray,
     weight: np.ndarray,
@@ -143,9 +137,9 @@ def _collect(
     scale = room.scale[i]
     passed = room.passed
     low = -bound
-    place = 0
+    place: Any = 0
     if count == most:
-        place = _least(leads)
+        place = np.argmin(leads)
         low = leads[place]
     for start in range(0, pull.size, passed.size):
         part = pull[start : start + passed.size]
@@ -170,7 +164,7 @@ def _collect(
             leads[place] = lead
             leaders[place] = first + j
             if count == most:
-                place = _least(leads)
+                place = np.argmin(leads)
                 low = leads[place]
     room.num_leaders[i] = count
     room.num_close[i] = num_close
@@ -221,7 +215,7 @@ def _solve_on_all(
         everyone.sign[j] = 0
     # There are no codes if the weight equals the largest correlation up to the rounding of its
     # type.
-    floor = max(ROUNDING, 16 * shared.eps) * np.sqrt(dot(signal, signal))
+    floor = max(ROUNDING, 16 * shared.eps) * length(signal)
     # Not a plain 0, since Numba would compile the pivots again for that literal.
     size, _ = pivot(everyone, top, np.int64(0), shared.nonneg, floor, DEPENDENT)
     for b in range(size):
@@ -374,7 +368,6 @@ def _solve_on_slots(
     latents = slots.latents
     code = slots.code
     size = room.size[i]
-    norm = np.sqrt(dot(signal, signal))
     total = 0
     for _ in range(2):
         size, entered = pivot(slots, top, size, shared.nonneg, floor, DEPENDENT)
@@ -386,7 +379,7 @@ def _solve_on_slots(
         # If nothing enters, only better values can still certify the codes.
         enough = (0.1 if entered or opens else 0.001) * floor
         size, worst = _refine(slots, size, atoms, theta, enough)
-        if worst <= LOST * norm:
+        if worst <= LOST * length(signal):
             break
         # The inverse is lost to rounding.
         size = 0
@@ -410,11 +403,10 @@ def _advance(
 
     Returns how many atoms entered the basis, and whether a candidate found no slot.
     """
-    signal = block.signals[i]
     slots = _slots(room, i)
     # If a fit without weights is exact, correlations are rounding alone.
     share = IDLE if shared.limit == 0 and block.row[i] == 0 else ROUNDING
-    floor = share * np.sqrt(dot(signal, signal))
+    floor = share * length(block.signals[i])
     opens = top > 0
     for b in range(room.size[i]):
         w = slots.basis[b]
@@ -533,8 +525,7 @@ def _gather(shared: Shared, block: Block, room: Room, stage: int) -> int:
         room.bound[i] = 0.0
         if stage == ROUGH:
             copy(room.coarse_theta[active], theta)
-            norm = np.sqrt(dot(theta, theta))
-            room.bound[i] = COARSE * (theta.size + 4) * norm + TINY
+            room.bound[i] = COARSE * (theta.size + 4) * length(theta) + TINY
         else:
             copy(room.exact_theta[active], theta)
         active += 1
@@ -596,10 +587,9 @@ def _next_state(
     if stage == BEGIN and shared.limit == 0:
         # No other atom may enter, so these alone bound the gap.
         excess = _rescale(shared, block, room, i, block.opening[i])
-        signal = block.signals[i]
         done = _certify(shared, block, room, i)
         # The inverse was lost to rounding.
-        if excess > LOST * np.sqrt(dot(signal, signal)):
+        if excess > LOST * length(block.signals[i]):
             return FULL
         return DONE if done else SETTLED
     if stage == BEGIN:

@@ -7,6 +7,7 @@ changes.
 from typing import NamedTuple
 
 import numpy as np
+from numpy import empty, float32, zeros
 
 # Atoms correlated at once: their correlations with a block of samples stay in cache.
 TILE = 1024
@@ -122,32 +123,32 @@ def room(shared: Shared, n: int, slots: int) -> Room:
     by_atom = n, tile
     by_leader = n, MOST
     return Room(
-        theta=np.empty(by_dim),
-        latents=np.empty(by_slot, int),
-        code=np.empty(by_slot),
-        sign=np.empty(by_slot),
+        theta=empty(by_dim),
+        latents=empty(by_slot, int),
+        code=empty(by_slot),
+        sign=empty(by_slot),
         # Inner products of free slots are multiplied by zero and must be finite.
-        inner=np.zeros(by_pair),
-        basis=np.empty(by_slot, int),
-        size=np.empty(n, int),
-        inverse=np.empty(by_pair),
-        leaders=np.empty(by_leader, int),
-        leads=np.empty(by_leader),
-        num_leaders=np.empty(n, int),
-        bound=np.empty(n),
-        close=np.empty((n, slots + 2 * MOST), int),
-        num_close=np.empty(n, int),
-        scale=np.empty(n),
-        work=np.empty((5, slots)),
-        atom=np.empty(input_dim),
-        coarse_theta=np.empty(by_dim, np.float32),
-        coarse_pull=np.empty(by_atom, np.float32),
-        exact_theta=np.empty(by_dim),
-        exact_pull=np.empty(by_atom),
-        exact=np.empty((max(tile, slots), input_dim)),
-        who=np.empty(n, int),
-        passed=np.empty(CHUNK, int),
-        all=np.empty((5, few)),
-        chosen=np.empty(slots, int),
-        names=np.zeros(few, int),
+        inner=zeros(by_pair),
+        basis=empty(by_slot, int),
+        size=empty(n, int),
+        inverse=empty(by_pair),
+        leaders=empty(by_leader, int),
+        leads=empty(by_leader),
+        num_leaders=empty(n, int),
+        bound=empty(n),
+        close=empty((n, slots + 2 * MOST), int),
+        num_close=empty(n, int),
+        scale=empty(n),
+        work=empty((5, slots)),
+        atom=empty(input_dim),
+        coarse_theta=empty(by_dim, float32),
+        coarse_pull=empty(by_atom, float32),
+        exact_theta=empty(by_dim),
+        exact_pull=empty(by_atom),
+        exact=empty((max(tile, slots), input_dim)),
+        who=empty(n, int),
+        passed=empty(CHUNK, int),
+        all=empty((5, few)),
+        chosen=empty(slots, int),
+        names=zeros(few, int),
     )

@@ -79,6 +79,12 @@ def dot(left, right):
 
 
 @helper
+def length(vector):
+    """The Euclidean norm, in double precision."""
+    return np.sqrt(dot(vector, vector))
+
+
+@helper
 def subtract(total, factor, atom):
     for i in range(total.size):
         total[i] -= factor * atom[i]

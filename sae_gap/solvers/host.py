@@ -318,10 +318,8 @@ def _store(
     """Stores what a block has found; samples whose slots are full have no codes yet."""
     part.values[full] = 0
     part.gap[full] = np.inf
-    results.objective[rows] = part.objective
-    results.gap[rows] = part.gap
+    _replace(results, rows, (part.objective, part.gap, done))
     results.iterations[rows] = part.rounds
-    results.converged[rows] = done
     # In one dimension NumPy finds the entries several times as fast.
     place = np.flatnonzero(part.values != 0)
     row = rows[place // part.values.shape[1]]
