@@ -11,6 +11,7 @@ of G less the sum of `U[h, i] U[h]` over the rows before, over its root.
 from typing import NamedTuple
 
 import numpy as np
+from numpy import empty, inf, int64, sqrt, zeros
 
 from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, LEFT, MOST, SLACK
 from sae_gap.loops.routines import copy, dot, entry, first_largest, helper, subtract
@@ -171,7 +172,7 @@ def k_largest(values, count, found):
             high = middle
         else:
             low = middle
-    size = np.int64(0)
+    size = int64(0)
     for n in range(values.size):
         # None are wanted, or more are equally large.
         if size == count:
@@ -224,7 +225,7 @@ def _factor(gram, few, factor):
             row[n] = gram[few[i], few[n]]
         _reduce(row, factor, i, i, factor)
         least = min(least, row[i])
-        scale = 1 / np.sqrt(row[i])
+        scale = 1 / sqrt(row[i])
         for n in range(i, few.size):
             row[n] *= scale
         row[:i], row[few.size :] = 0, 0
@@ -234,7 +235,7 @@ def _factor(gram, few, factor):
 @helper
 def _marked(on, few):
     """Lists the places that are on, and returns their number."""
-    size = np.int64(0)
+    size = int64(0)
     for w in range(on.size):
         few[size] = w
         size += on[w]
@@ -263,7 +264,7 @@ def nonnegative_least_squares(support, codes, slack, ready):
         codes[:] = 0
         for n in range(few.size):
             codes[few[n]] = values[n]
-        last = np.int64(-1)
+        last = int64(-1)
         for w in range(on.size):
             if on[w]:
                 swap = codes[w] < -slack
@@ -318,13 +319,13 @@ def prune(support, elimination, codes, gains):
     for step in range(drops):
         row = basis[step]
         for n in range(row.size):
-            row[n] = -(values[n] ** 2) / left[n] if left[n] > LEFT else -np.inf
+            row[n] = -(values[n] ** 2) / left[n] if left[n] > LEFT else -inf
         out = first_largest(row)
         gains[out] = most = max(most, -row[out])
         copy(row, inverse[out])
         _reduce(row, basis, out, step, basis)
         subtract(values, values[out] / row[out], row)
-        scale = 1 / np.sqrt(row[out])
+        scale = 1 / sqrt(row[out])
         for n in range(row.size):
             row[n] *= scale
             left[n] -= row[n] ** 2
@@ -332,7 +333,7 @@ def prune(support, elimination, codes, gains):
 
 @helper
 def _score(pull, free, signed):
-    return (abs(pull) if signed else pull) if free else -np.inf
+    return (abs(pull) if signed else pull) if free else -inf
 
 
 @entry
@@ -392,7 +393,7 @@ def omp(problem, candidates, support, values, top, begun, end, slack):
             support.gram[step, j] = inner
             support.gram[j, step] = inner
         _reduce(row, candidates.basis, best, step, candidates.basis)
-        scale = 1 / np.sqrt(left[best])
+        scale = 1 / sqrt(left[best])
         if step >= begun:
             values[step] = pull[best] * scale
         fall = values[step] if step >= begun else 0 * scale
@@ -402,7 +403,7 @@ def omp(problem, candidates, support, values, top, begun, end, slack):
             left[n] -= row[n] ** 2
             score[n] = _score(pull[n], left[n] > dependent, signed)
         left[best] = 0
-        score[best] = -np.inf
+        score[best] = -inf
     return end
 
 
@@ -464,13 +465,13 @@ def _room_of_candidates(problem, size):
     count = problem.num_candidates
     kind = problem.atoms.dtype
     dim = problem.atoms.shape[1]
-    atoms = np.zeros((0 if problem.gram.size else count, dim), kind)
+    atoms = zeros((0 if problem.gram.size else count, dim), kind)
     at_once = len(atoms) if atoms.size > FEW_FLOATS else 0
-    table = np.zeros((size + 3, _wide(count)), kind)
+    table = zeros((size + 3, _wide(count)), kind)
     return Candidates(
-        latents=np.empty(count, np.int64),
+        latents=empty(count, int64),
         atoms=atoms,
-        gram=np.empty((at_once, len(atoms)), kind),
+        gram=empty((at_once, len(atoms)), kind),
         pull=table[0],
         left=table[1],
         score=table[2],
@@ -494,33 +495,31 @@ def pursue_block(signals, proposals, problem, result):
     num_samples, size = result.chosen.shape
     kind = atoms.dtype
     rest = signals.copy()
-    pull = np.empty((num_samples, len(atoms)), kind)
-    values = np.empty((num_samples, size), kind)
-    used = np.zeros(num_samples, np.int64)
+    pull = empty((num_samples, len(atoms)), kind)
+    values = empty((num_samples, size), kind)
+    used = zeros(num_samples, int64)
     candidates = _room_of_candidates(problem, size)
-    tables = np.zeros((2, size, _wide(size)), kind)
-    vectors = np.zeros((3, _wide(size)), kind)
-    flags = np.empty((2, size), np.bool_)
+    tables = zeros((2, size, _wide(size)), kind)
+    vectors = zeros((3, _wide(size)), kind)
+    flags = empty((2, size), np.bool_)
     support = Support(
-        places=np.empty(size, np.int64),
+        places=empty(size, int64),
         gram=tables[0],
         factor=tables[1],
         toward=vectors[0],
         right=vectors[1],
         values=vectors[2],
-        few=np.empty(size + 1, np.int64),
+        few=empty(size + 1, int64),
         allowed=flags[0],
         on=flags[1],
     )
-    doubles = np.zeros((2, size, _wide(size)))
-    pair = np.zeros((2, _wide(size)))
-    elimination = Elimination(
-        inverse=doubles[0], basis=doubles[1], values=pair[0], left=pair[1]
-    )
+    doubles = zeros((2, size, _wide(size)))
+    pair = zeros((2, _wide(size)))
+    elimination = Elimination(doubles[0], doubles[1], pair[0], pair[1])
     for screen in range(sizes.size):
         np.dot(rest, atoms.T, pull)
         for i in range(num_samples):
-            length = np.sqrt(dot(signals[i], signals[i]))
+            length = sqrt(dot(signals[i], signals[i]))
             slack = SLACK * length
             chosen = result.chosen[i]
             for b in range(used[i]):
@@ -536,7 +535,7 @@ def pursue_block(signals, proposals, problem, result):
                 top=top,
                 begun=used[i],
                 end=sizes[screen],
-                slack=-np.inf if problem.plain else slack,
+                slack=-inf if problem.plain else slack,
             )
             for a in range(end):
                 chosen[a] = candidates.latents[support.places[a]]

@@ -6,15 +6,16 @@ back. Elsewhere, traced on a mesh and over processes `fista` iterates as a progr
 that memory sets.
 """
 
-import functools
 from collections import namedtuple
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
-from jax import lax
+from jax.lax import optimization_barrier
+from jax.numpy import where
 from jax.typing import ArrayLike
 
 from sae_gap.core import (
@@ -176,12 +177,12 @@ def runs_on_host(arrays) -> bool:
     return (getattr(chosen, "platform", chosen) or jax.default_backend()) == "cpu"
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _differentiable(options, signals, dictionary, lam, support, init, *ends):
     if options.compiled:
         return _call_back(options, signals, dictionary, lam, support, init, *ends)
     by_row = signals, jnp.broadcast_to(lam, (len(signals), 1)), support, init
-    run = functools.partial(_iterate, options)
+    run = partial(_iterate, options)
     found = sharding.by_device(run, options.mesh, by_row, dictionary, *ends)
     return _checked(found, signals, dictionary, lam)
 
@@ -204,7 +205,7 @@ def _solve_forward(options, *arrays):
     solution = _differentiable(options, *arrays)
     # A sample left out of a loss must not spoil the gradients of the others.
     lost = jnp.isnan(solution.objective)[:, None]
-    signals, codes = (jnp.where(lost, 0, each) for each in (arrays[0], solution.codes))
+    signals, codes = (where(lost, 0, each) for each in (arrays[0], solution.codes))
     return solution, (signals, *arrays[1:3], codes)
 
 
@@ -264,13 +265,13 @@ def _iterate(options, by_row, dictionary, tol, limit):
         scale = power_of_two(jnp.max(jnp.abs(signals), axis=1, keepdims=True))
         # Barriers keep divisions apart: the compiler would divide by a product, which may overflow
         # or underflow. A weight beyond any correlation must not become an infinity.
-        weight = jnp.minimum(lax.optimization_barrier(lam / scale) / length, largest)
+        weight = jnp.minimum(optimization_barrier(lam / scale) / length, largest)
         on = jnp.any(atoms != 0, axis=0)
         if support is not None:
             on = on & (support != 0)
-            weight = jnp.where(on, weight, largest)
+            weight = where(on, weight, largest)
         if init is not None:
-            init = jnp.where(on, lax.optimization_barrier(init / scale) * length, 0)
+            init = where(on, optimization_barrier(init / scale) * length, 0)
         given = signals / scale, atoms, weight, init
         if options.fixed:
             codes = fista.fixed(*given, iterations=limit, **signs)
@@ -282,7 +283,7 @@ def _iterate(options, by_row, dictionary, tol, limit):
         else:
             found = fista.solve(*given, tol=tol, max_iterations=limit, **signs)
         # One scale after the other: their quotient may overflow where a zero code stays zero.
-        codes = lax.optimization_barrier(found.codes * scale) / length
+        codes = optimization_barrier(found.codes * scale) / length
         # A code that overflows or underflows is not the certified one.
         size = jnp.abs(codes)
         least = jnp.finfo(codes.dtype).tiny

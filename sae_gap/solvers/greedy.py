@@ -2,12 +2,13 @@
 orthogonal matching pursuit, which refits them.
 """
 
-import functools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.numpy import inf, where
 from jaxtyping import Array, Float, Int
 
 from sae_gap.core import check_k, product
@@ -24,7 +25,7 @@ FLOATS = 2**24
 MOST_CARRIED = 4_096
 
 
-@functools.partial(jax.jit, static_argnames=("num_atoms", "nonneg"))
+@partial(jax.jit, static_argnames=("num_atoms", "nonneg"))
 def matching_pursuit(
     signals: Float[Array, "n input_dim"],
     atoms: Float[Array, "num_latents input_dim"],
@@ -60,9 +61,9 @@ def matching_pursuit(
         def step(state, _):
             carried, unused = state
             pull = carried if paid else carried @ atoms.T
-            score = jnp.where(unused, pull if nonneg else jnp.abs(pull), -jnp.inf)
+            score = where(unused, pull if nonneg else jnp.abs(pull), -inf)
             # A max and a compare use vector registers; XLA's argmax on a CPU does not.
-            chosen = jnp.min(jnp.where(score == jnp.max(score), latent, len(atoms) - 1))
+            chosen = jnp.min(where(score == jnp.max(score), latent, len(atoms) - 1))
             value = pull[chosen].clip(0 if nonneg else None)
             return (carried - value * table[chosen], unused & (latent != chosen)), (
                 chosen,
@@ -75,7 +76,7 @@ def matching_pursuit(
     return jax.vmap(code)(signals)
 
 
-@functools.partial(jax.jit, static_argnames=("num_atoms", "nonneg"))
+@partial(jax.jit, static_argnames=("num_atoms", "nonneg"))
 def gradient_pursuit(
     signals: Float[Array, "n input_dim"],
     atoms: Float[Array, "num_latents input_dim"],
@@ -104,11 +105,11 @@ def gradient_pursuit(
         chosen, rest, codes = carry
         pull = product(atoms, rest)
         score = pull if nonneg else jnp.abs(pull)
-        score = score.at[chosen].set(-jnp.inf, mode="drop")
+        score = score.at[chosen].set(-inf, mode="drop")
         chosen = chosen.at[i].set(jnp.argmax(score).astype(chosen.dtype))
         slope = pull.at[chosen].get(mode="fill", fill_value=0)
         squares = jnp.sum(product(slope, atoms[chosen]) ** 2)
-        codes = codes + jnp.sum(slope**2) / jnp.where(squares > 0, squares, 1) * slope
+        codes = codes + jnp.sum(slope**2) / where(squares > 0, squares, 1) * slope
         codes = codes.clip(0 if nonneg else None)
         return chosen, signal - product(codes, atoms[chosen]), codes
 
@@ -116,7 +117,7 @@ def gradient_pursuit(
         # A place beyond all atoms is still empty.
         none = jnp.full(size, len(atoms), jnp.int32)
         begin = none, signal, jnp.zeros(size, jnp.result_type(signals, atoms))
-        follow = functools.partial(step, signal=signal)
+        follow = partial(step, signal=signal)
         chosen, _, codes = lax.fori_loop(0, size, follow, begin)
         return chosen, codes
 
@@ -175,7 +176,7 @@ def orthogonal_matching_pursuit(
     return spread(*placed, num_latents=width)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+@partial(jax.jit, static_argnums=(2, 3, 4))
 def _compiled(
     signals: Float[Array, "n input_dim"],
     atoms: Float[Array, "num_latents input_dim"],
@@ -192,7 +193,7 @@ def _compiled(
     def code(signal):
         start = jnp.sum(atoms**2, axis=1), product(atoms, signal)
         chosen, _, codes = omp(
-            products, *start, size=num_atoms, slack=-jnp.inf, signed=not nonneg
+            products, *start, size=num_atoms, slack=-inf, signed=not nonneg
         )
         return chosen, codes
 
@@ -200,7 +201,7 @@ def _compiled(
     return spread(*lax.map(code, signals, batch_size=batch), num_latents=len(atoms))
 
 
-@functools.partial(jax.jit, static_argnames="num_latents")
+@partial(jax.jit, static_argnames="num_latents")
 def spread(
     chosen: Int[Array, "n k"], values: Float[Array, "n k"], *, num_latents: int
 ) -> Float[Array, "n num_latents"]:

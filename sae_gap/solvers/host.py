@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
+from numpy import finfo, flatnonzero, float64, zeros
 
 from sae_gap.core import lasso_problem, slices
 from sae_gap.loops import block
@@ -59,7 +60,7 @@ class Problem(NamedTuple):
     def block(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Some signals in double precision, with the factor of their weights that is theirs."""
         scale = self.signal_scale[rows]
-        row = self.lam[rows].astype(np.float64) / scale
+        row = self.lam[rows].astype(float64) / scale
         return self.signals[rows] / scale[:, None], row
 
 
@@ -87,7 +88,7 @@ def pose(
     used: np.ndarray | None,
 ) -> Problem:
     """The scaled problem, with all atoms or only those of the latents `used`."""
-    atoms = np.zeros(dictionary.shape[::-1], dictionary.dtype)
+    atoms = zeros(dictionary.shape[::-1], dictionary.dtype)
     scale = np.ones(len(atoms))
     for place in slices(len(atoms) if used is None else len(used), FEW_ATOMS):
         chosen = place if used is None else used[place]
@@ -98,7 +99,7 @@ def pose(
         length = _lengths(rows)
         scale[chosen] = length
         atoms[chosen] = rows if np.all(length == 1) else rows / length[:, None]
-    top = power_of_two(np.abs(signals).max(axis=1)).astype(np.float64)
+    top = power_of_two(np.abs(signals).max(axis=1)).astype(float64)
     weights = np.broadcast_to(lam[:, 0], len(signals))
     return Problem(signals, atoms, weights, top, scale)
 
@@ -107,8 +108,8 @@ def _lengths(atoms: np.ndarray) -> np.ndarray:
     """`lengths` in double precision, in a single pass if no square overflows or underflows."""
     squares = np.einsum("ij,ij->i", atoms, atoms)
     if np.all((squares > 2.0**-60) & (squares < 2.0**60)):
-        return power_of_two(1.25 * np.sqrt(squares)).astype(np.float64)
-    return lengths(atoms.astype(np.float64))
+        return power_of_two(1.25 * np.sqrt(squares)).astype(float64)
+    return lengths(atoms.astype(float64))
 
 
 def wants_gram(num_latents: int, num_samples: int) -> bool:
@@ -151,16 +152,16 @@ def solve(
     n = len(signals)
     restricted = support is not None
     codes = support if restricted else init
-    opening = _stored(np.zeros((n, 0)) if codes is None else codes)
+    opening = _stored(zeros((n, 0)) if codes is None else codes)
     limit = 0 if restricted else max(1, int(max_iterations))
-    used = np.flatnonzero(np.bincount(opening.indices)) if restricted else None
+    used = flatnonzero(np.bincount(opening.indices)) if restricted else None
     problem = pose(signals, dictionary, np.asarray(lam), used)
     results = _Results(
         codes=[],
-        objective=np.zeros(n),
-        gap=np.zeros(n),
-        converged=np.zeros(n, bool),
-        iterations=np.zeros(n, int),
+        objective=zeros(n),
+        gap=zeros(n),
+        converged=zeros(n, bool),
+        iterations=zeros(n, int),
     )
     with one_blas_thread():
         shared = _share(problem, float(tol), limit, nonneg=nonneg, warm=opening.nnz > 0)
@@ -183,7 +184,7 @@ def _unscaled(problem: Problem, results: _Results, *, sparse: bool) -> tuple[Any
     # A code that overflows or underflows is not the certified one, and an objective that overflows
     # does not tell how good codes are.
     size = np.abs(codes.data)
-    exact = (size >= np.finfo(dtype).tiny) & (size < np.inf)
+    exact = (size >= finfo(dtype).tiny) & (size < np.inf)
     results.converged[codes.row[~exact]] = False
     converged = results.converged & np.isfinite(objective)
     rest = objective, gap, results.iterations.astype(np.int32), converged
@@ -202,10 +203,10 @@ def _share(
     from sae_gap.loops import active_set
 
     num_latents = len(problem.atoms)
-    gram = np.zeros((0, 0))
+    gram = zeros((0, 0))
     few = num_latents <= FEW_LATENTS and wants_gram(num_latents, len(problem.signals))
     if few and limit > 1 and not warm:
-        atoms = problem.atoms.astype(np.float64, copy=False)
+        atoms = problem.atoms.astype(float64, copy=False)
         gram = atoms @ atoms.T
     return block.Shared(
         atoms=problem.atoms,
@@ -215,7 +216,7 @@ def _share(
         tol=tol,
         limit=min(limit, active_set.ROUNDS),
         nonneg=nonneg,
-        eps=float(np.finfo(problem.atoms.dtype).eps),
+        eps=float(finfo(problem.atoms.dtype).eps),
     )
 
 
@@ -237,7 +238,7 @@ def _code_all(
         slots = most
     slots = min(slots, most)
     pending = np.arange(len(problem.signals))
-    first: Any = opening if opening.nnz else np.zeros((len(pending), 0), np.int64)
+    first: Any = opening if opening.nnz else zeros((len(pending), 0), np.int64)
     while True:
         pending, first = _code(problem, shared, results, pending, first, slots)
         if slots == most or not len(pending):
@@ -300,11 +301,11 @@ def _block(
         row=row,
         opening=opening,
         support=np.full(shape, -1),
-        values=np.zeros(shape, problem.atoms.dtype),
-        objective=np.zeros(len(rows)),
-        gap=np.zeros(len(rows)),
+        values=zeros(shape, problem.atoms.dtype),
+        objective=zeros(len(rows)),
+        gap=zeros(len(rows)),
         rounds=results.iterations[rows],
-        state=np.zeros(len(rows), np.int64),
+        state=zeros(len(rows), np.int64),
     )
 
 
@@ -321,7 +322,7 @@ def _store(
     _replace(results, rows, (part.objective, part.gap, done))
     results.iterations[rows] = part.rounds
     # In one dimension NumPy finds the entries several times as fast.
-    place = np.flatnonzero(part.values != 0)
+    place = flatnonzero(part.values != 0)
     row = rows[place // part.values.shape[1]]
     values = part.values.ravel()[place]
     results.codes.append((row, part.support.ravel()[place], values))
@@ -341,12 +342,12 @@ def _by_cholesky(
     latents = latents[problem.atoms[latents].any(axis=1)]
     rows = np.array([row])
     signal, weight = problem.block(rows)
-    atoms = problem.atoms[latents].astype(np.float64)
+    atoms = problem.atoms[latents].astype(float64)
     lam = weight / problem.atom_scale[latents]
     # A signed code is the difference of two non-negative ones.
     signs = [1] if shared.nonneg else [1, -1]
     sides = np.kron(np.array(signs)[:, None], atoms)
-    ridge = 64 * len(sides) * np.finfo(np.float64).eps
+    ridge = 64 * len(sides) * finfo(float64).eps
     gram = sides @ sides.T + ridge * np.eye(len(sides))
     if not np.isfinite(gram).all():
         return
@@ -356,7 +357,7 @@ def _by_cholesky(
     values = signs @ scipy.optimize.nnls(lower.T, half)[0].reshape(len(signs), -1)
     verdict = _certificate(signal, atoms, values[None], lam[None], shared)
     _replace(results, rows, verdict)
-    on = np.flatnonzero(values)
+    on = flatnonzero(values)
     codes = values[on].astype(problem.atoms.dtype)
     results.codes.append((np.full(len(on), row), latents[on], codes))
 
@@ -401,7 +402,7 @@ def _blocks(count: int, slots: int, numbers: int) -> list[slice]:
 def _stored(codes: Any) -> scipy.sparse.csr_array:
     """The non-zero entries of an array. In one dimension NumPy finds them several times as fast."""
     codes = np.asarray(codes)
-    places = np.flatnonzero(codes)
+    places = flatnonzero(codes)
     ends = np.cumsum(np.count_nonzero(codes, axis=1))
     parts = codes.ravel()[places], places % max(1, codes.shape[1]), np.append(0, ends)
     return scipy.sparse.csr_array(parts, codes.shape)
@@ -412,7 +413,7 @@ def _largest(codes: scipy.sparse.csr_array, most: int) -> np.ndarray:
     sizes = np.diff(codes.indptr)
     on = np.arange(sizes.max()) < sizes[:, None]
     latents = np.full(on.shape, -1)
-    size = np.zeros(on.shape)
+    size = zeros(on.shape)
     latents[on] = codes.indices
     size[on] = abs(codes.data)
     if on.shape[1] > most:
@@ -425,19 +426,19 @@ def _certify(problem: Problem, shared: block.Shared, results: _Results) -> None:
     """Certifies the rounded codes in double precision: in single it proves nothing where weights
     are near rounding.
     """
-    open_rows = np.flatnonzero(~results.converged)
+    open_rows = flatnonzero(~results.converged)
     if not len(open_rows):
         return
-    atoms = problem.atoms.astype(np.float64, copy=False)
+    atoms = problem.atoms.astype(float64, copy=False)
     codes = results.sparse(problem)
     # A weight above any correlation needs no larger value.
-    largest = float(np.finfo(problem.atoms.dtype).max) ** 0.8
+    largest = float(finfo(problem.atoms.dtype).max) ** 0.8
     step = min(MANY_SAMPLES, max(1, MANY_CODES // len(atoms)))
     for part in slices(len(open_rows), step):
         rows = open_rows[part]
         signals, row = problem.block(rows)
         lam = np.minimum(row[:, None] / problem.atom_scale, largest)
-        values = codes[rows].toarray().astype(np.float64)
+        values = codes[rows].toarray().astype(float64)
         verdict = _certificate(signals, atoms, values, lam, shared)
         # The active set's gap may be smaller, but it holds for codes before rounding.
         better = verdict[2] | (verdict[1] < results.gap[rows])

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from numpy import empty
 
 from sae_gap.core import slices
 from sae_gap.loops.block import TILE
@@ -47,8 +48,8 @@ def reweighted_lasso(
 
     signals = read_only(signals)
     atoms = read_only(atoms)
-    places = np.empty((len(signals), num_slots), np.int32)
-    codes = np.empty(places.shape, signals.dtype)
+    places = empty((len(signals), num_slots), np.int32)
+    codes = empty(places.shape, signals.dtype)
     residual = np.empty_like(signals)
     eps = float(np.finfo(signals.dtype).eps)
     blocks = num_blocks(num_slots)
@@ -58,7 +59,7 @@ def reweighted_lasso(
 
     def work(rows: slice) -> None:
         some = signals[rows]
-        pull = np.empty(len(some) * tile, signals.dtype)
+        pull = empty(len(some) * tile, signals.dtype)
         options = threshold, epsilon, num_rounds, blocks, close, eps, pull
         results = places[rows], codes[rows], residual[rows]
         reweighted.code_block(some, atoms, *options, *results)
@@ -118,7 +119,7 @@ def iterate(
     from sae_gap.loops import proximal
 
     codes = init.copy()
-    momenta = np.empty(iterations, init.dtype)
+    momenta = empty(iterations, init.dtype)
     t = 1.0
     for i in range(iterations):
         last = t

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import scipy.optimize
+from numpy import asarray, flatnonzero, float32, float64
 from numpy.linalg import norm
 from numpy.random import default_rng
 from pytest import mark
@@ -38,7 +39,7 @@ MAX_ITERATIONS = 2_000
 # Powers of ten over which atoms and signals are spread. The type must hold the squares of signals,
 # and gaps of a millionth of them.
 ATOM_POWERS = 20
-SIGNAL_POWERS = {np.dtype(np.float32): (-12, 17), np.dtype(np.float64): (-20, 20)}
+SIGNAL_POWERS = {np.dtype(float32): (-12, 17), np.dtype(float64): (-20, 20)}
 # Transformations of Gaussian atoms and signals.
 KINDS = (
     "gaussian",
@@ -61,7 +62,7 @@ class Batch(NamedTuple):
     nonneg: bool
 
 
-def draw(seed, dtype=np.float32, kind=None, shape=None):
+def draw(seed, dtype=float32, kind=None, shape=None):
     """The batch of a seed; every other signal is sparse on the atoms, the rest are Gaussian."""
     rng = default_rng(seed)
     kind = kind or KINDS[rng.integers(len(KINDS))]
@@ -108,7 +109,7 @@ def optimum(signal, dictionary, lam, *, nonneg):
     """
     size = norm(signal)
     norms = norm(dictionary, axis=0)
-    used = np.flatnonzero(norms)
+    used = flatnonzero(norms)
     codes = np.zeros(len(norms))
     if size == 0 or not len(used):
         return codes
@@ -133,20 +134,20 @@ def judge(batch: Batch, claimed: Solution):
     """Checks the claims of a solution in float64: which samples are certified, and are; and the
     sample and the words of each false claim.
     """
-    codes = np.asarray(claimed.codes)
-    objective = np.asarray(claimed.objective, np.float64)
-    gap = np.asarray(claimed.gap, np.float64)
+    codes = asarray(claimed.codes)
+    objective = asarray(claimed.objective, float64)
+    gap = asarray(claimed.gap, float64)
     lost = ~(np.isfinite(codes).all(axis=1) & np.isfinite(objective) & np.isfinite(gap))
     if lost.any():
-        return ~lost, [(int(i), "is not finite") for i in np.flatnonzero(lost)]
-    signals, dictionary, lam = (np.asarray(array, np.float64) for array in batch[1:4])
+        return ~lost, [(int(i), "is not finite") for i in flatnonzero(lost)]
+    signals, dictionary, lam = (asarray(array, float64) for array in batch[1:4])
     sign = {"nonneg": batch.nonneg}
     value, bound = scores.score(signals, dictionary, codes, lam, **sign)
     # An entry of the residual has an error of at most u (s + 2) (|y| + |D| |z|) with s active
     # atoms, and the sums one of u (m + d) F. An objective below the floor is zero but for that.
     unit = np.finfo(codes.dtype).eps
     active = (codes != 0).sum(axis=1, keepdims=True) + 2
-    reach = np.abs(signals) + np.abs(codes.astype(np.float64)) @ np.abs(dictionary).T
+    reach = np.abs(signals) + np.abs(codes.astype(float64)) @ np.abs(dictionary).T
     error = norm(unit * active * reach, axis=1)
     allowed = (
         error * np.sqrt(2 * value)
@@ -155,11 +156,9 @@ def judge(batch: Batch, claimed: Solution):
     )
     floor = 0.5 * np.sum((16 * unit * signals) ** 2, axis=1)
     # The residual bounds the optimum; only claims that it does not settle go on.
-    converged = np.asarray(claimed.converged)
+    converged = asarray(claimed.converged)
     least = value - bound
-    for i in np.flatnonzero(
-        (converged & (bound > TOL * value)) | (gap < bound - allowed)
-    ):
+    for i in flatnonzero((converged & (bound > TOL * value)) | (gap < bound - allowed)):
         best = optimum(signals[i], dictionary, lam[i], **sign)[None]
         least[i] = scores.score(
             signals[i, None], dictionary, best, lam[i, None], **sign
@@ -175,9 +174,7 @@ def judge(batch: Batch, claimed: Solution):
         "claims to be converged": converged & far,
     }
     faults = [
-        (int(i), words)
-        for words, broken in tests.items()
-        for i in np.flatnonzero(broken)
+        (int(i), words) for words, broken in tests.items() for i in flatnonzero(broken)
     ]
     return converged & ~far, faults
 
@@ -189,7 +186,7 @@ def solve(batch, code=sparse_code, **options):
         "tol": TOL,
         "max_iterations": MAX_ITERATIONS,
     } | options
-    return jax.tree.map(np.asarray, code(*given, **options))
+    return jax.tree.map(asarray, code(*given, **options))
 
 
 def certified(batch, **options):
@@ -210,7 +207,7 @@ def test_no_claim_is_false(solver, wide, request):
     faults = []
     with jax.enable_x64(wide):
         while left > 0:
-            batch = draw(seed, np.float64 if wide else np.float32)
+            batch = draw(seed, float64 if wide else float32)
             good, false = judge(batch, solve(batch, solver=solver))
             faults += [(seed, batch.kind, batch.nonneg, *said) for said in false]
             missed = missed + np.sum(~good)

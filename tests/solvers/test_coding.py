@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.sparse
+from numpy import float32, full, nan, zeros
 from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
 from pytest import mark, raises
@@ -51,7 +52,7 @@ def test_the_optimum_is_that_of_scikit_learn(code, nonneg, wide, tol, near):
     )
     peer.fit(dictionary, signals.T)
     assert found.converged.all() and found.codes.dtype == (
-        np.float64 if wide else np.float32
+        np.float64 if wide else float32
     )
     assert_allclose(found.codes, peer.coef_, atol=near)
 
@@ -78,8 +79,8 @@ def test_scales_change_no_bit(code, nonneg, length):
     sizes = np.exp2(np.linspace(-40, 40, N).round())[:, None]
     given = signals * sizes, dictionary * length, 0.1 * sizes * length
     code = functools.partial(code, nonneg=nonneg, max_iterations=50)
-    plain = code(signals, dictionary, np.full(N, 0.1))
-    moved = code(*map(np.float32, given))
+    plain = code(signals, dictionary, full(N, 0.1))
+    moved = code(*map(float32, given))
     assert_array_equal(moved.codes / sizes * length, plain.codes)
     assert_array_equal(moved.converged, plain.converged)
     assert_array_equal(moved.objective / sizes[:, 0] ** 2, plain.objective)
@@ -90,9 +91,9 @@ def test_a_sample_changes_no_other(code):
     """By hand, on orthogonal atoms, z = max(y − λ, 0), beside samples of next to nothing, with
     weights of none and beyond all.
     """
-    signals = np.array([[1, 0.5], [1e-25, 0], [0, 0], [1, 1]], np.float32)
-    lam = np.array([0.25, 0.25, 0, 1e38], np.float32)
-    found = code(signals, np.eye(2, dtype=np.float32), lam)
+    signals = np.array([[1, 0.5], [1e-25, 0], [0, 0], [1, 1]], float32)
+    lam = np.array([0.25, 0.25, 0, 1e38], float32)
+    found = code(signals, np.eye(2, dtype=float32), lam)
     assert_allclose(found.codes, [[0.75, 0.25], [0, 0], [0, 0], [0, 0]], rtol=1e-6)
     assert_allclose(found.objective, [0.3125, 0, 0, 1], rtol=1e-6)
     assert found.converged.all()
@@ -103,7 +104,7 @@ def test_a_sample_changes_no_other(code):
 def test_codes_that_overflow_or_vanish_are_not_called_converged(code, signal, atom):
     signals, dictionary = draw()
     given = signals * signal, dictionary * atom, 0.1 * signal * atom
-    found = code(*map(np.float32, given))
+    found = code(*map(float32, given))
     assert not found.converged.any() and np.isfinite(found.objective).all()
     assert not np.isnan(found.codes).any()
 
@@ -114,7 +115,7 @@ def test_warm_equals_cold(code):
     plain = code(signals, dictionary, 0.1)
     warm = code(signals, dictionary, 0.1, init=plain.codes)
     assert np.sum(warm.iterations) < np.sum(plain.iterations)
-    far = default_rng(0).uniform(size=(N, LATENTS)).astype(np.float32)
+    far = default_rng(0).uniform(size=(N, LATENTS)).astype(float32)
     for found in (warm, code(signals, dictionary, 0.1, init=far)):
         assert_allclose(found.codes, plain.codes, atol=1e-4)
 
@@ -123,7 +124,7 @@ def test_warm_equals_cold(code):
 @mark.parametrize("most", [0, 1])
 def test_what_gives_up_says_so_and_has_the_gap_that_it_claims(code, most):
     signals, dictionary = draw(10)
-    init = np.full((N, 1), 0.1, np.float32) * np.eye(1, LATENTS, dtype=np.float32)
+    init = full((N, 1), 0.1, float32) * np.eye(1, LATENTS, dtype=float32)
     found = code(signals, dictionary, 0.1, max_iterations=most, init=init)
     value, gap = score(signals, dictionary, found.codes, 0.1)
     assert_allclose(found.objective, value, rtol=1e-5)
@@ -162,7 +163,7 @@ def test_sparse_codes_and_chunks_change_no_bit(options, nonneg, monkeypatch):
 def test_iterations_take_the_memory_of_a_chunk(monkeypatch):
     def memory(count):
         shapes = (count, M), (M, LATENTS)
-        given = (jax.ShapeDtypeStruct(shape, np.float32) for shape in shapes)
+        given = (jax.ShapeDtypeStruct(shape, float32) for shape in shapes)
         code = jax.jit(functools.partial(sparse_code, lam=0.1, solver="fista"))
         return code.lower(*given).compile().memory_analysis().temp_size_in_bytes
 
@@ -188,7 +189,7 @@ def test_values_that_make_no_lasso_are_never_called_converged(solver):
     """Under `jit` nobody has checked them; they spoil no other sample, nor its gradients."""
     signals, dictionary = draw(11)
     sound = np.arange(N) != 3
-    lam = np.full(N, 0.1)
+    lam = full(N, 0.1)
     support = np.ones((N, LATENTS))
 
     def loss(signals, dictionary, lam):
@@ -197,7 +198,7 @@ def test_values_that_make_no_lasso_are_never_called_converged(solver):
 
     code = jax.jit(jax.value_and_grad(loss, argnums=(1, 2), has_aux=True))
     (value, _), slopes = code(signals, dictionary, lam)
-    for i, bad in ((0, np.nan), (2, np.nan), (2, -0.5)):
+    for i, bad in ((0, nan), (2, nan), (2, -0.5)):
         given = [signals.copy(), dictionary, lam.copy()]
         given[i][3] = bad
         (other, found), spoilt = code(*given)
@@ -207,7 +208,7 @@ def test_values_that_make_no_lasso_are_never_called_converged(solver):
         for one, expected in zip(spoilt, slopes, strict=True):
             assert_allclose(one, expected, rtol=1e-4, atol=1e-6)
     # Nor is an objective that overflows, or any on a broken atom.
-    broken = np.where(np.arange(LATENTS), dictionary, np.nan)
+    broken = np.where(np.arange(LATENTS), dictionary, nan)
     for given in ((signals, broken, lam), (1e30 * signals, dictionary, 1e29 + lam)):
         assert not code(*given)[0][1].converged.any()
 
@@ -215,18 +216,18 @@ def test_values_that_make_no_lasso_are_never_called_converged(solver):
 @mark.parametrize(
     ("name", "value", "message"),
     [
-        ("signals", np.zeros((N, M + 1)), "disagree on input_dim"),
-        ("signals", np.zeros((N, M), int), "floating point"),
-        ("signals", np.zeros((0, M)), "empty"),
-        ("signals", np.full((N, M), 1e-25), "multiply them, and any lam"),
-        ("signals", np.full((N, M), 1e25), "multiply them, and any lam"),
-        ("dictionary", np.full((M, LATENTS), np.inf), "non-finite"),
+        ("signals", zeros((N, M + 1)), "disagree on input_dim"),
+        ("signals", zeros((N, M), int), "floating point"),
+        ("signals", zeros((0, M)), "empty"),
+        ("signals", full((N, M), 1e-25), "multiply them, and any lam"),
+        ("signals", full((N, M), 1e25), "multiply them, and any lam"),
+        ("dictionary", full((M, LATENTS), np.inf), "non-finite"),
         ("lam", -0.1, "negative"),
-        ("lam", np.zeros(LATENTS), "one number, or one for each sample"),
+        ("lam", zeros(LATENTS), "one number, or one for each sample"),
         ("tol", 0.0, "tol"),
         ("max_iterations", -1, "max_iterations"),
         ("solver", "lars", "solver must be one of auto, fista, ista"),
-        ("init", np.zeros((N, 3)), "init has shape"),
+        ("init", zeros((N, 3)), "init has shape"),
         ("init", -np.ones((N, LATENTS)), "negative code"),
         ("sparse", 1, "sparse must be True or False"),
         (

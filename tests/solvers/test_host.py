@@ -5,6 +5,7 @@ import functools
 
 import jax
 import numpy as np
+from numpy import append, asarray, float32, full, geomspace, ones, zeros
 from numpy.linalg import norm
 from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
@@ -23,13 +24,13 @@ from .test_certificates import certified
 def test_supports_outgrow_their_slots(monkeypatch, nonneg):
     monkeypatch.setattr(host, "default_slots", lambda *shape: 0)
     batch = certificates.draw(0, kind="gaussian", shape=(60, 40, 120))
-    lam = np.geomspace(1e-3, 9, 60)[:, None].astype(np.float32)
+    lam = geomspace(1e-3, 9, 60)[:, None].astype(float32)
     found = certified(batch._replace(lam=lam, nonneg=nonneg))
     sizes = np.count_nonzero(found.codes, axis=1)
     assert sizes.max() > 2 * active_set.FEWEST > sizes.min()
 
 
-@mark.parametrize("precision", [np.float32, np.float64])
+@mark.parametrize("precision", [float32, np.float64])
 def test_atoms_of_several_tiles_are_all_looked_at(precision, monkeypatch):
     monkeypatch.setattr(block, "TILE", 40)
     with jax.enable_x64(precision == np.float64):
@@ -46,9 +47,7 @@ def test_codes_that_vanish_as_another_atom_fits_the_signal_exactly_are_not_negat
     with jax.enable_x64(True):
         for _ in range(40):
             dictionary = np.abs(rng.normal(size=(5, 6)))
-            dictionary /= norm(dictionary, axis=0) * np.append(
-                rng.uniform(0.85, 1, 5), 1
-            )
+            dictionary /= norm(dictionary, axis=0) * append(rng.uniform(0.85, 1, 5), 1)
             found = sparse_code(
                 rng.uniform(1, 2, (500, 1)) * dictionary[:, -1], dictionary, 0.0
             )
@@ -58,7 +57,7 @@ def test_codes_that_vanish_as_another_atom_fits_the_signal_exactly_are_not_negat
 @mark.parametrize("num_samples", [1, 300])
 def test_bits_do_not_depend_on_the_threads(num_samples, monkeypatch):
     signals, dictionary = draw(4, (num_samples, 40, 120), 5)
-    lam = np.geomspace(1e-3, 0.3, num_samples)
+    lam = geomspace(1e-3, 0.3, num_samples)
     shared = sparse_code(signals, dictionary, lam)
     for threads in (1, 3):
         with concurrent.futures.ThreadPoolExecutor(threads) as pool:
@@ -78,7 +77,7 @@ def test_bits_do_not_depend_on_what_memory_held_before(monkeypatch):
     # which come first.
     dictionary = rng.normal(size=(17, 28)) + 1e4 * rng.normal(size=(17, 1))
     dictionary /= norm(dictionary, axis=0)
-    lam = np.append(np.full(5, 10.0), np.full(35, 1e-9))
+    lam = append(full(5, 10.0), full(35, 1e-9))
     given = rng.normal(size=(40, 17)), dictionary, lam
     with jax.enable_x64(True):
         answer = functools.partial(sparse_code, *given, nonneg=False, max_iterations=30)
@@ -102,7 +101,7 @@ def test_few_atoms_are_all_pivoted_on_at_once(nonneg):
     slots to begin with.
     """
     shape = 130, 40, host.FEW_LATENTS
-    lam = np.geomspace(0.01, 100, 130)[:, None].astype(np.float32)
+    lam = geomspace(0.01, 100, 130)[:, None].astype(float32)
     batch = certificates.draw(0, kind="gaussian", shape=shape)._replace(
         lam=lam, nonneg=nonneg
     )
@@ -124,17 +123,17 @@ def test_a_violation_below_single_precision_is_seen():
     """
     share = 3e-9
     basis = np.eye(50)
-    cosines = np.append(np.full(10, 0.95), np.linspace(0.1, 0.8, 30))
+    cosines = append(full(10, 0.95), np.linspace(0.1, 0.8, 30))
     rows = [
         c * basis[0] + (1 - c**2) ** 0.5 * basis[j] for j, c in enumerate(cosines, 1)
     ]
     for atom, c in enumerate(cosines[10:], 11):
-        lengths = np.append(np.ones(11), np.full(30, 0.7))
+        lengths = append(ones(11), full(30, 0.7))
         lengths[atom] = 1 / (c * (1 - share))
         with jax.enable_x64(True):
             dictionary = np.stack([basis[0], *rows], axis=1) * lengths
             found = sparse_code(basis[:1], dictionary, 0.7, tol=1e-12)
-            code = np.asarray(found.codes)[0, atom] * lengths[atom]
+            code = asarray(found.codes)[0, atom] * lengths[atom]
         # What the normal equations of both atoms give.
         assert_allclose(code, 0.7 * share * c / (1 - c**2), rtol=1e-5)
 
@@ -146,7 +145,7 @@ def test_what_only_rounding_keeps_open_keeps_its_gap():
     batch = certificates.draw(0, kind="duplicate", shape=(6, 17, 400))
     found = sparse_code(*batch[1:3], 1e-6, nonneg=False, tol=1e-9)
     assert not found.converged.all()
-    assert np.all(np.asarray(found.gap) <= 1e-5 * np.asarray(found.objective))
+    assert np.all(asarray(found.gap) <= 1e-5 * asarray(found.objective))
     value, _ = score(*batch[1:3], found.codes, 1e-6, nonneg=False)
     assert_allclose(found.objective, value, rtol=1e-6)
 
@@ -166,13 +165,11 @@ def test_without_a_weight_only_an_exact_fit_is_certified(num_latents):
     )
     assert_allclose(found.objective, best, atol=1e-9)
     rounding = 0.5 * (16 * np.finfo(float).eps) ** 2 * np.sum(signals**2, axis=1)
-    assert_array_equal(found.converged, np.asarray(found.objective) <= rounding)
+    assert_array_equal(found.converged, asarray(found.objective) <= rounding)
 
 
 def test_jax_takes_codes_as_they_are_without_a_copy():
-    codes = [
-        host.aligned_zeros((3, width), np.dtype(np.float32)) for width in range(1, 9)
-    ]
+    codes = [host.aligned_zeros((3, width), np.dtype(float32)) for width in range(1, 9)]
     assert all(map(np.shares_memory, jax.device_put(codes), codes))
 
 
@@ -182,8 +179,8 @@ def test_nothing_is_compiled_for_a_call_of_a_new_size(monkeypatch):
     monkeypatch.delattr(compiler, "compile_or_get_cached")
     for n, latents in ((1, 71), (201, 67)):
         signals, dictionary = draw(6, (n, 29, latents))
-        init = np.zeros((n, latents), np.float32)
-        lam = np.full((n, 1), 0.05)
+        init = zeros((n, latents), float32)
+        lam = full((n, 1), 0.05)
         for options in (
             {},
             {"init": init},
@@ -207,9 +204,9 @@ def test_iterations_that_skip_zeros_are_those_of_all_atoms():
     pull = signals @ dictionary
     gram = dictionary.T @ dictionary
     pull[3] = np.nan
-    codes = np.zeros(pull.shape)
+    codes = zeros(pull.shape)
     proximal.iterate_block(pull, gram, 0.2, 0.02, momenta, codes)
-    want = point = np.zeros(pull.shape)
+    want = point = zeros(pull.shape)
     for momentum in momenta:
         before = want
         want = np.maximum(point + 0.2 * (pull - point @ gram) - 0.02, 0)
@@ -221,6 +218,6 @@ def test_iterations_that_skip_zeros_are_those_of_all_atoms():
 def test_atoms_outside_of_all_supports_are_zero(monkeypatch):
     """Memory that nobody wrote may hold anything."""
     atoms = default_rng(0).normal(size=(4, 6))
-    monkeypatch.setattr(np, "empty", lambda shape, kind: np.full(shape, 1e300, kind))
-    posed = host.pose(np.ones((2, 4)), atoms, np.ones((2, 1)), np.array([0, 3])).atoms
+    monkeypatch.setattr(np, "empty", lambda shape, kind: full(shape, 1e300, kind))
+    posed = host.pose(ones((2, 4)), atoms, ones((2, 1)), np.array([0, 3])).atoms
     assert_array_equal(posed.any(axis=1), np.isin(np.arange(6), [0, 3]))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
+from numpy import array, asarray, float32, inf, sort, zeros
 from numpy.linalg import norm
 from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
@@ -30,14 +31,14 @@ def fit(signal, atoms, on):
     return values, signal - atoms[:, on] @ values
 
 
-def steps(signal, unit, size, signed=False, chosen=(), free=slice(None), least=-np.inf):
+def steps(signal, unit, size, signed=False, chosen=(), free=slice(None), least=-inf):
     """Orthogonal matching pursuit, until no correlation exceeds the least."""
     chosen = [*chosen]
     while len(chosen) < size:
         pull = fit(signal, unit, chosen)[1] @ unit
-        score = np.full(unit.shape[1], -np.inf)
+        score = np.full(unit.shape[1], -inf)
         score[free] = (abs(pull) if signed else pull)[free]
-        score[chosen] = -np.inf
+        score[chosen] = -inf
         if score.max() <= least:
             break
         chosen.append(int(score.argmax()))
@@ -50,7 +51,7 @@ def by_screens(signal, atoms, sizes, candidates, pull=None):
     chosen = []
     for size in sizes:
         pull = fit(signal, unit, chosen)[1] @ unit if pull is None else pull
-        pull[chosen] = np.inf
+        pull[chosen] = inf
         free = np.argsort(-pull, kind="stable")[:candidates]
         pull = None
         chosen = steps(signal, unit, size, False, chosen, free, 0)
@@ -58,7 +59,7 @@ def by_screens(signal, atoms, sizes, candidates, pull=None):
 
 
 def nonnegative(signal, atoms, on):
-    codes = np.zeros(atoms.shape[1])
+    codes = zeros(atoms.shape[1])
     if np.any(on):
         codes[on] = scipy.optimize.nnls(atoms[:, on], signal)[0]
     return codes
@@ -69,7 +70,7 @@ def eliminated(signal, atoms, code):
     rise goes, and the rest are fitted again.
     """
     on = np.flatnonzero(code)
-    gains = np.zeros(len(code))
+    gains = zeros(len(code))
     most = 0
     while on.size:
         errors = [np.sum(fit(signal, atoms, on[on != j])[1] ** 2) for j in on]
@@ -84,7 +85,7 @@ def eliminated(signal, atoms, code):
 def by_descent(signal, unit, size, nonneg):
     """Gradient pursuit: a step of steepest descent in the chosen codes."""
     chosen = []
-    codes = np.zeros(unit.shape[1])
+    codes = zeros(unit.shape[1])
     for _ in range(size):
         pull = (signal - unit @ codes) @ unit
         free = np.setdiff1d(np.arange(len(codes)), chosen)
@@ -96,7 +97,7 @@ def by_descent(signal, unit, size, nonneg):
 
 
 def loops(x, atoms, options, threshold):
-    given = *map(np.float32, (x, atoms)), *options, threshold
+    given = *map(float32, (x, atoms)), *options, threshold
     chosen, codes, gains = host.screened_pursuit(*given)
     return host.spread(chosen, codes, len(atoms)), gains
 
@@ -119,7 +120,7 @@ def xla(x, atoms, options, threshold):
 def tensors(x, atoms, options, threshold):
     torch = pytest.importorskip("torch")
     batched = pytest.importorskip("sae_gap.torch").batched
-    given = (torch.from_numpy(np.float32(part)) for part in (x, atoms))
+    given = (torch.from_numpy(float32(part)) for part in (x, atoms))
     found = batched.screened_pursuit(*given, *options, threshold)
     chosen, codes, gains = (part.numpy() for part in found)
     return host.spread(chosen, codes, len(atoms)), gains
@@ -149,19 +150,19 @@ def test_atoms_are_selected_refitted_and_pruned(case, form):
     x = codes @ atoms + 0.3 * rng.normal(size=(20, DIM))
     x[0] = 0
     options = screen_sizes(k, breadth, screens, DIM, width)
-    found, gains = map(np.asarray, form(x, atoms, options, 0.0))
-    expected = np.array([by_screens(row, atoms.T, options[1], options[0]) for row in x])
+    found, gains = map(asarray, form(x, atoms, options, 0.0))
+    expected = array([by_screens(row, atoms.T, options[1], options[0]) for row in x])
     # A tie within rounding may go either way.
     same = ((found > 0) == (expected > 0)).all(axis=1)
     assert same.mean() >= 0.9 and (found >= 0).all() and not found[0].any()
     assert_allclose(found[same], expected[same], atol=2e-4)
-    rises = np.array(
+    rises = array(
         [eliminated(row, atoms.T, code) for row, code in zip(x, found, strict=True)]
     )
-    ordered = np.sort(rises, axis=1)[:, -gains.shape[1] :]
-    assert_allclose(np.sort(gains, axis=1), ordered, atol=2e-3)
+    ordered = sort(rises, axis=1)[:, -gains.shape[1] :]
+    assert_allclose(sort(gains, axis=1), ordered, atol=2e-3)
     least = float(least_gain(gains[1:], 19 * k / 2))
-    pruned, again = map(np.asarray, form(x, atoms, options, least**0.5))
+    pruned, again = map(asarray, form(x, atoms, options, least**0.5))
     assert_array_equal(again, gains)
     fits = [
         nonnegative(row, atoms.T, rise > least)
@@ -184,17 +185,17 @@ def close_atoms():
     found = [by_screens(row, atoms.T, options[1], options[0]) for row in x]
     rises = [eliminated(row, atoms.T, code) for row, code in zip(x, found, strict=True)]
     pairs = zip(x, rises, strict=True)
-    fits = np.array([nonnegative(row, atoms.T, rise > 1e-4) for row, rise in pairs])
-    return (x, atoms, options, 0.01), fits @ atoms - x, np.sort(rises, axis=1)[:, -16:]
+    fits = array([nonnegative(row, atoms.T, rise > 1e-4) for row, rise in pairs])
+    return (x, atoms, options, 0.01), fits @ atoms - x, sort(rises, axis=1)[:, -16:]
 
 
 @FORMS
 def test_very_close_atoms_are_pruned_as_by_leaving_each_out(form, close_atoms):
     (x, atoms, *options), left, rises = close_atoms
-    codes, gains = map(np.asarray, form(x, atoms, *options))
+    codes, gains = map(asarray, form(x, atoms, *options))
     assert_allclose(np.square(codes @ atoms - x).sum(), np.square(left).sum(), 0.05)
     # Rounding decides between close atoms in a few rows.
-    apart = abs(np.sort(gains, axis=1) - rises).max(axis=1)
+    apart = abs(sort(gains, axis=1) - rises).max(axis=1)
     assert np.isfinite(gains).all() and np.quantile(apart, 0.8) < 0.05
 
 
@@ -202,13 +203,13 @@ def test_very_close_atoms_are_pruned_as_by_leaving_each_out(form, close_atoms):
 @mark.parametrize("scale", [1e-12, 1e12])
 def test_dependent_atoms_are_no_choice_and_rounding_chooses_none(form, scale):
     """Twins, an atom of zeros, and more atoms than dimensions; and signals of one atom each."""
-    few = np.array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.6, 0.8]])
-    x = np.array([[3.0, 1.0], [0.0, 0.0], [-1.0, 4.0], [6.0, 8.0]])
+    few = array([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.6, 0.8]])
+    x = array([[3.0, 1.0], [0.0, 0.0], [-1.0, 4.0], [6.0, 8.0]])
     many = default_rng(0).normal(size=(60, DIM))
     many /= norm(many, axis=1, keepdims=True)
     cases = (x, few, (4, (1, 2)), [2, 0, 1, 1]), (2 * many, many, (24, (4, 8)), 1)
     for signals, atoms, options, counts in cases:
-        codes = np.asarray(form(scale * signals, atoms, options, 0.0)[0]) / scale
+        codes = asarray(form(scale * signals, atoms, options, 0.0)[0]) / scale
         expected = signals.clip(0) if atoms is few else signals
         assert_allclose(codes @ atoms, expected, atol=1e-5)
         assert (np.count_nonzero(codes, axis=1) == counts).all()
@@ -233,7 +234,7 @@ def each(x, atoms, size, nonneg=False):
     """A loop for each sample; otherwise all take their steps together."""
     with pytest.MonkeyPatch.context() as patched:
         patched.delattr(greedy, "_compiled")
-        return np.asarray(orthogonal_matching_pursuit(x, atoms, size, nonneg=nonneg))
+        return asarray(orthogonal_matching_pursuit(x, atoms, size, nonneg=nonneg))
 
 
 def at_once(x, atoms, size, nonneg=False):
@@ -243,22 +244,22 @@ def at_once(x, atoms, size, nonneg=False):
         code = jax.jit(
             lambda x: orthogonal_matching_pursuit(x, atoms, size, nonneg=nonneg)
         )
-        return np.asarray(code(x))
+        return asarray(code(x))
 
 
 WAYS = mark.parametrize("way", [each, at_once])
 
 
 @mark.parametrize("nonneg", [False, True])
-@mark.parametrize("precision", [np.float32, np.float64])
+@mark.parametrize("precision", [float32, np.float64])
 def test_orthogonal_and_gradient_pursuits(nonneg, precision):
     """On atoms of several tiles."""
     rng = default_rng(0)
-    tolerance = 1e-4 if precision == np.float32 else 1e-10
+    tolerance = 1e-4 if precision == float32 else 1e-10
     unit = rng.normal(size=(20, 1_100))
     unit /= norm(unit, axis=0)
     x = rng.normal(size=(100, 20)).astype(precision)
-    expected = np.zeros((10, 1_100))
+    expected = zeros((10, 1_100))
     for row, code in zip(x[::10].astype(float), expected, strict=True):
         chosen = steps(row, unit, 12, not nonneg)
         code[chosen] = fit(row, unit, chosen)[0]
@@ -277,7 +278,7 @@ def test_orthogonal_and_gradient_pursuits(nonneg, precision):
 def test_of_atoms_that_tie_the_first_is_chosen(way):
     width = 2 * routines.CHUNK + 6
     found = way(np.ones((width, width), np.float16), np.eye(width, dtype=np.int8), 40)
-    assert found.dtype == np.float32
+    assert found.dtype == float32
     assert_array_equal(found, [np.arange(width) < 40] * width)
     with raises(
         ValueError, match="k must be at most the 2 dimensions and the 9 latents"
@@ -289,10 +290,10 @@ def test_of_atoms_that_tie_the_first_is_chosen(way):
 def test_dependent_atoms_have_codes_of_zero(way):
     rng = default_rng(0)
     # Thirty-six atoms of rank 8, which rounding to single precision hides, and four of zeros.
-    atoms = (rng.normal(size=(40, 8)) @ rng.normal(size=(8, 16))).astype(np.float32)
+    atoms = (rng.normal(size=(40, 8)) @ rng.normal(size=(8, 16))).astype(float32)
     atoms[-4:] = 0
     atoms /= np.maximum(norm(atoms, axis=1, keepdims=True), 1e-9)
-    x = rng.normal(size=(20, 16)).astype(np.float32)
+    x = rng.normal(size=(20, 16)).astype(float32)
     codes = way(x, atoms, 12)
     assert np.all(np.count_nonzero(codes, axis=1) == 8) and not codes[:, -4:].any()
     # Eight independent atoms span what all of them span.

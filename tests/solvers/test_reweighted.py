@@ -8,6 +8,7 @@ import sys
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy import asarray, count_nonzero, float32
 from numpy.linalg import norm
 from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
@@ -36,7 +37,7 @@ def pursue(signals, dictionary, *scales, num_slots, **options):
 def dense(found, num_latents):
     codes = np.zeros((len(found.places), num_latents))
     np.add.at(
-        codes, (np.arange(len(codes))[:, None], np.asarray(found.places)), found.codes
+        codes, (np.arange(len(codes))[:, None], asarray(found.places)), found.codes
     )
     return codes
 
@@ -80,11 +81,11 @@ def test_the_loops_of_a_cpu_find_the_same_codes():
         lambda: reweighted_lasso(signals, atoms, 1.2, 0.6, num_slots=16)
     )()
     found = host_learning.reweighted_lasso(
-        signals, np.asarray(atoms), 1.2, 0.6, num_slots=16, num_rounds=3
+        signals, asarray(atoms), 1.2, 0.6, num_slots=16, num_rounds=3
     )
     _, codes, residual = found
     assert_allclose(residual, expected.residual, atol=1e-4)
-    assert 5 < np.count_nonzero(codes) / 70 < 16
+    assert 5 < count_nonzero(codes) / 70 < 16
     assert not (np.diff(codes != 0, axis=1) & (codes[:, 1:] != 0)).any()
     whole, want = (dense(SlotCodes(*each), 2_176) for each in (found, expected))
     # Of two that are the same either may have the code.
@@ -95,7 +96,7 @@ def test_the_loops_of_a_cpu_find_the_same_codes():
     products, squares, uses = host_learning.sums(*found, 2_176)
     assert_allclose(products, whole.T @ residual, atol=1e-4)
     assert_allclose(squares, (whole**2).sum(axis=0), rtol=1e-5)
-    assert_array_equal(uses, np.count_nonzero(whole, axis=0))
+    assert_array_equal(uses, count_nonzero(whole, axis=0))
 
 
 FORK = """
@@ -129,13 +130,13 @@ def test_equals_non_negative_least_squares(slots):
     rng = default_rng(slots)
     atoms = rng.normal(size=(30, slots + 4, slots))
     signals = rng.normal(size=(30, slots + 4))
-    gram = np.einsum("nmi,nmj->nij", atoms, atoms).astype(np.float32)
-    linear = np.einsum("nmi,nm->ni", atoms, signals).astype(np.float32)
+    gram = np.einsum("nmi,nmj->nij", atoms, atoms).astype(float32)
+    linear = np.einsum("nmi,nm->ni", atoms, signals).astype(float32)
     want = [nnls(*each)[0] for each in zip(atoms, signals, strict=True)]
     assert_allclose(solve(gram, linear, rank=slots, max_pivots=200), want, atol=2e-4)
     # Broken off, they are feasible.
-    codes = np.asarray(solve(gram, linear, rank=slots, max_pivots=2))
-    assert codes.min() >= 0 and np.count_nonzero(codes, axis=1).max() == min(slots, 2)
+    codes = asarray(solve(gram, linear, rank=slots, max_pivots=2))
+    assert codes.min() >= 0 and count_nonzero(codes, axis=1).max() == min(slots, 2)
 
 
 @mark.parametrize("seed", range(6))
@@ -144,14 +145,14 @@ def test_a_full_basis_makes_room_for_better_atoms(seed):
     place of another.
     """
     rng = default_rng(seed)
-    atoms = rng.normal(size=(5, 16)).astype(np.float32)
+    atoms = rng.normal(size=(5, 16)).astype(float32)
     atoms /= norm(atoms, axis=0)
-    signal = atoms @ rng.exponential(size=16).astype(np.float32)
-    weight = np.float32(1e-3)
+    signal = atoms @ rng.exponential(size=16).astype(float32)
+    weight = float32(1e-3)
     gram = atoms.T @ atoms
     linear = atoms.T @ signal - weight
-    codes = np.asarray(solve(gram[None], linear[None], rank=5, max_pivots=100)[0])
-    assert np.count_nonzero(codes) <= 5
+    codes = asarray(solve(gram[None], linear[None], rank=5, max_pivots=100)[0])
+    assert count_nonzero(codes) <= 5
     # A weight is least squares on one long dimension more.
     wide = np.vstack([atoms, np.full(16, weight / 1e5)])
     goal = np.append(signal, -1e5)

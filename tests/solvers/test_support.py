@@ -6,6 +6,7 @@ import functools
 
 import jax
 import numpy as np
+from numpy import array, asarray, float32
 from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
 from pytest import mark
@@ -34,12 +35,12 @@ def draw(sizes, kind="plain"):
         dictionary = 1e-3 * dictionary + rng.normal(size=(dim, 4)) @ rng.normal(
             size=(4, width)
         )
-    dictionary = (dictionary * 10 ** rng.uniform(-1, 1, width)).astype(np.float32)
+    dictionary = (dictionary * 10 ** rng.uniform(-1, 1, width)).astype(float32)
     dictionary[:, 3], dictionary[:, 8] = 0, 2 * dictionary[:, 9]
-    on = np.argsort(rng.random((len(sizes), width)), axis=1) < np.array(sizes)[:, None]
+    on = np.argsort(rng.random((len(sizes), width)), axis=1) < array(sizes)[:, None]
     codes = on * rng.normal(size=on.shape)
     signals = 100 * rng.normal(size=(len(on), dim)) + codes @ dictionary.T
-    return signals.astype(np.float32), dictionary, on
+    return signals.astype(float32), dictionary, on
 
 
 @SIGNS
@@ -51,7 +52,7 @@ def test_least_squares_are_those_of_scipy_and_numpy(kind, lam, near, nonneg):
     signals, dictionary, on = draw((*SIZES, *CROWDED, 7, 7), kind)
     signals[-1] = 0
     dictionary[:, on[-2]] = 0
-    codes = np.asarray(
+    codes = asarray(
         sparse_code(signals, dictionary, lam, nonneg=nonneg, support=on).codes
     )
     for y, row, code in zip(
@@ -80,11 +81,11 @@ def test_weights_count_where_the_inverse_is_lost(nonneg):
         sparse_code(y[None], dictionary * row, weight, nonneg=nonneg).objective[0]
         for y, row, weight in zip(signals, on, lam, strict=True)
     ]
-    assert (np.asarray(found.objective) <= 1.0001 * np.array(alone)).all()
+    assert (asarray(found.objective) <= 1.0001 * array(alone)).all()
 
 
 def test_atoms_that_hardly_differ_are_told_apart():
-    close = np.array([[1, np.cos(1e-4)], [0, np.sin(1e-4)]])
+    close = array([[1, np.cos(1e-4)], [0, np.sin(1e-4)]])
     with jax.enable_x64(True):
         codes = sparse_code(
             close.sum(axis=1)[None], close, 0.0, support=np.ones((1, 2))
@@ -97,11 +98,11 @@ def test_atoms_that_hardly_differ_are_told_apart():
 def test_the_lasso_is_that_of_the_atoms_alone(nonneg, scale):
     signals, dictionary, on = draw(SIZES)
     lam = np.linspace(5, 60, len(signals))
-    given = map(np.float32, (signals * scale, dictionary * scale, lam * scale**2))
+    given = map(float32, (signals * scale, dictionary * scale, lam * scale**2))
     code = functools.partial(sparse_code, *given, nonneg=nonneg)
     found = code(support=on)
     iterated = code(solver="fista", support=on)
-    assert (np.asarray(found.gap) <= 1e-7 * np.asarray(found.objective)).all()
+    assert (asarray(found.gap) <= 1e-7 * asarray(found.objective)).all()
     assert found.converged.all() and iterated.converged.all()
     for y, row, weight, value in zip(signals, on, lam, found.objective, strict=True):
         alone = sparse_code(
@@ -112,7 +113,7 @@ def test_the_lasso_is_that_of_the_atoms_alone(nonneg, scale):
     traced = jax.jit(lambda on: code(support=on))(on)
     jax.tree.map(assert_array_equal, traced, found)
     assert_allclose(iterated.objective, found.objective, rtol=3e-6)
-    assert not np.asarray(iterated.codes)[~on].any()
+    assert not asarray(iterated.codes)[~on].any()
 
 
 def test_samples_of_larger_supports_change_no_other():
