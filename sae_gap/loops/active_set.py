@@ -194,7 +194,6 @@ def _solve_on_all(
     """
     gram = shared.gram
     slots = _slots(room, i)
-    signal = block.signals[i]
     everyone = Slots(
         latents=room.names,
         pull=room.all[0],
@@ -216,7 +215,7 @@ def _solve_on_all(
         everyone.sign[j] = 0
     # There are no codes if the weight equals the largest correlation up to the rounding of its
     # type.
-    floor = max(ROUNDING, 16 * shared.eps) * length(signal)
+    floor = max(ROUNDING, 16 * shared.eps) * length(block.signals[i])
     # Not a plain 0, since Numba would compile the pivots again for that literal.
     size, _ = pivot(everyone, top, int64(0), shared.nonneg, floor, DEPENDENT)
     for b in range(size):

@@ -51,18 +51,16 @@ def screened_pursuit(
       The numbers of the chosen atoms, their codes (zero for an unused atom), and the largest rise
       of the squared error up to the drop of each, if all were dropped.
     """
-    from sae_gap.loops import screened
+    from sae_gap.loops.screened import Problem, Result, pursue_block
 
     kind = atoms.dtype
     shape = (len(signals), sizes[-1])
-    result = screened.Result(
-        empty(shape, np.int64), empty(shape, kind), np.zeros(shape, kind)
-    )
+    result = Result(empty(shape, np.int64), empty(shape, kind), np.zeros(shape, kind))
     # For many rows it pays to compute the Gram matrix of all atoms.
     paid = whole_pays(len(atoms), len(signals), num_candidates, sizes, largest)
     signals = read_only(signals)
     proposals = read_only(empty((0, 0), kind) if proposals is None else proposals)
-    problem = screened.Problem(
+    problem = Problem(
         atoms=read_only(atoms),
         energy=np.einsum("ij,ij->i", atoms, atoms),
         gram=gram_matrix(atoms[: len(atoms) * paid]),
@@ -75,8 +73,8 @@ def screened_pursuit(
     )
 
     def work(rows: slice) -> None:
-        block = screened.Result(*(part[rows] for part in result))
-        screened.pursue_block(signals[rows], proposals[rows], problem, block)
+        block = Result(*(part[rows] for part in result))
+        pursue_block(signals[rows], proposals[rows], problem, block)
 
     count = len(signals)
     # Blocks are of about equal sizes.

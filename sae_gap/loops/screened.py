@@ -14,7 +14,15 @@ import numpy as np
 from numpy import empty, inf, int64, sqrt, zeros
 
 from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, LEFT, MOST, SLACK
-from sae_gap.loops.routines import copy, dot, entry, first_largest, helper, subtract
+from sae_gap.loops.routines import (
+    copy,
+    dot,
+    entry,
+    first_largest,
+    helper,
+    length,
+    subtract,
+)
 
 # Rows of tables are whole numbers of vectors: single numbers at their ends would take most of the
 # time.
@@ -217,19 +225,17 @@ def _back(factor, size, right, codes):
 
 @helper
 def _factor(gram, few, factor):
-    """The factor U of the Gram matrix of a few of the atoms; returns the smallest pivot."""
-    least = gram[0, 0]
+    """The factor U of the Gram matrix of a few of the atoms."""
     for i in range(few.size):
         row = factor[i, : _wide(few.size)]
         for n in range(i, few.size):
             row[n] = gram[few[i], few[n]]
         _reduce(row, factor, i, i, factor)
-        least = min(least, row[i])
         scale = 1 / sqrt(row[i])
         for n in range(i, few.size):
             row[n] *= scale
-        row[:i], row[few.size :] = 0, 0
-    return least
+        row[:i] = 0
+        row[few.size :] = 0
 
 
 @helper
@@ -519,12 +525,12 @@ def pursue_block(signals, proposals, problem, result):
     for screen in range(sizes.size):
         np.dot(rest, atoms.T, pull)
         for i in range(num_samples):
-            length = sqrt(dot(signals[i], signals[i]))
-            slack = SLACK * length
+            norm = length(signals[i])
+            slack = SLACK * norm
             chosen = result.chosen[i]
             for b in range(used[i]):
                 # Below all others.
-                pull[i, chosen[b]] = -2 * length
+                pull[i, chosen[b]] = -2 * norm
             wanted = proposals[i] if screen == 0 and len(proposals) else pull[i]
             top = _propose(problem, candidates, pull[i], wanted, chosen[: used[i]])
             used[i] = end = omp(

@@ -9,7 +9,7 @@ from collections import namedtuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax.lax import fori_loop, while_loop
 from jax.numpy import where
 
 from sae_gap.core import Solution
@@ -97,9 +97,9 @@ def fixed(
         t_new = _next_momentum(t) if momentum else t
         return new, new + (t - 1) / t_new * (new - codes), t_new
 
-    return lax.fori_loop(
-        0, iterations, body, (start, start, jnp.ones((), signals.dtype))
-    )[0]
+    return fori_loop(0, iterations, body, (start, start, jnp.ones((), signals.dtype)))[
+        0
+    ]
 
 
 def solve(
@@ -146,7 +146,6 @@ def solve(
     start = (
         jnp.zeros((num_samples, num_latents), signals.dtype) if init is None else init
     )
-    base = residual(signals, dictionary, start)
 
     def iterate(_, carry):
         anchor, step, previous, base, t = carry
@@ -182,7 +181,7 @@ def solve(
     def block(carry):
         done, state = carry
         new = check(
-            *lax.fori_loop(0, CHECK_EVERY, iterate, state[:5]), done=done + CHECK_EVERY
+            *fori_loop(0, CHECK_EVERY, iterate, state[:5]), done=done + CHECK_EVERY
         )
 
         def move(new, old):
@@ -192,13 +191,18 @@ def solve(
 
     zeros = jnp.zeros_like(start)
     first = check(
-        start, zeros, zeros, base, jnp.ones(num_samples, signals.dtype), done=0
+        start,
+        zeros,
+        zeros,
+        residual(signals, dictionary, start),
+        jnp.ones(num_samples, signals.dtype),
+        done=0,
     )
 
     def unfinished(carry):
         done, state = carry
         return (done < max_iterations) & jnp.any(state.active)
 
-    _, last = lax.while_loop(unfinished, block, (jnp.int32(0), first))
+    _, last = while_loop(unfinished, block, (jnp.int32(0), first))
     converged = is_converged(signals, last.objective, last.gap, tol)
     return Solution(last.anchor, last.objective, last.gap, last.iterations, converged)

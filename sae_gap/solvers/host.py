@@ -11,9 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import scipy.sparse
 from numpy import finfo, flatnonzero, float64, zeros
+from scipy.sparse import csr_array
 
-from sae_gap.core import lasso_problem, slices
+from sae_gap.core import slices
+from sae_gap.core.lasso_problem import dual_scale, is_converged, value_and_gap
 from sae_gap.loops import block
+from sae_gap.loops.block import MOST, Block, Shared
 from sae_gap.loops.host import aligned_zeros
 from sae_gap.runtime import on_cores, one_blas_thread
 from sae_gap.solvers import default_slots, lengths, power_of_two
@@ -75,10 +78,10 @@ class _Results(NamedTuple):
     converged: np.ndarray
     iterations: np.ndarray
 
-    def sparse(self, problem: Problem) -> scipy.sparse.csr_array:
+    def sparse(self, problem: Problem) -> csr_array:
         rows, latents, values = map(np.concatenate, zip(*self.codes, strict=True))
         shape = len(problem.signals), len(problem.atoms)
-        return scipy.sparse.csr_array((values, (rows, latents)), shape=shape)
+        return csr_array((values, (rows, latents)), shape)
 
 
 def pose(
@@ -141,7 +144,7 @@ def solve(
       tol: duality gap to reach, relative to the objective.
       max_iterations: products with the dictionary before it gives up on a sample, at least one.
       nonneg: whether codes are constrained to be non-negative.
-      sparse: whether codes are a `scipy.sparse.csr_array`.
+      sparse: whether codes are a `csr_array`.
 
     Returns:
       The fields of a `Solution`, as arrays of NumPy; `iterations` count products with the
@@ -197,18 +200,18 @@ def _unscaled(problem: Problem, results: _Results, *, sparse: bool) -> tuple[Any
 
 def _share(
     problem: Problem, tol: float, limit: int, *, nonneg: bool, warm: bool
-) -> block.Shared:
+) -> Shared:
     """What all blocks share."""
     # Imported here: Numba takes half a second to load.
     from sae_gap.loops import active_set
 
     num_latents = len(problem.atoms)
     gram = zeros((0, 0))
-    few = num_latents <= FEW_LATENTS and wants_gram(num_latents, len(problem.signals))
-    if few and limit > 1 and not warm:
+    cold = limit > 1 and not warm and num_latents <= FEW_LATENTS
+    if cold and wants_gram(num_latents, len(problem.signals)):
         atoms = problem.atoms.astype(float64, copy=False)
         gram = atoms @ atoms.T
-    return block.Shared(
+    return Shared(
         atoms=problem.atoms,
         coarse=problem.atoms.astype(np.float32, copy=False),
         column=1 / problem.atom_scale,
@@ -222,16 +225,16 @@ def _share(
 
 def _code_all(
     problem: Problem,
-    shared: block.Shared,
+    shared: Shared,
     results: _Results,
-    opening: scipy.sparse.csr_array,
+    opening: csr_array,
 ) -> None:
     """Solves all samples; those that fill their slots continue together with twice as many."""
     from sae_gap.loops.active_set import FEWEST
 
     num_latents, input_dim = problem.atoms.shape
     # Any support of independent atoms fits, with new violators.
-    most = min(input_dim, num_latents) + block.MOST
+    most = min(input_dim, num_latents) + MOST
     slots = min(SLOTS, default_slots(input_dim, num_latents)) + 2 * FEWEST
     if not shared.limit:
         most = max(1, int(np.diff(opening.indptr).max()))
@@ -245,13 +248,13 @@ def _code_all(
             break
         slots = min(2 * slots, most)
     if not shared.limit:
-        for row in pending:
-            _by_cholesky(problem, shared, results, int(row), opening)
+        for rows in pending[:, None]:
+            _by_cholesky(problem, shared, results, rows, opening)
 
 
 def _code(
     problem: Problem,
-    shared: block.Shared,
+    shared: Shared,
     results: _Results,
     rows: np.ndarray,
     opening: Any,
@@ -292,11 +295,11 @@ def _block(
     rows: np.ndarray,
     opening: np.ndarray,
     slots: int,
-) -> block.Block:
+) -> Block:
     """The samples of some rows, without results."""
     signals, row = problem.block(rows)
     shape = len(rows), slots
-    return block.Block(
+    return Block(
         signals=signals,
         row=row,
         opening=opening,
@@ -312,7 +315,7 @@ def _block(
 def _store(
     results: _Results,
     rows: np.ndarray,
-    part: block.Block,
+    part: Block,
     full: np.ndarray,
     done: np.ndarray,
 ) -> None:
@@ -330,17 +333,16 @@ def _store(
 
 def _by_cholesky(
     problem: Problem,
-    shared: block.Shared,
+    shared: Shared,
     results: _Results,
-    row: int,
-    support: scipy.sparse.csr_array,
+    rows: np.ndarray,
+    support: csr_array,
 ) -> None:
     """Solves a sample on a support whose inverse is lost to rounding: non-negative least squares on
     the Cholesky factor of its Gram matrix with a ridge of a few roundings.
     """
-    latents = support[[row]].indices
+    latents = support[rows].indices
     latents = latents[problem.atoms[latents].any(axis=1)]
-    rows = np.array([row])
     signal, weight = problem.block(rows)
     atoms = problem.atoms[latents].astype(float64)
     lam = weight / problem.atom_scale[latents]
@@ -359,7 +361,7 @@ def _by_cholesky(
     _replace(results, rows, verdict)
     on = flatnonzero(values)
     codes = values[on].astype(problem.atoms.dtype)
-    results.codes.append((np.full(len(on), row), latents[on], codes))
+    results.codes.append((np.repeat(rows, len(on)), latents[on], codes))
 
 
 def _certificate(
@@ -367,17 +369,17 @@ def _certificate(
     atoms: np.ndarray,
     codes: np.ndarray,
     lam: np.ndarray,
-    shared: block.Shared,
+    shared: Shared,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The objective and the gap of codes at their residual, and whether that is small enough for
     codes of the problem's type.
     """
     rest = signals - codes @ atoms
     pull = rest @ atoms.T
-    scale = lasso_problem.dual_scale(pull, lam, nonneg=shared.nonneg)
-    value, gap = lasso_problem.value_and_gap(rest, codes, pull, lam, scale)
+    scale = dual_scale(pull, lam, nonneg=shared.nonneg)
+    value, gap = value_and_gap(rest, codes, pull, lam, scale)
     dtype = shared.atoms.dtype
-    good = lasso_problem.is_converged(signals, value, gap, shared.tol, dtype)
+    good = is_converged(signals, value, gap, shared.tol, dtype)
     return value, gap, good
 
 
@@ -399,16 +401,16 @@ def _blocks(count: int, slots: int, numbers: int) -> list[slice]:
     return slices(count, size)
 
 
-def _stored(codes: Any) -> scipy.sparse.csr_array:
+def _stored(codes: Any) -> csr_array:
     """The non-zero entries of an array. In one dimension NumPy finds them several times as fast."""
     codes = np.asarray(codes)
     places = flatnonzero(codes)
     ends = np.cumsum(np.count_nonzero(codes, axis=1))
     parts = codes.ravel()[places], places % max(1, codes.shape[1]), np.append(0, ends)
-    return scipy.sparse.csr_array(parts, codes.shape)
+    return csr_array(parts, codes.shape)
 
 
-def _largest(codes: scipy.sparse.csr_array, most: int) -> np.ndarray:
+def _largest(codes: csr_array, most: int) -> np.ndarray:
     """Latents of the `most` largest codes, padded with -1."""
     sizes = np.diff(codes.indptr)
     on = np.arange(sizes.max()) < sizes[:, None]
@@ -422,7 +424,7 @@ def _largest(codes: scipy.sparse.csr_array, most: int) -> np.ndarray:
     return latents
 
 
-def _certify(problem: Problem, shared: block.Shared, results: _Results) -> None:
+def _certify(problem: Problem, shared: Shared, results: _Results) -> None:
     """Certifies the rounded codes in double precision: in single it proves nothing where weights
     are near rounding.
     """

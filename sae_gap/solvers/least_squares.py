@@ -5,7 +5,8 @@ from functools import partial
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax import Array, lax
+from jax import Array
+from jax.lax import fori_loop, switch, top_k
 from jax.numpy import einsum, where, zeros
 from jax.typing import ArrayLike
 
@@ -57,13 +58,14 @@ def least_squares(signals, dictionary, on, pull=None):
         most >> halvings for halvings in reversed(range(max(1, most.bit_length() - 4)))
     ]
 
-    gathered = [partial(_few, atoms=atoms, most=count) for count in sizes]
+    forms = [partial(_few, atoms=atoms, most=count) for count in sizes]
+    forms.append(partial(_many, atoms=atoms))
 
     def chunk(part: list[Array]) -> Array:
         width = jnp.searchsorted(
             jnp.asarray(sizes), jnp.max(jnp.sum(part[1], axis=1), initial=0)
         )
-        return lax.switch(width, [*gathered, partial(_many, atoms=atoms)], *part)
+        return switch(width, forms, *part)
 
     # A chunk costs as much as its largest support, so sort by size; the smallest ones fill up the
     # last chunk.
@@ -75,7 +77,7 @@ def least_squares(signals, dictionary, on, pull=None):
 
 def _few(signals: Array, on: Array, pull: Array, atoms: Array, most: int) -> Array:
     """Solves on supports of at most `most` atoms, gathered."""
-    chosen = lax.top_k(on.astype(jnp.float32), most)[1]
+    chosen = top_k(on.astype(jnp.float32), most)[1]
     filled = jnp.take_along_axis(on, chosen, axis=1)
     own = where(filled[:, :, None], atoms.T[chosen], 0)
     gram = einsum("nwm,nvm->nwv", own, own, precision="highest")
@@ -87,7 +89,7 @@ def _few(signals: Array, on: Array, pull: Array, atoms: Array, most: int) -> Arr
         left = pull + einsum("nwm,nm->nw", own, rest, precision="highest")
         return codes + _solve(factor, where(filled, left, 0))
 
-    codes = lax.fori_loop(0, REFINEMENTS, refine, zeros(filled.shape, signals.dtype))
+    codes = fori_loop(0, REFINEMENTS, refine, zeros(filled.shape, signals.dtype))
     return spread(chosen, where(filled, codes, 0), num_latents=on.shape[1])
 
 
@@ -111,7 +113,7 @@ def _many(signals: Array, on: Array, pull: Array, atoms: Array) -> Array:
             _solve(factor, signals - product(codes, atoms.T)), atoms
         )
 
-    return lax.fori_loop(0, REFINEMENTS, refine, zeros(on.shape, signals.dtype))
+    return fori_loop(0, REFINEMENTS, refine, zeros(on.shape, signals.dtype))
 
 
 def _factor(gram: Array) -> Array:

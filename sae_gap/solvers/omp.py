@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax.lax import fori_loop, platform_dependent
 from jax.numpy import where, zeros
 from jaxtyping import Array, Bool, Float, Int
 
@@ -88,7 +88,7 @@ def omp(
         values=zeros(size, kind),
         on=zeros(size, bool),
     )
-    end = lax.fori_loop(0, size, step, begin)
+    end = fori_loop(0, size, step, begin)
     on = end.on
     upper = jnp.triu(where(on[:, None] & on, end.basis[:, end.places], 0))
     upper = upper + jnp.diag(where(on, 0, 1).astype(kind))
@@ -100,7 +100,7 @@ def by_row(function: Callable[..., Any]) -> Callable[..., Any]:
     batch among threads that wait for each other, and two batches at once would wait for ever.
     """
     one = jax.custom_batching.sequential_vmap(function)
-    return lambda *arrays: lax.platform_dependent(*arrays, cpu=one, default=function)
+    return lambda *arrays: platform_dependent(*arrays, cpu=one, default=function)
 
 
 @by_row

@@ -5,7 +5,7 @@ with one sample a row.
 from collections import namedtuple
 
 import jax.numpy as jnp
-from jax import lax
+from jax.lax import while_loop
 from jax.numpy import inf, where
 
 # The swept Gram matrices and, as functions of t, the codes and correlations `value - t slope`; see
@@ -114,13 +114,11 @@ def solve(gram, linear, *, max_pivots, rank):
         swept = where(here[:, None, :], edge[:, :, None], swept)
         swept = where(here[:, :, None], edge[:, None, :], swept)
         swept = where(here[:, :, None] & here[:, None, :], -inverse[:, :, None], swept)
-        value = sweep_vector(t.value)
-        slope = sweep_vector(t.slope)
         return _Tableau(
             t.pivots + 1,
             swept,
-            value,
-            slope,
+            sweep_vector(t.value),
+            sweep_vector(t.slope),
             t.basic ^ here,
             banned,
             entering,
@@ -128,10 +126,15 @@ def solve(gram, linear, *, max_pivots, rank):
         )
 
     none = jnp.zeros(linear.shape, bool)
-    entering = jnp.full((len(linear), 1), -1)
-    live = jnp.ones(len(linear), bool)
     start = _Tableau(
-        jnp.int32(0), gram, linear, jnp.ones_like(linear), none, none, entering, live
+        jnp.int32(0),
+        gram,
+        linear,
+        jnp.ones_like(linear),
+        none,
+        none,
+        jnp.full((len(linear), 1), -1),
+        jnp.ones(len(linear), bool),
     )
-    last = lax.while_loop(unfinished, pivot, start)
+    last = while_loop(unfinished, pivot, start)
     return where(last.basic, jnp.maximum(last.value, 0), 0)

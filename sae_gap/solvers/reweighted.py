@@ -9,7 +9,7 @@ import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
+from jax.lax import fori_loop, optimization_barrier, top_k
 from jax.numpy import einsum, int32, take_along_axis, where
 from jaxtyping import Array, Float, Int
 
@@ -46,7 +46,7 @@ def atom_rows(
         dictionary.T, ((0, -dictionary.shape[1] % num_blocks(num_slots)), (0, 0))
     )
     # Without the barrier a loop of these would transpose at every step.
-    return lax.optimization_barrier(padded)
+    return optimization_barrier(padded)
 
 
 def reweighted_lasso(
@@ -104,7 +104,7 @@ def reweighted_lasso(
         return SlotCodes(places, code, signals - fit)
 
     zeros = jnp.zeros((len(signals), num_slots), signals.dtype)
-    return lax.fori_loop(
+    return fori_loop(
         0, num_rounds, advance, SlotCodes(zeros.astype(int32), zeros, signals)
     )
 
@@ -114,7 +114,7 @@ def _leaders(scores: Array, blocks: int, count: int) -> tuple[Array, Array]:
     of these atoms.
     """
     by_block = scores.reshape(len(scores), -1, blocks)
-    best, block = lax.top_k(jnp.max(by_block, axis=1), count)
+    best, block = top_k(jnp.max(by_block, axis=1), count)
     row = take_along_axis(jnp.argmax(by_block, axis=1), block, axis=1)
     return best, (row * blocks + block).astype(int32)
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.lax import fori_loop, top_k, while_loop
 from jax.numpy import eye, where, zeros
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
@@ -87,7 +88,7 @@ def _eliminate(
     ridge = 8 * jnp.finfo(atoms.dtype).eps * size * eye(size, dtype=atoms.dtype)
 
     def gains_of(codes: Array) -> Array:
-        chosen = lax.top_k(jnp.abs(codes), size)[1]
+        chosen = top_k(jnp.abs(codes), size)[1]
         held = atoms[chosen]
         gains = prune(product(held, held.T) + ridge, codes[chosen])
         return jnp.zeros_like(codes).at[chosen].set(gains)
@@ -104,7 +105,7 @@ def prune(gram: Float[Array, "k k"], codes: Float[Array, " k"]) -> Float[Array, 
     def drop(_: ArrayLike, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         return eliminate(jnp, *carry)
 
-    return lax.fori_loop(0, len(gram), drop, begin)[1]
+    return fori_loop(0, len(gram), drop, begin)[1]
 
 
 def _on_host(num_candidates, sizes, *given):
@@ -151,7 +152,7 @@ def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):
     slack = SLACK * jnp.linalg.norm(signal)
     for size in sizes:
         # Atoms chosen before are proposed first.
-        candidates = lax.top_k(pull.at[chosen].max(where(on, jnp.inf, -jnp.inf)), m)[1]
+        candidates = top_k(pull.at[chosen].max(where(on, jnp.inf, -jnp.inf)), m)[1]
         own = atoms[candidates]
         gram = (
             product(own, own.T)
@@ -220,5 +221,5 @@ def nonnegative_least_squares(
         count, on, codes = carry
         return (count < MOST) & jnp.any(wrong(on, codes))
 
-    _, on, codes = lax.while_loop(more, exchange, (0, allowed, solve(allowed)))
+    _, on, codes = while_loop(more, exchange, (0, allowed, solve(allowed)))
     return where(on, codes, 0).clip(0), on & (codes > 0)
