@@ -11,18 +11,9 @@ of G less the sum of `U[h, i] U[h]` over the rows before, over its root.
 from typing import NamedTuple
 
 import numpy as np
-from numpy import empty, inf, int64, sqrt, zeros
 
 from sae_gap.core.pursuit import DEPENDENT, EXCHANGES, LEFT, MOST, SLACK
-from sae_gap.loops.routines import (
-    copy,
-    dot,
-    entry,
-    first_largest,
-    helper,
-    length,
-    subtract,
-)
+from sae_gap.loops.routines import copy, dot, entry, first_largest, helper, subtract
 
 # Rows of tables are whole numbers of vectors: single numbers at their ends would take most of the
 # time.
@@ -180,7 +171,7 @@ def k_largest(values, count, found):
             high = middle
         else:
             low = middle
-    size = int64(0)
+    size = np.int64(0)
     for n in range(values.size):
         # None are wanted, or more are equally large.
         if size == count:
@@ -225,23 +216,25 @@ def _back(factor, size, right, codes):
 
 @helper
 def _factor(gram, few, factor):
-    """The factor U of the Gram matrix of a few of the atoms."""
+    """The factor U of the Gram matrix of a few of the atoms; returns the smallest pivot."""
+    least = gram[0, 0]
     for i in range(few.size):
         row = factor[i, : _wide(few.size)]
         for n in range(i, few.size):
             row[n] = gram[few[i], few[n]]
         _reduce(row, factor, i, i, factor)
-        scale = 1 / sqrt(row[i])
+        least = min(least, row[i])
+        scale = 1 / np.sqrt(row[i])
         for n in range(i, few.size):
             row[n] *= scale
-        row[:i] = 0
-        row[few.size :] = 0
+        row[:i], row[few.size :] = 0, 0
+    return least
 
 
 @helper
 def _marked(on, few):
     """Lists the places that are on, and returns their number."""
-    size = int64(0)
+    size = np.int64(0)
     for w in range(on.size):
         few[size] = w
         size += on[w]
@@ -270,7 +263,7 @@ def nonnegative_least_squares(support, codes, slack, ready):
         codes[:] = 0
         for n in range(few.size):
             codes[few[n]] = values[n]
-        last = int64(-1)
+        last = np.int64(-1)
         for w in range(on.size):
             if on[w]:
                 swap = codes[w] < -slack
@@ -325,13 +318,13 @@ def prune(support, elimination, codes, gains):
     for step in range(drops):
         row = basis[step]
         for n in range(row.size):
-            row[n] = -(values[n] ** 2) / left[n] if left[n] > LEFT else -inf
+            row[n] = -(values[n] ** 2) / left[n] if left[n] > LEFT else -np.inf
         out = first_largest(row)
         gains[out] = most = max(most, -row[out])
         copy(row, inverse[out])
         _reduce(row, basis, out, step, basis)
         subtract(values, values[out] / row[out], row)
-        scale = 1 / sqrt(row[out])
+        scale = 1 / np.sqrt(row[out])
         for n in range(row.size):
             row[n] *= scale
             left[n] -= row[n] ** 2
@@ -339,7 +332,7 @@ def prune(support, elimination, codes, gains):
 
 @helper
 def _score(pull, free, signed):
-    return (abs(pull) if signed else pull) if free else -inf
+    return (abs(pull) if signed else pull) if free else -np.inf
 
 
 @entry
@@ -399,7 +392,7 @@ def omp(problem, candidates, support, values, top, begun, end, slack):
             support.gram[step, j] = inner
             support.gram[j, step] = inner
         _reduce(row, candidates.basis, best, step, candidates.basis)
-        scale = 1 / sqrt(left[best])
+        scale = 1 / np.sqrt(left[best])
         if step >= begun:
             values[step] = pull[best] * scale
         fall = values[step] if step >= begun else 0 * scale
@@ -409,7 +402,7 @@ def omp(problem, candidates, support, values, top, begun, end, slack):
             left[n] -= row[n] ** 2
             score[n] = _score(pull[n], left[n] > dependent, signed)
         left[best] = 0
-        score[best] = -inf
+        score[best] = -np.inf
     return end
 
 
@@ -471,13 +464,13 @@ def _room_of_candidates(problem, size):
     count = problem.num_candidates
     kind = problem.atoms.dtype
     dim = problem.atoms.shape[1]
-    atoms = zeros((0 if problem.gram.size else count, dim), kind)
+    atoms = np.zeros((0 if problem.gram.size else count, dim), kind)
     at_once = len(atoms) if atoms.size > FEW_FLOATS else 0
-    table = zeros((size + 3, _wide(count)), kind)
+    table = np.zeros((size + 3, _wide(count)), kind)
     return Candidates(
-        latents=empty(count, int64),
+        latents=np.empty(count, np.int64),
         atoms=atoms,
-        gram=empty((at_once, len(atoms)), kind),
+        gram=np.empty((at_once, len(atoms)), kind),
         pull=table[0],
         left=table[1],
         score=table[2],
@@ -501,36 +494,38 @@ def pursue_block(signals, proposals, problem, result):
     num_samples, size = result.chosen.shape
     kind = atoms.dtype
     rest = signals.copy()
-    pull = empty((num_samples, len(atoms)), kind)
-    values = empty((num_samples, size), kind)
-    used = zeros(num_samples, int64)
+    pull = np.empty((num_samples, len(atoms)), kind)
+    values = np.empty((num_samples, size), kind)
+    used = np.zeros(num_samples, np.int64)
     candidates = _room_of_candidates(problem, size)
-    tables = zeros((2, size, _wide(size)), kind)
-    vectors = zeros((3, _wide(size)), kind)
-    flags = empty((2, size), np.bool_)
+    tables = np.zeros((2, size, _wide(size)), kind)
+    vectors = np.zeros((3, _wide(size)), kind)
+    flags = np.empty((2, size), np.bool_)
     support = Support(
-        places=empty(size, int64),
+        places=np.empty(size, np.int64),
         gram=tables[0],
         factor=tables[1],
         toward=vectors[0],
         right=vectors[1],
         values=vectors[2],
-        few=empty(size + 1, int64),
+        few=np.empty(size + 1, np.int64),
         allowed=flags[0],
         on=flags[1],
     )
-    doubles = zeros((2, size, _wide(size)))
-    pair = zeros((2, _wide(size)))
-    elimination = Elimination(doubles[0], doubles[1], pair[0], pair[1])
+    doubles = np.zeros((2, size, _wide(size)))
+    pair = np.zeros((2, _wide(size)))
+    elimination = Elimination(
+        inverse=doubles[0], basis=doubles[1], values=pair[0], left=pair[1]
+    )
     for screen in range(sizes.size):
         np.dot(rest, atoms.T, pull)
         for i in range(num_samples):
-            norm = length(signals[i])
-            slack = SLACK * norm
+            length = np.sqrt(dot(signals[i], signals[i]))
+            slack = SLACK * length
             chosen = result.chosen[i]
             for b in range(used[i]):
                 # Below all others.
-                pull[i, chosen[b]] = -2 * norm
+                pull[i, chosen[b]] = -2 * length
             wanted = proposals[i] if screen == 0 and len(proposals) else pull[i]
             top = _propose(problem, candidates, pull[i], wanted, chosen[: used[i]])
             used[i] = end = omp(
@@ -541,7 +536,7 @@ def pursue_block(signals, proposals, problem, result):
                 top=top,
                 begun=used[i],
                 end=sizes[screen],
-                slack=-inf if problem.plain else slack,
+                slack=-np.inf if problem.plain else slack,
             )
             for a in range(end):
                 chosen[a] = candidates.latents[support.places[a]]
