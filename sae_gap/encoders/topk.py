@@ -7,11 +7,9 @@ import itertools
 import math
 from typing import ClassVar
 
+import equinox as eqx
+import jax
 import jax.numpy as jnp
-from equinox import Module, filter_jit, is_array, tree_at
-from jax import lax
-from jax.nn import relu
-from jax.numpy import where, zeros
 from jaxtyping import Array, Float, Int
 
 from sae_gap.core import check_type, option
@@ -35,7 +33,7 @@ class TopK(AmortisedEncoder):
         return keep_largest(self.rectified(model, signals), self.k)
 
 
-@filter_jit
+@eqx.filter_jit
 def keep_largest(
     values: Float[Array, "n num_latents"], k: int | Int[Array, ""]
 ) -> Float[Array, "n num_latents"]:
@@ -49,23 +47,23 @@ def keep_largest(
     Returns:
       The thinned values. The gradient passes through the kept entries.
     """
-    counted = is_array(k)
+    counted = eqx.is_array(k)
     if not counted and k >= values.shape[1]:
         return values
     count = functools.partial(_by_bits, k=k)
     # A sort must know k at compilation.
     sort = count if counted else functools.partial(_by_sort, k=k)
-    given = lax.stop_gradient(values)
+    given = jax.lax.stop_gradient(values)
     # A NaN without a sign: sorts treat a negative NaN as the least number.
-    given = where(jnp.isnan(given), jnp.nan, given)
-    kept = lax.platform_dependent(given, cpu=sort, default=count)
+    given = jnp.where(jnp.isnan(given), jnp.nan, given)
+    kept = jax.lax.platform_dependent(given, cpu=sort, default=count)
     # A NaN is the largest number here, and must remain visible.
-    return where(kept & ~(values <= 0), values, 0)
+    return jnp.where(kept & ~(values <= 0), values, 0)
 
 
 def _by_sort(values, k):
     """Marks the k largest entries of each row."""
-    _, largest = lax.top_k(values, k)
+    _, largest = jax.lax.top_k(values, k)
     none = jnp.zeros(values.shape, bool)
     return jnp.put_along_axis(none, largest, True, axis=1, inplace=False)
 
@@ -77,8 +75,8 @@ def _by_bits(values, k):
     """
     values = values.astype(jnp.promote_types(values.dtype, jnp.float32))
     whole = jnp.int32 if values.dtype.itemsize == 4 else jnp.int64
-    bits = where(values > 0, lax.bitcast_convert_type(values, whole), 0)
-    bits = where(jnp.isnan(values), jnp.iinfo(whole).max, bits)
+    bits = jnp.where(values > 0, jax.lax.bitcast_convert_type(values, whole), 0)
+    bits = jnp.where(jnp.isnan(values), jnp.iinfo(whole).max, bits)
     columns = jnp.arange(values.shape[1], dtype=whole)
 
     def largest(size, holds):
@@ -86,9 +84,9 @@ def _by_bits(values, k):
 
         def step(i, found):
             trial = found | (jnp.ones((), whole) << (size - 1 - i))
-            return where(holds(trial), trial, found)
+            return jnp.where(holds(trial), trial, found)
 
-        return lax.fori_loop(0, size, step, zeros((len(values), 1), whole))
+        return jax.lax.fori_loop(0, size, step, jnp.zeros((len(values), 1), whole))
 
     def count(of):
         return jnp.sum(of, axis=1, keepdims=True)
@@ -103,7 +101,7 @@ def _by_bits(values, k):
     return (bits > least) | (equal & (columns < end))
 
 
-class BatchTopKParameters(Module):
+class BatchTopKParameters(eqx.Module):
     """The affine map and θ, one threshold for all latents."""
 
     affine: Affine
@@ -137,7 +135,7 @@ class BatchTopK(AmortisedEncoder):
     initial_factor: float = option(default=1.0, static=True, least=1)
 
     def parameters(self, weight, key):
-        return BatchTopKParameters(Affine.create(weight), zeros((), weight.dtype))
+        return BatchTopKParameters(Affine.create(weight), jnp.zeros((), weight.dtype))
 
     def __call__(self, model, signals):
         mend = f"give a model that {self.name} was trained with, or encode by TopK"
@@ -158,17 +156,17 @@ class BatchTopK(AmortisedEncoder):
             count = jnp.round(factor * count).astype(int)
         codes = keep_largest(hidden.reshape(1, -1), count).reshape(hidden.shape)
         own = model.encoder.threshold
-        smallest = jnp.min(where(codes > 0, codes, jnp.inf))
-        moved = where(own > 0, own + self.rate * (smallest - own), smallest)
-        return self.errors(model, signals, codes), where(
+        smallest = jnp.min(jnp.where(codes > 0, codes, jnp.inf))
+        moved = jnp.where(own > 0, own + self.rate * (smallest - own), smallest)
+        return self.errors(model, signals, codes), jnp.where(
             jnp.isfinite(smallest), moved, own
         )
 
     def observe(self, model, seen):
-        return tree_at(lambda model: model.encoder.threshold, model, seen)
+        return eqx.tree_at(lambda model: model.encoder.threshold, model, seen)
 
     def raised(self, model, change):
-        return tree_at(
+        return eqx.tree_at(
             lambda model: model.encoder.threshold,
             model,
             replace_fn=lambda own: own * jnp.exp(change),
@@ -205,7 +203,7 @@ class MatryoshkaBatchTopK(BatchTopK):
     def errors(self, model, signals, codes):
         ends = [math.ceil(share * codes.shape[1]) for share in PREFIXES]
         rest = model.outputs(signals) - model.bias
-        total = zeros(len(signals), signals.dtype)
+        total = jnp.zeros(len(signals), signals.dtype)
         for start, end in itertools.pairwise((0, *ends)):
             rest = rest - codes[:, start:end] @ model.decoder[:, start:end].T
             total = total + jnp.mean(rest**2, axis=1)
@@ -252,7 +250,7 @@ class ListaMatryoshka(MatryoshkaBatchTopK):
         affine = model.encoder.affine
         centred = signals - model.bias
         before = affine(centred)
-        codes = above(before, model.encoder.threshold, relu(before))
-        return relu(
+        codes = above(before, model.encoder.threshold, jax.nn.relu(before))
+        return jax.nn.relu(
             before + self.step * (centred - codes @ model.decoder.T) @ affine.weight
         )

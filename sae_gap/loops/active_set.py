@@ -4,6 +4,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numpy import float64, int64
 
 from sae_gap.loops.block import Block, Room, Shared
 from sae_gap.loops.routines import (
@@ -29,7 +30,7 @@ ROUNDS = 500
 # An atom is dependent if less than this share of its energy is outside the span of the basis.
 DEPENDENT = 1e-11
 # The excess of a correlation is rounding if it is below this share of the signal's norm.
-ROUNDING = 64 * np.finfo(np.float64).eps
+ROUNDING = 64 * np.finfo(float64).eps
 # The basis is built again if the error of a correlation in it exceeds this share of the signal's
 # norm.
 LOST = 1e-7
@@ -81,7 +82,7 @@ def _limit(shared: Shared, block: Block, i: int, latent: int) -> float:
 
 @helper
 def _steep(pull: float, nonneg: bool) -> float:
-    return np.float64(pull) if nonneg else abs(np.float64(pull))
+    return float64(pull) if nonneg else abs(float64(pull))
 
 
 @helper
@@ -193,7 +194,6 @@ def _solve_on_all(
     """
     gram = shared.gram
     slots = _slots(room, i)
-    signal = block.signals[i]
     everyone = Slots(
         latents=room.names,
         pull=room.all[0],
@@ -207,7 +207,7 @@ def _solve_on_all(
         cross=slots.cross,
         slope=slots.slope,
     )
-    top = np.int64(correlations.size)
+    top = int64(correlations.size)
     for j in range(top):
         everyone.pull[j] = correlations[j]
         everyone.weight[j] = _limit(shared, block, i, j)
@@ -215,9 +215,9 @@ def _solve_on_all(
         everyone.sign[j] = 0
     # There are no codes if the weight equals the largest correlation up to the rounding of its
     # type.
-    floor = max(ROUNDING, 16 * shared.eps) * length(signal)
+    floor = max(ROUNDING, 16 * shared.eps) * length(block.signals[i])
     # Not a plain 0, since Numba would compile the pivots again for that literal.
-    size, _ = pivot(everyone, top, np.int64(0), shared.nonneg, floor, DEPENDENT)
+    size, _ = pivot(everyone, top, int64(0), shared.nonneg, floor, DEPENDENT)
     for b in range(size):
         latent = room.chosen[b]
         slots.latents[b] = latent
@@ -442,7 +442,7 @@ def _certify(shared: Shared, block: Block, room: Room, i: int) -> bool:
         latent = room.latents[i, w]
         support[b] = latent
         values[b] = room.code[i, w]
-        value = np.float64(values[b])
+        value = float64(values[b])
         limit = _limit(shared, block, i, latent)
         subtract(rest, value, atoms[latent])
         pull = dot(theta, atoms[latent]) * (1.0 if value > 0 else -1.0)
@@ -624,7 +624,7 @@ def code_block(shared: Shared, block: Block, room: Room) -> None:
                 _correlate(shared, block, room, stage, active, few)
             for n in range(active):
                 i = room.who[n]
-                top = np.int64(0)
+                top = int64(0)
                 block.rounds[i] += stage != BEGIN or at_once
                 if _is_certified(shared, block, room, i, stage, few):
                     state[i] = DONE

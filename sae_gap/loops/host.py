@@ -7,6 +7,7 @@ loops are imported on first use: Numba takes half a second to load.
 import math
 
 import numpy as np
+from numpy import empty
 
 from sae_gap.core.pursuit import whole_pays
 from sae_gap.core.rows import slices
@@ -50,20 +51,16 @@ def screened_pursuit(
       The numbers of the chosen atoms, their codes (zero for an unused atom), and the largest rise
       of the squared error up to the drop of each, if all were dropped.
     """
-    from sae_gap.loops import screened
+    from sae_gap.loops.screened import Problem, Result, pursue_block
 
     kind = atoms.dtype
     shape = (len(signals), sizes[-1])
-    result = screened.Result(
-        chosen=np.empty(shape, np.int64),
-        codes=np.empty(shape, kind),
-        gains=np.zeros(shape, kind),
-    )
+    result = Result(empty(shape, np.int64), empty(shape, kind), np.zeros(shape, kind))
     # For many rows it pays to compute the Gram matrix of all atoms.
     paid = whole_pays(len(atoms), len(signals), num_candidates, sizes, largest)
     signals = read_only(signals)
-    proposals = read_only(np.empty((0, 0), kind) if proposals is None else proposals)
-    problem = screened.Problem(
+    proposals = read_only(empty((0, 0), kind) if proposals is None else proposals)
+    problem = Problem(
         atoms=read_only(atoms),
         energy=np.einsum("ij,ij->i", atoms, atoms),
         gram=gram_matrix(atoms[: len(atoms) * paid]),
@@ -76,17 +73,20 @@ def screened_pursuit(
     )
 
     def work(rows: slice) -> None:
-        block = screened.Result(*(part[rows] for part in result))
-        screened.pursue_block(signals[rows], proposals[rows], problem, block)
+        block = Result(*(part[rows] for part in result))
+        pursue_block(signals[rows], proposals[rows], problem, block)
 
+    count = len(signals)
+    # Blocks are of about equal sizes.
+    size = min(max(-(-count // 4), FEWEST_ROWS), MOST_ROWS)
     with one_blas_thread():
-        on_cores(work, _blocks(len(signals)))
+        on_cores(work, slices(count, size))
     return tuple(result)
 
 
 def gram_matrix(atoms):
     """Multiplies all atoms, (num_latents, input_dim), with each other, on all cores."""
-    gram = np.empty((len(atoms), len(atoms)), atoms.dtype)
+    gram = empty((len(atoms), len(atoms)), atoms.dtype)
 
     def multiply(begin):
         rows = slice(begin, min(begin + FEW_ATOMS, len(atoms)))
@@ -101,8 +101,8 @@ def gram_matrix(atoms):
 def spread(chosen, codes, num_latents):
     """Puts the codes of some atoms, (n, size) like their numbers, in their places among all."""
     dense = aligned_zeros((len(codes), num_latents), codes.dtype)
-    (rows, places) = np.nonzero(codes)
-    dense[rows, chosen[rows, places]] = codes[rows, places]
+    used = np.nonzero(codes)
+    dense[used[0], chosen[used]] = codes[used]
     return dense
 
 
@@ -113,12 +113,6 @@ def aligned_zeros(shape, dtype):
     memory = np.zeros(size + line, np.uint8)
     begin = -memory.ctypes.data % line
     return memory[begin : begin + size].view(dtype).reshape(shape)
-
-
-def _blocks(count):
-    """The rows of each block, of about equal sizes."""
-    size = max(1, min(max(-(-count // 4), FEWEST_ROWS), MOST_ROWS))
-    return slices(count, size)
 
 
 def read_only(array):

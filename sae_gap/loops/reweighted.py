@@ -4,6 +4,7 @@
 # mypy: ignore-errors
 
 import numpy as np
+from numpy import empty, int32, int64, zeros
 
 from sae_gap.loops.routines import (
     Slots,
@@ -32,7 +33,7 @@ def _update_leaders(
     """Updates the largest correlation of each block of atoms, and the row that has it, with rows of
     correlations, one from each block.
     """
-    row = np.int32(first)
+    row = int32(first)
     for begin in range(0, pull.size, best.size):
         for n in range(best.size):
             value = pull[begin + n]
@@ -40,7 +41,7 @@ def _update_leaders(
             above = value > best[n]
             best[n] = value if above else best[n]
             rows[n] = row if above else rows[n]
-        row += np.int32(1)
+        row += int32(1)
 
 
 @helper
@@ -69,14 +70,14 @@ def _admit(
     """Takes the first candidates into free slots, with their products with the signal and all
     slots; returns the end of the slots in use.
     """
-    free = np.int64(0)
-    top = np.int64(0)
+    free = int64(0)
+    top = int64(0)
     for w in range(latents.size):
         if latents[w] >= 0:
             top = w + 1
         else:
             free += 1
-    place = np.int64(0)
+    place = int64(0)
     for latent in candidates[:free]:
         held = latent < 0
         for w in range(top):
@@ -157,16 +158,16 @@ def code_block(
     """
     (num_samples, slots) = codes.shape
     tile = pull.size // num_samples
-    best = np.empty((num_samples, blocks), atoms.dtype)
-    rows = np.zeros((num_samples, blocks), np.int32)
-    candidates = np.empty(slots // 2, np.int64)
+    best = empty((num_samples, blocks), atoms.dtype)
+    rows = zeros((num_samples, blocks), int32)
+    candidates = empty(slots // 2, int64)
     latents = np.full((num_samples, slots), -1)
-    code = np.zeros((num_samples, slots))
-    linear = np.zeros((num_samples, slots))
-    inner = np.zeros((num_samples, slots, slots), atoms.dtype)
-    basis = np.empty(slots, np.int64)
-    inverse = np.empty((slots, slots))
-    work = np.empty((6, slots))
+    code = zeros((num_samples, slots))
+    linear = zeros((num_samples, slots))
+    inner = zeros((num_samples, slots, slots), atoms.dtype)
+    basis = empty(slots, int64)
+    inverse = empty((slots, slots))
+    work = empty((6, slots))
     near = work[0]
     weight = work[1]
     sign = work[2]
@@ -205,7 +206,7 @@ def code_block(
                 cross=work[4],
                 slope=work[5],
             )
-            pivot(sample, top, np.int64(0), True, 2 * eps * scale, close)
+            pivot(sample, top, int64(0), True, 2 * eps * scale, close)
             for w in range(top):
                 # Outside the basis a code is rounding alone.
                 code[i, w] *= sign[w] == 1

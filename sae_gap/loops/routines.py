@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numba
 import numpy as np
 from numba.core.caching import FunctionCache, IndexDataCacheFile
+from numpy import inf, int64
 
 
 def kept(function, **options):
@@ -127,13 +128,13 @@ def drop(inverse, basis, size, out):
 @helper
 def first_largest(values):
     """The place of the largest value, the first on ties."""
-    place = np.int64(0)
+    place = int64(0)
     for start in range(0, values.size, CHUNK):
         part = values[start : start + CHUNK]
         # Without a branch this takes few instructions for many values.
-        above = np.int64(0)
+        above = int64(0)
         for j in range(part.size):
-            above += np.int64(1) if part[j] > values[place] else np.int64(0)
+            above += int64(1) if part[j] > values[place] else int64(0)
         for j in range(part.size if above else 0):
             if part[j] > values[place]:
                 place = start + j
@@ -215,8 +216,8 @@ def pivot(slots, top, size, nonneg, floor, close):
         left = inner[best, best] - dot(cross[:size], slope[:size])
         while True:
             # The step at which its correlation meets its weight, or a code of the basis vanishes.
-            step = np.inf
-            out = np.int64(-1)
+            step = inf
+            out = int64(-1)
             if left > close * inner[best, best]:
                 step = max(excess, 0.0) / left
             for b in range(size):
@@ -226,7 +227,7 @@ def pivot(slots, top, size, nonneg, floor, close):
                     if until < step:
                         step = until
                         out = b
-            if not step < np.inf:
+            if not step < inf:
                 break
             for b in range(size):
                 w = basis[b]
@@ -251,7 +252,7 @@ def pivot(slots, top, size, nonneg, floor, close):
                     slope[b] -= inverse[b, out] * ratio
             size = drop(inverse, basis, size, out)
             slope[out] = slope[size]
-        if not step < np.inf:
+        if not step < inf:
             # In the span of the basis and without an atom to replace: only rounding makes it exceed
             # its weight.
             _move(slots, rows, best, -code[best], top)

@@ -6,16 +6,18 @@ back. Elsewhere, traced on a mesh and over processes `fista` iterates as a progr
 that memory sets.
 """
 
-import functools
 from collections import namedtuple
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import scipy.sparse
-from jax import lax
+from jax import Array, ShapeDtypeStruct, device_put
+from jax.lax import optimization_barrier
+from jax.numpy import where
 from jax.typing import ArrayLike
+from scipy.sparse import csr_array, vstack
 
 from sae_gap.core import (
     Solution,
@@ -24,10 +26,10 @@ from sae_gap.core import (
     check_integer,
     check_number,
     is_traced,
-    lasso_problem,
     slices,
 )
-from sae_gap.runtime import sharding
+from sae_gap.core.lasso_problem import certificate, is_converged
+from sae_gap.runtime.sharding import by_device, in_batches, mesh_of, place_rows
 from sae_gap.solvers import (
     check_problem,
     fista,
@@ -82,7 +84,7 @@ def sparse_code(
       init: `(n, num_latents)` codes to start from; None starts from zero.
       solver: one of `SOLVERS`. `auto` runs compiled loops on a CPU and batched FISTA elsewhere;
         `fista` and `ista` iterate on any device.
-      sparse: whether `Solution.codes` is a `scipy.sparse.csr_array`, (n, num_latents), so that
+      sparse: whether `Solution.codes` is a `csr_array`, (n, num_latents), so that
         codes of a million latents or of 100,000 samples fit in memory; not within a transformation
         of JAX.
       support: the latents that may differ from zero in each sample, as the non-zero entries of an
@@ -103,7 +105,7 @@ def sparse_code(
         signals, dictionary, lam, init, nonneg
     )
     if support is not None:
-        support = support if isinstance(support, jax.Array) else np.asarray(support)
+        support = support if isinstance(support, Array) else np.asarray(support)
         shape = len(targets), atoms.shape[1]
         if support.shape != shape or support.dtype.kind not in "biuf":
             raise ValueError(
@@ -117,7 +119,7 @@ def sparse_code(
     if tol is not None:
         check_number("tol", tol, above=0, most=1e6)
     check_integer("max_iterations", max_iterations, least=0)
-    mesh = sharding.mesh_of(targets, atoms)
+    mesh = mesh_of(targets, atoms)
     arrays = targets, atoms, weights, support, first, tol, max_iterations
     traced = any(map(is_traced, arrays))
     if sparse and traced:
@@ -135,13 +137,13 @@ def sparse_code(
         codes, *rest = host.solve(*arrays, nonneg=bool(nonneg), sparse=bool(sparse))
         # Unlike `jnp.asarray`, `device_put` compiles nothing; one call for all arrays costs little
         # more than a call for one.
-        placed = (
-            (codes, *jax.device_put(rest)) if sparse else jax.device_put((codes, *rest))
-        )
-        return sharding.place_rows(Solution(*placed), targets)
+        placed = (codes, *device_put(rest)) if sparse else device_put((codes, *rest))
+        return place_rows(Solution(*placed), targets)
     options = _Options(bool(nonneg), solver != "ista", tol is None, compiled, mesh)
-    accuracy = jnp.asarray(1e-6 if tol is None else tol, targets.dtype)
-    ends = accuracy, jnp.asarray(max_iterations, jnp.int32)
+    ends = (
+        jnp.asarray(1e-6 if tol is None else tol, targets.dtype),
+        jnp.asarray(max_iterations, jnp.int32),
+    )
     if not sparse:
         return _solve(options, targets, atoms, weights, support, first, *ends)
     # Only one chunk of dense codes is held at a time.
@@ -153,9 +155,9 @@ def sparse_code(
             for each in (targets, support, first, weights)
         )
         codes, *rest = jax.tree.leaves(_solve(options, y, atoms, lam, on, start, *ends))
-        parts.append((scipy.sparse.csr_array(np.asarray(codes)), *rest))
+        parts.append((csr_array(np.asarray(codes)), *rest))
     every, *certificates = zip(*parts, strict=True)
-    stacked = scipy.sparse.vstack(every, format="csr")
+    stacked = vstack(every, format="csr")
     return Solution(stacked, *map(jnp.concatenate, certificates))
 
 
@@ -168,7 +170,7 @@ def runs_on_host(arrays) -> bool:
     """Tells whether JAX would work on the values in this process's memory; traced values count if
     the default backend is the CPU.
     """
-    placed = [array for array in arrays if isinstance(array, jax.Array)]
+    placed = [array for array in arrays if isinstance(array, Array)]
     if placed and not any(map(is_traced, arrays)):
         return all(map(on_host, placed))
     # The option is a device, a platform's name or None.
@@ -176,13 +178,13 @@ def runs_on_host(arrays) -> bool:
     return (getattr(chosen, "platform", chosen) or jax.default_backend()) == "cpu"
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _differentiable(options, signals, dictionary, lam, support, init, *ends):
     if options.compiled:
         return _call_back(options, signals, dictionary, lam, support, init, *ends)
     by_row = signals, jnp.broadcast_to(lam, (len(signals), 1)), support, init
-    run = functools.partial(_iterate, options)
-    found = sharding.by_device(run, options.mesh, by_row, dictionary, *ends)
+    run = partial(_iterate, options)
+    found = by_device(run, options.mesh, by_row, dictionary, *ends)
     return _checked(found, signals, dictionary, lam)
 
 
@@ -204,7 +206,7 @@ def _solve_forward(options, *arrays):
     solution = _differentiable(options, *arrays)
     # A sample left out of a loss must not spoil the gradients of the others.
     lost = jnp.isnan(solution.objective)[:, None]
-    signals, codes = (jnp.where(lost, 0, each) for each in (arrays[0], solution.codes))
+    signals, codes = (where(lost, 0, each) for each in (arrays[0], solution.codes))
     return solution, (signals, *arrays[1:3], codes)
 
 
@@ -226,11 +228,10 @@ def _call_back(options, *arrays):
     (num_samples, _) = arrays[0].shape
     dtype = arrays[0].dtype
     kinds = (
-        jax.ShapeDtypeStruct((num_samples,), kind)
-        for kind in (dtype, dtype, "i4", bool)
+        ShapeDtypeStruct((num_samples,), kind) for kind in (dtype, dtype, "i4", bool)
     )
     results: Any = (
-        jax.ShapeDtypeStruct((num_samples, arrays[1].shape[1]), dtype),
+        ShapeDtypeStruct((num_samples, arrays[1].shape[1]), dtype),
         *kinds,
     )
 
@@ -264,32 +265,32 @@ def _iterate(options, by_row, dictionary, tol, limit):
         scale = power_of_two(jnp.max(jnp.abs(signals), axis=1, keepdims=True))
         # Barriers keep divisions apart: the compiler would divide by a product, which may overflow
         # or underflow. A weight beyond any correlation must not become an infinity.
-        weight = jnp.minimum(lax.optimization_barrier(lam / scale) / length, largest)
+        weight = jnp.minimum(optimization_barrier(lam / scale) / length, largest)
         on = jnp.any(atoms != 0, axis=0)
         if support is not None:
             on = on & (support != 0)
-            weight = jnp.where(on, weight, largest)
+            weight = where(on, weight, largest)
         if init is not None:
-            init = jnp.where(on, lax.optimization_barrier(init / scale) * length, 0)
+            init = where(on, optimization_barrier(init / scale) * length, 0)
         given = signals / scale, atoms, weight, init
         if options.fixed:
             codes = fista.fixed(*given, iterations=limit, **signs)
-            value, gap = lasso_problem.certificate(
+            value, gap = certificate(
                 given[0], atoms, codes, weight, nonneg=options.nonneg
             )
-            good = lasso_problem.is_converged(given[0], value, gap, tol)
+            good = is_converged(given[0], value, gap, tol)
             found = Solution(codes, value, gap, jnp.full(value.shape, limit), good)
         else:
             found = fista.solve(*given, tol=tol, max_iterations=limit, **signs)
         # One scale after the other: their quotient may overflow where a zero code stays zero.
-        codes = lax.optimization_barrier(found.codes * scale) / length
+        codes = optimization_barrier(found.codes * scale) / length
         # A code that overflows or underflows is not the certified one.
         size = jnp.abs(codes)
-        least = jnp.finfo(codes.dtype).tiny
-        exact = (found.codes == 0) | ((size >= least) & jnp.isfinite(size))
+        fits = (size >= jnp.finfo(codes.dtype).tiny) & jnp.isfinite(size)
+        exact = (found.codes == 0) | fits
         value, gap = (each * scale[:, 0] ** 2 for each in (found.objective, found.gap))
         good = found.converged & jnp.all(exact, axis=1) & jnp.isfinite(value)
         return Solution(codes, value, gap, found.iterations, good)
 
     size = max(1, ROOM // (ARRAYS * dictionary.shape[1]))
-    return sharding.in_batches(chunk, by_row, size)
+    return in_batches(chunk, by_row, size)

@@ -9,9 +9,19 @@ from collections import namedtuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
+from jax.lax import fori_loop, while_loop
+from jax.numpy import where
 
-from sae_gap.core import Solution, lasso_problem
+from sae_gap.core import Solution
+from sae_gap.core.lasso_problem import (
+    certificate,
+    expand_lam,
+    is_converged,
+    lipschitz,
+    product,
+    residual,
+    soft_threshold,
+)
 
 # A certificate costs four products and an iteration two, so at ten iterations a check certificates
 # stay under a fifth.
@@ -32,10 +42,8 @@ def _next_momentum(momentum):
 
 def step_size(dictionary):
     """`1 / ‖D‖₂²` of a dictionary, (input_dim, num_latents); 1 for zeros, without a gradient."""
-    constant = lasso_problem.lipschitz(dictionary)
-    return jnp.where(constant > 0, 1 / jnp.where(constant > 0, constant, 1), 1).astype(
-        dictionary.dtype
-    )
+    constant = lipschitz(dictionary)
+    return (1 / where(constant > 0, constant, 1)).astype(dictionary.dtype)
 
 
 def _shifted_prox(anchor, values, threshold, *, nonneg):
@@ -43,10 +51,10 @@ def _shifted_prox(anchor, values, threshold, *, nonneg):
     `anchor`.
     """
     total = anchor + values
-    moved = jnp.where(total > threshold, values - threshold, -anchor)
+    moved = where(total > threshold, values - threshold, -anchor)
     if nonneg:
         return moved
-    return jnp.where(total < -threshold, values + threshold, moved)
+    return where(total < -threshold, values + threshold, moved)
 
 
 def fixed(
@@ -74,7 +82,7 @@ def fixed(
       Sciences 2(1). Daubechies, Defrise & De Mol (2004), "An iterative thresholding algorithm for
       linear inverse problems", CPAM 57(11).
     """
-    lam = lasso_problem.expand_lam(lam)
+    lam = expand_lam(lam)
     rate = step_size(dictionary)
     start = (
         jnp.zeros((signals.shape[0], dictionary.shape[1]), signals.dtype)
@@ -84,18 +92,14 @@ def fixed(
 
     def body(_, carry):
         codes, point, t = carry
-        pull = lasso_problem.product(
-            lasso_problem.residual(signals, dictionary, point), dictionary
-        )
-        new = lasso_problem.soft_threshold(
-            point + rate * pull, rate * lam, nonneg=nonneg
-        )
+        pull = product(residual(signals, dictionary, point), dictionary)
+        new = soft_threshold(point + rate * pull, rate * lam, nonneg=nonneg)
         t_new = _next_momentum(t) if momentum else t
         return new, new + (t - 1) / t_new * (new - codes), t_new
 
-    return lax.fori_loop(
-        0, iterations, body, (start, start, jnp.ones((), signals.dtype))
-    )[0]
+    return fori_loop(0, iterations, body, (start, start, jnp.ones((), signals.dtype)))[
+        0
+    ]
 
 
 def solve(
@@ -136,68 +140,69 @@ def solve(
     """
     num_samples = signals.shape[0]
     num_latents = dictionary.shape[1]
-    lam = lasso_problem.expand_lam(lam)
+    lam = expand_lam(lam)
     rate = step_size(dictionary)
     threshold = rate * lam
     start = (
         jnp.zeros((num_samples, num_latents), signals.dtype) if init is None else init
     )
-    base = lasso_problem.residual(signals, dictionary, start)
 
     def iterate(_, carry):
         anchor, step, previous, base, t = carry
         t_new = _next_momentum(t) if momentum else t
         point = step + ((t - 1) / t_new)[:, None] * (step - previous)
-        pull = lasso_problem.product(
-            base - lasso_problem.product(point, dictionary.T), dictionary
-        )
+        pull = product(base - product(point, dictionary.T), dictionary)
         new = _shifted_prox(anchor, point + rate * pull, threshold, nonneg=nonneg)
         uphill = jnp.sum((point - new) * (new - step), axis=1) > 0
-        return anchor, new, step, base, jnp.where(uphill, 1, t_new)
+        return anchor, new, step, base, where(uphill, 1, t_new)
 
     def check(anchor, step, previous, base, momentum, *, done):
-        theta = base - lasso_problem.product(step, dictionary.T)
+        theta = base - product(step, dictionary.T)
         codes = anchor + step
         moved = codes - anchor
         step = step - moved
-        value, gap = lasso_problem.certificate(
+        value, gap = certificate(
             signals, dictionary, codes, lam, nonneg=nonneg, dual=theta
         )
         return _State(
             anchor=codes,
             step=step,
             previous=previous - moved,
-            base=theta + lasso_problem.product(step, dictionary.T),
+            base=theta + product(step, dictionary.T),
             momentum=momentum,
             objective=value,
             gap=gap,
             iterations=jnp.full(num_samples, done, jnp.int32),
             # A quarter of the tolerance, so that a gap recomputed from the rounded codes still
             # meets it; a NaN stops at once.
-            active=jnp.isfinite(gap)
-            & ~lasso_problem.is_converged(signals, value, gap, 0.25 * tol),
+            active=jnp.isfinite(gap) & ~is_converged(signals, value, gap, 0.25 * tol),
         )
 
     def block(carry):
         done, state = carry
         new = check(
-            *lax.fori_loop(0, CHECK_EVERY, iterate, state[:5]), done=done + CHECK_EVERY
+            *fori_loop(0, CHECK_EVERY, iterate, state[:5]), done=done + CHECK_EVERY
         )
 
         def move(new, old):
-            return jnp.where(state.active.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+            return where(state.active.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
         return done + CHECK_EVERY, jax.tree.map(move, new, state)
 
     zeros = jnp.zeros_like(start)
     first = check(
-        start, zeros, zeros, base, jnp.ones(num_samples, signals.dtype), done=0
+        start,
+        zeros,
+        zeros,
+        residual(signals, dictionary, start),
+        jnp.ones(num_samples, signals.dtype),
+        done=0,
     )
 
     def unfinished(carry):
         done, state = carry
         return (done < max_iterations) & jnp.any(state.active)
 
-    _, last = lax.while_loop(unfinished, block, (jnp.int32(0), first))
-    converged = lasso_problem.is_converged(signals, last.objective, last.gap, tol)
+    _, last = while_loop(unfinished, block, (jnp.int32(0), first))
+    converged = is_converged(signals, last.objective, last.gap, tol)
     return Solution(last.anchor, last.objective, last.gap, last.iterations, converged)

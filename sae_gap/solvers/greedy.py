@@ -2,12 +2,13 @@
 orthogonal matching pursuit, which refits them.
 """
 
-import functools
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
+from jax import jit, lax
+from jax.numpy import inf, where
 from jaxtyping import Array, Float, Int
 
 from sae_gap.core import check_k, product
@@ -24,7 +25,7 @@ FLOATS = 2**24
 MOST_CARRIED = 4_096
 
 
-@functools.partial(jax.jit, static_argnames=("num_atoms", "nonneg"))
+@partial(jit, static_argnames=("num_atoms", "nonneg"))
 def matching_pursuit(
     signals: Float[Array, "n input_dim"],
     atoms: Float[Array, "num_latents input_dim"],
@@ -50,19 +51,18 @@ def matching_pursuit(
       Signal Processing 41(12).
     """
     latent = jnp.arange(len(atoms))
-    most = min(len(signals) * num_atoms, MOST_CARRIED)
     # Updating the correlations by the Gram matrix saves a product a step, if that pays for the
     # matrix.
-    paid = len(atoms) <= most
+    paid = len(atoms) <= min(len(signals) * num_atoms, MOST_CARRIED)
     table = atoms @ atoms.T if paid else atoms
 
     def code(signal):
         def step(state, _):
             carried, unused = state
             pull = carried if paid else carried @ atoms.T
-            score = jnp.where(unused, pull if nonneg else jnp.abs(pull), -jnp.inf)
+            score = where(unused, pull if nonneg else jnp.abs(pull), -inf)
             # A max and a compare use vector registers; XLA's argmax on a CPU does not.
-            chosen = jnp.min(jnp.where(score == jnp.max(score), latent, len(atoms) - 1))
+            chosen = jnp.min(where(score == jnp.max(score), latent, len(atoms) - 1))
             value = pull[chosen].clip(0 if nonneg else None)
             return (carried - value * table[chosen], unused & (latent != chosen)), (
                 chosen,
@@ -75,7 +75,7 @@ def matching_pursuit(
     return jax.vmap(code)(signals)
 
 
-@functools.partial(jax.jit, static_argnames=("num_atoms", "nonneg"))
+@partial(jit, static_argnames=("num_atoms", "nonneg"))
 def gradient_pursuit(
     signals: Float[Array, "n input_dim"],
     atoms: Float[Array, "num_latents input_dim"],
@@ -100,24 +100,23 @@ def gradient_pursuit(
     """
     size = min(num_atoms, len(atoms))
 
-    def step(i, carry, signal):
-        chosen, rest, codes = carry
-        pull = product(atoms, rest)
-        score = pull if nonneg else jnp.abs(pull)
-        score = score.at[chosen].set(-jnp.inf, mode="drop")
-        chosen = chosen.at[i].set(jnp.argmax(score).astype(chosen.dtype))
-        slope = pull.at[chosen].get(mode="fill", fill_value=0)
-        squares = jnp.sum(product(slope, atoms[chosen]) ** 2)
-        codes = codes + jnp.sum(slope**2) / jnp.where(squares > 0, squares, 1) * slope
-        codes = codes.clip(0 if nonneg else None)
-        return chosen, signal - product(codes, atoms[chosen]), codes
-
     def code(signal):
+        def step(i, carry):
+            chosen, rest, codes = carry
+            pull = product(atoms, rest)
+            score = pull if nonneg else jnp.abs(pull)
+            score = score.at[chosen].set(-inf, mode="drop")
+            chosen = chosen.at[i].set(jnp.argmax(score).astype(chosen.dtype))
+            slope = pull.at[chosen].get(mode="fill", fill_value=0)
+            squares = jnp.sum(product(slope, atoms[chosen]) ** 2)
+            codes = codes + jnp.sum(slope**2) / where(squares > 0, squares, 1) * slope
+            codes = codes.clip(0 if nonneg else None)
+            return chosen, signal - product(codes, atoms[chosen]), codes
+
         # A place beyond all atoms is still empty.
         none = jnp.full(size, len(atoms), jnp.int32)
         begin = none, signal, jnp.zeros(size, jnp.result_type(signals, atoms))
-        follow = functools.partial(step, signal=signal)
-        chosen, _, codes = lax.fori_loop(0, size, follow, begin)
+        chosen, _, codes = lax.fori_loop(0, size, step, begin)
         return chosen, codes
 
     batch = max(1, FLOATS // (size * atoms.shape[1]))
@@ -160,8 +159,8 @@ def orthogonal_matching_pursuit(
         worth and jax.default_backend() == "cpu" and on_host(signals) and on_host(atoms)
     )
     if not here:
-        given = jnp.asarray(signals, kind), jnp.asarray(atoms, kind)
-        return _compiled(*given, num_atoms, nonneg, worth)
+        signals = jnp.asarray(signals, kind)
+        return _compiled(signals, jnp.asarray(atoms, kind), num_atoms, nonneg, worth)
     chosen, codes, _ = host.screened_pursuit(
         np.asarray(signals, kind),
         np.asarray(atoms, kind),
@@ -175,7 +174,7 @@ def orthogonal_matching_pursuit(
     return spread(*placed, num_latents=width)
 
 
-@functools.partial(jax.jit, static_argnums=(2, 3, 4))
+@partial(jit, static_argnums=(2, 3, 4))
 def _compiled(
     signals: Float[Array, "n input_dim"],
     atoms: Float[Array, "num_latents input_dim"],
@@ -192,7 +191,7 @@ def _compiled(
     def code(signal):
         start = jnp.sum(atoms**2, axis=1), product(atoms, signal)
         chosen, _, codes = omp(
-            products, *start, size=num_atoms, slack=-jnp.inf, signed=not nonneg
+            products, *start, size=num_atoms, slack=-inf, signed=not nonneg
         )
         return chosen, codes
 
@@ -200,7 +199,7 @@ def _compiled(
     return spread(*lax.map(code, signals, batch_size=batch), num_latents=len(atoms))
 
 
-@functools.partial(jax.jit, static_argnames="num_latents")
+@partial(jit, static_argnames="num_latents")
 def spread(
     chosen: Int[Array, "n k"], values: Float[Array, "n k"], *, num_latents: int
 ) -> Float[Array, "n num_latents"]:

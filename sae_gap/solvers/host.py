@@ -10,9 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.sparse
+from numpy import finfo, flatnonzero, float64, zeros
+from scipy.sparse import csr_array
 
-from sae_gap.core import lasso_problem, slices
+from sae_gap.core import slices
+from sae_gap.core.lasso_problem import dual_scale, is_converged, value_and_gap
 from sae_gap.loops import block
+from sae_gap.loops.block import MOST, Block, Shared
 from sae_gap.loops.host import aligned_zeros
 from sae_gap.runtime import on_cores, one_blas_thread
 from sae_gap.solvers import default_slots, lengths, power_of_two
@@ -59,7 +63,7 @@ class Problem(NamedTuple):
     def block(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Some signals in double precision, with the factor of their weights that is theirs."""
         scale = self.signal_scale[rows]
-        row = self.lam[rows].astype(np.float64) / scale
+        row = self.lam[rows].astype(float64) / scale
         return self.signals[rows] / scale[:, None], row
 
 
@@ -74,10 +78,10 @@ class _Results(NamedTuple):
     converged: np.ndarray
     iterations: np.ndarray
 
-    def sparse(self, problem: Problem) -> scipy.sparse.csr_array:
+    def sparse(self, problem: Problem) -> csr_array:
         rows, latents, values = map(np.concatenate, zip(*self.codes, strict=True))
         shape = len(problem.signals), len(problem.atoms)
-        return scipy.sparse.csr_array((values, (rows, latents)), shape=shape)
+        return csr_array((values, (rows, latents)), shape)
 
 
 def pose(
@@ -87,7 +91,7 @@ def pose(
     used: np.ndarray | None,
 ) -> Problem:
     """The scaled problem, with all atoms or only those of the latents `used`."""
-    atoms = np.zeros(dictionary.shape[::-1], dictionary.dtype)
+    atoms = zeros(dictionary.shape[::-1], dictionary.dtype)
     scale = np.ones(len(atoms))
     for place in slices(len(atoms) if used is None else len(used), FEW_ATOMS):
         chosen = place if used is None else used[place]
@@ -98,7 +102,7 @@ def pose(
         length = _lengths(rows)
         scale[chosen] = length
         atoms[chosen] = rows if np.all(length == 1) else rows / length[:, None]
-    top = power_of_two(np.abs(signals).max(axis=1)).astype(np.float64)
+    top = power_of_two(np.abs(signals).max(axis=1)).astype(float64)
     weights = np.broadcast_to(lam[:, 0], len(signals))
     return Problem(signals, atoms, weights, top, scale)
 
@@ -107,8 +111,8 @@ def _lengths(atoms: np.ndarray) -> np.ndarray:
     """`lengths` in double precision, in a single pass if no square overflows or underflows."""
     squares = np.einsum("ij,ij->i", atoms, atoms)
     if np.all((squares > 2.0**-60) & (squares < 2.0**60)):
-        return power_of_two(1.25 * np.sqrt(squares)).astype(np.float64)
-    return lengths(atoms.astype(np.float64))
+        return power_of_two(1.25 * np.sqrt(squares)).astype(float64)
+    return lengths(atoms.astype(float64))
 
 
 def wants_gram(num_latents: int, num_samples: int) -> bool:
@@ -140,7 +144,7 @@ def solve(
       tol: duality gap to reach, relative to the objective.
       max_iterations: products with the dictionary before it gives up on a sample, at least one.
       nonneg: whether codes are constrained to be non-negative.
-      sparse: whether codes are a `scipy.sparse.csr_array`.
+      sparse: whether codes are a `csr_array`.
 
     Returns:
       The fields of a `Solution`, as arrays of NumPy; `iterations` count products with the
@@ -151,16 +155,16 @@ def solve(
     n = len(signals)
     restricted = support is not None
     codes = support if restricted else init
-    opening = _stored(np.zeros((n, 0)) if codes is None else codes)
+    opening = _stored(zeros((n, 0)) if codes is None else codes)
     limit = 0 if restricted else max(1, int(max_iterations))
-    used = np.flatnonzero(np.bincount(opening.indices)) if restricted else None
+    used = flatnonzero(np.bincount(opening.indices)) if restricted else None
     problem = pose(signals, dictionary, np.asarray(lam), used)
     results = _Results(
         codes=[],
-        objective=np.zeros(n),
-        gap=np.zeros(n),
-        converged=np.zeros(n, bool),
-        iterations=np.zeros(n, int),
+        objective=zeros(n),
+        gap=zeros(n),
+        converged=zeros(n, bool),
+        iterations=zeros(n, int),
     )
     with one_blas_thread():
         shared = _share(problem, float(tol), limit, nonneg=nonneg, warm=opening.nnz > 0)
@@ -183,7 +187,7 @@ def _unscaled(problem: Problem, results: _Results, *, sparse: bool) -> tuple[Any
     # A code that overflows or underflows is not the certified one, and an objective that overflows
     # does not tell how good codes are.
     size = np.abs(codes.data)
-    exact = (size >= np.finfo(dtype).tiny) & (size < np.inf)
+    exact = (size >= finfo(dtype).tiny) & (size < np.inf)
     results.converged[codes.row[~exact]] = False
     converged = results.converged & np.isfinite(objective)
     rest = objective, gap, results.iterations.astype(np.int32), converged
@@ -196,18 +200,18 @@ def _unscaled(problem: Problem, results: _Results, *, sparse: bool) -> tuple[Any
 
 def _share(
     problem: Problem, tol: float, limit: int, *, nonneg: bool, warm: bool
-) -> block.Shared:
+) -> Shared:
     """What all blocks share."""
     # Imported here: Numba takes half a second to load.
     from sae_gap.loops import active_set
 
     num_latents = len(problem.atoms)
-    gram = np.zeros((0, 0))
-    few = num_latents <= FEW_LATENTS and wants_gram(num_latents, len(problem.signals))
-    if few and limit > 1 and not warm:
-        atoms = problem.atoms.astype(np.float64, copy=False)
+    gram = zeros((0, 0))
+    cold = limit > 1 and not warm and num_latents <= FEW_LATENTS
+    if cold and wants_gram(num_latents, len(problem.signals)):
+        atoms = problem.atoms.astype(float64, copy=False)
         gram = atoms @ atoms.T
-    return block.Shared(
+    return Shared(
         atoms=problem.atoms,
         coarse=problem.atoms.astype(np.float32, copy=False),
         column=1 / problem.atom_scale,
@@ -215,42 +219,42 @@ def _share(
         tol=tol,
         limit=min(limit, active_set.ROUNDS),
         nonneg=nonneg,
-        eps=float(np.finfo(problem.atoms.dtype).eps),
+        eps=float(finfo(problem.atoms.dtype).eps),
     )
 
 
 def _code_all(
     problem: Problem,
-    shared: block.Shared,
+    shared: Shared,
     results: _Results,
-    opening: scipy.sparse.csr_array,
+    opening: csr_array,
 ) -> None:
     """Solves all samples; those that fill their slots continue together with twice as many."""
     from sae_gap.loops.active_set import FEWEST
 
     num_latents, input_dim = problem.atoms.shape
     # Any support of independent atoms fits, with new violators.
-    most = min(input_dim, num_latents) + block.MOST
+    most = min(input_dim, num_latents) + MOST
     slots = min(SLOTS, default_slots(input_dim, num_latents)) + 2 * FEWEST
     if not shared.limit:
         most = max(1, int(np.diff(opening.indptr).max()))
         slots = most
     slots = min(slots, most)
     pending = np.arange(len(problem.signals))
-    first: Any = opening if opening.nnz else np.zeros((len(pending), 0), np.int64)
+    first: Any = opening if opening.nnz else zeros((len(pending), 0), np.int64)
     while True:
         pending, first = _code(problem, shared, results, pending, first, slots)
         if slots == most or not len(pending):
             break
         slots = min(2 * slots, most)
     if not shared.limit:
-        for row in pending:
-            _by_cholesky(problem, shared, results, int(row), opening)
+        for rows in pending[:, None]:
+            _by_cholesky(problem, shared, results, rows, opening)
 
 
 def _code(
     problem: Problem,
-    shared: block.Shared,
+    shared: Shared,
     results: _Results,
     rows: np.ndarray,
     opening: Any,
@@ -291,27 +295,27 @@ def _block(
     rows: np.ndarray,
     opening: np.ndarray,
     slots: int,
-) -> block.Block:
+) -> Block:
     """The samples of some rows, without results."""
     signals, row = problem.block(rows)
     shape = len(rows), slots
-    return block.Block(
+    return Block(
         signals=signals,
         row=row,
         opening=opening,
         support=np.full(shape, -1),
-        values=np.zeros(shape, problem.atoms.dtype),
-        objective=np.zeros(len(rows)),
-        gap=np.zeros(len(rows)),
+        values=zeros(shape, problem.atoms.dtype),
+        objective=zeros(len(rows)),
+        gap=zeros(len(rows)),
         rounds=results.iterations[rows],
-        state=np.zeros(len(rows), np.int64),
+        state=zeros(len(rows), np.int64),
     )
 
 
 def _store(
     results: _Results,
     rows: np.ndarray,
-    part: block.Block,
+    part: Block,
     full: np.ndarray,
     done: np.ndarray,
 ) -> None:
@@ -321,7 +325,7 @@ def _store(
     _replace(results, rows, (part.objective, part.gap, done))
     results.iterations[rows] = part.rounds
     # In one dimension NumPy finds the entries several times as fast.
-    place = np.flatnonzero(part.values != 0)
+    place = flatnonzero(part.values != 0)
     row = rows[place // part.values.shape[1]]
     values = part.values.ravel()[place]
     results.codes.append((row, part.support.ravel()[place], values))
@@ -329,24 +333,23 @@ def _store(
 
 def _by_cholesky(
     problem: Problem,
-    shared: block.Shared,
+    shared: Shared,
     results: _Results,
-    row: int,
-    support: scipy.sparse.csr_array,
+    rows: np.ndarray,
+    support: csr_array,
 ) -> None:
     """Solves a sample on a support whose inverse is lost to rounding: non-negative least squares on
     the Cholesky factor of its Gram matrix with a ridge of a few roundings.
     """
-    latents = support[[row]].indices
+    latents = support[rows].indices
     latents = latents[problem.atoms[latents].any(axis=1)]
-    rows = np.array([row])
     signal, weight = problem.block(rows)
-    atoms = problem.atoms[latents].astype(np.float64)
+    atoms = problem.atoms[latents].astype(float64)
     lam = weight / problem.atom_scale[latents]
     # A signed code is the difference of two non-negative ones.
     signs = [1] if shared.nonneg else [1, -1]
     sides = np.kron(np.array(signs)[:, None], atoms)
-    ridge = 64 * len(sides) * np.finfo(np.float64).eps
+    ridge = 64 * len(sides) * finfo(float64).eps
     gram = sides @ sides.T + ridge * np.eye(len(sides))
     if not np.isfinite(gram).all():
         return
@@ -356,9 +359,9 @@ def _by_cholesky(
     values = signs @ scipy.optimize.nnls(lower.T, half)[0].reshape(len(signs), -1)
     verdict = _certificate(signal, atoms, values[None], lam[None], shared)
     _replace(results, rows, verdict)
-    on = np.flatnonzero(values)
+    on = flatnonzero(values)
     codes = values[on].astype(problem.atoms.dtype)
-    results.codes.append((np.full(len(on), row), latents[on], codes))
+    results.codes.append((np.repeat(rows, len(on)), latents[on], codes))
 
 
 def _certificate(
@@ -366,17 +369,17 @@ def _certificate(
     atoms: np.ndarray,
     codes: np.ndarray,
     lam: np.ndarray,
-    shared: block.Shared,
+    shared: Shared,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The objective and the gap of codes at their residual, and whether that is small enough for
     codes of the problem's type.
     """
     rest = signals - codes @ atoms
     pull = rest @ atoms.T
-    scale = lasso_problem.dual_scale(pull, lam, nonneg=shared.nonneg)
-    value, gap = lasso_problem.value_and_gap(rest, codes, pull, lam, scale)
+    scale = dual_scale(pull, lam, nonneg=shared.nonneg)
+    value, gap = value_and_gap(rest, codes, pull, lam, scale)
     dtype = shared.atoms.dtype
-    good = lasso_problem.is_converged(signals, value, gap, shared.tol, dtype)
+    good = is_converged(signals, value, gap, shared.tol, dtype)
     return value, gap, good
 
 
@@ -398,21 +401,21 @@ def _blocks(count: int, slots: int, numbers: int) -> list[slice]:
     return slices(count, size)
 
 
-def _stored(codes: Any) -> scipy.sparse.csr_array:
+def _stored(codes: Any) -> csr_array:
     """The non-zero entries of an array. In one dimension NumPy finds them several times as fast."""
     codes = np.asarray(codes)
-    places = np.flatnonzero(codes)
+    places = flatnonzero(codes)
     ends = np.cumsum(np.count_nonzero(codes, axis=1))
     parts = codes.ravel()[places], places % max(1, codes.shape[1]), np.append(0, ends)
-    return scipy.sparse.csr_array(parts, codes.shape)
+    return csr_array(parts, codes.shape)
 
 
-def _largest(codes: scipy.sparse.csr_array, most: int) -> np.ndarray:
+def _largest(codes: csr_array, most: int) -> np.ndarray:
     """Latents of the `most` largest codes, padded with -1."""
     sizes = np.diff(codes.indptr)
     on = np.arange(sizes.max()) < sizes[:, None]
     latents = np.full(on.shape, -1)
-    size = np.zeros(on.shape)
+    size = zeros(on.shape)
     latents[on] = codes.indices
     size[on] = abs(codes.data)
     if on.shape[1] > most:
@@ -421,23 +424,23 @@ def _largest(codes: scipy.sparse.csr_array, most: int) -> np.ndarray:
     return latents
 
 
-def _certify(problem: Problem, shared: block.Shared, results: _Results) -> None:
+def _certify(problem: Problem, shared: Shared, results: _Results) -> None:
     """Certifies the rounded codes in double precision: in single it proves nothing where weights
     are near rounding.
     """
-    open_rows = np.flatnonzero(~results.converged)
+    open_rows = flatnonzero(~results.converged)
     if not len(open_rows):
         return
-    atoms = problem.atoms.astype(np.float64, copy=False)
+    atoms = problem.atoms.astype(float64, copy=False)
     codes = results.sparse(problem)
     # A weight above any correlation needs no larger value.
-    largest = float(np.finfo(problem.atoms.dtype).max) ** 0.8
+    largest = float(finfo(problem.atoms.dtype).max) ** 0.8
     step = min(MANY_SAMPLES, max(1, MANY_CODES // len(atoms)))
     for part in slices(len(open_rows), step):
         rows = open_rows[part]
         signals, row = problem.block(rows)
         lam = np.minimum(row[:, None] / problem.atom_scale, largest)
-        values = codes[rows].toarray().astype(np.float64)
+        values = codes[rows].toarray().astype(float64)
         verdict = _certificate(signals, atoms, values, lam, shared)
         # The active set's gap may be smaller, but it holds for codes before rounding.
         better = verdict[2] | (verdict[1] < results.gap[rows])

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from numpy import empty
 
 from sae_gap.core import slices
 from sae_gap.loops.block import TILE
@@ -43,12 +44,12 @@ def reweighted_lasso(
     Returns:
       Places and codes, (n, slots), the non-zero codes of a sample first, and the residual.
     """
-    from sae_gap.loops import reweighted
+    from sae_gap.loops.reweighted import code_block
 
     signals = read_only(signals)
     atoms = read_only(atoms)
-    places = np.empty((len(signals), num_slots), np.int32)
-    codes = np.empty(places.shape, signals.dtype)
+    places = empty((len(signals), num_slots), np.int32)
+    codes = empty(places.shape, signals.dtype)
     residual = np.empty_like(signals)
     eps = float(np.finfo(signals.dtype).eps)
     blocks = num_blocks(num_slots)
@@ -58,10 +59,21 @@ def reweighted_lasso(
 
     def work(rows: slice) -> None:
         some = signals[rows]
-        pull = np.empty(len(some) * tile, signals.dtype)
-        options = threshold, epsilon, num_rounds, blocks, close, eps, pull
-        results = places[rows], codes[rows], residual[rows]
-        reweighted.code_block(some, atoms, *options, *results)
+        pull = empty(len(some) * tile, signals.dtype)
+        code_block(
+            some,
+            atoms,
+            threshold,
+            epsilon,
+            num_rounds,
+            blocks,
+            close,
+            eps,
+            pull,
+            places[rows],
+            codes[rows],
+            residual[rows],
+        )
 
     _in_blocks(work, len(signals))
     return places, codes, residual
@@ -78,7 +90,7 @@ def sums(
     """For the result of `reweighted_lasso`: Zᵀ R, (num_latents, input_dim), and for each atom the
     sum of its squared codes and the number of its non-zero codes.
     """
-    from sae_gap.loops import reweighted
+    from sae_gap.loops.reweighted import add_products
 
     input_dim = residual.shape[1]
     dtype = residual.dtype
@@ -88,7 +100,7 @@ def sums(
 
     def work(begin: int) -> None:
         end = min(begin + width, input_dim)
-        reweighted.add_products(places, codes, residual, begin, end, products)
+        add_products(places, codes, residual, begin, end, products)
 
     on_cores(work, range(0, input_dim, width))
     squares = np.bincount(places.ravel(), np.square(codes).ravel(), num_latents)
@@ -115,10 +127,10 @@ def iterate(
       init: codes to start from, (n, num_latents).
       iterations: number of iterations.
     """
-    from sae_gap.loops import proximal
+    from sae_gap.loops.proximal import iterate_block
 
     codes = init.copy()
-    momenta = np.empty(iterations, init.dtype)
+    momenta = empty(iterations, init.dtype)
     t = 1.0
     for i in range(iterations):
         last = t
@@ -126,11 +138,10 @@ def iterate(
         momenta[i] = (last - 1) / t
     with one_blas_thread():
         gram = dictionary.T @ dictionary
-    options = rate[()], threshold[()], momenta
 
     def work(rows: slice) -> None:
         pull = signals[rows] @ dictionary
-        proximal.iterate_block(pull, gram, *options, codes[rows])
+        iterate_block(pull, gram, rate[()], threshold[()], momenta, codes[rows])
 
     _in_blocks(work, len(codes))
     return codes

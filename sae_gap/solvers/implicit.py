@@ -2,7 +2,7 @@
 
 import jax.numpy as jnp
 
-from sae_gap.core import lasso_problem
+from sae_gap.core.lasso_problem import product, residual
 from sae_gap.runtime import sharding
 from sae_gap.solvers.least_squares import least_squares
 
@@ -32,7 +32,7 @@ def pull_back(signals, dictionary, codes, code_bar, objective_bar, mesh=None):
       Bertrand et al. (2020), "Implicit differentiation of lasso-type models for hyperparameter
       optimization", ICML.
     """
-    rest = lasso_problem.residual(signals, dictionary, codes)
+    rest = residual(signals, dictionary, codes)
 
     def solve(own, atoms):
         signals, support, pull = own
@@ -41,11 +41,9 @@ def pull_back(signals, dictionary, codes, code_bar, objective_bar, mesh=None):
     u = sharding.by_device(
         solve, mesh, (jnp.zeros_like(signals), codes != 0, code_bar), dictionary
     )
-    image = lasso_problem.product(u, dictionary.T)
+    image = product(u, dictionary.T)
     weight = objective_bar[:, None]
-    dictionary_bar = lasso_problem.product(
-        rest.T, u - weight * codes
-    ) - lasso_problem.product(image.T, codes)
+    dictionary_bar = product(rest.T, u - weight * codes) - product(image.T, codes)
     return (
         image + weight * rest,
         dictionary_bar,

@@ -1,11 +1,13 @@
 """Least squares on the support of each sample, compiled for all samples at once."""
 
-import functools
+from functools import partial
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.lax import fori_loop, switch, top_k
+from jax.numpy import einsum, where, zeros
 from jax.typing import ArrayLike
 
 from sae_gap.core import product
@@ -44,13 +46,11 @@ def least_squares(signals, dictionary, on, pull=None):
     """
     input_dim, num_latents = dictionary.shape
     scale = jnp.max(jnp.abs(dictionary))
-    scale = jnp.where(scale > 0, scale, 1)
+    scale = where(scale > 0, scale, 1)
     atoms = dictionary / scale
     on = on & jnp.any(atoms != 0, axis=0)
     pull = (
-        jnp.zeros(on.shape, signals.dtype)
-        if pull is None
-        else jnp.where(on, pull / scale, 0)
+        zeros(on.shape, signals.dtype) if pull is None else where(on, pull / scale, 0)
     )
     most = min(input_dim, num_latents)
     # Half as many, a quarter, …, down to about 16.
@@ -58,15 +58,14 @@ def least_squares(signals, dictionary, on, pull=None):
         most >> halvings for halvings in reversed(range(max(1, most.bit_length() - 4)))
     ]
 
-    gathered = [functools.partial(_few, atoms=atoms, most=count) for count in sizes]
+    forms = [partial(_few, atoms=atoms, most=count) for count in sizes]
+    forms.append(partial(_many, atoms=atoms))
 
     def chunk(part: list[Array]) -> Array:
         width = jnp.searchsorted(
             jnp.asarray(sizes), jnp.max(jnp.sum(part[1], axis=1), initial=0)
         )
-        return jax.lax.switch(
-            width, [*gathered, functools.partial(_many, atoms=atoms)], *part
-        )
+        return switch(width, forms, *part)
 
     # A chunk costs as much as its largest support, so sort by size; the smallest ones fill up the
     # last chunk.
@@ -78,28 +77,26 @@ def least_squares(signals, dictionary, on, pull=None):
 
 def _few(signals: Array, on: Array, pull: Array, atoms: Array, most: int) -> Array:
     """Solves on supports of at most `most` atoms, gathered."""
-    chosen = jax.lax.top_k(on.astype(jnp.float32), most)[1]
+    chosen = top_k(on.astype(jnp.float32), most)[1]
     filled = jnp.take_along_axis(on, chosen, axis=1)
-    own = jnp.where(filled[:, :, None], atoms.T[chosen], 0)
-    gram = jnp.einsum("nwm,nvm->nwv", own, own, precision="highest")
+    own = where(filled[:, :, None], atoms.T[chosen], 0)
+    gram = einsum("nwm,nvm->nwv", own, own, precision="highest")
     factor = _factor(gram)
     pull = jnp.take_along_axis(pull, chosen, axis=1)
 
     def refine(_: ArrayLike, codes: Array) -> Array:
-        rest = signals - jnp.einsum("nw,nwm->nm", codes, own, precision="highest")
-        left = pull + jnp.einsum("nwm,nm->nw", own, rest, precision="highest")
-        return codes + _solve(factor, jnp.where(filled, left, 0))
+        rest = signals - einsum("nw,nwm->nm", codes, own, precision="highest")
+        left = pull + einsum("nwm,nm->nw", own, rest, precision="highest")
+        return codes + _solve(factor, where(filled, left, 0))
 
-    codes = jax.lax.fori_loop(
-        0, REFINEMENTS, refine, jnp.zeros(filled.shape, signals.dtype)
-    )
-    return spread(chosen, jnp.where(filled, codes, 0), num_latents=on.shape[1])
+    codes = fori_loop(0, REFINEMENTS, refine, zeros(filled.shape, signals.dtype))
+    return spread(chosen, where(filled, codes, 0), num_latents=on.shape[1])
 
 
 def _many(signals: Array, on: Array, pull: Array, atoms: Array) -> Array:
     """Solves on supports of any size, for some of more atoms than dimensions."""
     weights = on.astype(signals.dtype)
-    gram = jnp.einsum(
+    gram = einsum(
         "nj,mj,lj->nml",
         weights,
         atoms,
@@ -116,12 +113,12 @@ def _many(signals: Array, on: Array, pull: Array, atoms: Array) -> Array:
             _solve(factor, signals - product(codes, atoms.T)), atoms
         )
 
-    return jax.lax.fori_loop(0, REFINEMENTS, refine, jnp.zeros(on.shape, signals.dtype))
+    return fori_loop(0, REFINEMENTS, refine, zeros(on.shape, signals.dtype))
 
 
 def _factor(gram: Array) -> Array:
     trace = jnp.trace(gram, axis1=1, axis2=2)
-    regulariser = 8 * jnp.finfo(gram.dtype).eps * jnp.where(trace > 0, trace, 1)
+    regulariser = 8 * jnp.finfo(gram.dtype).eps * where(trace > 0, trace, 1)
     return jnp.linalg.cholesky(
         gram + regulariser[:, None, None] * jnp.eye(gram.shape[1], dtype=gram.dtype)
     )

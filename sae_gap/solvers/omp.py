@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.lax import fori_loop, platform_dependent
+from jax.numpy import where, zeros
 from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.core import DEPENDENT, product
@@ -61,13 +63,13 @@ def omp(
         left = state.left
         score = jnp.abs(state.pull) if signed else state.pull
         # A chosen candidate has no energy left.
-        best = jnp.argmax(jnp.where(left > DEPENDENT, score, -jnp.inf))
-        best = jnp.where(i < begun, i, best).astype(state.places.dtype)
+        best = jnp.argmax(where(left > DEPENDENT, score, -jnp.inf))
+        best = where(i < begun, i, best).astype(state.places.dtype)
         fine = (left[best] > DEPENDENT) & ((score[best] > slack) | (i < begun))
         explained = product(state.basis[:, best], state.basis)
         new = (products(best) - explained) / jnp.sqrt(left[best])
-        new = jnp.where(fine, new, 0)
-        value = jnp.where(fine, state.pull[best] / jnp.sqrt(left[best]), 0)
+        new = where(fine, new, 0)
+        value = where(fine, state.pull[best] / jnp.sqrt(left[best]), 0)
         return _Steps(
             basis=state.basis.at[i].set(new),
             pull=state.pull - value * new,
@@ -79,17 +81,17 @@ def omp(
 
     kind = pull.dtype
     begin = _Steps(
-        basis=jnp.zeros((size, len(pull)), kind),
+        basis=zeros((size, len(pull)), kind),
         pull=pull,
         left=energy,
-        places=jnp.zeros(size, jnp.int32),
-        values=jnp.zeros(size, kind),
-        on=jnp.zeros(size, bool),
+        places=zeros(size, jnp.int32),
+        values=zeros(size, kind),
+        on=zeros(size, bool),
     )
-    end = jax.lax.fori_loop(0, size, step, begin)
+    end = fori_loop(0, size, step, begin)
     on = end.on
-    upper = jnp.triu(jnp.where(on[:, None] & on, end.basis[:, end.places], 0))
-    upper = upper + jnp.diag(jnp.where(on, 0, 1).astype(kind))
+    upper = jnp.triu(where(on[:, None] & on, end.basis[:, end.places], 0))
+    upper = upper + jnp.diag(where(on, 0, 1).astype(kind))
     return end.places, on, _back(upper, end.values)
 
 
@@ -98,9 +100,7 @@ def by_row(function: Callable[..., Any]) -> Callable[..., Any]:
     batch among threads that wait for each other, and two batches at once would wait for ever.
     """
     one = jax.custom_batching.sequential_vmap(function)
-    return lambda *arrays: jax.lax.platform_dependent(
-        *arrays, cpu=one, default=function
-    )
+    return lambda *arrays: platform_dependent(*arrays, cpu=one, default=function)
 
 
 @by_row

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
-from sae_gap.core import Solution, check_number, lasso_problem
+from sae_gap.core import Solution, check_number
+from sae_gap.core.lasso_problem import lambda_max
 from sae_gap.solvers import check_problem, sparse_code
 
 
@@ -57,7 +58,7 @@ def match_l0(
             f"no weight reaches a mean L0 of {target}: codes of {len(atoms)} dimensions on "
             f"{atoms.shape[1]} atoms have at most {most}; lower the target."
         )
-    top = float(jnp.max(lasso_problem.lambda_max(targets, atoms, nonneg=nonneg)))
+    top = float(jnp.max(lambda_max(targets, atoms, nonneg=nonneg)))
     if top == 0:
         raise ValueError(
             "every signal is orthogonal to the dictionary, so that all codes are zero at any "

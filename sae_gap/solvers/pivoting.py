@@ -5,7 +5,8 @@ with one sample a row.
 from collections import namedtuple
 
 import jax.numpy as jnp
-from jax import lax
+from jax.lax import while_loop
+from jax.numpy import inf, where
 
 # The swept Gram matrices and, as functions of t, the codes and correlations `value - t slope`; see
 # `solve`. `banned` slots depend on the basis and stay out. `entering` is the slot that must enter
@@ -58,70 +59,66 @@ def solve(gram, linear, *, max_pivots, rank):
         return (t.pivots < max_pivots) & jnp.any(t.live)
 
     def first_of(marks):
-        return jnp.min(jnp.where(marks, slots, slots.size - 1), axis=1, keepdims=True)
+        return jnp.min(where(marks, slots, slots.size - 1), axis=1, keepdims=True)
 
     def pivot(t: _Tableau) -> _Tableau:
-        violated = jnp.where(t.basic, t.value < -slack, (t.value > slack) & ~t.banned)
+        violated = where(t.basic, t.value < -slack, (t.value > slack) & ~t.banned)
         # Only rounding can make the slope of a violated slot zero.
-        ratio = jnp.where(
+        ratio = where(
             violated,
-            t.value / jnp.where(jnp.abs(t.slope) > eps, t.slope, eps),
-            -jnp.inf,
+            t.value / where(jnp.abs(t.slope) > eps, t.slope, eps),
+            -inf,
         )
         top = jnp.max(ratio, axis=1, keepdims=True)
         forced = t.entering >= 0
-        live = (top > -jnp.inf) | forced
-        first = jnp.where(forced, t.entering, first_of(ratio == top))
+        live = (top > -inf) | forced
+        first = where(forced, t.entering, first_of(ratio == top))
         chosen = slots == first
 
         def row_of(slot):
             return jnp.take_along_axis(t.swept, slot[:, :, None], axis=1)[:, 0]
 
         def pick(mask, v):
-            return jnp.sum(jnp.where(mask, v, 0), axis=1, keepdims=True)
+            return jnp.sum(where(mask, v, 0), axis=1, keepdims=True)
 
         column = row_of(first)
         enters = live & ~jnp.any(chosen & t.basic, axis=1, keepdims=True)
         crowded = jnp.sum(t.basic, axis=1, keepdims=True) >= rank
         dependent = enters & (crowded | (pick(chosen, column - close * norms) <= 0))
         yields = t.basic & (column > 64 * eps)
-        room = jnp.where(
+        room = where(
             yields,
-            jnp.maximum(t.value - top * t.slope, 0) / jnp.where(yields, column, 1),
-            jnp.inf,
+            jnp.maximum(t.value - top * t.slope, 0) / where(yields, column, 1),
+            inf,
         )
         least = jnp.min(room, axis=1, keepdims=True)
-        swap = dependent & ~forced & (least < jnp.inf)
+        swap = dependent & ~forced & (least < inf)
         leaver = first_of(room == least)
-        entering = jnp.where(swap, first, -1)
+        entering = where(swap, first, -1)
         banned = t.banned | (chosen & dependent & ~swap)
         moves = live & (swap | ~dependent)
-        first = jnp.where(swap, leaver, first)
-        column = jnp.where(swap, row_of(leaver), column)
+        first = where(swap, leaver, first)
+        column = where(swap, row_of(leaver), column)
         here = (slots == first) & moves
         leaves = jnp.any(here & t.basic, axis=1, keepdims=True)
-        inverse = jnp.where(moves, 1 / jnp.where(moves, pick(here, column), 1), 0)
-        turn = jnp.where(leaves, -1, 1).astype(column.dtype)
+        inverse = where(moves, 1 / where(moves, pick(here, column), 1), 0)
+        turn = where(leaves, -1, 1).astype(column.dtype)
 
         def sweep_vector(v):
             moved = pick(here, v) * inverse
-            return jnp.where(here, turn * moved, v - column * moved)
+            return where(here, turn * moved, v - column * moved)
 
         ratios = column * inverse
         edge = turn * ratios
         swept = t.swept - column[:, :, None] * ratios[:, None, :]
-        swept = jnp.where(here[:, None, :], edge[:, :, None], swept)
-        swept = jnp.where(here[:, :, None], edge[:, None, :], swept)
-        swept = jnp.where(
-            here[:, :, None] & here[:, None, :], -inverse[:, :, None], swept
-        )
-        value = sweep_vector(t.value)
-        slope = sweep_vector(t.slope)
+        swept = where(here[:, None, :], edge[:, :, None], swept)
+        swept = where(here[:, :, None], edge[:, None, :], swept)
+        swept = where(here[:, :, None] & here[:, None, :], -inverse[:, :, None], swept)
         return _Tableau(
             t.pivots + 1,
             swept,
-            value,
-            slope,
+            sweep_vector(t.value),
+            sweep_vector(t.slope),
             t.basic ^ here,
             banned,
             entering,
@@ -129,10 +126,15 @@ def solve(gram, linear, *, max_pivots, rank):
         )
 
     none = jnp.zeros(linear.shape, bool)
-    entering = jnp.full((len(linear), 1), -1)
-    live = jnp.ones(len(linear), bool)
     start = _Tableau(
-        jnp.int32(0), gram, linear, jnp.ones_like(linear), none, none, entering, live
+        jnp.int32(0),
+        gram,
+        linear,
+        jnp.ones_like(linear),
+        none,
+        none,
+        jnp.full((len(linear), 1), -1),
+        jnp.ones(len(linear), bool),
     )
-    last = lax.while_loop(unfinished, pivot, start)
-    return jnp.where(last.basic, jnp.maximum(last.value, 0), 0)
+    last = while_loop(unfinished, pivot, start)
+    return where(last.basic, jnp.maximum(last.value, 0), 0)

@@ -1,11 +1,11 @@
 """The caller's lasso problem: checked, and scaled so that every product is of order one."""
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from jax.typing import ArrayLike
 
 from sae_gap.core import as_real, check_vanishing, is_traced
@@ -22,7 +22,7 @@ def _known(function, array):
 
 
 def _cast(array, dtype):
-    if isinstance(array, jax.Array):
+    if isinstance(array, Array):
         return jnp.asarray(array, dtype)
     # An overflow is refused as an infinity.
     with np.errstate(over="ignore"):
@@ -31,7 +31,7 @@ def _cast(array, dtype):
 
 def on_host(array: Any) -> bool:
     """True if the values of an array are known and lie in the memory of this process."""
-    if not isinstance(array, jax.Array):
+    if not isinstance(array, Array):
         return True
     return (
         not is_traced(array)
@@ -74,11 +74,7 @@ def check_problem(
                 f"{name} has shape {array.shape}, but it must be ({form}); reshape it."
             )
     # Double precision if JAX has it enabled, as everywhere in JAX.
-    dtype = jax.dtypes.canonicalize_dtype(
-        functools.reduce(
-            jnp.promote_types, (a.dtype for a in arrays.values()), jnp.float32
-        )
-    )
+    dtype = jnp.result_type(jnp.float32, *(a.dtype for a in arrays.values()))
     tops = {
         name: _known(_largest, array)
         for name, array in arrays.items()
@@ -150,7 +146,7 @@ def check_problem(
 
 
 def _as_array(name, value, form):
-    return value if isinstance(value, jax.Array) else as_real(name, value, form)
+    return value if isinstance(value, Array) else as_real(name, value, form)
 
 
 def _largest(array, xp):

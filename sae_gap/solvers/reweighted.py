@@ -9,10 +9,11 @@ import math
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jax import lax
+from jax.lax import fori_loop, optimization_barrier, top_k
+from jax.numpy import einsum, int32, take_along_axis, where
 from jaxtyping import Array, Float, Int
 
-from sae_gap.core import lasso_problem
+from sae_gap.core import product
 from sae_gap.solvers import pivoting
 
 # Slots are multiples of this, to fill vector registers evenly.
@@ -45,7 +46,7 @@ def atom_rows(
         dictionary.T, ((0, -dictionary.shape[1] % num_blocks(num_slots)), (0, 0))
     )
     # Without the barrier a loop of these would transpose at every step.
-    return lax.optimization_barrier(padded)
+    return optimization_barrier(padded)
 
 
 def reweighted_lasso(
@@ -86,25 +87,25 @@ def reweighted_lasso(
 
     def advance(_: Any, carry: SlotCodes) -> SlotCodes:
         places, code, residual = carry
-        correlations = lasso_problem.product(residual, atoms.T)
+        correlations = product(residual, atoms.T)
         lead, candidate = _leaders(correlations, blocks, num_slots // 2)
         places, on = _merge(places, code > 0, candidate, lead > limit)
         weight = limit * epsilon / (code + epsilon)
-        rows = jnp.where(on[:, :, None], atoms[places], 0)
-        gram = jnp.einsum("nwm,nvm->nwv", rows, rows, precision="highest")
+        rows = where(on[:, :, None], atoms[places], 0)
+        gram = einsum("nwm,nvm->nwv", rows, rows, precision="highest")
         # A free slot stays at zero.
-        gram = gram + jnp.where(on[:, :, None], 0, jnp.eye(num_slots, dtype=gram.dtype))
-        pull = jnp.einsum("nwm,nm->nw", rows, signals, precision="highest")
-        linear = jnp.where(on, pull - weight, 0)
+        gram = gram + where(on[:, :, None], 0, jnp.eye(num_slots, dtype=gram.dtype))
+        pull = einsum("nwm,nm->nw", rows, signals, precision="highest")
+        linear = where(on, pull - weight, 0)
         code = pivoting.solve(
             gram, linear, rank=signals.shape[1], max_pivots=4 * num_slots
         )
-        fit = jnp.einsum("nw,nwm->nm", code, rows, precision="highest")
+        fit = einsum("nw,nwm->nm", code, rows, precision="highest")
         return SlotCodes(places, code, signals - fit)
 
     zeros = jnp.zeros((len(signals), num_slots), signals.dtype)
-    return lax.fori_loop(
-        0, num_rounds, advance, SlotCodes(zeros.astype(jnp.int32), zeros, signals)
+    return fori_loop(
+        0, num_rounds, advance, SlotCodes(zeros.astype(int32), zeros, signals)
     )
 
 
@@ -113,9 +114,9 @@ def _leaders(scores: Array, blocks: int, count: int) -> tuple[Array, Array]:
     of these atoms.
     """
     by_block = scores.reshape(len(scores), -1, blocks)
-    best, block = lax.top_k(jnp.max(by_block, axis=1), count)
-    row = jnp.take_along_axis(jnp.argmax(by_block, axis=1), block, axis=1)
-    return best, (row * blocks + block).astype(jnp.int32)
+    best, block = top_k(jnp.max(by_block, axis=1), count)
+    row = take_along_axis(jnp.argmax(by_block, axis=1), block, axis=1)
+    return best, (row * blocks + block).astype(int32)
 
 
 def num_blocks(num_slots: int) -> int:
@@ -146,9 +147,9 @@ def _merge(
     )
     # A product counts the free slots up to each one: a cumulative sum would run one row at a time.
     upto = jnp.triu(jnp.ones((used.shape[1], used.shape[1]), jnp.float32))
-    rank = jnp.matmul((~used).astype(jnp.float32), upto).astype(jnp.int32) - 1
+    rank = jnp.matmul((~used).astype(jnp.float32), upto).astype(int32) - 1
     seat = jnp.clip(rank, 0, candidate.shape[1] - 1)
-    fresh = jnp.take_along_axis(leads & ~repeated, seat, axis=1)
+    fresh = take_along_axis(leads & ~repeated, seat, axis=1)
     fresh &= ~used & (rank < candidate.shape[1])
-    entrant = jnp.take_along_axis(candidate, seat, axis=1)
-    return jnp.where(used, places, jnp.where(fresh, entrant, 0)), used | fresh
+    entrant = take_along_axis(candidate, seat, axis=1)
+    return where(used, places, where(fresh, entrant, 0)), used | fresh

@@ -1,11 +1,14 @@
 """The form of the screened pursuit for XLA, its choice of an engine, and the gains of atoms."""
 
-import functools
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
+from jax.lax import fori_loop, top_k, while_loop
+from jax.numpy import eye, where, zeros
 from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
@@ -47,7 +50,7 @@ def screened_pursuit(options, atoms, lengths, targets, proposals, threshold):
     # A call back from a program of several devices would keep the others waiting for ever.
     if not coding.runs_on_host(given) or (traced and jax.device_count() > 1):
         return _compiled(options, *given)
-    run = functools.partial(_on_host, *options)
+    run = partial(_on_host, *options)
     if not traced:
         return sharding.place_rows(jax.device_put(run(*given)), targets)
     shapes = (len(targets), len(atoms)), (len(targets), options[1][-1])
@@ -75,36 +78,34 @@ def backward_elimination(
     return _eliminate(dictionary.T, codes, int(largest))
 
 
-@functools.partial(jax.jit, static_argnames="size")
+@partial(jax.jit, static_argnames="size")
 def _eliminate(
     atoms: Float[Array, "num_latents input_dim"],
     codes: Float[Array, "n num_latents"],
     size: int,
 ) -> Float[Array, "n num_latents"]:
     # A ridge of a few roundings of the trace keeps the Gram matrix of dependent atoms definite.
-    ridge = 8 * jnp.finfo(atoms.dtype).eps * size * jnp.eye(size, dtype=atoms.dtype)
+    ridge = 8 * jnp.finfo(atoms.dtype).eps * size * eye(size, dtype=atoms.dtype)
 
     def gains_of(codes: Array) -> Array:
-        chosen = jax.lax.top_k(jnp.abs(codes), size)[1]
+        chosen = top_k(jnp.abs(codes), size)[1]
         held = atoms[chosen]
         gains = prune(product(held, held.T) + ridge, codes[chosen])
         return jnp.zeros_like(codes).at[chosen].set(gains)
 
     batch = max(1, CHUNK // (size * atoms.shape[1]))
-    return jax.lax.map(gains_of, codes, batch_size=batch)
+    return lax.map(gains_of, codes, batch_size=batch)
 
 
 def prune(gram: Float[Array, "k k"], codes: Float[Array, " k"]) -> Float[Array, " k"]:
     """The largest rise of the squared error up to the drop of each atom, if all are dropped."""
-    inverse = _solve(
-        _restricted(gram, codes != 0), jnp.eye(len(gram), dtype=gram.dtype)
-    )
+    inverse = _solve(_restricted(gram, codes != 0), eye(len(gram), dtype=gram.dtype))
     begin = jnp.vstack([inverse, codes]), 0 * codes
 
     def drop(_: ArrayLike, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         return eliminate(jnp, *carry)
 
-    return jax.lax.fori_loop(0, len(gram), drop, begin)[1]
+    return fori_loop(0, len(gram), drop, begin)[1]
 
 
 def _on_host(num_candidates, sizes, *given):
@@ -123,7 +124,7 @@ def _on_host(num_candidates, sizes, *given):
     return codes, gains
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@partial(jax.jit, static_argnums=0)
 def _compiled(options, atoms, lengths, targets, proposals, threshold):
     """The same by a program of XLA. For many samples it pays to compute the Gram matrix of all
     atoms, and to read the candidates' off it.
@@ -134,26 +135,24 @@ def _compiled(options, atoms, lengths, targets, proposals, threshold):
     whole = product(atoms, atoms.T) if paid else None
     most = CHUNK // (width + m * (m + sizes[-1]) + (sizes[-1] if paid else m) * dim)
     count = max(1, -(-len(targets) // max(1, most)))
-    code = jax.vmap(functools.partial(_code_one, atoms, whole, m, sizes, threshold))
+    code = jax.vmap(partial(_code_one, atoms, whole, m, sizes, threshold))
     codes, gains = sharding.in_batches(
         lambda part: code(*part), (targets, proposals), -(-len(targets) // count)
     )
     # A NaN chooses no atom, but must remain visible, and so must an overflow.
     finite = jnp.isfinite(jnp.linalg.norm(targets, axis=1, keepdims=True))
-    return jnp.where(finite, codes / lengths, jnp.nan), gains
+    return where(finite, codes / lengths, jnp.nan), gains
 
 
 def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):
-    chosen = jnp.zeros(0, jnp.int32)
-    on = jnp.zeros(0, bool)
+    chosen = zeros(0, jnp.int32)
+    on = zeros(0, bool)
     toward = product(atoms, signal)
     pull = toward if proposal is None else proposal
     slack = SLACK * jnp.linalg.norm(signal)
     for size in sizes:
         # Atoms chosen before are proposed first.
-        candidates = jax.lax.top_k(
-            pull.at[chosen].max(jnp.where(on, jnp.inf, -jnp.inf)), m
-        )[1]
+        candidates = top_k(pull.at[chosen].max(where(on, jnp.inf, -jnp.inf)), m)[1]
         own = atoms[candidates]
         gram = (
             product(own, own.T)
@@ -179,7 +178,7 @@ def _code_one(atoms, whole, m, sizes, threshold, signal, proposal):
         gains = prune(gram, codes)
         kept = on & (gains >= threshold**2)
         codes, _ = nonnegative_least_squares(gram, correlation, kept, slack)
-    return jnp.zeros(len(atoms), codes.dtype).at[chosen].add(codes), gains
+    return zeros(len(atoms), codes.dtype).at[chosen].add(codes), gains
 
 
 @by_row
@@ -191,7 +190,7 @@ def _solve(gram: Array, correlation: Array) -> Array:
 
 def _restricted(gram: Array, on: Array) -> Array:
     """Returns the Gram matrix of the atoms that are on, with the identity for the others."""
-    return jnp.where(on[:, None] & on, gram, jnp.eye(len(gram), dtype=gram.dtype))
+    return where(on[:, None] & on, gram, eye(len(gram), dtype=gram.dtype))
 
 
 def nonnegative_least_squares(
@@ -205,22 +204,22 @@ def nonnegative_least_squares(
     """
 
     def solve(on: Array) -> Array:
-        return _solve(_restricted(gram, on), jnp.where(on, correlation, 0))
+        return _solve(_restricted(gram, on), where(on, correlation, 0))
 
     def wrong(on: Array, codes: Array) -> Array:
         excess = correlation - product(gram, codes)
-        return jnp.where(on, codes < -slack, allowed & (excess > slack))
+        return where(on, codes < -slack, allowed & (excess > slack))
 
     def exchange(carry: Any) -> Any:
         count, on, codes = carry
         swap = wrong(on, codes)
         last = jnp.arange(len(swap)) == len(swap) - 1 - jnp.argmax(swap[::-1])
-        on = on ^ jnp.where(count < EXCHANGES, swap, swap & last)
+        on = on ^ where(count < EXCHANGES, swap, swap & last)
         return count + 1, on, solve(on)
 
     def more(carry: Any) -> Array:
         count, on, codes = carry
         return (count < MOST) & jnp.any(wrong(on, codes))
 
-    _, on, codes = jax.lax.while_loop(more, exchange, (0, allowed, solve(allowed)))
-    return jnp.where(on, codes, 0).clip(0), on & (codes > 0)
+    _, on, codes = while_loop(more, exchange, (0, allowed, solve(allowed)))
+    return where(on, codes, 0).clip(0), on & (codes > 0)
