@@ -1,11 +1,13 @@
 """The caller's lasso problem: checked, and scaled so that every product is of order one."""
 
+from functools import reduce
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.dtypes import canonicalize_dtype
 from jax.typing import ArrayLike
 
 from sae_gap.core import as_real, check_vanishing, is_traced
@@ -74,7 +76,8 @@ def check_problem(
                 f"{name} has shape {array.shape}, but it must be ({form}); reshape it."
             )
     # Double precision if JAX has it enabled, as everywhere in JAX.
-    dtype = jnp.result_type(jnp.float32, *(a.dtype for a in arrays.values()))
+    types = [array.dtype for array in arrays.values()]
+    dtype = canonicalize_dtype(reduce(jnp.promote_types, types, jnp.float32))
     tops = {
         name: _known(_largest, array)
         for name, array in arrays.items()
