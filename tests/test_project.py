@@ -22,9 +22,8 @@ from benchmarks.harness import methods
 from sae_gap import Store
 from sae_gap import __main__ as command
 from sae_gap.analysis import published
-from tests.conftest import IN_ONE, binary_of, flags_of, page_of
+from tests.conftest import IN_ONE, ROOT, binary_of, flags_of, page_of
 
-ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 PROJECT = PYPROJECT["project"]
 # The README, and every guide beside the code that it explains. The page of the job files is about

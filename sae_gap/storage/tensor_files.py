@@ -36,23 +36,21 @@ from sae_gap.core import check_choice, check_integer, check_number, shown
 
 # Weights hardly compress: a file that unpacks to more than this many times its size is a zip bomb.
 _MOST_COMPRESSED = 20
-# NumPy's types by their names in a .safetensors file.
-_TYPES: dict[str, Any] = {
-    f"{kind}{8 * size}": f"{kind.lower()}{size}"
-    for kind in "FIU"
-    for size in (1, 2, 4, 8)
-} | {
-    "BOOL": "bool",
+# NumPy's types by their names in a .safetensors file; weights have one of the first.
+_FLOATS = {
+    "F16": "float16",
+    "F32": "float32",
+    "F64": "float64",
     "BF16": "bfloat16",
     "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
 }
-_FLOATS = [
-    *map(
-        np.dtype,
-        ("float16", "float32", "float64", "bfloat16", "float8_e4m3fn", "float8_e5m2"),
-    )
-]
+_TYPES: dict[str, Any] = {
+    f"{kind}{8 * size}": f"{kind.lower()}{size}"
+    for kind in "IU"
+    for size in (1, 2, 4, 8)
+}
+_TYPES |= _FLOATS | {"BOOL": "bool"}
 
 _STORAGES = {
     "FloatStorage": "float32",
@@ -119,7 +117,7 @@ class Tensors:
             raise ValueError(
                 f"{name} in {self.path} has shape {array.shape} where {shape} is expected; {mend}."
             )
-        if array.dtype.newbyteorder("=") not in _FLOATS:
+        if array.dtype.name not in _FLOATS.values():
             raise ValueError(
                 f"{name} in {self.path} has the type {array.dtype}; save it as float32."
             )

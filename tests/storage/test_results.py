@@ -282,14 +282,10 @@ DAMAGE = {
     "cut": CONTENT[:-1],
     "a header of the moon": (2**60).to_bytes(8, "little") + CONTENT[8:],
     "another checksum": safetensors.numpy.save(safetensors.numpy.load(CONTENT), OTHERS),
-    "no note": safetensors.numpy.save({"a": np.ones(2)}),
-    "a list for a note": safetensors.numpy.save(
-        {"a": np.ones(2)}, OTHERS | {"note": "[1]"}
-    ),
-    "a deep note": safetensors.numpy.save(
-        {"a": np.ones(2)}, OTHERS | {"note": "[" * 100_000}
-    ),
 }
+for name, note in (("a list for a", "[1]"), ("a deep", "[" * 100_000), ("no", None)):
+    metadata = OTHERS | {"note": note} if note else None
+    DAMAGE[f"{name} note"] = safetensors.numpy.save({"a": np.ones(2)}, metadata)
 
 
 @mark.parametrize("name", DAMAGE)
