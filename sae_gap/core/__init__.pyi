@@ -37,6 +37,8 @@ from sae_gap.core.matching import as_matrix as as_matrix
 from sae_gap.core.matching import match_atoms as match_atoms
 from sae_gap.core.matching import nearest_atoms as nearest_atoms
 from sae_gap.core.matching import unit_columns as unit_columns
+from sae_gap.core.messages import brief as brief
+from sae_gap.core.messages import printable as printable
 from sae_gap.core.model import Model as Model
 from sae_gap.core.model import Transcoder as Transcoder
 from sae_gap.core.normalise import ConstantNorm as ConstantNorm

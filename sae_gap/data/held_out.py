@@ -68,20 +68,24 @@ class HeldOut:
         """Dimension of the rows."""
         return self.activations.input_dim
 
+    @property
+    def _given(self) -> Activations | None:
+        """The activations to score, if they are not a share of those to learn from."""
+        return self.held_out if isinstance(self.held_out, Activations) else None
+
     @cached_property
     def kept(self) -> Activations:
         """The activations, without outlier tokens unless these are kept."""
-        if self.keep_outliers:
-            return self.activations
-        return self.activations.without_outliers()
+        return self._kept_of(self.activations)
+
+    def _kept_of(self, rows: Activations) -> Activations:
+        return rows if self.keep_outliers else rows.without_outliers()
 
     @cached_property
     def parts(self) -> tuple[Activations, Activations]:
         """The rows that learners see, and the held-out ones."""
-        if self.whole is self.held_out:
-            whole = self.whole
-            held = whole if self.keep_outliers else whole.without_outliers()
-            return self.kept, held
+        if self._given:
+            return self.kept, self._kept_of(self._given)
         train, held = self._split(self.kept)
         if self.learn_outliers:
             train, _ = self._split(self.activations)
@@ -97,8 +101,7 @@ class HeldOut:
     @property
     def whole(self) -> Activations:
         """The activations of which all or a share are scored."""
-        given = isinstance(self.held_out, Activations)
-        return self.held_out if given else self.activations  # type: ignore[return-value]
+        return self._given or self.activations
 
     @cached_property
     def places(self) -> Int[np.ndarray, " n"]:
@@ -135,7 +138,7 @@ class HeldOut:
         whole = self.whole
         if self.keep_outliers:
             return whole.numbers[:0]
-        held = whole if whole is self.held_out else self._split(whole)[1]
+        held = self._given or self._split(whole)[1]
         rows = np.intersect1d(held.numbers, whole.numbers[whole.outliers.rows])
         most = -(-len(rows) * len(self.places) // self.parts[1].num_samples)
         return rows[evenly_spaced(len(rows), most)]
@@ -208,7 +211,7 @@ class HeldOut:
             "input_dim": self.input_dim,
             "seed": self.seed,
         }
-        if self.whole is not self.held_out:
+        if not self._given:
             found["split_seed"] = self._split_seed
             if self.held_out != TENTH:
                 found["held_out"] = self.held_out
@@ -224,7 +227,7 @@ class HeldOut:
 
     def asdict(self) -> dict[str, Any]:
         """Returns all that decides the data and the fits."""
-        held = self.whole.fingerprint if self.whole is self.held_out else "none"
+        held = self._given.fingerprint if self._given else "none"
         every = digest([self.activations.fingerprint, held])
         found = {"activations": every, "samples": self.samples}
         if self.whole.documents is None:

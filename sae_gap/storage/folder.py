@@ -10,7 +10,7 @@ from secrets import token_hex
 from tempfile import TemporaryFile
 from typing import Any
 
-from sae_gap.core import check_path
+from sae_gap.core import brief, check_path
 
 # Age in seconds after which a killed process's draft is removed.
 _STALE = 86_400
@@ -202,8 +202,6 @@ class Folder:
         except FileNotFoundError:
             raise
         except Exception as error:
-            from sae_gap.storage import brief
-
             raise BucketError(
                 f"{self}/{name} cannot be {verb} ({brief(error)})."
             ) from error

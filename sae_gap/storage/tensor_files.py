@@ -32,7 +32,14 @@ from jaxtyping import Float
 from numpy import isfinite, memmap
 from safetensors import safe_open
 
-from sae_gap.core import check_choice, check_integer, check_number, shown
+from sae_gap.core import (
+    brief,
+    check_choice,
+    check_integer,
+    check_number,
+    printable,
+    shown,
+)
 
 # Weights hardly compress: a file that unpacks to more than this many times its size is a zip bomb.
 _MOST_COMPRESSED = 20
@@ -445,25 +452,6 @@ class Config:
     def _value(self, name: str, default: Any) -> Any:
         value = self.entries.get(name)
         return default if value is None else value
-
-
-def brief(error: BaseException) -> str:
-    """The message of an exception, on one line."""
-    return (
-        printable(" ".join(str(error).split()), 200).rstrip(" .")
-        or type(error).__name__
-    )
-
-
-def printable(text: str, most: int = 80) -> str:
-    """A text from a file, safe to show in a message: on one line, not too long, and without
-    terminal commands.
-    """
-    kept = "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}"
-        for letter in text[:most]
-    )
-    return kept if len(text) <= most else f"{kept}..."
 
 
 def listed(names: Sequence[Any], folder: Path | None = None) -> str:

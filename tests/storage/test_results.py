@@ -300,7 +300,7 @@ def test_what_is_damaged_or_foreign_is_refused(name):
 def test_a_checkpoint_is_saved_loaded_and_removed(tmp_path, caplog):
     save = Checkpoint(tmp_path, every=0, fit="mine")
     assert save.load(TREE) is None
-    save.store(TREE, 2.5, step=3)
+    save.store(TREE, 2.5)
     state, seconds = save.load(TREE)
     check_same(state, TREE)
     assert save.named("other").load(TREE) is None and seconds == 2.5
