@@ -351,11 +351,6 @@ def _free_port():
     raise OSError("no port is free")
 
 
-@fixture(scope="session")
-def pair():
-    return Pair
-
-
 @dataclasses.dataclass(frozen=True)
 class Smoke:
     """A finished run of the smoke preset.

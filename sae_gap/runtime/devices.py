@@ -7,6 +7,7 @@ device has the whole dictionary.
 import os
 import platform
 import sys
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -184,16 +185,13 @@ def enable_compilation_cache() -> Path | None:
 
 def compilations() -> int:
     """Number of programs that this process has compiled, or taken from the cache."""
-    return len(_compiled)
+    return _events["/jax/core/compile/backend_compile_duration"]
 
 
-# The seconds of each program.
-_compiled: list[float] = []
-_EVENT = "/jax/core/compile/backend_compile_duration"
+# How often JAX has reported each of its events.
+_events = Counter[str]()
 jax.monitoring.register_event_duration_secs_listener(
-    lambda event, duration_secs, **_: _compiled.extend(
-        [duration_secs] * (event == _EVENT)
-    )
+    lambda event, *_, **__: _events.update([event])
 )
 
 

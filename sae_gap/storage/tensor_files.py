@@ -277,7 +277,7 @@ def member_start(path: Path, member: zipfile.ZipInfo) -> tuple[int, int]:
 class _Named:
     """A name in a pickle that nothing calls: a type of storage, or of number."""
 
-    def __init__(self, dtype: str | None = None):
+    def __init__(self, dtype: str | None):
         self.dtype = dtype and np.dtype(dtype)
 
 

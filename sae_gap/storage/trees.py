@@ -65,14 +65,12 @@ def load(content: bytes, like: PyTree) -> PyTree:
         raise ValueError(f"its tensors cannot be read ({error})") from None
     wanted = {name: _form(leaf) for name, leaf in _named(like)}
     have = {name: _form(array) for name, array in found.items()}
-    if have != wanted:
-        name = next(
-            name for name in {**wanted, **have} if have.get(name) != wanted.get(name)
-        )
-        raise ValueError(
-            f"{name} is {have.get(name, 'missing')}, where {wanted.get(name, 'missing')} is "
-            "expected"
-        )
+    for name in wanted | have:
+        if have.get(name) != wanted.get(name):
+            raise ValueError(
+                f"{name} is {have.get(name, 'missing')}, where {wanted.get(name, 'missing')} is "
+                "expected"
+            )
     if checksum != Tensors(Path(), found).checksum():
         raise ValueError("its numbers are not those that were written")
     leaves = (_restored(found[name], leaf) for name, leaf in _named(like))

@@ -214,7 +214,7 @@ def test_a_title_tells_all_laws_apart():
         ({"num_latents": 10_879}, "do not fit the 10879 features"),
         (
             {"dense": 21, "antipodal": 8_182},
-            "dense or antipodal are more than the 16384",
+            "dense or antipodal, do not fit the 16384",
         ),
         ({"least": 0.5}, "but least is 0.5 and most is 0.4"),
         ({"exponent": 0.0}, "exponent 0 gives every feature one"),
