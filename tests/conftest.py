@@ -154,9 +154,9 @@ def setting():
     """The cell that most tests run on. Its three splits have one shape, and it is the cell of the
     smoke preset.
     """
-    from sae_gap import Setting
+    from tests.tiny import SETTING
 
-    return Setting(num_latents=20, sparsity=3, num_samples=200)
+    return SETTING
 
 
 @fixture(scope="session")
@@ -246,11 +246,6 @@ def call_binary(name, *arguments):
             main.run(module.BENCH)
         cli.run(module.main)
     return stop.value.code or 0, out.getvalue(), err.getvalue()
-
-
-@fixture(scope="session")
-def call():
-    return call_binary
 
 
 def succeed(name, *arguments):

@@ -245,7 +245,7 @@ def _read_folder(folder: Path, key: str | None) -> list[Table]:
         table = _read_file(file, key)
         documents = "no documents" if table.documents is None else "documents"
         if table.counted:
-            numbers = counted + table.documents  # type: ignore[operator]
+            numbers: Any = counted + table.documents  # type: ignore[operator]
             counted = numbers[-1] + 1
             table = table._replace(documents=numbers)
             documents = "documents of many rows each"

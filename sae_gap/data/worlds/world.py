@@ -158,7 +158,7 @@ class WorldStream:
 
     def __init__(self, world: World, split: str = "train"):
         check_type("world", world, World, "make it by sae_gap.World() or named_world")
-        check_choice("split", split, tuple(_SPLITS))
+        check_choice("split", split, _SPLITS)
         law = world.law
         self._seed = (world.seed, _SPLITS[split])
         self._sampler = Sampler(
