@@ -29,6 +29,7 @@ from sae_gap.core.codes import infer_in_chunks as infer_in_chunks
 from sae_gap.core.identity import MethodPart as MethodPart
 from sae_gap.core.identity import class_name as class_name
 from sae_gap.core.identity import describe as describe
+from sae_gap.core.identity import float_type as float_type
 from sae_gap.core.lasso_problem import lipschitz as lipschitz
 from sae_gap.core.lasso_problem import product as product
 from sae_gap.core.lasso_problem import relative_gap as relative_gap

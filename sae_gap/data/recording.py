@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.core import SEED, Split, Task, check_size, option, settle
+from sae_gap.core import SEED, Split, Task, check_size, float_type, option, settle
 from sae_gap.data import fetched
 from sae_gap.storage import Tensors, file_digest, reading
 
@@ -37,7 +37,6 @@ def load(path: str | Path, *, width: int | None = None) -> Task:
     file = fetched(path)
     if width is not None:
         check_size("width", width)
-    dtype = jnp.zeros(()).dtype
     arrays = {}
     with (
         reading(file, "arrays in an .npz file"),
@@ -46,7 +45,9 @@ def load(path: str | Path, *, width: int | None = None) -> Task:
     ):
         for name in archive.keys() & _NAMES:
             part = archive[name]
-            arrays[name] = part.astype(dtype) if part.dtype.kind in "fiu" else part
+            arrays[name] = (
+                part.astype(float_type()) if part.dtype.kind in "fiu" else part
+            )
     tensors = Tensors(file, arrays)
     input_dim = tensors.shape("Y_train")[1]
     widths = [tensors.shape(name)[1] for name in _NAMES[3:] if name in tensors]

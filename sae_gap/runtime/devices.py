@@ -24,6 +24,7 @@ from jax.tree_util import tree_map
 from jaxtyping import Array, PyTree
 from numpy import arange
 
+from sae_gap.core import float_type
 from sae_gap.runtime import SAMPLES, check_mesh
 from sae_gap.runtime.distributed import is_key
 
@@ -142,7 +143,7 @@ def read_rows(
       The rows, (num_samples, width), uncommitted in one process, and sharded over the devices of
       several.
     """
-    dtype = jnp.zeros(()).dtype
+    dtype = float_type()
     everywhere = mesh()
     if everywhere.size == len(jax.local_devices()):
         return jnp.asarray(take(arange(num_samples)), dtype)

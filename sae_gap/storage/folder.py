@@ -40,7 +40,7 @@ class Folder:
         if isinstance(path, Folder):
             vars(self).update(vars(path), _swept=False)
             return
-        check_path("directory", path)
+        local = check_path("directory", path)
         text = os.fspath(path)
         self._url = text.rstrip("/")
         self._swept = False
@@ -49,7 +49,7 @@ class Folder:
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
             self._bucket = connect(text)
         else:
-            self.local = Path(os.path.expanduser(text))
+            self.local = local
 
     def __str__(self) -> str:
         return str(self.local or self._url)

@@ -15,12 +15,14 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial, partialmethod
 from io import BytesIO
 from json import loads
 from math import prod
 from pathlib import Path
 from re import fullmatch
+from types import SimpleNamespace
 from typing import Any
 from zipfile import ZIP_STORED, ZipFile
 from zlib import crc32
@@ -274,13 +276,6 @@ def member_start(path: Path, member: zipfile.ZipInfo) -> tuple[int, int]:
     return member.header_offset + 30 + rest, member.file_size
 
 
-class _Named:
-    """A name in a pickle that nothing calls: a type of storage, or of number."""
-
-    def __init__(self, dtype: str | None):
-        self.dtype = dtype and np.dtype(dtype)
-
-
 def map_pt(path: Path) -> Any:
     """The contents of a .pt file of PyTorch 1.6 or newer, with memory-mapped tensors whose numbers
     are not read.
@@ -350,7 +345,9 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
         if module == "torch" and (
             name in _STORAGES or fullmatch(r"b?float\d+|u?int\d+|bool", name)
         ):
-            return _Named(_STORAGES.get(name))
+            # Of a storage or of a number; nothing can call it.
+            dtype = _STORAGES.get(name)
+            return SimpleNamespace(dtype=dtype and np.dtype(dtype))
         raise ValueError(
             f"it names {module}.{name}, which is no tensor and is not executed"
         )
@@ -390,6 +387,7 @@ def read_json(path: Path) -> dict[str, Any]:
         return entries
 
 
+@dataclass
 class Config:
     """A configuration whose entries are read by type; a missing entry or null takes the default.
 
@@ -398,9 +396,8 @@ class Config:
       entries: entries of the JSON object.
     """
 
-    def __init__(self, path: Path, entries: Mapping[str, Any]):
-        self.path = path
-        self.entries = dict(entries)
+    path: Path
+    entries: dict[str, Any]
 
     def __contains__(self, name: str) -> bool:
         return self.entries.get(name) is not None

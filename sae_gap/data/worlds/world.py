@@ -21,6 +21,7 @@ from sae_gap.core import (
     check_path,
     check_size,
     check_type,
+    float_type,
     option,
 )
 from sae_gap.data import (
@@ -164,7 +165,7 @@ class WorldStream:
         self._sampler = Sampler(
             out_of_distribution(law) if split == "ood" else firing_of(law)
         )
-        dtype = jnp.zeros(()).dtype
+        dtype = float_type()
         atoms, bias = atoms_of(law)
         self.atoms = atoms.astype(dtype)
         self.bias = bias.astype(dtype)
