@@ -75,6 +75,7 @@ from sae_gap.core.registry import looks_of as looks_of
 from sae_gap.core.registry import modules as modules
 from sae_gap.core.rows import FEWEST as FEWEST
 from sae_gap.core.rows import RUNS as RUNS
+from sae_gap.core.rows import check_varies as check_varies
 from sae_gap.core.rows import counted as counted
 from sae_gap.core.rows import evenly_spaced as evenly_spaced
 from sae_gap.core.rows import ratio as ratio

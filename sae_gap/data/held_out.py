@@ -8,7 +8,15 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy import arange, concatenate, float32, pad, searchsorted, unique
 
-from sae_gap.core import FEWEST, Split, Task, Unread, check_type, evenly_spaced
+from sae_gap.core import (
+    FEWEST,
+    Split,
+    Task,
+    Unread,
+    check_type,
+    check_varies,
+    evenly_spaced,
+)
 from sae_gap.data import Activations
 from sae_gap.runtime import devices
 from sae_gap.storage import digest
@@ -120,11 +128,7 @@ class HeldOut:
             raise ValueError(
                 f"{len(rows)} held-out activations are too few to judge by; give some hundreds."
             )
-        if np.all(rows == rows[:1]):
-            raise ValueError(
-                "all activations are alike, so that there is no variance to explain; give some "
-                "hundreds that differ."
-            )
+        check_varies(rows)
         return rows
 
     @cached_property

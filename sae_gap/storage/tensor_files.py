@@ -15,7 +15,7 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial, partialmethod
 from io import BytesIO
 from json import loads
@@ -77,6 +77,7 @@ _STORAGES = {
 _NESTED = ("ae", "state_dict", "model", "model_state_dict")
 
 
+@dataclass(eq=False)
 class Tensors:
     """The tensors of one file, taken one by one with the shape that each must have.
 
@@ -85,19 +86,18 @@ class Tensors:
       arrays: name to array.
     """
 
-    def __init__(self, path: Path, arrays: Mapping[str, np.ndarray]):
-        self.path = path
-        self._arrays = dict(arrays)
-        self._taken: set[str] = set()
+    path: Path
+    arrays: Mapping[str, np.ndarray]
+    _taken: set[str] = field(default_factory=set)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._arrays
+        return name in self.arrays
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._arrays)
+        return iter(self.arrays)
 
     def __str__(self) -> str:
-        return listed(sorted(self._arrays)) or "nothing"
+        return listed(sorted(self.arrays)) or "nothing"
 
     def shape(self, name: str) -> tuple[int, int]:
         """The shape of a matrix not taken yet; it must not be empty."""
@@ -140,11 +140,11 @@ class Tensors:
 
     def only(self) -> Float[np.ndarray, "rows columns"]:
         """The only matrix of the file, as `take` returns it."""
-        if len(self._arrays) != 1:
+        if len(self.arrays) != 1:
             raise ValueError(
                 f"{self.path} must hold one tensor, but has {self}; save it alone."
             )
-        (name,) = self._arrays
+        (name,) = self.arrays
         return self.take(name, *self.shape(name))
 
     def scalar(self, name: str) -> float:
@@ -166,18 +166,18 @@ class Tensors:
 
     def dtypes(self) -> str:
         """The types on disk, for the notes."""
-        return ", ".join(sorted({str(array.dtype) for array in self._arrays.values()}))
+        return ", ".join(sorted({str(array.dtype) for array in self.arrays.values()}))
 
     def checksum(self) -> str:
         """A checksum of all numbers: safetensors has none of its own."""
         total = 0
-        for name in sorted(self._arrays):
-            total = crc32(self._arrays[name].tobytes(), total)
+        for name in sorted(self.arrays):
+            total = crc32(self.arrays[name].tobytes(), total)
         return str(total)
 
     def finish(self, architecture: str) -> None:
         """Raises a ValueError if a tensor was not taken: the codes would miss its effect."""
-        rest = sorted(self._arrays.keys() - self._taken)
+        rest = sorted(self.arrays.keys() - self._taken)
         if rest:
             raise ValueError(
                 f"{self.path} holds {listed(rest)}, which a {architecture} SAE does not have; "
@@ -185,11 +185,11 @@ class Tensors:
             )
 
     def _named(self, name: str) -> np.ndarray:
-        if name not in self._arrays:
+        if name not in self.arrays:
             raise ValueError(
                 f"{self.path} has no tensor {name}, but {self}; check that it is the right file."
             )
-        return self._arrays[name]
+        return self.arrays[name]
 
 
 @contextmanager
