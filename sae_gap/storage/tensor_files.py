@@ -402,17 +402,11 @@ class Config:
     def __contains__(self, name: str) -> bool:
         return self.entries.get(name) is not None
 
-    def size(
-        self,
-        name: str,
-        default: int | None = None,
-        least: int = 1,
-        most: int = 2**31 - 1,
-    ) -> int:
-        """An integer from `least` to `most`."""
+    def size(self, name: str, default: int | None = None, **limits: int) -> int:
+        """An integer, within the limits of `check_integer`."""
         value = self._value(name, default)
         value = int(value) if isinstance(value, float) and value.is_integer() else value
-        check_integer(f"{name} in {self.path}", value, least=least, most=most)
+        check_integer(f"{name} in {self.path}", value, **limits)
         return value
 
     def number(self, name: str, default: float | None = None, **limits: float) -> float:
