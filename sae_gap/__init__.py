@@ -9,5 +9,5 @@ from sae_gap.core.faces import attach
 
 __version__ = "0.2.0"
 
-__getattr__, __dir__ = attach(__name__, __file__)
+__getattr__, __dir__ = attach(__name__)
 __all__ = [*__dir__(), "__version__"]

@@ -26,9 +26,7 @@ def encoders() -> dict[str, Any]:
 def saes() -> dict[str, Any]:
     """Returns the encoders that a sparse autoencoder trains, by name."""
     return {
-        name: kind
-        for name, kind in encoders().items()
-        if getattr(kind, "recipe", None) is not None
+        name: kind for name, kind in encoders().items() if getattr(kind, "recipe", None)
     }
 
 
@@ -167,7 +165,6 @@ def sae_for_activations(
     *,
     sparsity: int,
     input_dim: int,
-    base: "sae_gap.learners.Learner | None" = None,
     **options: Any,
 ) -> "sae_gap.learners.SparseAutoencoder":
     """Makes a sparse autoencoder with the options that suit a network's activations.
@@ -182,11 +179,11 @@ def sae_for_activations(
       name: the name of its encoder.
       sparsity: mean L0 to train at.
       input_dim: dimension of the activations.
-      base: the learner whose dictionary it starts from; None starts at random.
-      options: fields of `SparseAutoencoder`; they replace those that are set here.
+      options: fields of `SparseAutoencoder`; they replace those that are set here. One is `base`,
+        the learner whose dictionary it starts from.
     """
     check_number("sparsity", sparsity, above=0)
-    learner = tuned_sae(name, sparsity=sparsity, input_dim=input_dim, base=base)
+    learner = tuned_sae(name, sparsity=sparsity, input_dim=input_dim)
     scale = (3 * input_dim / sparsity) ** 0.5
     encoder = learner.encoder.scaled(scale)
     penalty = learner.penalty

@@ -17,6 +17,7 @@ import pathlib
 import platform
 import random
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from pytest import fixture
 
 from sae_gap.figures import style
 
+ROOT = pathlib.Path(__file__).parents[1]
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 # Of the processes that tests start: see benchmarks/__init__.py.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -62,7 +64,7 @@ def kind_of_machine():
 # Shared with the workers, with the processes that tests start and with the next run, so that a
 # program of one shape is compiled once in all. Another processor may lack its instructions.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
-    pathlib.Path(__file__).parents[1] / ".cache" / f"xla-{kind_of_machine()}"
+    ROOT / ".cache" / f"xla-{kind_of_machine()}"
 )
 
 
@@ -152,9 +154,9 @@ def setting():
     """The cell that most tests run on. Its three splits have one shape, and it is the cell of the
     smoke preset.
     """
-    from sae_gap import Setting
+    from tests.tiny import SETTING
 
-    return Setting(num_latents=20, sparsity=3, num_samples=200)
+    return SETTING
 
 
 @fixture(scope="session")
@@ -203,6 +205,14 @@ def page_of(folder):
     return page.parent
 
 
+def copy_tree(folder):
+    """Copies what a wheel is built from."""
+    leave = shutil.ignore_patterns(
+        ".*", "results", "build", "dist", "*.egg-info", "__pycache__", "tests"
+    )
+    return shutil.copytree(ROOT, folder, ignore=leave)
+
+
 def save_picture(figure, file, *, format, savefig=Figure.savefig, **options):
     """Draws no PDF file, which takes as long as the PNG file of the same figure, and lays nothing
     out, which takes as long as to draw; binaries in processes of their own and the tests of the
@@ -236,11 +246,6 @@ def call_binary(name, *arguments):
             main.run(module.BENCH)
         cli.run(module.main)
     return stop.value.code or 0, out.getvalue(), err.getvalue()
-
-
-@fixture(scope="session")
-def call():
-    return call_binary
 
 
 def succeed(name, *arguments):
@@ -296,29 +301,21 @@ class Pair:
     def __init__(self, arguments, **environment):
         port = _free_port()
         given = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": TWO_DEVICES, **environment}
-        self.processes = [
-            subprocess.Popen(
-                [
-                    sys.executable,
-                    *(
-                        str(argument).format(process=process, port=port)
-                        for argument in arguments
-                    ),
-                ],
-                env={
-                    **os.environ,
-                    **{
-                        name: value.format(process=process, port=port)
-                        for name, value in given.items()
-                    },
-                },
-                cwd=pathlib.Path(__file__).parents[1],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
+        self.processes = []
+        for process in range(2):
+            numbers = {"process": process, "port": port}
+            words = [str(argument).format(**numbers) for argument in arguments]
+            own = {name: value.format(**numbers) for name, value in given.items()}
+            self.processes.append(
+                subprocess.Popen(
+                    [sys.executable, *words],
+                    env=os.environ | own,
+                    cwd=ROOT,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    text=True,
+                )
             )
-            for process in range(2)
-        ]
 
     def end(self):
         """Waits for both: their exit codes, and what each wrote on stdout and stderr, less Gloo's
@@ -347,11 +344,6 @@ def _free_port():
             probe.bind(("", port))
             return port
     raise OSError("no port is free")
-
-
-@fixture(scope="session")
-def pair():
-    return Pair
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,6 +28,11 @@ LAM = 0.05
 SHAPE = NUM_SAMPLES, INPUT_DIM, NUM_LATENTS = 32, 16, 256
 
 
+def place(tree):
+    """A tree on all devices."""
+    return devices.place(tree, devices.mesh())
+
+
 def collectives(text):
     """The name and the shapes of each operation of a compiled program by which devices exchange
     something.
@@ -72,12 +77,12 @@ def test_samples_and_what_does_not_divide_are_placed(problem):
         "none": None,
         "count": 3,
     }
-    placed = devices.place(given, devices.mesh())
+    placed = place(given)
     assert placed["whole"].sharding.spec == PartitionSpec("samples")
     assert placed["whole"].addressable_shards[0].data.shape == (4, INPUT_DIM)
     assert placed["odd"].sharding.is_fully_replicated
     assert (placed["name"], placed["none"], placed["count"]) == ("x", None, 3)
-    assert devices.place(jnp.float32(2), devices.mesh()).sharding.is_fully_replicated
+    assert place(jnp.float32(2)).sharding.is_fully_replicated
     for name in ("whole", "odd"):
         many = jax.jit(lambda rows: rows.T @ rows)(placed[name])
         assert len(many.devices()) == 8
@@ -86,7 +91,7 @@ def test_samples_and_what_does_not_divide_are_placed(problem):
 
 
 def test_on_a_cpu_the_bits_are_those_of_one_device(problem, alone):
-    signals = devices.place(problem[0], devices.mesh())
+    signals = place(problem[0])
     dictionary = problem[1]
     solution = sparse_code(signals, dictionary, LAM)
     jax.tree.map(assert_array_equal, solution, alone)
@@ -99,7 +104,7 @@ def test_on_a_cpu_the_bits_are_those_of_one_device(problem, alone):
 def test_samples_are_coded_and_differentiated_by_each_device_alone(
     problem, alone, monkeypatch
 ):
-    signals = devices.place(problem[0], devices.mesh())
+    signals = place(problem[0])
     dictionary = problem[1]
     weights = default_rng(1).normal(size=alone.codes.shape).astype(np.float32)
     # In chunks of three, which no device's four samples divide into.
@@ -132,7 +137,7 @@ def test_samples_are_coded_and_differentiated_by_each_device_alone(
 def test_samples_that_do_not_divide_are_filled_up_with_zeros():
     """Thirty samples, copied to all eight devices, of which each works on four."""
     problem = draw(1, (30, 8, 24), sparsity=2)
-    signals = devices.place(problem[0], devices.mesh())
+    signals = place(problem[0])
     given = problem[1], np.full(30, LAM, np.float32)
     found = sparse_code(signals, *given, solver="fista", sparse=True)
     assert found.codes.shape == (30, 24)
@@ -149,7 +154,7 @@ def run(learner, data, num_latents=20):
 
 def test_training_splits_its_batches_and_gradients_meet_once():
     signals = default_rng(0).normal(size=(104, 12)).astype(np.float32)
-    data = devices.place(Split(signals), devices.mesh())
+    data = place(Split(signals))
     learner = SparseAutoencoder(TopK(3), num_steps=3, batch_size=16, learning_rate=1e-2)
     many, steps, program = run(learner, data)
     one, _, _ = run(learner, Split(jnp.asarray(signals)))
@@ -171,7 +176,7 @@ def test_batches_of_samples_that_do_not_divide_are_split():
         assert sharding.split_batch(batch) is batch
         return batch
 
-    data = devices.place(np.arange(100.0, dtype=np.float32), devices.mesh())
+    data = place(np.arange(100.0, dtype=np.float32))
     with jax.set_mesh(devices.mesh()):
         batch = jax.jit(lambda data: sharding.split_batch(data[3:19]))(data)
         odd = jax.jit(as_it_is)(data[3:10])
@@ -181,7 +186,7 @@ def test_batches_of_samples_that_do_not_divide_are_split():
 
 def test_a_state_with_codes_lies_as_its_samples():
     signals = default_rng(0).normal(size=(96, 12)).astype(np.float32)
-    data = devices.place(Split(signals), devices.mesh())
+    data = place(Split(signals))
     learner = DLFista(num_steps=3)
     many, _, program = run(learner, data)
     one, _, _ = run(learner, Split(jnp.asarray(signals)))

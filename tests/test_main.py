@@ -4,11 +4,9 @@ import importlib.metadata
 import os
 import re
 import runpy
-import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 from pytest import fixture, mark, raises
 
@@ -16,22 +14,17 @@ import sae_gap
 from benchmarks import studies
 from benchmarks.harness import main
 from sae_gap import __main__ as command
-
-ROOT = Path(__file__).parents[1]
+from tests.conftest import ROOT, copy_tree
 
 
 @fixture(scope="module")
 def installed(tmp_path_factory):
     """A folder with what the wheel holds, built from a copy of the tree."""
     folder = tmp_path_factory.mktemp("wheel")
-    leave = shutil.ignore_patterns(
-        ".*", "results", "build", "dist", "*.egg-info", "__pycache__", "tests"
-    )
-    shutil.copytree(ROOT, folder / "tree", ignore=leave)
     build = "import sys; from hatchling import build; build.build_wheel(sys.argv[1])"
     subprocess.run(
         [sys.executable, "-c", build, str(folder)],
-        cwd=folder / "tree",
+        cwd=copy_tree(folder / "tree"),
         check=True,
         capture_output=True,
     )

@@ -8,7 +8,6 @@ import re
 import shutil
 import string
 import sys
-from pathlib import Path
 
 import address
 import nbformat
@@ -17,9 +16,9 @@ from nbclient import NotebookClient
 from numpy.random import default_rng
 from pytest import fixture, mark
 
+from tests.conftest import ROOT, copy_tree
 from tests.tiny import masked, write_lm
 
-ROOT = Path(__file__).parents[1]
 # That of PyTorch runs in tests/peers, where transformers is.
 NOTEBOOKS = sorted(
     path
@@ -197,10 +196,6 @@ def test_opened_alone_its_first_cell_installs_the_suite_from_the_address(
         "import os, sys\nsys.path[:] = [each for each in sys.path if not os.path.exists(each + "
         "'/pyproject.toml')]\n"
     )
-    leave = shutil.ignore_patterns(
-        ".*", "results", "build", "dist", "*.egg-info", "__pycache__", "tests"
-    )
-    shutil.copytree(ROOT, tmp_path / "tree", ignore=leave)
     monkeypatch.setenv("PYTHONPATH", str(site))
     for name, value in {
         "TARGET": str(site),
@@ -211,7 +206,7 @@ def test_opened_alone_its_first_cell_installs_the_suite_from_the_address(
         monkeypatch.setenv(f"PIP_{name}", value)
 
     # Without an address, and then with one.
-    cells = [alone(url).cells[1] for url in ("", str(tmp_path / "tree"))]
+    cells = [alone(url).cells[1] for url in ("", str(copy_tree(tmp_path / "tree")))]
     cells[0].id, cells[1].source = (
         "without",
         f"{cells[1].source}\nprint(sae_gap.__file__)",

@@ -3,15 +3,14 @@ elsewhere.
 """
 
 import os
-import pathlib
 import subprocess
 import sys
 
 from pytest import approx
 
 from sae_gap import Store
+from tests.conftest import ROOT
 
-ROOT = pathlib.Path(__file__).parents[1]
 # What ties decide in a few of 100 samples, and what is kept to four digits.
 COARSE = {"accuracy_id": 0.021, "accuracy_ood": 0.021, "cosines": 1.1e-4}
 

@@ -4,4 +4,4 @@ published numbers beside ours. Nothing here needs JAX or matplotlib.
 
 from sae_gap.core.faces import attach
 
-__getattr__, __dir__ = attach(__name__, __file__)
+__getattr__, __dir__ = attach(__name__)

@@ -29,6 +29,7 @@ from sae_gap.core.codes import infer_in_chunks as infer_in_chunks
 from sae_gap.core.identity import MethodPart as MethodPart
 from sae_gap.core.identity import class_name as class_name
 from sae_gap.core.identity import describe as describe
+from sae_gap.core.identity import float_type as float_type
 from sae_gap.core.lasso_problem import lipschitz as lipschitz
 from sae_gap.core.lasso_problem import product as product
 from sae_gap.core.lasso_problem import relative_gap as relative_gap
@@ -37,6 +38,8 @@ from sae_gap.core.matching import as_matrix as as_matrix
 from sae_gap.core.matching import match_atoms as match_atoms
 from sae_gap.core.matching import nearest_atoms as nearest_atoms
 from sae_gap.core.matching import unit_columns as unit_columns
+from sae_gap.core.messages import brief as brief
+from sae_gap.core.messages import printable as printable
 from sae_gap.core.model import Model as Model
 from sae_gap.core.model import Transcoder as Transcoder
 from sae_gap.core.normalise import ConstantNorm as ConstantNorm
@@ -72,6 +75,7 @@ from sae_gap.core.registry import looks_of as looks_of
 from sae_gap.core.registry import modules as modules
 from sae_gap.core.rows import FEWEST as FEWEST
 from sae_gap.core.rows import RUNS as RUNS
+from sae_gap.core.rows import check_varies as check_varies
 from sae_gap.core.rows import counted as counted
 from sae_gap.core.rows import evenly_spaced as evenly_spaced
 from sae_gap.core.rows import ratio as ratio

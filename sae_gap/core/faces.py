@@ -15,17 +15,16 @@ LOADING = threading.RLock()
 PATIENCE = 20
 
 
-def attach(
-    package: str, file: str
-) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+def attach(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
     """Returns `__getattr__` and `__dir__` of a package, which load the names that its stub,
     `__init__.pyi`, imports, and lists these as `__all__`. A new name takes one line there.
 
     Args:
       package: its `__name__`.
-      file: its `__file__`.
     """
-    stub = ast.parse(Path(file).with_suffix(".pyi").read_text(encoding="utf-8"))
+    module: Any = sys.modules[package]
+    file = Path(module.__file__).with_suffix(".pyi")
+    stub = ast.parse(file.read_text(encoding="utf-8"))
     home = {
         name.name: str(node.module)
         for node in stub.body
@@ -43,5 +42,5 @@ def attach(
             if taken:
                 LOADING.release()
 
-    vars(sys.modules[package])["__all__"] = [*home]
+    module.__all__ = [*home]
     return load, lambda: [*home]

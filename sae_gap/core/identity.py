@@ -7,6 +7,7 @@ from typing import Any, ClassVar, dataclass_transform
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from equinox import Module, field
 
 from sae_gap.core import (
@@ -52,11 +53,16 @@ class MethodPart(Module):
         check_static(self)
 
 
+def float_type() -> np.dtype:
+    """Returns the default float type, float64 where JAX is asked for it."""
+    return jnp.result_type(float)
+
+
 def precision() -> str:
     """Returns the default float type and the default precision of products; a CPU without a set
     precision leaves the latter out.
     """
-    kind = str(jnp.zeros(()).dtype)
+    kind = str(float_type())
     products = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
     if jax.default_backend() == "cpu" and products is None:
         return kind

@@ -183,7 +183,7 @@ def soft_threshold(
     values: Float[Array, "*shape"],
     threshold: Float[Array, "..."] | float,
     *,
-    nonneg: bool = True,
+    nonneg: bool,
 ) -> Float[Array, "*shape"]:
     """The proximal map of the weighted l1 norm: `max(x - t, 0)`, or `sign(x) max(|x| - t, 0)` for
     signed codes.
@@ -205,7 +205,7 @@ def lambda_max(
     signals: Float[Array, "n input_dim"],
     dictionary: Float[Array, "input_dim num_latents"],
     *,
-    nonneg: bool = True,
+    nonneg: bool,
 ) -> Float[Array, " n"]:
     """Returns the smallest weight at which each sample's code is zero: `max_j d_jᵀ y`, or
     `max_j |d_jᵀ y|` for signed codes.

@@ -10,6 +10,8 @@ from pkgutil import walk_packages
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from sae_gap.core import brief
+
 
 class Look(NamedTuple):
     """The name and the colour of a thing in figures and tables; without a colour it gets a spare
@@ -80,9 +82,8 @@ def modules(package: str) -> Iterator[ModuleType]:
             raise
         except Exception as error:
             file = module.name.replace(".", "/") + ".py"
-            reason = " ".join(str(error).split()).rstrip(".") or type(error).__name__
             raise BrokenFileError(
-                f"{file} cannot be imported ({reason}); mend it or move it away."
+                f"{file} cannot be imported ({brief(error)}); mend it or move it away."
             ) from error
 
 

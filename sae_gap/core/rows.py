@@ -90,6 +90,17 @@ def counted(rows: Float[Any, "n input_dim"]) -> Float[Any, "live input_dim"]:
     return rows[live]
 
 
+def check_varies(activations: Float[np.ndarray, "n input_dim"]) -> None:
+    """Raises a ValueError if all activations are equal, bit for bit: their mean, rounded, would
+    hide it.
+    """
+    if np.all(activations == activations[:1]):
+        raise ValueError(
+            "all activations are alike, so that there is no variance to explain; give some "
+            "hundreds that differ."
+        )
+
+
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> Float[np.ndarray, " some"]:
     """The quotient of two arrays of equal length, 0 where the denominator is not above 0."""
     return np.divide(

@@ -5,6 +5,7 @@ signals are `(n, input_dim)` and codes `(n, num_latents)`, with samples as rows.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -66,6 +67,7 @@ class Split(Module):
         return codes[:, 0] > 0.5
 
 
+@dataclass(eq=False)
 class Unread:
     """A training split that is read once, when a learner asks for it.
 
@@ -74,23 +76,19 @@ class Unread:
       read_inputs: returns what a transcoder reads, (n, num_inputs); None where there is nothing.
     """
 
+    read: Callable[[], Any]
+    read_inputs: Callable[[], Any] | None = None
     codes = labels = documents = counts = None
-
-    def __init__(
-        self, read: Callable[[], Any], read_inputs: Callable[[], Any] | None = None
-    ):
-        self._read = read
-        self._read_inputs = read_inputs
 
     @cached_property
     def signals(self) -> Float[Array, "n input_dim"]:
         """The rows to learn from."""
-        return self._read()
+        return self.read()
 
     @cached_property
     def inputs(self) -> Float[Array, "n num_inputs"] | None:
         """What a transcoder reads of each row."""
-        return self._read_inputs and self._read_inputs()
+        return self.read_inputs and self.read_inputs()
 
 
 class Tree(Module):

@@ -2,4 +2,4 @@
 
 from sae_gap.core.faces import attach
 
-__getattr__, __dir__ = attach(__name__, __file__)
+__getattr__, __dir__ = attach(__name__)

@@ -2,12 +2,11 @@
 
 from collections.abc import Callable, Iterator
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 from numpy import flatnonzero
 
-from sae_gap.core import slices
+from sae_gap.core import float_type, slices
 
 # The most numbers that are held at once while drawing subsets and dictionaries.
 DRAWS_AT_ONCE = 4_000_000
@@ -77,7 +76,7 @@ def unit_dictionary(
         for row in piece:
             squares += row * row
     lengths = np.sqrt(squares)
-    dictionary = np.empty(shape, jnp.zeros(()).dtype)
+    dictionary = np.empty(shape, float_type())
     atoms = np.empty((len(active), input_dim))
     for rows, piece in pieces():
         piece /= lengths

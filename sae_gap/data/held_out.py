@@ -5,10 +5,18 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numpy import arange, concatenate, float32, pad, searchsorted, unique
 
-from sae_gap.core import FEWEST, Split, Task, Unread, check_type, evenly_spaced
+from sae_gap.core import (
+    FEWEST,
+    Split,
+    Task,
+    Unread,
+    check_type,
+    check_varies,
+    evenly_spaced,
+)
 from sae_gap.data import Activations
 from sae_gap.runtime import devices
 from sae_gap.storage import digest
@@ -68,20 +76,24 @@ class HeldOut:
         """Dimension of the rows."""
         return self.activations.input_dim
 
+    @property
+    def _given(self) -> Activations | None:
+        """The activations to score, if they are not a share of those to learn from."""
+        return self.held_out if isinstance(self.held_out, Activations) else None
+
     @cached_property
     def kept(self) -> Activations:
         """The activations, without outlier tokens unless these are kept."""
-        if self.keep_outliers:
-            return self.activations
-        return self.activations.without_outliers()
+        return self._kept_of(self.activations)
+
+    def _kept_of(self, rows: Activations) -> Activations:
+        return rows if self.keep_outliers else rows.without_outliers()
 
     @cached_property
     def parts(self) -> tuple[Activations, Activations]:
         """The rows that learners see, and the held-out ones."""
-        if self.whole is self.held_out:
-            whole = self.whole
-            held = whole if self.keep_outliers else whole.without_outliers()
-            return self.kept, held
+        if self._given:
+            return self.kept, self._kept_of(self._given)
         train, held = self._split(self.kept)
         if self.learn_outliers:
             train, _ = self._split(self.activations)
@@ -97,8 +109,7 @@ class HeldOut:
     @property
     def whole(self) -> Activations:
         """The activations of which all or a share are scored."""
-        given = isinstance(self.held_out, Activations)
-        return self.held_out if given else self.activations  # type: ignore[return-value]
+        return self._given or self.activations
 
     @cached_property
     def places(self) -> Int[np.ndarray, " n"]:
@@ -117,11 +128,7 @@ class HeldOut:
             raise ValueError(
                 f"{len(rows)} held-out activations are too few to judge by; give some hundreds."
             )
-        if np.all(rows == rows[:1]):
-            raise ValueError(
-                "all activations are alike, so that there is no variance to explain; give some "
-                "hundreds that differ."
-            )
+        check_varies(rows)
         return rows
 
     @cached_property
@@ -135,7 +142,7 @@ class HeldOut:
         whole = self.whole
         if self.keep_outliers:
             return whole.numbers[:0]
-        held = whole if whole is self.held_out else self._split(whole)[1]
+        held = self._given or self._split(whole)[1]
         rows = np.intersect1d(held.numbers, whole.numbers[whole.outliers.rows])
         most = -(-len(rows) * len(self.places) // self.parts[1].num_samples)
         return rows[evenly_spaced(len(rows), most)]
@@ -163,12 +170,6 @@ class HeldOut:
         return unique(self.whole.groups[rows], return_inverse=True)[1]
 
     @property
-    def counts(self) -> Bool[np.ndarray, " n"] | None:
-        """True for the coded rows that count; None if all do."""
-        extra = len(self.left_out)
-        return arange(len(self.scored) + extra) < len(self.scored) if extra else None
-
-    @property
     def num_train(self) -> int:
         """The number of rows that learners see."""
         train = self.parts[0]
@@ -194,10 +195,12 @@ class HeldOut:
 
     def task(self) -> Task:
         """Returns the rows that learners see, and the scored rows as one split."""
-        members = pad(self.members, (0, len(self.left_out)))
+        extra = len(self.left_out)
+        members = pad(self.members, (0, extra))
         rows = concatenate([self.scored, self.left_out]).astype(float32)
+        counts = arange(len(rows)) < len(self.scored) if extra else None
         read = self._read(concatenate([self._inside, self._outside]))
-        held = Split(rows, documents=members, counts=self.counts, inputs=read)
+        held = Split(rows, documents=members, counts=counts, inputs=read)
         return Task(self.train, held, held, width=self.width, seed=self.seed)
 
     def seen(self) -> dict[str, Any]:
@@ -208,7 +211,7 @@ class HeldOut:
             "input_dim": self.input_dim,
             "seed": self.seed,
         }
-        if self.whole is not self.held_out:
+        if not self._given:
             found["split_seed"] = self._split_seed
             if self.held_out != TENTH:
                 found["held_out"] = self.held_out
@@ -224,7 +227,7 @@ class HeldOut:
 
     def asdict(self) -> dict[str, Any]:
         """Returns all that decides the data and the fits."""
-        held = self.whole.fingerprint if self.whole is self.held_out else "none"
+        held = self._given.fingerprint if self._given else "none"
         every = digest([self.activations.fingerprint, held])
         found = {"activations": every, "samples": self.samples}
         if self.whole.documents is None:

@@ -5,7 +5,6 @@ from functools import lru_cache, partial
 from math import ceil, log
 from typing import Any, NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 from jax import device_put
 from jaxtyping import Float, Int
@@ -19,6 +18,7 @@ from sae_gap.core import (
     Split,
     Task,
     check_integer,
+    float_type,
     option,
     set_fields,
     settle,
@@ -239,7 +239,7 @@ def _draw_samples(
     noise_rng: np.random.Generator,
 ) -> tuple[Float[np.ndarray, "n input_dim"], Any]:
     """Returns signals and codes of given supports."""
-    values = rng.uniform(size=supports.shape).astype(jnp.zeros(()).dtype)
+    values = rng.uniform(size=supports.shape).astype(float_type())
     signals = atoms.decode(values, supports)
     if setting.noise_db is not None:
         scale = noise_scale(signals, setting.noise_db)
@@ -278,7 +278,7 @@ class Stream:
         if dictionary is None:
             dictionary, _ = _draw_dictionary(setting, np.zeros(0, int))
         self.dictionary = dictionary
-        self._atoms = np.ascontiguousarray(self.dictionary.T, jnp.zeros(()).dtype)
+        self._atoms = np.ascontiguousarray(self.dictionary.T, float_type())
         self._piece = lru_cache(maxsize=1)(self._draw)
         self._noise = 0.0
         if setting.noise_db is not None:

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from sae_gap.core import SEED, Split, Task, check_seed, check_size, option, settle
+from sae_gap.core import SEED, Split, Task, check_size, float_type, option, settle
 from sae_gap.data import fetched
 from sae_gap.storage import Tensors, file_digest, reading
 
@@ -16,7 +16,7 @@ from sae_gap.storage import Tensors, file_digest, reading
 _NAMES = ("Y_train", "Y_val", "Y_ood", "A", "Z_train", "Z_val", "Z_ood")
 
 
-def load(path: str | Path, *, width: int | None = None, seed: int = 0) -> Task:
+def load(path: str | Path, *, width: int | None = None) -> Task:
     """Reads a task from an .npz file of activations.
 
     The file holds `Y_train`, `Y_val` and `Y_ood` (samples as rows) and optionally the truth:
@@ -26,7 +26,6 @@ def load(path: str | Path, *, width: int | None = None, seed: int = 0) -> Task:
     Args:
       path: the file, or its URL in a bucket.
       width: atoms of the dictionaries to learn; None takes the number of true ones.
-      seed: seeds the learners.
 
     Returns:
       The task, in the default float type. Parts of the truth that the file lacks are None.
@@ -38,8 +37,6 @@ def load(path: str | Path, *, width: int | None = None, seed: int = 0) -> Task:
     file = fetched(path)
     if width is not None:
         check_size("width", width)
-    check_seed(seed)
-    dtype = jnp.zeros(()).dtype
     arrays = {}
     with (
         reading(file, "arrays in an .npz file"),
@@ -48,7 +45,9 @@ def load(path: str | Path, *, width: int | None = None, seed: int = 0) -> Task:
     ):
         for name in archive.keys() & _NAMES:
             part = archive[name]
-            arrays[name] = part.astype(dtype) if part.dtype.kind in "fiu" else part
+            arrays[name] = (
+                part.astype(float_type()) if part.dtype.kind in "fiu" else part
+            )
     tensors = Tensors(file, arrays)
     input_dim = tensors.shape("Y_train")[1]
     widths = [tensors.shape(name)[1] for name in _NAMES[3:] if name in tensors]
@@ -69,9 +68,7 @@ def load(path: str | Path, *, width: int | None = None, seed: int = 0) -> Task:
 
     dictionary = matrix("A", input_dim)
     width = int(width or widths[0])
-    return Task(
-        split("train"), split("val"), split("ood"), dictionary, width=width, seed=seed
-    )
+    return Task(split("train"), split("val"), split("ood"), dictionary, width=width)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from sae_gap.core import (
     as_matrix,
     check_seed,
     check_size,
+    check_varies,
     detached,
     evenly_spaced,
 )
@@ -31,7 +32,6 @@ from sae_gap.dictionaries import (
 from sae_gap.encoders import check_model, unit_atoms
 from sae_gap.learners import OnlineDictionary
 from sae_gap.learners.online.online_dictionary import VISITS
-from sae_gap.metrics import check_varies
 from sae_gap.storage import Folder, trees
 
 

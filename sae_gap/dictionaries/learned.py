@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse
 from jaxtyping import Float
 
-from sae_gap.core import Model, check_size, evenly_spaced, relative_gap
+from sae_gap.core import Model, brief, check_size, evenly_spaced, relative_gap
 from sae_gap.data import TENTH, Activations, HeldOut, open_activations
 from sae_gap.dictionaries import (
     Export,
@@ -35,7 +35,7 @@ from sae_gap.measure import refit as least_squares
 from sae_gap.runtime import progress
 from sae_gap.saes import DICTIONARY, SAE, as_metadata, save_sae, write_free
 from sae_gap.solvers import match_l0
-from sae_gap.storage import Folder, brief, trees
+from sae_gap.storage import Folder, trees
 
 # Rows that are read and coded at once.
 CHUNK = 1_024

@@ -18,10 +18,10 @@ from jax.typing import ArrayLike
 from jaxtyping import Float
 from numpy import asarray, concatenate
 
-from sae_gap.core import Model, check_type, detached, evenly_spaced
+from sae_gap.core import Model, check_type, check_varies, detached, evenly_spaced
 from sae_gap.data import Activations, find_outliers, norms, open_activations
 from sae_gap.health import BLOCK, Evidence, Read, Reading, affines, find_faults
-from sae_gap.metrics import CHANCES, LIBRARIES, check_varies
+from sae_gap.metrics import CHANCES, LIBRARIES
 from sae_gap.metrics.definitions import explained
 from sae_gap.saes import SAE, load_sae
 

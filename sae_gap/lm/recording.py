@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int
 
-from sae_gap.core import AnyPath, check_choice, check_integer
+from sae_gap.core import AnyPath, brief, check_choice, check_integer
 from sae_gap.data import (
     ABOUT,
     Activations,
@@ -36,7 +36,7 @@ from sae_gap.data import (
 from sae_gap.lm import LM, Batch, Piece, Texts, batch_rows, cut, fill, pack
 from sae_gap.lm.network import capture
 from sae_gap.runtime import progress
-from sae_gap.storage import Folder, brief, digest
+from sae_gap.storage import Folder, digest
 
 # The types that rows may have.
 DTYPES = ("float16", "float32")

@@ -11,4 +11,4 @@ The names are loaded when first used: rows are read without JAX.
 
 from sae_gap.core.faces import attach
 
-__getattr__, __dir__ = attach(__name__, __file__)
+__getattr__, __dir__ = attach(__name__)

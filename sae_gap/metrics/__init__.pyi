@@ -8,7 +8,6 @@ from sae_gap.metrics.classification import roc_auc as roc_auc
 from sae_gap.metrics.cost import cost_at as cost_at
 from sae_gap.metrics.cost import processor_time as processor_time
 from sae_gap.metrics.definitions import LIBRARIES as LIBRARIES
-from sae_gap.metrics.definitions import check_varies as check_varies
 from sae_gap.metrics.definitions import explained as explained
 from sae_gap.metrics.definitions import fvu as fvu
 from sae_gap.metrics.definitions import spread as spread

@@ -8,7 +8,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from sae_gap.core import as_matrix, squares
+from sae_gap.core import as_matrix, check_varies, squares
 
 # The libraries' names of each definition.
 LIBRARIES = {
@@ -54,17 +54,6 @@ def explained(
         "ev_saebench": float(1 - rest.mean() / (power - (power / x.shape[1]) ** 2)),
         "ev_dictionary_learning": float(1 - spread(error).sum() / centred.sum()),
     }
-
-
-def check_varies(activations: Float[np.ndarray, "n input_dim"]) -> None:
-    """Raises a ValueError if all activations are equal, bit for bit: their mean, rounded, would
-    hide it.
-    """
-    if np.all(activations == activations[:1]):
-        raise ValueError(
-            "all activations are alike, so that there is no variance to explain; give some "
-            "hundreds that differ."
-        )
 
 
 def fvu(

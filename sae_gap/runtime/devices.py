@@ -7,6 +7,7 @@ device has the whole dictionary.
 import os
 import platform
 import sys
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,7 @@ from jax.tree_util import tree_map
 from jaxtyping import Array, PyTree
 from numpy import arange
 
+from sae_gap.core import float_type
 from sae_gap.runtime import SAMPLES, check_mesh
 from sae_gap.runtime.distributed import is_key
 
@@ -141,7 +143,7 @@ def read_rows(
       The rows, (num_samples, width), uncommitted in one process, and sharded over the devices of
       several.
     """
-    dtype = jnp.zeros(()).dtype
+    dtype = float_type()
     everywhere = mesh()
     if everywhere.size == len(jax.local_devices()):
         return jnp.asarray(take(arange(num_samples)), dtype)
@@ -184,16 +186,13 @@ def enable_compilation_cache() -> Path | None:
 
 def compilations() -> int:
     """Number of programs that this process has compiled, or taken from the cache."""
-    return len(_compiled)
+    return _events["/jax/core/compile/backend_compile_duration"]
 
 
-# The seconds of each program.
-_compiled: list[float] = []
-_EVENT = "/jax/core/compile/backend_compile_duration"
+# How often JAX has reported each of its events.
+_events = Counter[str]()
 jax.monitoring.register_event_duration_secs_listener(
-    lambda event, duration_secs, **_: _compiled.extend(
-        [duration_secs] * (event == _EVENT)
-    )
+    lambda event, *_, **__: _events.update([event])
 )
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from os import environ
 from pathlib import Path
 
-from sae_gap.core import AnyPath, check_path
+from sae_gap.core import AnyPath, check_path, printable
 from sae_gap.saes.readers import READERS, holds
-from sae_gap.storage import Folder, listed, package_folders, printable
+from sae_gap.storage import Folder, listed, package_folders
 
 # Endings of files of atoms.
 ENDINGS = (".npy", ".safetensors", ".pt")

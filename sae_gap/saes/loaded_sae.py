@@ -25,6 +25,7 @@ from sae_gap.core import (
     Transcoder,
     detached,
     matching,
+    printable,
 )
 from sae_gap.encoders import (
     AmortisedEncoder,
@@ -39,7 +40,6 @@ from sae_gap.saes.given_arrays import of_arrays
 from sae_gap.saes.models import model_of
 from sae_gap.saes.parts import Parts, side_by_side
 from sae_gap.saes.readers import read
-from sae_gap.storage import printable
 
 Rows = Float[ArrayLike, "..."]
 Outputs = Float[Array, "n input_dim"]

@@ -87,7 +87,7 @@ def _encoder_of(parts: Parts, tensors: Held, shape: tuple[int, int]) -> tuple[An
     if parts.encoder in ARCHITECTURES:
         encoder, places = _published(parts, tensors)
     else:
-        described = Config(Path(f"the fit {parts.notes['fit']}"), parts.options)
+        described = Config(Path(f"the fit {parts.notes['fit']}"), dict(parts.options))
         encoder = _trained(described, shape[1])
         places = {name: name.removeprefix(OWN) for name in tensors}
     if not places:

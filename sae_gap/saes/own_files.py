@@ -138,4 +138,4 @@ def _read_note(tensors: Tensors) -> Config:
         metadata = file.metadata()
         if metadata["crc32"] != tensors.checksum():
             raise ValueError("its numbers are not those that were written")
-        return Config(path, json.loads(metadata["note"]))
+        return Config(path, dict(json.loads(metadata["note"])))

@@ -15,13 +15,11 @@ from sae_gap.storage.store import Store as Store
 from sae_gap.storage.store import grouped as grouped
 from sae_gap.storage.tensor_files import Config as Config
 from sae_gap.storage.tensor_files import Tensors as Tensors
-from sae_gap.storage.tensor_files import brief as brief
 from sae_gap.storage.tensor_files import check_members as check_members
 from sae_gap.storage.tensor_files import listed as listed
 from sae_gap.storage.tensor_files import map_pt as map_pt
 from sae_gap.storage.tensor_files import map_safetensors as map_safetensors
 from sae_gap.storage.tensor_files import member_start as member_start
-from sae_gap.storage.tensor_files import printable as printable
 from sae_gap.storage.tensor_files import read_json as read_json
 from sae_gap.storage.tensor_files import read_npz as read_npz
 from sae_gap.storage.tensor_files import read_safetensors as read_safetensors

@@ -25,16 +25,7 @@ def key(mapping: Mapping[str, Any]) -> str:
     Raises:
       TypeError: a value has no JSON form.
     """
-    return json_digest(_whole(plain(mapping)))
-
-
-def _whole(value: Any) -> Any:
-    """A value in which whole floats are integers."""
-    if isinstance(value, dict):
-        return {name: _whole(entry) for name, entry in value.items()}
-    if isinstance(value, list):
-        return [_whole(entry) for entry in value]
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+    return json_digest(plain(mapping, whole=True))
 
 
 def json_digest(value: Any) -> str:
@@ -61,13 +52,19 @@ def file_digest(*paths: Path) -> str:
     return hashed.hexdigest()[:16]
 
 
-def plain(value: Any) -> Any:
-    """A value in its JSON form: NaN and infinity as None, tuples as lists."""
+def plain(value: Any, *, whole: bool = False) -> Any:
+    """A value in its JSON form: NaN and infinity as None, tuples as lists and, with `whole`, whole
+    floats as integers.
+    """
     # `tolist` turns arrays and scalars of NumPy and JAX into Python's own, without importing
     # either.
     value = value.tolist() if hasattr(value, "tolist") else value
     if isinstance(value, Mapping):
-        return {str(name): plain(entry) for name, entry in value.items()}
+        return {str(name): plain(entry, whole=whole) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [plain(entry, whole=whole) for entry in value]
+    if not isinstance(value, float):
+        return value
+    if not math.isfinite(value):
+        return None
+    return int(value) if whole and value.is_integer() else value

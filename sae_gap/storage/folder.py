@@ -10,7 +10,7 @@ from secrets import token_hex
 from tempfile import TemporaryFile
 from typing import Any
 
-from sae_gap.core import check_path
+from sae_gap.core import brief, check_path
 
 # Age in seconds after which a killed process's draft is removed.
 _STALE = 86_400
@@ -40,7 +40,7 @@ class Folder:
         if isinstance(path, Folder):
             vars(self).update(vars(path), _swept=False)
             return
-        check_path("directory", path)
+        local = check_path("directory", path)
         text = os.fspath(path)
         self._url = text.rstrip("/")
         self._swept = False
@@ -49,7 +49,7 @@ class Folder:
         if re.match(r"[A-Za-z][A-Za-z0-9+.-]+:/", text):
             self._bucket = connect(text)
         else:
-            self.local = Path(os.path.expanduser(text))
+            self.local = local
 
     def __str__(self) -> str:
         return str(self.local or self._url)
@@ -202,8 +202,6 @@ class Folder:
         except FileNotFoundError:
             raise
         except Exception as error:
-            from sae_gap.storage import brief
-
             raise BucketError(
                 f"{self}/{name} cannot be {verb} ({brief(error)})."
             ) from error

@@ -15,12 +15,14 @@ import zipfile
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import partial, partialmethod
 from io import BytesIO
 from json import loads
 from math import prod
 from pathlib import Path
 from re import fullmatch
+from types import SimpleNamespace
 from typing import Any
 from zipfile import ZIP_STORED, ZipFile
 from zlib import crc32
@@ -32,27 +34,32 @@ from jaxtyping import Float
 from numpy import isfinite, memmap
 from safetensors import safe_open
 
-from sae_gap.core import check_choice, check_integer, check_number, shown
+from sae_gap.core import (
+    brief,
+    check_choice,
+    check_integer,
+    check_number,
+    printable,
+    shown,
+)
 
 # Weights hardly compress: a file that unpacks to more than this many times its size is a zip bomb.
 _MOST_COMPRESSED = 20
-# NumPy's types by their names in a .safetensors file.
-_TYPES: dict[str, Any] = {
-    f"{kind}{8 * size}": f"{kind.lower()}{size}"
-    for kind in "FIU"
-    for size in (1, 2, 4, 8)
-} | {
-    "BOOL": "bool",
+# NumPy's types by their names in a .safetensors file; weights have one of the first.
+_FLOATS = {
+    "F16": "float16",
+    "F32": "float32",
+    "F64": "float64",
     "BF16": "bfloat16",
     "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2",
 }
-_FLOATS = [
-    *map(
-        np.dtype,
-        ("float16", "float32", "float64", "bfloat16", "float8_e4m3fn", "float8_e5m2"),
-    )
-]
+_TYPES: dict[str, Any] = {
+    f"{kind}{8 * size}": f"{kind.lower()}{size}"
+    for kind in "IU"
+    for size in (1, 2, 4, 8)
+}
+_TYPES |= _FLOATS | {"BOOL": "bool"}
 
 _STORAGES = {
     "FloatStorage": "float32",
@@ -70,6 +77,7 @@ _STORAGES = {
 _NESTED = ("ae", "state_dict", "model", "model_state_dict")
 
 
+@dataclass(eq=False)
 class Tensors:
     """The tensors of one file, taken one by one with the shape that each must have.
 
@@ -78,19 +86,18 @@ class Tensors:
       arrays: name to array.
     """
 
-    def __init__(self, path: Path, arrays: Mapping[str, np.ndarray]):
-        self.path = path
-        self._arrays = dict(arrays)
-        self._taken: set[str] = set()
+    path: Path
+    arrays: Mapping[str, np.ndarray]
+    _taken: set[str] = field(default_factory=set)
 
     def __contains__(self, name: str) -> bool:
-        return name in self._arrays
+        return name in self.arrays
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._arrays)
+        return iter(self.arrays)
 
     def __str__(self) -> str:
-        return listed(sorted(self._arrays)) or "nothing"
+        return listed(sorted(self.arrays)) or "nothing"
 
     def shape(self, name: str) -> tuple[int, int]:
         """The shape of a matrix not taken yet; it must not be empty."""
@@ -119,7 +126,7 @@ class Tensors:
             raise ValueError(
                 f"{name} in {self.path} has shape {array.shape} where {shape} is expected; {mend}."
             )
-        if array.dtype.newbyteorder("=") not in _FLOATS:
+        if array.dtype.name not in _FLOATS.values():
             raise ValueError(
                 f"{name} in {self.path} has the type {array.dtype}; save it as float32."
             )
@@ -133,11 +140,11 @@ class Tensors:
 
     def only(self) -> Float[np.ndarray, "rows columns"]:
         """The only matrix of the file, as `take` returns it."""
-        if len(self._arrays) != 1:
+        if len(self.arrays) != 1:
             raise ValueError(
                 f"{self.path} must hold one tensor, but has {self}; save it alone."
             )
-        (name,) = self._arrays
+        (name,) = self.arrays
         return self.take(name, *self.shape(name))
 
     def scalar(self, name: str) -> float:
@@ -159,18 +166,18 @@ class Tensors:
 
     def dtypes(self) -> str:
         """The types on disk, for the notes."""
-        return ", ".join(sorted({str(array.dtype) for array in self._arrays.values()}))
+        return ", ".join(sorted({str(array.dtype) for array in self.arrays.values()}))
 
     def checksum(self) -> str:
         """A checksum of all numbers: safetensors has none of its own."""
         total = 0
-        for name in sorted(self._arrays):
-            total = crc32(self._arrays[name].tobytes(), total)
+        for name in sorted(self.arrays):
+            total = crc32(self.arrays[name].tobytes(), total)
         return str(total)
 
     def finish(self, architecture: str) -> None:
         """Raises a ValueError if a tensor was not taken: the codes would miss its effect."""
-        rest = sorted(self._arrays.keys() - self._taken)
+        rest = sorted(self.arrays.keys() - self._taken)
         if rest:
             raise ValueError(
                 f"{self.path} holds {listed(rest)}, which a {architecture} SAE does not have; "
@@ -178,11 +185,11 @@ class Tensors:
             )
 
     def _named(self, name: str) -> np.ndarray:
-        if name not in self._arrays:
+        if name not in self.arrays:
             raise ValueError(
                 f"{self.path} has no tensor {name}, but {self}; check that it is the right file."
             )
-        return self._arrays[name]
+        return self.arrays[name]
 
 
 @contextmanager
@@ -269,13 +276,6 @@ def member_start(path: Path, member: zipfile.ZipInfo) -> tuple[int, int]:
     return member.header_offset + 30 + rest, member.file_size
 
 
-class _Named:
-    """A name in a pickle that nothing calls: a type of storage, or of number."""
-
-    def __init__(self, dtype: str | None = None):
-        self.dtype = dtype and np.dtype(dtype)
-
-
 def map_pt(path: Path) -> Any:
     """The contents of a .pt file of PyTorch 1.6 or newer, with memory-mapped tensors whose numbers
     are not read.
@@ -345,7 +345,9 @@ class _Reader(pickle._Unpickler):  # type: ignore[name-defined]
         if module == "torch" and (
             name in _STORAGES or fullmatch(r"b?float\d+|u?int\d+|bool", name)
         ):
-            return _Named(_STORAGES.get(name))
+            # Of a storage or of a number; nothing can call it.
+            dtype = _STORAGES.get(name)
+            return SimpleNamespace(dtype=dtype and np.dtype(dtype))
         raise ValueError(
             f"it names {module}.{name}, which is no tensor and is not executed"
         )
@@ -385,6 +387,7 @@ def read_json(path: Path) -> dict[str, Any]:
         return entries
 
 
+@dataclass
 class Config:
     """A configuration whose entries are read by type; a missing entry or null takes the default.
 
@@ -393,24 +396,17 @@ class Config:
       entries: entries of the JSON object.
     """
 
-    def __init__(self, path: Path, entries: Mapping[str, Any]):
-        self.path = path
-        self.entries = dict(entries)
+    path: Path
+    entries: dict[str, Any]
 
     def __contains__(self, name: str) -> bool:
         return self.entries.get(name) is not None
 
-    def size(
-        self,
-        name: str,
-        default: int | None = None,
-        least: int = 1,
-        most: int = 2**31 - 1,
-    ) -> int:
-        """An integer from `least` to `most`."""
+    def size(self, name: str, default: int | None = None, **limits: int) -> int:
+        """An integer, within the limits of `check_integer`."""
         value = self._value(name, default)
         value = int(value) if isinstance(value, float) and value.is_integer() else value
-        check_integer(f"{name} in {self.path}", value, least=least, most=most)
+        check_integer(f"{name} in {self.path}", value, **limits)
         return value
 
     def number(self, name: str, default: float | None = None, **limits: float) -> float:
@@ -447,25 +443,6 @@ class Config:
     def _value(self, name: str, default: Any) -> Any:
         value = self.entries.get(name)
         return default if value is None else value
-
-
-def brief(error: BaseException) -> str:
-    """The message of an exception, on one line."""
-    return (
-        printable(" ".join(str(error).split()), 200).rstrip(" .")
-        or type(error).__name__
-    )
-
-
-def printable(text: str, most: int = 80) -> str:
-    """A text from a file, safe to show in a message: on one line, not too long, and without
-    terminal commands.
-    """
-    kept = "".join(
-        letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}"
-        for letter in text[:most]
-    )
-    return kept if len(text) <= most else f"{kept}..."
 
 
 def listed(names: Sequence[Any], folder: Path | None = None) -> str:

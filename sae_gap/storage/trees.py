@@ -65,14 +65,12 @@ def load(content: bytes, like: PyTree) -> PyTree:
         raise ValueError(f"its tensors cannot be read ({error})") from None
     wanted = {name: _form(leaf) for name, leaf in _named(like)}
     have = {name: _form(array) for name, array in found.items()}
-    if have != wanted:
-        name = next(
-            name for name in {**wanted, **have} if have.get(name) != wanted.get(name)
-        )
-        raise ValueError(
-            f"{name} is {have.get(name, 'missing')}, where {wanted.get(name, 'missing')} is "
-            "expected"
-        )
+    for name in wanted | have:
+        if have.get(name) != wanted.get(name):
+            raise ValueError(
+                f"{name} is {have.get(name, 'missing')}, where {wanted.get(name, 'missing')} is "
+                "expected"
+            )
     if checksum != Tensors(Path(), found).checksum():
         raise ValueError("its numbers are not those that were written")
     leaves = (_restored(found[name], leaf) for name, leaf in _named(like))
@@ -124,9 +122,9 @@ class Checkpoint:
         """The same file for the fit of this name."""
         return Checkpoint(self.folder, self.name, every=self.every, fit=fit)
 
-    def store(self, state: PyTree, seconds: float, *, step: int = 0) -> None:
-        """Saves a state, its step and the seconds spent on it, in place of an earlier one. A full
-        disk causes only a warning.
+    def store(self, state: PyTree, seconds: float) -> None:
+        """Saves a state and the seconds spent on it, in place of an earlier one. A full disk causes
+        only a warning.
         """
         spans = any(
             isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
@@ -134,7 +132,7 @@ class Checkpoint:
         )
         whole = distributed.whole(state)
         if distributed.is_first() or not spans:
-            note = {"fit": self.fit, "step": step, "seconds": float(seconds)}
+            note = {"fit": self.fit, "seconds": float(seconds)}
             try:
                 self.folder.write(self.name, dump(whole, note))
             except OSError as error:

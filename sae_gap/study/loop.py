@@ -181,7 +181,7 @@ class Loop:
                 # Clocks differ, and all processes must stop at the same step.
                 stop, due = distributed.from_first((stop, due))
             if save and due:
-                save.store(stepped, now - clock, step=done)
+                save.store(stepped, now - clock)
                 saved = perf_counter()
             if watch:
                 watch(done, stepped[1])

@@ -9,4 +9,4 @@ A check that fails raises an AssertionError whose sentence names the property an
 
 from sae_gap.core.faces import attach
 
-__getattr__, __dir__ = attach(__name__, __file__)
+__getattr__, __dir__ = attach(__name__)

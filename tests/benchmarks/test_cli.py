@@ -15,7 +15,7 @@ from pytest import mark, raises
 from benchmarks import cli
 from benchmarks.options import Options, define, option, parse, written
 from sae_gap import __main__ as command
-from tests.conftest import flags_of
+from tests.conftest import call_binary, flags_of
 
 WORK = ("-m", "sae_gap", "learning_dynamics", "--num_latents=200", "--methods=sae_mp")
 
@@ -65,9 +65,7 @@ MEMORY = "there is not enough memory"
         (AssertionError(), "JAX finds no device of"),
     ],
 )
-def test_what_a_user_can_mend_is_one_sentence(
-    call, monkeypatch, tmp_path, error, sentence
-):
+def test_what_a_user_can_mend_is_one_sentence(monkeypatch, tmp_path, error, sentence):
     def fail(*_):
         raise error
 
@@ -75,19 +73,19 @@ def test_what_a_user_can_mend_is_one_sentence(
         monkeypatch.setattr("jax.local_devices", fail)
         monkeypatch.setenv("JAX_PLATFORMS", "cuda")
     monkeypatch.setattr("benchmarks.speed.problems.draw", fail)
-    code, out, err = call("solver_speed", f"--results_dir={tmp_path}")
+    code, out, err = call_binary("solver_speed", f"--results_dir={tmp_path}")
     assert (code, out, err.count("\n")) == (2, "", 1) and re.match(sentence, err)
 
 
-def test_a_fault_of_the_suite_keeps_its_traceback(call, monkeypatch, tmp_path):
+def test_a_fault_of_the_suite_keeps_its_traceback(monkeypatch, tmp_path):
     monkeypatch.setattr("benchmarks.speed.problems.draw", lambda cell: 1 / 0)
     with raises(ZeroDivisionError):
-        call("solver_speed", f"--results_dir={tmp_path}")
+        call_binary("solver_speed", f"--results_dir={tmp_path}")
 
 
 @mark.parametrize("name", command.binaries())
-def test_help_names_the_purpose_and_every_flag(call, name):
-    words = [call(name, word) for word in ("--help", "-h")]
+def test_help_names_the_purpose_and_every_flag(name):
+    words = [call_binary(name, word) for word in ("--help", "-h")]
     assert words[0] == words[1] and words[0][::2] == (0, "")
     out = words[0][1]
     purpose, *_ = out.split("\n\n")

@@ -15,7 +15,7 @@ from pytest import approx, fixture, raises
 from sae_gap import Models, Store, draw, fit_stream, save_activations
 from sae_gap.runtime import distributed
 from tests.benchmarks.in_two import ONLINE, SAE, SETTING, SIGNALS
-from tests.conftest import IN_ONE, refused, succeed
+from tests.conftest import IN_ONE, Pair, refused, succeed
 
 IN_TWO = "--distributed --coordinator=localhost:{port} --num_processes=2 --process_id={process}"
 STUDY = "amortisation_gap --preset=smoke --seeds=0 --methods=sae_topk"
@@ -41,7 +41,7 @@ def commands(tmp_path_factory):
 
 
 @fixture(scope="module")
-def two(commands, pair, tmp_path_factory):
+def two(commands, tmp_path_factory):
     """The folder of two processes, which run all in one go, and the models of each."""
     folder = tmp_path_factory.mktemp("two")
     study, *others = commands(folder)
@@ -54,7 +54,7 @@ def two(commands, pair, tmp_path_factory):
         *(word for words in others for word in ("then", *words)),
     ]
     environment = {"FOLDER": str(folder), "PROCESS": "{process}"}
-    codes, out, err = pair(["-c", hook + IN_ONE + then, *words], **environment).end()
+    codes, out, err = Pair(["-c", hook + IN_ONE + then, *words], **environment).end()
     # The first alone says what was found.
     assert codes == [0, 0] and re.sub(r"\s|\d", "", out[1]) == "thenthen", err
     assert "Recovery" in out[0] and "Reconstruction" in out[0]

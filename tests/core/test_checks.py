@@ -29,7 +29,7 @@ def said(check, *arguments, **options):
     with raises((ValueError, TypeError)) as refused:
         check(*arguments, **options)
     text = str(refused.value)
-    assert "\n" not in text and len(text) < 250 and text.endswith("."), text
+    assert "\n" not in text and len(text) < 400 and text.endswith("."), text
     return text
 
 

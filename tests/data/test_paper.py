@@ -245,4 +245,4 @@ def test_what_is_no_archive_of_arrays_and_bad_options_are_refused(tmp_path, arra
     refused(lambda: load(path), "cannot be read as ")
     write(tmp_path, arrays)
     refused(lambda: load(path, width=True), "width must be an integer")
-    refused(lambda: load(path, seed=-1), "seed must be an integer")
+    refused(lambda: Recording(path, seed=-1), "seed must be an integer")

@@ -5,7 +5,6 @@ offer.
 import os
 import subprocess
 import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -16,6 +15,7 @@ from pytest import mark, raises
 
 from sae_gap.core import Split
 from sae_gap.runtime import devices
+from tests.conftest import ROOT
 
 
 def test_the_peak_of_memory_is_in_gib_and_devices_are_named():
@@ -72,9 +72,8 @@ def test_programs_are_kept_in_the_cache_folder_and_each_counts_once(tmp_path):
 
     def run():
         command = [sys.executable, "-c", CACHED]
-        root = Path(__file__).parents[2]
         return subprocess.check_output(
-            command, env=os.environ | given, cwd=root, text=True
+            command, env=os.environ | given, cwd=ROOT, text=True
         )
 
     place, none, compiled, again, other = (first := run()).split()

@@ -5,9 +5,9 @@ collected otherwise.
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.conftest import ROOT
+
 FILES = "tests/on_eight_devices.py", "tests/learners/on_many_devices.py"
 
 

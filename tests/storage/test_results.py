@@ -282,14 +282,10 @@ DAMAGE = {
     "cut": CONTENT[:-1],
     "a header of the moon": (2**60).to_bytes(8, "little") + CONTENT[8:],
     "another checksum": safetensors.numpy.save(safetensors.numpy.load(CONTENT), OTHERS),
-    "no note": safetensors.numpy.save({"a": np.ones(2)}),
-    "a list for a note": safetensors.numpy.save(
-        {"a": np.ones(2)}, OTHERS | {"note": "[1]"}
-    ),
-    "a deep note": safetensors.numpy.save(
-        {"a": np.ones(2)}, OTHERS | {"note": "[" * 100_000}
-    ),
 }
+for name, note in (("a list for a", "[1]"), ("a deep", "[" * 100_000), ("no", None)):
+    metadata = OTHERS | {"note": note} if note else None
+    DAMAGE[f"{name} note"] = safetensors.numpy.save({"a": np.ones(2)}, metadata)
 
 
 @mark.parametrize("name", DAMAGE)
@@ -304,7 +300,7 @@ def test_what_is_damaged_or_foreign_is_refused(name):
 def test_a_checkpoint_is_saved_loaded_and_removed(tmp_path, caplog):
     save = Checkpoint(tmp_path, every=0, fit="mine")
     assert save.load(TREE) is None
-    save.store(TREE, 2.5, step=3)
+    save.store(TREE, 2.5)
     state, seconds = save.load(TREE)
     check_same(state, TREE)
     assert save.named("other").load(TREE) is None and seconds == 2.5

@@ -8,10 +8,10 @@ from shutil import rmtree
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sae_gap.core import check_path
+from sae_gap.core import brief, check_path
 from sae_gap.data import DOCUMENTS
 from sae_gap.runtime import devices
-from sae_gap.storage import brief, connect, digest
+from sae_gap.storage import connect, digest
 
 
 def fetched(path: str | os.PathLike[str]) -> Path:

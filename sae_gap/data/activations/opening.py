@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from numpy import arange, unique
 from numpy.lib.format import read_array, read_magic
 
-from sae_gap.core import as_matrix, as_real, check_path, check_type
+from sae_gap.core import as_matrix, as_real, brief, check_path, check_type
 from sae_gap.data import (
     ACTIVATIONS,
     DOCUMENTS,
@@ -31,7 +31,7 @@ from sae_gap.data import (
     choose,
     fetched,
 )
-from sae_gap.storage import brief, map_pt, map_safetensors, member_start, tensors_of
+from sae_gap.storage import map_pt, map_safetensors, member_start, tensors_of
 
 # For the name of each array a function that maps it.
 Arrays = dict[str, Callable[[], Any]]
@@ -244,8 +244,8 @@ def _read_folder(folder: Path, key: str | None) -> list[Table]:
     for file in files:
         table = _read_file(file, key)
         documents = "no documents" if table.documents is None else "documents"
-        if table.counted and table.documents is not None:
-            numbers = table.documents + counted
+        if table.counted:
+            numbers: Any = counted + table.documents  # type: ignore[operator]
             counted = numbers[-1] + 1
             table = table._replace(documents=numbers)
             documents = "documents of many rows each"

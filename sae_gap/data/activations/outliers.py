@@ -10,7 +10,6 @@ References:
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax import jit
@@ -109,21 +108,19 @@ def scale_down(signals: Float[Array, "n input_dim"]) -> Float[Array, "n input_di
 
 def median_norm(signals: Float[Array, "n input_dim"]) -> Float[Array, ""]:
     """Returns the median l2 norm of the non-zero rows; 0 if all rows are zero."""
-    module = _module(signals)
+    xp = signals.__array_namespace__()
     lengths = _lengths(signals)
-    spare = module.where(module.any(lengths > 0), module.nan, 0)
-    return module.nanmedian(
-        module.where(lengths > 0, lengths, spare.astype(lengths.dtype))
-    )
+    spare = xp.where(xp.any(lengths > 0), xp.nan, 0)
+    return xp.nanmedian(xp.where(lengths > 0, lengths, spare.astype(lengths.dtype)))
 
 
 def to_median(
     signals: Float[Array, "... input_dim"], median: Float[Array, ""]
 ) -> Float[Array, "... input_dim"]:
     """Scales outlier tokens, `y ← y · median / ‖y‖`; other rows keep their bits."""
-    module = _module(signals)
-    scale = median / module.maximum(_lengths(signals), median)
-    return module.where(
+    xp = signals.__array_namespace__()
+    scale = median / xp.maximum(_lengths(signals), median)
+    return xp.where(
         _is_outlier(signals, median)[..., None], signals * scale[..., None], signals
     )
 
@@ -137,9 +134,5 @@ def _any_outlier(signals: Any) -> Any:
 
 
 def _lengths(signals: Any) -> Any:
-    return _module(signals).linalg.norm(signals, axis=-1)
-
-
-def _module(signals: Any) -> Any:
-    """Returns NumPy for arrays on the host, which saves a copy to the device; else jax.numpy."""
-    return jnp if isinstance(signals, jax.Array) else np
+    # Of NumPy for arrays on the host, which saves a copy to the device.
+    return signals.__array_namespace__().linalg.norm(signals, axis=-1)

@@ -161,19 +161,21 @@ def as_table(path: Path | str, array: Any, documents: Any = None) -> Table:
             f"{path} must hold rows, or documents of rows, but its shape is {shape}; reshape it to "
             "(samples, input_dim)."
         )
-    table = Table(path, array, counted=documents is None)
+    table = Table(path, array)
     total = table.num_rows
     count = shape[0]
-    if documents is None and len(shape) == 2:
-        return table._replace(counted=False)
-    named = arange(count) if documents is None else documents
+    counted = documents is None
+    if counted and len(shape) == 2:
+        return table
+    named = arange(count) if counted else documents
     each = total if named.shape == (total,) else count
     if named.shape != (each,) or named.dtype.kind not in "iu":
         raise RefusedError(
             f"the documents of {path} must be {each} integers, one a row, but they are "
             f"{named.dtype} of shape {named.shape}; save them so, or leave them out."
         )
-    return table._replace(documents=repeat(named.astype(np.int64), total // each))
+    numbers = repeat(named.astype(np.int64), total // each)
+    return Table(path, array, numbers, counted)
 
 
 @dataclass(frozen=True, eq=False)

@@ -128,21 +128,18 @@ class Law:
             )
         if self.folder:
             return
-        needed = self.dense + 2 * self.antipodal
+        beside = self.dense + 2 * self.antipodal
+        needed = beside
         level = self.roots
-        if needed > self.num_latents:
-            raise ValueError(
-                f"{needed} features that are dense or antipodal are more than the "
-                f"{self.num_latents} that there are; lower dense or antipodal."
-            )
-        for _ in range(self.depth + 1 if level else 0):
+        for _ in range(self.depth + 1 if level else 1):
             needed += level
             level *= self.branching
             if needed > self.num_latents:
                 raise ValueError(
                     f"{self.roots} trees with {self.depth} levels of {self.branching} children "
-                    f"each do not fit the {self.num_latents} features; lower roots, branching or "
-                    "depth, or raise num_latents."
+                    f"each, and {beside} features that are dense or antipodal, do not fit the "
+                    f"{self.num_latents} features; lower roots, branching, depth, dense or "
+                    "antipodal, or raise num_latents."
                 )
 
     @property
@@ -217,11 +214,9 @@ class NamedWorld:
 
     Attributes:
       name: the value of `--world`.
-      about: one line that says what it shows.
       options: returns the arguments of `World` for a number of features, or for the world's own
         number if given None.
     """
 
     name: str
-    about: str
     options: Callable[[int | None], Mapping[str, Any]]

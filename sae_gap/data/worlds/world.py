@@ -21,6 +21,7 @@ from sae_gap.core import (
     check_path,
     check_size,
     check_type,
+    float_type,
     option,
 )
 from sae_gap.data import (
@@ -158,13 +159,13 @@ class WorldStream:
 
     def __init__(self, world: World, split: str = "train"):
         check_type("world", world, World, "make it by sae_gap.World() or named_world")
-        check_choice("split", split, tuple(_SPLITS))
+        check_choice("split", split, _SPLITS)
         law = world.law
         self._seed = (world.seed, _SPLITS[split])
         self._sampler = Sampler(
             out_of_distribution(law) if split == "ood" else firing_of(law)
         )
-        dtype = jnp.zeros(()).dtype
+        dtype = float_type()
         atoms, bias = atoms_of(law)
         self.atoms = atoms.astype(dtype)
         self.bias = bias.astype(dtype)

@@ -10,6 +10,7 @@ from pytest import fixture, mark
 import sae_gap
 from sae_gap.core import Model, Transcoder
 from sae_gap.encoders import Affine, TopK
+from tests.conftest import call_binary
 from tests.torch_files import save
 
 
@@ -53,11 +54,9 @@ def files(tmp_path_factory):
         (("mine", "--sae=wrong", "--activations=x.pt"), 2, "--sae is given twice"),
     ],
 )
-def test_the_exit_code_says_what_was_found(
-    files, call, monkeypatch, arguments, code, words
-):
+def test_the_exit_code_says_what_was_found(files, monkeypatch, arguments, code, words):
     monkeypatch.chdir(files)
-    found, out, err = call("check", *arguments)
+    found, out, err = call_binary("check", *arguments)
     assert found == code and words in (err if code == 2 else out), (out, err)
     assert (
         (err.count("\n") == 1 and out == "")

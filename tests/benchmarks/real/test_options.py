@@ -20,7 +20,7 @@ from sae_gap.encoders import Affine, TopK
 from sae_gap.lm import OnNetwork
 from sae_gap.saes import SAE
 from sae_gap.storage import Store
-from tests.conftest import binary_of
+from tests.conftest import binary_of, call_binary
 
 DIM = 40
 WIDTH = 12
@@ -134,7 +134,7 @@ STUBS = {
 
 
 @fixture
-def given(monkeypatch, call, tmp_path):
+def given(monkeypatch, tmp_path):
     """Runs a binary on a library that computes nothing: all that it is given, and what is printed."""
     seen = []
 
@@ -159,7 +159,7 @@ def given(monkeypatch, call, tmp_path):
             for place, stub in STUBS.items():
                 spy(patch, place, stub)
             with contextlib.suppress(StoppedError):
-                code, out, err = call(name, *flags)
+                code, out, err = call_binary(name, *flags)
                 assert code == 0 or "--anyway" in err, err
                 seen.append(out)
         return [*seen]

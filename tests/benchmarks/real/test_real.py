@@ -19,7 +19,7 @@ from sae_gap.probing import concepts
 from sae_gap.study import models, scoring
 from tests import tiny
 from tests.benchmarks.reference import ends
-from tests.conftest import refused, succeed
+from tests.conftest import call_binary, refused, succeed
 
 L0 = 4
 
@@ -257,9 +257,9 @@ def test_each_step_is_given_what_those_before_it_left(
     assert given["written"][1:4] == (rows, None, 9) and str(given["written"][0]) == home
 
 
-def test_a_dry_run_says_how_much_would_run_and_writes_nothing(call, tmp_path):
+def test_a_dry_run_says_how_much_would_run_and_writes_nothing(tmp_path):
     flags = ("--layer=7", "--sparsity=16", f"--results_dir={tmp_path / 'results'}")
-    code, out, err = call("real", "--dry_run", *flags)
+    code, out, err = call_binary("real", "--dry_run", *flags)
     first, second, *_, last = out.splitlines()
     assert (code, err) == (0, "") and "34 minutes" in out
     assert "record" in first and "--layers=7 --tokens=200000" in first

@@ -20,8 +20,4 @@ def parent_and_child(num_latents: int | None) -> dict[str, Any]:
     return {**TOY, **law, "num_latents": 2, "input_dim": 20}
 
 
-ABSORPTION = NamedWorld(
-    "absorption",
-    "a parent and its child, whose latent absorbs the parent's direction",
-    parent_and_child,
-)
+ABSORPTION = NamedWorld("absorption", parent_and_child)

@@ -26,8 +26,4 @@ def _options(num_latents: int | None) -> dict[str, Any]:
     }
 
 
-CORRELATED = NamedWorld(
-    "correlated",
-    "features that fire together, which an SAE of too small a k mixes",
-    _options,
-)
+CORRELATED = NamedWorld("correlated", _options)

@@ -6,8 +6,4 @@ sparse autoencoders", arXiv:2505.11756.
 
 from sae_gap.data import NamedWorld, parent_and_child
 
-HEDGING = NamedWorld(
-    "hedging",
-    "a parent and its child for one latent, which mixes them",
-    lambda n: parent_and_child(n) | {"width": 1},
-)
+HEDGING = NamedWorld("hedging", lambda n: parent_and_child(n) | {"width": 1})

@@ -25,8 +25,4 @@ def _options(num_latents: int | None) -> dict[str, Any]:
     }
 
 
-SYNTHSAE = NamedWorld(
-    "synthsae",
-    "SynthSAEBench's world: Zipf frequencies, correlation and trees, at any size",
-    _options,
-)
+SYNTHSAE = NamedWorld("synthsae", _options)
