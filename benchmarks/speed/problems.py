@@ -146,16 +146,11 @@ class Coder(NamedTuple):
     at_most: int | None = None
 
 
-def ours(problem: Problem, code: Callable[..., Any] = sparse_code) -> Run:
+def ours(problem: Problem) -> Run:
     """`sparse_code` to its own tolerance, which is `TARGET`."""
     signals = devices.place(problem.signals, devices.mesh())
     arrays = signals, jnp.asarray(problem.dictionary), problem.lam
-    return lambda: jax.block_until_ready(code(*arrays))
-
-
-def jitted(problem: Problem) -> Run:
-    """The same under `jax.jit`."""
-    return ours(problem, jax.jit(sparse_code))
+    return lambda: jax.block_until_ready(sparse_code(*arrays))
 
 
 def spams_lars(problem: Problem) -> Run:
@@ -203,7 +198,6 @@ def codes_of(result: Any) -> np.ndarray:
 OURS = "working_set"
 CODERS = {
     OURS: Coder(ours),
-    "jitted": Coder(jitted),
     "spams": Coder(spams_lars),
     "celer": Coder(celer, at_most=10),
 }

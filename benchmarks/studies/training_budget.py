@@ -24,7 +24,7 @@ from absl import logging
 
 from benchmarks.harness import Bench, Drawing, Tuned, frozen, methods, option, presets
 from benchmarks.studies import attribution
-from sae_gap.analysis import Lines
+from sae_gap.analysis import Lines, best_row
 from sae_gap.analysis.parts import Compared, line_of, placed, splits
 from sae_gap.figures import labels
 from sae_gap.metrics import dictionary, recovery
@@ -88,23 +88,18 @@ def _codes(
     """An SAE's own codes, the best values on their supports, its best codes, and those of the best
     wide dictionary, all at its own L0; None if it is dead or some are missing.
     """
-    found = {row["codes"]: row for row in rows if row["codes"] in ("own", "own_refit")}
+    own = best_row(rows, ["own"], "kl")
     others = [
         row for row in wide if row["place"] == place and row["codes"] == "screened"
     ]
-    if len(found) < 2 or found["own"]["dead"] or not others:
+    if own is None or own["dead"] or not others:
         return None
-    level = placed(found["own"]["l0"], [row["level"] for row in others])["level"]
-    best = [row for row in rows if row["codes"] == "screened" and row["level"] == level]
-    least = [row for row in others if row["level"] == level]
-    if not (best and least):
-        return None
-    return (
-        found["own"],
-        found["own_refit"],
-        best[0],
-        min(least, key=lambda row: row["kl"]),
-    )
+    level = placed(own["l0"], [row["level"] for row in others])["level"]
+    found = [own, best_row(rows, ["own_refit"], "kl")]
+    for group in (rows, others):
+        there = [row for row in group if row.get("level") == level]
+        found.append(best_row(there, ["screened"], "kl"))
+    return None if None in found else (*found,)
 
 
 def _methods(source: Any, p: Any) -> list[Method]:

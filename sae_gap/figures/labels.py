@@ -170,7 +170,7 @@ def metric_label(metric: str) -> str:
     """Returns the label of a column of numbers: `metric_label("mcc_ood")` is "MCC out of
     distribution".
     """
-    return f"{_column(metric).label} {_SPLITS.get(_split(metric)[1], '')}".strip()
+    return f"{_column(metric).label} {_SPLITS.get(_split(metric), '')}".strip()
 
 
 def heading(metric: str) -> str:
@@ -178,7 +178,7 @@ def heading(metric: str) -> str:
     named = _column(metric).heading
     if named is None:
         return tables.heading(metric)
-    return f"{named} {_split(metric)[1][1:].upper()}".strip()
+    return f"{named} {_split(metric)[1:].upper()}".strip()
 
 
 def perfect(metric: str) -> float | None:
@@ -187,12 +187,9 @@ def perfect(metric: str) -> float | None:
 
 
 def _column(metric: str) -> Column:
-    stem, _ = _split(metric)
+    stem = tables.stem(metric)
     return _OTHERS.get(stem) or _metrics().get(stem) or Column(stem.replace("_", " "))
 
 
-def _split(metric: str) -> tuple[str, str]:
-    for suffix in _SPLITS:
-        if metric.endswith(suffix):
-            return metric.removesuffix(suffix), suffix
-    return metric, ""
+def _split(metric: str) -> str:
+    return metric.removeprefix(tables.stem(metric))

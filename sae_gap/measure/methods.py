@@ -179,8 +179,8 @@ def encoder_at(
     name: str,
     l0: float,
     learner: Learner,
-    signed: bool | None = None,
-    lasso: Callable[[float], Lasso] | None = None,
+    signed: bool | None,
+    lasso: Callable[[float], Lasso] | None,
 ) -> Encoder:
     """The encoder of a name, for the dictionary of a learner.
 

@@ -418,7 +418,7 @@ def on():
     task = Task(train, held, held, width=WIDTH)
     lams = {l0: find_weight(X[COUNTS], np.float32(ATOMS), l0) for l0 in (K, 2 * K)}
     inference = Inference(task, given.ready, "train", timed=False)
-    ways = costs.ways(given, K, lams, KINDS, (*measure.NAMED, "thresholding_pursuit"))
+    ways = costs.ways(given, K, lams, (*KINDS, *measure.NAMED, "thresholding_pursuit"))
     every = {way.name: way.encoder for way in ways}
     kept = ("omp", "mp", "fista_10", "lasso")
     codes = {name: inference.infer(every[name], "id").codes for name in kept}
