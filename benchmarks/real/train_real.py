@@ -220,7 +220,6 @@ def study_for(
             learner_of(name, options, sources[0].input_dim),
             dict.fromkeys((*CODES, *options.codes)),
             options.sparsity,
-            on=name,
             row={"dictionary": name},
         )
     ]
@@ -228,7 +227,7 @@ def study_for(
 
 
 def save(
-    model: Model, folder: Folder, metadata: Mapping[str, Any], read: Any = None
+    model: Model, folder: Folder, metadata: Mapping[str, Any], read: str | None
 ) -> None:
     """Stores an SAE as `save_sae` does, and a dictionary as atoms and bias; `read` names the hook
     point of a transcoder's inputs.

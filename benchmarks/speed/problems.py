@@ -125,7 +125,7 @@ def coherent(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
     return signals.astype(np.float32), np.ascontiguousarray(atoms.T)
 
 
-def _unit(rows):
+def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
@@ -177,7 +177,7 @@ def celer(problem: Problem) -> Run:
         fit_intercept=False,
     )
 
-    def run():
+    def run() -> np.ndarray:
         # It warns that it misses its accuracy, which the table shows.
         with warnings.catch_warnings(action="ignore"):
             signals = problem.signals.astype(np.float64)

@@ -32,9 +32,7 @@ from sae_gap.storage import Folder, Row, Store, grouped
 from sae_gap.study import Method
 
 # The names of SAEs that `train_real --steps` stores.
-_NAMES = re.compile(
-    r"(?:[\w.]+-)?(?P<kind>\w+)-(?P<atoms>\d+)-(?P<steps>\d+)-(?P<trained_by>\d+)"
-)
+_NAMES = re.compile(r"(?:[\w.]+-)?(?P<kind>\w+)-(?P<atoms>\d+)-(?P<steps>\d+)-\d+")
 
 
 @frozen
@@ -61,7 +59,7 @@ def _measured(p: Budget) -> Iterator[Row]:
             wide.append(row)
         else:
             row["kind"] = found["kind"]
-            row |= {name: int(found[name]) for name in ("atoms", "steps", "trained_by")}
+            row |= {name: int(found[name]) for name in ("atoms", "steps")}
             trained.append(row)
     trained.sort(key=lambda row: row["steps"])
     groups = grouped(trained, ("place", "kind", "atoms", "steps"))
@@ -95,7 +93,7 @@ def _codes(
     if own is None or own["dead"] or not others:
         return None
     level = placed(own["l0"], [row["level"] for row in others])["level"]
-    found = [own, best_row(rows, ["own_refit"], "kl")]
+    found: list[Any] = [own, best_row(rows, ["own_refit"], "kl")]
     for group in (rows, others):
         there = [row for row in group if row.get("level") == level]
         found.append(best_row(there, ["screened"], "kl"))
@@ -109,10 +107,12 @@ def _methods(source: Any, p: Any) -> list[Method]:
     ]
 
 
-def _lines(rows: Lines) -> Iterator[Row]:
-    for line in splits(rows, ["mcc_ood"]):
-        yield line | {"panel": f"{line['num_latents']} latents, k = {line['sparsity']}"}
-    yield from (row for row in rows if "panel" in row)
+def _lines(rows: Lines) -> list[Row]:
+    drawn = [
+        line | {"panel": f"{line['num_latents']} latents, k = {line['sparsity']}"}
+        for line in splits(rows, ["mcc_ood"])
+    ]
+    return drawn + [row for row in rows if "panel" in row]
 
 
 BENCH = Bench(
@@ -125,7 +125,7 @@ BENCH = Bench(
         quick=attribution.TUNED,
         paper=attribution.TUNED | {"num_latents": (100, 500), "sparsity": (10, 2, 50)},
     ),
-    {"training_budget": Drawing("training_budget", rows=lambda rows: [*_lines(rows)])},
+    {"training_budget": Drawing("training_budget", rows=_lines)},
     {},
     varies=("step",),
     options={"metrics": (recovery.METRIC, dictionary.METRIC), "optimum": False},

@@ -231,7 +231,7 @@ def line_of(codes: Compared, loss: str) -> Row:
     whole = parts["amortisation"].other
     first = own[0]
     line: Row = {"loss": loss} | {name: first[name] for name in _ABOUT if name in first}
-    line |= {"units": int(np.count_nonzero(unit)), "total": 1 - whole}
+    line |= {"units": np.count_nonzero(unit), "total": 1 - whole}
     for name, column in {"l0": "l0", "atoms_found": "close"}.items():
         if column in first:
             line[name] = fmean(row[column] for row in own)

@@ -18,9 +18,6 @@ _NUMBERED = (*CELL, "lam", "iterations", "step")
 _IMPLIED = ("base", "start", "input_dim")
 _COORDINATES = ("method", *_NUMBERED, "base", "start")
 
-# What tells the lines of one method apart beside its latents.
-VARIED = _NUMBERED[2:]
-
 # A difference is close within two published deviations or this much; matching-pursuit training is
 # chaotic: the authors' own code, run again on the same data, moves by half of its allowance.
 _TOLERANCE = 0.04
@@ -160,7 +157,9 @@ def agreement(place: str, comparison: Lines) -> str:
     count = len(comparison)
     row = max(comparison, key=distance)
     where = [f"{row['method']} at {row['num_latents']:,} latents"]
-    where += [f"{name} {row[name]:,}" for name in VARIED if row.get(name) is not None]
+    # What tells the lines of one method apart beside its latents.
+    varied = [name for name in _NUMBERED[2:] if row.get(name) is not None]
+    where += [f"{name} {row[name]:,}" for name in varied]
     where.append(row["metric"])
     form = ".3g" if row["relative"] else ".3f"
     furthest = (

@@ -95,10 +95,12 @@ def worst_lines(rows: Rows, source: Any) -> list[Row]:
         is_dead = any(row.get("dead") for row in found)
         if is_dead or is_control(found[0]) or "worst" not in middle:
             continue
-        columns = [
-            middle[name] for name in ("worst", "worst_gap", "worst_relative_gap")
-        ]
-        for sample, gap, relative in zip(*columns, strict=True):
+        for sample, gap, relative in zip(
+            middle["worst"],
+            middle["worst_gap"],
+            middle["worst_relative_gap"],
+            strict=True,
+        ):
             place = source.places[sample]
             document = None if held.documents is None else int(held.documents[place])
             lines.append(

@@ -142,8 +142,9 @@ def label(name: Any, column: str = "dictionary") -> str:
 def colour(name: Any, column: str = "dictionary") -> str:
     """Returns the colour of a column's value; one without a colour in a table keeps a spare one."""
     found = _find(name, column)
-    spare = _SPARE[crc32(str(name).encode()) % len(_SPARE)]
-    return (found and found.colour) or spare
+    if found and found.colour:
+        return found.colour
+    return _SPARE[crc32(str(name).encode()) % len(_SPARE)]
 
 
 def rank(name: Any, column: str = "dictionary") -> tuple[int, Any]:

@@ -124,22 +124,21 @@ def test_an_sae_that_explains_nothing_is_measured_if_it_must_be(
     monkeypatch.setattr(binary, "AFFORDABLE", 0)
     mine = str(files / "mine")
     rows = str(files / "x.npz")
-    plan, _ = binary.plan_of(binary.MeasureOptions(sae=(mine,), activations=rows))
-    assert plan.controls == ("samples", "random")
+
+    def planned(**options):
+        given = binary.MeasureOptions(sae=(mine,), activations=rows, **options)
+        return binary.plan_of(given)[0]
+
+    assert planned().controls == ("samples", "random")
     # Random atoms learn nothing, and need no held-out documents.
     for bare in (
         {"controls": ("random",)},
         {"controls": ("random",), "held_out": "all"},
     ):
-        plan, _ = binary.plan_of(
-            binary.MeasureOptions(sae=(mine,), activations=rows, **bare)
-        )
+        plan = planned(**bare)
         assert len(plan.source.scored) == plan.source.activations.num_samples
     # Codes that are trained do not learn from what is scored.
-    bare = {"controls": ("random",), "codes": ("retrained_refit",)}
-    plan, _ = binary.plan_of(
-        binary.MeasureOptions(sae=(mine,), activations=rows, **bare)
-    )
+    plan = planned(controls=("random",), codes=("retrained_refit",))
     again = replace(plan, source=plan.source.activations)
     assert plan.source.held_out == again.source.held_out == 0.1
 
