@@ -4,8 +4,8 @@ import contextlib
 import dataclasses
 import math
 import types
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, dataclass_transform
+from collections.abc import Iterable, Sequence
+from typing import Any, dataclass_transform
 
 from absl import flags, logging
 
@@ -24,14 +24,9 @@ def frozen(kind: type) -> Any:
 class Options:
     """The options of a binary, whose fields `option` makes with a help text.
 
-    Attributes:
-      renamed: former names of flags, and what they are called now.
-
     Raises:
       ValueError: a field does not allow its value.
     """
-
-    renamed: ClassVar[Mapping[str, str]] = {}
 
     def __post_init__(self) -> None:
         check_options(self)
@@ -149,10 +144,6 @@ def parse(kind: type[Options], arguments: Sequence[str]) -> Any:
       ValueError: a flag is unknown or has an invalid value, or a positional argument has no flag.
     """
     values = define(kind)
-    for argument in arguments:
-        name = argument.lstrip("-").partition("=")[0]
-        if name in kind.renamed:
-            raise ValueError(f"--{name} is now --{kind.renamed[name]}; give that.")
     try:
         _, *words = values(arguments)
     except flags.Error as error:

@@ -4,11 +4,13 @@ language model.
 
 import re
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.random import default_rng
 
-from sae_gap import Method, Setting, Study
-from sae_gap.encoders import Lasso, Linear, TopK
+from sae_gap import Method, Setting, Study, save_activations
+from sae_gap.core import Model
+from sae_gap.encoders import Affine, Lasso, Linear, TopK
 from sae_gap.learners import LinearProbe, Oracle, SparseAutoencoder
 
 SAE = SparseAutoencoder(encoder=TopK(3), num_steps=2)
@@ -29,6 +31,32 @@ def make(*sources, methods=METHODS, **options):
         lambda _: methods,
         **options,
     )
+
+
+def signals(task):
+    """The signals of all splits."""
+    splits = (task.train, task.id, task.ood)
+    return np.concatenate([split.signals for split in splits])
+
+
+def noisy_model(task):
+    """An SAE whose atoms are noisy and of other lengths than its encoder's."""
+    rng = default_rng(0)
+    noise = rng.normal(size=task.dictionary.shape)
+    atoms = jnp.asarray(task.dictionary + 0.2 * noise, jnp.float32)
+    bias = jnp.asarray(0.3 * rng.normal(size=len(atoms)), jnp.float32)
+    weight = Affine(0.13 * atoms, jnp.zeros(atoms.shape[1]))
+    return Model(2 * atoms, bias, weight, TopK(2))
+
+
+def write_rows(path, latents, dim, k):
+    """Sparse sums of random atoms, k in each, as activations of 20 documents of 30 rows."""
+    rng = default_rng(0)
+    atoms = rng.normal(size=(latents, dim))
+    shape = 600, latents
+    codes = np.where(rng.random(shape) < k / latents, rng.random(shape), 0)
+    rows = (codes @ atoms + 2).astype(np.float32)
+    save_activations(path, rows, np.arange(600) // 30)
 
 
 def timeless(rows, *others):

@@ -72,7 +72,7 @@ class Bench(NamedTuple):
 class StudyOptions(Fitted, Distributed, Limited):
     """What to run. `options_of` adds the changes to its preset."""
 
-    preset: str = option("quick", "Sizes of a run; other flags take precedence.")
+    preset: str = "quick"
     shard: str | None = option(
         None, "i/N: run the i-th of N parts of the study, counted from 0.  [all]"
     )

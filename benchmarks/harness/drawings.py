@@ -14,19 +14,18 @@ class Drawing(NamedTuple):
     Args:
       name: name of the function of `sae_gap.figures` that draws rows.
       options: its options.
-      rows: selects the rows to draw; None takes all.
+      rows: selects the rows to draw.
       cells: columns; each combination of their values has its own figure.
     """
 
     name: str
     options: Mapping[str, Any] = {}
-    rows: Callable[[Lines], Lines] | None = None
+    rows: Callable[[Lines], Lines] = list
     cells: tuple[str, ...] = ()
 
     def draw(self, rows: Lines) -> Any:
         """The figure, or None if the rows have nothing to show."""
-        chosen = rows if self.rows is None else self.rows(rows)
-        return getattr(figures, self.name)(chosen, **self.options)
+        return getattr(figures, self.name)(self.rows(rows), **self.options)
 
 
 def inference_along(metric: str = "mcc_ood", *, style: str) -> dict[str, Drawing]:
@@ -47,7 +46,7 @@ def inference_along(metric: str = "mcc_ood", *, style: str) -> dict[str, Drawing
 def along(
     x: str,
     metrics: Sequence[str],
-    rows: Callable[[Lines], Lines] | None = None,
+    rows: Callable[[Lines], Lines] = list,
     cells: tuple[str, ...] = (),
     **options: str,
 ) -> dict[str, Drawing]:

@@ -209,8 +209,8 @@ def check_writable(run: Run) -> None:
     read them from anywhere.
     """
     run.store.folder.require_writable()
-    folder = run.models.directory
-    obstacle = folder and folder.obstacle()
+    folder = run.options.models_folder
+    obstacle = folder.obstacle()
     if obstacle is not None and any(fits for _, fits in _ahead(run)):
         raise ValueError(
             f"models cannot be kept in {folder} ({obstacle}); choose another folder with "

@@ -80,8 +80,7 @@ def write_outcome(run: Run, rows: Lines, notes: Mapping[str, str]) -> str:
             f"{measured[0]['units']} documents"
         )
         shown.append(table_of(measured, title, "dictionary steps"))
-    known = is_comparable(run) and published.published(bench.name)
-    comparison = published.compare(summary, bench.name) if known else []
+    comparison = published.compare(summary, bench.name) if is_comparable(run) else []
     if comparison:
         shown.append(published.table(comparison))
     answer = _answer(recovered)
@@ -191,7 +190,7 @@ def _headings(names: Sequence[str], lines: Lines) -> dict[str, str]:
     """
     return {
         name: labels.heading(name).removesuffix(
-            "" if f"{_stem(name)}_ood" in names else " ID"
+            "" if f"{tables.stem(name)}_ood" in names else " ID"
         )
         for name in names
         if any(line.get(f"{name}_mean", line.get(name)) is not None for line in lines)
@@ -201,7 +200,7 @@ def _headings(names: Sequence[str], lines: Lines) -> dict[str, str]:
 def _unlisted(summary: Lines) -> str:
     """Columns that no study's table names, from metrics that a user dropped into their folder."""
     listed = {
-        _stem(name)
+        tables.stem(name)
         for study in studies.found().values()
         for words in study.tables.values()
         for name in words.split()
@@ -213,8 +212,4 @@ def _unlisted(summary: Lines) -> str:
         if column.heading != ""
     } - listed
     names = [column.removesuffix("_mean") for column in summary[0]]
-    return " ".join(name for name in names if _stem(name) in shown)
-
-
-def _stem(name: str) -> str:
-    return name.removesuffix("_id").removesuffix("_ood")
+    return " ".join(name for name in names if tables.stem(name) in shown)

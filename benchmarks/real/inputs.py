@@ -1,14 +1,12 @@
 """The inputs of measurements on a real model: its recording, and SAEs and dictionaries."""
 
 import dataclasses
-import io
 import pathlib
 import re
 from collections.abc import Callable, Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from benchmarks.options import Options, Results, frozen, option
@@ -242,13 +240,6 @@ def _check_inputs(path: str, sae: SAE, inputs: Any) -> None:
             f"{inputs.shape[1]}; give what it reads as --activations, and what it explains as "
             "--targets."
         )
-
-
-def npy(array: ArrayLike) -> bytes:
-    """The content of a .npy file."""
-    content = io.BytesIO()
-    np.save(content, np.asarray(array))
-    return content.getvalue()
 
 
 def names(paths: Sequence[str], taken: Collection[str] = ()) -> list[str]:

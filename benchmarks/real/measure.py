@@ -25,8 +25,8 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Any
 
 from absl import logging
 
@@ -88,7 +88,6 @@ COSTS = (
 class MeasureOptions(OnPairs, OfRecording, Outliers, Distributed, Limited):
     """What to measure, and how much."""
 
-    renamed: ClassVar[Mapping[str, str]] = {"match_l0": "l0"}
     l0: tuple[float, ...] = option(
         (),
         "Mean L0s at which dictionaries are compared: each in nats, the middle one in variance and "
@@ -428,10 +427,8 @@ def costs(
     """
     rows: list[Row] = []
     shown = []
-    kinds = [name for name in codes if name in KINDS]
-    named = [name for name in codes if name not in KINDS]
     for sae in saes:
-        mine = measure.priced(source, sae, Store(folder), k, kinds, named)
+        mine = measure.priced(source, sae, Store(folder), k, codes)
         figures.save(figures.loss_by_cost(mine), folder, sae.name.replace("/", "_"))
         rows += mine
         mine.sort(key=lambda row: (row["products"] or math.inf, row["kl"]))

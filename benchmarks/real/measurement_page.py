@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.report import pages
 from sae_gap import figures, measure
 from sae_gap.analysis import BEST, FEW_DOCUMENTS, Table, at, sentence, table, table_of
+from sae_gap.analysis.verdicts import ALIKE, in_order
 from sae_gap.storage import Folder, Row, grouped
 
 ABOUT = f"""
@@ -45,8 +46,6 @@ STANDINGS = (
     "dictionary rank own_fvu best_fvu values_part support_part dictionary_part l0 "
     "dead_latents cost"
 )
-# The share by which L0s at which dictionaries are ranked may differ.
-ALIKE = 0.02
 # Rows with these columns equal are scored on the same activations.
 SCORED = "activations inputs samples seed split_seed keep_outliers held_out runs"
 _TITLE = (
@@ -225,7 +224,7 @@ def sections(found: Measurement) -> list[Table]:
     ]
 
 
-def findings(found: Measurement, partial: str | None = None) -> list[str]:
+def findings(found: Measurement, partial: str | None) -> list[str]:
     """The paragraphs of the answer: what looks wrong, the verdicts, and what limits them."""
     texts = []
     if partial is not None:
@@ -312,10 +311,9 @@ def standings(
     # A skip explains without atoms.
     for skip in (has_skip, not has_skip):
         alike = [each for each in verdicts if ("skip" in each.common) == skip]
-        alike.sort(key=lambda each: (each.dead, -each.explained, each.dictionary))
         if alike:
             ending = ", with a skip" if skip else ""
-            groups.append((title + ending, measure.standings(alike)))
+            groups.append((title + ending, measure.standings(in_order(alike))))
     return groups
 
 

@@ -159,8 +159,8 @@ def methods(options: ProbeOptions, saes: Sequence[SAE], input_dim: int) -> list[
     return found
 
 
-def measure(options: ProbeOptions) -> list[Row]:
-    """Probes pairs; writes their means and a figure, and returns the rows.
+def measure(options: ProbeOptions) -> tuple[list[Row], Table]:
+    """Probes pairs; writes their means and a figure, and returns the rows and the table of means.
 
     Raises:
       ValueError: something does not fit; the message says how to mend it.
@@ -193,7 +193,7 @@ def measure(options: ProbeOptions) -> list[Row]:
     lines = probing.overall(rows, saes[0].name)
     tables.write_table(folder, "pairs.csv", lines)
     figures.save(figures.ood_drop(lines), folder, "pairs_drop")
-    return rows
+    return rows, table_of(lines, saes[0].name)
 
 
 def table_of(lines: Sequence[Row], baseline: str) -> Table:
@@ -207,9 +207,8 @@ def table_of(lines: Sequence[Row], baseline: str) -> Table:
 
 
 def main(options: ProbeOptions) -> None:
-    rows = measure(options)
-    first = next(row["dictionary"] for row in rows if row["family"] != "activations")
-    print(table_of(probing.overall(rows, first), first), end="\n\n")
+    _, shown = measure(options)
+    print(shown, end="\n\n")
 
 
 if __name__ == "__main__":

@@ -235,11 +235,12 @@ def patch(options: measure.MeasureOptions, l0: Sequence[float]) -> list[Row]:
 def probe(options: probe_real.ProbeOptions) -> list[Row]:
     """The rows of probes; the text may be too short for any pair of concepts."""
     try:
-        return probe_real.measure(options)
+        rows, _ = probe_real.measure(options)
     except ValueError as error:
         # Earlier measurements stand.
         logging.warning("%s", error)
         return []
+    return rows
 
 
 def write(

@@ -34,14 +34,14 @@ from absl import logging
 
 from benchmarks import cli
 from benchmarks.options import Distributed, Fitted, Limited, frozen, option
-from benchmarks.real.inputs import OnPairs, Outliers, npy
+from benchmarks.real.inputs import OnPairs, Outliers
 from sae_gap import catalogue
 from sae_gap.analysis import tables
 from sae_gap.core import Model, Split, Task, Transcoder
 from sae_gap.data import HeldOut
 from sae_gap.encoders import unit_atoms
 from sae_gap.learners import Learner
-from sae_gap.lm import origin_of
+from sae_gap.lm.recording import bytes_of, origin_of
 from sae_gap.measure import (
     DICTIONARIES,
     check_codes,
@@ -220,7 +220,6 @@ def study_for(
             learner_of(name, options, sources[0].input_dim),
             dict.fromkeys((*CODES, *options.codes)),
             options.sparsity,
-            on=name,
             row={"dictionary": name},
         )
     ]
@@ -228,7 +227,7 @@ def study_for(
 
 
 def save(
-    model: Model, folder: Folder, metadata: Mapping[str, Any], read: Any = None
+    model: Model, folder: Folder, metadata: Mapping[str, Any], read: str | None
 ) -> None:
     """Stores an SAE as `save_sae` does, and a dictionary as atoms and bias; `read` names the hook
     point of a transcoder's inputs.
@@ -243,7 +242,7 @@ def save(
         files = files_of(model, metadata=metadata)
     else:
         arrays = {ATOMS: unit_atoms(model.decoder)[0], BIAS: model.bias}
-        files = {name: npy(array) for name, array in arrays.items()}
+        files = {name: bytes_of(np.save, array) for name, array in arrays.items()}
     for name, content in files.items():
         folder.write(name, content)
 

@@ -148,9 +148,7 @@ def read(folder: AnyPath | Folder, place: str = "") -> Entry:
         found = json.loads(folder.read(FILE))
         found["figures"] = [Figure(*one) for one in found["figures"]]
         for name in ("tables", "answers"):
-            found[name] = [Table(*one) for one in found.get(name, ())]
-        # Pages of 0.2.0 have one.
-        found.pop("study", None)
+            found[name] = [Table(*one) for one in found[name]]
         page = Page(**found)
         return Entry(page, _images(folder, page), place)
     except (OSError, KeyError, TypeError, ValueError) as error:
@@ -170,7 +168,7 @@ def folders(folder: Folder, place: str = "") -> Iterator[tuple[str, Folder]]:
             yield from folders(folder / name, f"{place}/{name}".lstrip("/"))
 
 
-def _images(folder, page):
+def _images(folder: Folder, page: Page) -> dict[str, str]:
     return {
         figure.file: "data:image/png;base64,"
         + base64.b64encode(folder.read(pathlib.Path(figure.file).name)).decode()

@@ -125,7 +125,7 @@ def coherent(cell: Cell) -> tuple[np.ndarray, np.ndarray]:
     return signals.astype(np.float32), np.ascontiguousarray(atoms.T)
 
 
-def _unit(rows):
+def _unit(rows: np.ndarray) -> np.ndarray:
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
@@ -146,16 +146,11 @@ class Coder(NamedTuple):
     at_most: int | None = None
 
 
-def ours(problem: Problem, code: Callable[..., Any] = sparse_code) -> Run:
+def ours(problem: Problem) -> Run:
     """`sparse_code` to its own tolerance, which is `TARGET`."""
     signals = devices.place(problem.signals, devices.mesh())
     arrays = signals, jnp.asarray(problem.dictionary), problem.lam
-    return lambda: jax.block_until_ready(code(*arrays))
-
-
-def jitted(problem: Problem) -> Run:
-    """The same under `jax.jit`."""
-    return ours(problem, jax.jit(sparse_code))
+    return lambda: jax.block_until_ready(sparse_code(*arrays))
 
 
 def spams_lars(problem: Problem) -> Run:
@@ -182,7 +177,7 @@ def celer(problem: Problem) -> Run:
         fit_intercept=False,
     )
 
-    def run():
+    def run() -> np.ndarray:
         # It warns that it misses its accuracy, which the table shows.
         with warnings.catch_warnings(action="ignore"):
             signals = problem.signals.astype(np.float64)
@@ -203,7 +198,6 @@ def codes_of(result: Any) -> np.ndarray:
 OURS = "working_set"
 CODERS = {
     OURS: Coder(ours),
-    "jitted": Coder(jitted),
     "spams": Coder(spams_lars),
     "celer": Coder(celer, at_most=10),
 }

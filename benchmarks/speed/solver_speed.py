@@ -21,6 +21,7 @@ signals with the dictionary, and the seconds of working_set as a share of them. 
 import math
 import time
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,7 +59,7 @@ class SolverSpeedOptions(Results):
         None, "Of a cell of your own: weight of the l1 norm.", least=1e-30
     )
     solvers: tuple[str, ...] = option(
-        ("jitted", "spams", "celer"),
+        ("spams", "celer"),
         f"What {OURS} is held against: some of {', '.join(CODERS)}.",
         choices=tuple(CODERS),
     )
@@ -117,7 +118,7 @@ def measure(
     return rows, skipped
 
 
-def _timed(run):
+def _timed(run: Run) -> tuple[float, Any]:
     began = time.perf_counter()
     result = run()
     return time.perf_counter() - began, result

@@ -17,6 +17,7 @@ from benchmarks.harness import (
     RECOVERY,
     Bench,
     drawings,
+    learners,
     methods,
 )
 from sae_gap.learners import Surgery
@@ -24,8 +25,7 @@ from sae_gap.study import Method
 
 
 def _methods(source: Any, p: Any) -> list[Method]:
-    own = methods.saes("sae")(source, p)
-    saes = {one.name.removeprefix("sae_"): one.learner for one in own}
+    saes = {name: learners.sae(name, source, p) for name in methods.SAES}
     found = [
         methods.on("frozen", name, sae, p, columns="learned")
         for name, sae in saes.items()

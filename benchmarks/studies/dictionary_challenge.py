@@ -25,9 +25,10 @@ from benchmarks.harness import (
     presets,
 )
 from sae_gap import catalogue
+from sae_gap.analysis import Lines
 from sae_gap.learners import SklearnMiniBatch, SpamsTrainDL
 from sae_gap.metrics import Inferred, Metric
-from sae_gap.storage import CELL
+from sae_gap.storage import CELL, Row
 from sae_gap.study import Method
 
 
@@ -46,7 +47,7 @@ def samples_seen(inferred: Inferred) -> dict[str, float]:
     return {"samples_seen": len(inferred.task.train.signals)}
 
 
-def _per_latent(rows):
+def _per_latent(rows: Lines) -> list[Row]:
     """Rows of what is learned, with the samples for each latent."""
     return [
         row | {"per_latent": row["samples_seen"] / row["num_latents"]}

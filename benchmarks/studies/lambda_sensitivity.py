@@ -39,13 +39,11 @@ class Weights(Preset):
 
 
 def _methods(source: Any, p: Any) -> list[Method]:
-    kinds = [methods.saes("frozen", names=(name,)) for name in methods.SAES]
-    return methods.saes("sae")(source, p) + [
-        method
-        for kind in (*kinds, methods.oracle)
-        for weight in p.weights
-        for method in kind(source, dataclasses.replace(p, lam=weight))
-    ]
+    found = methods.saes("sae")(source, p)
+    best = methods.every(methods.saes("frozen"), methods.oracle)
+    for weight in p.weights:
+        found += best(source, dataclasses.replace(p, lam=weight))
+    return found
 
 
 BENCH = Bench(

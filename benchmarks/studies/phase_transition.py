@@ -13,11 +13,12 @@ import math
 from typing import Any
 
 from benchmarks.harness import Bench, Preset, drawings, frozen, methods, option, presets
+from sae_gap.analysis import Lines
 from sae_gap.data import Setting
+from sae_gap.storage import Row
 from sae_gap.study import Method
 
 RATIOS = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
-_SHAPES = [2**power for power in range(5, 20)]
 _FEW = {"num_samples": (2_000,)}
 
 
@@ -48,7 +49,7 @@ class Ratios(Preset):
             if k < input_dim <= size:
                 # Padded, a handful of shapes serve all ratios: else compiling would take longer
                 # than solving.
-                shape = next(shape for shape in _SHAPES if shape >= input_dim)
+                shape = max(32, 2 ** math.ceil(math.log2(input_dim)))
                 found.append(
                     Setting(
                         size,
@@ -63,7 +64,7 @@ class Ratios(Preset):
         return [*dict.fromkeys(found)]
 
 
-def _placed(rows):
+def _placed(rows: Lines) -> list[Row]:
     """Rows with the ratio of their dimension, to halves."""
     found = []
     for row in rows:

@@ -24,7 +24,7 @@ from absl import logging
 
 from benchmarks.harness import Bench, Drawing, Tuned, frozen, methods, option, presets
 from benchmarks.studies import attribution
-from sae_gap.analysis import Lines
+from sae_gap.analysis import Lines, best_row
 from sae_gap.analysis.parts import Compared, line_of, placed, splits
 from sae_gap.figures import labels
 from sae_gap.metrics import dictionary, recovery
@@ -32,9 +32,7 @@ from sae_gap.storage import Folder, Row, Store, grouped
 from sae_gap.study import Method
 
 # The names of SAEs that `train_real --steps` stores.
-_NAMES = re.compile(
-    r"(?:[\w.]+-)?(?P<kind>\w+)-(?P<atoms>\d+)-(?P<steps>\d+)-(?P<trained_by>\d+)"
-)
+_NAMES = re.compile(r"(?:[\w.]+-)?(?P<kind>\w+)-(?P<atoms>\d+)-(?P<steps>\d+)-\d+")
 
 
 @frozen
@@ -61,7 +59,7 @@ def _measured(p: Budget) -> Iterator[Row]:
             wide.append(row)
         else:
             row["kind"] = found["kind"]
-            row |= {name: int(found[name]) for name in ("atoms", "steps", "trained_by")}
+            row |= {name: int(found[name]) for name in ("atoms", "steps")}
             trained.append(row)
     trained.sort(key=lambda row: row["steps"])
     groups = grouped(trained, ("place", "kind", "atoms", "steps"))
@@ -88,23 +86,18 @@ def _codes(
     """An SAE's own codes, the best values on their supports, its best codes, and those of the best
     wide dictionary, all at its own L0; None if it is dead or some are missing.
     """
-    found = {row["codes"]: row for row in rows if row["codes"] in ("own", "own_refit")}
+    own = best_row(rows, ["own"], "kl")
     others = [
         row for row in wide if row["place"] == place and row["codes"] == "screened"
     ]
-    if len(found) < 2 or found["own"]["dead"] or not others:
+    if own is None or own["dead"] or not others:
         return None
-    level = placed(found["own"]["l0"], [row["level"] for row in others])["level"]
-    best = [row for row in rows if row["codes"] == "screened" and row["level"] == level]
-    least = [row for row in others if row["level"] == level]
-    if not (best and least):
-        return None
-    return (
-        found["own"],
-        found["own_refit"],
-        best[0],
-        min(least, key=lambda row: row["kl"]),
-    )
+    level = placed(own["l0"], [row["level"] for row in others])["level"]
+    found: list[Any] = [own, best_row(rows, ["own_refit"], "kl")]
+    for group in (rows, others):
+        there = [row for row in group if row.get("level") == level]
+        found.append(best_row(there, ["screened"], "kl"))
+    return None if None in found else (*found,)
 
 
 def _methods(source: Any, p: Any) -> list[Method]:
@@ -114,10 +107,12 @@ def _methods(source: Any, p: Any) -> list[Method]:
     ]
 
 
-def _lines(rows: Lines) -> Iterator[Row]:
-    for line in splits(rows, ["mcc_ood"]):
-        yield line | {"panel": f"{line['num_latents']} latents, k = {line['sparsity']}"}
-    yield from (row for row in rows if "panel" in row)
+def _lines(rows: Lines) -> list[Row]:
+    drawn = [
+        line | {"panel": f"{line['num_latents']} latents, k = {line['sparsity']}"}
+        for line in splits(rows, ["mcc_ood"])
+    ]
+    return drawn + [row for row in rows if "panel" in row]
 
 
 BENCH = Bench(
@@ -130,7 +125,7 @@ BENCH = Bench(
         quick=attribution.TUNED,
         paper=attribution.TUNED | {"num_latents": (100, 500), "sparsity": (10, 2, 50)},
     ),
-    {"training_budget": Drawing("training_budget", rows=lambda rows: [*_lines(rows)])},
+    {"training_budget": Drawing("training_budget", rows=_lines)},
     {},
     varies=("step",),
     options={"metrics": (recovery.METRIC, dictionary.METRIC), "optimum": False},

@@ -14,9 +14,10 @@ from typing import Any
 
 from benchmarks.harness import WIDTHS, Bench, Tuned, drawings, methods, presets
 from sae_gap import catalogue
+from sae_gap.analysis import Lines
 from sae_gap.encoders import FISTA, ScreenedPursuit
 from sae_gap.learners import Oracle
-from sae_gap.storage import CELL
+from sae_gap.storage import CELL, Row
 from sae_gap.study import Method
 
 ITERATIONS = (0, 1, 2, 5, 10, 20, 50, 100, 200, 500)
@@ -49,20 +50,20 @@ def _methods(source: Any, p: Any) -> list[Method]:
     ]
 
 
-def by_products(rows):
+def by_products(rows: Lines) -> list[Row]:
     """The codes on SAEs' dictionaries with a cost, and these costs in products with the dictionary.
 
     A step of FISTA takes two products, and the first from zero takes one.
     """
 
-    def cost(row):
+    def cost(row: Row) -> float:
         products = 2 * (row.get("iterations") or 0)
         if row.get("start") == "cold":
             return products - 1
         k = row["sparsity"]
         screens = row.get("screens")
         sae = catalogue.paper_sae(row["dictionary"].removeprefix("tuned_"), sparsity=k)
-        encoder = ScreenedPursuit(k, screens=screens) if screens else sae.encoder
+        encoder: Any = ScreenedPursuit(k, screens=screens) if screens else sae.encoder
         size = row["input_dim"], row["num_latents"]
         return encoder.flops(*size) / (2 * math.prod(size)) + products
 

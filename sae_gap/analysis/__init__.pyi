@@ -20,6 +20,7 @@ from sae_gap.analysis.parts import table_of as table_of
 from sae_gap.analysis.summarise import at as at
 from sae_gap.analysis.summarise import by_dictionary as by_dictionary
 from sae_gap.analysis.summarise import curve_lines as curve_lines
+from sae_gap.analysis.summarise import is_control as is_control
 from sae_gap.analysis.summarise import rows_at as rows_at
 from sae_gap.analysis.tables import Lines as Lines
 from sae_gap.analysis.tables import Rows as Rows

@@ -84,8 +84,8 @@ BEST = {
 }
 # Codes that keep the support of the own ones.
 KEPT = ("own_refit", "support", "least_squares")
-# Snap an L0 within 1 % of a requested or whole one to it, so that SAEs of similar L0 share the
-# measurements of the best dictionary.
+# L0s that differ by no more than this share are measured once. One as close to a requested or whole
+# one snaps to it, so that SAEs of similar L0 share the measurements of the best dictionary.
 ALIKE = 0.01
 # Scores are compared only within one of these, documents within a level.
 _CELL = ("study", "protocol", "data", "stream", *SIZES)
@@ -126,8 +126,11 @@ def best_at(rows: Rows, level: float, dictionary: str | None = None) -> Row | No
     """The row of the codes of least KL at an L0, on one dictionary or on all; None if there is
     none.
     """
-    named = [row for row in rows if dictionary in (None, row["dictionary"])]
-    there = [row for row in named if row.get("level") == level]
+    there = [
+        row
+        for row in rows
+        if row.get("level") == level and dictionary in (None, row["dictionary"])
+    ]
     return best_row(there, BEST, "kl")
 
 
@@ -228,7 +231,7 @@ def line_of(codes: Compared, loss: str) -> Row:
     whole = parts["amortisation"].other
     first = own[0]
     line: Row = {"loss": loss} | {name: first[name] for name in _ABOUT if name in first}
-    line |= {"units": int(np.count_nonzero(unit)), "total": 1 - whole}
+    line |= {"units": np.count_nonzero(unit), "total": 1 - whole}
     for name, column in {"l0": "l0", "atoms_found": "close"}.items():
         if column in first:
             line[name] = fmean(row[column] for row in own)

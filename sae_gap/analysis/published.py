@@ -18,9 +18,6 @@ _NUMBERED = (*CELL, "lam", "iterations", "step")
 _IMPLIED = ("base", "start", "input_dim")
 _COORDINATES = ("method", *_NUMBERED, "base", "start")
 
-# What tells the lines of one method apart beside its latents.
-VARIED = _NUMBERED[2:]
-
 # A difference is close within two published deviations or this much; matching-pursuit training is
 # chaotic: the authors' own code, run again on the same data, moves by half of its allowance.
 _TOLERANCE = 0.04
@@ -95,16 +92,16 @@ def compare(summary: Lines, study: str) -> list[Row]:
         for name in _COORDINATES
         if any(line.get(name) is not None for line in lines)
     ]
-    metrics = [
-        name.removesuffix("_mean") for name in lines[0] if name.endswith("_mean")
-    ]
-    return [
-        {name: line[name] for name in coordinates} | _compared(ours, line, metric)
-        for line, ours in product(lines, summary)
-        if _agrees(ours, line)
-        for metric in metrics
-        if None not in (line[f"{metric}_mean"], ours.get(f"{metric}_mean"))
-    ]
+    found = []
+    for line, ours in product(lines, summary):
+        if not _agrees(ours, line):
+            continue
+        place = {name: line[name] for name in coordinates}
+        for name in line:
+            if name.endswith("_mean") and None not in (line[name], ours.get(name)):
+                metric = name.removesuffix("_mean")
+                found.append(place | _compared(ours, line, metric))
+    return found
 
 
 def _agrees(ours: Row, line: Row) -> bool:
@@ -123,7 +120,7 @@ def _compared(ours: Row, line: Row, metric: str) -> Row:
     sd = line[f"{metric}_sd"]
     difference = ours[f"{metric}_mean"] - mean
     factor = _MP_FACTOR if "mp" in (line["dictionary"], line["base"]) else 1
-    relative = metric.removesuffix("_id").removesuffix("_ood") in _RELATIVE
+    relative = tables.stem(metric) in _RELATIVE
     least = factor * (_RELATIVE_TOLERANCE * abs(mean) if relative else _TOLERANCE)
     tolerance = max(2 * (sd or 0.0), least) + _ROUNDING * relative
     return {
@@ -160,7 +157,9 @@ def agreement(place: str, comparison: Lines) -> str:
     count = len(comparison)
     row = max(comparison, key=distance)
     where = [f"{row['method']} at {row['num_latents']:,} latents"]
-    where += [f"{name} {row[name]:,}" for name in VARIED if row.get(name) is not None]
+    # What tells the lines of one method apart beside its latents.
+    varied = [name for name in _NUMBERED[2:] if row.get(name) is not None]
+    where += [f"{name} {row[name]:,}" for name in varied]
     where.append(row["metric"])
     form = ".3g" if row["relative"] else ".3f"
     furthest = (

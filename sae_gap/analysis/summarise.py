@@ -26,6 +26,11 @@ _GAP = (
 )
 
 
+def is_control(row: Row) -> bool:
+    """True if the dictionary of a row is a control."""
+    return row.get("family") == "control"
+
+
 def by_dictionary(rows: Rows) -> dict[str, list[Row]]:
     """The rows that have a score, by the name of their dictionary."""
     scored = (row for row in rows if row.get("fvu") is not None)
@@ -62,7 +67,7 @@ def gap_lines(rows: Rows) -> list[Row]:
     """
     lines = []
     for name, found in by_dictionary(rows).items():
-        if found[0]["family"] == "control":
+        if is_control(found[0]):
             continue
         middle = _middle(found)
         own = at(found, ["own"])
@@ -87,14 +92,15 @@ def worst_lines(rows: Rows, source: Any) -> list[Row]:
     held = source.parts[1]
     for name, found in by_dictionary(rows).items():
         middle = _middle(found)
-        if any(row.get("dead") for row in found) or found[0]["family"] == "control":
+        is_dead = any(row.get("dead") for row in found)
+        if is_dead or is_control(found[0]) or "worst" not in middle:
             continue
-        if "worst" not in middle:
-            continue
-        columns = [
-            middle[name] for name in ("worst", "worst_gap", "worst_relative_gap")
-        ]
-        for sample, gap, relative in zip(*columns, strict=True):
+        for sample, gap, relative in zip(
+            middle["worst"],
+            middle["worst_gap"],
+            middle["worst_relative_gap"],
+            strict=True,
+        ):
             place = source.places[sample]
             document = None if held.documents is None else int(held.documents[place])
             lines.append(
@@ -122,15 +128,16 @@ def curve_lines(rows: Rows) -> list[Row]:
     """
     lines = []
     for name, found in by_dictionary(rows).items():
-        kinds = ["own"], ["own_refit"], ["lasso"], ["lasso_refit"], BEST
-        own, again, lasso, refitted, best = (at(found, codes) for codes in kinds)
+        own = at(found, ["own"])
+        lasso = at(found, ["lasso"])
+        best = at(found, BEST)
         line: Row = {
             "dictionary": name,
             "family": best["family"],
             "samples": best["num_scored"],
             "at_l0": lasso["l0"],
             "curve_fvu": lasso["fvu"],
-            "curve_refit_fvu": refitted["fvu"],
+            "curve_refit_fvu": at(found, ["lasso_refit"])["fvu"],
             "best_codes": best["codes"],
             "best_fvu": best["fvu"],
             "certificate": max(
@@ -138,10 +145,11 @@ def curve_lines(rows: Rows) -> list[Row]:
             ),
         }
         if own:
-            line |= {"l0": own["l0"], "refit_l0": again["l0"]}
-            for column, row in {"fvu": own, "refit_fvu": again}.items():
-                ratio = row["fvu"] / best["fvu"] if best["fvu"] > 0 else None
-                line |= {column: row["fvu"], f"{column}_ratio": ratio}
+            line["l0"] = own["l0"]
+            for column, codes in {"fvu": "own", "refit_fvu": "own_refit"}.items():
+                fvu = at(found, [codes])["fvu"]
+                ratio = fvu / best["fvu"] if best["fvu"] > 0 else None
+                line |= {column: fvu, f"{column}_ratio": ratio}
         scored = own or best
         further = {
             name: scored[name] for name in catalogue.default_columns() if name in scored
@@ -176,5 +184,4 @@ def atom_lines(rows: Rows) -> list[Row]:
 def _middle(rows: Sequence[Row]) -> Row:
     """The row of the lasso in the middle of a dictionary's curve."""
     level = next(row["level"] for row in rows if "times" in row)
-    lassos = (row for row in rows if row["codes"] == "lasso" and "times" not in row)
-    return next(row for row in lassos if row["level"] == level)
+    return at(rows, ["lasso"], level)

@@ -112,6 +112,11 @@ def _check_seeds(group: Lines, by: Sequence[str]) -> None:
         )
 
 
+def stem(metric: str) -> str:
+    """The name of a metric without the split that it is of."""
+    return metric.removesuffix("_id").removesuffix("_ood")
+
+
 def is_number(value: Any) -> bool:
     """True for a number; a truth value is none."""
     return isinstance(value, int | float) and not isinstance(value, bool)
@@ -193,7 +198,9 @@ def _column(lines: Lines, name: str) -> tuple[bool, list[str]]:
 
 
 def _decimals(size: float) -> int:
-    return 3 if size < 10 else 1 if size < 1_000 else 0
+    if size < 10:
+        return 3
+    return 1 if size < 1_000 else 0
 
 
 def _mean(mean: float | None, sd: float | None, decimals: int) -> str:

@@ -30,7 +30,16 @@ and the mean as fixed.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from sae_gap.analysis import BEST, Comparison, Rows, at, by_dictionary, parts, rows_at
+from sae_gap.analysis import (
+    BEST,
+    Comparison,
+    Rows,
+    at,
+    by_dictionary,
+    is_control,
+    parts,
+    rows_at,
+)
 from sae_gap.storage import Row
 
 # The control that judges a dictionary.
@@ -39,7 +48,7 @@ RIVAL = "online_dl"
 # how much.
 ROWS_AN_ATOM = 20
 # Two L0s count as equal if they differ by no more than this share.
-_ALIKE = 0.02
+ALIKE = 0.02
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,7 @@ class Verdict:
                 "look at how it was loaded"
             )
         # The mean over few rows moves by whole latents.
-        slack = max(_ALIKE * l0, 1 / self.own["num_scored"])
+        slack = max(ALIKE * l0, 1 / self.own["num_scored"])
         if abs(self.best["l0"] - l0) <= slack:
             where = f"its own L0 ({l0:.1f})"
             finding = "no loss beyond doubt:"
@@ -176,11 +185,11 @@ def verdict(
       A verdict for each SAE and dictionary, none for a control.
     """
     subjects = by_dictionary(rows)
-    rivals = [row for row in subjects.get(RIVAL, ()) if row["family"] == "control"]
+    rivals = [row for row in subjects.get(RIVAL, ()) if is_control(row)]
     rival = at(rivals, BEST, "common")
     verdicts = []
     for name, scored in subjects.items():
-        if scored[0]["family"] == "control":
+        if is_control(scored[0]):
             continue
         judged = Verdict(
             dictionary=name,
@@ -205,11 +214,10 @@ def _judge(verdict: Verdict, rows: Sequence[Row]) -> Verdict:
         losses["dictionary"] = lost
         if verdict.common is verdict.best and not lost.reason:
             reference = [verdict.rival]
-    trained = [row["codes"] for row in rows if parts.TRAINED.fullmatch(row["codes"])]
-    kinds = (parts.KEPT, BEST, ["proposed"], ["retrained"], trained)
-    group = [[row] for kind in kinds for row in rows_at(rows, kind)]
     if own is None:
         return replace(verdict, losses=losses)
+    names = dict.fromkeys(row["codes"] for row in rows)
+    group = [[row] for name in names for row in rows_at(rows, [name])]
     codes = parts.Compared.choose([own], group, reference, "fvu")
     # A verdict has best codes.
     assert codes is not None
@@ -262,9 +270,7 @@ def ranking(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], str]:
       The verdicts in order, dead ones last, and a sentence that names the best and its lead over
       the second.
     """
-    ordered = sorted(
-        verdicts, key=lambda each: (each.dead, -each.explained, each.dictionary)
-    )
+    ordered = in_order(verdicts)
     judged = [each for each in ordered if not each.dead]
     if len(judged) < 2:
         raise ValueError(
@@ -281,6 +287,13 @@ def ranking(verdicts: Sequence[Verdict]) -> tuple[list[Verdict], str]:
     return ordered, (
         f"Of the dictionaries {best}. Explained by the best codes of {_explains(first)} of the "
         f"variance, those of {_explains(second)}: {lead}."
+    )
+
+
+def in_order(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """The verdicts by what the best codes explain at the common L0, dead ones last."""
+    return sorted(
+        verdicts, key=lambda each: (each.dead, -each.explained, each.dictionary)
     )
 
 

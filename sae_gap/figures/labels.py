@@ -142,8 +142,9 @@ def label(name: Any, column: str = "dictionary") -> str:
 def colour(name: Any, column: str = "dictionary") -> str:
     """Returns the colour of a column's value; one without a colour in a table keeps a spare one."""
     found = _find(name, column)
-    spare = _SPARE[crc32(str(name).encode()) % len(_SPARE)]
-    return (found and found.colour) or spare
+    if found and found.colour:
+        return found.colour
+    return _SPARE[crc32(str(name).encode()) % len(_SPARE)]
 
 
 def rank(name: Any, column: str = "dictionary") -> tuple[int, Any]:
@@ -170,7 +171,7 @@ def metric_label(metric: str) -> str:
     """Returns the label of a column of numbers: `metric_label("mcc_ood")` is "MCC out of
     distribution".
     """
-    return f"{_column(metric).label} {_SPLITS.get(_split(metric)[1], '')}".strip()
+    return f"{_column(metric).label} {_SPLITS.get(_split(metric), '')}".strip()
 
 
 def heading(metric: str) -> str:
@@ -178,7 +179,7 @@ def heading(metric: str) -> str:
     named = _column(metric).heading
     if named is None:
         return tables.heading(metric)
-    return f"{named} {_split(metric)[1][1:].upper()}".strip()
+    return f"{named} {_split(metric)[1:].upper()}".strip()
 
 
 def perfect(metric: str) -> float | None:
@@ -187,12 +188,9 @@ def perfect(metric: str) -> float | None:
 
 
 def _column(metric: str) -> Column:
-    stem, _ = _split(metric)
+    stem = tables.stem(metric)
     return _OTHERS.get(stem) or _metrics().get(stem) or Column(stem.replace("_", " "))
 
 
-def _split(metric: str) -> tuple[str, str]:
-    for suffix in _SPLITS:
-        if metric.endswith(suffix):
-            return metric.removesuffix(suffix), suffix
-    return metric, ""
+def _split(metric: str) -> str:
+    return metric.removeprefix(tables.stem(metric))

@@ -51,7 +51,7 @@ def draw_lines(
     ticks: bool = False,
     logy: Collection[str] = (),
     size: tuple[float, float] = (1.8, 0),
-    of: Lines = (),
+    of: Lines,
     **about: str,
 ) -> Any:
     """Draws columns along another: a line for each value of some columns.
@@ -74,7 +74,7 @@ def draw_lines(
       logy: the y that are on a log axis.
       size: the least width of a panel and its height, in inches; a height of 0 shrinks as panels
         are added.
-      of: the rows whose sizes and seeds the figure states; by default the points.
+      of: the rows whose sizes and seeds the figure states.
       about: title, further conditions and caption, for `style.finish`.
 
     Returns:
@@ -149,7 +149,7 @@ def draw_lines(
         if value in values[role]
     ]
     about.setdefault("more", "intervals: ± 1 sd" * (points[0].get("seeds", 1) > 1))
-    finish(figure, of or points, handles, **about)
+    finish(figure, of, handles, **about)
     return figure
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from sae_gap.analysis import BEST
+from sae_gap.analysis import BEST, is_control
 from sae_gap.figures import MARKERS, draw_lines, labels
 from sae_gap.figures.style import DASHED, QUIET, Lines, Rows
 from sae_gap.storage import Row
@@ -102,11 +102,6 @@ def trained_name(name: str) -> str:
     stem = re.sub("(_skip)?_transcoder$", "", kind)
     method = labels.label(stem).removesuffix(" SAE")
     return method + (kind.removeprefix(stem) + start).replace("_", " ") + base
-
-
-def is_control(row: Row) -> bool:
-    """True if the dictionary of a row is a control."""
-    return row.get("family") == "control"
 
 
 def coherence(rows: Rows) -> Figure | None:

@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int
+from numpy.typing import ArrayLike
 
 from sae_gap.core import AnyPath, brief, check_choice, check_integer
 from sae_gap.data import (
@@ -248,7 +249,7 @@ def record(
                 # another length round differently.
                 rows = _run(plan, shard, firsts - start, stop - start)
                 if not folder.exists(ABOUT):
-                    folder.write("tokens.npz", _bytes_of(np.savez, **arrays))
+                    folder.write("tokens.npz", bytes_of(np.savez, **arrays))
                 folder.write(ABOUT, json.dumps(about, indent=1).encode())
                 for place in missing:
                     _write(folder / place, files, documents[start:stop], rows[place])
@@ -388,8 +389,8 @@ def _write(
 ) -> None:
     """Writes a shard. The digest comes last: where it is, the rows and their documents are too."""
     of_documents, of_rows, of_digest = files
-    place.write(of_documents, _bytes_of(np.save, documents))
-    place.write(of_rows, _bytes_of(np.save, rows))
+    place.write(of_documents, bytes_of(np.save, documents))
+    place.write(of_rows, bytes_of(np.save, rows))
     place.write(of_digest, digest([rows]).encode())
 
 
@@ -465,7 +466,8 @@ def _check_reach(place: str, values: np.ndarray, dtype: str) -> None:
         )
 
 
-def _bytes_of(save: Callable, *arrays: np.ndarray, **named: np.ndarray) -> bytes:
+def bytes_of(save: Callable, *arrays: ArrayLike, **named: ArrayLike) -> bytes:
+    """The content of a file that `np.save` or `np.savez` writes."""
     file = BytesIO()
     save(file, *arrays, **named)
     return file.getvalue()

@@ -1,7 +1,6 @@
 """What ways to code on a dictionary cost, and what they save in nats."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from sae_gap.data import Source
 from sae_gap.encoders import Lasso
@@ -31,8 +30,7 @@ def priced(
     sae: SAE,
     store: Store,
     k: int,
-    kinds: Sequence[str],
-    names: Sequence[str] = (),
+    codes: Sequence[str],
 ) -> list[Row]:
     """Measures what ways to code on a dictionary cost and save in nats.
 
@@ -41,8 +39,7 @@ def priced(
       sae: the SAE or dictionary.
       store: where rows go.
       k: mean L0 of all codes but those of encoders.
-      kinds: some of `KINDS`.
-      names: further codes.
+      codes: some of `KINDS`, and codes by their names.
 
     Returns:
       A row for each way, with the λ at which the lasso has an L0 of k.
@@ -56,7 +53,7 @@ def priced(
     lams = {row["level"]: row["lam"] for row in found}
     rows = Stages(COSTS, store).run(
         source,
-        ways(learner, k, lams, kinds, names),
+        ways(learner, k, lams, codes),
         [nats.METRIC, cost_at(lams[k], k), processor_time()],
         calibrate_on="train",
     )
@@ -67,19 +64,24 @@ def ways(
     learner: Learner,
     k: int,
     lams: Mapping[float, float],
-    kinds: Sequence[str],
-    names: Sequence[str] = (),
+    codes: Iterable[str],
 ) -> Iterator[Method]:
-    """Ways of some kinds to code on a dictionary with k atoms a sample, and further codes by their
-    names, with the lasso's λ at the L0s that need one.
+    """Ways to code on a dictionary with k atoms a sample, of some kinds and by their names, with
+    the lasso's λ at the L0s that need one.
     """
 
     def lasso(l0: float) -> Lasso:
         return Lasso(lams[l0], nonneg=not learner.signed)
 
-    every = [*chain(*(KINDS[kind] for kind in kinds)), *names]
-    for name in dict.fromkeys(every):
-        kind, sizes = recipe(name)
-        row = dict.fromkeys(("screens", "breadth", "iterations")) | sizes
-        family = name.rpartition(":")[2] if name in names else kind
-        yield from methods_of(learner, [name], k, family=family, lasso=lasso, row=row)
+    for code in codes:
+        for name in KINDS.get(code, [code]):
+            kind, sizes = recipe(name)
+            row = dict.fromkeys(("screens", "breadth", "iterations")) | sizes
+            yield from methods_of(
+                learner,
+                [name],
+                k,
+                family=kind if code in KINDS else name.rpartition(":")[2],
+                lasso=lasso,
+                row=row,
+            )

@@ -179,8 +179,8 @@ def encoder_at(
     name: str,
     l0: float,
     learner: Learner,
-    signed: bool | None = None,
-    lasso: Callable[[float], Lasso] | None = None,
+    signed: bool | None,
+    lasso: Callable[[float], Lasso] | None,
 ) -> Encoder:
     """The encoder of a name, for the dictionary of a learner.
 
@@ -255,7 +255,6 @@ def methods_of(
     family: str = "",
     signed: bool | None = None,
     lasso: Callable[[float], Lasso] | None = None,
-    on: str = "",
     row: Mapping[str, Scalar] = MappingProxyType({}),
 ) -> Iterator[Method]:
     """Yields a method for each of the codes that a learner's dictionary can have; the log says why
@@ -268,15 +267,14 @@ def methods_of(
       family: family of the methods; by default the learner's.
       signed: whether codes may be negative; None asks the learner.
       lasso: the lasso at an L0, where its λ is known.
-      on: name of the dictionary, by default the learner's.
-      row: further columns of the rows.
+      row: further columns of the rows; `dictionary` is its name, by default the learner's.
 
     Raises:
       ValueError: a name is unknown or cannot be used; see `check_codes`.
     """
     check_codes(names := [*names])
     for dictionary, _, name in (name.rpartition(":") for name in names):
-        if dictionary not in ("", on or learner.name):
+        if dictionary not in ("", row.get("dictionary", learner.name)):
             continue
         source = learner
         form = name

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from sae_gap import catalogue
+from sae_gap.analysis.parts import ALIKE
 from sae_gap.core import check_choice, check_number, check_sequence, check_type
 from sae_gap.data import TENTH, Activations, HeldOut
 from sae_gap.encoders import DENSEST, Lasso, Own
@@ -40,8 +41,6 @@ CODES = ("lasso", "lasso_refit", "screened")
 SPREAD = (2.0, 1.4, 0.7)
 # Mean L0 for a dictionary without an encoder, as a share of the dimensions.
 USUAL = 1 / 12
-# Measure L0s that differ by no more than this share only once.
-ALIKE = 0.01
 # Fewer rows say nothing of the rest.
 FEWEST = 10
 

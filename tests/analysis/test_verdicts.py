@@ -17,6 +17,7 @@ from sae_gap.learners import Given, Held
 from sae_gap.measure import methods, verdict
 from sae_gap.saes import SAE
 from sae_gap.solvers import sparse_code
+from tests import tiny
 
 
 @fixture(scope="module")
@@ -25,7 +26,7 @@ def rows(tmp_path_factory):
     best codes on random atoms.
     """
     task = sae_gap.draw(sae_gap.Setting(num_latents=20, sparsity=3, num_samples=2_000))
-    x = np.concatenate([task.train.signals, task.id.signals, task.ood.signals])
+    x = tiny.signals(task)
     activations = sae_gap.open_activations(x, documents=np.arange(len(x)) // 20)
     rng = default_rng(1)
     bias = jnp.asarray(x.mean(axis=0))

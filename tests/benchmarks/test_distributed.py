@@ -7,13 +7,12 @@ import re
 from dataclasses import replace
 
 import jax
-import numpy as np
-from numpy.random import default_rng
 from numpy.testing import assert_allclose
 from pytest import approx, fixture, raises
 
-from sae_gap import Models, Store, draw, fit_stream, save_activations
+from sae_gap import Models, Store, draw, fit_stream
 from sae_gap.runtime import distributed
+from tests import tiny
 from tests.benchmarks.in_two import ONLINE, SAE, SETTING, SIGNALS
 from tests.conftest import IN_ONE, Pair, refused, succeed
 
@@ -25,11 +24,8 @@ TRAIN = "train_real --methods=topk --width=16 --sparsity=3 --epochs=2 --samples=
 @fixture(scope="module")
 def commands(tmp_path_factory):
     """What is run in a folder for results, one after the other."""
-    rng = default_rng(0)
     file = tmp_path_factory.mktemp("rows") / "x.npz"
-    codes = np.where(rng.random((600, 16)) < 3 / 16, rng.random((600, 16)), 0)
-    rows = codes @ rng.normal(size=(16, 8)) + 2
-    save_activations(file, rows.astype(np.float32), np.arange(600) // 30)
+    tiny.write_rows(file, latents=16, dim=8, k=3)
 
     def of(folder):
         given = f"--activations={file} --results_dir={folder}"

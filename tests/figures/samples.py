@@ -51,12 +51,13 @@ def choose(rows, **values):
     ]
 
 
-def words(figure):
+def said(texts):
     # A title that is too long for its line wraps.
-    return [
-        text.get_text().replace("\n", " ")
-        for text in figure.findobj(matplotlib.text.Text)
-    ]
+    return [text.get_text().replace("\n", " ") for text in texts]
+
+
+def words(figure):
+    return said(figure.findobj(matplotlib.text.Text))
 
 
 def curves(axes):

@@ -12,7 +12,7 @@ from sae_gap import figures
 from sae_gap.analysis import splits
 from sae_gap.figures import curve, labels, recovery_by_level
 
-from .samples import choose, curves, make_rows, row, words
+from .samples import choose, curves, make_rows, row, said, words
 
 ITERATIONS = (0, 1, 2, 5, 10, 100)
 DICTIONARIES = ("relu", "topk", "mp")
@@ -81,7 +81,7 @@ def test_zero_has_its_place_on_a_log_axis():
     axes.figure.draw_without_rendering()
     places = axes.transData.transform([(count, 0.5) for count in ITERATIONS])[:, 0]
     assert np.all(np.diff(places) > 5) and places[0] > axes.bbox.x0
-    assert [label.get_text() for label in axes.get_xticklabels()][:2] == ["0", "1"]
+    assert said(axes.get_xticklabels())[:2] == ["0", "1"]
     # From 1 on it is a log axis: factors of ten have one length.
     assert places[4] - places[1] == approx(places[5] - places[4])
 
@@ -128,7 +128,7 @@ def test_levels_and_frequencies_have_a_panel_each_and_a_dictionary_a_line():
         (levels, "roots children free"),
         (frequencies, "frequent rare"),
     ):
-        assert [label.get_text() for label in axes.get_xticklabels()] == names.split()
+        assert said(axes.get_xticklabels()) == names.split()
     drawn = [one.lines[0].get_xydata().ravel() for one in levels.containers]
     # A dictionary is drawn once, with the groups that it has.
     for found, wanted in zip(
@@ -150,12 +150,10 @@ def test_the_encoders_shares_are_cells_of_a_table_along_each_size():
         (latents, "num_latents", (50, 100)),
         (samples, "num_samples", (1_000, 5_000)),
     ):
-        assert [text.get_text() for text in axes.get_yticklabels()] == ["TopK", "MP"]
+        assert said(axes.get_yticklabels()) == ["TopK", "MP"]
         # Half of the samples are for training.
         half = 2 if axes is samples else 1
-        assert [text.get_text() for text in axes.get_xticklabels()] == [
-            f"{one // half:,}" for one in values
-        ]
+        assert said(axes.get_xticklabels()) == [f"{one // half:,}" for one in values]
         shown = {text.get_position(): text.get_text() for text in axes.texts}
         assert "training samples" in axes.get_title("left")
         base = {"num_latents": 100, "num_samples": 5_000}

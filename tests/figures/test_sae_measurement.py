@@ -8,6 +8,8 @@ from benchmarks.harness import outcome
 from sae_gap import figures
 from sae_gap.figures import fvu_curve
 
+from .samples import said
+
 ABOUT = {"num_latents": 64, "input_dim": 16, "seed": 0, "family": "sae"}
 
 
@@ -35,7 +37,7 @@ def test_the_curve_draws_the_lasso_and_the_encoder_before_and_after_a_refit():
     legend = figure.legends[0].get_texts()
     wanted = {"a$b$c", "random atoms", "certified lasso", "own codes, values refitted"}
     # A name is drawn to the letter.
-    assert wanted <= {text.get_text() for text in legend}
+    assert wanted <= {*said(legend)}
     assert not any(text.get_parse_math() for text in legend)
     drawn = [line for line in axes.get_lines() if len(line.get_xdata()) == 3]
     heights = {tuple(line.get_ydata()): line.get_color() for line in drawn}
@@ -67,7 +69,7 @@ def test_the_parts_of_a_gap_are_bars_that_end_at_it():
     (axes,) = figures.gap_parts([row, ABOUT | {"dictionary": "D"}]).axes
     assert [bar.get_width() for bar in axes.patches] == approx([10, 15, 5])
     assert [bar.get_x() for bar in axes.patches] == approx([0, 10, 25])
-    assert [text.get_text() for text in axes.texts] == [" 30.0 % = 10.0 + 15.0 + 5.0"]
+    assert said(axes.texts) == [" 30.0 % = 10.0 + 15.0 + 5.0"]
 
 
 def test_what_an_sae_loses_is_a_bar_of_its_parts():
@@ -100,15 +102,13 @@ def test_what_an_sae_loses_is_a_bar_of_its_parts():
     (axes,) = figure.axes
     # The SAE that costs least comes first, and a negative part takes no room.
     names = ["a, L0 8", "TopK skip transcoder from online_dl, L0 8"]
-    assert [
-        text.get_text().replace("\n", " ") for text in axes.get_yticklabels()
-    ] == names
+    assert said(axes.get_yticklabels()) == names
     assert axes.get_xlabel() == "KL, nats a token"
     assert [bar.get_width() for bar in axes.patches] == approx(2 * [0.1, 0, 0.04, 0.08])
     assert [bar.get_x() for bar in axes.patches[4:]] == approx([0, 0.1, 0.1, 0.14])
     whiskers = [list(line.get_xdata()) for line in axes.get_lines()]
     assert whiskers == 2 * [approx([0.05, 0.12])]
-    assert [text.get_text() for text in axes.texts] == [
+    assert said(axes.texts) == [
         " 0.100, 40 % encoder",
         " 0.200, 40 % encoder",
     ]
@@ -188,8 +188,8 @@ def test_shares_stand_against_atoms_found_and_parts_of_nats_against_steps():
     assert left.lines[0].get_xydata().tolist() == [[0.2, 75], [0.8, 75]]
     # Both SAEs of a method have its colour, and its name stands once.
     assert len({line.get_color() for line in left.lines}) == 1
-    assert [text.get_text() for text in left.texts] == ["TopK"]
-    legend = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert said(left.texts) == ["TopK"]
+    legend = {*said(figure.legends[0].get_texts())}
     assert {"tuned", "the paper's options"} <= legend
     areas = [area.get_paths()[0].vertices for area in right.collections]
     assert [(area.min(axis=0)[1], *area.max(axis=0)) for area in areas] == [

@@ -5,7 +5,6 @@ and their order. The figures of the challenge, of the encoder budget and of code
 import matplotlib
 import numpy as np
 import PIL.Image
-from matplotlib.text import Text
 from numpy.testing import assert_allclose
 from pytest import approx, mark
 
@@ -14,7 +13,7 @@ from sae_gap.figures import labels, loss_by_cost, recovery_by_seconds, style
 from sae_gap.figures.labels import colour
 from tests.conftest import FONTS
 
-from .samples import SETTING, choose, row, words
+from .samples import SETTING, choose, row, said, words
 
 
 def test_files_are_equal_for_equal_rows_and_carry_their_caption_and_no_date(tmp_path):
@@ -212,9 +211,8 @@ for line in ROWS:
 
 def test_codes_are_drawn_by_their_cost_and_the_optimum_as_a_level():
     figure = loss_by_cost(ROWS)
-    named = {text.get_text() for text in figure.axes[0].texts}
-    assert {"2×4", "2×2", "nearest atoms"} <= named
-    assert any("L0 32 to 36" in text.get_text() for text in figure.findobj(Text))
+    assert {"2×4", "2×2", "nearest atoms"} <= {*said(figure.axes[0].texts)}
+    assert any("L0 32 to 36" in text for text in words(figure))
     for axes, cost in zip(figure.axes, ("products", "processor"), strict=True):
         drawn = {
             one.get_label(): one.lines[0].get_xydata().tolist()
@@ -233,8 +231,7 @@ def test_codes_are_drawn_by_their_cost_and_the_optimum_as_a_level():
         # A single iteration of FISTA does not set the scale.
         assert axes.get_ylim() == (0, approx(1.1 * own["kl"]))
     named = loss_by_cost([row | {"dictionary": "topk_from_online_dl"} for row in ROWS])
-    said = [text.get_text() for text in named.findobj(Text)]
-    assert any("codes on TopK from online_dl lose" in text for text in said)
+    assert any("codes on TopK from online_dl lose" in text for text in words(named))
     # A decoder alone, or a GPU, has no processor time.
     assert len(loss_by_cost([row | {"processor": None} for row in ROWS]).axes) == 1
     assert loss_by_cost([row for row in ROWS if row["family"] == "fista"])

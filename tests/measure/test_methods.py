@@ -10,6 +10,7 @@ from pytest import mark
 
 from sae_gap.core import Model
 from sae_gap.encoders import (
+    FISTA,
     OMP,
     Affine,
     AtWeight,
@@ -20,6 +21,7 @@ from sae_gap.encoders import (
     OnSupport,
     Own,
     Pruned,
+    ScreenedPursuit,
     ThresholdingPursuit,
     TopK,
 )
@@ -57,22 +59,25 @@ BUILT = {
     ("weighted", 2.4): InNorm(BatchPursuit(3, l0=2.4)),
     ("thresholded", 2.4): AtWeight(ThresholdingPursuit(), Lasso(l0=2.4, nonneg=True)),
     ("batch_pursuit_1x4", 2.4): BatchPursuit(3, screens=1, breadth=4, l0=2.4),
+    ("screened_pursuit_2x4", 2.4): ScreenedPursuit(3, screens=2, breadth=4),
+    ("fista_5", 2.4): Pruned(FISTA(l0=2.4, iterations=5), 2.4, by="magnitude"),
     ("lasso_pruned", 2.4): Pruned(on(Lasso(l0=4.8, nonneg=True)), 2.4, "loss", True),
     # A pursuit of twice as many is of all latents at most.
     ("lasso_pruned", 3.4): Pruned(on(Lasso(l0=WIDTH, nonneg=True)), 3.4, "loss", True),
     ("omp_pruned", 3.4): Pruned(on(OMP(WIDTH, nonneg=True)), 3.4, "loss", True),
+    ("omp_pruned_refit", 2.4): on(Pruned(on(OMP(5, nonneg=True)), 2.4, "loss", True)),
 }
 
 
 @mark.parametrize(("name", "l0"), BUILT)
 def test_codes_are_built_as_the_table_says(name, l0):
-    (method,) = methods_of(sae().given, [name], l0)
+    (method,) = methods_of(sae().given, [name, f"other:{name}"], l0)
     assert method.encoder == BUILT[name, l0]
     level = {} if name.startswith("own") else {"level": l0}
     assert method.row == {"codes": name} | level
     # A signed SAE has the signed form, or none.
     signed = [*methods_of(sae(AbsTopK(2)).given, [name], l0)]
-    if name.split("_")[0] in ("own", "lasso", "omp"):
+    if name.split("_")[0] in ("own", "lasso", "omp", "fista"):
         whole = signed[0].encoder
         parts = [whole, getattr(whole, "encoder", whole)]
         assert not any(getattr(part, "nonneg", False) for part in parts)

@@ -8,7 +8,6 @@ import idea
 import jax.numpy as jnp
 import numpy as np
 from numpy.linalg import norm
-from numpy.random import default_rng
 from numpy.testing import assert_array_equal
 from pytest import approx, fixture, mark, raises
 from scipy.optimize import lsq_linear
@@ -19,35 +18,22 @@ from sae_gap.analysis import at, by_dictionary
 from sae_gap.core import Model
 from sae_gap.data import open_activations
 from sae_gap.encoders import (
-    FISTA,
-    OMP,
-    Affine,
-    Lasso,
-    OnSupport,
-    Pruned,
-    ScreenedPursuit,
     TopK,
 )
-from sae_gap.measure import learner_at, methods_of, recipe
+from sae_gap.measure import learner_at, methods_of
 from sae_gap.saes import SAE
+from tests import tiny
 
 
 @fixture(scope="module")
 def model(task):
-    rng = default_rng(0)
-    atoms = np.asarray(task.dictionary) + 0.2 * rng.normal(size=task.dictionary.shape)
-    bias = jnp.asarray(0.3 * rng.normal(size=len(atoms)), jnp.float32)
-    weight = Affine(jnp.asarray(0.13 * atoms, jnp.float32), jnp.zeros(atoms.shape[1]))
-    return Model(jnp.asarray(2 * atoms, jnp.float32), bias, weight, TopK(2))
+    return tiny.noisy_model(task)
 
 
 @fixture(scope="module")
 def activations(task, model):
-    x = np.concatenate([task.train.signals, task.id.signals, task.ood.signals])
-    return open_activations(
-        (x + np.asarray(model.bias)).astype(np.float32),
-        documents=np.repeat(np.arange(30), 10),
-    )
+    x = tiny.signals(task) + np.asarray(model.bias)
+    return open_activations(x, documents=np.repeat(np.arange(30), 10))
 
 
 @fixture(scope="module")
@@ -250,33 +236,6 @@ def test_the_seed_draws_the_rows_that_are_scored_unless_nothing_learns(
     for controls in ((), ("random",)):
         every = measure.Plan((), activations, controls=controls, codes=("omp",)).source
         assert len(every.scored) == 300 and max(every.members) == 29
-
-
-def test_a_name_says_the_dictionary_the_encoder_and_its_recipe(plan):
-    learner = plan.saes[0].given
-    other = learner_at("random", 20, 2, 12)
-    names = (
-        "mine:omp_pruned",
-        "screened_pursuit_2x4",
-        "fista_5",
-        "lasso_pruned_refit",
-    )
-    found = {each.name: each.encoder for each in methods_of(learner, names, 2.6)}
-    assert list(found) == [name.rpartition(":")[2] for name in names]
-    pursued = OnSupport(OMP(5, nonneg=True), 0.0, True, 0.0)
-    solved = OnSupport(Lasso(l0=5.2), 0.0, True, 0.0)
-    assert found["omp_pruned"] == Pruned(pursued, 2.6)
-    assert found["screened_pursuit_2x4"] == ScreenedPursuit(3, breadth=4, screens=2)
-    few = FISTA(l0=2.6, iterations=5)
-    assert found["fista_5"] == Pruned(few, 2.6, by="magnitude")
-    assert found["lasso_pruned_refit"] == OnSupport(Pruned(solved, 2.6), 0.0, True, 0.0)
-    assert [each.name for each in methods_of(other, names, 2.6)] == [*found][1:]
-    assert [*map(recipe, names)] == [
-        ("omp", {}),
-        ("screened_pursuit", {"screens": 2, "breadth": 4}),
-        ("fista", {"iterations": 5}),
-        ("lasso", {}),
-    ]
 
 
 def test_the_whole_idea_in_one_file_has_the_numbers_of_measure(plan, model, tmp_path):

@@ -172,7 +172,6 @@ def reference(rows):
         known |= {
             "l0": own["l0"],
             "fvu": own["fvu"],
-            "refit_l0": again["l0"],
             "refit_fvu": again["fvu"],
             "fvu_ratio": own["fvu"] / top["fvu"],
             "refit_fvu_ratio": again["fvu"] / top["fvu"],
@@ -220,6 +219,15 @@ def bare(lines):
     ]
 
 
+def flat(row):
+    kinds = (list, dict)
+    return {name: value for name, value in row.items() if not isinstance(value, kinds)}
+
+
+def chosen(rows, columns):
+    return [{name: row.get(name) for name in columns} for row in rows]
+
+
 def test_files_have_what_the_rows_say(written):
     wanted = []
     for name, rows in written.every.items():
@@ -229,21 +237,12 @@ def test_files_have_what_the_rows_say(written):
             known |= {"certificate": middle} if known["family"] != "control" else {}
             wanted.append(known)
     held(lines_of(f"{written.folder}/summary.csv"), wanted)
-    flat = [
-        {
-            name: value
-            for name, value in row.items()
-            if not isinstance(value, (list, dict))
-        }
-        for row in written.rows
-    ]
-    held(lines_of(f"{written.folder}/codes.csv"), flat)
+    held(lines_of(f"{written.folder}/codes.csv"), [*map(flat, written.rows)])
 
 
 def test_tables_have_what_the_rows_say(written):
     found = tables(written)
     every = {name: reference(rows) for name, rows in written.every.items()}
-    rows = written.rows
     every.pop("past")
     alive = [name for name in every if name not in ("dead", "atoms", "online_dl")]
     for title, names in (
@@ -256,19 +255,10 @@ def test_tables_have_what_the_rows_say(written):
         ("Atoms", every),
     ):
         columns, lines = found.pop(title)
-        held(
-            bare(lines),
-            [{name: every[key].get(name) for name in columns} for key in names],
-        )
+        held(bare(lines), chosen([every[name] for name in names], columns))
     columns, lines = found.pop("All codes")
-    held(
-        bare(lines),
-        [
-            {name: row.get(name) for name in columns}
-            for row in rows
-            if "times" not in row
-        ],
-    )
+    rows = [row for row in written.rows if "times" not in row]
+    held(bare(lines), chosen(rows, columns))
     _, lines = found.pop("Samples of the largest gaps")
     # Numbers in the file of the held-out rows that were drawn.
     places = [(45, 2, 0.5, 2.0), (48, 4, 0.25, 1.5)]
@@ -441,10 +431,6 @@ def nats(tmp_path_factory):
     return SimpleNamespace(rows=rows, shown=shown, folder=folder)
 
 
-def flat(row):
-    return {name: value for name, value in row.items() if not isinstance(value, list)}
-
-
 def test_nats_and_costs_have_what_the_rows_say(nats):
     rows = {(row["dictionary"], row["codes"]): row for row in nats.rows}
     held(lines_of(f"{nats.folder}/nats/summary.csv"), [*map(flat, nats.rows)])
@@ -500,14 +486,8 @@ def test_nats_and_costs_have_what_the_rows_say(nats):
         == f"Nats above a clean loss of {CLEAN.sum() / TOKENS.sum():.3f} (zeros 9.250, the mean 7.125)"
     )
     every = sorted(nats.rows, key=lambda row: (row["dead"], row["kl"]))
-    held(
-        bare(scores.lines),
-        [{name: row.get(name) for name in scores.columns} for row in every],
-    )
+    held(bare(scores.lines), chosen(every, scores.columns))
     for table, name in zip(costs, ("mine", "samples"), strict=True):
         there = [row for row in priced if row["dictionary"] == name]
-        held(
-            bare(table.lines),
-            [{key: row.get(key) for key in table.columns} for row in there],
-        )
+        held(bare(table.lines), chosen(there, table.columns))
     golden("nats", "\n\n".join(map(str, nats.shown)))

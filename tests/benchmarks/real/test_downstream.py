@@ -418,7 +418,7 @@ def on():
     task = Task(train, held, held, width=WIDTH)
     lams = {l0: find_weight(X[COUNTS], np.float32(ATOMS), l0) for l0 in (K, 2 * K)}
     inference = Inference(task, given.ready, "train", timed=False)
-    ways = costs.ways(given, K, lams, KINDS, (*measure.NAMED, "thresholding_pursuit"))
+    ways = costs.ways(given, K, lams, (*KINDS, *measure.NAMED, "thresholding_pursuit"))
     every = {way.name: way.encoder for way in ways}
     kept = ("omp", "mp", "fista_10", "lasso")
     codes = {name: inference.infer(every[name], "id").codes for name in kept}
@@ -480,7 +480,7 @@ def test_processor_time_is_that_of_a_thread_relative_to_the_encoder(on, monkeypa
     ticks = iter((0, 9, 9, 10, 10, 12, 12, 15, 0, 9, 9, 13, 13, 13, 13, 18))
     monkeypatch.setattr(cost, "RUNS", 3)
     monkeypatch.setattr(
-        cost.time, "process_time", lambda: cores.cores() == 1 and next(ticks)
+        cost, "process_time", lambda: cores.cores() == 1 and next(ticks)
     )
     own = replace(on.given.ready, encode=MatchingPursuit(K))
     sae = SAE.of_model(own, name="sae").given

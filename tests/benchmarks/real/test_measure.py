@@ -6,19 +6,18 @@ import re
 from dataclasses import replace
 from types import SimpleNamespace
 
-import jax.numpy as jnp
 import numpy as np
 from matplotlib import image
-from numpy.random import default_rng
 from pytest import fixture, mark
 
 import sae_gap
 from benchmarks.real import inputs, measurement_page
 from benchmarks.real import measure as binary
-from sae_gap.core import Model
-from sae_gap.encoders import Affine, TopK
+from sae_gap import save_activations
+from sae_gap.encoders import TopK
 from sae_gap.metrics import reconstruction
 from sae_gap.storage import Store
+from tests import tiny
 from tests.conftest import lines_of, refused, succeed
 
 FIGURES = ("curve", "gap_parts", "coherence")
@@ -31,23 +30,12 @@ FILES |= {f"{stem}.{ending}" for stem in FIGURES for ending in ("png", "pdf")}
 def files(task, tmp_path_factory):
     """SAEs that reconstruct, a decoder alone, and activations of 30 documents."""
     folder = tmp_path_factory.mktemp("files")
-    rng = default_rng(0)
-    atoms = np.asarray(task.dictionary) + 0.2 * rng.normal(size=task.dictionary.shape)
-    bias = rng.normal(size=len(atoms)).astype(np.float32)
-    weight = Affine(jnp.asarray(atoms, jnp.float32), jnp.full(atoms.shape[1], 1e-3))
-    model = Model(
-        jnp.asarray(2 * atoms, jnp.float32), jnp.asarray(bias), weight, TopK(2)
-    )
-    model = replace(model, encoder=Affine(0.13 * weight.weight, weight.bias))
+    model = tiny.noisy_model(task)
     sae_gap.save_sae(model, folder / "mine")
     sae_gap.save_sae(replace(model, encode=TopK(3)), folder / "other")
-    x = np.concatenate([task.train.signals, task.id.signals, task.ood.signals]) + bias
-    np.savez(
-        folder / "x.npz",
-        activations=x.astype(np.float32),
-        documents=np.repeat(np.arange(30), 10),
-    )
-    np.save(folder / "D.npy", atoms)
+    x = tiny.signals(task) + np.asarray(model.bias)
+    save_activations(folder / "x.npz", x, np.repeat(np.arange(30), 10))
+    np.save(folder / "D.npy", model.decoder)
     return folder
 
 
@@ -136,22 +124,21 @@ def test_an_sae_that_explains_nothing_is_measured_if_it_must_be(
     monkeypatch.setattr(binary, "AFFORDABLE", 0)
     mine = str(files / "mine")
     rows = str(files / "x.npz")
-    plan, _ = binary.plan_of(binary.MeasureOptions(sae=(mine,), activations=rows))
-    assert plan.controls == ("samples", "random")
+
+    def planned(**options):
+        given = binary.MeasureOptions(sae=(mine,), activations=rows, **options)
+        return binary.plan_of(given)[0]
+
+    assert planned().controls == ("samples", "random")
     # Random atoms learn nothing, and need no held-out documents.
     for bare in (
         {"controls": ("random",)},
         {"controls": ("random",), "held_out": "all"},
     ):
-        plan, _ = binary.plan_of(
-            binary.MeasureOptions(sae=(mine,), activations=rows, **bare)
-        )
+        plan = planned(**bare)
         assert len(plan.source.scored) == plan.source.activations.num_samples
     # Codes that are trained do not learn from what is scored.
-    bare = {"controls": ("random",), "codes": ("retrained_refit",)}
-    plan, _ = binary.plan_of(
-        binary.MeasureOptions(sae=(mine,), activations=rows, **bare)
-    )
+    plan = planned(controls=("random",), codes=("retrained_refit",))
     again = replace(plan, source=plan.source.activations)
     assert plan.source.held_out == again.source.held_out == 0.1
 

@@ -229,9 +229,7 @@ def test_each_step_is_given_what_those_before_it_left(
     monkeypatch.setattr(
         real.train_real, "train", lambda options: given.update(train=options)
     )
-    monkeypatch.setattr(
-        real.probe_real, "measure", lambda options: given.update(probe=options)
-    )
+    monkeypatch.setattr(real, "probe", lambda options: given.update(probe=options))
     begin = lambda self, *asked: (given.update(measure=self, asked=asked), "saes")  # noqa: E731
     monkeypatch.setattr(real.measure.MeasureOptions, "begin", begin)
     monkeypatch.setattr(

@@ -7,7 +7,6 @@ import itertools
 
 import jax.numpy as jnp
 import numpy as np
-from numpy.random import default_rng
 from numpy.testing import assert_allclose
 from pytest import approx, fixture, mark
 
@@ -16,6 +15,7 @@ from sae_gap.core import evenly_spaced
 from sae_gap.data import HeldOut
 from sae_gap.encoders import Predicted
 from sae_gap.measure import methods
+from tests import tiny
 from tests.conftest import lines_of, refused, succeed
 
 DIM = 8
@@ -25,13 +25,8 @@ K = 3
 
 @fixture(scope="module")
 def file(tmp_path_factory):
-    rng = default_rng(0)
-    atoms = rng.normal(size=(LATENTS, DIM))
-    codes = np.where(
-        rng.random((600, LATENTS)) < K / LATENTS, rng.random((600, LATENTS)), 0
-    )
     path = tmp_path_factory.mktemp("rows") / "x.npz"
-    save_activations(path, (codes @ atoms + 2).astype(np.float32), np.arange(600) // 30)
+    tiny.write_rows(path, LATENTS, DIM, K)
     return path
 
 
