@@ -90,9 +90,6 @@ SEEDED = {
     "export": lambda _, seed: (
         learned().sae(k=2, epochs=1, seed=seed).model.encoder.weight
     ),
-    "mcc_paper": lambda _, seed: sae_gap.mcc_paper(
-        np.eye(9), np.eye(9)[:, :4], "id", seed=seed
-    ),
     "cells": lambda _, seed: probing.split_cells(*drawn()[1:], drawn()[0], seed).train[
         "withheld"
     ],

@@ -18,7 +18,8 @@ from sae_gap import catalogue
 from sae_gap.core import Model, Split, Task
 from sae_gap.encoders import Affine, AmortisedEncoder, Encoder, ReLU, encode
 from sae_gap.saes import save_sae
-from sae_gap.testing import Demand, check_read, close, demand_of, finite
+from sae_gap.study import finite
+from sae_gap.testing import Demand, check_read, close, demand_of
 
 # Sizes that differ, so that an axis is told by its length.
 DIM = 7

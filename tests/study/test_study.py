@@ -246,11 +246,11 @@ TWICE = [Method("frozen", "frozen", SAE, Lasso(tol=tol)) for tol in (1e-5, 1e-6)
     [
         (
             lambda: Method("mine", "sae", SAE, lambda model, signals: signals),
-            "a Learner and an",
+            "the encoder of 'mine'",
         ),
         (
             lambda: Method("mine", "sae", lambda: None, TopK(3)),
-            "'mine' must have a Learner and an",
+            "the learner of 'mine'",
         ),
         (lambda: make(protocol="Paper"), "protocol must be one of strict, paper"),
         (lambda: make(calibrate_on="id"), "calibrate_on must be one of scored, train"),
@@ -265,5 +265,5 @@ TWICE = [Method("frozen", "frozen", SAE, Lasso(tol=tol)) for tol in (1e-5, 1e-6)
     ],
 )
 def test_methods_and_studies_are_checked_where_they_are_made(make_wrong, words):
-    with raises(ValueError, match=words):
+    with raises((ValueError, TypeError), match=words):
         make_wrong()
