@@ -40,7 +40,7 @@ def cost_at(lam: float, k: int) -> Metric:
     )
 
 
-def _measure(inferred: Inferred, lam: float, k: int) -> dict[str, float | None]:
+def _measure(inferred: Inferred, lam: float, k: int) -> dict[str, Any]:
     encoder: Any = inferred.encoder
     dim, width = inferred.model.decoder.shape
     counts = inferred.counts
@@ -83,7 +83,7 @@ def processor_time() -> Metric:
     )
 
 
-def _processor(inferred: Inferred) -> dict[str, float | None]:
+def _processor(inferred: Inferred) -> dict[str, Any]:
     """Both sides are timed for each encoder anew, so that the ratio is of one moment."""
     base = inferred.learner.base
     # An encoder that was trained on a dictionary as it is has that dictionary's as its unit.

@@ -155,7 +155,7 @@ def _excess(achieved: ArrayLike, optimum: Solution) -> Float[np.ndarray, " n"]:
     return where((value < best) & (value - best >= -slack), 0, value - best)
 
 
-def _relative(gap: ArrayLike, optimum: ArrayLike) -> np.ndarray:
+def _relative(gap: np.ndarray | float, optimum: np.ndarray | float) -> np.ndarray:
     """A gap over the optimum, which is zero only if the signals are; any other code is then
     infinitely worse.
     """
