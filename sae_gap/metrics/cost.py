@@ -1,7 +1,7 @@
 """The cost of codes: products with the dictionary, seconds, and their distance from the lasso."""
 
+import time
 from functools import partial
-from time import process_time
 from typing import Any
 
 import jax
@@ -92,7 +92,7 @@ def _processor(inferred: Inferred) -> dict[str, Any]:
         return {"processor": None}
     if base is None and unit == inferred.method.encoder:
         return {"processor": 1.0}
-    clock = TIMED_ON_CORE, RUNS, process_time
+    clock = TIMED_ON_CORE, RUNS, time.process_time
     with one_core():
         seconds = inferred.inference.time(inferred.encoder, *clock)
         unit_seconds = inferred.inference.on_base(base).time(unit, *clock)
