@@ -2,7 +2,6 @@
 once.
 """
 
-import concurrent.futures
 import contextlib
 import csv
 import dataclasses
@@ -15,11 +14,7 @@ import io
 import os
 import pathlib
 import platform
-import random
-import re
 import shutil
-import socket
-import subprocess
 import sys
 from importlib import metadata
 from unittest import mock
@@ -278,72 +273,6 @@ for between, words in itertools.groupby(sys.argv[1:], "then".__eq__):
     except SystemExit as end:
         assert not end.code
 """
-
-
-TWO_DEVICES = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
-
-
-# [Gloo] Rank 1 is connected to 1 peer ranks. Expected ..., which its threads write piece by piece
-# between what a program prints.
-GREETING = re.compile(
-    r"(\[Gloo\] Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is :)"
-    r"[ \d]*\n?"
-)
-
-
-class Pair:
-    """A command line that runs in two processes of two devices each.
-
-    In it and in the environment, `{process}` is the number of each and `{port}` a free port, the
-    same for both.
-    """
-
-    def __init__(self, arguments, **environment):
-        port = _free_port()
-        given = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": TWO_DEVICES, **environment}
-        self.processes = []
-        for process in range(2):
-            numbers = {"process": process, "port": port}
-            words = [str(argument).format(**numbers) for argument in arguments]
-            own = {name: value.format(**numbers) for name, value in given.items()}
-            self.processes.append(
-                subprocess.Popen(
-                    [sys.executable, *words],
-                    env=os.environ | own,
-                    cwd=ROOT,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.PIPE,
-                    text=True,
-                )
-            )
-
-    def end(self):
-        """Waits for both: their exit codes, and what each wrote on stdout and stderr, less Gloo's
-        greetings.
-        """
-        with concurrent.futures.ThreadPoolExecutor(2) as pool:
-            told = list(
-                pool.map(
-                    lambda process: process.communicate(timeout=150), self.processes
-                )
-            )
-        out = [GREETING.sub("", out) for out, _ in told]
-        return (
-            [process.returncode for process in self.processes],
-            out,
-            [err for _, err in told],
-        )
-
-
-def _free_port():
-    """A port that nobody listens at, and below those that a system gives to whoever calls
-    another.
-    """
-    for port in random.sample(range(20_000, 32_000), 100):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("", port))
-            return port
-    raise OSError("no port is free")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -85,9 +85,6 @@ SEEDED = {
     "samples": lambda seed: fitted(Samples(), held_out(seed)),
     "learn": lambda seed: learned(seed).atoms,
     "export": lambda seed: learned().sae(k=2, epochs=1, seed=seed).model.encoder.weight,
-    "mcc_paper": lambda seed: sae_gap.mcc_paper(
-        np.eye(9), np.eye(9)[:, :4], "id", seed=seed
-    ),
     "cells": lambda seed: probing.split_cells(*drawn()[1:], drawn()[0], seed).train[
         "withheld"
     ],

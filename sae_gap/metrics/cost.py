@@ -1,14 +1,16 @@
 """The cost of codes: products with the dictionary, seconds, and their distance from the lasso."""
 
+import time
 from functools import partial
-from time import process_time
+from typing import Any
 
 import jax
 import numpy as np
+from scipy.sparse import csr_array
 
 from sae_gap.core import Column
 from sae_gap.encoders import OMP, Lasso, OnSupport
-from sae_gap.metrics import Metric, fires
+from sae_gap.metrics import Inferred, Metric, fires
 from sae_gap.runtime import one_core
 
 # Samples whose encoding is timed; and on one core, so many times.
@@ -38,15 +40,15 @@ def cost_at(lam: float, k: int) -> Metric:
     )
 
 
-def _measure(inferred, lam, k):
-    encoder = inferred.encoder
-    (dim, width) = inferred.model.decoder.shape
+def _measure(inferred: Inferred, lam: float, k: int) -> dict[str, Any]:
+    encoder: Any = inferred.encoder
+    dim, width = inferred.model.decoder.shape
     counts = inferred.counts
     nonneg = not inferred.learner.signed
     flops = encoder.flops(dim, width)
 
-    def find():
-        best = inferred.infer(Lasso(lam, nonneg=nonneg))
+    def find() -> tuple[float, csr_array]:
+        best: Any = inferred.infer(Lasso(lam, nonneg=nonneg))
         pursued = inferred.infer(
             OnSupport(OMP(k, nonneg=nonneg), 0.0, nonneg, 0.0)
         ).codes
@@ -55,11 +57,12 @@ def _measure(inferred, lam, k):
     optimum, full = inferred.once(f"cost at {lam}", find)
     on = fires(inferred.codes["id"])[counts]
     reached = inferred.terms(inferred.codes["id"]).objective(lam)[counts].sum()
-    size = encoder.fitted * on.sum() / counts.sum()
+    products = None
+    if flops is not None:
+        size = encoder.fitted * on.sum() / counts.sum()
+        products = flops / (2 * dim * width) + size * (1 + size) / width
     return {
-        "products": None
-        if flops is None
-        else flops / (2 * dim * width) + size * (1 + size) / width,
+        "products": products,
         "seconds": inferred.inference.time(encoder, TIMED),
         "objective_gap": reached / optimum - 1,
         "shared": int(on.multiply(full).sum()) / max(1, int(full.sum())),
@@ -80,7 +83,7 @@ def processor_time() -> Metric:
     )
 
 
-def _processor(inferred):
+def _processor(inferred: Inferred) -> dict[str, Any]:
     """Both sides are timed for each encoder anew, so that the ratio is of one moment."""
     base = inferred.learner.base
     # An encoder that was trained on a dictionary as it is has that dictionary's as its unit.
@@ -89,8 +92,8 @@ def _processor(inferred):
         return {"processor": None}
     if base is None and unit == inferred.method.encoder:
         return {"processor": 1.0}
-    clock = TIMED_ON_CORE, RUNS, process_time
+    clock = TIMED_ON_CORE, RUNS, time.process_time
     with one_core():
         seconds = inferred.inference.time(inferred.encoder, *clock)
-        unit_seconds = inferred.on_base.time(unit, *clock)
+        unit_seconds = inferred.inference.on_base(base).time(unit, *clock)
     return {"processor": seconds / unit_seconds}

@@ -140,8 +140,7 @@ def amortisation_gap(
     optimum = sparse_code(target, dictionary, weight, nonneg=not signed, **options)
     achieved = lasso_problem.objective(target, dictionary, codes, weight)
     gap = _excess(achieved, optimum)
-    best = asarray(optimum.objective)
-    relative = np.divide(gap, best, out=where(gap > 0, inf, 0.0), where=best > 0)
+    relative = _relative(gap, asarray(optimum.objective))
     return AmortisationGap(gap, relative, codes, optimum)
 
 
@@ -154,6 +153,13 @@ def _excess(achieved: ArrayLike, optimum: Solution) -> Float[np.ndarray, " n"]:
     gap = asarray(optimum.gap, float)
     slack = gap + 16 * np.finfo(optimum.objective.dtype).eps * value
     return where((value < best) & (value - best >= -slack), 0, value - best)
+
+
+def _relative(gap: np.ndarray | float, optimum: np.ndarray | float) -> np.ndarray:
+    """A gap over the optimum, which is zero only if the signals are; any other code is then
+    infinitely worse.
+    """
+    return np.divide(gap, optimum, out=where(gap > 0, inf, 0.0), where=optimum > 0)
 
 
 def measure(inferred: Inferred) -> dict[str, float]:
@@ -183,10 +189,7 @@ def measure(inferred: Inferred) -> dict[str, float]:
                 / (task.input_dim - task.padding),
                 "objective": float(achieved.mean()),
                 "gap": gap,
-                # The optimum is zero only if the signals are; any other code is infinitely worse.
-                "relative_gap": gap / scale
-                if scale > 0
-                else float(inf if gap > 0 else 0),
+                "relative_gap": float(_relative(gap, scale)),
                 "certificate": float(lasso_problem.relative_gap(optimum).max()),
                 "unconverged": 1 - float(np.mean(optimum.converged)),
             }

@@ -68,7 +68,6 @@ class Inferred:
       method: the measured method: its learner, its encoder as requested, and the columns that
         identify its rows.
       inference: infers further codes on the model.
-      on_base: infers codes on the model of the learner's base; on the model itself without one.
     """
 
     task: Task
@@ -81,7 +80,6 @@ class Inferred:
     encoder: Encoder | None = None
     method: Any = None
     inference: Any = None
-    on_base: Any = None
 
     @property
     def learner(self) -> Any:

@@ -124,9 +124,9 @@ def _predicted(inferred: Inferred) -> dict[str, float]:
     the network whose prediction was coded. `network_rows` are the training rows of that network.
     """
     encoder = inferred.encoder
-    task = inferred.inference and inferred.inference.task
     if not isinstance(encoder, Predicted):
         return {}
+    task = inferred.inference.task
     kept = inferred.counts
     inputs = asarray(task.id.inputs)[kept]
     x = inferred.activations[kept]

@@ -17,6 +17,7 @@ from sae_gap.study.loop import prepared as prepared
 from sae_gap.study.models import Models as Models
 from sae_gap.study.runner import chain as chain
 from sae_gap.study.runner import run as run
+from sae_gap.study.scoring import finite as finite
 from sae_gap.study.scoring import score as score
 from sae_gap.study.stream import fit_stream as fit_stream
 from sae_gap.study.study import PROTOCOLS as PROTOCOLS

@@ -206,7 +206,7 @@ def at_once(mesh: Mesh | None = None) -> int:
     return cores() if jax.default_backend() == "cpu" and mesh.size == 1 else 1
 
 
-def as_key(name: str, key: Any) -> PRNGKeyArray:
+def as_key(key: Any) -> PRNGKeyArray:
     """A random key: `jax.random.key(i)` for an integer i; a key, also in JAX's older form, is
     returned unchanged.
 
@@ -219,7 +219,7 @@ def as_key(name: str, key: Any) -> PRNGKeyArray:
         return jax.random.key(int(key))
     if not isinstance(key, jax.Array):
         raise TypeError(
-            f"{name} must be an integer or one random key, but it is {shown(key)}; give 0 or "
+            f"a key must be an integer or one random key, but it is {shown(key)}; give 0 or "
             "jax.random.key(0)."
         )
     return key
@@ -248,7 +248,7 @@ def _checked(
         )
     for step in at:
         check_integer("at", step, least=0)
-    return [as_key("a key", key) for key in keys]
+    return [as_key(key) for key in keys]
 
 
 def _check_signals(signals: Any) -> None:

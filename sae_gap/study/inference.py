@@ -23,6 +23,7 @@ from sae_gap.core import (
     infer_in_chunks,
 )
 from sae_gap.encoders import Encoder
+from sae_gap.learners import Given
 from sae_gap.metrics import SCORED, Inferred
 from sae_gap.runtime import devices
 from sae_gap.study import Method
@@ -158,19 +159,18 @@ class Inference:
         before = sum(self.time(each, samples, runs, clock) for each in encoder.origins)
         return before + float(np.median(seconds[1:])) / len(rows) * 1_000
 
+    def on_base(self, base: Given | None) -> "Inference":
+        """Infers on the model of a learner's base; on this model without one."""
+        return Inference(self.task, base.ready) if base else self
+
     def inferred(self, method: Method, **options: Any) -> Inferred:
         """A method's result, as metrics read it; the options are fields of `Inferred`."""
-        base = method.learner.base
-        on_base: Inference | None = self
-        if base:
-            on_base = Inference(self.task, base.ready) if base.ready else None
         return Inferred(
             self.normalised,
             self.model,
             shared=self._shared,
             method=method,
             inference=self,
-            on_base=on_base,
             **options,
         )
 

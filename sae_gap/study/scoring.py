@@ -72,7 +72,7 @@ def _measure(
     """The columns of a line, and the metrics that did not fail."""
     method = line.method
     diverged = {"diverged": True, "measured": {}}
-    if not _finite(inference.model):
+    if not finite(inference.model):
         logging.warning(DIVERGED, method.name, "model is")
         return diverged, metrics
     encoder = inference.prepare(method.encoder)
@@ -85,7 +85,7 @@ def _measure(
     if study.lam is None and encoder.weight is not None and "lam" not in line.columns:
         columns["lam"] = encoder.weight
     codes = device_get({split: part.codes for split, part in coded.items()})
-    if not _finite(codes):
+    if not finite(codes):
         logging.warning(DIVERGED, method.name, "codes are")
         return diverged | columns, metrics
     reference = line.reference
@@ -174,6 +174,7 @@ def _certificates(
     return inferred.by_split(largest) if isinstance(coded["id"], Solution) else {}
 
 
-def _finite(tree: Any) -> bool:
+def finite(tree: Any) -> bool:
+    """True if all numbers are finite, those of sparse codes too."""
     numbers = [leaf.data if issparse(leaf) else leaf for leaf in tree_leaves(tree)]
     return all(np.isfinite(part).all() for part in numbers)

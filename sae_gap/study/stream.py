@@ -112,7 +112,7 @@ def fit_stream(
     if (base is None) != (learner.base is None):
         which = "has no base" if base else "needs the model of its base"
         raise ValueError(f"{learner.name} {which}; check base.")
-    key = as_key("key", key)
+    key = as_key(key)
     mesh = mesh or devices.mesh()
     check_mesh(mesh)
     check_size("num_latents", num_latents)

@@ -55,13 +55,9 @@ class Method:
 
     def __post_init__(self):
         check_type("row", self.row, Mapping, "give a value for each column")
-        if not isinstance(self.learner, Learner) or not isinstance(
-            self.encoder, Encoder
-        ):
-            raise ValueError(
-                f"method {self.name!r} must have a Learner and an Encoder; subclass those of "
-                "sae_gap for your own."
-            )
+        mend = "subclass that of sae_gap for your own"
+        check_type(f"the learner of {self.name!r}", self.learner, Learner, mend)
+        check_type(f"the encoder of {self.name!r}", self.encoder, Encoder, mend)
         last = self.learner.num_steps
         # A learner on the host has no model before its end.
         first = last if isinstance(self.learner, HostLearner) else 0
@@ -199,7 +195,7 @@ class Stored:
         self._metrics = {
             f"{metric.name} {metric.version}": metric for metric in study.metrics
         }
-        # By key and by cell.
+        # By cell, the latest last.
         self._rows = defaultdict(list)
         for row in sorted(store.rows(), key=lambda row: row.get("date", "")):
             if row.get("study") != study.name:
@@ -207,14 +203,12 @@ class Stored:
                     f"{store.folder} holds rows of the study {row.get('study')!r}, where "
                     f"{study.name!r} is to go; move that folder away or choose another."
                 )
-            for name in (row["key"], row.get("cell")):
-                self._rows[name].append(row)
+            self._rows[row.get("cell")].append(row)
 
     def lacking(self, line: Line) -> list[Metric] | None:
         """The metrics that a line lacks; None if it is complete, and none if it lacks seconds."""
-        rows = self._of(line)
-        # Rows of an earlier form do not say what they measured, and have all of it.
-        if any("diverged" in row or "measured" not in row for row in rows):
+        rows = self._rows[line.cell]
+        if any("diverged" in row for row in rows):
             return None
         there = {
             name
@@ -241,20 +235,16 @@ class Stored:
             self._row(line)
             for job in every
             for line in job.lines
-            if self._of(line)
+            if self._rows[line.cell]
             and all(metric.everywhere for metric in self.lacking(line) or ())
         ]
 
-    def _of(self, line: Line) -> list[Row]:
-        """The rows of a line, the latest last."""
-        return self._rows.get(line.cell) or self._rows.get(line.key, [])
-
     def _row(self, line: Line) -> Row:
-        rows = self._of(line)
+        rows = self._rows[line.cell]
         owned = {"measured", "cell"}
         wanted: Row = {}
         for row in rows:
-            for metric, names in row.get("measured", {}).items():
+            for metric, names in row["measured"].items():
                 owned.update(names or ())
                 if metric in self._metrics:
                     wanted |= {name: row[name] for name in names or ()}

@@ -3,7 +3,6 @@
 from sae_gap.testing.demand import Demand as Demand
 from sae_gap.testing.demand import close as close
 from sae_gap.testing.demand import demand_of as demand_of
-from sae_gap.testing.demand import finite as finite
 from sae_gap.testing.encoders import check_encoder as check_encoder
 from sae_gap.testing.learners import check_learner as check_learner
 from sae_gap.testing.metrics import check_metric as check_metric

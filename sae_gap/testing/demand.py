@@ -6,7 +6,6 @@ from re import fullmatch
 from typing import Any
 
 import numpy as np
-from jax.tree_util import tree_leaves
 from numpy import asarray
 
 from sae_gap.core import MethodPart, check_type, describe, looks_of
@@ -56,8 +55,3 @@ def close(result: Any, wanted: Any, tol: float = 1e-3) -> bool:
     wanted = asarray(wanted)
     atol = tol * max(1, np.abs(wanted).max())
     return result.shape == wanted.shape and np.allclose(result, wanted, tol, atol)
-
-
-def finite(tree: Any) -> bool:
-    """True if all numbers are finite."""
-    return all(np.isfinite(leaf).all() for leaf in tree_leaves(tree))

@@ -18,7 +18,8 @@ from sae_gap import catalogue
 from sae_gap.core import Model, Split, Task
 from sae_gap.encoders import Affine, AmortisedEncoder, Encoder, ReLU, encode
 from sae_gap.saes import save_sae
-from sae_gap.testing import Demand, check_read, close, demand_of, finite
+from sae_gap.study import finite
+from sae_gap.testing import Demand, check_read, close, demand_of
 
 # Sizes that differ, so that an axis is told by its length.
 DIM = 7
@@ -123,7 +124,7 @@ def _check_rows(case: _Case) -> None:
                 False,
                 "must refuse signals of another shape; let `__call__` see them first",
             )
-    for rows in (arange(5, 6), arange(6, ROWS), arange(MANY) % ROWS):
+    for rows in (arange(5, 6), arange(MANY) % ROWS):
         demand(
             close(_codes(encoder, model, signals[rows]), codes[rows]),
             "must code a row alike in every batch, of any size; let no row see another",

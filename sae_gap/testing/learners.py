@@ -13,8 +13,8 @@ from sae_gap.core import Model, Split, Task
 from sae_gap.data import Setting
 from sae_gap.learners import Learner
 from sae_gap.storage import trees
-from sae_gap.study import blank_model, fit
-from sae_gap.testing import Demand, demand_of, finite
+from sae_gap.study import blank_model, finite, fit
+from sae_gap.testing import Demand, demand_of
 
 # Families of learners that start from random numbers.
 DRAWN = ("dictionary_learning", "sae", "peer")

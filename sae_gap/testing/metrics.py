@@ -16,8 +16,8 @@ from sae_gap.data import Setting
 from sae_gap.encoders import Affine, Lasso, ReLU
 from sae_gap.learners import Given, Held
 from sae_gap.metrics import SCORED, Inferred, Metric
-from sae_gap.study import Inference, Method
-from sae_gap.testing import Demand, finite
+from sae_gap.study import Inference, Method, finite
+from sae_gap.testing import Demand
 
 # First and last rows of a hundred that a split may have alone: a rank may outlive one loss.
 FIRST = ((0, 60), (0, 40))

@@ -2,8 +2,16 @@
 share the work, and together they leave what one would.
 """
 
+import concurrent.futures
+import contextlib
+import os
+import pathlib
 import pickle
+import random
 import re
+import socket
+import subprocess
+import sys
 from dataclasses import replace
 
 import jax
@@ -14,11 +22,64 @@ from sae_gap import Models, Store, draw, fit_stream
 from sae_gap.runtime import distributed
 from tests import tiny
 from tests.benchmarks.in_two import ONLINE, SAE, SETTING, SIGNALS
-from tests.conftest import IN_ONE, Pair, refused, succeed
+from tests.conftest import IN_ONE, refused, succeed
 
 IN_TWO = "--distributed --coordinator=localhost:{port} --num_processes=2 --process_id={process}"
 STUDY = "amortisation_gap --preset=smoke --seeds=0 --methods=sae_topk"
 TRAIN = "train_real --methods=topk --width=16 --sparsity=3 --epochs=2 --samples=50"
+
+TWO_DEVICES = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+# [Gloo] Rank 1 is connected to 1 peer ranks. Expected ..., which its threads write piece by piece
+# between what a program prints.
+GREETING = re.compile(
+    r"(\[Gloo\] Rank|is connected to|peer ranks\.|Expected number of connected peer ranks is :)"
+    r"[ \d]*\n?"
+)
+
+
+def free_port():
+    """A port that nobody listens at, and below those that a system gives to whoever calls
+    another.
+    """
+    for port in random.sample(range(20_000, 32_000), 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
+    raise OSError("no port is free")
+
+
+def run_in_two(words, folder):
+    """Runs a command line of Python in two processes of two devices each. In it `{process}` is the
+    number of each and `{port}` a free port, the same for both.
+
+    Returns:
+      The exit codes, and what each wrote on stdout, less Gloo's greetings, and on stderr.
+    """
+    port = free_port()
+    shared = {"XLA_FLAGS": TWO_DEVICES, "FOLDER": str(folder)}
+    processes = []
+    for process in range(2):
+        filled = [word.format(process=process, port=port) for word in words]
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, *filled],
+                env=os.environ | shared | {"PROCESS": str(process)},
+                cwd=pathlib.Path(__file__).parents[2],
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+        )
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        written = list(
+            pool.map(lambda process: process.communicate(timeout=150), processes)
+        )
+    codes = [process.returncode for process in processes]
+    return (
+        codes,
+        [GREETING.sub("", out) for out, _ in written],
+        [err for _, err in written],
+    )
 
 
 @fixture(scope="module")
@@ -49,8 +110,7 @@ def two(commands, tmp_path_factory):
         *IN_TWO.split(),
         *(word for words in others for word in ("then", *words)),
     ]
-    environment = {"FOLDER": str(folder), "PROCESS": "{process}"}
-    codes, out, err = Pair(["-c", hook + IN_ONE + then, *words], **environment).end()
+    codes, out, err = run_in_two(["-c", hook + IN_ONE + then, *words], folder)
     # The first alone says what was found.
     assert codes == [0, 0] and re.sub(r"\s|\d", "", out[1]) == "thenthen", err
     assert "Recovery" in out[0] and "Reconstruction" in out[0]
