@@ -120,22 +120,10 @@ def test_names_of_nothing_and_what_needs_more_are_refused(make, name, size, faul
 SAE = {"num_steps": 500, "batch_size": 64, "learning_rate": 5e-4, "weight_decay": 0.01}
 SAE |= {"penalty": 1e-4, "renormalise_every": 50, "l0": None, "schedule": "constant"}
 SAE |= {"frozen": False, "standardised": False}
-ENCODERS = {"num_steps": 200, "batch_size": 64, "learning_rate": 1e-3, "lam": 0.1}
-ONLINE = {
-    "num_steps": 100,
-    "visits": 400,
-    "batch_size": None,
-    "rates": None,
-    "settle": 0.85,
-}
-ONLINE |= {"margin": 2.5, "floors": (0.18, 0.03), "damping": 0.01, "num_rounds": 3}
-ONLINE |= {
-    "num_slots": None,
-    "replace": True,
-    "weak": None,
-    "centred": False,
-    "tol": 1e-5,
-}
+ENCODERS = {"num_steps": 200, "lam": 0.1}
+ONLINE = {"num_steps": 100, "visits": 400, "batch_size": None, "rates": None}
+ONLINE |= {"margin": 2.5, "num_rounds": 3, "num_slots": None, "replace": True}
+ONLINE |= {"weak": None, "centred": False}
 DEFAULTS = {
     "sparseautoencoder": SAE,
     "sparsetranscoder": SAE | {"skip": False},
@@ -188,20 +176,6 @@ FREE |= {
 }
 WARM = {"visits": 150, "batch_size": 143, "rates": (0.5, 0.1, 0.02), "margin": 3.0}
 WARM |= {"num_slots": 16, "weak": 0.25, "centred": True}
-OTHER = {
-    "visits": 9,
-    "batch_size": 8,
-    "rates": (0.3, 0.2, 0.1),
-    "margin": 2.0,
-    "num_slots": 4,
-}
-OTHER |= {
-    "weak": 0.1,
-    "centred": False,
-    "num_steps": 7,
-    "incoherent": True,
-    "settle": 0.5,
-}
 
 
 def online(**options):
@@ -222,7 +196,7 @@ def of_transcoder(**options):
 @mark.parametrize(
     ("make", "kind", "suited", "others"),
     [
-        (online, OnlineDictionary, WARM, OTHER),
+        (online, OnlineDictionary, WARM, {"visits": 9}),
         (of_sae, SparseAutoencoder, SUITED, FREE | {"base": Oracle()}),
         (
             of_transcoder,

@@ -1,7 +1,6 @@
 # The names that files import from here, and where each is defined.
 
 from sae_gap.dictionaries.export import Export as Export
-from sae_gap.dictionaries.export import Sides as Sides
 from sae_gap.dictionaries.export import sae_learner as sae_learner
 from sae_gap.dictionaries.export import train_sae as train_sae
 from sae_gap.dictionaries.fits import fit_rows as fit_rows

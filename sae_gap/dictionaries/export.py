@@ -2,18 +2,20 @@
 
 import math
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax.numpy as jnp
 from jax import random
 
 from sae_gap import catalogue
 from sae_gap.core import Model, evenly_spaced
-from sae_gap.data import Activations
 from sae_gap.dictionaries import fit_signals
 from sae_gap.encoders import BatchPursuit, ScreenedPursuit
 from sae_gap.learners import OnlineDictionary, SparseAutoencoder
 from sae_gap.saes import has_form
+
+if TYPE_CHECKING:
+    from sae_gap.dictionaries import LearnedDictionary
 
 # Steps of an SAE whose epochs are not given.
 STEPS = 2_000
@@ -52,30 +54,27 @@ class Export(NamedTuple):
         return f"{scores}; SAELens has no such encoder, sae_gap alone reads it"
 
 
-class Sides(NamedTuple):
-    """The rows that a dictionary was learned from, those held out, and what a transcoder reads."""
-
-    train: Activations
-    held_out: Activations
-    inputs: Activations | None
-
-
 def sae_learner(
-    encoder: str, sides: Sides, *, skip: bool, epochs: int | None, **options: Any
+    encoder: str,
+    learned: "LearnedDictionary",
+    *,
+    skip: bool,
+    epochs: int | None,
+    **options: Any,
 ) -> SparseAutoencoder:
     """Makes the learner of an SAE, or of a transcoder if there are inputs.
 
     Args:
       encoder: the name of its encoder.
-      sides: the rows to train on.
+      learned: the dictionary, whose rows to train on.
       skip: whether a transcoder has an affine skip.
       epochs: passes over the rows; None takes enough for `STEPS` steps.
       **options: of `sae_for_activations`.
     """
     # It only asks its base for the model, which the fit gets.
-    options |= {"input_dim": sides.train.input_dim, "base": OnlineDictionary()}
+    options |= {"input_dim": learned.train.input_dim, "base": OnlineDictionary()}
     learner: SparseAutoencoder
-    if sides.inputs:
+    if learned.inputs:
         learner = catalogue.transcoder_for_activations(encoder, skip=skip, **options)
     elif skip:
         raise ValueError(
@@ -85,23 +84,23 @@ def sae_learner(
         learner = catalogue.sae_for_activations(encoder, **options)
     if epochs is None:
         epochs = math.ceil(
-            STEPS / math.ceil(sides.train.num_pooled / learner.batch_size)
+            STEPS / math.ceil(learned.train.num_pooled / learner.batch_size)
         )
     return replace(learner, num_steps=epochs)
 
 
 def train_sae(
     learner: SparseAutoencoder,
-    model: Model,
-    sides: Sides,
+    learned: "LearnedDictionary",
     seed: int,
     *,
     show_progress: bool,
 ) -> tuple[Model, float]:
-    """Trains an encoder for the dictionary of a model, where there is something to train; returns
-    the SAE and the seconds.
+    """Trains an encoder for a dictionary, where there is something to train; returns the SAE and
+    the seconds.
     """
-    rows = sides.train
+    model = learned.model
+    rows = learned.train
     encoder: Any = learner.encoder
     if learner.frozen:
         if encoder.parameters(model.decoder, random.key(seed)) is None:
@@ -110,11 +109,11 @@ def train_sae(
         if isinstance(encoder, BatchPursuit):
             # A threshold of the rows that the dictionary learned from leaves too many latents on in
             # others.
-            return encoder.calibrate(model, jnp.asarray(sides.held_out.pool())), 0.0
+            return encoder.calibrate(model, jnp.asarray(learned.held_out.pool())), 0.0
     read = None
-    if sides.inputs:
+    if learned.inputs:
         pooled = evenly_spaced(rows.num_samples, rows.num_pooled)
-        read = sides.inputs.take(rows.numbers[pooled])
+        read = learned.inputs.take(rows.numbers[pooled])
     fitted = fit_signals(
         learner,
         rows.pool(),

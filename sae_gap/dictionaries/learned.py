@@ -19,7 +19,6 @@ from sae_gap.dictionaries import (
     Export,
     Report,
     Rows,
-    Sides,
     check_reached,
     check_sparse,
     make_report,
@@ -259,15 +258,12 @@ class LearnedDictionary:
         check_size("k", k)
         check_sparse("k", k, *self.atoms.shape)
         k = int(k)
-        sides = Sides(self.train, self.held_out, self.inputs)
         learner = sae_learner(
-            encoder, sides, skip=skip, epochs=epochs, sparsity=k, frozen=frozen
+            encoder, self, skip=skip, epochs=epochs, sparsity=k, frozen=frozen
         )
         # An impossible k is refused before an encoder is trained.
         best = self.fvu(None, k, outliers="keep")
-        model, seconds = train_sae(
-            learner, self.model, sides, seed, show_progress=show_progress
-        )
+        model, seconds = train_sae(learner, self, seed, show_progress=show_progress)
         own = score_codes(
             model, ["own"], k, self.held_out, keep_outliers=True, inputs=self.inputs
         )["own"]

@@ -3,7 +3,7 @@ input, and another encoder codes the prediction.
 """
 
 import weakref
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -118,39 +118,32 @@ def _predictor(train: Split, hidden: int, steps: int) -> Network:
     return _last["network"]
 
 
-class _Units(NamedTuple):
-    """A shift and a scale: training sees `(x - mean) / scale`."""
-
-    mean: Float[Array, " dim"]
-    scale: Float[Array, ""]
-
-
-def _units(rows: Float[Array, "n dim"]) -> _Units:
-    return _Units(rows.mean(axis=0), jnp.std(rows))
-
-
 def _trained(
     inputs: Float[Array, "n num_inputs"],
     targets: Float[Array, "n input_dim"],
     hidden: int,
     steps: int,
 ) -> Network:
-    """Trains on all rows but every `HELD`-th, and chooses on those."""
+    """Trains on all rows but every `HELD`-th, less their mean and in units of their deviation, and
+    chooses on those.
+    """
     kept = np.arange(len(inputs)) % HELD != 0
-    read = _units(inputs[kept])
-    told = _units(targets[kept])
-    x = (inputs - read.mean) / read.scale
-    y = (targets - told.mean) / told.scale
+    centre = inputs[kept].mean(axis=0)
+    scale = jnp.std(inputs[kept])
+    bias = targets[kept].mean(axis=0)
+    unit = jnp.std(targets[kept])
+    x = (inputs - centre) / scale
+    y = (targets - bias) / unit
     ridge = _ridge(x[kept], y[kept], hidden)
     best = _best_epoch(ridge, x[kept], y[kept], x[~kept], y[~kept], steps)
-    inner = best.inner / read.scale
-    slope = told.scale / read.scale * best.slope
+    inner = best.inner / scale
+    slope = unit / scale * best.slope
     return Network(
         slope,
-        told.mean + told.scale * best.constant - read.mean @ slope,
+        bias + unit * best.constant - centre @ slope,
         inner,
-        best.inner_bias - read.mean @ inner,
-        told.scale * best.outer,
+        best.inner_bias - centre @ inner,
+        unit * best.outer,
     )
 
 

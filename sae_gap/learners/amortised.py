@@ -4,7 +4,7 @@ optimum?
 
 import abc
 from dataclasses import replace
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,11 @@ class _State(NamedTuple):
     key: PRNGKeyArray
 
 
+# Samples in a step, and the rate of Adam at the start.
+BATCH = 64
+RATE = 1e-3
+
+
 class TrainedEncoders(Learner):
     """Trains encoders by Adam for the dictionary of its base, which is scaled to unit atoms and
     then fixed.
@@ -39,13 +44,10 @@ class TrainedEncoders(Learner):
 
     Args:
       num_steps: epochs.
-      batch_size: samples in a step.
-      learning_rate: of Adam at the start.
     """
 
     num_steps: int = option(default=200, kw_only=True)
-    batch_size: int = option(default=64, kw_only=True)
-    learning_rate: float = option(default=1e-3, above=0, kw_only=True)
+    constants: ClassVar = {"batch_size": BATCH, "learning_rate": RATE}
 
     def __check_init__(self):
         base_of(self)
@@ -60,7 +62,7 @@ class TrainedEncoders(Learner):
 
     def rate(self, num_updates):
         """Returns Adam's rate over this many updates."""
-        return self.learning_rate
+        return RATE
 
     @abc.abstractmethod
     def losses(self, model: Model, signals, codes, live) -> Float[Array, " n"]:
@@ -100,7 +102,7 @@ class TrainedEncoders(Learner):
             )
             return (apply_updates(parameters, updates), optimiser), None
 
-        epoch = batches(shuffle_key, len(data.signals), self.batch_size)
+        epoch = batches(shuffle_key, len(data.signals), BATCH)
         carry, _ = lax.scan(train_step, (state.model.encoder, state.optimiser), epoch)
         model = replace(state.model, encoder=carry[0])
         return _State(model, state.codes, carry[1], key)
@@ -112,9 +114,7 @@ class TrainedEncoders(Learner):
         # Imported here, since --help need not wait for it.
         import optax
 
-        return optax.adam(
-            self.rate(self.num_steps * -(-len(data.signals) // self.batch_size))
-        )
+        return optax.adam(self.rate(self.num_steps * -(-len(data.signals) // BATCH)))
 
 
 class Among(Encoder):
@@ -181,7 +181,7 @@ class Amortised(TrainedEncoders):
     def rate(self, num_updates):
         import optax
 
-        return optax.cosine_decay_schedule(self.learning_rate, max(1, num_updates))
+        return optax.cosine_decay_schedule(RATE, max(1, num_updates))
 
     def codes(self, signals, dictionary):
         return sparse_code(signals, dictionary, self.lam).codes

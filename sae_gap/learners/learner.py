@@ -14,7 +14,6 @@ from sae_gap.core import (
     Split,
     Task,
     Transcoder,
-    check_integer,
     check_type,
     option,
 )
@@ -44,7 +43,6 @@ class Learner(MethodPart):
     snapshots: ClassVar[tuple[int, ...]] = ()
 
     def __check_init__(self):
-        check_integer("num_steps", self.num_steps, least=0)
         check_type(
             "base",
             self.base,

@@ -270,7 +270,9 @@ def _iterate(options, by_row, dictionary, tol, limit):
         if support is not None:
             on = on & (support != 0)
             weight = where(on, weight, largest)
-        if init is not None:
+        if init is None:
+            init = jnp.zeros((len(signals), atoms.shape[1]), signals.dtype)
+        else:
             init = where(on, optimization_barrier(init / scale) * length, 0)
         given = signals / scale, atoms, weight, init
         if options.fixed:

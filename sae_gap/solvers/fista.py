@@ -57,9 +57,7 @@ def _shifted_prox(anchor, values, threshold, *, nonneg):
     return where(total < -threshold, values + threshold, moved)
 
 
-def fixed(
-    signals, dictionary, lam, init=None, *, iterations, nonneg=True, momentum=True
-):
+def fixed(signals, dictionary, lam, init, *, iterations, nonneg=True, momentum=True):
     """Exactly `iterations` steps of textbook FISTA, converged or not.
 
     With step `1 / ‖D‖₂²` and `t_0 = 1`: `z_{i+1} = prox(x_i - step grad(x_i))`,
@@ -69,7 +67,7 @@ def fixed(
       signals: `(n, input_dim)`.
       dictionary: `(input_dim, num_latents)`.
       lam: scalar, `(n,)` or broadcasting to `(n, num_latents)`.
-      init: `(n, num_latents)` codes to start from; None starts from zero.
+      init: `(n, num_latents)` codes to start from.
       iterations: number of steps; may be traced.
       nonneg: whether codes are constrained to be non-negative.
       momentum: False gives ISTA, `x_i = z_i`.
@@ -84,11 +82,6 @@ def fixed(
     """
     lam = expand_lam(lam)
     rate = step_size(dictionary)
-    start = (
-        jnp.zeros((signals.shape[0], dictionary.shape[1]), signals.dtype)
-        if init is None
-        else init
-    )
 
     def body(_, carry):
         codes, point, t = carry
@@ -97,16 +90,14 @@ def fixed(
         t_new = _next_momentum(t) if momentum else t
         return new, new + (t - 1) / t_new * (new - codes), t_new
 
-    return fori_loop(0, iterations, body, (start, start, jnp.ones((), signals.dtype)))[
-        0
-    ]
+    return fori_loop(0, iterations, body, (init, init, jnp.ones((), signals.dtype)))[0]
 
 
 def solve(
     signals,
     dictionary,
     lam,
-    init=None,
+    init,
     *,
     tol,
     max_iterations,
@@ -125,7 +116,7 @@ def solve(
       signals: `(n, input_dim)`.
       dictionary: `(input_dim, num_latents)`.
       lam: scalar, `(n,)` or broadcasting to `(n, num_latents)`.
-      init: `(n, num_latents)` codes to start from; None starts from zero.
+      init: `(n, num_latents)` codes to start from.
       tol: duality gap to reach, relative to the objective.
       max_iterations: iterations before it gives up on a sample, rounded up to the next check.
       nonneg: whether codes are constrained to be non-negative.
@@ -138,14 +129,10 @@ def solve(
       O'Donoghue & Candès (2015), "Adaptive restart for accelerated gradient schemes", Found.
       Comput. Math. 15.
     """
-    num_samples = signals.shape[0]
-    num_latents = dictionary.shape[1]
+    num_samples = len(signals)
     lam = expand_lam(lam)
     rate = step_size(dictionary)
     threshold = rate * lam
-    start = (
-        jnp.zeros((num_samples, num_latents), signals.dtype) if init is None else init
-    )
 
     def iterate(_, carry):
         anchor, step, previous, base, t = carry
@@ -189,12 +176,12 @@ def solve(
 
         return done + CHECK_EVERY, jax.tree.map(move, new, state)
 
-    zeros = jnp.zeros_like(start)
+    zeros = jnp.zeros_like(init)
     first = check(
-        start,
+        init,
         zeros,
         zeros,
-        residual(signals, dictionary, start),
+        residual(signals, dictionary, init),
         jnp.ones(num_samples, signals.dtype),
         done=0,
     )

@@ -7,7 +7,7 @@ from sae_gap.runtime import sharding
 from sae_gap.solvers.least_squares import least_squares
 
 
-def pull_back(signals, dictionary, codes, code_bar, objective_bar, mesh=None):
+def pull_back(signals, dictionary, codes, code_bar, objective_bar, mesh):
     """Cotangents of signals, dictionary and weights, from those of codes and objective.
 
     On the support `z_S = (D_Sᵀ D_S)⁻¹ (D_Sᵀ y - λ_S sign(z_S))`. With `D_Sᵀ D_S u_S = z̄_S` and

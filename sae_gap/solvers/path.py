@@ -21,7 +21,6 @@ def match_l0(
     *,
     accuracy: float = 0.01,
     nonneg: bool = True,
-    **options,
 ) -> tuple[Float[Array, ""], Solution]:
     """Finds the weight at which codes have a given mean number of non-zero entries, such as an
     encoder's.
@@ -40,7 +39,6 @@ def match_l0(
       target: requested mean L0, above 0.
       accuracy: largest relative deviation of the mean L0 from `target`.
       nonneg: whether codes are constrained to be non-negative.
-      **options: further options of `sparse_code`, other than `init` and `sparse`.
 
     Returns:
       The weight, and the `Solution` there.
@@ -74,7 +72,7 @@ def match_l0(
     log_lam = math.log(top / 2)
     for step in itertools.count(1):
         lam = math.exp(log_lam)
-        solution = sparse_code(targets, atoms, lam, nonneg=nonneg, init=init, **options)
+        solution = sparse_code(targets, atoms, lam, nonneg=nonneg, init=init)
         init = solution.codes
         mean = float(jnp.count_nonzero(init)) / len(init)
         if best is None or abs(mean - target) < abs(best[1] - target):

@@ -264,7 +264,7 @@ def test_untrained_lista_is_ista(factored):
     encoder = LISTA(3, LAM, factored)
     model, y = drawn(encoder)
     tied = replace(model, encoder=encoder.parameters(model.dictionary, None))
-    given = y - model.bias, model.dictionary, LAM
+    given = y - model.bias, model.dictionary, LAM, jnp.zeros((COUNT, WIDTH))
     expected = fista.fixed(*given, iterations=3, momentum=False)
     assert_allclose(eqx.filter_jit(encoder)(tied, y), expected, atol=1e-5)
     fixed = LISTA(threshold=0.7).parameters(model.dictionary, None)

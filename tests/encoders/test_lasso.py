@@ -76,7 +76,9 @@ def test_the_published_form_is_exactly_a_hundred_iterations(
 ):
     encoder = kind(LAM, start, unit_atoms=unit)
     target, atoms, norms = (np.float32(part) for part in framed(model, signals, unit))
-    init = start and (start(model, signals) * norms).clip(0)
+    init = np.zeros((len(signals), 20), np.float32)
+    if start:
+        init = (start(model, signals) * norms).clip(0)
     expected = fista.fixed(
         target, atoms, LAM, init, iterations=100, momentum=kind is FISTA
     )

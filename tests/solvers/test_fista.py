@@ -57,7 +57,9 @@ def test_momentum_that_points_uphill_begins_anew():
     start = np.zeros((SHAPE[0], SHAPE[2]))
     want, count = textbook(signals, dictionary, start, 60, restart=True)
     assert count >= len(signals)
-    found = fista.solve(signals, dictionary, 0.1, tol=1e-30, max_iterations=60)
+    found = fista.solve(
+        signals, dictionary, 0.1, np.float32(start), tol=1e-30, max_iterations=60
+    )
     assert_allclose(found.codes, want, atol=1e-5)
 
 

@@ -84,7 +84,7 @@ def test_a_checkpoint_of_another_fit_is_not_taken(
     """
     monkeypatch.setattr(Checkpoint, "discard", lambda self: None)
     save = Checkpoint(tmp_path, every=0)
-    slower = replace(SHORT, settle=0.9)
+    slower = replace(SHORT, margin=3.0)
     rows = signals[:200]
     others = signals[200:400]
     # The same numbers in another order, within the first round, are another stream.

@@ -238,7 +238,5 @@ def _code(learner, signals, state, axes):
     )
     most = most_restarts(num_latents, len(signals) * lax.axis_size(axes))
     seeds = largest(found.residual, min(most, len(signals)))
-    if axes:
-        codes, seeds = lax.all_gather((found[:2], seeds), axes, tiled=True)
-        return lax.psum(sums, axes), codes, largest(seeds, most)
-    return sums, found[:2], seeds
+    codes, seeds = lax.all_gather((found[:2], seeds), axes, tiled=True)
+    return lax.psum(sums, axes), codes, largest(seeds, most)

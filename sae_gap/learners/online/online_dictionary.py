@@ -5,7 +5,7 @@ cut of a wider dictionary to the atoms that carry the most energy.
 import dataclasses
 import functools
 import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -36,6 +36,14 @@ from sae_gap.learners.online.renewal import largest, most_restarts, restart_wast
 # Rates if samples are visited many times, and if each is seen once.
 RATES = (0.5, 0.1, 0.02)
 RATES_ONCE = (0.5, 0.05, 0.01)
+# The share of a fit after which it only refines.
+SETTLE = 0.85
+# The least threshold in units of the active codes' root mean square, until then and at the end.
+FLOORS = (0.18, 0.03)
+# Of the step, in units of the mean energy; it holds rarely used atoms back.
+DAMPING = 0.01
+# A refining fit stops at this relative change of the dictionary over a round.
+TOL = 1e-5
 # Half the amplitude of the average use.
 WEAK = 0.25
 # Running means keep this share at each minibatch. The energy of an atom keeps less: the few uses of
@@ -96,18 +104,19 @@ class OnlineDictionary(Learner):
     A minibatch Y is coded on the current unit atoms D by `reweighted_lasso` from zero, at
     the threshold
 
-        t = max(margin σ, floor a),
+        t = max(margin σ, f a),
         σ² = mean residual² per coordinate,   a² = mean square of the active codes,
 
     both running means over the samples that the learner saw. With the codes Z and the residual
     `R = Y - Z Dᵀ`, each atom takes a damped least-squares step,
 
-        d_j ← unit(d_j + η (Rᵀ Z)_j / (h_j + damping · mean h)),   h_j = running mean of Σ_i z_ij².
+        d_j ← unit(d_j + η (Rᵀ Z)_j / (h_j + .01 mean h)),   h_j = running mean of Σ_i z_ij².
 
     The rate η is a temperature: the fewer samples of a minibatch use an atom, the noisier its step.
     Far above a critical rate no atom settles; far below it each stays near its first sample. So η
-    falls geometrically through that point, from `rates[0]` to `rates[1]`, over the first `settle`
-    of the fit, and then on to `rates[2]`, while the floor falls from `floors[0]` to `floors[1]`.
+    falls geometrically through that point, from `rates[0]` to `rates[1]`, over the first 85 % of
+    the fit, and then on to `rates[2]`, while the floor f falls from .18 to .03. The fit ends early
+    once a round of this refinement changes the dictionary by less than 1e-5.
     A dictionary that explains its samples gives a small residual, hence a low threshold and codes
     that hardly shrink; noise, or missing atoms, keep the threshold high. The sparsity, the noise
     and the scale of the codes may all be unknown.
@@ -135,13 +144,9 @@ class OnlineDictionary(Learner):
         each sample once.
       batch_size: samples in a minibatch, about; None takes num_latents / 5. More raise the critical
         rate; if few visits leave few minibatches, smaller ones with lower rates settle better.
-      rates: η at the start, at `settle`, and at the end; None takes `RATES`, or `RATES_ONCE` if
-        each sample is seen once.
-      settle: share of the fit after which it only refines.
+      rates: η at the start, at 85 % of the fit, and at the end; None takes `RATES`, or
+        `RATES_ONCE` if each sample is seen once.
       margin: threshold in units of the residual's root mean square.
-      floors: least threshold in units of the active codes' root mean square, until `settle` and at
-        the end.
-      damping: of the step; it holds rarely used atoms back.
       num_rounds: rounds of the pursuit, each a product with the dictionary.
       num_slots: the most atoms of a sample, a multiple of 4; None takes about twice the k that
         compressed sensing allows.
@@ -155,7 +160,6 @@ class OnlineDictionary(Learner):
         on a dictionary is signal, and stays.
       incoherent: whether to decorrelate atoms that are more coherent than by chance while they
         settle; see `sae_gap.learners.online.decorrelation`.
-      tol: stops a refining fit at this relative change of the dictionary over a round.
 
     References:
       Mairal, Bach, Ponce & Sapiro (2010), "Online learning for matrix factorization and sparse
@@ -174,17 +178,13 @@ class OnlineDictionary(Learner):
     visits: int | float | None = option(default=400, above=0, most=1e12)
     batch_size: int | None = option(default=None, static=True)
     rates: tuple[float, float, float] | None = option(default=None, above=0)
-    settle: float = option(default=0.85, above=0, below=1)
     margin: float = option(default=2.5, above=0)
-    floors: tuple[float, float] = option(default=(0.18, 0.03), above=0)
-    damping: float = option(default=0.01, least=0)
     num_rounds: int = option(default=3)
     num_slots: int | None = option(default=None, static=True)
     replace: bool = option(default=True)
     weak: float | None = option(default=None, least=0, below=1)
     centred: bool = option(default=False)
     incoherent: bool = option(default=False)
-    tol: float = option(default=1e-5, least=0)
 
     snapshots = (0, 1, 2, 5, *range(10, 100, 10))
 
@@ -199,7 +199,6 @@ class OnlineDictionary(Learner):
         input_dim: int,
         *,
         visits: float = 150.0,
-        **options: Any,
     ) -> "OnlineDictionary":
         """Makes a learner with the options for a network's activations, whose rows are used several
         times.
@@ -216,18 +215,16 @@ class OnlineDictionary(Learner):
           sparsity: mean L0 at which the dictionary will be used.
           input_dim: dimension of the activations.
           visits: samples coded in the whole fit, for each latent.
-          **options: further options; they replace these.
         """
-        chosen: dict[str, Any] = {
-            "visits": visits,
-            "batch_size": round(1.43 * num_latents),
-            "rates": RATES,
-            "margin": min(4.0, math.sqrt(input_dim) / 2),
-            "num_slots": 4 * math.ceil(sparsity / 2),
-            "weak": WEAK,
-            "centred": True,
-        }
-        return cls(**chosen | options)
+        return cls(
+            visits=visits,
+            batch_size=round(1.43 * num_latents),
+            rates=RATES,
+            margin=min(4.0, math.sqrt(input_dim) / 2),
+            num_slots=4 * math.ceil(sparsity / 2),
+            weak=WEAK,
+            centred=True,
+        )
 
     def minibatches(self, num_samples: int, num_latents: int) -> tuple[int, int]:
         """Returns the number of minibatches in a round, and the samples in each."""
@@ -242,19 +239,19 @@ class OnlineDictionary(Learner):
 
     def init(self, data: Split, *, num_latents: int, key: PRNGKeyArray) -> OnlineState:
         signals = data.signals
-        dtype = data.signals.dtype
-        num_samples, input_dim = signals.shape
+        dtype = signals.dtype
+        num_samples = len(signals)
         samples_key, normal_key, key = random.split(key, 3)
         chosen = random.choice(
             samples_key, num_samples, (min(num_samples, num_latents),), replace=False
         )
-        atoms = unit_atoms((signals[chosen] - jnp.mean(signals, axis=0)).T)[0]
+        mean = jnp.mean(signals, axis=0)
+        atoms = unit_atoms((signals[chosen] - mean).T)[0]
         spare = random_atoms(normal_key, signals, num_latents - atoms.shape[1])
         zero = jnp.zeros((), dtype)
         live = live_share(signals)
-        mean = (
-            jnp.mean(signals, axis=0) if self.centred else jnp.zeros(input_dim, dtype)
-        )
+        if not self.centred:
+            mean = jnp.zeros_like(mean)
         return OnlineState(
             dictionary=jnp.concatenate([atoms, spare], axis=1),
             energy=jnp.zeros(num_latents, dtype),
@@ -295,7 +292,7 @@ class OnlineDictionary(Learner):
         )
 
     def done(self, state: OnlineState) -> Bool[Array, ""]:
-        return (state.round > self.settle * self.num_steps) & (state.change < self.tol)
+        return (state.round > SETTLE * self.num_steps) & (state.change < TOL)
 
     def model(self, state: OnlineState) -> Model:
         return Model(state.dictionary, state.mean)
@@ -336,11 +333,9 @@ def _round(size, learner, minibatches, state, axes):
     )
 
     def restart(dictionary, running):
-        weak = (
-            (0.0 if learner.visits is None else WEAK)
-            if learner.weak is None
-            else learner.weak
-        )
+        weak = learner.weak
+        if weak is None:
+            weak = 0.0 if learner.visits is None else WEAK
         whole = largest(lax.all_gather(seeds, axes, tiled=True), most)
         dictionary, fresh = restart_wasted_atoms(
             dictionary, energy, uses, whole, weak=weak, axes=axes
@@ -370,8 +365,8 @@ def _advance(learner: OnlineDictionary, state, signals, size, progress, axes):
     """Returns the state after a minibatch of `size` samples, its gradient sums, and the residual
     of this device's part of it.
     """
-    early, late = learner.floors
-    floor = _anneal(early, early, late, progress, learner.settle)
+    early, late = FLOORS
+    floor = _anneal(early, early, late, progress)
     least = threshold(state.noise, state.amplitude, learner.margin, floor)
     sums, found = accumulate(
         signals,
@@ -386,8 +381,8 @@ def _advance(learner: OnlineDictionary, state, signals, size, progress, axes):
     forgotten = ENERGY_MEMORY * state.forgotten
     typical = energy / (1 - forgotten)
     rates = learner.rates or (RATES_ONCE if learner.visits is None else RATES)
-    curvature = typical + learner.damping * jnp.mean(typical)
-    rate = _anneal(*rates, progress, learner.settle)
+    curvature = typical + DAMPING * jnp.mean(typical)
+    rate = _anneal(*rates, progress)
     step = rate * sums.gradient.T / where(curvature > 0, curvature, 1)
     left = sums.error / (size * len(state.dictionary))
     noise = sqrt(MEMORY * state.noise**2 + (1 - MEMORY) * left / state.live)
@@ -404,11 +399,11 @@ def _advance(learner: OnlineDictionary, state, signals, size, progress, axes):
     return state, sums, found.residual
 
 
-def _anneal(first, middle, last, progress, settle):
-    """Interpolates geometrically: from first to middle at `settle`, and from there to last."""
-    early = first * (middle / first) ** (progress / settle)
-    late = middle * (last / middle) ** ((progress - settle) / (1 - settle))
-    return where(progress < settle, early, late)
+def _anneal(first, middle, last, progress):
+    """Interpolates geometrically: from first to middle at `SETTLE`, and from there to last."""
+    early = first * (middle / first) ** (progress / SETTLE)
+    late = middle * (last / middle) ** ((progress - SETTLE) / (1 - SETTLE))
+    return where(progress < SETTLE, early, late)
 
 
 def _order(key, round, num_samples, total):
