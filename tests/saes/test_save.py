@@ -19,9 +19,9 @@ from safetensors.numpy import load_file
 
 from sae_gap import catalogue, load_sae, save_sae
 from sae_gap.core import Model, describe
-from sae_gap.encoders import Lasso, MatchingPursuit, TopK, encode
+from sae_gap.encoders import Lasso, LearnedSteps, MatchingPursuit, TopK, encode
 from sae_gap.learners import SparseAutoencoder, SparseTranscoder
-from sae_gap.saes import SAE
+from sae_gap.saes import FIT, SAE, as_fit
 from sae_gap.storage import trees
 from sae_gap.testing import check_sae_format
 from tests.saes.examples import FILES, close, example, refused, transcoder
@@ -234,6 +234,12 @@ def test_a_transcoder_infers_as_its_model_does_whatever_form_it_is_saved_in(
     by_saelens = name in ("relu", "jumprelu", "batchtopk", "matryoshka")
     kind = "skip_transcoder" if skip else "transcoder"
     assert by_saelens == (sae.library == "SAELens") == sae.architecture.endswith(kind)
+
+
+def test_a_transcoder_of_an_encoder_of_the_suite_alone_keeps_its_centre(tmp_path):
+    model, _ = transcoder(LearnedSteps(2, 0))
+    (tmp_path / FIT).write_bytes(as_fit(model, model.encode, {}))
+    assert_array_equal(load_sae(tmp_path).model.centre, model.centre)
 
 
 @mark.parametrize(
