@@ -104,7 +104,7 @@ def screened_pursuit(
     atoms: Float[Tensor, "num_latents input_dim"],
     num_candidates: int,
     sizes: tuple[int, ...],
-    threshold: Tensor | float | None = None,
+    threshold: Tensor | float | None,
 ) -> Sequence[Tensor]:
     """`sae_gap.loops.host.screened_pursuit` on a CPU, and elsewhere its form for accelerators."""
     if not _on_host(target):

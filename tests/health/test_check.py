@@ -165,21 +165,25 @@ def test_what_the_file_says_is_missing_is_said_first(case, words):
 
 
 @mark.parametrize(
-    ("sae", "x", "targets", "words"),
+    ("sae", "x", "words"),
     [
-        (SQUARE, np.ones((20, 7)), None, "all activations are alike"),
-        (SQUARE, X[:, :5], None, "5 columns"),
-        (SQUARE, X[:9], None, "9 activations are too few"),
-        (SQUARE, X, X, "leave targets out"),
-        (TRANSCODER, X[:, :5], None, "give those as targets"),
-        ((1, 2), X, None, "but 2 are given"),
-        ((1, 2, 3, 4), X, None, "give architecture"),
-        (3, X, None, "four arrays"),
+        (SQUARE, np.ones((20, 7)), "all activations are alike"),
+        (SQUARE, X[:, :5], "5 columns"),
+        (SQUARE, X[:9], "9 activations are too few"),
+        (TRANSCODER, X[:, :5], "give those as targets"),
+        ((1, 2), X, "but 2 are given"),
+        ((1, 2, 3, 4), X, "give architecture"),
+        (3, X, "four arrays"),
     ],
 )
-def test_what_does_not_fit_is_refused(sae, x, targets, words):
+def test_what_does_not_fit_is_refused(sae, x, words):
     with raises((ValueError, TypeError), match=words):
-        check(sae, x, targets=targets)
+        check(sae, x)
+
+
+def test_only_a_transcoder_has_targets():
+    with raises(ValueError, match="leave targets out"):
+        check(SQUARE, X, targets=X)
 
 
 DIM = 96
