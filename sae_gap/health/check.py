@@ -65,15 +65,9 @@ class Check(NamedTuple):
             "library": self.sae.library,
             "architecture": self.sae.architecture,
             "normalisation": self.sae.normalisation.name,
-            "notes": self.sae.notes,
-            "activation_norm": self.activation_norm,
-            "fvu": self.read.fvu,
+            "fvu": self.fvu,
             "l0": self.read.l0,
             "dead": self.read.dead,
-            "gain": self.read.gain,
-            "offset": self.read.offset,
-            "outliers": self.outliers,
-            "suspicions": self.wrong,
         }
 
     def __str__(self) -> str:
@@ -255,7 +249,7 @@ def _sae(sae: Any, options: Mapping[str, Any]) -> SAE:
             f"{', '.join(options)} goes with an SAE of four arrays; leave it out."
         )
     if isinstance(sae, Model):
-        return SAE.of_model(sae, name="sae")
+        return SAE.of_model(sae)
     if isinstance(sae, str | PathLike):
         return load_sae(sae)
     check_type(

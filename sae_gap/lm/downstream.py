@@ -35,7 +35,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.core import as_matrix, check_choice, check_integer
 from sae_gap.data import find_outliers, norms
-from sae_gap.lm import LanguageModel, Network, TokenRows, Windows, cut_open
+from sae_gap.lm import LanguageModel, Network, TokenRows, Windows
 from sae_gap.lm.read_out import drawn_scores, read_out
 from sae_gap.storage import Row
 
@@ -81,7 +81,7 @@ class Downstream:
     token is in the same window.
 
     Args:
-      network: the model, cut open.
+      network: the model, cut open; `cut_open` makes that of a `LanguageModel`.
       batches: the texts; with one shape for all, they compile once.
       documents: a number for each row, equal within a document, (rows,); None treats each window as
         one.
@@ -97,7 +97,6 @@ class Downstream:
       ordinary: a mask of the rows that are no special tokens, (rows,).
       replaced: a mask of the rows that a reconstruction replaces, (rows,).
       scored: a mask of the rows that means include, (rows,).
-      outliers: a mask of the outlier tokens, kept or not, (rows,).
       clean: the cost of the tokens without a change; its divergence is zero.
 
     Raises:
@@ -138,12 +137,11 @@ class Downstream:
             self._rest = self.activations - added
             self.activations = added
         self.documents = _numbered(documents, rows.positions)
-        self.outliers = np.zeros(len(rows.tokens), bool)
-        self.outliers[find_outliers(norms(self.activations)).rows] = True
         self.ordinary = ~np.isin(rows.tokens, list(special))
         self.replaced = self.ordinary
         if outliers == "drop":
-            self.replaced = self.ordinary & ~self.outliers
+            self.replaced = self.ordinary.copy()
+            self.replaced[find_outliers(norms(self.activations)).rows] = False
         self.scored = self.replaced & (rows.positions >= first) & (rows.following >= 0)
         if not self.scored.any():
             raise ValueError(
@@ -154,21 +152,6 @@ class Downstream:
         read = read_out(network.unembedding, features, targets, expected=True)
         self._known = _Scored(targets, features, read.log_z, read.expected)
         self.clean = Nats(read.log_z - read.logit, np.zeros(len(targets)))
-
-    @classmethod
-    def of_model(
-        cls,
-        model: LanguageModel,
-        batches: Sequence[Windows],
-        layer: int,
-        *,
-        mlp: bool = False,
-        **options,
-    ) -> "Downstream":
-        """Cuts a model open after the block `layer`, counted from 0, or at the output of its MLP;
-        `options` are the class's.
-        """
-        return cls(cut_open(model, layer, mlp=mlp), batches, **options)
 
     @property
     def tokens(self) -> Int[np.ndarray, " documents"]:

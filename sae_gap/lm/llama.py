@@ -48,8 +48,8 @@ class Shape:
     num_kv_heads: int
     epsilon: float
     context: int
-    scale: float = 1.0
-    activation: Callable[[Array], Array] = jax.nn.silu
+    scale: float
+    activation: Callable[[Array], Array]
 
 
 class Block(eqx.Module):

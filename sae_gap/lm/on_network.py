@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from sae_gap.core import Split, Task
 from sae_gap.data import HeldOut
-from sae_gap.lm import FIRST, LM, Downstream, Recorded
+from sae_gap.lm import FIRST, LM, Downstream, Recorded, cut_open
 from sae_gap.storage import digest
 
 
@@ -65,11 +65,10 @@ class OnNetwork:
             [batch.documents[batch.documents >= 0] for batch in batches]
         )
         added = self.lm.tokenizer.get_added_tokens_decoder()  # type: ignore[attr-defined]
-        return Downstream.of_model(
-            self.lm.model,
+        at_mlp = self.rows.inputs is not None
+        return Downstream(
+            cut_open(self.lm.model, self.layer, mlp=at_mlp),
             [batch.windows for batch in batches],
-            self.layer,
-            mlp=self.rows.inputs is not None,
             documents=members,
             special=[number for number, token in added.items() if token.special],
             first=self.first,

@@ -43,9 +43,9 @@ from sae_gap.storage import Folder, digest
 DTYPES = ("float16", "float32")
 # The hook points of what is recorded.
 _HOOKS = {
-    "block": "blocks.{}.hook_resid_post",
-    "mlp_in": "model.layers.{}.mlp.input",
-    "mlp_out": "blocks.{}.hook_mlp_out",
+    "block{}": "blocks.{}.hook_resid_post",
+    "mlp{}_in": "model.layers.{}.mlp.input",
+    "mlp{}_out": "blocks.{}.hook_mlp_out",
 }
 # Number of tokens in a full shard.
 SHARD = 16_384
@@ -279,13 +279,13 @@ def origin_of(activations: AnyPath) -> dict[str, Any]:
     """
     parent, _, name = str(activations).rstrip("/").rpartition("/")
     folder = Folder(parent or ".")
-    place = re.fullmatch(r"([a-z]+)(\d+)(_in|_out|)", name)
-    if not place or place[1] + place[3] not in _HOOKS or not folder.exists(ABOUT):
+    hook = _HOOKS.get(re.sub(r"\d+", "{}", name))
+    if hook is None or not folder.exists(ABOUT):
         return {}
     about = json.loads(folder.read(ABOUT))
     return {
         "model_name": about["model"],
-        "hook_name": _HOOKS[place[1] + place[3]].format(place[2]),
+        "hook_name": hook.format(re.sub(r"\D", "", name)),
         "context_size": about["context"],
         "recorded_tokens": about["tokens"],
         "text": about["text"],

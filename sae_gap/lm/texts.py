@@ -46,8 +46,10 @@ class Texts(NamedTuple):
         documents of BBC news are repeats.
         """
         order = np.random.default_rng(seed).permutation(len(self.texts)).tolist()
-        first = {self.texts[i]: i for i in reversed(order)}
-        order = [i for i in order if first[self.texts[i]] == i]
+        first: dict[str, int] = {}
+        for i in order:
+            first.setdefault(self.texts[i], i)
+        order = list(first.values())
         for start in range(0, len(order), _AT_ONCE):
             chunk = order[start : start + _AT_ONCE]
             yield from zip(chunk, tokenise(self.texts[i] for i in chunk), strict=True)
@@ -96,13 +98,14 @@ def read_texts(source: AnyPath | None = None) -> Texts:
 
 
 def _installed() -> Path:
-    folders = [folder / "bbcnews/data" for folder in package_folders(PACKAGE)]
-    if not any(map(Path.is_dir, folders)):
-        raise ValueError(
-            f"no text is named and {PACKAGE} is not installed; give a file or a folder, or "
-            f"{INSTALL}."
-        )
-    return folders[0]
+    for folder in package_folders(PACKAGE):
+        news = folder / "bbcnews/data"
+        if news.is_dir():
+            return news
+    raise ValueError(
+        f"no text is named and {PACKAGE} is not installed; give a file or a folder, or "
+        f"{INSTALL}."
+    )
 
 
 def _inside(folder: Path) -> Iterator[Document]:

@@ -5,9 +5,9 @@ from math import sqrt
 
 import numpy as np
 from numpy import array
+from scipy.special import stdtrit
 
 from sae_gap import catalogue
-from sae_gap.analysis import comparison
 from sae_gap.metrics import SCORES
 from sae_gap.storage import Row
 
@@ -31,18 +31,14 @@ def overall(rows: Sequence[Row], baseline: str) -> list[Row]:
     """
     named = {(row["dictionary"], row["codes"]): row for row in rows}
     own = named.get((baseline, "own"), {})
+    columns = ("dictionary", "family", "codes", *catalogue.default_columns())
     lines = []
     for row in rows:
         for probe in row["probes"]:
-            line = {name: row[name] for name in ("dictionary", "family", "codes")}
-            line |= {
-                name: row[name] for name in catalogue.default_columns() if name in row
-            }
-            line |= {
-                "probe": probe,
-                "pairs": len(row["pairs"]),
-                "splits": row["splits"],
-            }
+            line = {name: row[name] for name in columns if name in row}
+            line["probe"] = probe
+            line["pairs"] = len(row["pairs"])
+            line["splits"] = row["splits"]
             for score in SCORES:
                 values = array(row[f"{score} {probe}"], float)
                 line[score], line[f"{score}_half"] = _interval(values)
@@ -60,6 +56,5 @@ def _interval(values: np.ndarray) -> tuple[float | None, float | None]:
     known = values[np.isfinite(values)]
     if len(known) < 2:
         return float(known[0]) if len(known) else None, None
-    low, high = comparison.interval(known, np.ones(len(known)))
-    # For equal weights, the jackknife's interval is Student's times the root of n / (n - 1).
-    return float(known.mean()), float(high - low) / 2 * sqrt(1 - 1 / len(known))
+    error = known.std(ddof=1) / sqrt(len(known))
+    return float(known.mean()), float(stdtrit(len(known) - 1, 0.975) * error)

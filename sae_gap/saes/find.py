@@ -41,7 +41,7 @@ def write_free(folder: AnyPath, files: Mapping[str, bytes] | None = None) -> Non
         ) from None
 
 
-def locate(path: AnyPath, sae_id: str | None = None) -> Path:
+def locate(path: AnyPath, sae_id: str | None) -> Path:
     """The file of the weights of an SAE; the arguments and the errors are those of `load_sae`."""
     place = check_path("path", path)
     if sae_id is not None:

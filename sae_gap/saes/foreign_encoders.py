@@ -90,8 +90,8 @@ class RepeatingPursuit(Encoder):
     """
 
     rounds: int = field(static=True)
-    residual: float = field(static=True, default=0.0)
-    stop_on_repeat: bool = field(static=True, default=True)
+    residual: float = field(static=True)
+    stop_on_repeat: bool = field(static=True)
 
     def __call__(self, model: Model, signals: Signals) -> Array:
         atoms = model.decoder.T
@@ -111,8 +111,7 @@ class RepeatingPursuit(Encoder):
             if self.stop_on_repeat:
                 # A round adds the chosen atom to the support or changes nothing.
                 done = done | ((before != 0) == (before + value != 0))
-            if self.residual > 0:
-                done = done | (jnp.linalg.norm(residual, axis=1) < self.residual)
+            done = done | (jnp.linalg.norm(residual, axis=1) < self.residual)
             codes = state.codes.at[rows, chosen].add(value)
             return _State(state.rounds + 1, residual, codes, done)
 

@@ -59,7 +59,7 @@ def of_arrays(
         num_inputs = held["W_enc"].size // max(1, num_latents)
     sizes = Sizes(num_inputs, num_latents, input_dim)
     if k is not None:
-        check_integer("k", k, least=1, most=num_latents)
+        check_integer("k", k, most=num_latents)
     notes = {}
     square = _turn(held, sizes, linear)
     if square and linear is None:

@@ -49,27 +49,28 @@ def model_of(parts: Parts) -> Model:
     bias = jnp.asarray(tensors.pop("b_dec"))
     if parts.encoder is None:
         return Model(dictionary, bias)
-    num_latents = dictionary.shape[1]
-    if not parts.transcodes:
-        encoder, parameters = _encoder_of(parts, tensors, (len(bias), num_latents))
-        normalisation: Normalisation | None = parts.normalisation
-        if type(normalisation) is Normalisation:
-            normalisation = None
-        return Model(dictionary, bias, parameters, encoder, normalisation=normalisation)
-    none = np.zeros(len(tensors["W_enc"]), bias.dtype)
-    centre = tensors.pop("centre", none)
     skip: Any = tensors.pop("W_skip", None)
-    if skip is not None:
-        skip = jnp.asarray(skip)
-    encoder, parameters = _encoder_of(parts, tensors, (len(centre), num_latents))
-    return Transcoder(
-        dictionary,
-        bias,
-        parameters,
-        encoder,
-        centre=jnp.asarray(centre),
-        skip=skip,
-    )
+    # It is settled into the biases of a W_enc.
+    centre: Any = tensors.pop("centre", None)
+    if centre is None:
+        centre = np.zeros(len(tensors.get("W_enc", bias)), bias.dtype)
+    shape = len(centre), dictionary.shape[1]
+    encoder, parameters = _encoder_of(parts, tensors, shape)
+    if parts.transcodes:
+        if skip is not None:
+            skip = jnp.asarray(skip)
+        return Transcoder(
+            dictionary,
+            bias,
+            parameters,
+            encoder,
+            centre=jnp.asarray(centre),
+            skip=skip,
+        )
+    normalisation: Normalisation | None = parts.normalisation
+    if type(normalisation) is Normalisation:
+        normalisation = None
+    return Model(dictionary, bias, parameters, encoder, normalisation=normalisation)
 
 
 def _encoder_of(parts: Parts, tensors: Held, shape: tuple[int, int]) -> tuple[Any, Any]:

@@ -40,7 +40,6 @@ _VERSION = "6.0.0"
 # Today's names of entries of older configurations.
 _RENAMED = {
     "hook_point": "hook_name",
-    "hook_point_head_index": "hook_head_index",
     "activation_fn_str": "activation_fn",
 }
 _BATCH_TOPK = ("batchtopk", "matryoshka_batchtopk")
@@ -97,11 +96,8 @@ def saelens(config: Config, tensors: Tensors) -> Parts:
     if "topk" in kind.architecture:
         rescaled = config.flag("rescale_acts_by_decoder_norm", False)
         notes["rescale_acts_by_decoder_norm"] = str(rescaled)
-    known = {}
-    threshold = _threshold(kind, config, tensors, sizes.num_latents)
-    if threshold is not None:
-        known["threshold"] = threshold
-    if kind.architecture in _BATCH_TOPK and threshold == 0:
+    known = _threshold(kind, config, tensors, sizes.num_latents)
+    if kind.architecture in _BATCH_TOPK and known["threshold"] == 0:
         notes["caution"] = UNESTIMATED
     options = read_options(kind.encoder, config, sizes)
     held = take(
@@ -212,15 +208,17 @@ def _kind(config: Config, metadata: Mapping[str, Any]) -> _Kind:
     return _Kind(architecture, encoder, transcodes, skips, centred)
 
 
-def _threshold(kind: _Kind, config: Config, tensors: Tensors, num_latents: int) -> Any:
-    """The threshold that is not stored as `ARCHITECTURES` has it; None if there is none."""
+def _threshold(
+    kind: _Kind, config: Config, tensors: Tensors, num_latents: int
+) -> dict[str, Any]:
+    """The threshold that is not stored as `ARCHITECTURES` has it, by its name; else nothing."""
     if kind.architecture in _BATCH_TOPK:
-        return tensors.scalar("topk_threshold")
+        return {"threshold": tensors.scalar("topk_threshold")}
     if kind.architecture == "jumprelu" and "log_threshold" in tensors:
-        return np.exp(tensors.take("log_threshold", num_latents))
+        return {"threshold": np.exp(tensors.take("log_threshold", num_latents))}
     if kind.architecture == PURSUIT and config.flag("pruned", False):
-        return tensors.scalar("threshold")
-    return None
+        return {"threshold": tensors.scalar("threshold")}
+    return {}
 
 
 def _factors(config: Config, tensors: Tensors, num_latents: int) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from operator import attrgetter
 from typing import Any
 
@@ -40,7 +40,6 @@ def save_sae(
     model: Model | SAE,
     folder: AnyPath,
     *,
-    encoder: Encoder | None = None,
     metadata: Mapping[str, Any] | None = None,
 ) -> None:
     """Writes an SAE in SAELens's form; SAELens then encodes and decodes as the suite does.
@@ -53,7 +52,6 @@ def save_sae(
       model: a learned model, or an SAE of any library that `load_sae` returned.
       folder: the folder to make, a path or the URL of one in a bucket; it must not exist, be empty,
         or have the very same files. `~` is your home.
-      encoder: how to infer; None takes `model.encode`.
       metadata: further entries of the configuration, such as `model_name` and `hook_name`.
 
     Raises:
@@ -62,7 +60,7 @@ def save_sae(
         trained by the suite, a weight is not finite, or the folder is taken or cannot be written
         to.
     """
-    files = files_of(model, encoder=encoder, metadata=metadata)
+    files = files_of(model, metadata=metadata)
     write_free(folder, files)
     if FIT in files:
         logging.warning(
@@ -72,10 +70,7 @@ def save_sae(
 
 
 def files_of(
-    model: Model | SAE,
-    *,
-    encoder: Encoder | None = None,
-    metadata: Mapping[str, Any] | None = None,
+    model: Model | SAE, *, metadata: Mapping[str, Any] | None = None
 ) -> dict[str, bytes]:
     """The files that `save_sae` writes, by their names; the configuration comes last, since without
     it readers find nothing.
@@ -86,13 +81,18 @@ def files_of(
     normalises = type(sae.normalisation)
     said = {name: value for name, value in sae.notes.items() if name in NOTED}
     said |= as_metadata(metadata)
-    chosen: Any = plain.encode if encoder is None else encoder
-    if chosen is None:
+    encoder = plain.encode
+    if encoder is None:
         raise ValueError(
             "the model is a dictionary alone, which is no SAE; fit an encoder by "
-            "sae_gap.learn(activations, width, l0).save_sae(folder), or give encoder."
+            "sae_gap.learn(activations, width, l0).save_sae(folder), or give a model that has one."
         )
-    architecture, _ = ENCODERS.get(class_name(type(chosen)), (None, None))
+    check_model(plain)
+    width = plain.decoder.shape[1]
+    if hasattr(encoder, "k"):
+        # A larger k means all latents.
+        encoder = replace(encoder, k=min(encoder.k, width))
+    architecture, _ = ENCODERS.get(class_name(type(encoder)), (None, None))
     transcodes = isinstance(plain, Transcoder)
     if transcodes and architecture:
         architecture = transcoder_of(architecture, plain.skip is not None)
@@ -104,9 +104,8 @@ def files_of(
             "written as a whole; normalise the activations yourself and give a model of those."
         )
     if architecture is None:
-        return {FIT: as_fit(plain, chosen, said)}
-    check_model(plain, chosen)
-    options, tensors = exported(chosen, plain)
+        return {FIT: as_fit(plain, encoder, said)}
+    options, tensors = exported(encoder, plain)
     if transcodes:
         tensors["b_enc"] = tensors["b_enc"] - plain.centre @ tensors["W_enc"]
         options["d_out"] = plain.decoder.shape[0]
@@ -115,7 +114,7 @@ def files_of(
     entries = {
         "architecture": architecture,
         "d_in": plain.num_inputs,
-        "d_sae": plain.decoder.shape[1],
+        "d_sae": width,
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": not transcodes,
@@ -137,7 +136,6 @@ def has_form(kind: type) -> bool:
 def exported(encoder: Encoder, model: Model) -> tuple[dict[str, Any], dict[str, Any]]:
     """SAELens's form of an encoder: options, and tensors except the decoder's."""
     architecture, places = ENCODERS[class_name(type(encoder))]
-    width = model.decoder.shape[1]
     tensors = {name: attrgetter(place)(model.encoder) for name, place in places.items()}
     if places.get("threshold") == LOGARITHMS:
         tensors["threshold"] = jnp.exp(tensors["threshold"])
@@ -149,12 +147,10 @@ def exported(encoder: Encoder, model: Model) -> tuple[dict[str, Any], dict[str, 
             strict=False,
         )
     }
-    if "k" in options:
-        # A larger k means all latents.
-        options["k"] = min(options["k"], width)
     if architecture == PURSUIT:
         options["pruned"] = bool(tensors)
     elif "threshold" in tensors:
+        width = model.decoder.shape[1]
         tensors["threshold"] = jnp.broadcast_to(tensors["threshold"], width)
     if "topk" in architecture:
         options["rescale_acts_by_decoder_norm"] = False
@@ -165,7 +161,7 @@ def as_fit(model: Model, encoder: Encoder, metadata: Mapping[str, Any]) -> bytes
     """The file of a finished fit with this model, whose note has the metadata.
 
     Raises:
-      ValueError: the suite trains no such encoder, or the parts of the model do not fit.
+      ValueError: the suite trains no such encoder, or its parameters are not finite.
     """
     if type(encoder) not in trainable().values():
         raise ValueError(
@@ -173,14 +169,10 @@ def as_fit(model: Model, encoder: Encoder, metadata: Mapping[str, Any]) -> bytes
             "give a model or an encoder of ReLU, TopK, AbsTopK, BatchTopK, Matryoshka, JumpReLU, "
             "Gated and SAELens's own matching pursuit."
         )
-    check_model(model, encoder)
     for leaf in jax.tree.leaves(model.encoder):
         as_floats("the encoder's parameters", leaf)
-    described = describe(encoder)
-    if "k" in described:
-        # A larger k means all latents.
-        described["k"] = min(described["k"], model.decoder.shape[1])
-    return trees.dump(model, {"learner": {"encoder": described}, "metadata": metadata})
+    note = {"learner": {"encoder": describe(encoder)}, "metadata": metadata}
+    return trees.dump(model, note)
 
 
 def as_metadata(metadata: Mapping[str, Any] | None) -> dict[str, Any]:

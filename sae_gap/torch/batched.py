@@ -28,7 +28,7 @@ def screened_pursuit(
     atoms: Float[Tensor, "num_latents input_dim"],
     num_candidates: int,
     sizes: tuple[int, ...],
-    threshold: Tensor | float | None = None,
+    threshold: Tensor | float | None,
 ) -> tuple[Int[Tensor, "n size"], Float[Tensor, "n size"], Float[Tensor, "n size"]]:
     """`sae_gap.loops.host.screened_pursuit` on tensors, without proposals."""
     toward = score = target @ atoms.mT

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from sae_gap.core import PURSUIT, check_choice, check_k, check_size
-from sae_gap.torch.pursuit import check_scalar, check_tensor
+from sae_gap.torch.pursuit import check_pruning, check_tensor
 
 # The options of each architecture with their default values; `...` has none.
 OPTIONS: dict[str, dict[str, Any]] = {
@@ -84,10 +84,9 @@ def as_threshold(architecture: str, threshold: Any, atoms: Tensor) -> Tensor | N
     if threshold is None:
         return None
     if architecture == PURSUIT:
-        check_scalar("threshold", threshold)
+        check_pruning(threshold)
+        return tensor_like(threshold, atoms)
     threshold = tensor_like(threshold, atoms)
-    if architecture == PURSUIT:
-        return threshold
     if not threshold.ndim:
         threshold = threshold.expand(len(atoms)).clone()
     check_tensor("threshold", threshold, (len(atoms),), "give one for each latent")

@@ -72,7 +72,7 @@ def pursuit_codes(
     pursued = k
     atoms, lengths = unit_atoms(weights)
     if threshold is not None:
-        check_scalar("threshold", threshold)
+        check_pruning(threshold)
         pursued = 2 * k
         threshold = threshold * mean_length(weights)
     sizes = screen_sizes(pursued, breadth, screens, *atoms.shape[::-1])
@@ -104,7 +104,7 @@ def screened_pursuit(
     atoms: Float[Tensor, "num_latents input_dim"],
     num_candidates: int,
     sizes: tuple[int, ...],
-    threshold: Tensor | float | None = None,
+    threshold: Tensor | float | None,
 ) -> Sequence[Tensor]:
     """`sae_gap.loops.host.screened_pursuit` on a CPU, and elsewhere its form for accelerators."""
     if not _on_host(target):
@@ -232,7 +232,7 @@ def check_tensor(
     Args:
       name: their name in the message.
       values: to check.
-      shape: its axes; a name stands for any length, and "..." at the start for any axes.
+      shape: its axes; a name stands for any length, and "..." for any axes before the last.
       mend: what to give instead.
       like: a tensor on the device.
     """
@@ -241,15 +241,13 @@ def check_tensor(
             f"{name} is {shown(values)}; give a tensor of floating-point numbers, such as "
             "torch.as_tensor(values).float()."
         )
-    last = [axis for axis in shape if axis != "..."]
-    found = values.shape
+    axes = ", ".join(map(str, shape))
     if "..." in shape:
-        found = found[-len(last) :]
-    pairs = zip(last, found, strict=False)
-    if len(found) != len(last) or not all(
+        shape = (*values.shape[:-1], shape[-1])
+    pairs = zip(shape, values.shape, strict=False)
+    if len(shape) != values.ndim or not all(
         isinstance(axis, str) or axis == length for axis, length in pairs
     ):
-        axes = ", ".join(map(str, shape))
         raise ValueError(
             f"{name} must be ({axes}), but it is {tuple(values.shape)}; {mend}."
         )
@@ -259,8 +257,8 @@ def check_tensor(
         )
 
 
-def check_scalar(name: str, value: Any) -> None:
+def check_pruning(threshold: Any) -> None:
     """Raises a ValueError unless a number, or a tensor of one, is finite and at least 0."""
-    if isinstance(value, Tensor) and value.ndim == 0:
-        value = value.item()
-    check_number(name, value, least=0)
+    if isinstance(threshold, Tensor) and threshold.ndim == 0:
+        threshold = threshold.item()
+    check_number("threshold", threshold, least=0)

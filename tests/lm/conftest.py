@@ -6,20 +6,7 @@ from pytest import fixture
 from sae_gap.lm import Texts, record, recording, windows
 from tests import tiny
 
-WORDS = [
-    "the",
-    "cat",
-    "in",
-    "the",
-    "hat",
-    "sat",
-    "on",
-    "12",
-    "mats",
-    "near",
-    "the",
-    "inn",
-]
+WORDS = "the cat in the hat sat on 12 mats near the inn"
 
 
 @fixture(scope="session")
@@ -35,7 +22,9 @@ def gemma(tmp_path_factory):
 @fixture(scope="session")
 def texts():
     rng = default_rng(0)
-    found = [" ".join(rng.choice(WORDS, count)) for count in (3, 30, 0, 9, 14, 1, 22)]
+    found = [
+        " ".join(rng.choice(WORDS.split(), count)) for count in (3, 30, 0, 9, 14, 1, 22)
+    ]
     return Texts(
         tuple(found), tuple(f"document {i}" for i in range(7)), tuple("abaabab")
     )

@@ -11,7 +11,7 @@ from numpy.random import default_rng
 from numpy.testing import assert_allclose, assert_array_equal
 from pytest import approx, mark, raises
 
-from sae_gap.lm import Downstream, Network, Windows, read_out, rows_left
+from sae_gap.lm import Downstream, Network, Windows, cut_open, read_out, rows_left
 
 # Two rows of eight places: a text of five tokens with one of two, and one of six. 0 is a special
 # token.
@@ -19,6 +19,7 @@ SEGMENTS = np.array([[0, 0, 0, 0, 0, 1, 1, -1], [0, 0, 0, 0, 0, 0, -1, -1]])
 # Places of padding go on, as if there were a next token.
 POSITIONS = np.array([[0, 1, 2, 3, 4, 0, 1, 2], [0, 1, 2, 3, 4, 5, 6, 7]])
 TOKENS = np.array([[3, 1, 4, 1, 5, 2, 6, 0], [2, 0, 5, 3, 4, 6, 0, 0]])
+FOLLOWING = np.roll(TOKENS, -1, axis=1)[..., None]
 REAL = SEGMENTS >= 0
 DIM = 5
 VOCABULARY = 7
@@ -50,9 +51,7 @@ NETWORK = Network(before, after, UNEMBEDDING)
 
 
 def log_probabilities(hidden):
-    logits = (
-        np.tanh(hidden @ MIX + 0.5 * np.roll(hidden, 1, axis=1) / 10) @ UNEMBEDDING.T
-    ).astype(np.float64)
+    logits = np.asarray(after(hidden, None) @ UNEMBEDDING.T, np.float64)
     return logits - np.log(np.exp(logits).sum(axis=-1, keepdims=True))
 
 
@@ -83,7 +82,6 @@ def test_nats_are_those_of_numpy(outliers, monkeypatch):
     )
     positions = POSITIONS[REAL]
     tokens = TOKENS[REAL]
-    assert_array_equal(found.outliers, positions == 0)
     replaced = (tokens != 0) & ((positions > 0) | (outliers == "keep"))
     assert_array_equal(found.replaced, replaced)
     # The last token of each text has no next one within it.
@@ -103,12 +101,10 @@ def test_nats_are_those_of_numpy(outliers, monkeypatch):
     assert_array_equal(found.nats(found.activations).kl, 0)
     score = found.score(guess)
     nats = found.nats(guess)
-    zero = found.zero
-    mean = found.mean
     ce = nats.ce.mean()
     clean = found.clean.ce.mean()
     wanted = {"ce": ce, "delta_ce": ce - clean, "kl": nats.kl.mean()}
-    for end, ablated in (("", zero), ("_mean", mean)):
+    for end, ablated in (("", found.zero), ("_mean", found.mean)):
         wanted["ce_score" + end] = (ablated.ce.mean() - ce) / (
             ablated.ce.mean() - clean
         )
@@ -121,7 +117,7 @@ def test_a_model_is_cut_open_after_a_block_or_at_its_mlp(lm):
     model = lm.model
     batch = windows()
     stream, mlp = (
-        Downstream.of_model(model, [batch], 1, first=0, mlp=at_mlp)
+        Downstream(cut_open(model, 1, mlp=at_mlp), [batch], first=0)
         for at_mlp in (False, True)
     )
     start = model.run_blocks(model.embed(batch), batch, 0, 1)
@@ -133,8 +129,7 @@ def test_a_model_is_cut_open_after_a_block_or_at_its_mlp(lm):
     close(mlp.activations, added)
     hidden[REAL] += 1
     q = model.log_probabilities(model.run_blocks(hidden, batch, 2, 3))
-    following = np.roll(TOKENS, -1, axis=1)[..., None]
-    ce = -np.take_along_axis(q, following, 2)[REAL][stream.scored, 0]
+    ce = -np.take_along_axis(q, FOLLOWING, 2)[REAL][stream.scored, 0]
     for found in (stream, mlp):
         close(found.nats(found.activations + 1).ce, ce)
     close(mlp.zero.ce, stream.nats(stream.activations - added).ce)
@@ -142,7 +137,7 @@ def test_a_model_is_cut_open_after_a_block_or_at_its_mlp(lm):
     with raises(
         ValueError, match="layer must be an integer of at least 0 and of at most 2"
     ):
-        Downstream.of_model(model, [batch], 3)
+        cut_open(model, 3)
 
 
 def test_layers_replaced_together_are_run_by_hand(lm):
@@ -154,8 +149,8 @@ def test_layers_replaced_together_are_run_by_hand(lm):
     hidden = model.embed(batch)
     # Each leaves tokens as they are that the other replaces.
     nets = [
-        Downstream.of_model(model, [batch], 0, first=1, special=[4]),
-        Downstream.of_model(model, [batch], 1, first=1, special=[5]),
+        Downstream(cut_open(model, 0), [batch], first=1, special=[4]),
+        Downstream(cut_open(model, 1), [batch], first=1, special=[5]),
     ]
     maps = [lambda rows: 0.9 * rows + 0.1, lambda rows: rows**2 / 4]
     p = model.log_probabilities(model.run_blocks(hidden, batch, 0, 3))
@@ -168,8 +163,7 @@ def test_layers_replaced_together_are_run_by_hand(lm):
     scored = nets[0].scored & nets[1].scored
     of = nets[0].documents[scored]
     nats = [jnp.sum(jnp.exp(p) * (p - q), axis=-1)]
-    following = np.roll(TOKENS, -1, axis=1)[..., None]
-    nats += [-jnp.take_along_axis(each, following, 2)[..., 0] for each in (q, p)]
+    nats += [-jnp.take_along_axis(each, FOLLOWING, 2)[..., 0] for each in (q, p)]
 
     def together(maps):
         rows = rows_left(

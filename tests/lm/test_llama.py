@@ -2,6 +2,8 @@
 files are refused.
 """
 
+from functools import partial
+
 import gguf
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +14,7 @@ from pytest import mark, raises
 
 from sae_gap.lm import Windows, read_model
 from tests import tiny
+from tests.saes.examples import refused
 from tests.tiny import LM
 
 TOKENS = default_rng(1).integers(0, 256, 11)
@@ -55,22 +58,22 @@ def states(tensors, tokens):
     hidden = weights["token_embd"][tokens] * (8 if gemma else 1)
     found = [hidden]
     distance = np.arange(len(tokens))[:, None] - np.arange(len(tokens))
+
+    def own(name):
+        return weights[f"blk.{block}.{name}"]
+
+    def passed(name, row):
+        return norm(row, own(name)) if gemma else row
+
+    def heads(name, count, normed):
+        found = (normed @ own(f"attn_{name}").T).reshape(len(normed), count, size)
+        if name != "v":
+            found = passed(f"attn_{name}_norm", found)
+            found = turned(found, 10_000.0 if near else 100.0, divisors, gemma)
+        return np.repeat(found, LM["heads"] // count, axis=1)
+
     for block in range(LM["blocks"]):
         near = gemma and block in (0, 2)
-
-        def own(name, block=block):
-            return weights[f"blk.{block}.{name}"]
-
-        def passed(name, row, own=own):
-            return norm(row, own(name)) if gemma else row
-
-        def heads(name, count, normed, own=own, near=near, passed=passed):
-            found = (normed @ own(f"attn_{name}").T).reshape(len(normed), count, size)
-            if name != "v":
-                found = passed(f"attn_{name}_norm", found)
-                found = turned(found, 10_000.0 if near else 100.0, divisors, gemma)
-            return np.repeat(found, LM["heads"] // count, axis=1)
-
         normed = norm(hidden, own("attn_norm"))
         query = heads("q", LM["heads"], normed)
         key, value = (heads(name, LM["kv_heads"], normed) for name in "kv")
@@ -108,18 +111,11 @@ def test_states_and_log_probabilities_are_those_of_the_equations(tmp_path, kind)
     tokens = jnp.asarray(TOKENS[None])
     batch = Windows(tokens, 0 * tokens, jnp.arange(len(TOKENS))[None])
     hidden = model.embed(batch)
-    # One block after the other is the same as all at once.
     for block in range(LM["blocks"]):
         hidden = model.run_blocks(hidden, batch, block, block + 1)
         assert_allclose(hidden[0], expected[block + 1], atol=1e-4)
-    together = model.run_blocks(model.embed(batch), batch, 0, LM["blocks"])
-    assert_allclose(together, hidden, atol=1e-5)
     wanted = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
     assert_allclose(model.log_probabilities(hidden[0]), wanted, atol=1e-4)
-
-
-def told(**options):
-    return lambda path: tiny.write_lm(path, **options)
 
 
 def cut_short(path):
@@ -134,10 +130,12 @@ def of_other_heads(path):
 
 
 FAULTS = {
-    "architecture 'gpt2', of which only llama and gemma3 can": told(
-        architecture="gpt2"
+    "architecture 'gpt2', of which only llama and gemma3 can": partial(
+        tiny.write_lm, architecture="gpt2"
     ),
-    "positions scaled by 'yarn'": told(**{"llama.rope.scaling.type": "yarn"}),
+    "positions scaled by 'yarn'": partial(
+        tiny.write_lm, **{"llama.rope.scaling.type": "yarn"}
+    ),
     "cannot be read as GGUF": cut_short,
     "cannot be read as a plain llama": of_other_heads,
 }
@@ -148,9 +146,7 @@ def test_what_cannot_be_run_is_said_in_a_sentence(tmp_path, words):
     path = tmp_path / "tiny.gguf"
     tiny.write_lm(path)
     FAULTS[words](path)
-    with raises(ValueError, match=words) as error:
-        read_model(path)
-    assert "\n" not in str(error.value) and str(error.value).endswith(".")
+    refused(lambda: read_model(path), words)
 
 
 def test_a_quantisation_that_gguf_cannot_read_is_named(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ from pytest import mark, raises
 
 from sae_gap.lm import Texts, installed, load_lm, read_texts, texts
 from tests import tiny
+from tests.saes.examples import refused
 
 
 def pieces(lm, text):
@@ -163,7 +164,7 @@ FAULTS = [
     (
         "folder/1.txt",
         b"\x89PNG\0\0\1",
-        r"1\.txt is not text; remove it or give another",
+        "1.txt is not text; remove it or give another",
     ),
     ("x.doc", "text", "has no ending that tells its kind"),
     ("x.jsonl", "text", "jsonl cannot be read as documents"),
@@ -171,7 +172,7 @@ FAULTS = [
     (
         "x.jsonl",
         lines(*ROWS, {"text": 3}),
-        r"cannot be read as documents \(document 3 has no string `text`\)",
+        "cannot be read as documents (document 3 has no string `text`)",
     ),
 ]
 
@@ -180,9 +181,8 @@ FAULTS = [
 def test_what_is_no_text_is_said_in_a_sentence(tmp_path, name, content, words):
     if name:
         write(tmp_path / name, content)
-    with raises(ValueError, match=words) as error:
-        read_texts(tmp_path / (name or "nowhere").split("/")[0])
-    assert "\n" not in str(error.value) and str(error.value).endswith(".")
+    path = tmp_path / (name or "nowhere").split("/")[0]
+    refused(lambda: read_texts(path), words)
 
 
 def test_of_equal_texts_the_first_in_an_order_that_the_seed_draws(monkeypatch):

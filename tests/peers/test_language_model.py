@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose
 from pytest import approx, fixture, mark
 
 import sae_gap
-from sae_gap.lm import Windows, cut, pack, pretrained, read_model, read_texts
+from sae_gap.lm import Windows, cut, cut_open, pack, pretrained, read_model, read_texts
 from tests import tiny
 
 pytestmark = [mark.peers, mark.filterwarnings("default")]
@@ -176,9 +176,8 @@ def test_losses_downstream_are_those_of_saelens(lm, theirs, tmp_path):
     tokens = np.stack([text for text in texts if len(text) == context][:count])
     places = jnp.broadcast_to(jnp.arange(context), tokens.shape)
     windows = Windows(jnp.asarray(tokens), jnp.zeros(tokens.shape, jnp.int32), places)
-    downstream = sae_gap.Downstream.of_model(
-        lm.model, [windows], LAYER, first=0, outliers="keep"
-    )
+    network = cut_open(lm.model, LAYER)
+    downstream = sae_gap.Downstream(network, [windows], first=0, outliers="keep")
     x = downstream.activations
     sae_gap.save_sae(
         sae_gap.learn(x, 256, 16, visits=10).sae(epochs=20).model, tmp_path / "sae"

@@ -324,7 +324,7 @@ def test_a_pursuit_stops_once_little_is_left():
     model = sae_gap.Model(jnp.eye(3), jnp.zeros(3))
     # After 3, what is left of the first is of norm 1.12.
     signals = jnp.array([[3, 1, 0.5], [3, 2, 0.5]])
-    codes = RepeatingPursuit(9, residual=1.2)(model, signals)
+    codes = RepeatingPursuit(9, 1.2, stop_on_repeat=True)(model, signals)
     assert_allclose(codes, [[3, 0, 0], [3, 2, 0]])
 
 
