@@ -35,7 +35,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sae_gap.core import as_matrix, check_choice, check_integer
 from sae_gap.data import find_outliers, norms
-from sae_gap.lm import LanguageModel, Network, TokenRows, Windows
+from sae_gap.lm import LanguageModel, Network, TokenRows, Windows, cut_open
 from sae_gap.lm.read_out import drawn_scores, read_out
 from sae_gap.storage import Row
 
@@ -81,7 +81,7 @@ class Downstream:
     token is in the same window.
 
     Args:
-      network: the model, cut open; `cut_open` makes that of a `LanguageModel`.
+      network: the model, cut open.
       batches: the texts; with one shape for all, they compile once.
       documents: a number for each row, equal within a document, (rows,); None treats each window as
         one.
@@ -152,6 +152,21 @@ class Downstream:
         read = read_out(network.unembedding, features, targets, expected=True)
         self._known = _Scored(targets, features, read.log_z, read.expected)
         self.clean = Nats(read.log_z - read.logit, np.zeros(len(targets)))
+
+    @classmethod
+    def of_model(
+        cls,
+        model: LanguageModel,
+        batches: Sequence[Windows],
+        layer: int,
+        *,
+        mlp: bool = False,
+        **options,
+    ) -> "Downstream":
+        """Cuts a model open after the block `layer`, counted from 0, or at the output of its MLP;
+        `options` are the class's.
+        """
+        return cls(cut_open(model, layer, mlp=mlp), batches, **options)
 
     @property
     def tokens(self) -> Int[np.ndarray, " documents"]:

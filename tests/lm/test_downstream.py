@@ -117,7 +117,7 @@ def test_a_model_is_cut_open_after_a_block_or_at_its_mlp(lm):
     model = lm.model
     batch = windows()
     stream, mlp = (
-        Downstream(cut_open(model, 1, mlp=at_mlp), [batch], first=0)
+        Downstream.of_model(model, [batch], 1, first=0, mlp=at_mlp)
         for at_mlp in (False, True)
     )
     start = model.run_blocks(model.embed(batch), batch, 0, 1)
