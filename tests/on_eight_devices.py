@@ -129,7 +129,9 @@ def test_samples_are_coded_and_differentiated_by_each_device_alone(
     shapes = [shape for _, shapes in exchanged for shape in shapes]
     assert {name for name, _ in exchanged} == {"all-reduce"} and len(shapes) <= 6
     assert {*shapes} <= {(), (INPUT_DIM, NUM_LATENTS), (NUM_LATENTS, INPUT_DIM)}
-    want = implicit.pull_back(*problem, alone.codes, weights, jnp.ones(NUM_SAMPLES))
+    want = implicit.pull_back(
+        *problem, alone.codes, weights, jnp.ones(NUM_SAMPLES), None
+    )
     for found, wanted in zip((signals_bar, dictionary_bar), want, strict=False):
         assert_allclose(found, wanted, atol=1e-4 * float(jnp.max(jnp.abs(wanted))))
 

@@ -5,7 +5,7 @@ from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy import arange, concatenate, float32, pad, searchsorted, unique
 
 from sae_gap.core import (
@@ -170,6 +170,12 @@ class HeldOut:
         return unique(self.whole.groups[rows], return_inverse=True)[1]
 
     @property
+    def counts(self) -> Bool[np.ndarray, " n"] | None:
+        """True for the coded rows that count; None if all do."""
+        extra = len(self.left_out)
+        return arange(len(self.scored) + extra) < len(self.scored) if extra else None
+
+    @property
     def num_train(self) -> int:
         """The number of rows that learners see."""
         train = self.parts[0]
@@ -195,12 +201,10 @@ class HeldOut:
 
     def task(self) -> Task:
         """Returns the rows that learners see, and the scored rows as one split."""
-        extra = len(self.left_out)
-        members = pad(self.members, (0, extra))
+        members = pad(self.members, (0, len(self.left_out)))
         rows = concatenate([self.scored, self.left_out]).astype(float32)
-        counts = arange(len(rows)) < len(self.scored) if extra else None
         read = self._read(concatenate([self._inside, self._outside]))
-        held = Split(rows, documents=members, counts=counts, inputs=read)
+        held = Split(rows, documents=members, counts=self.counts, inputs=read)
         return Task(self.train, held, held, width=self.width, seed=self.seed)
 
     def seen(self) -> dict[str, Any]:

@@ -115,7 +115,7 @@ def _batch(rows: Sequence[Sequence[Piece]], shape: tuple[int, int]) -> Batch:
 
 
 def fill(pieces: Sequence[Piece], context: int) -> list[list[Piece]]:
-    """Returns the windows of each row."""
+    """Returns the windows of each row: the longest first, each in the first row with room."""
     rows: list[list[Piece]] = []
     room: list[int] = []
     for piece in sorted(pieces, key=lambda piece: -len(piece.tokens)):

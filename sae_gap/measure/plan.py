@@ -179,7 +179,7 @@ def common_l0(
 
 
 def levels_of(common: float, own: float | None = None) -> dict[str, float]:
-    """The L0s of a dictionary's codes by the names of their levels."""
+    """The L0s of a dictionary's codes by the names of levels, of which like ones are one."""
     if own is None:
         return {"common": common}
     if abs(common - own) <= ALIKE * common:
@@ -224,8 +224,8 @@ def _at_levels(
     row: Mapping[str, Any] = MappingProxyType({}),
     **options: Any,
 ) -> Iterator[Method]:
-    """The codes of a dictionary at each level, and the curve about one of them, with further
-    columns and options of `methods_of`.
+    """The codes of a dictionary at each level, with columns and options of `methods_of`, and the
+    curve: about the common level if the plan asks for that L0, else about its own.
     """
     skip = {"skip": True} if getattr(learner.ready, "skip", None) is not None else {}
     for level, l0 in levels.items():

@@ -46,7 +46,7 @@ class Stages:
         Raises:
           UnfinishedError: the time is over; it has the rows of all dictionaries that are finished.
         """
-        # Dictionaries of one L0 share the codes of another.
+        # Equal methods, as two levels of one L0 ask for, run once.
         distinct = {
             (method.learner, method.encoder, *method.row.items()): method
             for method in methods

@@ -76,21 +76,22 @@ def run(
     stored = Stored(study, store)
     mine = every if study.spread == "rows" else every[index::count]
     lacking = [job for job in map(stored.rest, mine) if job.lines]
-    rows = [row.cell for job in lacking for row in job.lines]
-    done = sum(len(job.lines) for job in mine) - len(rows)
+    keys = [row.cell for job in lacking for row in job.lines]
+    done = sum(len(job.lines) for job in mine) - len(keys)
     with progress.line(
         what=study.name, unit="fits and rows", shown=show_progress
-    ) as line:
-        line.begin(_fits_of(lacking, models), rows, done)
-        for data, cell in groupby(lacking, lambda job: job.data):
-            _Cell(study, data, list(cell), store, stored, models, line).run()
-    left = _left(study, [row for row in rows if line.shares[row] < 1])
+    ) as bar:
+        bar.begin(_fits_of(lacking, models), keys, done)
+        for data, jobs_on_it in groupby(lacking, lambda job: job.data):
+            group = list(jobs_on_it)
+            _Group(study, data, group, store, stored, models, bar).run()
+    left = _left(study, [key for key in keys if bar.shares[key] < 1])
     made = Stored(study, store).rows(every)
     if study.lam is not None:
         made = _in_order(study, made)
     if left:
         text = (
-            f"{line.total - line.n:.0f} of {line.total} fits and rows of {study.name} are "
+            f"{bar.total - bar.n:.0f} of {bar.total} fits and rows of {study.name} are "
             "left, since the minutes are over; the same command goes on."
         )
         dictionaries = {
@@ -113,15 +114,15 @@ def _fits_of(lacking: Sequence[Job], models: Models) -> list[tuple[Learner, str,
     ]
 
 
-def _left(study: Study, mine: list[str]) -> list[str]:
-    """The rows that all processes leave, once the minutes are over; it waits for all of them."""
-    lefts = distributed.gather(mine if progress.is_over() else [])
+def _left(study: Study, keys: list[str]) -> list[str]:
+    """The keys of rows that all processes leave, once the minutes are over; it waits for all."""
+    lefts = distributed.gather(keys if progress.is_over() else [])
     # Only the first process scores rows that all share.
     return lefts[0] if study.spread == "rows" else list(itertools.chain(*lefts))
 
 
 @dataclass
-class _Cell:
+class _Group:
     """The jobs of a study on data that differ only in their seed."""
 
     study: Study
@@ -130,7 +131,7 @@ class _Cell:
     store: Store
     stored: Stored
     models: Models
-    line: progress.Line
+    bar: progress.Line
 
     def run(self) -> None:
         """Fits, scores and stores the jobs."""
@@ -144,7 +145,7 @@ class _Cell:
         for job in self.jobs:
             if self._is_over():
                 return
-            self.line.set_postfix_str(str(job)[:60])
+            self.bar.set_postfix_str(str(job)[:60])
             lacking = job.learner.needs(first)
             if lacking is None:
                 logging.info("running %s", job)
@@ -152,7 +153,7 @@ class _Cell:
                 continue
             logging.warning("left out %s: the data lack %s", job, lacking)
             for row in job.lines:
-                self.line.report(row.cell)
+                self.bar.report(row.cell)
 
     @property
     def _shared(self) -> bool:
@@ -181,12 +182,12 @@ class _Cell:
                 return
         for row in score(job, drawn, fitted, self.stored):
             self.store.put(row)
-            self.line.report(row["cell"])
+            self.bar.report(row["cell"])
             if progress.is_over():
                 break
 
     def _watch(self, learner: Learner, source: Source, share: float) -> None:
-        self.line.report((learner, self.data, source.seed), share)
+        self.bar.report((learner, self.data, source.seed), share)
 
     def _fit_together(self, able: list[Job], tasks: dict[int, Task]) -> Fits:
         """Fits the learners of jobs together, a seed on each core, before any codes are inferred.

@@ -178,8 +178,9 @@ def test_a_killed_run_goes_on_and_ends_with_the_same_dictionary(
     stored = []
     store = Checkpoint.store
 
-    def dying(self, *state, step):
-        store(self, *state, step=step)
+    def dying(self, stepped, seconds):
+        store(self, stepped, seconds)
+        step = int(stepped[0])
         stored.append(step)
         if step == last:
             raise KeyboardInterrupt

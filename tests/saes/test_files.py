@@ -197,7 +197,7 @@ KINDS = {
         BIAS,
     ),
     "trained": (
-        lambda path: train_real.save(MODEL, Folder(path), {}),
+        lambda path: train_real.save(MODEL, Folder(path), {}, None),
         "dictionary.npy",
         BIAS,
     ),

@@ -59,8 +59,9 @@ def by_screens(signal, atoms, sizes, candidates, pull=None):
 
 def nonnegative(signal, atoms, on):
     codes = np.zeros(atoms.shape[1])
-    if np.any(on):
-        codes[on] = scipy.optimize.nnls(atoms[:, on], signal)[0]
+    places = np.arange(len(codes))[on]
+    if places.size:
+        codes[places] = scipy.optimize.nnls(atoms[:, places], signal)[0]
     return codes
 
 

@@ -480,7 +480,7 @@ def test_processor_time_is_that_of_a_thread_relative_to_the_encoder(on, monkeypa
     ticks = iter((0, 9, 9, 10, 10, 12, 12, 15, 0, 9, 9, 13, 13, 13, 13, 18))
     monkeypatch.setattr(cost, "RUNS", 3)
     monkeypatch.setattr(
-        cost, "process_time", lambda: cores.cores() == 1 and next(ticks)
+        cost.time, "process_time", lambda: cores.cores() == 1 and next(ticks)
     )
     own = replace(on.given.ready, encode=MatchingPursuit(K))
     sae = SAE.of_model(own, name="sae").given
