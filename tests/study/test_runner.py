@@ -290,7 +290,7 @@ def test_rows_of_another_study_are_refused(finished):
 def test_shards_partition_the_jobs(tmp_path, monkeypatch):
     run_of = []
     monkeypatch.setattr(
-        runner._Cell, "run", lambda cell: run_of.extend(map(str, cell.jobs))
+        runner._Group, "run", lambda group: run_of.extend(map(str, group.jobs))
     )
     for index in range(4):
         run(make(), Store(tmp_path), (index, 4))
